@@ -1,0 +1,7 @@
+"""InstructBLIP in JAX: instruction-tuned vision-language models, TPU first."""
+
+from instructblip_jax.mesh import make_mesh
+from instructblip_jax.model import InstructBlip, gradients, loss
+from instructblip_jax.systems.trainable import trainable
+
+__all__ = ["InstructBlip", "gradients", "loss", "make_mesh", "trainable"]

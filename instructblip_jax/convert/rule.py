@@ -1,0 +1,94 @@
+"""One row of the conversion table, and the invertible transforms it may name."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How an array of ours and its Hugging Face tensor correspond.
+
+    ``shape`` maps the shape of ours to theirs, ``load`` their array to ours, ``save`` ours to theirs (for a part of a
+    fused tensor: to its slice of it). ``part``: which slice along axis 0, of ``parts``.
+    """
+
+    shape: Callable[[Shape], Shape]
+    load: Callable[[np.ndarray], np.ndarray]
+    save: Callable[[np.ndarray], np.ndarray]
+    part: int = 0
+    parts: int = 1
+
+    def read(self, tensor: np.ndarray) -> np.ndarray:
+        """The whole Hugging Face tensor -> our array."""
+        size = tensor.shape[0] // self.parts
+        return self.load(tensor[self.part * size : (self.part + 1) * size])
+
+    def full_shape(self, ours: Shape) -> Shape:
+        """The shape of the whole Hugging Face tensor."""
+        first, *rest = self.shape(ours)
+        return (first * self.parts, *rest)
+
+
+IDENTITY = Transform(lambda s: s, lambda x: x, lambda x: x)
+TRANSPOSE = Transform(lambda s: s[::-1], np.transpose, np.transpose)
+LEADING = Transform(lambda s: (1, *s), lambda x: x[0], lambda x: x[None])
+"""Theirs has a leading axis of one."""
+
+
+def third(transform: Transform, part: int) -> Transform:
+    """Query (0), key (1) or value (2) of a fused qkv tensor."""
+    return dataclasses.replace(transform, part=part, parts=3)
+
+
+def patches(size: int) -> Transform:
+    """Patch convolution [V, 3, size, size] <-> linear kernel [size * size * 3, V] over (row, column, colour)."""
+    return Transform(
+        lambda s: (s[1], 3, size, size),
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+        lambda x: x.reshape(size, size, 3, -1).transpose(3, 2, 0, 1),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """``ours``: path of a parameter, parts joined by "/". ``theirs``: its tensor's name.
+
+    A name with "{layer}" makes ours a stack: entry n of its first axis is the tensor of layer n. ``others``: names that
+    older or tied files use instead, tried in order.
+    """
+
+    ours: str
+    theirs: str
+    transform: Transform = IDENTITY
+    others: tuple[str, ...] = ()
+
+    @property
+    def stacked(self) -> bool:
+        """Whether ours holds all layers."""
+        return "{layer}" in self.theirs
+
+    def names(self, ours_shape: Shape) -> list[str]:
+        """Their tensor names, one a layer."""
+        if not self.stacked:
+            return [self.theirs]
+        return [self.theirs.format(layer=n) for n in range(ours_shape[0])]
+
+    def tensor_shape(self, ours_shape: Shape) -> Shape:
+        """The shape of each of their tensors."""
+        return self.transform.full_shape(ours_shape[1:] if self.stacked else ours_shape)
+
+
+def dense(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
+    """A linear layer: torch keeps [out, in], we keep [in, out]."""
+    rules = [Rule(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSE)]
+    return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias")] if bias else rules
+
+
+def norm(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
+    """A LayerNorm, or an RMS norm without bias."""
+    rules = [Rule(f"{ours}/scale", f"{theirs}.weight")]
+    return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias")] if bias else rules

@@ -1,0 +1,25 @@
+"""Arrays of ours -> Hugging Face tensors: the table of `load` run backwards."""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from instructblip_jax.convert.rule import Rule
+
+
+def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, tensor) for every parameter in ``arrays`` (path -> array), fused parts joined again."""
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for path, array in arrays.items():
+        rule = rules[path]
+        for index, name in enumerate(rule.names(array.shape)):
+            tensor = rule.transform.save(np.asarray(array[index] if rule.stacked else array))
+            if rule.transform.parts == 1:
+                yield name, tensor
+                continue
+            slots = parts.setdefault(name, {})
+            slots[rule.transform.part] = tensor
+            if len(slots) == rule.transform.parts:
+                yield name, np.concatenate([slots[n] for n in sorted(slots)])
+                del parts[name]

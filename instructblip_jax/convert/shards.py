@@ -1,0 +1,93 @@
+"""safetensors files, one or sharded: what they hold, tensor by tensor."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensors needs)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from instructblip_jax.convert.hf_config import read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """Where each tensor of a checkpoint lies, and its shape. Nothing is read until asked for."""
+
+    directory: Path
+    files: Mapping[str, Path]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor. The file is mapped for this read only, so that its pages do not add up in memory."""
+        with _open(self.files[name]) as file:
+            return file.get_tensor(name)
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: truncated, or not a safetensors file ({error}); fetch it again") from error
+
+
+def open_shards(directory: Path) -> Shards:
+    """The tensors of a model directory. Raises FileNotFoundError or ValueError naming the file."""
+    index = directory / INDEX
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{index}: has no weight_map")
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"{index}: weight_map names {name!r}, which is not a file of this directory")
+    else:
+        names = [SINGLE]
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in (directory / name for name in names):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; weights are read from safetensors files only, fetch them")
+        with _open(path) as file:
+            for key in file.keys():
+                files[key] = path
+                shapes[key] = tuple(file.get_slice(key).get_shape())
+    return Shards(directory, files, shapes)
+
+
+def write_shards(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], max_bytes: int) -> None:
+    """Write tensors as they come, a shard whenever ``max_bytes`` are full, and an index if there are several."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shard: dict[str, np.ndarray] = {}
+    written: list[tuple[Path, list[str]]] = []
+    total = 0
+
+    def flush() -> None:
+        path = directory / f"part-{len(written):05d}.safetensors"
+        save_file(shard, path, metadata={"format": "pt"})
+        written.append((path, list(shard)))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and sum(x.nbytes for x in shard.values()) + tensor.nbytes > max_bytes:
+            flush()
+        shard[name] = np.ascontiguousarray(tensor)
+        total += tensor.nbytes
+    flush()
+    if len(written) == 1:
+        os.replace(written[0][0], directory / SINGLE)
+        return
+    weight_map = {}
+    for n, (path, names) in enumerate(written, start=1):
+        final = f"model-{n:05d}-of-{len(written):05d}.safetensors"
+        os.replace(path, directory / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""The leaf layers that every part is made of, each parameter with its logical axes (see `instructblip_jax.axes`).
+
+Parameters are created in float32; ``dtype`` is the type of the computation. Loading decides the stored types.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+"""Activations by their Hugging Face names; "gelu" is the exact (erf) one."""
+
+_INIT = nnx.initializers.normal(0.02)
+
+
+def linear(
+    d_in: int, d_out: int, axes: tuple[str | None, str | None], *, bias: bool = True, dtype, rngs: nnx.Rngs, out_dtype=None
+) -> nnx.Linear:
+    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result."""
+    return nnx.Linear(
+        d_in,
+        d_out,
+        use_bias=bias,
+        dtype=dtype,
+        preferred_element_type=out_dtype,
+        kernel_init=_INIT,
+        rngs=rngs,
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[1:]},
+    )
+
+
+def layer_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics. The two-pass variance, for the fast one loses digits next to torch's."""
+    axes = {"axes": ("embed",)}
+    return nnx.LayerNorm(
+        width,
+        epsilon=epsilon,
+        dtype=dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+        scale_metadata=axes,
+        bias_metadata=axes,
+    )
+
+
+def rms_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Root-mean-square norm (no mean, no bias), mean of squares in float32."""
+    return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs, scale_metadata={"axes": ("embed",)})
+
+
+def embedding(rows: int, width: int, axes: tuple[str | None, str | None], *, dtype, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of ``rows`` vectors."""
+    return nnx.Embed(rows, width, dtype=dtype, embedding_init=_INIT, rngs=rngs, embedding_metadata={"axes": axes})
+
+
+def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, rngs: nnx.Rngs) -> nnx.Param:
+    """A bare array, normal(0, 0.02)."""
+    return nnx.Param(_INIT(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout; the identity without a key, which is how frozen parts and evaluation run."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

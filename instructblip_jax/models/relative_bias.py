@@ -1,0 +1,36 @@
+"""T5's relative-position buckets."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def buckets(distance: np.ndarray, *, bidirectional: bool, count: int, max_distance: int) -> np.ndarray:
+    """Bucket of each key-minus-query ``distance``: exact when near, logarithmic further out.
+
+    In NumPy and float32, once per shape: the logarithm is truncated, so a different rounding is a different bucket.
+    """
+    result = np.zeros(distance.shape, np.int32)
+    if bidirectional:
+        count //= 2
+        result += (distance > 0).astype(np.int32) * count
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = count // 2
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+        math.log(max_distance / exact)
+    )
+    far = exact + (ratio * np.float32(count - exact)).astype(np.int32)
+    return result + np.where(distance < exact, distance, np.minimum(far, count - 1)).astype(np.int32)
+
+
+def relative_bias(
+    table: jax.Array, queries: int, keys: int, *, bidirectional: bool, max_distance: int
+) -> jax.Array:
+    """table [buckets, H] -> float32 [1, H, T, S] for positions counted from 0 on both sides."""
+    distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]  # [T, S]
+    index = buckets(distance, bidirectional=bidirectional, count=table.shape[0], max_distance=max_distance)
+    return jnp.transpose(table.astype(jnp.float32)[index], (2, 0, 1))[None]

@@ -1,0 +1,45 @@
+"""Identical layers: built as one module with a leading layer axis, run by one scan, compiled once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+REMAT = {
+    "none": None,
+    "layer": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What the backward pass keeps of each layer: everything, nothing but its input, or the matrix products."""
+
+
+def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
+    """``layers`` copies of one module as a single one; every parameter gains a leading "layers" axis."""
+    stacked = nnx.vmap(make, transform_metadata={nnx.PARTITION_NAME: "layers", "axes": "layers"})
+    return stacked(rngs.split(layers))
+
+
+def run(
+    stack: nnx.Module,
+    x: jax.Array,
+    body: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
+    *,
+    inputs: Any = None,
+    remat: str = "none",
+) -> tuple[jax.Array, Any]:
+    """Scan ``body(layer, x, layer_input) -> (x, layer_output)`` over the layers.
+
+    ``inputs``: a tree of arrays [L, ...] with each layer's own input (its slice of a cache, say), or None. Returns the
+    last x and the tree of stacked layer outputs.
+    """
+    graph, params = nnx.split(stack)
+    params = nnx.to_pure_dict(params)
+
+    def layer(x: jax.Array, args: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+        layer_params, layer_input = args
+        return body(nnx.merge(graph, layer_params), x, layer_input)
+
+    if REMAT[remat] is not None:
+        layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    return jax.lax.scan(layer, x, (params, inputs))

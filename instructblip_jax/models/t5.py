@@ -1,0 +1,195 @@
+"""T5 v1.1 / FlanT5 encoder-decoder: RMS pre-norm, gated feed-forward, relative-position bias, no other bias."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.axes import constrain
+from instructblip_jax.models import stack
+from instructblip_jax.models.attention import Attention, causal_bias, mask_bias
+from instructblip_jax.models.layers import ACTIVATIONS, embedding, linear, parameter, rms_norm
+from instructblip_jax.models.relative_bias import relative_bias
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes; the defaults are Hugging Face's class defaults. ``activation`` gates the feed-forward.
+
+    ``scale_outputs``: a model trained with tied embeddings multiplies the decoder output by d_model ** -0.5.
+    """
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int = 6
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    activation: str = "gelu"
+    scale_outputs: bool = False
+    decoder_start_token_id: int = 0
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+
+
+class GatedFeedForward(nnx.Module):
+    """norm, then ``down(act(gate x) * up x)``."""
+
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+        width, inner = config.d_model, config.d_ff
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = rms_norm(width, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+        self.gate = linear(width, inner, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
+        self.up = linear(width, inner, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
+        self.down = linear(inner, width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.norm(x)
+        return x + self.down(self.activation(self.gate(h)) * self.up(h))
+
+
+class NormedAttention(nnx.Module):
+    """norm and unscaled, bias-free attention; the residual is added here."""
+
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+        self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, dtype=dtype, rngs=rngs
+        )
+
+    def over_itself(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        """Self-attention over the whole sequence x [B, T, D]."""
+        h = self.norm(x)
+        return x + self.attn(h, *self.attn.keys_values(h), bias=bias)
+
+    def over_cache(self, x: jax.Array, cache: Any, index: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+        """Self-attention of one new position x [B, 1, D], whose keys and values enter ``cache`` at ``index``."""
+        h = self.norm(x)
+        new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
+        cache = {
+            name: jax.lax.dynamic_update_slice_in_dim(cache[name], new[name].astype(cache[name].dtype), index, axis=1)
+            for name in ("k", "v")
+        }
+        return x + self.attn(h, cache["k"], cache["v"], bias=bias), cache
+
+    def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
+        """Cross-attention to keys and values [B, S, H, K] computed before."""
+        return x + self.attn(self.norm(x), keys, values, bias=bias)
+
+
+class EncoderBlock(nnx.Module):
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        return self.ffn(self.self_attention.over_itself(x, bias))
+
+
+class DecoderBlock(nnx.Module):
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
+        self.cross_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, dtype=dtype, rngs=rngs)
+
+    def context(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encoder output [B, S, D] -> this layer's cross-attention keys and values, each [B, S, H, K]."""
+        return self.cross_attention.attn.keys_values(encoded)
+
+
+class Side(nnx.Module):
+    """What encoder and decoder both are: a scanned stack, the bias table that all its layers share, a last norm."""
+
+    def __init__(self, config: T5Config, block: type[nnx.Module], layers: int, *, dtype, rngs: nnx.Rngs):
+        self.layers = stack.build(lambda rngs: block(config, dtype=dtype, rngs=rngs), layers, rngs)
+        shape = (config.relative_attention_num_buckets, config.num_heads)
+        self.relative = parameter(shape, (None, "heads"), rngs=rngs)
+        self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+
+
+class T5(nnx.Module):
+    """Embeddings in, logits out. All sequences hold their real tokens first; masks are int or bool [B, T]."""
+
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+        self.config, self.dtype, self.remat = config, dtype, remat
+        width, vocab = config.d_model, config.vocab_size
+        self.shared = embedding(vocab, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)
+        self.encoder = Side(config, EncoderBlock, config.num_layers, dtype=dtype, rngs=rngs)
+        self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, dtype=dtype, rngs=rngs)
+        self.head = linear(
+            width, vocab, ("embed", "vocab"), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs
+        )
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """ids int [B, T] -> [B, T, D]."""
+        return self.shared(ids)
+
+    def encode(self, embeds: jax.Array, mask: jax.Array) -> jax.Array:
+        """embeds [B, S, D], mask [B, S] -> encoder output [B, S, D]."""
+        length = embeds.shape[1]
+        bias = self._relative(self.encoder, length, bidirectional=True) + mask_bias(mask)
+        x = constrain(embeds.astype(self.dtype), "batch", None, None)
+        x, _ = stack.run(self.encoder.layers, x, lambda block, x, _: (block(x, bias), None), remat=self.remat)
+        return self.encoder.norm(x)
+
+    def decode(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
+        """Teacher forcing: decoder_ids int [B, To] over the encoder output and its mask -> logits float32 [B, To, V]."""
+        length = decoder_ids.shape[1]
+        bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
+        context_bias = mask_bias(mask)
+
+        def body(block: DecoderBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            x = block.self_attention.over_itself(x, bias)
+            x = block.cross_attention.over_context(x, *block.context(encoded), context_bias)
+            return block.ffn(x), None
+
+        x = constrain(self.shared(decoder_ids), "batch", None, None)
+        x, _ = stack.run(self.decoder.layers, x, body, remat=self.remat)
+        return self._logits(x)
+
+    def start(self, encoded: jax.Array, mask: jax.Array, length: int) -> dict[str, jax.Array]:
+        """The cache for ``length`` generated tokens: empty self-attention keys and values, and the cross-attention's.
+
+        Arrays [L, B, To or S, H, K] with the layers first, and the encoder mask [B, S].
+        """
+        config, batch = self.config, encoded.shape[0]
+        x = jnp.zeros(())
+        _, (cross_k, cross_v) = stack.run(self.decoder.layers, x, lambda block, x, _: (x, block.context(encoded)))
+        shape = (config.num_decoder_layers, batch, length, config.num_heads, config.d_kv)
+        empty = jnp.zeros(shape, cross_k.dtype)
+        return {"k": empty, "v": empty, "cross_k": cross_k, "cross_v": cross_v, "mask": mask}
+
+    def step(
+        self, ids: jax.Array, cache: dict[str, jax.Array], index: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """One decoding step: ids int [B] at position ``index`` -> logits float32 [B, V] and the cache with them in it."""
+        length = cache["k"].shape[2]
+        bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
+        bias = jax.lax.dynamic_slice_in_dim(bias, index, 1, axis=2)  # [1, H, 1, S]
+        context_bias = mask_bias(cache["mask"])
+
+        def body(block: DecoderBlock, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+            own = {name: layer[name] for name in ("k", "v")}
+            x, own = block.self_attention.over_cache(x, own, index, bias)
+            x = block.cross_attention.over_context(x, layer["cross_k"], layer["cross_v"], context_bias)
+            return block.ffn(x), own
+
+        per_layer = {name: cache[name] for name in ("k", "v", "cross_k", "cross_v")}
+        x, own = stack.run(self.decoder.layers, self.shared(ids[:, None]), body, inputs=per_layer)
+        return self._logits(x)[:, 0], cache | own
+
+    def _relative(self, side: Side, length: int, *, bidirectional: bool) -> jax.Array:
+        distance = self.config.relative_attention_max_distance
+        return relative_bias(side.relative[...], length, length, bidirectional=bidirectional, max_distance=distance)
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        x = self.decoder.norm(x)
+        if self.config.scale_outputs:
+            x = x * self.config.d_model**-0.5
+        return self.head(x)

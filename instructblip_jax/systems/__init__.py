@@ -1,0 +1,1 @@
+"""Wirings: which parts make a model, what its loss is, which weights train."""

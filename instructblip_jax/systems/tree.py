@@ -1,0 +1,54 @@
+"""A system as plain flat dicts, path -> array: what is trained, saved, restored and passed to jitted functions.
+
+`nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` puts one together.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jax.sharding import Mesh, NamedSharding
+
+from instructblip_jax.axes import partition_spec
+from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBlipSystem
+from instructblip_jax.systems.trainable import split
+
+Arrays = dict[str, jax.Array]
+"""Parameters by path, parts joined by "/": "qformer/layers/0/query_ffn/up/kernel"."""
+Abstract = dict[str, jax.ShapeDtypeStruct]
+
+
+def flatten(state: nnx.State) -> dict[str, Any]:
+    """An NNX state -> path -> variable."""
+    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
+    """The module of ``graph`` with these parameters in it."""
+    paths = {path: leaf for part in arrays for path, leaf in part.items()}
+    keyed = {tuple(int(p) if p.isdigit() else p for p in path.split("/")): leaf for path, leaf in paths.items()}
+    return nnx.merge(graph, traverse_util.unflatten_dict(keyed))
+
+
+def abstract(
+    config: InstructBlipConfig, *, mesh: Mesh, dtype: str, trainable: str, remat: str = "none"
+) -> tuple[nnx.GraphDef, Abstract, Abstract]:
+    """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
+
+    Trained parameters are float32 (masters), frozen ones are stored in the compute type ``dtype``.
+    """
+    compute = jnp.dtype(dtype)
+    system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), remat=remat))
+    graph, *states = split(system, trainable)
+
+    def describe(variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:
+        spec = partition_spec(variable.get_metadata()["axes"], variable.shape, mesh)
+        return jax.ShapeDtypeStruct(variable.shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    train, frozen = (
+        {path: describe(variable, kind) for path, variable in flatten(state).items()}
+        for state, kind in zip(states, (jnp.float32, compute), strict=True)
+    )
+    return graph, train, frozen
