@@ -43,10 +43,12 @@ def batch_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))
 
 
-def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows of a batch -> global arrays, split over the data and fsdp axes."""
-    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
+    """This host's rows of a batch -> global arrays, split over the data and fsdp axes if these divide the rows."""
+    rows = next(iter(batch.values())).shape[0] * jax.process_count()
+    spec = PartitionSpec(BATCH_AXES if rows % batch_shards(mesh) == 0 else None)
+    sharding = NamedSharding(mesh, spec)
+    return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 
 def pin(mesh: Mesh, tree: Any) -> Any:

@@ -30,7 +30,13 @@ class InstructBlip:
     """
 
     def __init__(
-        self, config: InstructBlipConfig, graph: nnx.GraphDef, train: Arrays, frozen: Arrays, mesh: Mesh, directory: Path
+        self,
+        config: InstructBlipConfig,
+        graph: nnx.GraphDef,
+        train: Arrays,
+        frozen: Arrays,
+        mesh: Mesh,
+        directory: Path,
     ):
         self.config, self.graph, self.train, self.frozen, self.mesh = config, graph, train, frozen, mesh
         self.directory = directory
@@ -67,9 +73,8 @@ class InstructBlip:
         mesh = meshes.single_device_mesh() if mesh is None else mesh
         graph, train, frozen = abstract(config, mesh=mesh, dtype=dtype, trainable=trainable, remat=remat)
         arrays = load(table.rules(config), train | frozen, open_shards(directory))
-        return cls(
-            config, graph, {path: arrays[path] for path in train}, {path: arrays[path] for path in frozen}, mesh, directory
-        )
+        trained = {path: arrays.pop(path) for path in train}
+        return cls(config, graph, trained, arrays, mesh, directory)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32 [B, To, V]: T5's decoder logits at each label position."""
@@ -96,7 +101,10 @@ class InstructBlip:
 
     @cached_property
     def _encode_image(self) -> Callable:
-        return jax.jit(lambda train, frozen, batch: merge(self.graph, train, frozen).encode_image(batch["pixel_values"]))
+        def run(train: Arrays, frozen: Arrays, batch: dict) -> jax.Array:
+            return merge(self.graph, train, frozen).encode_image(batch["pixel_values"])
+
+        return jax.jit(run)
 
     @cached_property
     def _greedy(self) -> Callable:

@@ -12,6 +12,7 @@ from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.convert.table import IGNORED
 
+
 def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct], shards: Shards) -> dict[str, Rule]:
     """Match the table against the files before anything is read.
 
@@ -72,4 +73,3 @@ def load(
     Raises ValueError when the files do not fit (see `check`) or break off inside a tensor.
     """
     return {path: _read(rule, abstract[path], shards) for path, rule in check(rules, abstract, shards).items()}
-

@@ -56,7 +56,7 @@ def open_shards(directory: Path) -> Shards:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; weights are read from safetensors files only, fetch them")
         with _open(path) as file:
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118  (no mapping)
                 files[key] = path
                 shapes[key] = tuple(file.get_slice(key).get_shape())
     return Shards(directory, files, shapes)
@@ -84,7 +84,7 @@ def write_shards(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], max
     if len(written) == 1:
         os.replace(written[0][0], directory / SINGLE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for n, (path, names) in enumerate(written, start=1):
         final = f"model-{n:05d}-of-{len(written):05d}.safetensors"
         os.replace(path, directory / final)

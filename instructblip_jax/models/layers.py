@@ -19,7 +19,14 @@ _INIT = nnx.initializers.normal(0.02)
 
 
 def linear(
-    d_in: int, d_out: int, axes: tuple[str | None, str | None], *, bias: bool = True, dtype, rngs: nnx.Rngs, out_dtype=None
+    d_in: int,
+    d_out: int,
+    axes: tuple[str | None, str | None],
+    *,
+    bias: bool = True,
+    dtype,
+    out_dtype=None,
+    rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result."""
     return nnx.Linear(

@@ -93,7 +93,7 @@ class Layer(nnx.Module):
         if self.cross_attention is not None:
             query = self.cross_attention(query, image, None, cross_key)
         query = self.query_ffn(query, query_key)
-        if text.shape[1] == 0:
+        if self.text_ffn is None or text.shape[1] == 0:
             return query
         return jnp.concatenate([query, self.text_ffn(text, text_key)], axis=1)
 
@@ -143,7 +143,7 @@ class QFormer(nnx.Module):
                 raise ValueError("qformer_input_ids given, but this checkpoint's Q-Former takes no text (BLIP-2)")
             if length > config.max_position_embeddings:
                 raise ValueError(
-                    f"qformer_input_ids: {length} tokens, but the Q-Former has {config.max_position_embeddings} positions"
+                    f"qformer_input_ids: {length} tokens; the Q-Former has {config.max_position_embeddings} positions"
                 )
             text = self.word(input_ids) + self.position(jnp.arange(length))
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]

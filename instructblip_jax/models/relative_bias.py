@@ -27,9 +27,7 @@ def buckets(distance: np.ndarray, *, bidirectional: bool, count: int, max_distan
     return result + np.where(distance < exact, distance, np.minimum(far, count - 1)).astype(np.int32)
 
 
-def relative_bias(
-    table: jax.Array, queries: int, keys: int, *, bidirectional: bool, max_distance: int
-) -> jax.Array:
+def relative_bias(table: jax.Array, queries: int, keys: int, *, bidirectional: bool, max_distance: int) -> jax.Array:
     """table [buckets, H] -> float32 [1, H, T, S] for positions counted from 0 on both sides."""
     distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]  # [T, S]
     index = buckets(distance, bidirectional=bidirectional, count=table.shape[0], max_distance=max_distance)

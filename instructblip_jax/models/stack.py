@@ -33,8 +33,8 @@ def run(
     ``inputs``: a tree of arrays [L, ...] with each layer's own input (its slice of a cache, say), or None. Returns the
     last x and the tree of stacked layer outputs.
     """
-    graph, params = nnx.split(stack)
-    params = nnx.to_pure_dict(params)
+    graph, state = nnx.split(stack)
+    params = nnx.to_pure_dict(state)
 
     def layer(x: jax.Array, args: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         layer_params, layer_input = args

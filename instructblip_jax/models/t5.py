@@ -1,6 +1,7 @@
 """T5 v1.1 / FlanT5 encoder-decoder: RMS pre-norm, gated feed-forward, relative-position bias, no other bias."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -106,7 +107,7 @@ class DecoderBlock(nnx.Module):
 class Side(nnx.Module):
     """What encoder and decoder both are: a scanned stack, the bias table that all its layers share, a last norm."""
 
-    def __init__(self, config: T5Config, block: type[nnx.Module], layers: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, block: Callable[..., nnx.Module], layers: int, *, dtype, rngs: nnx.Rngs):
         self.layers = stack.build(lambda rngs: block(config, dtype=dtype, rngs=rngs), layers, rngs)
         shape = (config.relative_attention_num_buckets, config.num_heads)
         self.relative = parameter(shape, (None, "heads"), rngs=rngs)
@@ -122,9 +123,7 @@ class T5(nnx.Module):
         self.shared = embedding(vocab, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)
         self.encoder = Side(config, EncoderBlock, config.num_layers, dtype=dtype, rngs=rngs)
         self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, dtype=dtype, rngs=rngs)
-        self.head = linear(
-            width, vocab, ("embed", "vocab"), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs
-        )
+        self.head = linear(width, vocab, ("embed", "vocab"), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """ids int [B, T] -> [B, T, D]."""
@@ -139,7 +138,7 @@ class T5(nnx.Module):
         return self.encoder.norm(x)
 
     def decode(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
-        """Teacher forcing: decoder_ids int [B, To] over the encoder output and its mask -> logits float32 [B, To, V]."""
+        """Teacher forcing: decoder_ids int [B, To] over the encoder output and mask -> logits float32 [B, To, V]."""
         length = decoder_ids.shape[1]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         context_bias = mask_bias(mask)
@@ -168,7 +167,7 @@ class T5(nnx.Module):
     def step(
         self, ids: jax.Array, cache: dict[str, jax.Array], index: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One decoding step: ids int [B] at position ``index`` -> logits float32 [B, V] and the cache with them in it."""
+        """One decoding step: ids int [B] at position ``index`` -> logits float32 [B, V], and the cache with them."""
         length = cache["k"].shape[2]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         bias = jax.lax.dynamic_slice_in_dim(bias, index, 1, axis=2)  # [1, H, 1, S]

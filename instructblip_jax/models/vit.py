@@ -58,9 +58,7 @@ class Vit(nnx.Module):
         self.patch = linear(patch * patch * 3, width, (None, "embed"), dtype=dtype, rngs=rngs)
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
-        self.layers = stack.build(
-            lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs
-        )
+        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
         # LAVIS calls it ln_vision: outside the frozen tower there, and in the `original` trainable set here.
         self.post_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 

@@ -25,12 +25,14 @@ def trainable(name: str) -> Callable[[tuple, Any], bool]:
     return lambda path, _: any(tuple(path[: len(prefix)]) == prefix for prefix in prefixes)
 
 
-def split(system: nnx.Module, name: str) -> tuple[nnx.GraphDef, dict, dict]:
+def split(system: nnx.Module, name: str) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """graph, and the variables (with their metadata) of the trained and of the frozen part, as nested states.
 
     Every prefix of the set must match something: a misspelt filter would otherwise train nothing, silently.
     """
-    graph, train, frozen = nnx.split(system, trainable(name), ...)
+    states: list[nnx.State]
+    graph, *states = nnx.split(system, trainable(name), ...)
+    train, frozen = states
     paths = [path for path, _ in nnx.to_flat_state(train)]
     for prefix in TRAINABLE[name]:
         if not any(tuple(path[: len(prefix)]) == prefix for path in paths):

@@ -1,0 +1,130 @@
+"""A run's ConfigDict -> frozen dataclasses. An unknown field is an error, a field of the wrong type another."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.train.optimizer import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 is the rest."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+    """Which sets are trained on, and how often: probability in proportion to size ** exponent * weights[set].
+
+    The paper's exponent is 0.5; 0 draws every set as often as any other, 1 every record.
+    """
+
+    sets: tuple[str, ...]
+    exponent: float = 0.5
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where prepared sets lie, and how their records become batches.
+
+    ``instruction_lengths``, ``response_lengths``: the static text lengths, ascending; a batch takes the smallest that
+    holds it. ``templates``: "instructions", or "plain" for the slot values without a word of instruction (the paper's
+    multitask comparison, figure 4). ``blank_image``: train without seeing.
+    """
+
+    directory: str
+    instruction_lengths: tuple[int, ...] = (32, 64, 128)
+    response_lengths: tuple[int, ...] = (16, 64, 256)
+    templates: str = "instructions"
+    blank_image: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """The suite: sets seen in training and sets that were not, and how they are answered."""
+
+    held_in: tuple[str, ...]
+    held_out: tuple[str, ...]
+    batch_size: int = 64
+    max_new_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run: the fields that all configurations share (contract.md) and those of its parts."""
+
+    model: str
+    steps: int
+    batch_size: int
+    data: DataConfig
+    mixture: MixtureConfig
+    evaluation: EvaluationConfig
+    optim: OptimConfig
+    mesh: MeshConfig
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    checkpoints_kept: int = 3
+    seed: int = 0
+    dtype: str = "bfloat16"
+    trainable: str = "qformer"
+    instruct_qformer: bool = True
+    remat: str = "none"
+
+
+FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "evaluation", "remat")
+"""Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
+
+
+def resolve(config: ConfigDict) -> RunConfig:
+    """Check and freeze a configuration. Raises ValueError naming the field."""
+    return _build(RunConfig, config.to_dict(), "config")
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(hints)}")
+    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - set(values))
+    if missing:
+        raise ValueError(f"{where} lacks the field {', '.join(missing)}")
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return _build(typing.cast(type, hint), value, where)
+    if origin is tuple and isinstance(value, (tuple, list)):
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if isinstance(value, Mapping) and not isinstance(hint, type):
+        return {key: _convert(typing.get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    expected = hint.__name__ if isinstance(hint, type) else hint
+    raise ValueError(f"{where} is {value!r}, not of type {expected}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """The fields in which two runs (as nested dicts) differ, each with both values; `FREE` ones do not count."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        if not where and name in FREE:
+            continue
+        a, b, path = old.get(name), new.get(name), f"{where}{name}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{path}.")
+        elif a != b:
+            found.append(f"{path} (there {a!r}, here {b!r})")
+    return found

@@ -1,0 +1,1 @@
+"""The train step over any system, and the loop around it."""

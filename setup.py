@@ -1,0 +1,48 @@
+"""instructblip_jax: see README.md."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# jax 0.10.2 is the newest for Python 3.11; flax 0.12 uses a class that jax 0.11.1 removed.
+JAX = ">=0.10.2,<0.11.1"
+
+setup(
+    name="instructblip_jax",
+    version="0.1.0",
+    description="InstructBLIP in JAX: instruction-tuned vision-language models, TPU first",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["instructblip_jax", "instructblip_jax.*"]),
+    package_data={"instructblip_jax": ["assets/**/*"]},
+    entry_points={"console_scripts": ["instructblip=instructblip_jax.__main__:main"]},
+    install_requires=[
+        f"jax{JAX}",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.0,<0.13",
+        "grain>=0.2.18,<0.3",
+        "array_record>=0.8.1",
+        "tensorflow-datasets>=4.9.10,<5",
+        "transformers>=5.0,<6",
+        "tokenizers>=0.22",
+        "safetensors>=0.6",
+        "huggingface_hub>=1.0",
+        "ml-collections>=1.0",
+        "ml_dtypes>=0.5",
+        "absl-py>=2.1",
+        "etils[epath]>=1.12",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": [f"jax[tpu]{JAX}"],
+        "cuda": [f"jax[cuda12]{JAX}"],
+        "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
+        # torch is the reference in tests; without it those tests are skipped.
+        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.15", "mypy>=1.18", "scikit-learn>=1.5", "matplotlib>=3.9"],
+    },
+)
