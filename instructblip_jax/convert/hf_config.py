@@ -1,11 +1,11 @@
 """A public ``config.json`` -> our dataclasses. Sparse files rely on Hugging Face's class defaults, which ours are."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instructblip_jax.files import read_json
 from instructblip_jax.models.layers import ACTIVATIONS
 from instructblip_jax.models.qformer import QFormerConfig
 from instructblip_jax.models.t5 import T5Config
@@ -14,19 +14,6 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 MODEL_TYPES = {"instructblip": True, "blip-2": False}
 """Model types this reads -> whether their Q-Former has a text half."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a model is a directory in the Hugging Face layout")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
 
 
 def _fields(config_class: type, section: Mapping[str, Any]) -> dict[str, Any]:

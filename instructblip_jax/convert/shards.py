@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from instructblip_jax.convert.hf_config import read_json
+from instructblip_jax.files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -15,6 +15,15 @@ ACTIVATIONS = {
 }
 """Activations by their Hugging Face names; "gelu" is the exact (erf) one."""
 
+
+def _rows_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None):
+    """[..., D] @ [D, M] as one product of matrices: its kernel gradient then is one, too, and not a slower contraction
+    over several axes (on CPU by a factor of two)."""
+    rows = x.reshape(-1, x.shape[-1])
+    out = jnp.matmul(rows, kernel, precision=precision, preferred_element_type=preferred_element_type)
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 _INIT = nnx.initializers.normal(0.02)
 
 
@@ -34,6 +43,7 @@ def linear(
         d_out,
         use_bias=bias,
         dtype=dtype,
+        dot_general=_rows_dot,
         preferred_element_type=out_dtype,
         kernel_init=_INIT,
         rngs=rngs,

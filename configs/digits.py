@@ -1,0 +1,63 @@
+"""The embedded default: scenes of real handwritten digits, towers that ship with the package, minutes on a laptop.
+
+`configs/digits.py:VARIANT` is one of the paper's ablations (arXiv 2305.06500, table 2 and figure 4).
+"""
+
+from importlib.resources import files
+
+from ml_collections import ConfigDict
+
+HELD_IN = ()
+HELD_OUT = ()
+
+VARIANTS = {
+    "": {},
+    # Table 2: the Q-Former does not see the instruction; only the language model does.
+    "no_instruction_in_qformer": {"instruct_qformer": False},
+    # Table 2: every set as often as any other, whatever its size.
+    "uniform_sampling": {"mixture.exponent": 0.0},
+    # Figure 4: trained on the bare inputs, instructed only when tested.
+    "multitask": {"data.templates": "plain"},
+    # What the language model can guess: trained without seeing.
+    "blind": {"data.blank_image": True},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The run, or one of its `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
+    config = ConfigDict()
+    config.model = str(files("instructblip_jax") / "assets" / "digits")
+    config.steps = 1500
+    config.batch_size = 96
+    config.log_every = 25
+    config.checkpoint_every = 250
+    config.seed = 0
+    config.dtype = "float32"
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 2e-3,
+            "warmup_start": 1e-6,
+            "warmup_steps": 100,
+            "final_learning_rate": 1e-5,
+            "weight_decay": 0.05,
+            "clip_norm": 1.0,
+        }
+    )
+    config.mixture = ConfigDict({"sets": HELD_IN, "exponent": 0.5, "weights": {}})
+    config.data = ConfigDict(
+        {
+            "directory": "data",
+            "instruction_lengths": (16, 32),
+            "response_lengths": (8, 32),
+            "templates": "instructions",
+            "blank_image": False,
+        }
+    )
+    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 32})
+    with config.unlocked():
+        config.update_from_flattened_dict(VARIANTS[variant])
+    return config

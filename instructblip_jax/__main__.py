@@ -1,0 +1,67 @@
+"""The console script: ``instructblip COMMAND [--flags]``, the same as ``python -m instructblip_jax``."""
+
+import importlib
+import os
+import sys
+import traceback
+
+from absl import flags, logging
+
+COMMANDS = {
+    "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
+    "evaluate": "the configured suite, one row a set: --config C --workdir W",
+    "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
+    "prepare": "a data set into ArrayRecord: NAME --out DIR",
+    "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
+}
+"""Command -> what it does; each is a file of its name in ``commands/`` with ``define_flags`` and ``run``."""
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ["usage: instructblip COMMAND [--flags]", "", *lines, "", "instructblip COMMAND --help tells the rest"]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 after a failure told in one line on stderr, or 2 for a wrong command line."""
+    name, *args = (sys.argv if argv is None else argv)[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if name not in COMMANDS:
+        print(f"instructblip: no command {name!r}\n{_usage()}", file=sys.stderr)
+        return 2
+    # What the libraries log at start-up is for their developers; it comes back with --verbosity=1.
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    command = importlib.import_module(f"instructblip_jax.commands.{name}")
+    command.define_flags()
+    if {"-h", "--help"} & set(args):
+        print(f"{command.__doc__}\n\n{flags.FLAGS.module_help(command.__name__)}")
+        return 0
+    try:
+        rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
+        command.check_flags(rest)
+    except (flags.Error, FileNotFoundError, ValueError) as error:
+        print(f"instructblip {name}: {error}", file=sys.stderr)
+        return 2
+    try:
+        command.run(rest)
+    except KeyboardInterrupt:
+        print(f"instructblip {name}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last resort of a command line: one line, and the rest when asked for
+        if flags.FLAGS.verbosity >= 1:
+            traceback.print_exc()
+        expected = isinstance(error, (ValueError, OSError))
+        print(f"instructblip {name}: {error if expected else repr(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The paper's ablations: instructblip ablate --config C --workdir W [--seeds 0,1,2] [--json FILE] [-- TRAIN FLAGS]
+
+Trains and evaluates the configuration and each of its variants with every seed, one after the other, each in
+W/VARIANT/seed-N; what is finished is not run again. Writes W/ablations.md, ablations.json and ablations.png (mean and
+standard deviation over the seeds). Flags after "--" go to `train` and `evaluate` alike, such as --config.steps=500.
+"""
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from instructblip_jax.workdir import Workdir
+
+FLAGS = flags.FLAGS
+COLUMNS = {
+    "held_in_mean": "held-in",
+    "held_out_mean": "held-out",
+    "held_out_mean_blind": "held-out, image blanked",
+}
+
+
+def define_flags() -> None:
+    """This command's flags."""
+    flags.DEFINE_string("config", None, "Configuration file that names its VARIANTS, such as configs/digits.py.")
+    flags.DEFINE_string("workdir", None, "Directory for all runs and their comparison.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.")
+    flags.DEFINE_string("json", None, "Also write the table here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if not FLAGS.config or not FLAGS.workdir:
+        raise ValueError("--config and --workdir are needed")
+    if not all(seed.isdigit() for seed in FLAGS.seeds):
+        raise ValueError(f"--seeds {','.join(FLAGS.seeds)}: whole numbers separated by commas")
+    if any(not arg.startswith("--config.") for arg in args):
+        raise ValueError(f"after -- come overrides such as --config.steps=500, not {' '.join(args)}")
+
+
+def variants(path: str) -> list[str]:
+    """The names of a configuration's variants, "" first. Raises ValueError where it has none."""
+    spec = importlib.util.spec_from_file_location("ablated_config", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such configuration file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not getattr(module, "VARIANTS", None):
+        raise ValueError(f"{path}: has no VARIANTS, so there is nothing to compare")
+    return list(module.VARIANTS)
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """variant -> column -> {mean, deviation (of the sample; 0 for one seed), seeds}, from what `evaluate` wrote."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for name, runs in results.items():
+        table[name] = {}
+        for column in COLUMNS:
+            values = [run[column] for run in runs]
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            table[name][column] = {"mean": statistics.fmean(values), "deviation": deviation, "seeds": len(values)}
+    return table
+
+
+def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The table in percent."""
+    lines = ["| run | " + " | ".join(COLUMNS.values()) + " | seeds |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
+    for name, row in table.items():
+        cells = [f"{100 * row[c]['mean']:.1f} ± {100 * row[c]['deviation']:.1f}" for c in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['held_in_mean']['seeds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(table: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """A bar a run and column, with the deviation over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(1.6 + 1.6 * len(table), 4))
+    width = 0.8 / len(COLUMNS)
+    for n, (column, label) in enumerate(COLUMNS.items()):
+        positions = [i + (n - (len(COLUMNS) - 1) / 2) * width for i in range(len(table))]
+        heights = [100 * row[column]["mean"] for row in table.values()]
+        errors = [100 * row[column]["deviation"] for row in table.values()]
+        axes.bar(positions, heights, width, yerr=errors, capsize=3, label=label)
+    axes.set_xticks(range(len(table)), [name.replace("_", "\n") for name in table], fontsize=8)
+    axes.set_ylabel("mean score over sets, %")
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run what is missing, then write the comparison."""
+    root = Workdir(FLAGS.workdir)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for variant in variants(FLAGS.config):
+        name = variant or Path(FLAGS.config).stem
+        for seed in FLAGS.seeds:
+            workdir = root.path / name / f"seed-{seed}"
+            evaluation = workdir / "evaluation.json"
+            if not evaluation.exists():
+                print(f"{name}, seed {seed}: {workdir}", flush=True)
+                config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
+                for command in ("train", "evaluate"):
+                    flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
+                    done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)
+                    if done.returncode:
+                        raise ValueError(
+                            f"{command} of {name}, seed {seed} failed (see above); the finished runs are kept"
+                        )
+            results.setdefault(name, []).append(json.loads(evaluation.read_text()))
+    table = summary(results)
+    written = [root.write_json("ablations.json", table), root.write_text("ablations.md", markdown(table))]
+    picture = Path(root.path / "ablations.png")
+    plot(table, picture)
+    if FLAGS.json:
+        Path(FLAGS.json).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    print(markdown(table))
+    print("\n".join(map(str, [*written, picture])))

@@ -1,0 +1,98 @@
+"""The configured suite: instructblip evaluate --config C --workdir W [--checkpoint STEP] [--split test] [--json FILE]
+
+One row a set: its metric with the picture, and beside it with the picture blanked. Writes W/evaluation.md,
+W/evaluation.json and W/predictions/SET.jsonl.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from instructblip_jax import mesh as meshes
+from instructblip_jax.checkpoint import fingerprint
+from instructblip_jax.config import RunConfig, resolve
+from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.digits.prepare import prepare_missing
+from instructblip_jax.data.digits.templates import TEMPLATES
+from instructblip_jax.data.loader import evaluation_batches
+from instructblip_jax.evals.metrics import METRIC_OF, METRICS
+from instructblip_jax.evals.predict import predict
+from instructblip_jax.evals.table import Row, as_dict, markdown
+from instructblip_jax.model import InstructBlip
+from instructblip_jax.processors.processor import Processor
+from instructblip_jax.workdir import Workdir
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """This command's flags."""
+    config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py or FILE.py:VARIANT.")
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+    flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint to judge; the newest if not given.")
+    flags.DEFINE_enum("split", "test", ["validation", "test"], "Which split of every set.")
+    flags.DEFINE_string("json", None, "Also write the table here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if FLAGS.config is None or not FLAGS.workdir:
+        raise ValueError("--config and --workdir are needed")
+    if args:
+        raise ValueError(f"does not know what to do with {' '.join(args)}")
+
+
+def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[InstructBlip, int]:
+    """The model of a run with the trained parameters of ``step`` (default: the newest) in it."""
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    model = InstructBlip.from_pretrained(
+        config.model, mesh, config.dtype, trainable=config.trainable, instruct_qformer=config.instruct_qformer
+    )
+    return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
+
+
+def run(args: Sequence[str]) -> None:
+    """Evaluate, print the table, write the files."""
+    config = resolve(FLAGS.config)
+    workdir = Workdir(FLAGS.workdir)
+    workdir.check(config)
+    model, step = load(config, workdir, FLAGS.checkpoint)
+    processor = Processor.from_pretrained(model.directory)
+    suite = config.evaluation
+    splits = dict.fromkeys(suite.held_in, "held_in") | dict.fromkeys(suite.held_out, "held_out")
+    if not splits:
+        raise ValueError("config.evaluation names no set: give held_in, held_out or both")
+    prepare_missing(config.data.directory, tuple(splits))
+    rows = {}
+    for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True):
+        batches = evaluation_batches(
+            open_set(config.data.directory, name, FLAGS.split),
+            processor,
+            TEMPLATES,
+            batch_size=suite.batch_size,
+            instruction_lengths=config.data.instruction_lengths,
+            blank_image=config.data.blank_image,
+        )
+        answered = predict(model, processor, batches, max_new_tokens=suite.max_new_tokens)
+        metric = METRIC_OF.get(name, "exact_match")
+        lines, scores, blind = [], [], []
+        for record, seen, unseen in answered:
+            scores.append(METRICS[metric](seen, record.answers))
+            blind.append(METRICS[metric](unseen, record.answers))
+            lines.append(
+                json.dumps({"uid": record.uid, "prediction": seen, "blind": unseen, "answers": list(record.answers)})
+            )
+        workdir.write_text(f"predictions/{name}.jsonl", "\n".join(lines) + "\n")
+        rows[name] = Row(split, metric, statistics.fmean(scores), len(scores), statistics.fmean(blind))
+    table = markdown(rows)
+    result = {**as_dict(rows), "step": step, "data_split": FLAGS.split, "seconds": round(workdir.seconds(), 1)}
+    written = [workdir.write_json("evaluation.json", result), workdir.write_text("evaluation.md", table)]
+    if FLAGS.json:
+        epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\n{table}\nstep {step}; {result['seconds']} s since training began")
+    print("\n".join(map(str, written)))

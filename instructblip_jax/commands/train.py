@@ -1,0 +1,167 @@
+"""Instruction tuning: instructblip train --config C --workdir W [--json FILE]
+
+Resumes from W by itself. Only the trained parameters, the optimizer and the position in the data are saved there.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from instructblip_jax import mesh as meshes
+from instructblip_jax.checkpoint import fingerprint, weights_sha256
+from instructblip_jax.config import RunConfig, resolve
+from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.digits.prepare import prepare_missing
+from instructblip_jax.data.digits.templates import PLAIN, TEMPLATES
+from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.mixture import probabilities
+from instructblip_jax.model import InstructBlip
+from instructblip_jax.processors.processor import Processor
+from instructblip_jax.systems.tree import merge
+from instructblip_jax.train import log, loop
+from instructblip_jax.train.optimizer import optimizer
+from instructblip_jax.train.step import init_state, make_step
+from instructblip_jax.workdir import Workdir
+
+FLAGS = flags.FLAGS
+TEMPLATE_SETS = {"instructions": TEMPLATES, "plain": PLAIN}
+
+
+def define_flags() -> None:
+    """This command's flags."""
+    config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py or FILE.py:VARIANT.")
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+    flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if FLAGS.config is None or not FLAGS.workdir:
+        raise ValueError("--config and --workdir are needed")
+    if args:
+        raise ValueError(f"does not know what to do with {' '.join(args)}")
+
+
+def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
+    """Refuse what cannot run before anything is loaded or written. Raises ValueError naming the field."""
+    if run.data.templates not in TEMPLATE_SETS:
+        raise ValueError(f"config.data.templates is {run.data.templates!r}; it is {' or '.join(TEMPLATE_SETS)}")
+    if not run.mixture.sets:
+        raise ValueError("config.mixture.sets is empty: name at least one set to train on")
+    micro = meshes.batch_shards(mesh) * run.optim.accumulation
+    if run.batch_size < 1 or run.batch_size % micro:
+        raise ValueError(
+            f"config.batch_size {run.batch_size} is not a multiple of {micro} "
+            "(mesh.data x mesh.fsdp x optim.accumulation)"
+        )
+    for name in ("steps", "log_every", "checkpoint_every", "checkpoints_kept"):
+        if getattr(run, name) < 1:
+            raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")
+
+
+def run(args: Sequence[str]) -> None:
+    """Train, from the last checkpoint in W if there is one."""
+    begun = time.time()
+    config = resolve(FLAGS.config)
+
+    # 1. What can be refused is refused before anything is written: the mesh, the fields, the model, the workdir.
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check(config, mesh)
+    model = InstructBlip.from_pretrained(
+        config.model,
+        mesh,
+        config.dtype,
+        trainable=config.trainable,
+        instruct_qformer=config.instruct_qformer,
+        remat=config.remat,
+    )
+    processor = Processor.from_pretrained(model.directory)
+    workdir = Workdir(FLAGS.workdir)
+    workdir.claim(config)
+    workdir.write_json("started.json", {"train": begun})
+
+    # 2. Data: prepared sets, mixed.
+    prepare_missing(config.data.directory, config.mixture.sets)
+    sources = {name: open_set(config.data.directory, name, "train") for name in config.mixture.sets}
+    mixture = probabilities(
+        {name: len(source) for name, source in sources.items()},
+        exponent=config.mixture.exponent,
+        weights=config.mixture.weights,
+    )
+    data = training_batches(
+        {name: sources[name] for name in mixture},
+        mixture,
+        processor,
+        TEMPLATE_SETS[config.data.templates],
+        batch_size=config.batch_size,
+        instruction_lengths=config.data.instruction_lengths,
+        response_lengths=config.data.response_lengths,
+        seed=config.seed,
+        blank_image=config.data.blank_image,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+
+    # 3. State: fresh, or the last checkpoint's, with the data position that belongs to it.
+    tx = optimizer(config.optim, config.steps)
+    state = meshes.pin(mesh, init_state(model.train, tx))
+    source = fingerprint(model.directory)
+    checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
+    start = checkpoints.latest() or 0
+    if start:
+        state, position = checkpoints.restore(start, state, source)
+        data.set_state(position)
+    _describe(config, model, mixture, start)
+
+    # 4. The loop.
+    step_fn = make_step(
+        lambda train, frozen: merge(model.graph, train, frozen),
+        tx,
+        seed=config.seed,
+        accumulation=config.optim.accumulation,
+    )
+    metrics_log = log.MetricsLog(workdir.metrics, step=start)
+    try:
+        with jax.set_mesh(mesh):
+            state = loop.run(
+                state,
+                model.frozen,
+                step_fn,
+                data,
+                lambda batch: meshes.put_batch(mesh, batch),
+                start=start,
+                steps=config.steps,
+                log_every=config.log_every,
+                checkpoint_every=config.checkpoint_every,
+                save=lambda step, state, position: checkpoints.save(step, state, position, source),
+                metrics_log=metrics_log,
+            )
+    finally:
+        checkpoints.close()
+
+    # 5. What programs read.
+    result = {
+        "steps": config.steps,
+        "losses": [entry["loss"] for entry in metrics_log.entries],
+        "weights_sha256": weights_sha256(state["train"]),
+        "seconds": round(time.time() - begun, 1),
+    }
+    workdir.write_json("train.json", result)
+    if FLAGS.json:
+        epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"trained to step {config.steps} in {result['seconds']} s; checkpoints in {checkpoints.directory}")
+
+
+def _describe(config: RunConfig, model: InstructBlip, mixture: dict[str, float], start: int) -> None:
+    trained = sum(x.size for x in model.train.values())
+    frozen = sum(x.size for x in model.frozen.values())
+    mesh = " x ".join(f"{name} {size}" for name, size in model.mesh.shape.items())
+    where = f"from step {start}" if start else "from the start"
+    print(f"{Path(config.model).name}: {trained:,} trained and {frozen:,} frozen parameters; mesh {mesh}; {where}")
+    print("mixture: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in mixture.items()), flush=True)

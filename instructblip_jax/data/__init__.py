@@ -1,0 +1,1 @@
+"""Records to batches. No model code, no TensorFlow."""

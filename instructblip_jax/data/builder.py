@@ -1,0 +1,115 @@
+"""Prepared sets: TFDS data sets in ArrayRecord files, written and read without TensorFlow."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from instructblip_jax.data.record import Record
+
+VERSION = tfds.core.Version("1.0.0")
+Make = Callable[[], Iterator[Record]]
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """One set as a TFDS data set: a picture and, as JSON, the rest of its record."""
+
+    VERSION = VERSION
+    pkg_dir_path = Path(__file__).parent
+    url_infos: ClassVar[dict] = {}  # nothing is downloaded
+
+    def __init__(self, name: str, splits: Mapping[str, Make], **kwargs: Any):
+        self.name, self._splits = name, splits
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"image": tfds.features.Image(shape=(None, None, 3)), "record": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._examples(make) for split, make in self._splits.items()}
+
+    def _examples(self, make: Make) -> Iterator[tuple[str, dict[str, Any]]]:
+        for record in make():
+            yield record.uid, {"image": record.image, "record": record.to_json()}
+
+    def _generate_examples(self) -> None:
+        raise AssertionError("every split brings its own generator")
+
+
+def directory_of(out: str | Path, name: str) -> Path:
+    """Where the set ``name`` lies under ``out``."""
+    return Path(out) / name / str(VERSION)
+
+
+def is_prepared(out: str | Path, name: str) -> bool:
+    """Whether the set is there, whole: it is written elsewhere and renamed when finished."""
+    return (directory_of(out, name) / "dataset_info.json").is_file()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own bars and messages; ours say the same in a line."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, int]:
+    """Write the set ``name`` (split -> maker of its records) under ``out``; split -> number of records written.
+
+    A set that is there already is left as it is. Raises ValueError for a split without records.
+    """
+    with _quiet(), contextlib.redirect_stdout(None):
+        builder = _Builder(name, splits, data_dir=str(out), file_format="array_record")
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)
+    counts = {split: builder.info.splits[split].num_examples for split in splits}
+    empty = [split for split, count in counts.items() if not count]
+    if empty:
+        raise ValueError(f"{directory_of(out, name)}: no record in the split {', '.join(empty)}")
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Random access to the records of a prepared split; what Grain reads."""
+
+    directory: Path
+    split: str
+
+    def __post_init__(self) -> None:
+        if not (self.directory / "dataset_info.json").is_file():
+            raise FileNotFoundError(
+                f"{self.directory}: no prepared data set; `instructblip prepare {self.directory.parent.name} "
+                f"--out {self.directory.parent.parent}` writes it"
+            )
+        with _quiet():
+            builder = tfds.builder_from_directory(str(self.directory))
+            if self.split not in builder.info.splits:
+                raise ValueError(
+                    f"{self.directory}: has no split {self.split!r}; it has {', '.join(builder.info.splits)}"
+                )
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            object.__setattr__(self, "_data", builder.as_data_source(self.split, decoders=decoders))
+
+    def __len__(self) -> int:
+        return len(self._data)  # type: ignore[attr-defined]
+
+    def __getitem__(self, index: int) -> Record:
+        example = self._data[index]  # type: ignore[attr-defined]
+        return Record.from_json(example["record"], example["image"])
+
+
+def open_set(out: str | Path, name: str, split: str) -> Source:
+    """The prepared split of a set. Raises FileNotFoundError or ValueError naming the directory."""
+    return Source(directory_of(out, name), split)

@@ -1,0 +1,27 @@
+"""How often each set is drawn (arXiv 2305.06500, section 2.4)."""
+
+from collections.abc import Mapping
+
+
+def probabilities(
+    sizes: Mapping[str, int], *, exponent: float = 0.5, weights: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Set -> probability, in proportion to size ** exponent * weights[set] (1 where none is given).
+
+    Exponent 0.5 is the paper's balanced sampling. Raises ValueError for an empty mixture, a weight of an unknown set, a
+    set without records, or weights that are negative or all zero.
+    """
+    weights = weights or {}
+    if not sizes:
+        raise ValueError("mixture.sets is empty: name at least one set to train on")
+    unknown = sorted(set(weights) - set(sizes))
+    if unknown:
+        raise ValueError(f"mixture.weights names {', '.join(unknown)}, not among mixture.sets ({', '.join(sizes)})")
+    empty = sorted(name for name, size in sizes.items() if size < 1)
+    if empty:
+        raise ValueError(f"mixture.sets: {', '.join(empty)} has no training record")
+    shares = {name: size**exponent * weights.get(name, 1.0) for name, size in sizes.items()}
+    total = sum(shares.values())
+    if min(shares.values()) < 0 or total <= 0:
+        raise ValueError(f"mixture.weights {dict(weights)}: no weight may be negative, and one must be positive")
+    return {name: share / total for name, share in shares.items() if share > 0}

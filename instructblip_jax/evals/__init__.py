@@ -1,0 +1,1 @@
+"""Answers judged: metrics without a model, predictions over a set, the table of a suite."""

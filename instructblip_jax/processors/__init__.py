@@ -1,0 +1,1 @@
+"""Raw pictures and text to NumPy arrays. No jax, no torch."""

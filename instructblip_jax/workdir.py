@@ -1,0 +1,90 @@
+"""What a run leaves in its directory W, by name.
+
+config.json      the resolved run; a run of another configuration is refused here
+checkpoints/     trained parameters, optimizer, data position, by step
+metrics.jsonl    one line a logged step
+train.json       what `train --json` holds;   evaluation.json, evaluation.md, predictions/   what `evaluate` writes
+"""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+from etils import epath
+
+from instructblip_jax.checkpoint import Checkpoints
+from instructblip_jax.config import RunConfig, differences
+from instructblip_jax.train.step import Arrays
+
+
+class Workdir:
+    """The directory W of a run, local or gs://."""
+
+    def __init__(self, path: str):
+        self.path = epath.Path(path) if "://" in path else epath.Path(path).expanduser().absolute()
+        self.metrics = self.path / "metrics.jsonl"
+
+    def claim(self, run: RunConfig) -> None:
+        """Make W this run's. Raises ValueError when another configuration wrote it, naming the fields."""
+        if (self.path / "config.json").exists():
+            self.check(run)
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"{self.path}: not empty, and no workdir of a run (no config.json); choose another --workdir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("config.json", dataclasses.asdict(run))
+
+    def check(self, run: RunConfig) -> None:
+        """Raise ValueError unless W was written by this configuration."""
+        found = differences(self.saved_config(), json.loads(json.dumps(dataclasses.asdict(run))))
+        if found:
+            raise ValueError(
+                f"{self.path}: written by another configuration: {'; '.join(found)}. "
+                "Choose another --workdir, or go back to the configuration it was begun with"
+            )
+
+    def saved_config(self) -> dict[str, Any]:
+        """The resolved run that wrote W. Raises FileNotFoundError where there is none."""
+        if not (self.path / "config.json").exists():
+            raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
+        return json.loads((self.path / "config.json").read_text())
+
+    def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
+        """The run's checkpoints; with ``keep``, only the newest so many stay."""
+        return Checkpoints(self.path / "checkpoints", keep=keep)
+
+    def restore_into(self, train: Arrays, step: int | None, source: str) -> int:
+        """Replace ``train`` by the trained parameters of ``step`` (None: the newest); returns the step.
+
+        Raises FileNotFoundError or ValueError where there is no such checkpoint, or one over other frozen towers.
+        """
+        checkpoints = self.checkpoints()
+        steps = checkpoints.steps()
+        if not steps:
+            raise FileNotFoundError(f"{checkpoints.directory}: no checkpoint yet; `instructblip train` writes them")
+        chosen = steps[-1] if step is None else step
+        if chosen not in steps:
+            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {chosen}; there are {steps}")
+        train.update(checkpoints.restore_train(chosen, train, source))
+        checkpoints.close()
+        return chosen
+
+    def seconds(self) -> float:
+        """Since the `train` command of this run began."""
+        return time.time() - json.loads((self.path / "started.json").read_text())["train"]
+
+    def write_json(self, name: str, content: Any) -> epath.Path:
+        """Write a JSON file, whole or not at all."""
+        return self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, content: str) -> epath.Path:
+        """Write a text file, whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content)
+        partial.replace(path)
+        return path

@@ -1,0 +1,101 @@
+"""The digits world's two tokenizers: a word a token, for the language model (T5's form) and the Q-Former (BERT's)."""
+
+import json
+from pathlib import Path
+from string import ascii_lowercase, digits
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from instructblip_jax.data.digits.scene import COLOURS, COLUMNS, ROWS
+from instructblip_jax.data.digits.templates import TEMPLATES
+
+PUNCTUATION = "?,.:!"
+
+
+def words() -> list[str]:
+    """Every word that an instruction or an answer of the digits tasks can hold."""
+    known = {word for templates in TEMPLATES.values() for text in templates for word in text.split() if "{" not in word}
+    rows, columns = set(ROWS[2] + ROWS[3]), set(COLUMNS[2] + COLUMNS[3])
+    known |= set(COLOURS) | rows | columns | {f"{row}-{column}" for row in rows for column in columns}
+    known |= set(digits) | {"yes", "no", "or", "and", "largest", "smallest"} | set(PUNCTUATION)
+    return sorted(known)
+
+
+def _dump(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write(directory: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    _dump(directory / "tokenizer_config.json", config)
+    _dump(directory / "special_tokens_map.json", {k: v for k, v in config.items() if k.endswith("_token")})
+
+
+def write_t5(directory: Path) -> Tokenizer:
+    """A Unigram tokenizer with ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2, and ``<image>`` last; letters as a fallback."""
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -3.0)]
+    vocabulary += [(f"\u2581{word}", -4.0) for word in words()]
+    vocabulary += [(letter, -9.0) for letter in ascii_lowercase + digits + PUNCTUATION + "-'"]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(f"[{PUNCTUATION}]"), "isolated"),
+            pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always"),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<pad>", "</s>", "<unk>", "<image>")])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "model_max_length": 512,
+        "truncation_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "processor_class": "InstructBlipProcessor",
+    }
+    _write(directory, tokenizer, config)
+    return tokenizer
+
+
+def write_qformer(directory: Path) -> Tokenizer:
+    """A BERT WordPiece tokenizer over the same words, with ``[DEC]`` declared as the original declares it."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = {part for word in words() for part in word.replace("-", " - ").split()}
+    pieces |= set(ascii_lowercase + digits + PUNCTUATION + "-'")
+    vocabulary = special + sorted(pieces) + [f"##{letter}" for letter in ascii_lowercase + digits]
+    tokenizer = Tokenizer(models.WordPiece({t: n for n, t in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["[CLS]:0", "$A:0", "[SEP]:0"],
+        pair=["[CLS]:0", "$A:0", "[SEP]:0", "$B:1", "[SEP]:1"],
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in [*special, "[DEC]"]])
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "bos_token": "[DEC]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+        "pad_token": "[PAD]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+        "model_max_length": 512,
+        "truncation_side": "left",
+        "processor_class": "InstructBlipProcessor",
+    }
+    _write(directory, tokenizer, config)
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return tokenizer
