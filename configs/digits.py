@@ -7,8 +7,21 @@ from importlib.resources import files
 
 from ml_collections import ConfigDict
 
-HELD_IN = ()
-HELD_OUT = ()
+HELD_IN = (
+    "caption",
+    "describe",
+    "digit_at",
+    "colour_at",
+    "where",
+    "count",
+    "presence",
+    "read_row",
+    "choice",
+    "compare",
+    "ask",
+    "colour_of",
+)
+HELD_OUT = ("digit_of", "read_column", "extreme", "extreme_colour", "next_to")
 
 VARIANTS = {
     "": {},
@@ -51,13 +64,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict(
         {
             "directory": "data",
-            "instruction_lengths": (16, 32),
-            "response_lengths": (8, 32),
+            "instruction_lengths": (24, 32),
+            "response_lengths": (4, 24),
             "templates": "instructions",
             "blank_image": False,
         }
     )
-    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 32})
+    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 24})
     with config.unlocked():
         config.update_from_flattened_dict(VARIANTS[variant])
     return config

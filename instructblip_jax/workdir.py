@@ -25,32 +25,31 @@ class Workdir:
         self.path = epath.Path(path) if "://" in path else epath.Path(path).expanduser().absolute()
         self.metrics = self.path / "metrics.jsonl"
 
-    def claim(self, run: RunConfig) -> None:
-        """Make W this run's. Raises ValueError when another configuration wrote it, naming the fields."""
-        if (self.path / "config.json").exists():
-            self.check(run)
-            return
-        if self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(
-                f"{self.path}: not empty, and no workdir of a run (no config.json); choose another --workdir"
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", dataclasses.asdict(run))
-
     def check(self, run: RunConfig) -> None:
-        """Raise ValueError unless W was written by this configuration."""
-        found = differences(self.saved_config(), json.loads(json.dumps(dataclasses.asdict(run))))
+        """Raise ValueError unless W is free, or was begun with this configuration; names the fields that differ."""
+        saved = self.read_json("config.json")
+        if saved is None:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise ValueError(f"{self.path}: not empty, and no workdir of a run; choose another --workdir")
+            return
+        found = differences(saved, json.loads(json.dumps(dataclasses.asdict(run))))
         if found:
             raise ValueError(
                 f"{self.path}: written by another configuration: {'; '.join(found)}. "
                 "Choose another --workdir, or go back to the configuration it was begun with"
             )
 
+    def claim(self, run: RunConfig) -> None:
+        """Make W this run's; see `check`."""
+        self.check(run)
+        self.write_json("config.json", dataclasses.asdict(run))
+
     def saved_config(self) -> dict[str, Any]:
         """The resolved run that wrote W. Raises FileNotFoundError where there is none."""
-        if not (self.path / "config.json").exists():
+        saved = self.read_json("config.json")
+        if saved is None:
             raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
-        return json.loads((self.path / "config.json").read_text())
+        return saved
 
     def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
         """The run's checkpoints; with ``keep``, only the newest so many stay."""
@@ -74,7 +73,13 @@ class Workdir:
 
     def seconds(self) -> float:
         """Since the `train` command of this run began."""
-        return time.time() - json.loads((self.path / "started.json").read_text())["train"]
+        started = self.read_json("started.json")
+        return time.time() - started["train"] if started else 0.0
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the run, or None where it is not there yet."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
 
     def write_json(self, name: str, content: Any) -> epath.Path:
         """Write a JSON file, whole or not at all."""

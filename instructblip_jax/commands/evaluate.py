@@ -60,6 +60,7 @@ def run(args: Sequence[str]) -> None:
     """Evaluate, print the table, write the files."""
     config = resolve(FLAGS.config)
     workdir = Workdir(FLAGS.workdir)
+    workdir.saved_config()
     workdir.check(config)
     model, step = load(config, workdir, FLAGS.checkpoint)
     processor = Processor.from_pretrained(model.directory)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -73,6 +74,12 @@ def run(args: Sequence[str]) -> None:
     # 1. What can be refused is refused before anything is written: the mesh, the fields, the model, the workdir.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check(config, mesh)
+    workdir = Workdir(FLAGS.workdir)
+    workdir.check(config)
+    finished = workdir.read_json("train.json")
+    if finished is not None:
+        _report(workdir, finished, "already trained")
+        return
     model = InstructBlip.from_pretrained(
         config.model,
         mesh,
@@ -82,9 +89,6 @@ def run(args: Sequence[str]) -> None:
         remat=config.remat,
     )
     processor = Processor.from_pretrained(model.directory)
-    workdir = Workdir(FLAGS.workdir)
-    workdir.claim(config)
-    workdir.write_json("started.json", {"train": begun})
 
     # 2. Data: prepared sets, mixed.
     prepare_missing(config.data.directory, config.mixture.sets)
@@ -108,12 +112,14 @@ def run(args: Sequence[str]) -> None:
         shard_count=jax.process_count(),
     )
 
-    # 3. State: fresh, or the last checkpoint's, with the data position that belongs to it.
+    # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
+    workdir.claim(config)
+    workdir.write_json("started.json", {"train": begun})
+    checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
+    start = checkpoints.latest() or 0
     tx = optimizer(config.optim, config.steps)
     state = meshes.pin(mesh, init_state(model.train, tx))
     source = fingerprint(model.directory)
-    checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
-    start = checkpoints.latest() or 0
     if start:
         state, position = checkpoints.restore(start, state, source)
         data.set_state(position)
@@ -153,9 +159,13 @@ def run(args: Sequence[str]) -> None:
         "seconds": round(time.time() - begun, 1),
     }
     workdir.write_json("train.json", result)
+    _report(workdir, result, "trained")
+
+
+def _report(workdir: Workdir, result: dict[str, Any], what: str) -> None:
     if FLAGS.json:
         epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"trained to step {config.steps} in {result['seconds']} s; checkpoints in {checkpoints.directory}")
+    print(f"{what} to step {result['steps']} in {result['seconds']} s; checkpoints in {workdir.path / 'checkpoints'}")
 
 
 def _describe(config: RunConfig, model: InstructBlip, mixture: dict[str, float], start: int) -> None:
