@@ -1,0 +1,204 @@
+"""Small random checkpoints in the public Hugging Face layout, and batches for them. NumPy only.
+
+Every tensor's values depend on its name and a seed alone. Norms, biases, query tokens and position tables are far from
+zero and one, where many a porting mistake would not show.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from instructblip_jax.convert import hf_config, table
+from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.tree import abstract
+
+TINY = {
+    "num_query_tokens": 6,
+    "vision_config": {
+        "hidden_size": 40,
+        "intermediate_size": 72,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 42,
+        "patch_size": 14,
+    },
+    "qformer_config": {
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 48,
+    },
+    "text_config": {
+        "model_type": "t5",
+        "vocab_size": 90,
+        "d_model": 32,
+        "d_kv": 12,
+        "d_ff": 80,
+        "num_heads": 4,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    },
+}
+"""No two sizes agree by accident, and heads * head size is not the width: a forgotten transpose fails by its shape."""
+
+
+def config_json(kind: str = "instructblip", sizes: dict = TINY, **text) -> dict:
+    """A ``config.json`` as public repositories write it; ``text`` changes its text_config (None removes a field)."""
+    raw = {"model_type": kind, **sizes, "image_token_index": sizes["text_config"]["vocab_size"] - 2}
+    changed = raw["text_config"] | text
+    raw["text_config"] = {name: value for name, value in changed.items() if value is not None}
+    return raw
+
+
+def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that the ``config.json`` in ``directory`` asks for."""
+    config = hf_config.parse(directory / "config.json")
+    _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable="qformer")
+    shapes = {}
+    for path, rule in table.rules(config).items():
+        ours = (train | frozen)[path].shape
+        shapes |= dict.fromkeys(rule.names(ours), rule.tensor_shape(ours))
+    return shapes
+
+
+def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """float32 values at scales where activations stay near one and attention and head prefer something."""
+    z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
+    if "norm" in name.lower() and name.endswith(".weight"):
+        return 1 + 0.2 * z
+    if len(shape) == 1:
+        return 0.2 * z
+    if name.endswith(("query_tokens", "class_embedding", "position_embedding", "position_embeddings.weight")):
+        return 0.6 * z
+    if name.endswith(("relative_attention_bias.weight", "shared.weight", "word_embeddings.weight")):
+        return z
+    if name.endswith("lm_head.weight"):
+        z[1] *= 2.0  # the end token wins now and then, so that stopping is exercised
+        return z * np.float32(2.0 * shape[1] ** -0.5)
+    if ".q.weight" in name:  # T5 does not divide its scores by the head size's root
+        return z * np.float32(0.35 * shape[1] ** -0.5)
+    return z * np.float32(1.1 * np.prod(shape[1:]) ** -0.5)
+
+
+def write(
+    directory: Path, raw: dict, *, seed: int = 0, tied: bool = False, legacy: bool = False, shard_bytes: int = 0
+) -> Path:
+    """Write ``config.json`` and the weights of a random model.
+
+    ``tied``: no head of its own; ``legacy``: with the buffers and aliases that files of 2023 hold on top;
+    ``shard_bytes``: several files and an index, no file larger than this unless one tensor is.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    tensors = {name: values(name, shape, seed) for name, shape in tensor_shapes(directory).items()}
+    if tied:
+        del tensors["language_model.lm_head.weight"]
+    if legacy:
+        tensors |= legacy_tensors(tensors, raw)
+    if not shard_bytes:
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        return directory
+    shards: list[dict[str, np.ndarray]] = [{}]
+    for name, tensor in tensors.items():
+        if shards[-1] and sum(x.nbytes for x in shards[-1].values()) + tensor.nbytes > shard_bytes:
+            shards.append({})
+        shards[-1][name] = tensor
+    weight_map = {}
+    for n, shard in enumerate(shards, start=1):
+        file = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return directory
+
+
+def legacy_tensors(tensors: dict[str, np.ndarray], raw: dict) -> dict[str, np.ndarray]:
+    """Copies of the embedding under two old names, a position buffer, and a table that nothing reads."""
+    text = raw["text_config"]
+    never_read = "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    extra = {never_read: np.full((32, text["num_heads"]), 9.0, np.float32)}
+    for side in ("encoder", "decoder"):
+        extra[f"language_model.{side}.embed_tokens.weight"] = tensors["language_model.shared.weight"].copy()
+    if "qformer.embeddings.position_embeddings.weight" in tensors:
+        rows = raw["qformer_config"]["max_position_embeddings"]
+        extra["qformer.embeddings.position_ids"] = np.arange(rows, dtype=np.int64)[None]
+    return extra
+
+
+def _rows(rng: np.random.Generator, lengths: np.ndarray, high: int, end: int | None = None) -> tuple:
+    """Random ids [B, longest], each row of its own length with the rest 0, and the mask."""
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int32)
+    ids = rng.integers(4, high, mask.shape).astype(np.int32) * mask
+    if end is not None:
+        ids[np.arange(len(lengths)), lengths - 1] = end
+    return ids, mask
+
+
+def batch(raw: dict, *, rows: int = 3, text: int = 9, answer: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch with the contract's keys, padded on the right; row lengths differ, the longest ones are as asked."""
+    rng = np.random.default_rng(seed)
+    size = raw["vision_config"]["image_size"]
+
+    def lengths(longest: int) -> np.ndarray:
+        return np.concatenate([[longest], rng.integers(2, longest + 1, rows - 1)])
+
+    arrays = {"pixel_values": rng.standard_normal((rows, size, size, 3), np.float32)}
+    if raw["model_type"] == "instructblip":
+        high = raw["qformer_config"]["vocab_size"]
+        arrays["qformer_input_ids"], arrays["qformer_attention_mask"] = _rows(rng, lengths(text + 2), high)
+    high = raw["text_config"]["vocab_size"] - 2
+    arrays["input_ids"], arrays["attention_mask"] = _rows(rng, lengths(text), high, end=1)
+    ids, mask = _rows(rng, lengths(answer), high, end=1)
+    arrays["labels"] = np.where(mask == 1, ids, -100).astype(np.int32)
+    return arrays
+
+
+def padded(batch: dict[str, np.ndarray], extra: int) -> dict[str, np.ndarray]:
+    """The same batch with ``extra`` more padded columns (random ids under a zero mask) in every sequence."""
+    rng = np.random.default_rng(7)
+    out = dict(batch)
+    for name in batch.keys() - {"pixel_values"}:
+        more = np.zeros((len(batch[name]), extra), np.int32)
+        if name.endswith("input_ids"):
+            more = rng.integers(0, 40, more.shape).astype(np.int32)
+        elif name == "labels":
+            more -= 100
+        out[name] = np.concatenate([batch[name], more], axis=1)
+    return out
+
+
+def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same batch with its padding moved to the left of ids and masks (labels stay as they are)."""
+    out = dict(batch)
+    for name in ("input_ids", "qformer_input_ids"):
+        if name in batch:
+            mask_name = "attention_mask" if name == "input_ids" else "qformer_attention_mask"
+            order = np.argsort(batch[mask_name], axis=1, kind="stable")
+            out[name] = np.take_along_axis(batch[name], order, axis=1)
+            out[mask_name] = np.take_along_axis(batch[mask_name], order, axis=1)
+    return out
+
+
+def leaves_equal(a: dict, b: dict) -> bool:
+    """Whether two flat dicts of arrays are equal bit for bit."""
+    return a.keys() == b.keys() and all(
+        np.array_equal(np.asarray(a[k]).view(np.uint8), np.asarray(b[k]).view(np.uint8)) for k in a
+    )
+
+
+def host(tree: dict) -> dict:
+    """Copies of all arrays on the host."""
+    return jax.tree.map(np.array, tree)

@@ -1,0 +1,112 @@
+"""The house rules: who imports whom (ARCHITECTURE.md), how long a file is, what it may not be called."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "instructblip_jax"
+
+ROOMS: dict[str, set[str]] = {
+    "axes": set(),
+    "mesh": {"axes"},
+    "files": set(),
+    "models": {"axes"},
+    "systems": {"models", "axes"},
+    "processors": {"files"},
+    "data": {"processors"},
+    "convert": {"systems", "models", "axes", "mesh", "files"},
+    "generate": {"systems.protocol"},
+    "model": {"systems", "convert", "generate", "mesh"},
+    "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},
+    "checkpoint": {"train.step", "mesh"},
+    "config": {"train.optimizer"},
+    "workdir": {"checkpoint", "config", "train.step"},
+    "evals": {"generate", "data", "processors"},
+}
+"""Room -> what of ours it may import, besides itself; "systems.protocol" is that file alone. Commands import all."""
+DOORS = {"__init__", "__main__"}  # the package's own: the public names, and the console script
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+BANNED_MODULES = {"torch", "torchvision", "tensorflow"}
+NO_JAX = {"processors"}
+JAX_IN_DATA = {"loader"}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+OURS = sorted(
+    path
+    for folder in ("instructblip_jax", "configs", "tools", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def module_of(path: Path) -> list[str]:
+    """instructblip_jax/models/vit.py -> ["models", "vit"]."""
+    return list(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, at any depth; `from a import b` gives "a.b"."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which room is meant"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed(importer: list[str], imported: list[str]) -> bool:
+    """Whether module ``importer`` may import ``imported``, both without the package's name."""
+    room, target = importer[0], imported[0]
+    if room == target:
+        return room != "commands" or imported[1:2] == importer[1:2]  # no command imports another
+    if room == "commands" or (importer[-1] in DOORS and len(importer) == 1):
+        return True
+    return any(imported[: len(rule)] == rule for rule in (name.split(".") for name in ROOMS[room]))
+
+
+def test_every_room_is_in_the_table():
+    assert {module_of(path)[0] for path in SOURCES} - DOORS - {"commands"} <= ROOMS.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(module_of(path)))
+def test_a_room_imports_only_what_it_may(path):
+    importer = module_of(path)
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "instructblip_jax":
+            assert rest, f"{path} imports the package's door"
+            assert allowed(importer, rest), f"{'.'.join(importer)} must not import {'.'.join(rest)}"
+        assert first not in BANNED_MODULES, f"{path} imports {first}"
+        if first in ("jax", "flax", "optax"):
+            assert importer[0] not in NO_JAX, f"{path}: {importer[0]} runs without {first}"
+            assert importer[0] != "data" or importer[-1] in JAX_IN_DATA, f"{path} imports {first}"
+
+
+def test_the_rules_refuse_what_they_should():
+    assert not allowed(["models", "vit"], ["systems", "loss"])
+    assert not allowed(["train", "step"], ["systems", "instructblip"])
+    assert allowed(["train", "step"], ["systems", "protocol", "Batch"])
+    assert not allowed(["data", "loader"], ["systems", "protocol"])
+    assert not allowed(["commands", "train"], ["commands", "evaluate"])
+    assert not allowed(["models", "__init__"], ["systems"])
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_well_named(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert path.stem not in BANNED_NAMES
+
+
+def test_nothing_of_ours_needs_torch_or_tensorflow_to_be_imported():
+    """Neither do the libraries under it pull them in (checked in a process of its own)."""
+    code = (
+        "import sys, instructblip_jax, instructblip_jax.train.step, instructblip_jax.train.loop, "
+        "instructblip_jax.checkpoint; "
+        f"sys.exit(', '.join(sorted({BANNED_MODULES!r} & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
