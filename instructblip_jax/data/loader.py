@@ -1,7 +1,7 @@
 """Prepared sets -> training batches and evaluation batches.
 
-Batch n of a run is a pure function of configuration, seed and n: everything is a `grain.MapDataset`, so that the saved
-state of the iterator is one number, the same on every host, whatever the read-ahead.
+Window n of a run (a few batches) is a pure function of configuration, seed and n, a `grain.MapDataset`: the saved state
+of the iterator is two small numbers, the same on every host, whatever the read-ahead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,8 @@ from instructblip_jax.processors.processor import Processor
 
 WINDOW = 4
 """Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""
-READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+"""In windows."""
 
 
 def _sample(
@@ -88,7 +89,7 @@ def training_batches(
     samples = samples.random_map(lambda record, rng: _sample(record, rng, processor, templates))
     windows = samples.batch(WINDOW * batch_size, drop_remainder=True, batch_fn=list)
     windows = windows.random_map(lambda rows, rng: _sorted_window(rows, rng, batch_size))
-    batches = grain.experimental.FlatMapMapDataset(windows, _Spread())
+    batches = grain.experimental.FlatMapIterDataset(windows.to_iter_dataset(READ_AHEAD), _Spread())
     rows = slice(shard_index, None, shard_count)
 
     def assemble(batch: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def training_batches(
         )
         return {key: value[rows] for key, value in whole.items()}
 
-    return iter(batches.map(assemble).to_iter_dataset(READ_AHEAD))
+    return iter(batches.map(assemble))
 
 
 def evaluation_batches(

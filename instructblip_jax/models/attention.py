@@ -41,7 +41,9 @@ class Attention(nnx.Module):
         context_width = context_width or width
         self.heads, self.head_size, self.dropout_rate = heads, head_size, dropout_rate
         self.scale = head_size**-0.5 if scale is None else scale
-        self.q = linear(width, inner, ("embed", "heads"), bias=bias, dtype=dtype, rngs=rngs)
+        # Unscaled attention (T5) is born with the scale in its query kernel.
+        gain = head_size**-0.5 / self.scale
+        self.q = linear(width, inner, ("embed", "heads"), bias=bias, gain=gain, dtype=dtype, rngs=rngs)
         self.k = linear(context_width, inner, ("embed", "heads"), bias=bias, dtype=dtype, rngs=rngs)
         self.v = linear(context_width, inner, ("embed", "heads"), bias=bias, dtype=dtype, rngs=rngs)
         self.o = linear(inner, width, ("heads", "embed"), bias=bias, dtype=dtype, rngs=rngs)

@@ -24,20 +24,21 @@ def _rows_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-_INIT = nnx.initializers.normal(0.02)
-
-
 def linear(
     d_in: int,
     d_out: int,
     axes: tuple[str | None, str | None],
     *,
     bias: bool = True,
+    gain: float = 1.0,
     dtype,
     out_dtype=None,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result."""
+    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result.
+
+    A new kernel keeps the variance of its input, times ``gain`` squared.
+    """
     return nnx.Linear(
         d_in,
         d_out,
@@ -45,7 +46,7 @@ def linear(
         dtype=dtype,
         dot_general=_rows_dot,
         preferred_element_type=out_dtype,
-        kernel_init=_INIT,
+        kernel_init=nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal"),
         rngs=rngs,
         kernel_metadata={"axes": axes},
         bias_metadata={"axes": axes[1:]},
@@ -71,14 +72,17 @@ def rms_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.RMSNor
     return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs, scale_metadata={"axes": ("embed",)})
 
 
-def embedding(rows: int, width: int, axes: tuple[str | None, str | None], *, dtype, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of ``rows`` vectors."""
-    return nnx.Embed(rows, width, dtype=dtype, embedding_init=_INIT, rngs=rngs, embedding_metadata={"axes": axes})
+def embedding(
+    rows: int, width: int, axes: tuple[str | None, str | None], *, std: float = 0.02, dtype, rngs: nnx.Rngs
+) -> nnx.Embed:
+    """A table of ``rows`` vectors, new ones normal with deviation ``std``."""
+    init = nnx.initializers.normal(std)
+    return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata={"axes": axes})
 
 
 def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, rngs: nnx.Rngs) -> nnx.Param:
     """A bare array, normal(0, 0.02)."""
-    return nnx.Param(_INIT(rngs.params(), shape, jnp.float32), axes=axes)
+    return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape), axes=axes)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -120,7 +120,7 @@ class T5(nnx.Module):
     def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.d_model, config.vocab_size
-        self.shared = embedding(vocab, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)
+        self.shared = embedding(vocab, width, ("vocab", "embed"), std=1.0, dtype=dtype, rngs=rngs)
         self.encoder = Side(config, EncoderBlock, config.num_layers, dtype=dtype, rngs=rngs)
         self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, dtype=dtype, rngs=rngs)
         self.head = linear(width, vocab, ("embed", "vocab"), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
