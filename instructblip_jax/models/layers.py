@@ -80,9 +80,9 @@ def embedding(
     return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata={"axes": axes})
 
 
-def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, rngs: nnx.Rngs) -> nnx.Param:
-    """A bare array, normal(0, 0.02)."""
-    return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape), axes=axes)
+def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, std: float = 0.02, rngs: nnx.Rngs) -> nnx.Param:
+    """A bare array, a new one normal with deviation ``std``."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=axes)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

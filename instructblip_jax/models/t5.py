@@ -110,7 +110,8 @@ class Side(nnx.Module):
     def __init__(self, config: T5Config, block: Callable[..., nnx.Module], layers: int, *, dtype, rngs: nnx.Rngs):
         self.layers = stack.build(lambda rngs: block(config, dtype=dtype, rngs=rngs), layers, rngs)
         shape = (config.relative_attention_num_buckets, config.num_heads)
-        self.relative = parameter(shape, (None, "heads"), rngs=rngs)
+        # Heads that begin by looking different ways find out what belongs together much sooner.
+        self.relative = parameter(shape, (None, "heads"), std=1.0, rngs=rngs)
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
 
 
