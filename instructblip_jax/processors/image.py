@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from instructblip_jax.files import read_json
 
@@ -38,8 +38,9 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
         picture = _decode(_bytes(picture, name), name)
     _check_size(picture, name)
     try:
-        return _to_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError) as error:
+        picture.load()
+        return _to_rgb(_upright(picture))
+    except Exception as error:  # one that was opened elsewhere is decoded only now
         raise UnusableImageError(f"{name}: broken picture ({error})") from error
 
 
@@ -48,11 +49,11 @@ def _bytes(picture: str | os.PathLike | bytes, name: str) -> bytes:
         data = picture
     elif isinstance(picture, (str, os.PathLike)):
         path = Path(picture)
-        if not path.is_file():
-            raise UnusableImageError(f"{name}: no such file")
-        if path.stat().st_size > MAX_BYTES:
-            raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
         try:
+            if not path.is_file():
+                raise UnusableImageError(f"{name}: no such file")
+            if path.stat().st_size > MAX_BYTES:
+                raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
             data = path.read_bytes()
         except OSError as error:
             raise UnusableImageError(f"{name}: cannot be read ({error.strerror})") from error
@@ -73,6 +74,8 @@ def _decode(data: bytes, name: str) -> Image.Image:
             return image
     except UnusableImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(f"{name}: at most {MAX_PIXELS // 10**6} megapixels are read ({error})") from error
     except UnidentifiedImageError as error:
         raise UnusableImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data
@@ -84,6 +87,27 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise UnusableImageError(
             f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
         )
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes all tags back, and fails on a picture with any tag of a wrong type.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a broken description of an unbroken picture
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -112,7 +136,7 @@ class ImageProcessor:
         size = raw.get("size", {})
         size = {"height": size, "width": size} if isinstance(size, int) else size
         try:
-            return cls(
+            processor = cls(
                 height=int(size["height"]),
                 width=int(size["width"]),
                 mean=tuple(map(float, raw.get("image_mean", CLIP_MEAN))),
@@ -120,15 +144,23 @@ class ImageProcessor:
                 rescale=float(raw.get("rescale_factor", 1 / 255)),
                 resample=Image.Resampling(raw.get("resample", 3)),
             )
+            if min(processor.height, processor.width) < 1:
+                raise ValueError(f"height {processor.height}, width {processor.width}")
+            if len(processor.mean) != 3 or len(processor.std) != 3 or 0 in processor.std:
+                raise ValueError(
+                    f"mean {processor.mean}, deviation {processor.std}: three numbers each, none divides by 0"
+                )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: size, image_mean, image_std or resample is unusable ({error!r})") from error
+            names = "size, image_mean, image_std, rescale_factor or resample"
+            raise ValueError(f"{path}: {names} is unusable ({error!r})") from error
+        return processor
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """-> float32 [height, width, 3], channels last. Raises UnusableImageError."""
         image = open_image(picture, name)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
-        pixels = np.asarray(image, np.float32) * np.float32(self.rescale)
+        pixels = (np.asarray(image) * self.rescale).astype(np.float32)  # a float64 product, as the reference's is
         return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
