@@ -53,6 +53,13 @@ TINY = {
 }
 """No two sizes agree by accident, and heads * head size is not the width: a forgotten transpose fails by its shape."""
 
+MINI = TINY | {
+    "vision_config": TINY["vision_config"] | {"num_hidden_layers": 1},
+    "qformer_config": TINY["qformer_config"] | {"num_hidden_layers": 2},
+    "text_config": TINY["text_config"] | {"num_layers": 1, "num_decoder_layers": 1},
+}
+"""The same with as few layers as there can be: its train step compiles in seconds."""
+
 
 def config_json(kind: str = "instructblip", sizes: dict = TINY, **text) -> dict:
     """A ``config.json`` as public repositories write it; ``text`` changes its text_config (None removes a field)."""

@@ -1,0 +1,111 @@
+"""Against transformers on PyTorch, live, on fresh random checkpoints. Skipped where torch is not installed."""
+
+import jax
+import numpy as np
+import pytest
+
+import instructblip_jax as ib
+from instructblip_jax.models.relative_bias import buckets
+
+pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
+import checkpoints
+import reference
+
+LOGITS, GRADIENT = 2e-5, 5e-5  # absolute; relative to the largest entry of each tensor's gradient
+
+CASES = {
+    # several seeds, several files; three rows, padded
+    "sharded": (dict(kind="instructblip"), dict(shard_bytes=20_000), dict(rows=3), (1, 2)),
+    # as in 2023, and with the head tied to the embedding, which scales the decoder's output; one row
+    "legacy-tied-gelu_new": (
+        dict(kind="instructblip", dense_act_fn=None, tie_word_embeddings=None),
+        dict(legacy=True, tied=True),
+        dict(rows=1, text=1, answer=1),
+        (3,),
+    ),
+    # no Q-Former text; a text longer than the largest relative distance told apart; seven rows
+    "blip2-long": (dict(kind="blip-2"), dict(shard_bytes=50_000), dict(rows=7, text=150, answer=5), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_loss_gradients_and_greedy_ids(case, tmp_path):
+    kind, layout, sizes, seeds = CASES[case]
+    raw = checkpoints.config_json(**kind)
+    model = None
+    for seed in seeds:
+        directory = checkpoints.write(tmp_path / str(seed), raw, seed=seed, **layout)
+        loaded = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
+        model = model or loaded  # one compilation for all seeds
+        model.train, model.frozen = loaded.train, loaded.frozen
+        theirs = reference.load(directory)
+        batch = checkpoints.batch(raw, seed=seed, **sizes)
+        want = reference.answers(theirs, reference.inputs(theirs, batch))
+
+        assert np.abs(np.asarray(model(batch)) - want["logits"]).max() < LOGITS
+        value, grads = ib.gradients(model, batch)
+        assert abs(float(value) / float(want["loss"]) - 1) < 1e-6
+        assert_gradients_agree(grads, {name[5:]: x for name, x in want.items() if name.startswith("grad/")})
+        ids = model.greedy_ids(model.encode_image(batch["pixel_values"]), batch, 12)
+        np.testing.assert_array_equal(ids, reference.greedy_ids(theirs, batch, 12))
+
+
+def assert_gradients_agree(got, want):
+    assert got.keys() == want.keys()
+    floor = 1e-7 * max(np.abs(x).max() for x in want.values())  # some are zero in truth: see test_goldens
+    errors = {name: np.abs(got[name] - x).max() / (np.abs(x).max() + floor / GRADIENT) for name, x in want.items()}
+    wrong = {name: error for name, error in errors.items() if not error < GRADIENT}
+    assert not wrong
+
+
+def test_bfloat16_is_as_good_as_the_references_own(tmp_path):
+    raw = checkpoints.config_json()
+    directory = checkpoints.write(tmp_path, raw, seed=6)
+    batch = checkpoints.batch(raw, rows=4, seed=6)
+    exact, half = reference.load(directory), reference.load(directory, dtype=reference.torch.bfloat16)
+    truth = reference.answers(exact, reference.inputs(exact, batch))
+    theirs = reference.answers(half, reference.inputs(half, batch))
+    model = ib.InstructBlip.from_pretrained(directory, dtype="bfloat16")
+    assert {x.dtype.name for x in model.frozen.values()} == {"bfloat16"}
+    assert {x.dtype.name for x in model.train.values()} == {"float32"}
+    counted = batch["labels"] != -100
+
+    def error(logits) -> float:
+        return float(np.sqrt(np.square(np.asarray(logits, np.float32) - truth["logits"])[counted].mean()))
+
+    logits = model(batch)
+    assert logits.dtype == np.float32
+    assert 0 < error(logits) < 1.2 * error(theirs["logits"])
+
+    value, grads = ib.gradients(model, batch)
+    assert abs(float(value) - float(truth["loss"])) < 0.02 * float(truth["loss"])
+    names = [name for name in grads if np.abs(truth[f"grad/{name}"]).max() > 1e-6]
+
+    def gap(of) -> float:
+        parts = [np.ravel(of(name) - truth[f"grad/{name}"]) for name in names]
+        return float(np.linalg.norm(np.concatenate(parts)))
+
+    assert gap(lambda name: grads[name]) < 1.2 * gap(lambda name: theirs[f"grad/{name}"])
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("count", "max_distance"), [(32, 128), (16, 64), (8, 20)])
+def test_relative_position_buckets(bidirectional, count, max_distance):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distance = np.arange(-300, 301)
+    want = T5Attention._relative_position_bucket(
+        reference.torch.from_numpy(distance), bidirectional=bidirectional, num_buckets=count, max_distance=max_distance
+    )
+    got = buckets(distance, bidirectional=bidirectional, count=count, max_distance=max_distance)
+    np.testing.assert_array_equal(got, want.numpy())
+
+
+def test_an_exported_directory_loads_in_the_reference(tmp_path):
+    """The names that our table writes are the reference's own: nothing missing, nothing unexpected, bit for bit."""
+    raw = checkpoints.config_json()
+    theirs = reference.load(checkpoints.write(tmp_path, raw, seed=8), dtype=reference.torch.float32)
+    state = theirs.state_dict()
+    for name, shape in checkpoints.tensor_shapes(tmp_path).items():
+        np.testing.assert_array_equal(state[name].numpy(), checkpoints.values(name, shape, 8))
+    assert jax.device_count() == 8  # tests run on fake devices; a model without a mesh uses one

@@ -1,0 +1,69 @@
+"""The scanned stack against a plain loop over its layers, and its rematerialisation choices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from instructblip_jax.models import stack
+from instructblip_jax.models.t5 import EncoderBlock, T5Config
+
+CONFIG = T5Config(vocab_size=20, d_model=12, d_kv=5, d_ff=18, num_layers=3, num_decoder_layers=2, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def layers():
+    rngs = nnx.Rngs(0)
+    return stack.build(lambda rngs: EncoderBlock(CONFIG, dtype=jnp.float32, rngs=rngs), 3, rngs)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jax.random.normal(jax.random.key(1), (2, 4, 12))
+
+
+def test_every_layer_is_born_different_and_carries_the_layer_axis(layers):
+    kernel = layers.ffn.up.kernel
+    assert kernel.shape == (3, 12, 18)
+    assert kernel.get_metadata()["axes"] == ("layers", "embed", "mlp")
+    assert len({float(x) for x in kernel[...].sum((1, 2))}) == 3
+
+
+def test_scan_is_the_loop(layers, x):
+    bias = jnp.zeros((1, 2, 4, 4))
+    got, _ = stack.run(layers, x, lambda block, x, _: (block(x, bias), None))
+    graph, state = nnx.split(layers)
+    for n in range(3):
+        x = nnx.merge(graph, jax.tree.map(lambda leaf, n=n: leaf[n], nnx.to_pure_dict(state)))(x, bias)
+    np.testing.assert_allclose(got, x, atol=2e-6)
+
+
+def test_each_layer_gets_its_own_input_and_returns_its_own_output(layers, x):
+    inputs = {"n": jnp.arange(3.0)}
+    _, outputs = stack.run(layers, x, lambda block, x, own: (x + own["n"], own["n"] * 10), inputs=inputs)
+    np.testing.assert_array_equal(outputs, [0, 10, 20])
+
+
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
+    bias = jnp.zeros((1, 2, 4, 4))
+    graph, state = nnx.split(layers)
+    params = nnx.to_pure_dict(state)
+
+    def loss(params, x, remat):
+        y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x, _: (block(x, bias), None), remat=remat)
+        return jnp.square(y).sum()
+
+    def kept(remat) -> int:
+        return sum(np.prod(a.shape) for a, _ in saved_residuals(lambda p, x: loss(p, x, remat), params, x))
+
+    want, got = (jax.grad(loss, argnums=(0, 1))(params, x, name) for name in ("none", remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), want, got)
+    assert kept(remat) < kept("none")
+
+
+def saved_residuals(f, *args):
+    from jax._src.ad_checkpoint import saved_residuals  # jax.ad_checkpoint only prints them
+
+    return saved_residuals(f, *args)
