@@ -54,6 +54,8 @@ class Processor:
         """
         single = isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))
         pictures = cast(list[Picture], [images] if single else list(cast(Sequence[Picture], images)))
+        if not pictures:
+            raise ValueError("no image is given; at least one is needed")
         texts = _texts("instructions", instructions, len(pictures))
         answers = [None] * len(texts) if responses is None else _texts("responses", responses, len(pictures))
         pixels = [self.image(picture, _name(picture, n)) for n, picture in enumerate(pictures)]

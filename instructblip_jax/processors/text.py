@@ -53,7 +53,9 @@ class TextTokenizer:
         """The words of ``text`` that hold something this vocabulary does not know."""
         unk = self.config.get("unk_token")
         token = unk.get("content") if isinstance(unk, dict) else unk
-        return [word for word in text.split() if token in self._tokenizer.encode(word, add_special_tokens=False).tokens]
+        found = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+        # By id: a Unigram tokenizer's tokens show the text itself where it does not know it.
+        return [word for word in text.split() if found in self._tokenizer.encode(word, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """ids -> text without special tokens."""
