@@ -23,6 +23,7 @@ from instructblip_jax.systems.loss import token_cross_entropy
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
 LONG_SHARE = 0.3  # of the steps
+CAPTIONS_FIRST = 0.1  # of the steps: every word of a caption teaches which words belong together, an answer one
 NOISE, DROPOUT = 0.1, 0.1
 
 
@@ -144,7 +145,10 @@ def train(
     short = [kind for kind in TASKS if kind not in LONG]
     begun = time.time()
     for n in (bar := tqdm(range(steps), mininterval=10)):
-        kinds = LONG if rng.random() < LONG_SHARE else short
+        if n < CAPTIONS_FIRST * steps:
+            kinds = ("caption",)
+        else:
+            kinds = LONG if rng.random() < LONG_SHARE else short
         names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
         data = batch(tokenizer, names, rng)
         del data["accepted"]

@@ -31,11 +31,15 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {split: self._examples(make) for split, make in self._splits.items()}
+        return {split: self._examples(split, make) for split, make in self._splits.items()}
 
-    def _examples(self, make: Make) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples(self, split: str, make: Make) -> Iterator[tuple[str, dict[str, Any]]]:
+        empty = True
         for record in make():
+            empty = False
             yield record.uid, {"image": record.image, "record": record.to_json()}
+        if empty:
+            raise ValueError(f"{self.name}: no record in the split {split}, so the set is not written")
 
     def _generate_examples(self) -> None:
         raise AssertionError("every split brings its own generator")
@@ -73,11 +77,7 @@ def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, i
         builder = _Builder(name, splits, data_dir=str(out), file_format="array_record")
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
-    counts = {split: builder.info.splits[split].num_examples for split in splits}
-    empty = [split for split, count in counts.items() if not count]
-    if empty:
-        raise ValueError(f"{directory_of(out, name)}: no record in the split {', '.join(empty)}")
-    return counts
+    return {split: builder.info.splits[split].num_examples for split in splits}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,12 @@ class Source:
         return len(self._data)  # type: ignore[attr-defined]
 
     def __getitem__(self, index: int) -> Record:
-        example = self._data[index]  # type: ignore[attr-defined]
+        try:
+            example = self._data[index]  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.directory}: truncated or corrupt ({error}); remove it and prepare it again"
+            ) from error
         return Record.from_json(example["record"], example["image"])
 
 
