@@ -108,11 +108,11 @@ class Source:
     def __getitem__(self, index: int) -> Record:
         try:
             example = self._data[index]  # type: ignore[attr-defined]
-        except RuntimeError as error:
+            return Record.from_json(example["record"], example["image"])
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # the reader tells corruption in several ways
             raise ValueError(
-                f"{self.directory}: truncated or corrupt ({error}); remove it and prepare it again"
+                f"{self.directory}: record {index} of {self.split} is corrupt ({error}); remove the set and prepare it"
             ) from error
-        return Record.from_json(example["record"], example["image"])
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source:

@@ -1,5 +1,6 @@
 """How often each set is drawn (arXiv 2305.06500, section 2.4)."""
 
+import math
 from collections.abc import Mapping
 
 
@@ -22,6 +23,6 @@ def probabilities(
         raise ValueError(f"mixture.sets: {', '.join(empty)} has no training record")
     shares = {name: size**exponent * weights.get(name, 1.0) for name, size in sizes.items()}
     total = sum(shares.values())
-    if min(shares.values()) < 0 or total <= 0:
-        raise ValueError(f"mixture.weights {dict(weights)}: no weight may be negative, and one must be positive")
+    if min(shares.values()) < 0 or not 0 < total < math.inf:
+        raise ValueError(f"mixture.weights {dict(weights)}: finite, none may be negative, and one must be positive")
     return {name: share / total for name, share in shares.items() if share > 0}

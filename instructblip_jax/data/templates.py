@@ -27,7 +27,9 @@ def check(templates: Templates, example: Record) -> None:
     for template in templates[name]:
         try:
             unknown = fields(template) - set(example.slots)
-        except ValueError as error:
+            if not unknown:
+                template.format(**example.slots)  # a format or conversion that a text does not have
+        except (ValueError, KeyError) as error:
             raise ValueError(f"set {name!r}: template {template!r} is malformed ({error})") from error
         if unknown:
             slots = ", ".join(example.slots) or "none"
