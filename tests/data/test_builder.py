@@ -1,0 +1,137 @@
+"""Prepared sets: written whole or not at all, read back record for record."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instructblip_jax.data import builder
+from instructblip_jax.data.record import Record
+
+
+def png(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((5, 7, 3), grey, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def records(name: str, split: str, count: int) -> list[Record]:
+    return [
+        Record(
+            f"{name}/{split}/{n}",
+            name,
+            split,
+            "vqa",
+            png(n % 250),
+            {"n": str(n), "é": "\n"},
+            ("a", str(n)),
+            meta={"n": n},
+        )
+        for n in range(count)
+    ]
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    want = {split: records("own_set", split, count) for split, count in (("train", 57), ("test", 3))}
+    counts = builder.write(tmp_path, "own_set", {split: lambda s=split: iter(want[s]) for split in want})
+    assert counts == {"train": 57, "test": 3}
+    assert builder.is_prepared(tmp_path, "own_set")
+    for split, expected in want.items():
+        source = builder.open_set(tmp_path, "own_set", split)
+        assert len(source) == len(expected)
+        got = {record.uid: record for record in (source[n] for n in range(len(source)))}
+        assert got == {record.uid: record for record in expected}
+        assert source[1] == source[1]
+    kinds = {
+        path.name.split(".")[1].split("-")[0] for path in builder.directory_of(tmp_path, "own_set").glob("own_set-*")
+    }
+    assert kinds == {"array_record"}
+
+
+def test_other_tools_read_the_set_without_this_package(tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    read = tfds.builder_from_directory(builder.directory_of(tmp_path, "own_set"))
+    assert read.info.splits["train"].num_examples == 4
+    example = read.as_data_source("train")[0]
+    assert example["image"].shape == (5, 7, 3)
+    assert Record.from_json(example["record"], b"").dataset == "own_set"
+
+
+def test_a_set_that_is_there_is_left_as_it_is(tmp_path):
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def unwanted():
+        raise AssertionError("made again")
+        yield
+
+    assert builder.write(tmp_path, "own_set", {"train": unwanted}) == {"train": 4}
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path):
+    def failing():
+        yield from records("own_set", "test", 2)
+        raise OSError("the disk is full")
+
+    splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": failing}
+    with pytest.raises(OSError, match="the disk is full"):
+        builder.write(tmp_path, "own_set", splits)
+    assert not builder.is_prepared(tmp_path, "own_set")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(FileNotFoundError, match="no prepared data set"):
+        builder.open_set(tmp_path, "own_set", "train")
+    splits["test"] = lambda: iter(records("own_set", "test", 2))
+    assert builder.write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}
+
+
+def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
+    """A kill leaves the directory that is renamed at the end."""
+    left = tmp_path / "own_set" / "incomplete.ABC_1.0.0"
+    left.mkdir(parents=True)
+    (left / "own_set-train.array_record-00000-of-00001").write_bytes(b"half")
+    (left / "dataset_info.json").write_text("{}")
+    assert not builder.is_prepared(tmp_path, "own_set")
+    assert builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))}) == {"train": 4}
+    assert len(builder.open_set(tmp_path, "own_set", "train")) == 4
+
+
+def test_a_split_without_records_is_refused_and_nothing_is_prepared(tmp_path):
+    splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": lambda: iter(())}
+    with pytest.raises(ValueError, match="own_set: no record in the split test"):
+        builder.write(tmp_path, "own_set", splits)
+    assert not builder.is_prepared(tmp_path, "own_set")
+
+
+def test_a_directory_without_a_set_names_it_and_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        builder.open_set(tmp_path, "nothing", "train")
+    message = str(caught.value)
+    assert str(tmp_path / "nothing") in message
+    assert "instructblip prepare" in message
+
+
+def test_a_split_that_is_not_there_names_those_that_are(prepared):
+    with pytest.raises(ValueError, match=r"no split 'trian'; it has .*train.*validation") as caught:
+        builder.open_set(prepared, "count", "trian")
+    assert str(prepared) in str(caught.value)
+
+
+def test_truncated_files_are_told_with_the_directory(tmp_path):
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 40))})
+    directory = builder.directory_of(tmp_path, "own_set")
+    (file,) = directory.glob("*.array_record*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="is corrupt") as caught:  # noqa: PT012  (where it is noticed is the library's)
+        source = builder.open_set(tmp_path, "own_set", "train")
+        [source[n] for n in range(40)]
+    assert str(directory) in str(caught.value)
+
+
+def test_writing_prints_nothing(tmp_path, capfd):
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    builder.open_set(tmp_path, "own_set", "train")[0]
+    assert capfd.readouterr() == ("", "")

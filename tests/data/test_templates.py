@@ -1,0 +1,71 @@
+"""Templates over a record's slots, and what a template that does not fit gets."""
+
+import dataclasses
+
+import pytest
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.data.templates import check, fields, instruction
+
+RECORD = Record("shapes/train/0", "shapes", "train", "vqa", b"", {"place": "top {left}", "what": "disc"}, ("yes",))
+
+
+@pytest.mark.parametrize(
+    ("template", "want"),
+    [
+        ("no field", set()),
+        ("", set()),
+        ("{place} of {what}, {place}", {"place", "what"}),
+        ("literal {{place}}", set()),
+        ("{what:>10} {place!r}", {"what", "place"}),
+    ],
+)
+def test_the_fields_of_a_template(template, want):
+    assert fields(template) == want
+
+
+def test_slots_are_put_in_as_they_are():
+    templates = {"shapes": ["is there a {what} at {place} ?", "{{{what}}}"]}
+    check(templates, RECORD)
+    assert instruction(templates, RECORD, 0) == "is there a disc at top {left} ?"
+    assert instruction(templates, RECORD, 1) == "{disc}"
+    assert instruction(templates, RECORD, 2) == instruction(templates, RECORD, 0)
+    assert instruction(templates, RECORD, 10**9 + 1) == "{disc}"
+
+
+def test_a_record_with_an_instruction_needs_no_template():
+    record = dataclasses.replace(RECORD, instruction="read {this}")
+    check({}, record)
+    check({"shapes": ["{broken"]}, record)
+    assert instruction({}, record, 3) == "read {this}"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("where is the {colour} ?", ["colour", "place, what"]),
+        ("{plcae} and {waht}", ["plcae, waht", "place, what"]),
+        ("{}", ["place, what"]),
+        ("{0}", ["0", "place, what"]),
+        ("{place.x}", ["place.x"]),
+        ("{what[0]}", ["what[0]"]),
+        ("{what", ["malformed"]),
+        ("what}", ["malformed"]),
+        ("{what!x}", ["what!x"]),
+        ("{what:d}", ["what:d"]),
+        ("{what:{width}}", ["width"]),
+    ],
+)
+def test_a_wrong_template_is_one_error_naming_set_template_field_and_slots(template, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check({"shapes": ["{what}", template]}, RECORD)
+    message = str(caught.value)
+    for word in ["'shapes'", repr(template), *words]:
+        assert word in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("templates", [{}, {"shapes": []}, {"others": ["{what}"]}])
+def test_a_set_without_templates_is_named(templates):
+    with pytest.raises(ValueError, match="'shapes': no instruction templates"):
+        check(templates, RECORD)
