@@ -76,3 +76,30 @@ def greedy_ids(model, batch: Mapping[str, np.ndarray], length: int) -> np.ndarra
     with torch.no_grad():
         ids = model.generate(**prompt, do_sample=False, num_beams=1, max_new_tokens=length)[:, 1:].numpy()
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+
+
+def freeze(model) -> dict:
+    """Only Q-Former, query tokens and projection take gradients any more: these parameters by name."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(TRAINED[:3]))
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adamw(trained: dict, optim):
+    """AdamW with the settings of an `OptimConfig`; vectors (biases and norms) do not decay."""
+    groups = [
+        {"params": [p for p in trained.values() if p.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained.values() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=(optim.beta1, optim.beta2), eps=optim.epsilon)
+
+
+def train_step(model, optimizer, theirs: dict, clip_norm: float = 0.0) -> tuple[float, float]:
+    """One step on inputs in their form: the loss, and the gradient's norm before clipping (0 without)."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = model(**theirs).loss
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm).item() if clip_norm else 0.0
+    optimizer.step()
+    return loss.item(), norm

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from instructblip_jax.data.digits.records import question
+from instructblip_jax.data.digits.scene import draw
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.models.t5 import T5, T5Config
@@ -22,8 +23,13 @@ from instructblip_jax.systems.loss import token_cross_entropy
 
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
-LONG_SHARE = 0.3  # of the steps
-CAPTIONS_FIRST = 0.1  # of the steps: every word of a caption teaches which words belong together, an answer one
+FILL = "fill"  # a kind of its own, the pre-training of a T5: words of a scene's description are missing
+BLANK, MOST_BLANKS = ".", 6
+PHASES = (  # until which share of the steps -> shares of kinds; in the first every word teaches what belongs together
+    (0.08, {"caption": 1.0}),
+    (0.25, {FILL: 0.8, "caption": 0.2}),
+    (1.00, {FILL: 0.15, "long": 0.25, "short": 0.60}),
+)
 NOISE, DROPOUT = 0.1, 0.1
 
 
@@ -45,15 +51,28 @@ def response_length(name: str) -> int:
     return 24 if name in LONG else 8
 
 
+def blanks(scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A description of the scene with words missing, in random order, and the missing words."""
+    words = scene.text(rng.permutation(len(scene.cells))).split()
+    missing = set(rng.choice(len(words), int(rng.integers(1, MOST_BLANKS + 1)), replace=False).tolist())
+    text = " ".join(BLANK if i in missing else word for i, word in enumerate(words))
+    return text, " ".join(words[i] for i in sorted(missing))
+
+
 def batch(tokenizer: Tokenizer, names: list[str], rng: np.random.Generator, first_template: bool = False) -> dict:
     """Token arrays of one sample a name: scene [B, 16], instruction [B, 28] with its mask, labels [B, 8 or 24]."""
     scenes, texts, answers, accepted = [], [], [], []
     for name in names:
-        scene, (values, right) = question(name, rng)
-        templates = TEMPLATES[name]
-        template = templates[0 if first_template else int(rng.integers(len(templates)))]
+        if name == FILL:
+            scene = draw(rng)
+            text, answer = blanks(scene, rng)
+            right: tuple[str, ...] = (answer,)
+        else:
+            scene, (values, right) = question(name, rng)
+            templates = TEMPLATES[name]
+            text = templates[0 if first_template else int(rng.integers(len(templates)))].format(**values)
         scenes.append(slots(tokenizer, scene, rng))
-        texts.append(template.format(**values))
+        texts.append(text)
         answers.append(right[int(rng.integers(len(right)))])
         accepted.append(right)
     out = {"scene": np.array(scenes, np.int32), "accepted": accepted}
@@ -145,17 +164,16 @@ def train(
     short = [kind for kind in TASKS if kind not in LONG]
     begun = time.time()
     for n in (bar := tqdm(range(steps), mininterval=10)):
-        if n < CAPTIONS_FIRST * steps:
-            kinds = ("caption",)
-        else:
-            kinds = LONG if rng.random() < LONG_SHARE else short
+        shares = next(shares for until, shares in PHASES if n < until * steps)
+        kind = rng.choice(list(shares), p=list(shares.values()))
+        kinds = {"long": LONG, "short": short}.get(kind, (kind,))
         names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
         data = batch(tokenizer, names, rng)
         del data["accepted"]
         params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n))
         if n % 250 == 0:
             bar.write(f"step {n}: loss {float(value):.4f}, {time.time() - begun:.0f} s")
-        if n % 2000 == 1999:
+        if n % 1000 == 999:
             bar.write(str(accuracy(graph, params, tokenizer)))
     print("language model, exact match on fresh text-only scenes:", accuracy(graph, params, tokenizer))
     return params

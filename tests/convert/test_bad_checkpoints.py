@@ -3,11 +3,11 @@
 import json
 import shutil
 
+import checkpoints
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import checkpoints
 import instructblip_jax as ib
 
 

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import checkpoints
 import numpy as np
 import pytest
-
-import checkpoints
 
 LAYERS, WIDTH, INNER = 32, 512, 2048
 MIB = 1 << 20
@@ -45,9 +44,7 @@ def checkpoints_on_disk(tmp_path_factory):
     large.mkdir()
     (large / "config.json").write_text(json.dumps(raw))
     noise = np.random.default_rng(0).standard_normal(WIDTH * INNER, np.float32)
-    tensors = {
-        name: noise[: np.prod(shape)].reshape(shape) for name, shape in checkpoints.tensor_shapes(large).items()
-    }
+    tensors = {name: noise[: np.prod(shape)].reshape(shape) for name, shape in checkpoints.tensor_shapes(large).items()}
     assert max(x.nbytes for x in tensors.values()) == 4 * MIB
     checkpoints.save_file(tensors, large / "model.safetensors")
     return small, large

@@ -2,11 +2,11 @@
 
 import json
 
+import checkpoints
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import checkpoints
 import instructblip_jax as ib
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.load import load
@@ -59,7 +59,11 @@ def test_the_same_arrays_on_eight_devices(tmp_path):
     _, eight = read(directory, make_mesh(2, 2, 2))
     assert checkpoints.leaves_equal(checkpoints.host(one), checkpoints.host(eight))
     split = {path for path, x in eight.items() if not x.sharding.is_fully_replicated}
-    for path in ("llm/encoder/layers/ffn/up/kernel", "vit/layers/attn/q/kernel", "qformer/layers/0/query_ffn/up/kernel"):
+    for path in (
+        "llm/encoder/layers/ffn/up/kernel",
+        "vit/layers/attn/q/kernel",
+        "qformer/layers/0/query_ffn/up/kernel",
+    ):
         assert path in split
     up = eight["llm/encoder/layers/ffn/up/kernel"]
     layers, width, inner = up.shape

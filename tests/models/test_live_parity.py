@@ -15,16 +15,16 @@ LOGITS, GRADIENT = 2e-5, 5e-5  # absolute; relative to the largest entry of each
 
 CASES = {
     # several seeds, several files; three rows, padded
-    "sharded": (dict(kind="instructblip"), dict(shard_bytes=20_000), dict(rows=3), (1, 2)),
+    "sharded": ({"kind": "instructblip"}, {"shard_bytes": 20_000}, {"rows": 3}, (1, 2)),
     # as in 2023, and with the head tied to the embedding, which scales the decoder's output; one row
     "legacy-tied-gelu_new": (
-        dict(kind="instructblip", dense_act_fn=None, tie_word_embeddings=None),
-        dict(legacy=True, tied=True),
-        dict(rows=1, text=1, answer=1),
+        {"kind": "instructblip", "dense_act_fn": None, "tie_word_embeddings": None},
+        {"legacy": True, "tied": True},
+        {"rows": 1, "text": 1, "answer": 1},
         (3,),
     ),
     # no Q-Former text; a text longer than the largest relative distance told apart; seven rows
-    "blip2-long": (dict(kind="blip-2"), dict(shard_bytes=50_000), dict(rows=7, text=150, answer=5), (4, 5)),
+    "blip2-long": ({"kind": "blip-2"}, {"shard_bytes": 50_000}, {"rows": 7, "text": 150, "answer": 5}, (4, 5)),
 }
 
 

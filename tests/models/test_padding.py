@@ -1,10 +1,10 @@
 """Padding, on any side and of any length, changes no answer; neither do the ids under it."""
 
+import checkpoints
 import jax
 import numpy as np
 import pytest
 
-import checkpoints
 import instructblip_jax as ib
 
 ROUNDING = 5e-6  # sums over longer rows are added in another order

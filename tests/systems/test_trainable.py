@@ -1,8 +1,8 @@
 """Named trainable sets: what they hold, and that a misspelt one is refused."""
 
+import checkpoints
 import pytest
 
-import checkpoints
 import instructblip_jax as ib
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
