@@ -17,12 +17,12 @@ class Row:
     blind: float
 
 
-def means(rows: Mapping[str, Row]) -> dict[str, float]:
-    """The plain means over held-in and over held-out sets (nan where there is no such set)."""
+def means(rows: Mapping[str, Row]) -> dict[str, float | None]:
+    """The plain means over held-in and over held-out sets; None where there is no such set (JSON knows no nan)."""
 
-    def mean(split: str, field: str) -> float:
+    def mean(split: str, field: str) -> float | None:
         values = [getattr(row, field) for row in rows.values() if row.split == split]
-        return statistics.fmean(values) if values else float("nan")
+        return statistics.fmean(values) if values else None
 
     return {
         "held_in_mean": mean("held_in", "value"),
@@ -46,6 +46,7 @@ def markdown(rows: Mapping[str, Row]) -> str:
             if row.split == split:
                 cells = f"| {title} | {name} | {row.metric} | {row.count} "
                 lines.append(f"{cells}| {100 * row.value:.1f} | {100 * row.blind:.1f} |")
-        score, blind = 100 * overall[f"{split}_mean"], 100 * overall[f"{split}_mean_blind"]
-        lines.append(f"| **{title}** | **mean** | | | **{score:.1f}** | **{blind:.1f}** |")
+        score, blind = overall[f"{split}_mean"], overall[f"{split}_mean_blind"]
+        if score is not None and blind is not None:
+            lines.append(f"| **{title}** | **mean** | | | **{100 * score:.1f}** | **{100 * blind:.1f}** |")
     return "\n".join(lines) + "\n"
