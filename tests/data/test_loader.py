@@ -1,0 +1,318 @@
+"""The stream of training batches: a function of configuration, seed and step alone; and the evaluation batches."""
+
+import hashlib
+import json
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from instructblip_jax.data import loader
+from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.digits.templates import TEMPLATES
+from instructblip_jax.data.loader import WINDOW, evaluation_batches, training_batches
+from instructblip_jax.data.mixture import probabilities
+from instructblip_jax.data.record import Record
+
+INSTRUCTION_LENGTHS, RESPONSE_LENGTHS = (12, 20, 40), (4, 24)
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def batches(sources, processor):
+    """Makes an iterator; what is not said is the default."""
+
+    def make(**changes):
+        options = {
+            "batch_size": BATCH,
+            "instruction_lengths": INSTRUCTION_LENGTHS,
+            "response_lengths": RESPONSE_LENGTHS,
+            "seed": 5,
+        }
+        own = changes.pop("sources", sources)
+        shares = changes.pop("shares", None) or probabilities({name: len(source) for name, source in own.items()})
+        templates = changes.pop("templates", TEMPLATES)
+        return training_batches(own, shares, processor, templates, **(options | changes))
+
+    return make
+
+
+def take(iterator, count: int) -> list[dict]:
+    return [next(iterator) for _ in range(count)]
+
+
+def digest(batch: dict) -> str:
+    parts = [f"{name}{x.shape}{x.dtype}".encode() + x.tobytes() for name, x in sorted(batch.items())]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digests(iterator, count: int) -> list[str]:
+    return [digest(batch) for batch in take(iterator, count)]
+
+
+def keys(batch: dict) -> list[bytes]:
+    """What tells pictures apart."""
+    return [row.tobytes() for row in batch["pixel_values"]]
+
+
+STEPS = 5 * WINDOW + 3
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(batches):
+    return digests(batches(), STEPS)
+
+
+def test_the_same_seed_gives_the_same_stream_and_another_seed_another(batches, uninterrupted):
+    assert digests(batches(), STEPS) == uninterrupted
+    assert len(set(uninterrupted)) == STEPS
+    assert not set(digests(batches(seed=6), STEPS)) & set(uninterrupted)
+
+
+@pytest.mark.parametrize("cut", [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 10, 2 * WINDOW, 13, 19])
+def test_a_stream_that_is_cut_anywhere_goes_on_where_it_was(batches, uninterrupted, cut):
+    first = batches()
+    got = digests(first, cut)
+    state = json.loads(json.dumps(first.get_state()))
+    second = batches()
+    second.set_state(state)
+    assert got + digests(second, STEPS - cut) == uninterrupted
+    first.set_state(state)  # one that has run on may be set back, too
+    assert digests(first, 3) == uninterrupted[cut : cut + 3]
+
+
+def test_a_stream_may_be_cut_again_and_again(batches, uninterrupted):
+    rng, state, got = np.random.default_rng(0), None, []
+    while len(got) < STEPS:
+        iterator = batches()
+        if state is not None:
+            iterator.set_state(state)
+        got += digests(iterator, int(rng.integers(1, 6)))
+        state = json.loads(json.dumps(iterator.get_state()))
+    assert got[:STEPS] == uninterrupted
+
+
+def test_asking_for_the_state_changes_nothing_and_it_stays_small(batches, uninterrupted):
+    iterator, got = batches(), []
+    for _ in range(STEPS):
+        assert len(json.dumps(iterator.get_state())) < 500
+        got.append(digest(next(iterator)))
+    assert got == uninterrupted
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
+    whole = batches()
+    hosts = [batches(shard_index=n, shard_count=count) for n in range(count)]
+    for _ in range(WINDOW + 2):
+        want = next(whole)
+        parts = [next(host) for host in hosts]
+        for name, rows in want.items():
+            assert all(part[name].shape == (BATCH // count, *rows.shape[1:]) for part in parts)
+            both = np.concatenate([part[name] for part in parts])
+            assert sorted(x.tobytes() for x in both) == sorted(x.tobytes() for x in rows)
+        states = {json.dumps(host.get_state()) for host in hosts} | {json.dumps(whole.get_state())}
+        assert len(states) == 1  # so that a run may be resumed on another number of hosts
+
+
+def test_a_batch_that_the_hosts_cannot_share_is_refused(batches):
+    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of the 3 hosts"):
+        batches(shard_count=3)
+
+
+def test_sets_are_drawn_as_often_as_their_probabilities_say(batches, processor):
+    marks = {"caption": "which", "digit_at": "where", "count": "read"}
+    shares = {"caption": 0.5, "digit_at": 0.37, "count": 0.13}
+    iterator = batches(shares=shares, templates={name: [word] for name, word in marks.items()})
+    drawn = Counter()
+    steps = 80
+    for batch in take(iterator, steps):
+        drawn.update(processor.decode(batch["input_ids"]))
+    for name, share in shares.items():
+        assert abs(drawn[marks[name]] - share * steps * BATCH) <= 3, drawn
+
+
+def test_only_the_given_lengths_occur_and_all_of_them(batches):
+    seen = Counter()
+    for batch in take(batches(), 30):
+        texts = {batch[name].shape for name in batch if "ids" in name or "mask" in name}
+        assert len(texts) == 1
+        assert batch["pixel_values"].shape[0] == BATCH
+        seen[texts.pop()[1], batch["labels"].shape[1]] += 1
+    assert {text for text, _ in seen} <= set(INSTRUCTION_LENGTHS)
+    assert {answer for _, answer in seen} == set(RESPONSE_LENGTHS)
+    # Sorted windows: most batches of short answers stay short although a third of the samples are captions.
+    assert sum(count for (_, answer), count in seen.items() if answer == min(RESPONSE_LENGTHS)) >= 8
+
+
+def test_every_pass_has_each_record_once_in_another_order(batches, sources):
+    """24 records are three quarters of a window: four passes are three windows."""
+    records = len(sources["digit_at"])
+    iterator = batches(sources={"digit_at": sources["digit_at"]})
+    rows = [key for batch in take(iterator, 3 * WINDOW) for key in keys(batch)]
+    counts = Counter(rows)
+    assert len(counts) == records
+    assert set(counts.values()) == {4}
+
+
+def test_passes_differ_in_order(sources, processor):
+    """Without the sorting by length there is nothing to see but the shuffling: every text is the same."""
+    own = {"digit_at": sources["digit_at"]}
+    iterator = training_batches(
+        own,
+        {"digit_at": 1.0},
+        processor,
+        {"digit_at": ["which digit ?"]},
+        batch_size=6,
+        instruction_lengths=(12,),
+        response_lengths=(4,),
+        seed=0,
+    )
+    passes = [[key for batch in take(iterator, 4) for key in keys(batch)] for _ in range(3)]  # a window is a pass
+    assert {frozenset(rows) for rows in passes} == {frozenset(passes[0])}
+    assert len(set(map(tuple, passes))) == 3
+
+
+def test_picture_instruction_and_answer_of_a_row_belong_together(batches, sources, processor):
+    known: dict[bytes, Record] = {}
+    for source in sources.values():
+        for record in (source[n] for n in range(len(source))):
+            known[processor.image(record.image).tobytes()] = record
+    instructions = Counter()
+    for batch in take(batches(), 24):
+        for n, key in enumerate(keys(batch)):
+            record = known[key]
+            labels = batch["labels"][n]
+            (answer,) = processor.decode(labels[labels != -100][None])
+            assert answer in record.answers, record
+            possible = [template.format(**record.slots) for template in TEMPLATES[record.dataset]]
+            rows = {name: batch[name][n][batch[name.replace("input_ids", "attention_mask")][n] == 1] for name in IDS}
+            fits = [text for text in possible if same(processor.encode(text), rows)]
+            assert len(fits) == 1, record
+            instructions[record.uid, fits[0]] += 1
+    visits = Counter(uid for uid, _ in instructions)
+    assert max(visits.values()) > 3  # a record's template is drawn anew at each visit
+    assert set(visits) == {record.uid for record in known.values()}
+
+
+IDS = ("input_ids", "qformer_input_ids")
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in IDS)
+
+
+def test_all_answers_of_a_record_are_trained_on(processor, prepared):
+    record = open_set(prepared, "count", "train")[0]
+    own = Record(record.uid, "own", "train", "vqa", record.image, {}, ("1", "2", "3"), instruction="which digit ?")
+    iterator = training_batches(
+        {"own": [own]},
+        {"own": 1.0},
+        processor,
+        {},
+        batch_size=6,
+        instruction_lengths=(12,),
+        response_lengths=(4,),
+        seed=0,
+    )
+    answers = Counter(text for batch in take(iterator, 20) for text in decoded(processor, batch["labels"]))
+    assert set(answers) == {"1", "2", "3"}
+    assert min(answers.values()) > 20
+    assert set(processor.decode(next(iterator)["input_ids"])) == {"which digit ?"}
+
+
+def decoded(processor, labels: np.ndarray) -> list[str]:
+    return processor.decode(np.where(labels == -100, 0, labels))
+
+
+def test_blank_images_leave_the_texts_as_they_are(batches):
+    for seen, blank in zip(take(batches(), 5), take(batches(blank_image=True), 5), strict=True):
+        assert not blank["pixel_values"].any()
+        assert seen["pixel_values"].any()
+        for name in blank.keys() - {"pixel_values"}:
+            np.testing.assert_array_equal(seen[name], blank[name])
+
+
+def own_record(**changes) -> Record:
+    fields = {
+        "uid": "own/train/0",
+        "dataset": "own",
+        "split": "train",
+        "task": "vqa",
+        "image": b"no picture",
+        "slots": {"what": "digit"},
+        "answers": ("1",),
+    }
+    return Record(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "templates", "words"),
+    [
+        ({}, {"own": ["which {what} ?"]}, ["own/train/0", "'own'", "prepare"]),
+        ({"answers": ()}, {"own": ["which {what} ?"]}, ["own/train/0", "no answer"]),
+        ({}, {"own": ["which {digit} ?"]}, ["'own'", "digit", "what"]),
+        ({}, {}, ["'own'", "template"]),
+    ],
+    ids=["broken picture", "no answer", "wrong field", "no templates"],
+)
+def test_records_that_cannot_be_trained_on_are_named(batches, changes, templates, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        next(batches(sources={"own": [own_record(**changes)]}, shares={"own": 1.0}, templates=templates))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_text_longer_than_all_lengths_names_the_field(batches):
+    with pytest.raises(ValueError, match=r"data\.response_lengths \(3,\): a row has \d+ tokens"):
+        take(batches(response_lengths=(3,)), WINDOW)
+    with pytest.raises(ValueError, match=r"data\.instruction_lengths \(5, 6\): a row has"):
+        take(batches(instruction_lengths=(5, 6)), WINDOW)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(("batch_size", "counts"), [(4, [4, 4, 3]), (11, [11]), (64, [11]), (1, [1] * 11)])
+def test_evaluation_goes_through_a_split_in_order_in_one_shape(prepared, processor, batch_size, counts):
+    source = open_set(prepared, "digit_at", "test")
+    found = list(evaluation_batches(source, processor, TEMPLATES, batch_size=batch_size, instruction_lengths=(24, 32)))
+    assert [len(records) for records, _ in found] == counts
+    records = [record for part, _ in found for record in part]
+    assert records == [source[n] for n in range(len(source))]
+    for part, batch in found:
+        assert batch.keys() == {"pixel_values", *IDS, "attention_mask", "qformer_attention_mask"}
+        assert {len(x) for x in batch.values()} == {batch_size}
+        assert batch["input_ids"].shape[1] in (24, 32)
+        for n in range(batch_size):
+            record = part[n] if n < len(part) else part[0]  # filled up with the batch's first
+            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.image))
+            assert processor.decode(batch["input_ids"][n : n + 1]) == [TEMPLATES["digit_at"][0].format(**record.slots)]
+
+
+def test_evaluation_with_the_picture_blanked(prepared, processor):
+    source = open_set(prepared, "digit_at", "test")
+    options = {"batch_size": 11, "instruction_lengths": (24,)}
+    ((_, seen),) = evaluation_batches(source, processor, TEMPLATES, **options)
+    ((_, blank),) = evaluation_batches(source, processor, TEMPLATES, **options, blank_image=True)
+    assert not blank["pixel_values"].any()
+    np.testing.assert_array_equal(seen["input_ids"], blank["input_ids"])
+
+
+def test_evaluation_checks_the_templates_first(prepared, processor):
+    source = open_set(prepared, "digit_at", "test")
+    wrong = {"digit_at": ["which {digit} ?"]}
+    with pytest.raises(ValueError, match=r"'digit_at'.*digit.*place"):
+        next(evaluation_batches(source, processor, wrong, batch_size=4, instruction_lengths=(24,)))
+
+
+def test_a_sorted_window_holds_the_same_samples():
+    """Sorting by length loses and doubles nothing, and batches do not overlap in length."""
+    rng = np.random.default_rng(0)
+    samples = [{"labels": np.zeros(rng.integers(1, 9)), "input_ids": np.zeros(5), "n": n} for n in range(32)]
+    parts = loader._sorted_window(samples, np.random.default_rng(1), BATCH)
+    assert [len(part) for part in parts] == [BATCH] * WINDOW
+    assert sorted(sample["n"] for part in parts for sample in part) == list(range(32))
+    spans = sorted((len(part[0]["labels"]), len(part[-1]["labels"])) for part in parts)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))

@@ -1,0 +1,128 @@
+"""Metrics, the table, and the walk over a split; no model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.evals.metrics import METRICS, exact_match, normalise
+from instructblip_jax.evals.predict import predict
+from instructblip_jax.evals.table import Row, as_dict, markdown, means
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("Yes.", "yes"),
+        ("  top-left   red 3 , 4 ", "top-left red 3, 4"),
+        ("where is it ?", "where is it?"),
+        ("a\nb", "a b"),
+        ("", ""),
+        (".", ""),
+        ("3", "3"),
+        ("3.5", "3.5"),
+    ],
+)
+def test_normalising(text, want):
+    assert normalise(text) == want
+    assert normalise(want) == want
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "score"),
+    [
+        ("Yes", ("yes",), 1.0),
+        ("red .", ("blue", "red"), 1.0),
+        ("red", ("blue", "red 3"), 0.0),
+        ("3", ("13",), 0.0),
+        ("", ("yes",), 0.0),
+        ("1 2", ("1  2",), 1.0),
+        ("1 2", ("12",), 0.0),
+        ("yes", (), 0.0),
+    ],
+)
+def test_exact_match(prediction, answers, score):
+    got = METRICS["exact_match"](prediction, answers)
+    assert got == exact_match(prediction, answers) == score
+    assert isinstance(got, float)
+
+
+ROWS = {
+    "a": Row("held_in", "exact_match", 0.5, 200, 0.25),
+    "b": Row("held_in", "exact_match", 1.0, 10, 0.0),
+    "c": Row("held_out", "exact_match", 0.125, 200, 0.5),
+}
+
+
+def test_means_are_over_sets_not_records():
+    got = means(ROWS)
+    assert got["held_in_mean"] == 0.75
+    assert got["held_out_mean"] == 0.125
+    assert got["held_out_mean_blind"] == 0.5
+    assert got["held_in_mean_blind"] == 0.125
+
+
+def test_what_programs_read():
+    got = json.loads(json.dumps(as_dict(ROWS)))
+    assert got["sets"]["a"] == {"split": "held_in", "metric": "exact_match", "value": 0.5, "count": 200, "blind": 0.25}
+    assert list(got["sets"]) == ["a", "b", "c"]
+    assert {"held_in_mean", "held_out_mean", "held_out_mean_blind"} <= got.keys()
+
+
+def test_what_people_read():
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(ROWS).splitlines()]
+    assert lines[0] == ["", "set", "metric", "records", "score", "image blanked"]
+    assert {len(line) for line in lines} == {6}
+    assert [line[1] for line in lines[2:]] == ["a", "b", "**mean**", "c", "**mean**"]
+    assert lines[2][3:] == ["200", "50.0", "25.0"]
+    assert lines[4][4:] == ["**75.0**", "**12.5**"]
+    assert lines[6][4:] == ["**12.5**", "**50.0**"]
+
+
+def test_a_suite_of_one_kind_is_still_valid_json():
+    """NaN is no JSON: many programs refuse the whole file."""
+    rows = {name: row for name, row in ROWS.items() if row.split == "held_in"}
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in the JSON")
+
+    got = json.loads(json.dumps(as_dict(rows)), parse_constant=refuse)
+    assert got["held_in_mean"] == 0.75
+    assert got["held_out_mean"] is None
+    assert "nan" not in markdown(rows)
+
+
+class Model:
+    """Answers with the brightness it sees and the number it is asked about."""
+
+    def encode_image(self, pixels):
+        self.seen = getattr(self, "seen", 0) + 1
+        return pixels.mean(axis=(1, 2, 3))
+
+    def greedy_ids(self, image, batch, length):
+        assert length == 7
+        assert not np.shares_memory(image, batch["input_ids"])
+        return np.stack([image.astype(int), batch["input_ids"][:, 0]], axis=1)
+
+
+class Decoder:
+    def decode(self, ids):
+        return [f"{a} {b}" for a, b in ids]
+
+
+def test_each_record_gets_its_own_answer_and_its_blind_one():
+    def record(n):
+        return Record(f"s/test/{n}", "s", "test", "vqa", b"", {}, (f"{n + 1} {n}",))
+
+    def batch(numbers):
+        pixels = np.ones((len(numbers), 4, 4, 3), np.float32) * (np.array(numbers)[:, None, None, None] + 1)
+        return {"pixel_values": pixels, "input_ids": np.array(numbers)[:, None]}
+
+    batches = [([record(0), record(1)], batch([0, 1])), ([record(2)], batch([2, 0]))]  # the last one is filled up
+    got = predict(Model(), Decoder(), batches, max_new_tokens=7)
+    assert [(r.uid, seen, blind) for r, seen, blind in got] == [
+        ("s/test/0", "1 0", "0 0"),
+        ("s/test/1", "2 1", "0 1"),
+        ("s/test/2", "3 2", "0 2"),
+    ]
