@@ -1,0 +1,129 @@
+"""One device or eight, one part or several: the same training."""
+
+from functools import partial
+
+import checkpoints
+import jax
+import numpy as np
+import pytest
+import training
+
+from instructblip_jax.mesh import make_mesh, put_batch
+from instructblip_jax.systems.tree import merge
+from instructblip_jax.train.step import token_gradients
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return checkpoints.write(tmp_path_factory.mktemp("model"), training.config_json(), seed=41)
+
+
+def train(directory, mesh):
+    """Twenty steps on batches of eight rows with dropout."""
+    model = training.load(directory, mesh)
+    state, step = training.start(model)
+    batches = [checkpoints.batch(training.config_json(), rows=8, seed=n) for n in range(4)]
+    run = {"model": model, "first": jax.tree.map(lambda x: x.sharding, state), "losses": [], "norms": []}
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    with jax.set_mesh(mesh):
+        for n in range(STEPS):
+            if n == 1:
+                compiled.clear()
+            state, metrics = step(state, model.frozen, put_batch(mesh, batches[n % 4]))
+            run["losses"].append(float(metrics["loss"]))
+            run["norms"].append(float(metrics["grad_norm"]))
+    return run | {"last": state, "compiled": [event for event in compiled if "backend_compile" in event]}
+
+
+@pytest.fixture(scope="module")
+def one(directory):
+    return train(directory, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def eight(directory):
+    return train(directory, make_mesh(data=2, fsdp=2, tensor=2))
+
+
+def test_one_device_and_eight_give_the_same_losses_and_weights(one, eight):
+    assert len(set(one["losses"])) == STEPS
+    # Additions in another order, carried on by Adam's division: 1e-7 at first, some 1e-6 at the end.
+    np.testing.assert_allclose(eight["losses"][:3], one["losses"][:3], rtol=1e-6)
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(eight["norms"], one["norms"], rtol=1e-4)
+    for path, want in one["last"]["train"].items():
+        if not path.endswith("attn/k/bias"):  # zero gradient in truth: Adam makes steps of its rounding
+            assert np.abs(np.asarray(eight["last"]["train"][path]) - np.asarray(want)).max() < 2e-4, path
+
+
+def test_parameters_and_moments_stay_where_they_were_put(eight):
+    split = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eight["last"]):
+        name = getattr(path[-1], "key", None)
+        if name in eight["model"].train:
+            assert leaf.sharding.is_equivalent_to(eight["first"]["train"][name], leaf.ndim), path
+            split += not leaf.sharding.is_fully_replicated
+    assert split > 3 * 30  # the parameters and both their moments
+    same = jax.tree.map(lambda x, first: x.sharding.is_equivalent_to(first, x.ndim), eight["last"], eight["first"])
+    assert all(jax.tree.leaves(same))
+
+
+def test_one_batch_shape_is_compiled_once(one, eight):
+    assert not one["compiled"]
+    assert not eight["compiled"]
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_answered_the_same(directory):
+    batch = checkpoints.batch(training.config_json(), rows=3)
+    want = np.asarray(training.load(directory)(batch))
+    got = training.load(directory, make_mesh(data=2, fsdp=2, tensor=2))(batch)
+    np.testing.assert_allclose(np.asarray(got), want, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (2, 2, 4)])
+def test_a_mesh_that_does_not_divide_the_devices_is_refused(sizes):
+    with pytest.raises(ValueError, match="mesh"):
+        make_mesh(*sizes)
+
+
+def test_minus_one_is_the_rest():
+    assert dict(make_mesh(data=-1, fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+
+
+@pytest.fixture(scope="module")
+def without_dropout(tmp_path_factory):
+    raw = training.config_json(dropout=0.0)
+    return training.load(checkpoints.write(tmp_path_factory.mktemp("model"), raw, seed=42)), raw
+
+
+def test_accumulation_weighs_every_token_the_same(without_dropout):
+    """Parts of unequal token counts: a mean of the parts' means would be another number."""
+    model, raw = without_dropout
+    batch = checkpoints.batch(raw, rows=8, seed=3)
+    counts = (batch["labels"] != -100).sum(1)
+    assert len({counts[n::4].sum() for n in range(4)}) > 2
+    assert len({counts[n * 2 : n * 2 + 2].sum() for n in range(4)}) > 2
+    whole, parts = (
+        jax.jit(partial(token_gradients, partial(merge, model.graph), count=count))(
+            model.train, model.frozen, put_batch(model.mesh, batch), jax.random.key(0)
+        )
+        for count in (1, 4)
+    )
+    assert float(parts[1]) == float(whole[1]) == counts.sum()
+    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
+    top = max(float(abs(g).max()) for g in whole[2].values())
+    for path, want in whole[2].items():
+        error = np.abs(np.asarray(parts[2][path]) - np.asarray(want)).max()
+        assert error < 2e-5 * float(abs(want).max()) + 1e-7 * top, path
+
+
+def test_the_key_changes_nothing_where_no_dropout_is_asked_for(without_dropout):
+    """Frozen parts have dropout rates in their config.json too; they are never used."""
+    model, raw = without_dropout
+    loss = jax.jit(lambda key: merge(model.graph, model.train, model.frozen).loss(batch, key=key)[0])
+    batch = checkpoints.batch(raw, rows=3)
+    assert float(loss(jax.random.key(1))) == float(loss(jax.random.key(2)))
