@@ -42,7 +42,15 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "cuda": [f"jax[cuda12]{JAX}"],
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
-        # torch is the reference in tests; without it those tests are skipped.
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.15", "mypy>=1.18", "scikit-learn>=1.5", "matplotlib>=3.9"],
+        # torch is the reference in tests, and nowhere else; where it is absent those tests are skipped.
+        "test": [
+            "torch==2.13.0",
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff>=0.15,<0.18",
+            "mypy>=1.18",
+            "scikit-learn>=1.5",
+            "matplotlib>=3.9",
+        ],
     },
 )

@@ -5,6 +5,7 @@ some twice, fillers between them, a little noise. So the model relies on what is
 """
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,15 @@ from instructblip_jax.systems.loss import token_cross_entropy
 
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
-FILL = "fill"  # a kind of its own, the pre-training of a T5: words of a scene's description are missing
-BLANK, MOST_BLANKS = ".", 6
-PHASES = (  # until which share of the steps -> shares of kinds; in the first every word teaches what belongs together
-    (0.08, {"caption": 1.0}),
-    (0.25, {FILL: 0.8, "caption": 0.2}),
-    (1.00, {FILL: 0.15, "long": 0.25, "short": 0.60}),
+NOISE = 0.1  # of the embeddings' own size
+SHORT = tuple(kind for kind in TASKS if kind not in LONG)
+FILL = ("fill",)
+PHASES = (  # until which share of the steps -> groups of kinds and their shares
+    # Every word of a caption and every blank teaches what belongs together; an answer teaches one word only.
+    (0.15, {FILL: 0.6, ("caption",): 0.4}),
+    (1.00, {FILL: 0.1, LONG: 0.25, SHORT: 0.65}),
 )
-NOISE, DROPOUT = 0.1, 0.1
+BLANK, BLANK_SHARE = ".", 0.3
 
 
 def slots(tokenizer: Tokenizer, scene, rng: np.random.Generator) -> list[int]:
@@ -51,26 +53,13 @@ def response_length(name: str) -> int:
     return 24 if name in LONG else 8
 
 
-def blanks(scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A description of the scene with words missing, in random order, and the missing words."""
-    words = scene.text(rng.permutation(len(scene.cells))).split()
-    missing = set(rng.choice(len(words), int(rng.integers(1, MOST_BLANKS + 1)), replace=False).tolist())
-    text = " ".join(BLANK if i in missing else word for i, word in enumerate(words))
-    return text, " ".join(words[i] for i in sorted(missing))
-
-
 def batch(tokenizer: Tokenizer, names: list[str], rng: np.random.Generator, first_template: bool = False) -> dict:
     """Token arrays of one sample a name: scene [B, 16], instruction [B, 28] with its mask, labels [B, 8 or 24]."""
     scenes, texts, answers, accepted = [], [], [], []
     for name in names:
-        if name == FILL:
-            scene = draw(rng)
-            text, answer = blanks(scene, rng)
-            right: tuple[str, ...] = (answer,)
-        else:
-            scene, (values, right) = question(name, rng)
-            templates = TEMPLATES[name]
-            text = templates[0 if first_template else int(rng.integers(len(templates)))].format(**values)
+        scene, (values, right) = question(name, rng)
+        templates = TEMPLATES[name]
+        text = templates[0 if first_template else int(rng.integers(len(templates)))].format(**values)
         scenes.append(slots(tokenizer, scene, rng))
         texts.append(text)
         answers.append(right[int(rng.integers(len(right)))])
@@ -87,16 +76,29 @@ def batch(tokenizer: Tokenizer, names: list[str], rng: np.random.Generator, firs
     return out
 
 
+def blanks(tokenizer: Tokenizer, size: int, rng: np.random.Generator) -> dict:
+    """As `batch`, but the instruction describes the scene with words left blank, and ``labels`` [B, 28] name them."""
+    data = {name: np.zeros((size, n), np.int32) for name, n in (("scene", SLOTS), ("ids", INSTRUCTION))}
+    data["labels"] = np.full((size, INSTRUCTION), -100, np.int32)
+    blank = tokenizer.token_to_id(f"\u2581{BLANK}")
+    for n in range(size):
+        scene = draw(rng)
+        data["scene"][n] = slots(tokenizer, scene, rng)
+        words = np.array(tokenizer.encode(scene.text(rng.permutation(len(scene.cells)))).ids)
+        hidden = np.flatnonzero(rng.random(len(words) - 1) < BLANK_SHARE)
+        data["labels"][n, hidden] = words[hidden]
+        words[hidden] = blank
+        data["ids"][n, : len(words)] = words
+    return data | {"mask": (data["ids"] != 0).astype(np.int32)}
+
+
 def encode(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Encoder output over [scene ; instruction], with noise and dropout on the embeddings when training."""
+    """Encoder output over [scene ; instruction], with noise on the scene's embeddings when training."""
     scene, text = model.embed(data["scene"]), model.embed(data["ids"])
     x = jnp.concatenate([scene, text], axis=1)
     if key is not None:
-        noise_key, drop_key = jax.random.split(key)
-        scale = NOISE * jnp.sqrt(jnp.mean(jnp.square(scene)))
-        noise = scale * jax.random.normal(noise_key, scene.shape)
-        x = x.at[:, :SLOTS].add(noise)
-        x = jnp.where(jax.random.bernoulli(drop_key, 1 - DROPOUT, x.shape), x / (1 - DROPOUT), 0)
+        size = jnp.sqrt(jnp.mean(jnp.square(scene)))
+        x = x.at[:, :SLOTS].add(NOISE * size * jax.random.normal(key, scene.shape))
     mask = jnp.concatenate([jnp.ones(data["scene"].shape, jnp.int32), data["mask"]], axis=1)
     return model.encode(x, mask), mask
 
@@ -144,12 +146,15 @@ def train(
     )
     opt = tx.init(params)
 
-    @jax.jit
-    def step(params, opt, data, key):
+    @partial(jax.jit, static_argnames="fill")
+    def step(params, opt, data, key, fill):
         def loss(params):
             model = nnx.merge(graph, params)
             encoded, mask = encode(model, data, key)
             labels = data["labels"]
+            if fill:
+                total, count = token_cross_entropy(model.head(encoded[:, SLOTS:]), labels)
+                return total / count
             start = jnp.zeros((labels.shape[0], 1), jnp.int32)
             previous = jnp.where(labels[:, :-1] == -100, 0, labels[:, :-1])
             logits = model.decode(jnp.concatenate([start, previous], 1), encoded, mask)
@@ -161,18 +166,18 @@ def train(
         return optax.apply_updates(params, updates), opt, value
 
     rng = np.random.default_rng(seed)
-    short = [kind for kind in TASKS if kind not in LONG]
     begun = time.time()
     for n in (bar := tqdm(range(steps), mininterval=10)):
-        shares = next(shares for until, shares in PHASES if n < until * steps)
-        kind = rng.choice(list(shares), p=list(shares.values()))
-        kinds = {"long": LONG, "short": short}.get(kind, (kind,))
-        names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
-        data = batch(tokenizer, names, rng)
-        del data["accepted"]
-        params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n))
-        if n % 250 == 0:
-            bar.write(f"step {n}: loss {float(value):.4f}, {time.time() - begun:.0f} s")
+        groups = next(groups for until, groups in PHASES if n < until * steps)
+        kinds = list(groups)[int(rng.choice(len(groups), p=list(groups.values())))]
+        if kinds == FILL:
+            data = blanks(tokenizer, size, rng)
+        else:
+            data = batch(tokenizer, [kinds[i] for i in rng.integers(len(kinds), size=size)], rng)
+            del data["accepted"]
+        params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n), fill=kinds == FILL)
+        if n % 100 == 0:
+            bar.write(f"step {n} {kinds[0]}: loss {float(value):.4f}, {time.time() - begun:.0f} s")
         if n % 1000 == 999:
             bar.write(str(accuracy(graph, params, tokenizer)))
     print("language model, exact match on fresh text-only scenes:", accuracy(graph, params, tokenizer))
