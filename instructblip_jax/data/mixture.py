@@ -24,5 +24,8 @@ def probabilities(
     shares = {name: size**exponent * weights.get(name, 1.0) for name, size in sizes.items()}
     total = sum(shares.values())
     if min(shares.values()) < 0 or not 0 < total < math.inf:
-        raise ValueError(f"mixture.weights {dict(weights)}: finite, none may be negative, and one must be positive")
+        raise ValueError(
+            f"mixture.weights {dict(weights)} with mixture.exponent {exponent}: finite numbers are needed, "
+            "no weight may be negative, and one must be positive"
+        )
     return {name: share / total for name, share in shares.items() if share > 0}

@@ -152,7 +152,7 @@ class ImageProcessor:
                 )
         except (KeyError, TypeError, ValueError) as error:
             names = "size, image_mean, image_std, rescale_factor or resample"
-            raise ValueError(f"{path}: {names} is unusable ({error!r})") from error
+            raise ValueError(f"{path}: {names} is unusable ({error})") from error
         return processor
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
