@@ -17,13 +17,13 @@ TRAINED = ("query_tokens", "qformer.", "language_projection.", "vision_model.pos
 """Prefixes of the tensors in our `original` trainable set; the default set is the first three."""
 
 
-def load(directory: Path, dtype=torch.float64):
+def load(directory: Path, dtype=torch.float64, attn_implementation: str | None = "eager"):
     """The model in evaluation mode. Fails when transformers finds a tensor missing, unexpected or mis-shaped."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.AutoConfig.from_pretrained(directory).model_type
     model, report = getattr(transformers, CLASSES[kind]).from_pretrained(
-        directory, dtype=dtype, attn_implementation="eager", output_loading_info=True
+        directory, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
     )
     wrong = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
     assert not wrong, wrong
