@@ -22,7 +22,7 @@ def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct
     resolved, wrong, used = {}, [], set()
     for path, leaf in abstract.items():
         rule = rules[path]
-        present = [name for name in (rule.theirs, *rule.others) if rule.names(leaf.shape)[0] in shards.shapes]
+        present = [name for name in (rule.theirs, *rule.others) if name in shards.shapes]
         if not rule.stacked and present:
             rule = Rule(rule.ours, present[0], rule.transform)
         resolved[path] = rule
