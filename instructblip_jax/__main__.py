@@ -7,6 +7,8 @@ import traceback
 
 from absl import flags, logging
 
+from instructblip_jax.commands import run_flags
+
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
     "evaluate": "the configured suite, one row a set: --config C --workdir W",
@@ -25,6 +27,15 @@ def _usage() -> str:
     )
 
 
+def _reason(error: Exception, args: list[str]) -> str:
+    """One line. What a configuration file raised comes bare, or with its traceback: only its last line is told."""
+    text = str(error)
+    if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
+        return text
+    given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
+    return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 1 after a failure told in one line on stderr, or 2 for a wrong command line."""
     name, *args = (sys.argv if argv is None else argv)[1:] or ["--help"]
@@ -39,15 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     command = importlib.import_module(f"instructblip_jax.commands.{name}")
-    command.define_flags()
+    command.define_flags(args)
     if {"-h", "--help"} & set(args):
-        print(f"{command.__doc__}\n\n{flags.FLAGS.module_help(command.__name__)}")
+        own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, command.__name__)]
+        print("\n\n".join(filter(None, [command.__doc__, *own])))
         return 0
     try:
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
         command.check_flags(rest)
-    except (flags.Error, FileNotFoundError, ValueError) as error:
-        print(f"instructblip {name}: {error}", file=sys.stderr)
+    except Exception as error:  # reading the flags runs the configuration file, which may raise anything
+        print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
     try:
         command.run(rest)

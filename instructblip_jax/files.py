@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 
-def read_json(path: Path) -> dict[str, Any]:
+
+def read_json(path: Path | epath.Path) -> dict[str, Any]:
     """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model is a directory in the Hugging Face layout")

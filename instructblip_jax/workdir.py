@@ -8,14 +8,17 @@ train.json       what `train --json` holds;   evaluation.json, evaluation.md, pr
 
 import dataclasses
 import json
-import time
 from typing import Any
 
 from etils import epath
 
+from instructblip_jax import files
 from instructblip_jax.checkpoint import Checkpoints
 from instructblip_jax.config import RunConfig, differences
 from instructblip_jax.train.step import Arrays
+
+PARTIAL = ".partial"
+"""End of the name of a file that is being written."""
 
 
 class Workdir:
@@ -26,14 +29,18 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
 
     def check(self, run: RunConfig) -> None:
-        """Raise ValueError unless W is free, or was begun with this configuration; names the fields that differ."""
-        saved = self.read_json("config.json")
-        if saved is None:
-            if self.path.exists() and any(self.path.iterdir()):
+        """Raise ValueError unless W is free, was begun with this configuration, or holds no checkpoint yet.
+
+        Names the fields that differ.
+        """
+        if self.read_json("config.json") is None:
+            left = [path.name for path in self.path.iterdir()] if self.path.exists() else []
+            if any(not name.endswith(PARTIAL) for name in left):
                 raise ValueError(f"{self.path}: not empty, and no workdir of a run; choose another --workdir")
             return
-        found = differences(saved, json.loads(json.dumps(dataclasses.asdict(run))))
-        if found:
+        begun = self.read_json("train.json") is not None or any((self.path / "checkpoints").glob("[0-9]*"))
+        found = differences(self.saved_config(), json.loads(json.dumps(dataclasses.asdict(run))))
+        if found and begun:
             raise ValueError(
                 f"{self.path}: written by another configuration: {'; '.join(found)}. "
                 "Choose another --workdir, or go back to the configuration it was begun with"
@@ -45,10 +52,15 @@ class Workdir:
         self.write_json("config.json", dataclasses.asdict(run))
 
     def saved_config(self) -> dict[str, Any]:
-        """The resolved run that wrote W. Raises FileNotFoundError where there is none."""
+        """The resolved run that wrote W. Raises FileNotFoundError where there is none, ValueError for another file."""
         saved = self.read_json("config.json")
         if saved is None:
             raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
+        missing = [field.name for field in dataclasses.fields(RunConfig) if field.name not in saved]
+        if missing:
+            raise ValueError(
+                f"{self.path / 'config.json'}: not written by `instructblip train`: no field {', '.join(missing)}"
+            )
         return saved
 
     def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
@@ -71,15 +83,10 @@ class Workdir:
         checkpoints.close()
         return chosen
 
-    def seconds(self) -> float:
-        """Since the `train` command of this run began."""
-        started = self.read_json("started.json")
-        return time.time() - started["train"] if started else 0.0
-
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the run, or None where it is not there yet."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return files.read_json(path) if path.exists() else None
 
     def write_json(self, name: str, content: Any) -> epath.Path:
         """Write a JSON file, whole or not at all."""
@@ -89,7 +96,7 @@ class Workdir:
         """Write a text file, whole or not at all."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(path.name + PARTIAL)
         partial.write_text(content)
         partial.replace(path)
         return path

@@ -1,11 +1,11 @@
 """The digits world's language model: a small T5 that learns every task from text alone, as FlanT5 knows its own.
 
-A scene stands before the instruction as 16 word embeddings, where the visual prompt will stand: cells in any order,
-some twice, fillers between them, a little noise. So the model relies on what is said, not on where, and forgives.
+A scene stands before the instruction as 16 vectors, where the visual prompt will stand: its cells in any order, each
+spelled as three word embeddings or as one bag, the sum of them; copies of cells and fillers between; a little noise.
+So the model relies on what is said, not on where, and forgives.
 """
 
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from instructblip_jax.data.digits.records import question
-from instructblip_jax.data.digits.scene import draw
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.models.t5 import T5, T5Config
@@ -24,28 +23,27 @@ from instructblip_jax.systems.loss import token_cross_entropy
 
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
-NOISE = 0.1  # of the embeddings' own size
+NOISE = 0.2  # of the embeddings' own size
 SHORT = tuple(kind for kind in TASKS if kind not in LONG)
-FILL = ("fill",)
-PHASES = (  # until which share of the steps -> groups of kinds and their shares
-    # Every word of a caption and every blank teaches what belongs together; an answer teaches one word only.
-    (0.15, {FILL: 0.6, ("caption",): 0.4}),
-    (1.00, {FILL: 0.1, LONG: 0.25, SHORT: 0.65}),
-)
-BLANK, BLANK_SHARE = ".", 0.3
+GROUPS = {LONG: 0.3, SHORT: 0.7}  # kinds and their share of the steps
 
 
-def slots(tokenizer: Tokenizer, scene, rng: np.random.Generator) -> list[int]:
-    """A scene as 16 token ids: its cells in random order, repeated or with fillers between them."""
+def slots(tokenizer: Tokenizer, scene, rng: np.random.Generator, spelling: float = 1.0) -> np.ndarray:
+    """A scene as 16 bags of up to three word ids, int32 [16, 3], 0 where there is none.
+
+    ``spelling``: 0 for bags only, 1 for the mixture of bags and words in a row.
+    """
     cells = [[tokenizer.token_to_id(f"\u2581{w}") for w in (c.place, c.colour, str(c.digit))] for c in scene.cells]
-    filler = [tokenizer.token_to_id("\u2581,")]
-    parts = list(cells)
-    free = SLOTS - 3 * len(cells)
-    while free >= 3 and rng.random() < 0.5:
-        parts.append(cells[int(rng.integers(len(cells)))])
-        free -= 3
-    parts += [filler] * free
-    return [token for i in rng.permutation(len(parts)) for token in parts[i]]
+    spelled = rng.random(len(cells)) < spelling * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.2, 0.2])
+    parts = [[[word] for word in cell] if alone else [cell] for cell, alone in zip(cells, spelled, strict=True)]
+    free = SLOTS - sum(map(len, parts))
+    copies = int(rng.integers(free + 1)) if rng.random() < 0.5 else 0
+    for n in range(free):
+        cell = cells[int(rng.integers(len(cells)))]
+        words = [cell[i] for i in rng.choice(3, int(rng.integers(2, 4)), replace=False)]
+        parts.append([words if n < copies else [tokenizer.token_to_id("\u2581,")]])
+    bags = [bag for i in rng.permutation(len(parts)) for bag in parts[i]]
+    return np.array([bag + [0] * (3 - len(bag)) for bag in bags], np.int32)
 
 
 def response_length(name: str) -> int:
@@ -53,14 +51,21 @@ def response_length(name: str) -> int:
     return 24 if name in LONG else 8
 
 
-def batch(tokenizer: Tokenizer, names: list[str], rng: np.random.Generator, first_template: bool = False) -> dict:
-    """Token arrays of one sample a name: scene [B, 16], instruction [B, 28] with its mask, labels [B, 8 or 24]."""
+def batch(
+    tokenizer: Tokenizer,
+    names: list[str],
+    rng: np.random.Generator,
+    *,
+    spelling: float = 1.0,
+    first_template: bool = False,
+) -> dict:
+    """Token arrays of one sample a name: scene [B, 16, 3], instruction [B, 28] with its mask, labels [B, 8 or 24]."""
     scenes, texts, answers, accepted = [], [], [], []
     for name in names:
         scene, (values, right) = question(name, rng)
         templates = TEMPLATES[name]
         text = templates[0 if first_template else int(rng.integers(len(templates)))].format(**values)
-        scenes.append(slots(tokenizer, scene, rng))
+        scenes.append(slots(tokenizer, scene, rng, spelling))
         texts.append(text)
         answers.append(right[int(rng.integers(len(right)))])
         accepted.append(right)
@@ -76,30 +81,15 @@ def batch(tokenizer: Tokenizer, names: list[str], rng: np.random.Generator, firs
     return out
 
 
-def blanks(tokenizer: Tokenizer, size: int, rng: np.random.Generator) -> dict:
-    """As `batch`, but the instruction describes the scene with words left blank, and ``labels`` [B, 28] name them."""
-    data = {name: np.zeros((size, n), np.int32) for name, n in (("scene", SLOTS), ("ids", INSTRUCTION))}
-    data["labels"] = np.full((size, INSTRUCTION), -100, np.int32)
-    blank = tokenizer.token_to_id(f"\u2581{BLANK}")
-    for n in range(size):
-        scene = draw(rng)
-        data["scene"][n] = slots(tokenizer, scene, rng)
-        words = np.array(tokenizer.encode(scene.text(rng.permutation(len(scene.cells)))).ids)
-        hidden = np.flatnonzero(rng.random(len(words) - 1) < BLANK_SHARE)
-        data["labels"][n, hidden] = words[hidden]
-        words[hidden] = blank
-        data["ids"][n, : len(words)] = words
-    return data | {"mask": (data["ids"] != 0).astype(np.int32)}
-
-
 def encode(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Encoder output over [scene ; instruction], with noise on the scene's embeddings when training."""
-    scene, text = model.embed(data["scene"]), model.embed(data["ids"])
+    words = model.embed(data["scene"]) * (data["scene"] > 0)[..., None]  # [B, S, 3, D]
+    scene, text = words.sum(2), model.embed(data["ids"])
     x = jnp.concatenate([scene, text], axis=1)
     if key is not None:
         size = jnp.sqrt(jnp.mean(jnp.square(scene)))
         x = x.at[:, :SLOTS].add(NOISE * size * jax.random.normal(key, scene.shape))
-    mask = jnp.concatenate([jnp.ones(data["scene"].shape, jnp.int32), data["mask"]], axis=1)
+    mask = jnp.concatenate([jnp.ones(scene.shape[:2], jnp.int32), data["mask"]], axis=1)
     return model.encode(x, mask), mask
 
 
@@ -146,15 +136,12 @@ def train(
     )
     opt = tx.init(params)
 
-    @partial(jax.jit, static_argnames="fill")
-    def step(params, opt, data, key, fill):
+    @jax.jit
+    def step(params, opt, data, key):
         def loss(params):
             model = nnx.merge(graph, params)
             encoded, mask = encode(model, data, key)
             labels = data["labels"]
-            if fill:
-                total, count = token_cross_entropy(model.head(encoded[:, SLOTS:]), labels)
-                return total / count
             start = jnp.zeros((labels.shape[0], 1), jnp.int32)
             previous = jnp.where(labels[:, :-1] == -100, 0, labels[:, :-1])
             logits = model.decode(jnp.concatenate([start, previous], 1), encoded, mask)
@@ -168,14 +155,12 @@ def train(
     rng = np.random.default_rng(seed)
     begun = time.time()
     for n in (bar := tqdm(range(steps), mininterval=10)):
-        groups = next(groups for until, groups in PHASES if n < until * steps)
-        kinds = list(groups)[int(rng.choice(len(groups), p=list(groups.values())))]
-        if kinds == FILL:
-            data = blanks(tokenizer, size, rng)
-        else:
-            data = batch(tokenizer, [kinds[i] for i in rng.integers(len(kinds), size=size)], rng)
-            del data["accepted"]
-        params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n), fill=kinds == FILL)
+        kinds = list(GROUPS)[int(rng.choice(len(GROUPS), p=list(GROUPS.values())))]
+        names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
+        # Bags first: finding the cell that has a word is learnt sooner where its other words stand with it.
+        data = batch(tokenizer, names, rng, spelling=float(n > steps // 3))
+        del data["accepted"]
+        params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n))
         if n % 100 == 0:
             bar.write(f"step {n} {kinds[0]}: loss {float(value):.4f}, {time.time() - begun:.0f} s")
         if n % 1000 == 999:

@@ -1,8 +1,9 @@
 """The paper's ablations: instructblip ablate --config C --workdir W [--seeds 0,1,2] [--json FILE] [-- TRAIN FLAGS]
 
 Trains and evaluates the configuration and each of its variants with every seed, one after the other, each in
-W/VARIANT/seed-N; what is finished is not run again. Writes W/ablations.md, ablations.json and ablations.png (mean and
-standard deviation over the seeds). Flags after "--" go to `train` and `evaluate` alike, such as --config.steps=500.
+W/VARIANT/seed-N; what is finished is neither trained nor evaluated again. Writes W/ablations.md, ablations.json and
+ablations.png (mean and standard deviation over the seeds). Flags after "--" go to `train` and `evaluate` alike, such
+as --config.steps=500.
 """
 
 import importlib.util
@@ -25,8 +26,11 @@ COLUMNS = {
     "held_out_mean_blind": "held-out, image blanked",
 }
 
+Summary = dict[str, dict[str, dict[str, Any]]]
+"""variant -> column -> {mean, deviation (of the sample; 0 for one seed), seeds}"""
 
-def define_flags() -> None:
+
+def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     flags.DEFINE_string("config", None, "Configuration file that names its VARIANTS, such as configs/digits.py.")
     flags.DEFINE_string("workdir", None, "Directory for all runs and their comparison.")
@@ -56,28 +60,33 @@ def variants(path: str) -> list[str]:
     return list(module.VARIANTS)
 
 
-def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """variant -> column -> {mean, deviation (of the sample; 0 for one seed), seeds}, from what `evaluate` wrote."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
+def summary(results: dict[str, list[dict[str, Any]]]) -> Summary:
+    """From what `evaluate` wrote: the means of runs; None where the suite has no set of the kind."""
+    table: Summary = {}
     for name, runs in results.items():
         table[name] = {}
         for column in COLUMNS:
-            values = [run[column] for run in runs]
+            values = [run[column] for run in runs if run[column] is not None]
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            table[name][column] = {"mean": statistics.fmean(values), "deviation": deviation, "seeds": len(values)}
+            mean = statistics.fmean(values) if values else None
+            table[name][column] = {"mean": mean, "deviation": deviation, "seeds": len(runs)}
     return table
 
 
-def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
+def _cell(entry: dict[str, Any]) -> str:
+    return "–" if entry["mean"] is None else f"{100 * entry['mean']:.1f} ± {100 * entry['deviation']:.1f}"
+
+
+def markdown(table: Summary) -> str:
     """The table in percent."""
     lines = ["| run | " + " | ".join(COLUMNS.values()) + " | seeds |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
     for name, row in table.items():
-        cells = [f"{100 * row[c]['mean']:.1f} ± {100 * row[c]['deviation']:.1f}" for c in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['held_in_mean']['seeds']:.0f} |")
+        cells = [_cell(row[column]) for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['held_in_mean']['seeds']} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(table: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+def plot(table: Summary, path: Path) -> None:
     """A bar a run and column, with the deviation over the seeds."""
     import matplotlib
 
@@ -88,7 +97,7 @@ def plot(table: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     width = 0.8 / len(COLUMNS)
     for n, (column, label) in enumerate(COLUMNS.items()):
         positions = [i + (n - (len(COLUMNS) - 1) / 2) * width for i in range(len(table))]
-        heights = [100 * row[column]["mean"] for row in table.values()]
+        heights = [100 * (row[column]["mean"] or 0.0) for row in table.values()]
         errors = [100 * row[column]["deviation"] for row in table.values()]
         axes.bar(positions, heights, width, yerr=errors, capsize=3, label=label)
     axes.set_xticks(range(len(table)), [name.replace("_", "\n") for name in table], fontsize=8)
@@ -109,16 +118,14 @@ def run(args: Sequence[str]) -> None:
         for seed in FLAGS.seeds:
             workdir = root.path / name / f"seed-{seed}"
             evaluation = workdir / "evaluation.json"
-            if not evaluation.exists():
-                print(f"{name}, seed {seed}: {workdir}", flush=True)
-                config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
-                for command in ("train", "evaluate"):
-                    flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
-                    done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)
-                    if done.returncode:
-                        raise ValueError(
-                            f"{command} of {name}, seed {seed} failed (see above); the finished runs are kept"
-                        )
+            print(f"{name}, seed {seed}: {workdir}", flush=True)
+            config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
+            # `train` returns at once from a finished run, and refuses one made with other overrides than these.
+            for command in ("train",) if evaluation.exists() else ("train", "evaluate"):
+                flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
+                done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)
+                if done.returncode:
+                    raise ValueError(f"{command} of {name}, seed {seed} failed (see above); the finished runs are kept")
             results.setdefault(name, []).append(json.loads(evaluation.read_text()))
     table = summary(results)
     written = [root.write_json("ablations.json", table), root.write_text("ablations.md", markdown(table))]

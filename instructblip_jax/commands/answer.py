@@ -21,7 +21,7 @@ from instructblip_jax.workdir import Workdir
 FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
+def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose trained parameters are used.")

@@ -6,15 +6,16 @@ W/evaluation.json and W/predictions/SET.jsonl.
 
 import json
 import statistics
+import time
 from collections.abc import Sequence
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint
+from instructblip_jax.commands import run_flags
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
 from instructblip_jax.data.digits.prepare import prepare_missing
@@ -30,10 +31,9 @@ from instructblip_jax.workdir import Workdir
 FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
+def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
-    config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py or FILE.py:VARIANT.")
-    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+    run_flags.define(argv)
     flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint to judge; the newest if not given.")
     flags.DEFINE_enum("split", "test", ["validation", "test"], "Which split of every set.")
     flags.DEFINE_string("json", None, "Also write the table here, for programs.")
@@ -41,10 +41,7 @@ def define_flags() -> None:
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if FLAGS.config is None or not FLAGS.workdir:
-        raise ValueError("--config and --workdir are needed")
-    if args:
-        raise ValueError(f"does not know what to do with {' '.join(args)}")
+    run_flags.check(args)
 
 
 def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[InstructBlip, int]:
@@ -57,7 +54,8 @@ def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Instruc
 
 
 def run(args: Sequence[str]) -> None:
-    """Evaluate, print the table, write the files."""
+    """Evaluate, print the table, write the files. ``seconds`` there are those of training and of this."""
+    begun = time.time()
     config = resolve(FLAGS.config)
     workdir = Workdir(FLAGS.workdir)
     workdir.saved_config()
@@ -90,10 +88,11 @@ def run(args: Sequence[str]) -> None:
             )
         workdir.write_text(f"predictions/{name}.jsonl", "\n".join(lines) + "\n")
         rows[name] = Row(split, metric, statistics.fmean(scores), len(scores), statistics.fmean(blind))
+    seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
     table = markdown(rows)
-    result = {**as_dict(rows), "step": step, "data_split": FLAGS.split, "seconds": round(workdir.seconds(), 1)}
+    result = {**as_dict(rows), "step": step, "data_split": FLAGS.split, "seconds": round(seconds, 1)}
     written = [workdir.write_json("evaluation.json", result), workdir.write_text("evaluation.md", table)]
     if FLAGS.json:
         epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{table}\nstep {step}; {result['seconds']} s since training began")
+    print(f"\n{table}\nstep {step}; {result['seconds']} s with its training")
     print("\n".join(map(str, written)))

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from absl import flags
 
+from instructblip_jax.data import builder
 from instructblip_jax.data.digits.prepare import prepare
+from instructblip_jax.data.digits.tasks import TASKS
 
 FLAGS = flags.FLAGS
 NAMES = ("digits",)
 
 
-def define_flags() -> None:
+def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     flags.DEFINE_string("out", None, "Directory to write the sets under.")
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
@@ -32,13 +34,10 @@ def check_flags(args: Sequence[str]) -> None:
 def run(args: Sequence[str]) -> None:
     """Write what is missing and report it."""
     written = prepare(FLAGS.out)
-    splits = {
-        f"{name}/{split}": {"written": count, "skipped": 0, "reasons": {}}
-        for name, counts in written.items()
-        for split, count in counts.items()
-    }
-    for name, row in splits.items():
-        print(f"{name:<28} {row['written']:>7,} written")
-    print(f"{FLAGS.out}: {'ready' if splits else 'everything was there already'}")
+    splits = {}
+    for name in TASKS:
+        for split, count in builder.sizes(FLAGS.out, name).items():
+            splits[f"{name}/{split}"] = {"written": count, "skipped": 0, "reasons": {}}
+            print(f"{name + '/' + split:<28} {count:>7,} records{'' if name in written else ', there already'}")
     if FLAGS.json:
         Path(FLAGS.json).write_text(json.dumps({"splits": splits}, indent=2) + "\n", encoding="utf-8")

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
+from instructblip_jax.commands import run_flags
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
 from instructblip_jax.data.digits.prepare import prepare_missing
@@ -34,19 +34,15 @@ FLAGS = flags.FLAGS
 TEMPLATE_SETS = {"instructions": TEMPLATES, "plain": PLAIN}
 
 
-def define_flags() -> None:
+def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
-    config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py or FILE.py:VARIANT.")
-    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+    run_flags.define(argv)
     flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
 
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if FLAGS.config is None or not FLAGS.workdir:
-        raise ValueError("--config and --workdir are needed")
-    if args:
-        raise ValueError(f"does not know what to do with {' '.join(args)}")
+    run_flags.check(args)
 
 
 def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
@@ -61,9 +57,20 @@ def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
             f"config.batch_size {run.batch_size} is not a multiple of {micro} "
             "(mesh.data x mesh.fsdp x optim.accumulation)"
         )
+    if run.seed < 0:
+        raise ValueError(f"config.seed is {run.seed}; it must be at least 0")
     for name in ("steps", "log_every", "checkpoint_every", "checkpoints_kept"):
         if getattr(run, name) < 1:
             raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")
+
+
+def check_lengths(run: RunConfig, model: InstructBlip) -> None:
+    """Refuse instructions longer than the Q-Former has positions for."""
+    longest, positions = max(run.data.instruction_lengths, default=0), model.config.qformer.max_position_embeddings
+    if model.config.qformer.use_text and longest > positions:
+        raise ValueError(
+            f"config.data.instruction_lengths goes up to {longest}, but the Q-Former has {positions} positions"
+        )
 
 
 def run(args: Sequence[str]) -> None:
@@ -89,6 +96,7 @@ def run(args: Sequence[str]) -> None:
         remat=config.remat,
     )
     processor = Processor.from_pretrained(model.directory)
+    check_lengths(config, model)
 
     # 2. Data: prepared sets, mixed.
     prepare_missing(config.data.directory, config.mixture.sets)
@@ -112,9 +120,13 @@ def run(args: Sequence[str]) -> None:
         shard_count=jax.process_count(),
     )
 
+    # The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
+    position = data.get_state()
+    next(data)
+    data.set_state(position)
+
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
     workdir.claim(config)
-    workdir.write_json("started.json", {"train": begun})
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
     start = checkpoints.latest() or 0
     tx = optimizer(config.optim, config.steps)

@@ -89,9 +89,11 @@ class Source:
 
     def __post_init__(self) -> None:
         if not (self.directory / "dataset_info.json").is_file():
+            out = self.directory.parent.parent
+            there = sorted(path.parent.parent.name for path in out.glob("*/*/dataset_info.json"))
             raise FileNotFoundError(
-                f"{self.directory}: no prepared data set; `instructblip prepare {self.directory.parent.name} "
-                f"--out {self.directory.parent.parent}` writes it"
+                f"{self.directory}: no such prepared set; {out} holds {', '.join(there) or 'none'}, "
+                f"and `instructblip prepare NAME --out {out}` writes more"
             )
         with _quiet():
             builder = tfds.builder_from_directory(str(self.directory))
@@ -113,6 +115,12 @@ class Source:
             raise ValueError(
                 f"{self.directory}: record {index} of {self.split} is corrupt ({error}); remove the set and prepare it"
             ) from error
+
+
+def sizes(out: str | Path, name: str) -> dict[str, int]:
+    """The splits of a prepared set -> their number of records."""
+    splits = tfds.builder_from_directory(str(directory_of(out, name))).info.splits
+    return {split: info.num_examples for split, info in splits.items()}
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source:

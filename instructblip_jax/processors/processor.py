@@ -24,6 +24,8 @@ class Processor:
 
     def __init__(self, image: ImageProcessor, tokenizer: TextTokenizer, end_id: int, qformer: TextTokenizer | None):
         self.image, self.tokenizer, self.end_id, self.qformer = image, tokenizer, end_id, qformer
+        self.qformer_limit = MAX_INSTRUCTION
+        """Instruction tokens that the Q-Former reads, the last ones."""
 
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "Processor":
@@ -38,7 +40,17 @@ class Processor:
         tokenizer = TextTokenizer(directory)
         has_text = config.get("model_type") != "blip-2"
         qformer = TextTokenizer(directory / "qformer_tokenizer") if has_text else None
-        return cls(ImageProcessor.from_pretrained(directory), tokenizer, tokenizer.end_id(directory), qformer)
+        image = ImageProcessor.from_pretrained(directory)
+        side = (config.get("vision_config") or {}).get("image_size", 224)  # of the public vision towers
+        if (image.height, image.width) != (side, side):
+            raise ValueError(
+                f"{directory / 'preprocessor_config.json'}: size is {image.height} x {image.width}, "
+                f"but config.json's vision_config.image_size is {side}"
+            )
+        processor = cls(image, tokenizer, tokenizer.end_id(directory), qformer)
+        positions = (config.get("qformer_config") or {}).get("max_position_embeddings", 512)
+        processor.qformer_limit = min(MAX_INSTRUCTION, positions)
+        return processor
 
     def __call__(
         self,
@@ -66,7 +78,7 @@ class Processor:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels."""
         row = {"input_ids": self.tokenizer.encode(instruction, MAX_INSTRUCTION, keep="end")}
         if self.qformer is not None:
-            row["qformer_input_ids"] = self.qformer.encode(instruction, MAX_INSTRUCTION, keep="end")
+            row["qformer_input_ids"] = self.qformer.encode(instruction, self.qformer_limit, keep="end")
         if response is not None:
             row["labels"] = self.tokenizer.encode(response, MAX_RESPONSE, keep="start")
         return row

@@ -12,6 +12,7 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding
 
 from instructblip_jax.axes import partition_spec
+from instructblip_jax.models.stack import REMAT
 from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBlipSystem
 from instructblip_jax.systems.trainable import split
 
@@ -39,6 +40,8 @@ def abstract(
 
     Trained parameters are float32 (masters), frozen ones are stored in the compute type ``dtype``.
     """
+    if remat not in REMAT:
+        raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
     compute = jnp.dtype(dtype)
     system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), remat=remat))
     graph, *states = split(system, trainable)

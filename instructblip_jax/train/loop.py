@@ -62,7 +62,7 @@ def run(
                 raise DivergedError(
                     f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; the run stops here. "
                     "The last checkpoint before it is kept: lower optim.learning_rate, set optim.clip_norm, "
-                    "or look at the data, then start again"
+                    "or look at the data, and start again in another --workdir"
                 )
             if step % log_every == 0 or step == steps:
                 now = time.perf_counter()

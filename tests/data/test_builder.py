@@ -82,7 +82,7 @@ def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path
         builder.write(tmp_path, "own_set", splits)
     assert not builder.is_prepared(tmp_path, "own_set")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    with pytest.raises(FileNotFoundError, match="no prepared data set"):
+    with pytest.raises(FileNotFoundError, match="no such prepared set"):
         builder.open_set(tmp_path, "own_set", "train")
     splits["test"] = lambda: iter(records("own_set", "test", 2))
     assert builder.write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}

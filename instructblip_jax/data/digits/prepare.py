@@ -33,7 +33,7 @@ def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
 
 
 def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
-    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records."""
+    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records, of these."""
     counts: dict[str, dict[str, int]] = {}
     missing = [name for name in names if not builder.is_prepared(out, name)]
     if not missing:

@@ -1,0 +1,30 @@
+"""The flags of the commands that work on a run: --config C, with its overrides, and --workdir W."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+FLAGS = flags.FLAGS
+
+
+def define(argv: Sequence[str]) -> None:
+    """The two flags; ``argv`` is where overrides such as --config.steps=5 stand."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
+    )
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+
+
+def check(args: Sequence[str]) -> None:
+    """Raise ValueError or FileNotFoundError unless both are given, with a configuration that can be used."""
+    if not FLAGS["config"].present or not FLAGS.workdir:
+        raise ValueError("--config and --workdir are needed")
+    path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such configuration file")
+    if not isinstance(FLAGS.config, ConfigDict):
+        raise ValueError(f"{path}: get_config() returns {FLAGS.config!r}, not a ConfigDict")
+    if args:
+        raise ValueError(f"does not know what to do with {' '.join(args)}")

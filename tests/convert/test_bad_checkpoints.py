@@ -1,0 +1,197 @@
+"""What a directory that cannot be loaded gets: one error that names the file, the field or every tensor."""
+
+import json
+import shutil
+
+import checkpoints
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import instructblip_jax as ib
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return checkpoints.write(tmp_path_factory.mktemp("good"), checkpoints.config_json(), seed=1)
+
+
+@pytest.fixture(scope="module")
+def good_sharded(tmp_path_factory):
+    return checkpoints.write(tmp_path_factory.mktemp("shards"), checkpoints.config_json(), seed=1, shard_bytes=60_000)
+
+
+@pytest.fixture
+def directory(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(good_sharded, tmp_path):
+    return shutil.copytree(good_sharded, tmp_path / "model")
+
+
+def edit_config(directory, **changes):
+    path = directory / "config.json"
+    raw = json.loads(path.read_text())
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        (raw[section] if section else raw)[field] = value
+    path.write_text(json.dumps(raw))
+
+
+def refused(directory, error=ValueError) -> str:
+    with pytest.raises(error) as caught:
+        ib.InstructBlip.from_pretrained(directory, dtype="float32")
+    return str(caught.value)
+
+
+def test_one_error_names_all_missing_unexpected_and_mis_shaped_tensors(directory):
+    tensors = load_file(directory / "model.safetensors")
+    gone = [
+        "query_tokens",
+        "vision_model.encoder.layers.1.mlp.fc1.bias",
+        "language_model.decoder.block.1.layer.2.DenseReluDense.wo.weight",
+    ]
+    for name in gone:
+        del tensors[name]
+    tensors["language_projection.weight"] = tensors["language_projection.weight"].T.copy()
+    tensors["vision_model.encoder.layers.0.self_attn.qkv.bias"] = np.zeros(7, np.float32)
+    tensors["language_model.model.layers.0.self_attn.q_proj.weight"] = np.zeros((2, 2), np.float32)
+    tensors["vision_model.encoder.layers.2.mlp.fc1.bias"] = np.zeros(3, np.float32)  # a layer too many
+    save_file(tensors, directory / "model.safetensors")
+    message = refused(directory)
+    assert str(directory) in message
+    lines = [line.split() for line in message.splitlines()[1:]]
+    assert sorted((kind, name) for kind, name, *_ in lines) == sorted(
+        [("missing", name) for name in gone]
+        + [("mis-shaped", "language_projection.weight")]
+        + [("mis-shaped", "vision_model.encoder.layers.0.self_attn.qkv.bias")]
+        + [("unexpected", "language_model.model.layers.0.self_attn.q_proj.weight")]
+        + [("unexpected", "vision_model.encoder.layers.2.mlp.fc1.bias")]
+    )
+    assert "language_projection.weight [24, 32]" in message  # what the file holds
+    assert "[32, 24]" in message  # what config.json asks for
+
+
+def test_wrong_sizes_in_the_config_are_found_before_anything_is_read(directory):
+    edit_config(directory, text_config__num_layers=4, vision_config__intermediate_size=71)
+    message = refused(directory)
+    assert "language_model.encoder.block.3.layer.0.SelfAttention.q.weight" in message
+    assert "vision_model.encoder.layers.1.mlp.fc2.weight" in message
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.0005, 0.5, 0.999])
+def test_truncated_weights_are_named(directory, keep):
+    path = directory / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    message = refused(directory)
+    assert str(path) in message
+    assert "truncated" in message
+
+
+def test_a_shard_the_index_names_is_missing(sharded):
+    shard = sorted(sharded.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert str(shard) in refused(sharded, FileNotFoundError)
+
+
+def test_a_truncated_shard_is_named(sharded):
+    shard = sorted(sharded.glob("model-*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert str(shard) in refused(sharded)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"metadata": {}}', '{"weight_map": {"a": "../a.safetensors"}}'])
+def test_a_broken_index_is_named(sharded, content):
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(content)
+    assert str(index) in refused(sharded)
+
+
+def test_weights_that_are_not_safetensors_are_not_looked_for(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    message = refused(directory, FileNotFoundError)
+    assert "model.safetensors" in message
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model_type": ', "[1]", "\x00\x01"])
+def test_a_broken_config_is_named(directory, content):
+    (directory / "config.json").write_text(content)
+    assert str(directory / "config.json") in refused(directory)
+
+
+def test_a_config_with_bytes_that_are_no_text_is_named(directory):
+    (directory / "config.json").write_bytes(b"\xff\xfe{}")
+    assert str(directory / "config.json") in refused(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "llava"}, ["model_type", "llava", "blip-2", "instructblip"]),
+        ({"model_type": None}, ["model_type"]),
+        ({"text_config__model_type": "opt"}, ["text_config.model_type", "opt", "t5"]),
+        ({"text_config__feed_forward_proj": "relu"}, ["text_config.feed_forward_proj", "relu"]),
+        ({"text_config__dense_act_fn": "swish2"}, ["text_config.dense_act_fn", "swish2", "gelu"]),
+        ({"vision_config__hidden_act": "quick"}, ["vision_config.hidden_act", "quick"]),
+        ({"vision_config__num_attention_heads": 7}, ["vision_config", "num_attention_heads", "7"]),
+        ({"vision_config": [1]}, ["vision_config"]),
+        ({"vision_config__hidden_size": "40"}, ["vision_config.hidden_size", "40"]),
+        ({"text_config__num_layers": 0}, ["text_config.num_layers"]),
+        ({"vision_config__image_size": 43}, ["vision_config.image_size", "43"]),
+        ({"num_query_tokens": "six"}, ["num_query_tokens", "six"]),
+    ],
+)
+def test_a_config_of_another_kind_is_refused_by_file_and_field(directory, changes, words):
+    edit_config(directory, **changes)
+    message = refused(directory)
+    for word in [str(directory / "config.json"), *words]:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_an_absent_directory_or_file(tmp_path):
+    message = refused(tmp_path / "nowhere", FileNotFoundError)
+    assert str(tmp_path / "nowhere") in message
+    (tmp_path / "file").write_text("x")
+    assert str(tmp_path / "file") in refused(tmp_path / "file", FileNotFoundError)
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty" / "config.json") in refused(tmp_path / "empty", FileNotFoundError)
+
+
+def test_an_unknown_dtype_trainable_set_or_remat_is_refused_with_the_choices(good):
+    with pytest.raises(ValueError, match="float32"):
+        ib.InstructBlip.from_pretrained(good, dtype="float64")
+    with pytest.raises(ValueError, match="original, projection, qformer"):
+        ib.InstructBlip.from_pretrained(good, trainable="qformr")
+    with pytest.raises(ValueError, match="layer"):
+        ib.InstructBlip.from_pretrained(good, remat="everything")
+
+
+def test_sparse_configs_fall_back_to_the_public_sizes(tmp_path):
+    from instructblip_jax.convert.hf_config import parse
+
+    sparse = {
+        "model_type": "instructblip",
+        "vision_config": {"model_type": "instructblip_vision_model"},
+        "qformer_config": {"model_type": "instructblip_qformer", "vocab_size": 30523, "encoder_hidden_size": 9},
+        "text_config": {"model_type": "t5", "d_model": 2048, "feed_forward_proj": "gated-gelu", "dense_act_fn": None},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(sparse))
+    config = parse(tmp_path / "config.json")
+    vision, qformer, text = config.vision, config.qformer, config.text
+    assert (vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers) == (1408, 6144, 39)
+    assert (vision.num_attention_heads, vision.grid, vision.layer_norm_eps, vision.hidden_act) == (16, 16, 1e-6, "gelu")
+    assert (qformer.hidden_size, qformer.num_hidden_layers, qformer.layer_norm_eps) == (768, 12, 1e-12)
+    assert (qformer.encoder_hidden_size, qformer.max_position_embeddings, qformer.cross_attention_frequency) == (
+        1408,
+        512,
+        2,
+    )
+    assert (qformer.hidden_dropout_prob, qformer.attention_probs_dropout_prob) == (0.1, 0.1)
+    assert (text.relative_attention_num_buckets, text.relative_attention_max_distance) == (32, 128)
+    assert text.activation == "gelu_new"  # what "gated-gelu" means to the library where dense_act_fn is not given
+    assert text.scale_outputs  # only an explicit tie_word_embeddings = false says otherwise
+    assert config.num_query_tokens == 32
