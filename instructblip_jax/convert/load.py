@@ -61,7 +61,7 @@ def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> jax.Array:
     stack = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
     for index, name in enumerate(rule.names(leaf.shape)):
         layer = _place(rule.transform.read(shards.read(name)), leaf, layer_sharding)
-        stack = _set_layer(stack, layer, index)
+        stack = _set_layer(stack, layer, index).block_until_ready()
     return stack
 
 
