@@ -7,19 +7,18 @@ and writes all of it as a Hugging Face InstructBLIP directory. About half an hou
 
 import argparse
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import digits_t5
 import digits_vit
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from digits_tokenizers import write_qformer, write_t5
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.shards import write_shards
@@ -102,21 +101,21 @@ def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -
         (out / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def cached(path: Path, make: Callable[[], Any]) -> Any:
-    """What an earlier run of this script left at ``path``, or ``make()``, kept there."""
+def cached(path: Path, make: Callable[[], dict]) -> dict[str, np.ndarray]:
+    """The parameters that an earlier run of this script left at ``path``, or those of ``make()``, kept there."""
     if path.exists():
-        return pickle.loads(path.read_bytes())
-    value = jax.tree.map(np.asarray, make())
+        return load_file(path)
+    arrays = {name: np.asarray(value) for name, value in flatten(nnx.State(make())).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(value))
-    return value
+    save_file(arrays, path)
+    return arrays
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("instructblip_jax/assets/digits"))
     parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
-    parser.add_argument("--vit-steps", type=int, default=4000)
+    parser.add_argument("--vit-steps", type=int, default=5000)
     parser.add_argument("--t5-steps", type=int, default=6000)
     args = parser.parse_args()
 
@@ -136,14 +135,15 @@ def main() -> None:
         scaled = np.asarray(pixels, np.float32) * np.float32(image.rescale)
         return (scaled - np.asarray(image.mean, np.float32)) / np.asarray(image.std, np.float32)
 
-    towers = {
-        "vit": cached(args.cache / "vit.pkl", lambda: digits_vit.train(config.vision, normalise, args.vit_steps)),
-        "llm": cached(args.cache / "t5.pkl", lambda: digits_t5.train(config.text, tokenizer, args.t5_steps)),
+    make = {
+        "vit": lambda: digits_vit.train(config.vision, normalise, args.vit_steps),
+        "llm": lambda: digits_t5.train(config.text, tokenizer, args.t5_steps),
     }
+    towers = {name: cached(args.cache / f"{name}.safetensors", run) for name, run in make.items()}
     _, state = nnx.split(InstructBlipSystem(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     arrays = {path: np.asarray(variable[...]) for path, variable in flatten(state).items()}
     for name, tower in towers.items():
-        for path, value in flatten(nnx.State(tower)).items():
+        for path, value in tower.items():
             assert arrays[f"{name}/{path}"].shape == value.shape
             arrays[f"{name}/{path}"] = value
     stored = {path: value.astype(ml_dtypes.bfloat16) for path, value in arrays.items()}

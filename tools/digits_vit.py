@@ -72,7 +72,7 @@ def accuracy(graph, params, normalise, split: str, grid: int, count: int = 2000)
 
 
 def train(
-    config: VitConfig, normalise, steps: int, size: int = 64, pool: int = 30_000, rate: float = 1e-3, seed: int = 0
+    config: VitConfig, normalise, steps: int, size: int = 64, pool: int = 40_000, rate: float = 1.5e-3, seed: int = 0
 ):
     """Trained parameters of the tower (the heads dropped), as an nnx pure dict. ``normalise``: uint8 -> pixels."""
     graph, state = nnx.split(Seer(config, nnx.Rngs(seed)))
