@@ -7,7 +7,7 @@ import traceback
 
 from absl import flags, logging
 
-from instructblip_jax.commands import run_flags
+from instructblip_jax import run_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",

@@ -25,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},
     "checkpoint": {"train.step", "mesh"},
     "config": {"train.optimizer"},
-    "workdir": {"checkpoint", "config", "train.step"},
+    "run_flags": set(),
+    "workdir": {"checkpoint", "config", "files", "train.step"},
     "evals": {"generate", "data", "processors"},
 }
 """Room -> what of ours it may import, besides itself; "systems.protocol" is that file alone. Commands import all."""

@@ -14,8 +14,8 @@ from etils import epath
 from tqdm import tqdm
 
 from instructblip_jax import mesh as meshes
+from instructblip_jax import run_flags
 from instructblip_jax.checkpoint import fingerprint
-from instructblip_jax.commands import run_flags
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
 from instructblip_jax.data.digits.prepare import prepare_missing
