@@ -24,7 +24,7 @@ from instructblip_jax.systems.loss import token_cross_entropy
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
 NOISE = 0.2  # of the embeddings' own size
-SHORT = tuple(kind for kind in TASKS if kind not in LONG)
+SHORT = (*(kind for kind in TASKS if kind not in LONG), "count", "count", "count", "next_to")  # the hardest more often
 GROUPS = {LONG: 0.3, SHORT: 0.7}  # kinds and their share of the steps
 
 
