@@ -3,13 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import instructblip_jax as ib
+from instructblip_jax.data.digits.records import question
+from instructblip_jax.data.digits.scene import render
 from instructblip_jax.models.relative_bias import buckets
 
 pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 import checkpoints
 import reference
+import toys
 
 LOGITS, GRADIENT = 2e-5, 5e-5  # absolute; relative to the largest entry of each tensor's gradient
 
@@ -48,6 +52,23 @@ def test_logits_loss_gradients_and_greedy_ids(case, tmp_path):
         assert_gradients_agree(grads, {name[5:]: x for name, x in want.items() if name.startswith("grad/")})
         ids = model.greedy_ids(model.encode_image(batch["pixel_values"]), batch, 12)
         np.testing.assert_array_equal(ids, reference.greedy_ids(theirs, batch, 12))
+
+
+def test_the_shipped_checkpoint_is_one_that_transformers_loads():
+    """Trained towers, a random Q-Former, a real picture and a real question: the same numbers as the reference."""
+    scene, (values, answers) = question("caption", np.random.default_rng(0))
+    assert not values
+    processor = ib.Processor.from_pretrained(toys.SHIPPED)
+    picture = Image.fromarray(render(scene, "validation", np.random.default_rng(1)))
+    batch = processor([picture] * 2, ["list all digits with place and colour", "how many ?"], [*answers, "3"])
+    model = ib.InstructBlip.from_pretrained(toys.SHIPPED, dtype="float32")
+    theirs = reference.load(toys.SHIPPED)
+    want = reference.answers(theirs, reference.inputs(theirs, batch))
+    scale = np.abs(want["logits"]).max()
+    assert np.abs(np.asarray(model(batch)) - want["logits"]).max() < 1e-5 * scale
+    value, _ = ib.gradients(model, batch)
+    assert abs(float(value) / float(want["loss"]) - 1) < 1e-5
+    assert sum(file.stat().st_size for file in toys.SHIPPED.rglob("*")) < 6e6
 
 
 def assert_gradients_agree(got, want):

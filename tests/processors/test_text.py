@@ -52,8 +52,6 @@ def blip2(tmp_path_factory):
 @pytest.fixture(scope="module", params=["public form", "digits", "shipped"])
 def directory(request, digits):
     """T5 and BERT tokenizers as the public repositories have them (small ones), and the digits world's."""
-    if request.param == "shipped" and not (toys.SHIPPED / "tokenizer.json").is_file():
-        pytest.skip("the digits towers are not there (tools/digits_towers.py makes them)")
     return {"public form": toys.GOLDENS / "instructblip", "digits": digits, "shipped": toys.SHIPPED}[request.param]
 
 
