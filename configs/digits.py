@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
     config = ConfigDict()
     config.model = str(files("instructblip_jax") / "assets" / "digits")
-    config.steps = 5000
+    config.steps = 5700
     # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
     config.batch_size = 8
     config.log_every = 25
@@ -55,7 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "learning_rate": 8e-4,
             "warmup_start": 1e-6,
-            "warmup_steps": 400,
+            "warmup_steps": 500,
             "final_learning_rate": 1e-5,
             "weight_decay": 0.05,
             "beta2": 0.99,
@@ -68,12 +68,12 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "directory": "data",
             "instruction_lengths": (24,),
-            "response_lengths": (4, 12),
+            "response_lengths": (4, 16),
             "templates": "instructions",
             "blank_image": False,
         }
     )
-    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 12})
+    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 16})
     with config.unlocked():
         config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -19,7 +19,7 @@ COLOURS = {
 }
 ROWS = {2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 COLUMNS = {2: ("left", "right"), 3: ("left", "center", "right")}
-MOST = 3  # digits in a scene
+MOST = 4  # digits in a scene
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A grid of 2x2 to 3x3 cells, 2 or 3 of them filled; ``cells`` in reading order."""
+    """A grid of 2x2 to 3x3 cells, 2 to 4 of them filled; ``cells`` in reading order."""
 
     rows: int
     columns: int
