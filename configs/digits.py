@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
     config = ConfigDict()
     config.model = str(files("instructblip_jax") / "assets" / "digits")
-    config.steps = 5700
+    config.steps = 5400
     # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
     config.batch_size = 8
     config.log_every = 25
@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
     config.optim = ConfigDict(
         {
-            "learning_rate": 8e-4,
+            "learning_rate": 6e-4,
             "warmup_start": 1e-6,
             "warmup_steps": 500,
             "final_learning_rate": 1e-5,
