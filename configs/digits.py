@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
     config = ConfigDict()
     config.model = str(files("instructblip_jax") / "assets" / "digits")
-    config.steps = 5400
+    config.steps = 4800
     # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
     config.batch_size = 8
     config.log_every = 25
