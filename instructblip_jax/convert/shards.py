@@ -18,11 +18,15 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Where each tensor of a checkpoint lies, and its shape. Nothing is read until asked for."""
+    """Where each tensor of a checkpoint lies, its shape, and its type in safetensors' names ("F32", "BF16" ...).
+
+    Nothing is read until asked for.
+    """
 
     directory: Path
     files: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, str]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor. The file is mapped for this read only, so that its pages do not add up in memory."""
@@ -52,14 +56,27 @@ def open_shards(directory: Path) -> Shards:
         names = [SINGLE]
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
     for path in (directory / name for name in names):
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; weights are read from safetensors files only, fetch them")
+            raise FileNotFoundError(_absent(path))
         with _open(path) as file:
             for key in file.keys():  # noqa: SIM118  (no mapping)
-                files[key] = path
-                shapes[key] = tuple(file.get_slice(key).get_shape())
-    return Shards(directory, files, shapes)
+                view = file.get_slice(key)
+                files[key], shapes[key], types[key] = path, tuple(view.get_shape()), view.get_dtype()
+    return Shards(directory, files, shapes, types)
+
+
+def _absent(path: Path) -> str:
+    """Why a weight file that is needed is not there, and what to do."""
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.parent.glob(pattern))
+    if pickles and not list(path.parent.glob("*.safetensors")):
+        return (
+            f"{path}: no such file, only {pickles[0]}; pickled weights can run anybody's code and are not read: fetch "
+            "the safetensors files of the same repository"
+        )
+    named = f", which {path.parent / INDEX} names" if (path.parent / INDEX).is_file() else ""
+    return f"{path}: no such file{named}; weights are read from safetensors files only, fetch them"
 
 
 def write_shards(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], max_bytes: int) -> None:
