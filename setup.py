@@ -51,6 +51,7 @@ setup(
             "mypy>=1.18",
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
+            "scipy>=1.13",
         ],
     },
 )

@@ -77,6 +77,60 @@ def greedy_ids(model, batch: Mapping[str, np.ndarray], length: int) -> np.ndarra
         return model.generate(**prompt, do_sample=False, num_beams=1, max_new_tokens=length)[:, 1:].numpy()
 
 
+def generate(model, batch: Mapping[str, np.ndarray], *, do_sample: bool = False, **options) -> np.ndarray:
+    """New tokens [B * num_return_sequences, T], without T5's start token or the prompt of a decoder-only model."""
+    prompt = {name: x for name, x in inputs(model, batch).items() if name != "labels"}
+    with torch.no_grad():
+        ids = model.generate(**prompt, do_sample=do_sample, **({"num_beams": 1} | options)).numpy()
+    return ids[:, 1 if model.language_model.config.is_encoder_decoder else prompt["input_ids"].shape[1] :]
+
+
+def next_token_probabilities(model, batch: Mapping[str, np.ndarray], written: list[int], **options) -> np.ndarray:
+    """What sampling with these options draws the token after ``written`` from: [V], for a batch of one row."""
+    prompt = {name: x for name, x in inputs(model, batch).items() if name != "labels"}
+    steps = len(written) + 1
+    force = transformers.LogitsProcessorList([_Forced(written)])
+    with torch.no_grad():
+        result = model.generate(
+            **prompt,
+            do_sample=True,
+            max_new_tokens=steps,
+            min_new_tokens=steps,
+            eos_token_id=10**6,
+            logits_processor=force,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **options,
+        )
+    assert result.sequences[0, -steps:-1].tolist() == written
+    return result.scores[-1][0].double().softmax(-1).numpy()
+
+
+class _Forced(transformers.LogitsProcessor):
+    """Makes the first tokens the ones that are given."""
+
+    def __init__(self, ids: list[int]):
+        self.ids, self.step = ids, 0
+
+    def __call__(self, input_ids, scores):
+        if self.step < len(self.ids):
+            scores = torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([self.ids[self.step]]), 0.0)
+        self.step += 1
+        return scores
+
+
+def label_log_probabilities(model, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """log-probability of every counted label of a batch of one row, in order."""
+    theirs = inputs(model, batch)
+    with torch.no_grad():
+        logits = model(**theirs).logits[0].double()
+    labels = theirs["labels"][0]
+    if not model.language_model.config.is_encoder_decoder:  # there logits are of the token after theirs
+        logits, labels = logits[:-1], labels[1:]
+    chosen = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[:, None])[:, 0]
+    return chosen[labels != -100].numpy()
+
+
 def freeze(model) -> dict:
     """Only Q-Former, query tokens and projection take gradients any more: these parameters by name."""
     for name, parameter in model.named_parameters():

@@ -57,7 +57,7 @@ def step(system: System, context: Context, state: State, options: Options) -> St
     total = (scores + state["scores"][..., None]).reshape(batch, beams * vocab)
 
     # The candidates, best first.
-    count = (1 + len(options.ends)) * beams
+    count = max(2, 1 + len(options.ends)) * beams
     key = state["key"]
     if options.do_sample:
         # The largest of log-probabilities with Gumbel noise are draws without replacement.

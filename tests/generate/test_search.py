@@ -1,0 +1,122 @@
+"""What a search costs and refuses: programs compiled once, images encoded once, an early end; options checked."""
+
+import families
+import numpy as np
+import pytest
+from PIL import Image
+
+import instructblip_jax as ib
+from instructblip_jax.generate.options import Options
+from instructblip_jax.generate.search import widths
+
+FAMILY = "instructblip"
+SIDE = 30
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ib.InstructBlip.from_pretrained(families.GOLDENS / FAMILY, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return ib.Processor.from_pretrained(families.GOLDENS / FAMILY)
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_other_numbers_compile_nothing_new(model):
+    batch = families.prompts(FAMILY, 0)
+    ib.generate_ids(model, batch, num_beams=2, max_new_tokens=9, repetition_penalty=1.5)
+    ib.generate_ids(model, batch, max_new_tokens=9)
+    ib.generate_ids(model, batch, do_sample=True, max_new_tokens=9, top_p=0.9)
+    programs = [model._read, model._decode, model._encode_image]
+    before = [program._cache_size() for program in programs]
+    assert before[0] == before[2] == 1  # a prompt is read, an image encoded, the same way whatever is asked of it
+    other = families.prompts(FAMILY, 1)
+    for penalty, length in ((2.0, 16), (-0.5, 3)):
+        ib.generate_ids(
+            model, other, num_beams=2, max_new_tokens=length, repetition_penalty=1.1, length_penalty=penalty
+        )
+    ib.generate_ids(model, other, max_new_tokens=16, min_new_tokens=4)
+    ib.generate_ids(model, other, do_sample=True, max_new_tokens=2, top_p=0.4, temperature=0.3, seed=9)
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_a_picture_is_encoded_once_however_many_instructions_it_gets(model, processor, monkeypatch):
+    encoded = []
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    texts = ["how many people are there ?", "is it raining ?", "which colour is the car ?"]
+    one = ib.generate(model, processor, picture(0), texts, max_new_tokens=6)
+    assert encoded == [1]
+    a, b = picture(0), picture(1)
+    mixed = ib.generate(model, processor, [a, b, a], texts, max_new_tokens=6)
+    assert encoded == [1, 2]
+    assert [mixed[0], mixed[2]] == [one[0], one[2]]
+    ib.rank(model, processor, [a, a, a], texts, ["yes", "no"])
+    assert encoded == [1, 2, 1]
+
+
+def test_a_batch_whose_rows_have_all_ended_stops(model):
+    batch = families.prompts(FAMILY, 2)
+    ids = ib.generate_ids(model, batch, max_new_tokens=64, eos_token_id=range(model.config.text.vocab_size))
+    assert ids.shape == (4, 1)
+    options = Options.of(ends=(1,), pad=0, max_new_tokens=64)
+    context = model.read(model.encode_image(batch["pixel_values"]), batch)
+    out = model.search(context, options)
+    assert out.shape == (4, 1, 64)
+    longest = int(widths(out, options).max())
+    assert longest < 64
+    assert not out[:, :, longest:].any()
+
+
+def test_several_end_tokens_and_what_follows_them(model):
+    batch = families.prompts(FAMILY, 2)
+    free = ib.generate_ids(model, batch, max_new_tokens=8, eos_token_id=[])
+    ends = [int(free[0, 2]), int(free[1, 4])]
+    got = ib.generate_ids(model, batch, max_new_tokens=8, eos_token_id=ends)
+    for row, whole in zip(got, free, strict=True):
+        stop = next((n for n, token in enumerate(whole) if token in ends), 8) + 1
+        assert row[:stop].tolist() == whole[:stop].tolist()
+        assert not row[stop:].any()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}], ids=str)
+def test_a_stream_is_the_answer_in_pieces(model, processor, every, options):
+    asked = (picture(2), "describe the picture in detail")
+    want = ib.generate(model, processor, *asked, max_new_tokens=20, min_new_tokens=12, **options)[0]
+    got = list(ib.stream(model, processor, *asked, every=every, max_new_tokens=20, min_new_tokens=12, **options))
+    assert "".join(got) == want
+    assert all(got)
+    assert (len(got) > 2) == ("num_beams" not in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; a whole number of at least 1"),
+        ({"num_beams": 2.0}, "num_beams is 2.0"),
+        ({"min_new_tokens": 70}, "min_new_tokens 70 is more than max_new_tokens 64"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature 0.0 must be above 0"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty -1.0"),
+        ({"top_p": 1.2}, "top_p is 1.2"),
+        ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
+        ({"num_return_sequences": 2}, "num_return_sequences 2 is more than num_beams 1"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences 3 is more than num_beams 2"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(model, processor, options, message):
+    with pytest.raises(ValueError, match=message):
+        ib.generate(model, processor, picture(0), "is it raining ?", **options)
+
+
+def test_an_option_that_does_not_exist_is_refused(model, processor):
+    with pytest.raises(TypeError, match="beam_count"):
+        ib.generate(model, processor, picture(0), "is it raining ?", beam_count=3)
+    with pytest.raises(ValueError, match="num_return_sequences at 1"):
+        list(ib.stream(model, processor, picture(0), "?", num_beams=2, num_return_sequences=2))
