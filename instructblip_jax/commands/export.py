@@ -29,7 +29,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose newest trained parameters are used.")
     flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
-    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=0.001)
+    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
 
 

@@ -1,14 +1,15 @@
 """A trained model -> a Hugging Face model directory: its source, with the trained tensors replaced by ours."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from instructblip_jax.convert import hf_config, table
 from instructblip_jax.convert.new_directory import check_free, new_directory
-from instructblip_jax.convert.shards import MAX_SHARD_BYTES, Shards, Tensor, Written, open_shards, write_shards
+from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.shards import MAX_SHARD_BYTES, Tensor, Written, open_shards, write_shards
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
 """Files beside the weights: configurations, tokenizers, image processor."""
@@ -38,7 +39,8 @@ def export(
     out = Path(out)
     check_free(out, source)
     shards = open_shards(source)
-    tensors: dict[str, Tensor] = {name: shards.lazy(name) for name in _kept(source, shards)}
+    rules = table.rules(hf_config.parse(source / "config.json"))
+    tensors: dict[str, Tensor] = {name: shards.lazy(name) for name in kept(rules, shards.shapes)}
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
         for name, tensor in trained.items()
@@ -63,9 +65,8 @@ def copy_files(source: Path, directory: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def _kept(source: Path, shards: Shards) -> list[str]:
-    """The names in ``shards`` without what old files hold on top, unless it is the only copy of a tensor."""
-    rules = table.rules(hf_config.parse(source / "config.json")).values()
-    spellings = [(rule.theirs, *rule.others) for rule in rules if rule.others]
-    read = {next((name for name in names if name in shards.shapes), None) for names in spellings}
-    return [name for name in shards.shapes if name in read or not table.IGNORED.fullmatch(name)]
+def kept(rules: Mapping[str, Rule], names: Collection[str]) -> list[str]:
+    """``names`` without what old files hold on top, unless it is the only copy of a tensor."""
+    spellings = [(rule.theirs, *rule.others) for rule in rules.values() if rule.others]
+    read = {next((name for name in group if name in names), None) for group in spellings}
+    return [name for name in names if name in read or not table.IGNORED.fullmatch(name)]

@@ -49,6 +49,11 @@ class Lazy:
 Tensor = np.ndarray | Lazy
 
 
+def read(tensor: Tensor) -> np.ndarray:
+    """The array, read if it was not yet."""
+    return tensor.read() if isinstance(tensor, Lazy) else tensor
+
+
 @dataclasses.dataclass(frozen=True)
 class Shards:
     """Where each tensor of a checkpoint lies, its shape and its type. Nothing is read until asked for."""
@@ -155,7 +160,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], bar: tqdm) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name]
-            array = tensor.read() if isinstance(tensor, Lazy) else tensor
+            array = read(tensor)
             if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
                 raise ValueError(f"{name} became {array.dtype} {array.shape}, not {tensor.dtype} {tensor.shape}")
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
