@@ -1,4 +1,4 @@
-"""The original project's names, and the command that reads its .pth files."""
+"""The original project's names, and the command `convert` on its .pth files."""
 
 import json
 import os
