@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from instructblip_jax import mesh as meshes
 from instructblip_jax.convert import hf_config, save, source, table
-from instructblip_jax.convert.export import export
+from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
-from instructblip_jax.convert.shards import MAX_SHARD_BYTES, open_shards
+from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.generate.greedy import greedy
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.tree import Arrays, abstract, merge
@@ -77,6 +77,11 @@ class InstructBlip:
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
 
+    def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`."""
+        trained = dict(save.tensors(table.rules(self.config), self.train))
+        export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32 [B, To, V]: T5's decoder logits at each label position."""
         return self._run(self._logits, batch)
@@ -89,11 +94,6 @@ class InstructBlip:
         """Image tokens [B, P, D] and a batch's instructions -> int32 [B, length], padded after the end token."""
         text = {name: rows for name, rows in batch.items() if name not in ("pixel_values", "labels")}
         return np.asarray(self._run(self._greedy, text, image, length))
-
-    def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`."""
-        trained = dict(save.tensors(table.rules(self.config), self.train))
-        export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
 
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):

@@ -18,7 +18,8 @@ from instructblip_jax.convert import lavis, source
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.from_blip2 import from_blip2
 from instructblip_jax.convert.new_directory import check_free
-from instructblip_jax.convert.shards import as_dict, as_table, open_shards
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import as_dict, as_table
 
 FLAGS = flags.FLAGS
 WAYS = "either --blip2 and --bert (with --language_model, or without), or --original and --model"

@@ -16,7 +16,7 @@ from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.convert import hf_config, save, source, table
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.new_directory import check_free
-from instructblip_jax.convert.shards import as_dict, as_table
+from instructblip_jax.convert.write import as_dict, as_table
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.tree import Arrays, abstract
 from instructblip_jax.workdir import Workdir

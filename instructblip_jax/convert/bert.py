@@ -9,7 +9,8 @@ from pathlib import Path
 
 from instructblip_jax.convert.new_rows import with_rows
 from instructblip_jax.convert.rule import Shape
-from instructblip_jax.convert.shards import Tensor, open_shards
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import Tensor, stored
 
 WORDS, POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 _QUERY_TWIN = re.compile(r"qformer\.(encoder\.layer\.\d+\.(?:intermediate|output))_query(\..+)")
@@ -44,7 +45,7 @@ def text_half(directory: Path, qformer: Mapping[str, Shape], *, seed: int) -> di
             wrong.append(f"mis-shaped  {name} {list(found)}, the Q-Former asks for {rest}")
     if wrong:
         raise ValueError(f"{directory}: no BERT for this Q-Former, {len(wrong)} tensors:\n  " + "\n  ".join(wrong))
-    half: dict[str, Tensor] = {f"qformer.{name}": shards.lazy(names[name]) for name in wanted}
+    half: dict[str, Tensor] = {f"qformer.{name}": stored(shards, names[name]) for name in wanted}
     words = half[f"qformer.{WORDS}"]
     half[f"qformer.{WORDS}"] = with_rows(words, words.shape[0] + 1, seed)
     return half

@@ -9,7 +9,8 @@ import numpy as np
 from instructblip_jax.convert import hf_config, table
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
-from instructblip_jax.convert.shards import MAX_SHARD_BYTES, Tensor, Written, open_shards, write_shards
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
 """Files beside the weights: configurations, tokenizers, image processor."""
@@ -40,7 +41,7 @@ def export(
     check_free(out, source)
     shards = open_shards(source)
     rules = table.rules(hf_config.parse(source / "config.json"))
-    tensors: dict[str, Tensor] = {name: shards.lazy(name) for name in kept(rules, shards.shapes)}
+    tensors: dict[str, Tensor] = {name: stored(shards, name) for name in kept(rules, shards.shapes)}
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
         for name, tensor in trained.items()
@@ -67,6 +68,6 @@ def copy_files(source: Path, directory: Path) -> None:
 
 def kept(rules: Mapping[str, Rule], names: Collection[str]) -> list[str]:
     """``names`` without what old files hold on top, unless it is the only copy of a tensor."""
-    spellings = [(rule.theirs, *rule.others) for rule in rules.values() if rule.others]
+    spellings = [(rule.theirs, *rule.others) for rule in rules.values() if not rule.stacked]
     read = {next((name for name in group if name in names), None) for group in spellings}
     return [name for name in names if name in read or not table.IGNORED.fullmatch(name)]

@@ -16,7 +16,8 @@ from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.load import check
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.new_rows import with_rows
-from instructblip_jax.convert.shards import MAX_SHARD_BYTES, Shards, Tensor, Written, open_shards, write_shards
+from instructblip_jax.convert.shards import Shards, open_shards
+from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 from instructblip_jax.files import read_json
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.instructblip import InstructBlipConfig
@@ -64,7 +65,7 @@ def from_blip2(
     _check(config, shards)
     text = raw.get("text_config") or {}
     tensors: dict[str, Tensor] = {
-        name.replace("qformer.layernorm.", "qformer.embeddings.layernorm."): shards.lazy(name)
+        name.replace("qformer.layernorm.", "qformer.embeddings.layernorm."): stored(shards, name)
         for name in kept(table.rules(config), shards.shapes)
     }
     tensors |= bert.text_half(bert_model, shards.shapes, seed=seed)
@@ -72,7 +73,7 @@ def from_blip2(
         text = _text_config(language_model)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(LM)}
         plain = open_shards(language_model)
-        tensors |= {LM + name: plain.lazy(name) for name in plain.shapes}
+        tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
         tensors |= _new_projection(tensors, seed)
     family = text.get("model_type", "opt")  # transformers' default for BLIP-2
     words = vocabulary.for_language_model(language_model or blip2, family)
@@ -99,7 +100,8 @@ def from_blip2(
         except ValueError as error:
             raise ValueError(str(error).replace(str(directory), str(source))) from error
         names = kept(table.rules(result), tensors)
-        _check(result, Shards(source, {}, {name: tensors[name].shape for name in names}, {}))
+        shapes = {name: tensors[name].shape for name in names}
+        _check(result, Shards(source, {}, shapes, {name: CODES[tensors[name].dtype] for name in names}))
         return write_shards(directory, ((name, tensors[name]) for name in names), max_shard_bytes)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from instructblip_jax.convert.shards import Lazy, Tensor, read
+from instructblip_jax.convert.write import Lazy, Tensor, read
 
 SCALE = 0.02
 """Standard deviation of a new row: `initializer_range` of BERT, which the libraries use for all of them."""

@@ -225,7 +225,7 @@ def test_a_disk_that_fills_up_leaves_nothing(source, tmp_path):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from instructblip_jax.convert import shards
+from instructblip_jax.convert import write as files
 from instructblip_jax.convert.export import export
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -254,8 +254,8 @@ def outcome(pid):
     return killed
 
 def slow():
-    write = shards._write
-    shards._write = lambda *args: (time.sleep(0.01), write(*args))
+    write = files._write
+    files._write = lambda *args: (time.sleep(0.01), write(*args))
 
 random.seed(int(sys.argv[3]))
 for _ in range(5):
