@@ -1,7 +1,7 @@
 """The model that users hold: its arrays on a mesh, loaded from a Hugging Face directory, called on batches."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from instructblip_jax.convert import hf_config, save, source, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.generate.greedy import greedy
+from instructblip_jax.generate import search
+from instructblip_jax.generate.options import Options
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.protocol import Context
 from instructblip_jax.systems.tree import Arrays, abstract, merge
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
@@ -52,8 +54,9 @@ class InstructBlip:
         trainable: str = "qformer",
         instruct_qformer: bool = True,
         remat: str = "none",
+        int8: bool = False,
     ) -> "InstructBlip":
-        """Read a public InstructBLIP or BLIP-2 FlanT5 checkpoint, tensor by tensor into its place on the mesh.
+        """Read a public InstructBLIP or BLIP-2 checkpoint, tensor by tensor into its place on the mesh.
 
         Args:
           model: a directory in the Hugging Face layout (single or sharded safetensors), or a hub id.
@@ -62,6 +65,7 @@ class InstructBlip:
           trainable: which parameters train, a name of `systems.trainable.TRAINABLE`.
           instruct_qformer: False hides the instruction from the Q-Former (the paper's ablation).
           remat: what the language model's backward pass keeps: "none" (all), "dots", or "layer" (least memory).
+          int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.
@@ -72,7 +76,7 @@ class InstructBlip:
         config = hf_config.parse(directory / "config.json")
         config = dataclasses.replace(config, instruct_qformer=instruct_qformer)
         mesh = meshes.single_device_mesh() if mesh is None else mesh
-        graph, train, frozen = abstract(config, mesh=mesh, dtype=dtype, trainable=trainable, remat=remat)
+        graph, train, frozen = abstract(config, mesh=mesh, dtype=dtype, trainable=trainable, remat=remat, int8=int8)
         arrays = load(table.rules(config), train | frozen, open_shards(directory))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
@@ -83,17 +87,40 @@ class InstructBlip:
         export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
-        """The contract's batch -> logits float32 [B, To, V]: T5's decoder logits at each label position."""
+        """The contract's batch -> logits float32: T5's [B, To, V] at each label position, a decoder-only model's
+        [B, T, V] at each text position, of the token after it."""
         return self._run(self._logits, batch)
 
     def encode_image(self, pixels: np.ndarray) -> jax.Array:
-        """Pixels float32 [B, H, W, 3] -> image tokens [B, P, D], to be used for any number of instructions."""
+        """Pixels float32 [B, H, W, 3] -> image tokens [B, P, D], to be used for any number of instructions; frames
+        [B, F, H, W, 3] -> [B, F, P, D]."""
         return self._run(self._encode_image, {"pixel_values": pixels})
 
-    def greedy_ids(self, image: jax.Array, batch: BatchArrays, length: int) -> np.ndarray:
-        """Image tokens [B, P, D] and a batch's instructions -> int32 [B, length], padded after the end token."""
+    def read(self, image: jax.Array, batch: BatchArrays) -> Context:
+        """Image tokens and a batch's instructions -> what every answer to them shares, computed once."""
         text = {name: rows for name, rows in batch.items() if name not in ("pixel_values", "labels")}
-        return np.asarray(self._run(self._greedy, text, image, length))
+        return self._run(self._read, text, image)
+
+    def search(self, context: Context, options: Options, seed: int = 0) -> np.ndarray:
+        """Answers to what was read: int32 [B, num_return_sequences, T], T the capacity of the options."""
+        return next(self.search_steps(context, options, seed, options.max_new_tokens))
+
+    def search_steps(self, context: Context, options: Options, seed: int, every: int) -> Iterator[np.ndarray]:
+        """`search`, telling every so many tokens what there is of the answers; the last one told is the whole."""
+        with jax.set_mesh(self.mesh):
+            state = self._begin(self.train, self.frozen, context, options, jax.random.key(seed))
+            over, until = False, 0
+            while not over:
+                until = min(until + every, options.max_new_tokens)
+                state, out, done = self._decode(self.train, self.frozen, context, state, options, until)
+                over = bool(done)
+                # Beams that are still live are no answers.
+                if over or options.num_beams == 1:
+                    yield np.asarray(out)
+
+    def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N]."""
+        return np.asarray(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
 
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):
@@ -113,14 +140,35 @@ class InstructBlip:
         return jax.jit(run)
 
     @cached_property
-    def _greedy(self) -> Callable:
-        text = self.config.text
+    def _read(self) -> Callable:
+        def run(train: Arrays, frozen: Arrays, batch: dict, image: jax.Array) -> Context:
+            return merge(self.graph, train, frozen).read(image, batch)
 
-        def run(train: Arrays, frozen: Arrays, batch: dict, image: jax.Array, length: int) -> jax.Array:
-            system = merge(self.graph, train, frozen)
-            return greedy(system, image, batch, length=length, end=text.eos_token_id, pad=text.pad_token_id)
+        return jax.jit(run)
 
-        return jax.jit(run, static_argnums=4)
+    @cached_property
+    def _begin(self) -> Callable:
+        def run(train: Arrays, frozen: Arrays, context: Context, options: Options, key: jax.Array) -> dict:
+            return search.kind(options).begin(merge(self.graph, train, frozen), context, options, key)
+
+        return jax.jit(run)
+
+    @cached_property
+    def _decode(self) -> Callable:
+        def run(
+            train: Arrays, frozen: Arrays, context: Context, state: dict, options: Options, until: jax.Array
+        ) -> tuple[dict, jax.Array, jax.Array]:
+            state = search.decode(merge(self.graph, train, frozen), context, state, options, until)
+            return state, search.kind(options).answers(state, options), search.finished(state, options)
+
+        return jax.jit(run, donate_argnums=3)
+
+    @cached_property
+    def _log_likelihood(self) -> Callable:
+        def run(train: Arrays, frozen: Arrays, batch: dict, context: Context) -> jax.Array:
+            return merge(self.graph, train, frozen).log_likelihood(context, batch["ids"], batch["counted"])
+
+        return jax.jit(run)
 
     @cached_property
     def _gradients(self) -> Callable:

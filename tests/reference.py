@@ -71,11 +71,10 @@ def answers(model, theirs: dict) -> dict[str, np.ndarray]:
 
 
 def greedy_ids(model, batch: Mapping[str, np.ndarray], length: int) -> np.ndarray:
-    """New tokens [B, length], filled with the pad id after the end token."""
+    """New tokens [B, T], filled with the pad id after the end token; T, at most ``length``, is the longest row's."""
     prompt = {name: x for name, x in inputs(model, batch).items() if name != "labels"}
     with torch.no_grad():
-        ids = model.generate(**prompt, do_sample=False, num_beams=1, max_new_tokens=length)[:, 1:].numpy()
-    return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+        return model.generate(**prompt, do_sample=False, num_beams=1, max_new_tokens=length)[:, 1:].numpy()
 
 
 def freeze(model) -> dict:

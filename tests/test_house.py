@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "systems": {"models", "axes"},
     "processors": {"files"},
     "data": {"processors"},
-    "convert": {"systems", "models", "axes", "mesh", "files"},
+    "convert": {"systems", "models", "axes", "mesh", "files", "processors.text"},
     "generate": {"systems.protocol"},
     "model": {"systems", "convert", "generate", "mesh"},
     "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},

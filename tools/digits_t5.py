@@ -81,8 +81,8 @@ def batch(
     return out
 
 
-def encode(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Encoder output over [scene ; instruction], with noise on the scene's embeddings when training."""
+def inputs(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The encoder's input [scene ; instruction] and its mask, with noise on the scene's embeddings when training."""
     words = model.embed(data["scene"]) * (data["scene"] > 0)[..., None]  # [B, S, 3, D]
     scene, text = words.sum(2), model.embed(data["ids"])
     x = jnp.concatenate([scene, text], axis=1)
@@ -90,7 +90,7 @@ def encode(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax
         size = jnp.sqrt(jnp.mean(jnp.square(scene)))
         x = x.at[:, :SLOTS].add(NOISE * size * jax.random.normal(key, scene.shape))
     mask = jnp.concatenate([jnp.ones(scene.shape[:2], jnp.int32), data["mask"]], axis=1)
-    return model.encode(x, mask), mask
+    return x, mask
 
 
 def accuracy(graph, params, tokenizer: Tokenizer, per_kind: int = 200, seed: int = 10**6) -> dict[str, float]:
@@ -99,17 +99,17 @@ def accuracy(graph, params, tokenizer: Tokenizer, per_kind: int = 200, seed: int
     @jax.jit
     def answer(params, data):
         model = nnx.merge(graph, params)
-        encoded, mask = encode(model, data, None)
+        context = model.read(*inputs(model, data, None))
         length = data["labels"].shape[1]
-        cache = model.start(encoded, mask, length)
+        cache = model.cache(context, 1, length)
 
         def step(carry, index):
             ids, cache = carry
-            logits, cache = model.step(ids, cache, index)
-            ids = jnp.argmax(logits, -1).astype(jnp.int32)
+            logits, cache = model.extend(ids[:, None, None], context, cache, index)
+            ids = jnp.argmax(logits[:, 0, 0], -1).astype(jnp.int32)
             return (ids, cache), ids
 
-        start = jnp.zeros(encoded.shape[0], jnp.int32)
+        start = jnp.zeros(len(data["ids"]), jnp.int32)
         return jax.lax.scan(step, (start, cache), jnp.arange(length))[1].T
 
     result = {}
@@ -140,11 +140,11 @@ def train(
     def step(params, opt, data, key):
         def loss(params):
             model = nnx.merge(graph, params)
-            encoded, mask = encode(model, data, key)
+            x, mask = inputs(model, data, key)
             labels = data["labels"]
             start = jnp.zeros((labels.shape[0], 1), jnp.int32)
             previous = jnp.where(labels[:, :-1] == -100, 0, labels[:, :-1])
-            logits = model.decode(jnp.concatenate([start, previous], 1), encoded, mask)
+            logits = model.decode(jnp.concatenate([start, previous], 1), model.encode(x, mask), mask)
             total, count = token_cross_entropy(logits, labels)
             return total / count
 

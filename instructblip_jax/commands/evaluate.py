@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from absl import flags
 from etils import epath
@@ -24,6 +25,7 @@ from instructblip_jax.data.loader import evaluation_batches
 from instructblip_jax.evals.metrics import METRIC_OF, METRICS
 from instructblip_jax.evals.predict import predict
 from instructblip_jax.evals.table import Row, as_dict, markdown
+from instructblip_jax.generate.text import generate_ids
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.workdir import Workdir
@@ -67,6 +69,7 @@ def run(args: Sequence[str]) -> None:
     if not splits:
         raise ValueError("config.evaluation names no set: give held_in, held_out or both")
     prepare_missing(config.data.directory, tuple(splits))
+    answer = partial(generate_ids, model, max_new_tokens=suite.max_new_tokens)
     rows = {}
     for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True):
         batches = evaluation_batches(
@@ -77,7 +80,7 @@ def run(args: Sequence[str]) -> None:
             instruction_lengths=config.data.instruction_lengths,
             blank_image=config.data.blank_image,
         )
-        answered = predict(model, processor, batches, max_new_tokens=suite.max_new_tokens)
+        answered = predict(answer, processor, batches)
         metric = METRIC_OF.get(name, "exact_match")
         lines, scores, blind = [], [], []
         for record, seen, unseen in answered:

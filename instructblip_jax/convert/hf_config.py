@@ -1,18 +1,22 @@
 """A public ``config.json`` -> our dataclasses. Sparse files rely on Hugging Face's class defaults, which ours are."""
 
+import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from instructblip_jax.files import read_json
 from instructblip_jax.models.layers import ACTIVATIONS
+from instructblip_jax.models.llama import LlamaConfig
+from instructblip_jax.models.opt import OptConfig
 from instructblip_jax.models.qformer import QFormerConfig
 from instructblip_jax.models.t5 import T5Config
 from instructblip_jax.models.vit import VitConfig
-from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.processors.text import TextTokenizer
+from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 
-MODEL_TYPES = {"instructblip": True, "blip-2": False}
+MODEL_TYPES = {"instructblip": True, "instructblipvideo": True, "blip-2": False}
 """Model types this reads -> whether their Q-Former has a text half."""
 
 
@@ -27,11 +31,12 @@ def _checked(path: Path, field: str, value: Any, kind: type) -> Any:
 
 
 def _fields(path: Path, name: str, config_class: type, section: Mapping[str, Any]) -> dict[str, Any]:
-    """What section ``name`` says of the fields of ``config_class``; null counts as not said."""
+    """What section ``name`` says of the fields of ``config_class``; null counts as not said, and so does the
+    padding id -1 of older LLaMA files."""
     return {
         field: _checked(path, f"{name}.{field}", section[field], kind)
         for field, kind in typing.get_type_hints(config_class).items()
-        if section.get(field) is not None
+        if section.get(field) is not None and not (field == "pad_token_id" and section[field] == -1)
     }
 
 
@@ -48,20 +53,64 @@ def _t5(path: Path, section: Mapping[str, Any]) -> T5Config:
     return T5Config(**fields)
 
 
+def _must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError where a field of text_config asks for a form that is not built here; absent or null is fine."""
+    for field, value in wanted.items():
+        if section.get(field) is not None and section[field] != value:
+            raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
+
+
+def _llama(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
+    _must_be(path, section, {"attention_bias": False, "mlp_bias": False})
+    # Newer files keep the base under rope_parameters, with the kind of scaling, of which the public files have none.
+    rope = section.get("rope_parameters") or section.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"{path}: text_config's rotary scaling is {kind!r}; only plain rotary positions are read here")
+    fields = _fields(path, "text_config", LlamaConfig, {"rope_theta": rope.get("rope_theta"), **section})
+    config = LlamaConfig(**fields)
+    if (path.parent / "tokenizer.json").is_file():
+        # The public files' eos_token_id, 1, is not what these models end with; their tokenizer knows.
+        config = dataclasses.replace(config, eos_token_id=TextTokenizer(path.parent).end_id(path.parent))
+    if not config.head_dim:
+        _check_divisible(path, "text_config", config.hidden_size, config.num_attention_heads)
+    if config.num_key_value_heads and config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"{path}: text_config.num_attention_heads {config.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads {config.num_key_value_heads}"
+        )
+    return config
+
+
+def _opt(path: Path, section: Mapping[str, Any]) -> OptConfig:
+    wanted = {"do_layer_norm_before": True, "enable_bias": True, "layer_norm_elementwise_affine": True}
+    width = section.get("hidden_size", OptConfig.hidden_size)
+    _must_be(path, section, wanted | {"word_embed_proj_dim": width, "tie_word_embeddings": True})
+    config = OptConfig(**_fields(path, "text_config", OptConfig, section))
+    _check_divisible(path, "text_config", config.hidden_size, config.num_attention_heads)
+    return config
+
+
+TEXT: dict[str, Callable[[Path, Mapping[str, Any]], TextConfig]] = {"t5": _t5, "llama": _llama, "opt": _opt}
+"""text_config.model_type -> its reader."""
+
+
 def parse(path: Path) -> InstructBlipConfig:
     """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
     raw = read_json(path)
     kind = raw.get("model_type")
     if kind not in MODEL_TYPES:
-        raise ValueError(f"{path}: model_type is {kind!r}; this reads {' and '.join(sorted(MODEL_TYPES))}")
+        raise ValueError(f"{path}: model_type is {kind!r}; this reads {', '.join(sorted(MODEL_TYPES))}")
     sections = {}
     for name in ("vision_config", "qformer_config", "text_config"):
         sections[name] = raw.get(name) or {}
         if not isinstance(sections[name], dict):
             raise ValueError(f"{path}: {name} is not an object")
-    family = sections["text_config"].get("model_type", "t5" if kind == "instructblip" else "opt")
-    if family != "t5":
-        raise ValueError(f"{path}: text_config.model_type is {family!r}; the language models read here are t5 (FlanT5)")
+    family = text_family(raw)
+    if family not in TEXT:
+        raise ValueError(
+            f"{path}: text_config.model_type is {family!r}; the language models read here are {', '.join(sorted(TEXT))}"
+        )
     vision = VitConfig(**_fields(path, "vision_config", VitConfig, sections["vision_config"]))
     # Hugging Face overwrites encoder_hidden_size with the vision width whatever the file says.
     qformer_fields = _fields(path, "qformer_config", QFormerConfig, sections["qformer_config"]) | {
@@ -69,12 +118,12 @@ def parse(path: Path) -> InstructBlipConfig:
         "use_text": MODEL_TYPES[kind],
     }
     qformer = QFormerConfig(**qformer_fields)
-    text = _t5(path, sections["text_config"])
-    for name, value in (
-        ("vision_config.hidden_act", vision.hidden_act),
-        ("qformer_config.hidden_act", qformer.hidden_act),
-        ("text_config.dense_act_fn", text.activation),
-    ):
+    text = TEXT[family](path, sections["text_config"])
+    named = {"vision_config.hidden_act": vision.hidden_act, "qformer_config.hidden_act": qformer.hidden_act}
+    for field, ours in (("dense_act_fn", "activation"), ("hidden_act", "hidden_act"), ("activation_function",) * 2):
+        if hasattr(text, ours):
+            named[f"text_config.{field}"] = getattr(text, ours)
+    for name, value in named.items():
         if value not in ACTIVATIONS:
             raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
     if vision.image_size % vision.patch_size:
@@ -84,7 +133,22 @@ def parse(path: Path) -> InstructBlipConfig:
     _check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
     _check_divisible(path, "qformer_config", qformer.hidden_size, qformer.num_attention_heads)
     queries = _checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int)
-    return InstructBlipConfig(vision, qformer, text, num_query_tokens=queries)
+    token = next((raw[name] for name in IMAGE_TOKENS[kind] if raw.get(name) is not None), None)
+    token = -1 if token is None else _checked(path, "image_token_index", token, int)
+    return InstructBlipConfig(vision, qformer, text, num_query_tokens=queries, image_token_id=token)
+
+
+IMAGE_TOKENS = {
+    "instructblip": ("image_token_index", "image_token_id"),
+    "instructblipvideo": ("video_token_index", "video_token_id"),
+    "blip-2": ("image_token_index", "image_token_id"),
+}
+"""model_type -> the fields that may name the placeholder of the visual prompt."""
+
+
+def text_family(raw: Mapping[str, Any]) -> str:
+    """The language model's model_type; sparse files leave it to Hugging Face's class default, OPT."""
+    return (raw.get("text_config") or {}).get("model_type", "opt")
 
 
 def _check_divisible(path: Path, section: str, width: int, heads: int) -> None:

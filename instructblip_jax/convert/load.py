@@ -1,26 +1,35 @@
 """Hugging Face tensors -> sharded arrays, one tensor in host memory at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.convert.table import IGNORED
+from instructblip_jax.models.int8 import quantize
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of weights, in safetensors' names."""
+SCALE = "/kernel_scale"
 
 
 def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct], shards: Shards) -> dict[str, Rule]:
     """Match the table against the files before anything is read.
 
-    Returns the rules with the names these files use. Raises one ValueError that lists every missing, unexpected and
-    mis-shaped tensor.
+    Returns the rules with the names these files use. Raises one ValueError that lists every missing, unexpected,
+    mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
     for path, leaf in abstract.items():
+        if path.endswith(SCALE):  # comes with its int8 kernel
+            continue
         rule = rules[path]
         present = [name for name in (rule.theirs, *rule.others) if name in shards.shapes]
         if not rule.stacked and present:
@@ -33,6 +42,8 @@ def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct
                 wrong.append(f"missing     {name} {list(want)}")
             elif shards.shapes[name] != want:
                 wrong.append(f"mis-shaped  {name} {list(shards.shapes[name])}, config.json asks for {list(want)}")
+            elif shards.types[name] not in FLOATS:
+                wrong.append(f"mis-typed   {name} is {shards.types[name]}; weights are {', '.join(FLOATS)}")
     wrong += [f"unexpected  {name}" for name in shards.shapes if name not in used and not IGNORED.fullmatch(name)]
     if wrong:
         lines = sorted(set(wrong))
@@ -47,22 +58,19 @@ def _set_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Arra
     return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
 
 
-def _place(value: np.ndarray, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(leaf.dtype))
+def _place(value: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(dtype))
 
 
-def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> jax.Array:
-    sharding = leaf.sharding
-    assert isinstance(sharding, NamedSharding)
-    if not rule.stacked:
-        return _place(rule.transform.read(shards.read(rule.theirs)), leaf, sharding)
-    # A stack is filled layer by layer on the device, so that the host never holds all layers of a kernel.
-    layer_sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    stack = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
+def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """(path, layer or None, array) for every tensor of a rule; an int8 kernel comes with its scales."""
     for index, name in enumerate(rule.names(leaf.shape)):
-        layer = _place(rule.transform.read(shards.read(name)), leaf, layer_sharding)
-        stack = _set_layer(stack, layer, index).block_until_ready()
-    return stack
+        value = rule.transform.read(shards.read(name))
+        layer = index if rule.stacked else None
+        if leaf.dtype == np.int8:
+            value, scale = quantize(value)
+            yield rule.ours + "_scale", layer, scale
+        yield rule.ours, layer, value
 
 
 def load(
@@ -72,4 +80,19 @@ def load(
 
     Raises ValueError when the files do not fit (see `check`) or break off inside a tensor.
     """
-    return {path: _read(rule, abstract[path], shards) for path, rule in check(rules, abstract, shards).items()}
+    arrays: dict[str, jax.Array] = {}
+    resolved = check(rules, abstract, shards)
+    for whole, rule in tqdm(resolved.items(), "loading", unit="array", leave=False, disable=None, delay=2):
+        for path, layer, value in _read(rule, abstract[whole], shards):
+            leaf = abstract[path]
+            sharding = leaf.sharding
+            assert isinstance(sharding, NamedSharding)
+            if layer is None:
+                arrays[path] = _place(value, leaf.dtype, sharding)
+                continue
+            # A stack is filled layer by layer on the device, so that the host never holds all layers of a kernel.
+            if path not in arrays:
+                arrays[path] = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
+            one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+            arrays[path] = _set_layer(arrays[path], _place(value, leaf.dtype, one), layer).block_until_ready()
+    return arrays

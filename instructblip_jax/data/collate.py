@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.processors.processor import Processor
+from instructblip_jax.processors.processor import IGNORE, Processor
 
 Sample = Mapping[str, np.ndarray]
 """pixel_values [H, W, 3] and the unpadded token rows of `Processor.encode`."""
@@ -32,10 +32,19 @@ def collate(
     ``blank_image``: zeros for pixels, the mean colour of the processor.
     """
     rows = [{key: value for key, value in sample.items() if key != "pixel_values"} for sample in samples]
+    answers = [int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0 for row in rows]
+    joined = [answer if processor.decoder_only else 0 for answer in answers]  # responses that follow in input_ids
     texts = [key for key in rows[0] if key != "labels"]
-    longest = max(len(row[key]) for row in rows for key in texts)
+    longest = max(
+        len(row[key]) - (after if key == "input_ids" else 0)
+        for row, after in zip(rows, joined, strict=True)
+        for key in texts
+    )
     lengths = dict.fromkeys(texts, bucket(longest, instruction_lengths, "instruction_lengths"))
     if "labels" in rows[0]:
-        lengths["labels"] = bucket(max(len(row["labels"]) for row in rows), response_lengths, "response_lengths")
+        lengths["labels"] = bucket(max(answers), response_lengths, "response_lengths")
+        if processor.decoder_only:
+            lengths["input_ids"] += lengths["labels"]
+            lengths["labels"] = lengths["input_ids"]
     pixels = np.stack([sample["pixel_values"] for sample in samples])
     return {"pixel_values": np.zeros_like(pixels) if blank_image else pixels, **processor.pad(rows, lengths)}

@@ -1,38 +1,91 @@
-"""Answers in words: the public `generate`."""
+"""Tokens and words out of a model: the public `generate_ids`, `generate` and `stream`."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from instructblip_jax.generate.options import Options
+from instructblip_jax.generate.search import widths
 
 LENGTH_STEP = 16
 """Instructions are padded to multiples of so many tokens, so that few programs are compiled."""
 
 
-def generate(
-    model: Any, processor: Any, images: Any, instructions: str | Sequence[str], *, max_new_tokens: int = 64
-) -> list[str]:
-    """Greedy answers, one a pair of image and instruction.
+def options_for(model: Any, *, eos_token_id: int | Sequence[int] | None = None, **options: Any) -> Options:
+    """Hugging Face's options for this model. Raises ValueError for values that cannot be, TypeError for no option."""
+    config = model.config
+    ends = config.text.eos_token_id if eos_token_id is None else eos_token_id
+    if not config.decoder_only:
+        options["penalize_prompt"] = True  # T5's is the start token alone
+    return Options.of(ends=ends, pad=config.text.pad_token_id, **options)
 
-    ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]). A
-    picture that is given several times is encoded once. Raises UnusableImageError for a picture that cannot be read,
-    ValueError for an empty instruction or counts that do not match.
+
+def generate_ids(
+    model: Any, batch: Mapping[str, np.ndarray], *, image: Any = None, seed: int = 0, **options: Any
+) -> np.ndarray:
+    """Answers to a prepared batch: int32 [B * num_return_sequences, T], the prompt excluded, as long as the longest;
+    what follows a row's end token is the padding id.
+
+    Options are Hugging Face's: max_new_tokens (64), min_new_tokens, num_beams, length_penalty, repetition_penalty,
+    no_repeat_ngram_size, early_stopping, do_sample, temperature, top_k, top_p, num_return_sequences, eos_token_id
+    (one or several; by default the checkpoint's own end token). ``seed`` makes sampling repeatable.
+    ``penalize_prompt``: the repetition penalty of a decoder-only model counts the prompt's tokens, too. ``image``: what
+    `InstructBlip.encode_image` made, in place of the batch's pixels. Raises ValueError for options that cannot be.
+    """
+    chosen = options_for(model, **options)
+    context = model.read(model.encode_image(batch["pixel_values"]) if image is None else image, batch)
+    ids = model.search(context, chosen, seed)
+    ids = ids.reshape(-1, ids.shape[-1])
+    return ids[:, : int(np.max(widths(ids, chosen)))]
+
+
+def prepare(model: Any, processor: Any, images: Any, instructions: str | Sequence[str]) -> tuple[Any, dict]:
+    """Pictures and instructions -> image tokens, one row an instruction, and the padded text of a batch.
+
+    A picture that is given several times is encoded once.
     """
     texts = [instructions] if isinstance(instructions, str) else list(instructions)
-    single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
-    pictures = [images] * len(texts) if single else list(images)
-    if len(pictures) != len(texts) or not texts:
-        raise ValueError(f"{len(pictures)} images but {len(texts)} instructions; give one for each image")
-    for n, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"instructions[{n}] is {text!r}; a text is needed")
-    distinct = {id(picture): picture for picture in pictures}
+    rows = processor.rows(images, len(texts), share=True)
+    encoded = [processor.encode(text) for text in processor.checked(texts, "instructions", len(rows))]
+    distinct = {id(row): row for row in rows}
     place = {key: n for n, key in enumerate(distinct)}
-    tokens = model.encode_image(np.stack([processor.image(picture) for picture in distinct.values()]))
-    rows = [processor.encode(text) for text in texts]
-    longest = max(len(ids) for row in rows for ids in row.values())
-    batch = processor.pad(rows, dict.fromkeys(rows[0], -(-longest // LENGTH_STEP) * LENGTH_STEP))
-    index = np.array([place[id(picture)] for picture in pictures])
-    return processor.decode(model.greedy_ids(tokens[index], batch, max_new_tokens))
+    tokens = model.encode_image(processor.pixels(list(distinct.values())))
+    longest = max(len(ids) for row in encoded for ids in row.values())
+    batch = processor.pad(encoded, dict.fromkeys(encoded[0], -(-longest // LENGTH_STEP) * LENGTH_STEP))
+    return tokens[np.array([place[id(row)] for row in rows])], batch
+
+
+def generate(model: Any, processor: Any, images: Any, instructions: str | Sequence[str], **options: Any) -> list[str]:
+    """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
+
+    ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
+    video a sequence of those). Options as `generate_ids` takes them. Raises UnusableImageError for a picture that
+    cannot be read, ValueError for an empty instruction, counts that do not match, or an option that cannot be.
+    """
+    options_for(model, **{name: value for name, value in options.items() if name != "seed"})  # before any work
+    image, batch = prepare(model, processor, images, instructions)
+    return processor.decode(generate_ids(model, batch, image=image, **options))
+
+
+def stream(
+    model: Any, processor: Any, image: Any, instruction: str, *, every: int = 1, seed: int = 0, **options: Any
+) -> Iterator[str]:
+    """One answer as it is written: pieces of text, which make the answer of `generate` when joined.
+
+    ``every``: tokens between pieces. Beams are told at the end only, for until then any of them may be the answer.
+    """
+    chosen = options_for(model, **options)
+    if chosen.num_return_sequences > 1:
+        raise ValueError("a stream is one answer; leave num_return_sequences at 1")
+    tokens, batch = prepare(model, processor, [image], [instruction])
+    told = text = ""
+    for ids in model.search_steps(model.read(tokens, batch), chosen, seed, every):
+        text = processor.decode(ids.reshape(1, -1))[0]
+        # A character may take several tokens, and a space may wait for its word: what is not settled is not told yet.
+        if text.startswith(told) and not text.endswith("\ufffd"):
+            if text != told:
+                yield text[len(told) :]
+            told = text
+    if text != told:
+        yield text[len(told) :] if text.startswith(told) else f"\n{text}"

@@ -1,4 +1,7 @@
-"""Multi-head attention, one for all parts: self or cross, biased, masked, cached."""
+"""Multi-head attention, one for all parts: self or cross, biased, masked, cached, shared by many continuations."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +20,46 @@ def causal_bias(length: int) -> jax.Array:
     return jnp.where(jnp.tri(length, dtype=bool), 0.0, jnp.finfo(jnp.float32).min)[None, None]
 
 
+def attend(
+    query: jax.Array,
+    parts: Sequence[tuple[jax.Array, jax.Array, jax.Array | None]],
+    *,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Scaled queries over the keys of all ``parts`` together, with one float32 softmax.
+
+    ``query`` is [B, T, H, K], or [B, N, T, H, K] for N continuations of each example. A part is (keys, values, bias):
+    keys and values [B, S, G, K], which all N share, or [B, N, S, G, K], each one's own; bias float32, broadcast to
+    [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query attention). Returns
+    the shape of ``query``. ``key`` switches the dropout of the attention probabilities on.
+    """
+    n = "n" if query.ndim == 5 else ""
+    heads, groups = query.shape[-2], parts[0][0].shape[-2]
+    grouped = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
+    scores = []
+    for keys, _, bias in parts:
+        own = "n" if keys.ndim == 5 else ""
+        score = jnp.einsum(f"b{n}tgrk,b{own}sgk->b{n}grts", grouped, keys, preferred_element_type=jnp.float32)
+        score = score.reshape(*score.shape[:-4], heads, *score.shape[-2:])  # [B, (N,) H, T, S]
+        scores.append(score if bias is None else score + bias)
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0], axis=-1)
+    weights = dropout(weights, dropout_rate, key)
+    weights = weights.reshape(*weights.shape[:-3], groups, heads // groups, *weights.shape[-2:])
+    mixed, start = jnp.zeros((), query.dtype), 0
+    for keys, values, _ in parts:
+        own = "n" if values.ndim == 5 else ""
+        share = weights[..., start : start + keys.shape[-3]].astype(values.dtype)
+        mixed = mixed + jnp.einsum(f"b{n}grts,b{own}sgk->b{n}tgrk", share, values)
+        start += keys.shape[-3]
+    return mixed.reshape(query.shape)
+
+
 class Attention(nnx.Module):
-    """Projections q, k, v, o and scaled dot-product attention with a float32 softmax.
+    """Projections q, k, v, o and scaled dot-product attention.
 
     Keys and values are a step of their own, so that they can come from another sequence, from a cache, or be
-    computed once for many queries.
+    computed once for many queries. ``kv_heads``: fewer key and value heads than query heads.
     """
 
     def __init__(
@@ -30,30 +68,39 @@ class Attention(nnx.Module):
         heads: int,
         head_size: int,
         *,
+        kv_heads: int | None = None,
         context_width: int | None = None,
         bias: bool = True,
         scale: float | None = None,
         dropout_rate: float = 0.0,
+        int8: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
-        inner = heads * head_size
         context_width = context_width or width
-        self.heads, self.head_size, self.dropout_rate = heads, head_size, dropout_rate
+        self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, head_size
+        self.dropout_rate = dropout_rate
         self.scale = head_size**-0.5 if scale is None else scale
         # Unscaled attention (T5) is born with the scale in its query kernel.
         gain = head_size**-0.5 / self.scale
-        self.q = linear(width, inner, ("embed", "heads"), bias=bias, gain=gain, dtype=dtype, rngs=rngs)
-        self.k = linear(context_width, inner, ("embed", "heads"), bias=bias, dtype=dtype, rngs=rngs)
-        self.v = linear(context_width, inner, ("embed", "heads"), bias=bias, dtype=dtype, rngs=rngs)
-        self.o = linear(inner, width, ("heads", "embed"), bias=bias, dtype=dtype, rngs=rngs)
+        inner, kv_inner = heads * head_size, self.kv_heads * head_size
+        kind: dict[str, Any] = {"bias": bias, "int8": int8, "dtype": dtype, "rngs": rngs}
+        self.q = linear(width, inner, ("embed", "heads"), gain=gain, **kind)
+        self.k = linear(context_width, kv_inner, ("embed", "heads"), **kind)
+        self.v = linear(context_width, kv_inner, ("embed", "heads"), **kind)
+        self.o = linear(inner, width, ("heads", "embed"), **kind)
 
-    def _split(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], self.heads, self.head_size)  # [B, T, H, K]
+    def queries(self, x: jax.Array) -> jax.Array:
+        """x [..., T, D] -> scaled queries [..., T, H, K]."""
+        return self._split(self.q(x), self.heads) * self.scale
 
     def keys_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """context [B, S, D'] -> keys and values, each [B, S, H, K]."""
-        return self._split(self.k(context)), self._split(self.v(context))
+        """context [..., S, D'] -> keys and values, each [..., S, G, K]."""
+        return self._split(self.k(context), self.kv_heads), self._split(self.v(context), self.kv_heads)
+
+    def output(self, mixed: jax.Array) -> jax.Array:
+        """What `attend` mixed [..., T, H, K] -> [..., T, D]."""
+        return self.o(mixed.reshape(*mixed.shape[:-2], -1))
 
     def __call__(
         self,
@@ -64,14 +111,9 @@ class Attention(nnx.Module):
         bias: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B, T, D], keys and values [B, S, H, K], bias float32 broadcast to [B, H, T, S] -> [B, T, D].
+        """x [B, T, D], keys and values [B, S, G, K], bias as `attend` takes it -> [B, T, D]."""
+        parts = [(keys, values, bias)]
+        return self.output(attend(self.queries(x), parts, dropout_rate=self.dropout_rate, key=key))
 
-        ``key`` switches the dropout of the attention probabilities on.
-        """
-        query = self._split(self.q(x)) * self.scale
-        scores = jnp.einsum("bthk,bshk->bhts", query, keys, preferred_element_type=jnp.float32)
-        if bias is not None:
-            scores = scores + bias
-        weights = dropout(jax.nn.softmax(scores, axis=-1), self.dropout_rate, key).astype(values.dtype)
-        mixed = jnp.einsum("bhts,bshk->bthk", weights, values)  # [B, T, H, K]
-        return self.o(mixed.reshape(*mixed.shape[:2], -1))
+    def _split(self, x: jax.Array, heads: int) -> jax.Array:
+        return x.reshape(*x.shape[:-1], heads, self.head_size)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instructblip_jax.models.int8 import Int8Linear
+
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
@@ -33,12 +35,15 @@ def linear(
     gain: float = 1.0,
     dtype,
     out_dtype=None,
+    int8: bool = False,
     rngs: nnx.Rngs,
-) -> nnx.Linear:
+) -> "nnx.Linear | Int8Linear":
     """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result.
 
-    A new kernel keeps the variance of its input, times ``gain`` squared.
+    A new kernel keeps the variance of its input, times ``gain`` squared. ``int8``: a frozen kernel in a byte a weight.
     """
+    if int8:
+        return Int8Linear(d_in, d_out, axes, bias=bias, dtype=dtype, out_dtype=out_dtype)
     return nnx.Linear(
         d_in,
         d_out,

@@ -5,6 +5,6 @@ from flax import nnx
 from instructblip_jax.models.layers import linear
 
 
-def projector(d_in: int, d_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def projector(d_in: int, d_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Module:
     """[B, Q, d_in] -> [B, Q, d_out]; "language_projection" in the public checkpoints."""
     return linear(d_in, d_out, (None, "embed"), dtype=dtype, rngs=rngs)

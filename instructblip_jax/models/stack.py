@@ -20,6 +20,14 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
     return stacked(rngs.split(layers))
 
 
+def insert(cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int) -> dict[str, jax.Array]:
+    """A layer's cached arrays [B, N, S, ...] with new ones [B, N, T, ...] in their places from ``index`` on."""
+    return {
+        name: jax.lax.dynamic_update_slice_in_dim(array, new[name].astype(array.dtype), index, axis=2)
+        for name, array in cache.items()
+    }
+
+
 def run(
     stack: nnx.Module,
     x: jax.Array,

@@ -10,9 +10,11 @@ from flax import nnx
 
 from instructblip_jax.axes import constrain
 from instructblip_jax.models import stack
-from instructblip_jax.models.attention import Attention, causal_bias, mask_bias
+from instructblip_jax.models.attention import Attention, attend, causal_bias, mask_bias
 from instructblip_jax.models.layers import ACTIVATIONS, embedding, linear, parameter, rms_norm
 from instructblip_jax.models.relative_bias import relative_bias
+
+Cache = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +40,22 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int = 1
 
+    @property
+    def width(self) -> int:
+        """Of the embeddings."""
+        return self.d_model
+
 
 class GatedFeedForward(nnx.Module):
     """norm, then ``down(act(gate x) * up x)``."""
 
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
         width, inner = config.d_model, config.d_ff
         self.activation = ACTIVATIONS[config.activation]
         self.norm = rms_norm(width, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
-        self.gate = linear(width, inner, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
-        self.up = linear(width, inner, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
-        self.down = linear(inner, width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs)
+        self.gate = linear(width, inner, ("embed", "mlp"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
+        self.up = linear(width, inner, ("embed", "mlp"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
+        self.down = linear(inner, width, ("mlp", "embed"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.norm(x)
@@ -58,10 +65,10 @@ class GatedFeedForward(nnx.Module):
 class NormedAttention(nnx.Module):
     """norm and unscaled, bias-free attention; the residual is added here."""
 
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
         self.attn = Attention(
-            config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, dtype=dtype, rngs=rngs
+            config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, int8=int8, dtype=dtype, rngs=rngs
         )
 
     def over_itself(self, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -69,35 +76,35 @@ class NormedAttention(nnx.Module):
         h = self.norm(x)
         return x + self.attn(h, *self.attn.keys_values(h), bias=bias)
 
-    def over_cache(self, x: jax.Array, cache: Any, index: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-        """Self-attention of one new position x [B, 1, D], whose keys and values enter ``cache`` at ``index``."""
+    def over_cache(self, x: jax.Array, own: Cache | None, index: Any, bias: jax.Array) -> tuple[jax.Array, Any]:
+        """Self-attention of positions x [B, N, T, D], whose keys and values enter the cache at ``index``; without a
+        cache, over themselves."""
         h = self.norm(x)
         new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
-        cache = {
-            name: jax.lax.dynamic_update_slice_in_dim(cache[name], new[name].astype(cache[name].dtype), index, axis=1)
-            for name in ("k", "v")
-        }
-        return x + self.attn(h, cache["k"], cache["v"], bias=bias), cache
+        if own is not None:
+            own = new = stack.insert(own, new, index)
+        mixed = attend(self.attn.queries(h), [(new["k"], new["v"], bias)])
+        return x + self.attn.output(mixed), own
 
     def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
-        """Cross-attention to keys and values [B, S, H, K] computed before."""
-        return x + self.attn(self.norm(x), keys, values, bias=bias)
+        """Cross-attention of x [B, (N,) T, D] to keys and values [B, S, H, K] computed before."""
+        return x + self.attn.output(attend(self.attn.queries(self.norm(x)), [(keys, values, bias)]))
 
 
 class EncoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
-        self.self_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
-        self.ffn = GatedFeedForward(config, dtype=dtype, rngs=rngs)
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
         return self.ffn(self.self_attention.over_itself(x, bias))
 
 
 class DecoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs):
-        self.self_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
-        self.cross_attention = NormedAttention(config, dtype=dtype, rngs=rngs)
-        self.ffn = GatedFeedForward(config, dtype=dtype, rngs=rngs)
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.cross_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
 
     def context(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Encoder output [B, S, D] -> this layer's cross-attention keys and values, each [B, S, H, K]."""
@@ -107,8 +114,17 @@ class DecoderBlock(nnx.Module):
 class Side(nnx.Module):
     """What encoder and decoder both are: a scanned stack, the bias table that all its layers share, a last norm."""
 
-    def __init__(self, config: T5Config, block: Callable[..., nnx.Module], layers: int, *, dtype, rngs: nnx.Rngs):
-        self.layers = stack.build(lambda rngs: block(config, dtype=dtype, rngs=rngs), layers, rngs)
+    def __init__(
+        self,
+        config: T5Config,
+        block: Callable[..., nnx.Module],
+        layers: int,
+        *,
+        int8: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.layers = stack.build(lambda rngs: block(config, int8=int8, dtype=dtype, rngs=rngs), layers, rngs)
         shape = (config.relative_attention_num_buckets, config.num_heads)
         # Heads that begin by looking different ways find out what belongs together much sooner.
         self.relative = parameter(shape, (None, "heads"), std=1.0, rngs=rngs)
@@ -118,13 +134,15 @@ class Side(nnx.Module):
 class T5(nnx.Module):
     """Embeddings in, logits out. All sequences hold their real tokens first; masks are int or bool [B, T]."""
 
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.d_model, config.vocab_size
         self.shared = embedding(vocab, width, ("vocab", "embed"), std=1.0, dtype=dtype, rngs=rngs)
-        self.encoder = Side(config, EncoderBlock, config.num_layers, dtype=dtype, rngs=rngs)
-        self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, dtype=dtype, rngs=rngs)
-        self.head = linear(width, vocab, ("embed", "vocab"), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
+        self.encoder = Side(config, EncoderBlock, config.num_layers, int8=int8, dtype=dtype, rngs=rngs)
+        self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, int8=int8, dtype=dtype, rngs=rngs)
+        self.head = linear(
+            width, vocab, ("embed", "vocab"), bias=False, int8=int8, dtype=dtype, out_dtype=jnp.float32, rngs=rngs
+        )
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """ids int [B, T] -> [B, T, D]."""
@@ -153,36 +171,42 @@ class T5(nnx.Module):
         x, _ = stack.run(self.decoder.layers, x, body, remat=self.remat)
         return self._logits(x)
 
-    def start(self, encoded: jax.Array, mask: jax.Array, length: int) -> dict[str, jax.Array]:
-        """The cache for ``length`` generated tokens: empty self-attention keys and values, and the cross-attention's.
+    def read(self, embeds: jax.Array, mask: jax.Array) -> Cache:
+        """A prompt [B, S, D] -> what its continuations see of it: each layer's cross-attention keys and values
+        [L, B, S, H, K], computed once for all steps and continuations, and the mask."""
+        encoded = self.encode(embeds, mask)
+        _, (keys, values) = stack.run(self.decoder.layers, jnp.zeros(()), lambda b, x, _: (x, b.context(encoded)))
+        return {"k": keys, "v": values, "mask": mask}
 
-        Arrays [L, B, To or S, H, K] with the layers first, and the encoder mask [B, S].
+    def cache(self, context: Cache, rows: int, length: int) -> Cache:
+        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, T, H, K]."""
+        layers, batch, _, *heads = context["k"].shape
+        empty = jnp.zeros((layers, batch, rows, length, *heads), context["k"].dtype)
+        empty = constrain(empty, None, "batch", None, None, "heads", None)
+        return {"k": empty, "v": empty}
+
+    def extend(
+        self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
+    ) -> tuple[jax.Array, Cache | None]:
+        """N continuations of each example: decoder ids int [B, N, T] -> logits float32 [B, N, T, V].
+
+        Without a cache ids begin the answer; with one, they go on at ``index``, and it is returned with them in it.
         """
-        config, batch = self.config, encoded.shape[0]
-        x = jnp.zeros(())
-        _, (cross_k, cross_v) = stack.run(self.decoder.layers, x, lambda block, x, _: (x, block.context(encoded)))
-        shape = (config.num_decoder_layers, batch, length, config.num_heads, config.d_kv)
-        empty = jnp.zeros(shape, cross_k.dtype)
-        return {"k": empty, "v": empty, "cross_k": cross_k, "cross_v": cross_v, "mask": mask}
-
-    def step(
-        self, ids: jax.Array, cache: dict[str, jax.Array], index: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One decoding step: ids int [B] at position ``index`` -> logits float32 [B, V], and the cache with them."""
-        length = cache["k"].shape[2]
+        length = ids.shape[2] if cache is None else cache["k"].shape[3]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
-        bias = jax.lax.dynamic_slice_in_dim(bias, index, 1, axis=2)  # [1, H, 1, S]
-        context_bias = mask_bias(cache["mask"])
+        if cache is not None:
+            bias = jax.lax.dynamic_slice_in_dim(bias, index, ids.shape[2], axis=2)  # [1, H, T, S]
+        context_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
 
-        def body(block: DecoderBlock, x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            own = {name: layer[name] for name in ("k", "v")}
+        def body(block: DecoderBlock, x: jax.Array, layer: tuple[Cache, Cache | None]) -> tuple[jax.Array, Any]:
+            prompt, own = layer
             x, own = block.self_attention.over_cache(x, own, index, bias)
-            x = block.cross_attention.over_context(x, layer["cross_k"], layer["cross_v"], context_bias)
+            x = block.cross_attention.over_context(x, prompt["k"], prompt["v"], context_bias)
             return block.ffn(x), own
 
-        per_layer = {name: cache[name] for name in ("k", "v", "cross_k", "cross_v")}
-        x, own = stack.run(self.decoder.layers, self.shared(ids[:, None]), body, inputs=per_layer)
-        return self._logits(x)[:, 0], cache | own
+        prompt = {name: context[name] for name in ("k", "v")}
+        x, cache = stack.run(self.decoder.layers, self.shared(ids), body, inputs=(prompt, cache))
+        return self._logits(x), cache
 
     def _relative(self, side: Side, length: int, *, bidirectional: bool) -> jax.Array:
         distance = self.config.relative_attention_max_distance

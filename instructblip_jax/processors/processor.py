@@ -15,15 +15,33 @@ from instructblip_jax.processors.text import TextTokenizer
 MAX_INSTRUCTION, MAX_RESPONSE = 128, 256
 """The original model's text limits, in tokens: instructions lose their beginning, responses their end."""
 IGNORE = -100
+FAMILIES = ("t5", "llama", "opt")
 
 Row = Mapping[str, np.ndarray]
+Media = Picture | Sequence[Picture]
+"""A picture, or the frames of a video."""
 
 
 class Processor:
     """Image processor, language-model tokenizer and (InstructBLIP) the Q-Former's BERT tokenizer of a checkpoint."""
 
-    def __init__(self, image: ImageProcessor, tokenizer: TextTokenizer, end_id: int, qformer: TextTokenizer | None):
-        self.image, self.tokenizer, self.end_id, self.qformer = image, tokenizer, end_id, qformer
+    def __init__(
+        self,
+        image: ImageProcessor,
+        tokenizer: TextTokenizer,
+        qformer: TextTokenizer | None,
+        *,
+        end_id: int,
+        stop_ids: frozenset[int],
+        decoder_only: bool,
+    ):
+        self.image, self.tokenizer, self.qformer = image, tokenizer, qformer
+        self.end_id = end_id
+        """Ends every response in training."""
+        self.stop_ids = stop_ids
+        """End an answer that is decoded."""
+        self.decoder_only = decoder_only
+        """Whether a response goes on in the same row as its instruction (LLaMA, OPT), or has its own (T5)."""
         self.qformer_limit = MAX_INSTRUCTION
         """Instruction tokens that the Q-Former reads, the last ones."""
 
@@ -33,46 +51,101 @@ class Processor:
         directory = Path(model)
         if not directory.is_dir():
             raise FileNotFoundError(f"{model}: no such model directory")
-        config = read_json(directory / "config.json")
-        family = (config.get("text_config") or {}).get("model_type", "t5")
-        if family != "t5":
-            raise ValueError(f"{directory / 'config.json'}: text_config.model_type is {family!r}; only t5 is read here")
+        path = directory / "config.json"
+        config = read_json(path)
+        sections = {name: config.get(f"{name}_config") or {} for name in ("vision", "text", "qformer")}
+        family = sections["text"].get("model_type", "opt")
+        if family not in FAMILIES:
+            raise ValueError(f"{path}: text_config.model_type is {family!r}; {', '.join(FAMILIES)} are read here")
         tokenizer = TextTokenizer(directory)
-        has_text = config.get("model_type") != "blip-2"
-        qformer = TextTokenizer(directory / "qformer_tokenizer") if has_text else None
+        tokenizer.check_fits(sections["text"].get("vocab_size"), f"{path}: text_config.vocab_size")
+        qformer = None
+        if config.get("model_type") != "blip-2":
+            qformer = TextTokenizer(directory / "qformer_tokenizer")
+            rows = sections["qformer"].get("vocab_size", 30523)  # of the public Q-Formers
+            qformer.check_fits(rows, f"{path}: qformer_config.vocab_size")
         image = ImageProcessor.from_pretrained(directory)
-        side = (config.get("vision_config") or {}).get("image_size", 224)  # of the public vision towers
+        side = sections["vision"].get("image_size", 224)  # of the public vision towers
         if (image.height, image.width) != (side, side):
             raise ValueError(
                 f"{directory / 'preprocessor_config.json'}: size is {image.height} x {image.width}, "
                 f"but config.json's vision_config.image_size is {side}"
             )
-        processor = cls(image, tokenizer, tokenizer.end_id(directory), qformer)
-        positions = (config.get("qformer_config") or {}).get("max_position_embeddings", 512)
-        processor.qformer_limit = min(MAX_INSTRUCTION, positions)
+        end = tokenizer.end_id(directory)
+        stops = {end}
+        if family == "opt" and isinstance(sections["text"].get("eos_token_id"), int):
+            stops.add(sections["text"]["eos_token_id"])  # the newline, which BLIP-2's captions were trained to end with
+        processor = cls(image, tokenizer, qformer, end_id=end, stop_ids=frozenset(stops), decoder_only=family != "t5")
+        processor.qformer_limit = min(MAX_INSTRUCTION, sections["qformer"].get("max_position_embeddings", 512))
         return processor
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture],
+        images: Media | Sequence[Media],
         instructions: str | Sequence[str],
         responses: str | Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """B pictures, B instructions and, for training, B responses -> a batch padded to its longest row.
+        """B pictures or videos, B instructions and, for training, B responses -> a batch padded to its longest row.
 
-        pixel_values float32 [B, H, W, 3]; qformer_input_ids, qformer_attention_mask int32 [B, Tq] (absent for BLIP-2);
-        input_ids, attention_mask int32 [B, T]; labels int32 [B, To], -100 where no loss is taken (if responses).
-        Raises UnusableImageError, or ValueError naming the row.
+        pixel_values float32 [B, H, W, 3], or [B, F, H, W, 3] for videos; qformer_input_ids and its mask int32
+        [B, Tq] (absent for BLIP-2); input_ids, attention_mask int32 [B, T]: the instruction, and in training of a
+        decoder-only model the response after it; labels, if there are responses: int32 [B, To] for T5 and [B, T]
+        otherwise, -100 where no loss is taken. Raises UnusableImageError, or ValueError naming the row.
         """
-        single = isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))
-        pictures = cast(list[Picture], [images] if single else list(cast(Sequence[Picture], images)))
-        if not pictures:
+        rows = self.rows(images, None)
+        texts = self.checked(instructions, "instructions", len(rows))
+        answers = [None] * len(texts) if responses is None else self.checked(responses, "responses", len(rows))
+        pixels = self.pixels(rows)
+        encoded = [self.encode(text, answer) for text, answer in zip(texts, answers, strict=True)]
+        return {"pixel_values": pixels, **self.pad(encoded)}
+
+    def rows(self, images: Media | Sequence[Media], count: int | None, *, share: bool = False) -> list[Media]:
+        """What users give as images -> one picture or list of frames a row, ``count`` of them if that is known.
+
+        ``share``: a single picture stands for all rows. Raises ValueError for counts that do not match.
+        """
+        single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
+            isinstance(images, np.ndarray) and images.ndim == 3
+        )
+        rows = cast(list[Media], [images] if single else list(cast(Sequence[Media], images)))
+        if single and share and count:
+            rows = rows * count
+        if not rows:
             raise ValueError("no image is given; at least one is needed")
-        texts = _texts("instructions", instructions, len(pictures))
-        answers = [None] * len(texts) if responses is None else _texts("responses", responses, len(pictures))
-        pixels = [self.image(picture, _name(picture, n)) for n, picture in enumerate(pictures)]
-        rows = [self.encode(text, answer) for text, answer in zip(texts, answers, strict=True)]
-        return {"pixel_values": np.stack(pixels), **self.pad(rows)}
+        if count is not None and len(rows) != count:
+            raise ValueError(f"{len(rows)} images but {count} instructions; give one for each image")
+        return rows
+
+    def checked(self, texts: str | Sequence[str], what: str, count: int) -> list[str]:
+        """``count`` texts. Raises ValueError for another number, or naming the one that is empty."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if len(texts) != count:
+            raise ValueError(f"{count} images but {len(texts)} {what}; give one for each image")
+        for n, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{what}[{n}] is {text!r}; a text is needed")
+        return texts
+
+    def pixels(self, rows: Sequence[Media]) -> np.ndarray:
+        """Rows of pictures -> float32 [B, H, W, 3], or of videos -> [B, F, H, W, 3].
+
+        Raises UnusableImageError naming the picture, ValueError for rows of different numbers of frames.
+        """
+        arrays = []
+        for n, row in enumerate(rows):
+            if not isinstance(row, (list, tuple)) and not (isinstance(row, np.ndarray) and row.ndim == 4):
+                picture = cast(Picture, row)
+                arrays.append(self.image(picture, _name(picture, f"image {n}")))
+                continue
+            frames = [self.image(frame, _name(frame, f"image {n}, frame {f}")) for f, frame in enumerate(row)]
+            if not frames:
+                raise ValueError(f"image {n} is a video without frames")
+            arrays.append(np.stack(frames))
+        shapes = sorted({array.shape[:-3] for array in arrays})
+        if len(shapes) > 1:
+            counts = ", ".join(str(shape[0]) if shape else "a picture" for shape in shapes)
+            raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
+        return np.stack(arrays)
 
     def encode(self, instruction: str, response: str | None = None) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels."""
@@ -80,8 +153,20 @@ class Processor:
         if self.qformer is not None:
             row["qformer_input_ids"] = self.qformer.encode(instruction, self.qformer_limit, keep="end")
         if response is not None:
-            row["labels"] = self.tokenizer.encode(response, MAX_RESPONSE, keep="start")
+            row["labels"] = self.response(response)
+            if self.decoder_only:
+                prompt, answer = row["input_ids"], row["labels"]
+                row["input_ids"] = np.concatenate([prompt, answer])
+                row["labels"] = np.concatenate([np.full_like(prompt, IGNORE), answer])
         return row
+
+    def response(self, text: str) -> np.ndarray:
+        """A response's tokens with the end token, int32 [n]: its beginning, if it is too long."""
+        if not self.decoder_only:
+            return self.tokenizer.encode(text, MAX_RESPONSE, keep="start")
+        # The begin token stands before the instruction alone; an answer that is cut has no end, as in the original.
+        ids = self.tokenizer.encode(text, None, keep="start", special=False)
+        return np.append(ids, np.int32(self.end_id))[:MAX_RESPONSE]
 
     def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
         """Token rows -> arrays [B, n] with masks, padded on the right to ``lengths[key]`` or to the longest row."""
@@ -105,7 +190,7 @@ class Processor:
         """Generated ids int [B, T] -> one text a row, up to its end token."""
         texts = []
         for row in ids:
-            ends = np.flatnonzero(row == self.end_id)
+            ends = np.flatnonzero(np.isin(row, list(self.stop_ids)))
             texts.append(self.tokenizer.decode(row[: ends[0]] if len(ends) else row))
         return texts
 
@@ -115,18 +200,8 @@ class Processor:
         return tokenizer.pad_id
 
 
-def _name(picture: Picture, index: int) -> str | None:
-    return None if isinstance(picture, (str, Path)) else f"image {index}"
-
-
-def _texts(what: str, texts: str | Sequence[str], count: int) -> list[str]:
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if len(texts) != count:
-        raise ValueError(f"{count} images but {len(texts)} {what}; give one for each image")
-    for n, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{what}[{n}] is {text!r}; a text is needed")
-    return texts
+def _name(picture: Picture, otherwise: str) -> str | None:
+    return None if isinstance(picture, (str, os.PathLike)) else otherwise
 
 
 __all__ = ["Processor", "UnusableImageError"]

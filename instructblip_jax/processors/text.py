@@ -21,6 +21,7 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception
             raise ValueError(f"{path}: not a tokenizer file ({error})") from error
+        self._path = path
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.config = read_json(directory / "tokenizer_config.json")
@@ -38,14 +39,28 @@ class TextTokenizer:
         """The id of the end token. Raises ValueError where there is none."""
         return self._special("eos_token", directory)
 
-    def encode(self, text: str, max_length: int, *, keep: str) -> np.ndarray:
-        """text -> int32 [n], n <= max_length with the special tokens; ``keep`` "start" or "end" of what is too long."""
-        encoding = self._tokenizer.encode(text)
-        ids, special = np.asarray(encoding.ids, np.int32), np.asarray(encoding.special_tokens_mask, bool)
-        extra = len(ids) - max_length
+    def check_fits(self, rows: int | None, field: str) -> None:
+        """Raise ValueError if a token's id lies beyond an embedding table of so many rows, which ``field`` names."""
+        words, largest = self._tokenizer.get_vocab(with_added_tokens=True), -1
+        if words:
+            word, largest = max(words.items(), key=lambda item: item[1])
+        if rows is not None and largest >= rows:
+            raise ValueError(
+                f"{self._path}: token {word!r} has id {largest}, but the embedding has {rows} rows ({field}): this "
+                "tokenizer is another model's, or the weights were resized without their configuration"
+            )
+
+    def encode(self, text: str, max_length: int | None, *, keep: str, special: bool = True) -> np.ndarray:
+        """text -> int32 [n], n <= max_length with the special tokens; ``keep`` "start" or "end" of what is too long.
+
+        ``special=False`` leaves begin and end tokens out.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        ids, special_ids = np.asarray(encoding.ids, np.int32), np.asarray(encoding.special_tokens_mask, bool)
+        extra = 0 if max_length is None else len(ids) - max_length
         if extra <= 0:
             return ids
-        inner = np.flatnonzero(~special)
+        inner = np.flatnonzero(~special_ids)
         cut = inner[:extra] if keep == "end" else inner[len(inner) - extra :]
         return np.delete(ids, cut)
 

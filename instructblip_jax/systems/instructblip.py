@@ -1,6 +1,6 @@
-"""InstructBLIP (arXiv 2305.06500) and BLIP-2's second stage (arXiv 2301.12597) over an encoder-decoder.
+"""InstructBLIP (arXiv 2305.06500) and BLIP-2's second stage (arXiv 2301.12597).
 
-ViT -> norm -> Q-Former, which reads the instruction -> projection -> visual prompt before the text -> T5.
+ViT -> norm -> Q-Former, which reads the instruction -> projection -> visual prompt before the text -> language model.
 """
 
 import dataclasses
@@ -12,88 +12,158 @@ from flax import nnx
 
 from instructblip_jax.axes import constrain
 from instructblip_jax.models.layers import parameter
+from instructblip_jax.models.llama import Llama, LlamaConfig
+from instructblip_jax.models.opt import Opt, OptConfig
 from instructblip_jax.models.projector import projector
 from instructblip_jax.models.qformer import QFormer, QFormerConfig
 from instructblip_jax.models.t5 import T5, T5Config
 from instructblip_jax.models.vit import Vit, VitConfig
-from instructblip_jax.systems.loss import IGNORE, token_cross_entropy
-from instructblip_jax.systems.protocol import Batch
+from instructblip_jax.systems.loss import IGNORE, token_cross_entropy, token_log_likelihood
+from instructblip_jax.systems.protocol import Batch, Context
+
+TextConfig = T5Config | LlamaConfig | OptConfig
+LANGUAGE_MODELS: dict[type, Any] = {T5Config: T5, LlamaConfig: Llama, OptConfig: Opt}
 
 
 @dataclasses.dataclass(frozen=True)
 class InstructBlipConfig:
     """The sizes of all parts. ``instruct_qformer``: show the Q-Former the instruction (False is the paper's ablation;
-    a BLIP-2 Q-Former never sees it)."""
+    a BLIP-2 Q-Former never sees it). ``image_token_id``: what stands for the visual prompt in Hugging Face's prompts,
+    -1 where the checkpoint has no such token."""
 
     vision: VitConfig
     qformer: QFormerConfig
-    text: T5Config
+    text: TextConfig
     num_query_tokens: int = 32
     instruct_qformer: bool = True
+    image_token_id: int = -1
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether the language model is one stack that goes on where the prompt ends (LLaMA, OPT; not T5)."""
+        return not isinstance(self.text, T5Config)
 
 
-def tokens_first(ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """ids and mask [B, T], padding anywhere -> the same with each row's real tokens first, in order.
+def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
+    """mask and rows, all [B, T], padding anywhere -> the same with each row's real tokens first, in order.
 
     Positions then count real tokens only, so the padding side never changes an answer.
     """
     order = jnp.argsort(mask == 0, axis=1, stable=True)
-    return jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(mask, order, axis=1)
+    return tuple(jnp.take_along_axis(x, order, axis=1) for x in (mask, *rows))
 
 
 class InstructBlipSystem(nnx.Module):
-    """See the module. ``dtype``: compute type; ``remat``: what the language model's backward pass keeps."""
+    """See the module. ``dtype``: compute type; ``remat``: what the language model's backward pass keeps; ``int8``: the
+    language model's matrices in a byte a weight."""
 
-    def __init__(self, config: InstructBlipConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+    def __init__(self, config: InstructBlipConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
         self.config = config
         self.vit = Vit(config.vision, dtype=dtype, rngs=rngs)
         width = config.qformer.hidden_size
         self.query_tokens = parameter((config.num_query_tokens, width), (None, "embed"), rngs=rngs)
         self.qformer = QFormer(config.qformer, dtype=dtype, rngs=rngs)
-        self.projector = projector(width, config.text.d_model, dtype=dtype, rngs=rngs)
-        self.llm = T5(config.text, dtype=dtype, rngs=rngs, remat=remat)
+        self.projector = projector(width, config.text.width, dtype=dtype, rngs=rngs)
+        self.llm = LANGUAGE_MODELS[type(config.text)](config.text, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
     def encode_image(self, pixels: jax.Array) -> jax.Array:
-        """pixels [B, H, W, 3] -> image tokens [B, P, Dv]. The same for every instruction."""
+        """pixels [B, H, W, 3] -> image tokens [B, P, Dv]; frames [B, F, H, W, 3] -> [B, F, P, Dv].
+
+        The same for every instruction.
+        """
+        frames = pixels.reshape(-1, *pixels.shape[-3:])
         # Nothing before the norm ever trains: no gradient enters the tower. The norm may (the `original` set).
-        return self.vit.post_norm(jax.lax.stop_gradient(self.vit.features(pixels)))
+        tokens = self.vit.post_norm(jax.lax.stop_gradient(self.vit.features(frames)))
+        return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
 
     def visual_prompt(self, image: jax.Array, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """Image tokens [B, P, Dv] and the instruction -> the visual prompt [B, Q, D]."""
+        """Image tokens [B, (F,) P, Dv] and the instruction -> the visual prompt [B, (F *) Q, D], frame after frame."""
         ids, mask = None, None
+        frames = image.shape[1] if image.ndim == 4 else 1
         if self.config.qformer.use_text and self.config.instruct_qformer:
             if "qformer_input_ids" not in batch:
                 raise ValueError("batch has no qformer_input_ids: this Q-Former reads the instruction")
-            ids, mask = tokens_first(batch["qformer_input_ids"], batch["qformer_attention_mask"])
-        return self.projector(self.qformer(self.query_tokens[...], image, ids, mask, key=key))
+            mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
+            mask, ids = (jnp.repeat(x, frames, axis=0) for x in (mask, ids))  # every frame is asked the same
+        tokens = image.reshape(-1, *image.shape[-2:])
+        prompt = self.projector(self.qformer(self.query_tokens[...], tokens, ids, mask, key=key))
+        return prompt.reshape(image.shape[0], -1, prompt.shape[-1])
 
-    def encode(self, image: jax.Array, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Image tokens and text -> the language model's encoding [B, Q + T, D] and its mask [B, Q + T]."""
-        prompt = self.visual_prompt(image, batch, key=key)
-        ids, mask = tokens_first(batch["input_ids"], batch["attention_mask"])
-        embeds = jnp.concatenate([prompt, self.llm.embed(ids)], axis=1)
-        mask = jnp.concatenate([jnp.ones(prompt.shape[:2], mask.dtype), mask], axis=1)
-        return self.llm.encode(embeds, mask), mask
+    def prompt(self, image: jax.Array, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Image tokens and text -> the language model's input [B, Q + T, D] and its mask [B, Q + T]."""
+        visual = self.visual_prompt(image, batch, key=key)
+        embeds = jnp.concatenate([visual, self.llm.embed(batch["input_ids"])], axis=1)
+        mask = batch["attention_mask"]
+        return embeds, jnp.concatenate([jnp.ones(visual.shape[:2], mask.dtype), mask], axis=1)
 
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """float32 [B, To, V]: the decoder's logits at each label, its inputs being the labels shifted right."""
-        encoded, mask = self.encode(self.encode_image(batch["pixel_values"]), batch, key=key)
-        text, labels = self.config.text, batch["labels"]
-        previous = jnp.where(labels[:, :-1] == IGNORE, text.pad_token_id, labels[:, :-1])
-        start = jnp.full((labels.shape[0], 1), text.decoder_start_token_id, labels.dtype)
-        logits = self.llm.decode(jnp.concatenate([start, previous], axis=1), encoded, mask)
+        """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
+        [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
+        image = self.encode_image(batch["pixel_values"])
+        if self.config.decoder_only:
+            hidden, _ = self.llm.run(*self.prompt(image, batch, key=key))
+            logits = self.llm.head(hidden[:, -batch["input_ids"].shape[1] :])
+        else:
+            embeds, mask = self.prompt(image, _first(batch), key=key)
+            logits = self.llm.decode(self._shifted(batch["labels"]), self.llm.encode(embeds, mask), mask)
         return constrain(logits, "batch", None, "vocab")
 
     def loss(self, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Sum of the response tokens' losses and their number."""
-        return token_cross_entropy(self.logits(batch, key=key), batch["labels"])
+        if not self.config.decoder_only:
+            return token_cross_entropy(self.logits(batch, key=key), batch["labels"])
+        # Each label is predicted where the real token before it stands, whichever side the padding is on.
+        first = _first(batch, "labels")
+        hidden, _ = self.llm.run(*self.prompt(self.encode_image(batch["pixel_values"]), first, key=key))
+        logits = constrain(self.llm.head(hidden[:, -1 - first["labels"].shape[1] : -1]), "batch", None, "vocab")
+        return token_cross_entropy(logits, first["labels"])
 
-    def prefill(self, image: jax.Array, batch: Batch, length: int) -> tuple[jax.Array, Any]:
-        """Image tokens and instructions -> the decoder's start ids [B] and a cache for ``length`` tokens."""
-        encoded, mask = self.encode(image, batch)
-        ids = jnp.full((encoded.shape[0],), self.config.text.decoder_start_token_id, jnp.int32)
-        return ids, self.llm.start(encoded, mask, length)
+    def read(self, image: jax.Array, batch: Batch) -> Context:
+        """Image tokens and instructions -> what all continuations of each example share (see `protocol.System`)."""
+        embeds, mask = self.prompt(image, _first(batch))
+        visual = embeds.shape[1] - batch["input_ids"].shape[1]
+        if self.config.decoder_only:
+            # As Hugging Face has them: placeholders, then the padding, then the text.
+            order = jnp.argsort(batch["attention_mask"] != 0, axis=1, stable=True)
+            text = jnp.take_along_axis(batch["input_ids"], order, axis=1)
+            holders = jnp.full((embeds.shape[0], visual), self.config.image_token_id, text.dtype)
+            ids = jnp.concatenate([holders, text], axis=1)
+            first = ids[:, -1]
+        else:
+            first = jnp.full((embeds.shape[0],), self._start_id, jnp.int32)
+            ids = first[:, None]
+        return {"first": first, "ids": ids, **self.llm.read(embeds, mask)}
 
-    def step(self, ids: jax.Array, cache: Any, index: jax.Array) -> tuple[jax.Array, Any]:
-        """One decoding step: ids [B] -> logits float32 [B, V] and the cache."""
-        return self.llm.step(ids, cache, index)
+    def cache(self, context: Context, rows: int, length: int) -> Any:
+        """Room for ``length`` new tokens of ``rows`` continuations of each example."""
+        return self.llm.cache(context, rows, length)
+
+    def extend(
+        self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
+    ) -> tuple[jax.Array, Any]:
+        """ids [B, N, T] -> logits float32 [B, N, T, V] of the tokens after them, and the cache with them."""
+        return self.llm.extend(ids, context, cache, index)
+
+    def log_likelihood(self, context: Context, ids: jax.Array, counted: jax.Array) -> jax.Array:
+        """Continuations ids int [B, N, T] -> the summed log-probability of their ``counted`` tokens, float32 [B, N]."""
+        first = jnp.broadcast_to(context["first"][:, None, None], (*ids.shape[:2], 1))
+        logits, _ = self.extend(jnp.concatenate([first, ids[:, :, :-1]], axis=2), context)
+        return jnp.sum(token_log_likelihood(logits, ids) * counted, axis=2)
+
+    def _shifted(self, labels: jax.Array) -> jax.Array:
+        """Labels [B, To] -> the decoder's inputs: the start token, then all labels but the last."""
+        previous = jnp.where(labels[:, :-1] == IGNORE, self.config.text.pad_token_id, labels[:, :-1])
+        start = jnp.full((labels.shape[0], 1), self._start_id, labels.dtype)
+        return jnp.concatenate([start, previous], axis=1)
+
+    @property
+    def _start_id(self) -> int:
+        assert isinstance(self.config.text, T5Config)
+        return self.config.text.decoder_start_token_id
+
+
+def _first(batch: Batch, *more: str) -> Batch:
+    """The batch with the language model's real tokens first, and the rows named in ``more`` along with them."""
+    names = ("input_ids", *more)
+    mask, *moved = tokens_first(batch["attention_mask"], *(batch[name] for name in names))
+    return {**batch, **dict(zip(names, moved, strict=True)), "attention_mask": mask}

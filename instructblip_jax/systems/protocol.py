@@ -8,6 +8,8 @@ import jax
 Batch = Mapping[str, jax.Array]
 """Arrays under the contract's keys: pixel_values, qformer_input_ids, input_ids, labels, and the masks."""
 
+Context = dict[str, jax.Array]
+
 
 class System(Protocol):
     """A wiring of parts (an `nnx.Module`), merged and called inside jitted functions only."""
@@ -21,8 +23,17 @@ class System(Protocol):
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """pixels [B, H, W, 3] -> image tokens [B, P, D], whatever will be asked about them."""
 
-    def prefill(self, image: jax.Array, batch: Batch, length: int) -> tuple[jax.Array, Any]:
-        """Image tokens and instructions -> first input ids [B] and a cache for ``length`` generated tokens."""
+    def read(self, image: jax.Array, batch: Batch) -> Context:
+        """Image tokens and instructions -> what all continuations of each example share: "first" [B], the token to
+        continue from; "ids" [B, S], those before the answer, as Hugging Face counts them; and the model's own."""
 
-    def step(self, ids: jax.Array, cache: Any, index: jax.Array) -> tuple[jax.Array, Any]:
-        """One decoding step: ids [B] -> logits float32 [B, V] and the cache."""
+    def cache(self, context: Context, rows: int, length: int) -> Any:
+        """Room for ``length`` new tokens of ``rows`` continuations of each example: arrays [L, B, N, T, ...]."""
+
+    def extend(
+        self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
+    ) -> tuple[jax.Array, Any]:
+        """Continuations ids [B, N, T] -> logits float32 [B, N, T, V] of the tokens after them, and the cache."""
+
+    def log_likelihood(self, context: Context, ids: jax.Array, counted: jax.Array) -> jax.Array:
+        """Continuations ids [B, N, T] -> summed log-probability of their ``counted`` tokens, float32 [B, N]."""

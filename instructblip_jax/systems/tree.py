@@ -34,21 +34,29 @@ def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
 
 
 def abstract(
-    config: InstructBlipConfig, *, mesh: Mesh, dtype: str, trainable: str, remat: str = "none"
+    config: InstructBlipConfig,
+    *,
+    mesh: Mesh,
+    dtype: str,
+    trainable: str,
+    remat: str = "none",
+    int8: bool = False,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
     """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
 
-    Trained parameters are float32 (masters), frozen ones are stored in the compute type ``dtype``.
+    Trained parameters are float32 (masters), frozen ones are stored in the compute type ``dtype``, or as their "stored"
+    metadata says (int8 kernels and their scales).
     """
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
     compute = jnp.dtype(dtype)
-    system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), remat=remat))
+    system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), remat=remat, int8=int8))
     graph, *states = split(system, trainable)
 
     def describe(variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:
-        spec = partition_spec(variable.get_metadata()["axes"], variable.shape, mesh)
-        return jax.ShapeDtypeStruct(variable.shape, dtype, sharding=NamedSharding(mesh, spec))
+        metadata = variable.get_metadata()
+        sharding = NamedSharding(mesh, partition_spec(metadata["axes"], variable.shape, mesh))
+        return jax.ShapeDtypeStruct(variable.shape, metadata.get("stored", dtype), sharding=sharding)
 
     train, frozen = (
         {path: describe(variable, kind) for path, variable in flatten(state).items()}

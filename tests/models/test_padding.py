@@ -54,9 +54,9 @@ def test_more_padding_changes_neither_loss_nor_tokens_nor_answers(model, right, 
     assert float(aux["tokens"]) == float(longer_aux["tokens"]) == (right["labels"] != -100).sum()
     assert float(longer_loss) == pytest.approx(float(loss), rel=1e-6)
     image = model.encode_image(right["pixel_values"])
-    want = model.greedy_ids(image, right, 10)
+    want = ib.generate_ids(model, right, image=image, max_new_tokens=10)
     assert len(np.unique(want)) > 3
-    np.testing.assert_array_equal(model.greedy_ids(image, longer, 10), want)
+    np.testing.assert_array_equal(ib.generate_ids(model, longer, image=image, max_new_tokens=10), want)
 
 
 def test_the_loss_is_the_mean_over_tokens_not_over_rows(model, right, logits):

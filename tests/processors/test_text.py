@@ -271,9 +271,9 @@ def test_each_file_that_is_absent_or_broken_is_named(digits, tmp_path, file, kin
 def test_another_language_model_and_an_absent_directory(digits, tmp_path):
     directory = copied(digits, tmp_path)
     raw = json.loads((directory / "config.json").read_text())
-    raw["text_config"]["model_type"] = "llama"
+    raw["text_config"]["model_type"] = "gpt2"
     (directory / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match=r"config\.json: text_config\.model_type is 'llama'"):
+    with pytest.raises(ValueError, match=r"config\.json: text_config\.model_type is 'gpt2'"):
         Processor.from_pretrained(directory)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Processor.from_pretrained(tmp_path / "nowhere")

@@ -1,0 +1,51 @@
+"""Weight-only int8 for frozen matrices: a byte a weight, one scale an output channel, arithmetic in the compute type.
+
+Symmetric, by the largest magnitude of each column, without calibration: what the field calls absmax, or W8A16.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+LEVELS = 127
+"""The largest stored magnitude; -128 is not used, so that the range is symmetric."""
+
+
+def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """kernel [D, M] -> int8 [D, M] and float32 scales [M], with ``kernel ~ int8 * scale``. On the host, in loading."""
+    kernel = kernel.astype(np.float32)
+    scale = np.abs(kernel).max(axis=0) / LEVELS
+    scale = np.where(scale > 0, scale, np.float32(1))  # a column of zeros
+    return np.rint(kernel / scale).astype(np.int8), scale
+
+
+class Int8Linear(nnx.Module):
+    """``x @ (kernel * scale) + bias``. The scale is applied to the product, which is the same and much smaller.
+
+    Nothing flows back into the kernel; the gradient of x is that of the dequantised product.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        axes: tuple[str | None, str | None],
+        *,
+        bias: bool,
+        dtype,
+        out_dtype=None,
+    ):
+        self.dtype, self.out_dtype = dtype, out_dtype or dtype
+        # Always loaded, hence zeros. Stored as they are whatever the compute type: `tree.abstract` reads "stored".
+        self.kernel = nnx.Param(jnp.zeros((d_in, d_out), jnp.int8), axes=axes, stored="int8")
+        self.kernel_scale = nnx.Param(jnp.ones(d_out), axes=axes[1:], stored="float32")
+        self.bias = nnx.Param(jnp.zeros(d_out), axes=axes[1:]) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        out = jnp.matmul(rows, self.kernel[...].astype(self.dtype), preferred_element_type=jnp.float32)
+        out = out * self.kernel_scale[...]
+        if self.bias is not None:
+            out = out + self.bias[...].astype(jnp.float32)
+        return out.astype(self.out_dtype).reshape(*x.shape[:-1], -1)
