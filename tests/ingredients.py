@@ -1,4 +1,4 @@
-"""What an InstructBLIP directory can be made of: a BERT and a plain T5, tiny, in the layouts they are published in."""
+"""What an InstructBLIP directory can be made of: a BERT, a plain T5, a plain LLaMA; tiny, in their public layouts."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import checkpoints
 import numpy as np
 import toys
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 LAYERS, WIDTH, INNER, POSITIONS = 2, 16, 24, 40  # of the toy's Q-Former
 T5 = {"d_model": 20, "d_kv": 6, "d_ff": 28, "num_heads": 3, "num_layers": 2, "num_decoder_layers": 1}
@@ -67,4 +67,43 @@ def write_plain_t5(directory: Path, rows: int) -> Path:
     save_file(plain, directory / "model.safetensors")
     config = sizes["text_config"] | {"architectures": ["T5ForConditionalGeneration"], "dense_act_fn": "gelu_new"}
     (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def write_llama_tokenizer(directory: Path) -> int:
+    """Letters a, b, c and the blank, ``<s>`` declared to begin a text, no padding token; the number of tokens."""
+    vocabulary = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", *"abc\u2581"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    directory.mkdir(exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    config |= {"pad_token": None, "added_tokens_decoder": {"1": {"content": "<s>"}}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(vocabulary)
+
+
+def write_plain_llama(directory: Path) -> Path:
+    """A LLaMA as Vicuna is published: names without prefix, a row a token, a rotary buffer."""
+    rows, width, inner, layers = write_llama_tokenizer(directory), 24, 40, 2
+    shapes = {
+        "model.embed_tokens.weight": (rows, width),
+        "lm_head.weight": (rows, width),
+        "model.norm.weight": (width,),
+    }
+    for n in range(layers):
+        layer = f"model.layers.{n}"
+        shapes |= {f"{layer}.self_attn.{short}_proj.weight": (width, width) for short in "qkvo"}
+        shapes |= {f"{layer}.mlp.{short}_proj.weight": (inner, width) for short in ("gate", "up")}
+        shapes |= {f"{layer}.mlp.down_proj.weight": (width, inner)}
+        shapes |= {f"{layer}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    tensors = {name: checkpoints.values(name, shape, 8) for name, shape in shapes.items()}
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    config = {"model_type": "llama", "vocab_size": rows, "hidden_size": width, "intermediate_size": inner}
+    config |= {"num_hidden_layers": layers, "num_attention_heads": 3, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+    config |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": -1, "tie_word_embeddings": False}
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
     return directory

@@ -75,7 +75,7 @@ def from_blip2(
         plain = open_shards(language_model)
         tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
         tensors |= _new_projection(tensors, seed)
-    family = text.get("model_type", "opt")  # transformers' default for BLIP-2
+    family = hf_config.text_family({"text_config": text})
     words = vocabulary.for_language_model(language_model or blip2, family)
     _grow(tensors, words.size, seed)
     rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))

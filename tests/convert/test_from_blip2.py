@@ -12,7 +12,7 @@ import pytest
 import toys
 from ingredients import LAYERS, T5, WIDTH
 from safetensors.numpy import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 import instructblip_jax as ib
 from instructblip_jax.convert import vocabulary
@@ -140,15 +140,7 @@ def test_transformers_loads_it_without_a_key_missing_and_answers_as_we_do(which,
 
 def test_llama_gets_a_padding_token_and_begins_with_its_end(tmp_path):
     """As in the original, whose begin token is ``</s>``; [PAD] comes before <image>, as in the public repositories."""
-    letters = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", *"abc▁"])}
-    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "pad_token": None}
-    config["added_tokens_decoder"] = {"1": {"content": "<s>"}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ingredients.write_llama_tokenizer(tmp_path) == 7
     words = vocabulary.for_language_model(tmp_path, "llama")
     words.write(tmp_path / "out")
     got = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
@@ -157,11 +149,30 @@ def test_llama_gets_a_padding_token_and_begins_with_its_end(tmp_path):
     assert words.size == 9
     assert got.encode("ab c").ids == [2, 6, 3, 4, 6, 5]
     assert [config[f"{name}_token"] for name in ("bos", "eos", "unk", "pad")] == ["</s>", "</s>", "</s>", "[PAD]"]
-    assert {n: entry["content"] for n, entry in config["added_tokens_decoder"].items()} == {
-        "1": "<s>",
-        "7": "[PAD]",
-        "8": "<image>",
-    }
+    added = {n: entry["content"] for n, entry in config["added_tokens_decoder"].items()}
+    assert added == {"1": "<s>", "7": "[PAD]", "8": "<image>"}
+
+
+def test_over_llama_transformers_loads_it_and_answers_as_we_do(sources, tmp_path):
+    pytest.importorskip("torch")
+    import reference
+
+    plain = ingredients.write_plain_llama(tmp_path / "llama")
+    from_blip2(tmp_path / "out", *sources[:2], plain)
+    before, after = read(plain), read(tmp_path / "out")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert after[f"language_model.{name}"].shape == (64, 24)
+        np.testing.assert_array_equal(after[f"language_model.{name}"][:7], before[name])
+    theirs = reference.load(tmp_path / "out")  # fails for a missing or an unexpected key
+    processor = ib.Processor.from_pretrained(tmp_path / "out")
+    batch = processor(np.full((toys.SIZE, toys.SIZE, 3), 90, np.uint8), "a b ca", "cab")
+    assert batch["input_ids"][0, 0] == 2  # </s>
+    batch.pop("labels")
+    with reference.torch.no_grad():
+        want = theirs(**reference.inputs(theirs, batch)).logits[:, theirs.config.num_query_tokens :].numpy()
+    model = ib.InstructBlip.from_pretrained(tmp_path / "out", dtype="float32")
+    assert np.abs(np.asarray(model(batch)) - want).max() < 2e-5
+    assert np.abs(want).max() > 0.5
 
 
 # What does not fit
