@@ -42,7 +42,8 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "cuda": [f"jax[cuda12]{JAX}"],
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
-        # torch is the reference in tests, and nowhere else; where it is absent those tests are skipped.
+        "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
+        # Here torch is the reference; where it is absent those tests are skipped.
         "test": [
             "torch==2.13.0",
             "pytest>=8",

@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
     "evaluate": "the configured suite, one row a set: --config C --workdir W",
     "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
+    "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
+    "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from instructblip_jax import mesh as meshes
 from instructblip_jax.convert import hf_config, save, source, table
+from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.generate import search
@@ -79,6 +80,11 @@ class InstructBlip:
         arrays = load(table.rules(config), train | frozen, open_shards(directory))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
+
+    def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`."""
+        trained = dict(save.tensors(table.rules(self.config), self.train))
+        export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32: T5's [B, To, V] at each label position, a decoder-only model's

@@ -21,7 +21,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from instructblip_jax.convert import hf_config, save, table
-from instructblip_jax.convert.shards import write_shards
+from instructblip_jax.convert.write import write_shards
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from instructblip_jax.systems.instructblip import InstructBlipSystem
 from instructblip_jax.systems.tree import flatten

@@ -9,7 +9,10 @@ from instructblip_jax.convert.rule import Rule
 
 
 def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, tensor) for every parameter in ``arrays`` (path -> array), fused parts joined again."""
+    """(Hugging Face name, tensor) for every parameter in ``arrays`` (path -> array), fused parts joined again.
+
+    Raises ValueError when ``arrays`` holds some parts of a fused tensor but not all of them.
+    """
     parts: dict[str, dict[int, np.ndarray]] = {}
     for path, array in arrays.items():
         rule = rules[path]
@@ -23,3 +26,5 @@ def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Itera
             if len(slots) == rule.transform.parts:
                 yield name, np.concatenate([slots[n] for n in sorted(slots)])
                 del parts[name]
+    if parts:
+        raise ValueError(f"only a part of {', '.join(sorted(parts))} is given; a fused tensor is written whole")

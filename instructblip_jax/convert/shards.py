@@ -1,15 +1,12 @@
 """safetensors files, one or sharded: what they hold, tensor by tensor."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensors needs)
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from instructblip_jax.files import read_json
 
@@ -77,34 +74,3 @@ def _absent(path: Path) -> str:
         )
     named = f", which {path.parent / INDEX} names" if (path.parent / INDEX).is_file() else ""
     return f"{path}: no such file{named}; weights are read from safetensors files only, fetch them"
-
-
-def write_shards(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], max_bytes: int) -> None:
-    """Write tensors as they come, a shard whenever ``max_bytes`` are full, and an index if there are several."""
-    directory.mkdir(parents=True, exist_ok=True)
-    shard: dict[str, np.ndarray] = {}
-    written: list[tuple[Path, list[str]]] = []
-    total = 0
-
-    def flush() -> None:
-        path = directory / f"part-{len(written):05d}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
-        written.append((path, list(shard)))
-        shard.clear()
-
-    for name, tensor in tensors:
-        if shard and sum(x.nbytes for x in shard.values()) + tensor.nbytes > max_bytes:
-            flush()
-        shard[name] = np.ascontiguousarray(tensor)
-        total += tensor.nbytes
-    flush()
-    if len(written) == 1:
-        os.replace(written[0][0], directory / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for n, (path, names) in enumerate(written, start=1):
-        final = f"model-{n:05d}-of-{len(written):05d}.safetensors"
-        os.replace(path, directory / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

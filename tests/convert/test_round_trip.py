@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 import instructblip_jax as ib
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.load import load
-from instructblip_jax.convert.shards import open_shards, write_shards
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import write_shards
 from instructblip_jax.mesh import make_mesh, single_device_mesh
 from instructblip_jax.systems.tree import abstract
 

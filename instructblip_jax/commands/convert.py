@@ -1,0 +1,96 @@
+"""A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original F --model M)
+
+--blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
+plain T5 or LLaMA (Vicuna) in place of BLIP-2's. --original: a .pth file of the original project (LAVIS), whose
+Q-Former, query tokens, vision norm and projection replace those of the InstructBLIP directory --model.
+"""
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from instructblip_jax.convert import lavis, source
+from instructblip_jax.convert.export import export
+from instructblip_jax.convert.from_blip2 import from_blip2
+from instructblip_jax.convert.new_directory import check_free
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import as_dict, as_table
+
+FLAGS = flags.FLAGS
+WAYS = "either --blip2 and --bert (with --language_model, or without), or --original and --model"
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    flags.DEFINE_string("blip2", None, "BLIP-2 directory, or a hub id.")
+    flags.DEFINE_string("bert", None, "BERT directory (bert-base-uncased) with its tokenizer, or a hub id.")
+    flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
+    flags.DEFINE_integer("seed", 0, "Of what begins at random: rows of new tokens, a new projection.", lower_bound=0)
+    flags.DEFINE_string("original", None, "A .pth file of the original project.")
+    flags.DEFINE_string("model", None, "InstructBLIP directory, or a hub id, whose towers and tokenizers are taken.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if args:
+        raise ValueError(f"unexpected {' '.join(args)}")
+    if not FLAGS.out:
+        raise ValueError("--out is needed")
+    given = {name for name in ("blip2", "bert", "language_model", "original", "model") if FLAGS[name].value}
+    if given - {"language_model"} != {"blip2", "bert"} and given != {"original", "model"}:
+        raise ValueError(f"{WAYS}; not {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}")
+
+
+def run(args: Sequence[str]) -> None:
+    """Write the directory."""
+    check_free(Path(FLAGS.out))
+    limit = int(FLAGS.max_shard_gb * 1e9)
+    skipped: list[str] = []
+    if FLAGS.blip2:
+        parts = [source.resolve(name) for name in (FLAGS.blip2, FLAGS.bert, FLAGS.language_model) if name]
+        written = from_blip2(FLAGS.out, *parts, seed=FLAGS.seed, max_shard_bytes=limit)
+    else:
+        base = source.resolve(FLAGS.model)
+        shapes = open_shards(base).shapes
+        trained, skipped = lavis.rename(FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes)
+        written = export(FLAGS.out, base, trained, max_shard_bytes=limit)
+        print(f"{FLAGS.original}: {len(trained)} tensors are taken, {len(skipped)} skipped")
+        print("".join(f"  skipped  {name}\n" for name in skipped), end="")
+    print(as_table(written))
+    if FLAGS.json:
+        report = {"out": FLAGS.out, "skipped": skipped, **as_dict(written)}
+        Path(FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
+    """The tensors under "model" of a PyTorch file, floating ones as float32. Nothing in the file is ever run.
+
+    Raises FileNotFoundError or ValueError naming the file, or the extra to install for it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(f"{path}: reading it needs torch: pip install 'instructblip_jax[original]'") from error
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: holds more than tensors, and reading it could run any code, so it is refused; "
+            "where you trust it, save its tensors alone: torch.save({'model': tensors}, file)"
+        ) from error
+    except Exception as error:  # a file of another kind fails in as many ways as there are kinds
+        raise ValueError(f"{path}: truncated, or not a file of torch.save ({type(error).__name__})") from error
+    tensors = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
+        raise ValueError(f'{path}: has no tensors under "model", where the original project keeps them')
+    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()}

@@ -1,0 +1,66 @@
+"""A Hugging Face directory of a trained model: instructblip export --model M [--workdir W] --out DIR
+
+M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Tensors that
+were not trained are copied as M stores them; without --workdir all are.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from absl import flags
+
+from instructblip_jax.checkpoint import fingerprint
+from instructblip_jax.convert import hf_config, save, source, table
+from instructblip_jax.convert.export import export
+from instructblip_jax.convert.new_directory import check_free
+from instructblip_jax.convert.write import as_dict, as_table
+from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.tree import Arrays, abstract
+from instructblip_jax.workdir import Workdir
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
+    flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose newest trained parameters are used.")
+    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if args:
+        raise ValueError(f"unexpected {' '.join(args)}")
+    if not FLAGS.model or not FLAGS.out:
+        raise ValueError("--model and --out are needed")
+
+
+def run(args: Sequence[str]) -> None:
+    """Write the directory."""
+    directory = source.resolve(FLAGS.model)
+    check_free(Path(FLAGS.out), directory)  # before anything is read
+    trained, step = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None)
+    written = export(FLAGS.out, directory, trained, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
+    print(as_table(written))
+    replaced = f"{len(trained)} of the tensors are those of step {step} of {FLAGS.workdir}, " if trained else ""
+    print(f"{FLAGS.out}: {replaced}the {'others' if trained else 'tensors'} are those of {FLAGS.model}")
+    if FLAGS.json:
+        report = {"out": FLAGS.out, "step": step, "trained": sorted(trained), **as_dict(written)}
+        Path(FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
+    """The trained tensors of the newest checkpoint, by Hugging Face name, and its step. The model is not loaded."""
+    workdir = Workdir(path)
+    trainable = workdir.saved_config()["trainable"]
+    config = hf_config.parse(directory / "config.json")
+    _, shapes, _ = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable=trainable)
+    train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only
+    step = workdir.restore_into(train, None, fingerprint(directory))
+    return dict(save.tensors(table.rules(config), train)), step

@@ -1,0 +1,19 @@
+"""Embedding tables with more rows than their source has: for tokens that a vocabulary gains."""
+
+import numpy as np
+
+from instructblip_jax.convert.write import Lazy, Tensor, read
+
+SCALE = 0.02
+"""Standard deviation of a new row: `initializer_range` of BERT, which the libraries use for all of them."""
+
+
+def with_rows(table: Tensor, rows: int, seed: int) -> Lazy:
+    """``table`` [n, D] -> [rows, D] of its type: new rows normal(0, 0.02), the same for the same seed and sizes."""
+    old, width = table.shape
+
+    def grow() -> np.ndarray:
+        new = SCALE * np.random.default_rng(seed).standard_normal((rows - old, width), np.float32)
+        return np.concatenate([read(table), new.astype(table.dtype)])
+
+    return Lazy((rows, width), table.dtype, grow)

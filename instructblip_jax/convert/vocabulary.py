@@ -1,0 +1,99 @@
+"""Tokenizers of an InstructBLIP directory: those of its parts, with the tokens that InstructBLIP adds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, processors
+
+from instructblip_jax.files import read_json
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+IMAGE, DEC, LLAMA_PAD, LLAMA_END = "<image>", "[DEC]", "[PAD]", "</s>"
+BERT_TOKENS = {"cls": "[CLS]", "mask": "[MASK]", "pad": "[PAD]", "sep": "[SEP]", "unk": "[UNK]"}
+
+
+class Vocabulary:
+    """A tokenizer and its ``tokenizer_config.json``, changed in memory and written at the end."""
+
+    def __init__(self, directory: Path):
+        """Raises FileNotFoundError or ValueError naming the file."""
+        self.path = directory / FILES[0]
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: no such file; transformers' AutoTokenizer makes one: from_pretrained, save_pretrained"
+            )
+        try:
+            self.tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises a bare Exception
+            raise ValueError(f"{self.path}: not a tokenizer file ({error})") from error
+        self.config: dict[str, Any] = read_json(directory / FILES[1])
+        self.config["processor_class"] = "InstructBlipProcessor"
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def add(self, token: str) -> int:
+        """Add a special token unless it is there; its id."""
+        self.tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+        found = self.tokenizer.get_vocab(with_added_tokens=True)[token]
+        if "added_tokens_decoder" in self.config:
+            entry = {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+            self.config["added_tokens_decoder"].setdefault(str(found), entry | {"special": True})
+        return found
+
+    def id_of(self, name: str) -> int:
+        """The id of ``pad_token`` or the like. Raises ValueError where there is none."""
+        value = self.config.get(name)
+        token = value.get("content") if isinstance(value, dict) else value
+        found = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if found is None:
+            raise ValueError(f"{self.path.with_name(FILES[1])}: {name} {token!r} is not in {FILES[0]}")
+        return found
+
+    def write(self, directory: Path) -> None:
+        """Write both files."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(directory / FILES[0]))
+        (directory / FILES[1]).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+
+def for_language_model(directory: Path, family: str) -> Vocabulary:
+    """A language model's tokenizer with ``<image>``.
+
+    LLaMA's gets a padding token, and ``</s>`` begins every text, as in the original's training.
+    """
+    vocabulary = Vocabulary(directory)
+    if family == "llama":
+        end = vocabulary.tokenizer.token_to_id(LLAMA_END)
+        if end is None:
+            raise ValueError(f"{vocabulary.path}: has no token {LLAMA_END!r}, which begins and ends a text of LLaMA")
+        vocabulary.add(LLAMA_PAD)
+        vocabulary.tokenizer.post_processor = processors.TemplateProcessing(
+            single=[LLAMA_END, "$A"],
+            pair=[LLAMA_END, "$A", f"{LLAMA_END}:1", "$B:1"],
+            special_tokens=[(LLAMA_END, end)],
+        )
+        vocabulary.config |= {f"{name}_token": LLAMA_END for name in ("bos", "eos", "unk")}
+        vocabulary.config |= {"pad_token": LLAMA_PAD, "add_bos_token": True, "add_eos_token": False}
+    vocabulary.add(IMAGE)
+    vocabulary.id_of("pad_token")
+    return vocabulary
+
+
+def for_qformer(directory: Path, rows: int) -> Vocabulary:
+    """BERT's tokenizer with ``[DEC]``, declared to begin a text but never put there, as in the original.
+
+    ``rows``: of BERT's word embedding. Raises ValueError when ``[DEC]`` does not come right after them.
+    """
+    vocabulary = Vocabulary(directory)
+    size = vocabulary.size
+    if size != rows or vocabulary.add(DEC) != rows:
+        raise ValueError(f"{vocabulary.path}: has {size} tokens, but the word embedding has {rows} rows")
+    vocabulary.config = {f"{name}_token": token for name, token in BERT_TOKENS.items()} | vocabulary.config
+    vocabulary.config |= {"tokenizer_class": "BertTokenizer", "bos_token": DEC, "truncation_side": "left"}
+    for name in BERT_TOKENS:
+        vocabulary.id_of(f"{name}_token")
+    return vocabulary
