@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)  # its threads wait for one another by spinning, which a busy machine pays for
 CLASSES = {"instructblip": "InstructBlipForConditionalGeneration", "blip-2": "Blip2ForConditionalGeneration"}
 TRAINED = ("query_tokens", "qformer.", "language_projection.", "vision_model.post_layernorm.")
 """Prefixes of the tensors in our `original` trainable set; the default set is the first three."""

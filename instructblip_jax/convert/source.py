@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt"]
+WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt", "*.model", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
