@@ -13,7 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from instructblip_jax import mesh as meshes
-from instructblip_jax.convert import hf_config, save, source, table
+from instructblip_jax import source
+from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards

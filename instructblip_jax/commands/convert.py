@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from instructblip_jax.convert import lavis, source
+from instructblip_jax import source
+from instructblip_jax.convert import lavis
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.from_blip2 import from_blip2
 from instructblip_jax.convert.new_directory import check_free

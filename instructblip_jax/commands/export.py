@@ -12,8 +12,9 @@ from typing import cast
 import numpy as np
 from absl import flags
 
+from instructblip_jax import source
 from instructblip_jax.checkpoint import fingerprint
-from instructblip_jax.convert import hf_config, save, source, table
+from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from instructblip_jax import source
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import ImageProcessor, Picture, UnusableImageError
 from instructblip_jax.processors.text import TextTokenizer
@@ -47,10 +48,9 @@ class Processor:
 
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "Processor":
-        """Read a model directory in the Hugging Face layout. Raises FileNotFoundError or ValueError naming the file."""
-        directory = Path(model)
-        if not directory.is_dir():
-            raise FileNotFoundError(f"{model}: no such model directory")
+        """Read a directory in the Hugging Face layout, or a hub id's. Raises FileNotFoundError or ValueError naming the
+        file."""
+        directory = source.resolve(model)
         path = directory / "config.json"
         config = read_json(path)
         sections = {name: config.get(f"{name}_config") or {} for name in ("vision", "text", "qformer")}
