@@ -110,14 +110,15 @@ class InstructBlip:
         """`search`, telling every so many tokens what there is of the answers; the last one told is the whole."""
         with jax.set_mesh(self.mesh):
             state = self._begin(self.train, self.frozen, context, options, jax.random.key(seed))
-            over, until = False, 0
-            while not over:
-                until = min(until + every, options.max_new_tokens)
+        over, until = False, 0
+        while not over:
+            until = min(until + every, options.max_new_tokens)
+            with jax.set_mesh(self.mesh):
                 state, out, done = self._decode(self.train, self.frozen, context, state, options, until)
-                over = bool(done)
-                # Beams that are still live are no answers.
-                if over or options.num_beams == 1:
-                    yield np.asarray(out)
+            over = bool(done)
+            # Beams that are still live are no answers.
+            if over or options.num_beams == 1:
+                yield np.asarray(out)
 
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N]."""
