@@ -71,7 +71,7 @@ SMALL = {
 SEED = "11"  # greedy answers of these weights are of several lengths and not one repeated token
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask", "labels")
 JOINED = ("input_ids", "attention_mask")
-"""Decoder-only models have these twice: "train_..." with the answers, and the prompts alone, as a processor pads them."""
+"""Decoder-only models have these twice: "train_..." with the answers, and the prompts as their processor pads them."""
 OTHERS = ("greedy_ids", "greedy_margin", "t5_bucket_encoder", "t5_bucket_decoder", "image_0", "meta")
 STEP = 8
 """Of the joined texts' logits every so manieth position is kept."""

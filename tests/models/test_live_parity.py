@@ -31,12 +31,17 @@ CASES = {
     "blip2-long": ({"kind": "blip-2"}, {"shard_bytes": 50_000}, {"rows": 7, "text": 150, "answer": 5}, (4, 5)),
     # several seeds, several files, the rotary buffers of old files
     "llama": ({"family": "llama"}, {"legacy": True, "shard_bytes": 20_000}, {"rows": 3}, (1, 2)),
-    "llama-one-row": ({"family": "llama"}, {}, {"rows": 1, "text": 1, "answer": 1}, (3,)),
-    "llama-grouped": ({"family": "grouped"}, {}, {"rows": 5, "text": 13, "answer": 4}, (4,)),
+    "llama-one-row": ({"family": "llama", "sizes": checkpoints.MINI}, {}, {"rows": 1, "text": 1, "answer": 1}, (3,)),
+    "llama-grouped": ({"family": "grouped", "sizes": checkpoints.MINI}, {}, {"rows": 5, "text": 13, "answer": 4}, (4,)),
     # a copy of the head, as old files have it
     "blip2-opt": ({"kind": "blip-2", "family": "opt"}, {"legacy": True}, {"rows": 4, "text": 11}, (1, 2)),
-    "video-t5": ({"kind": "instructblipvideo"}, {}, {"rows": 2}, (1,)),
-    "video-llama": ({"kind": "instructblipvideo", "family": "llama"}, {"legacy": True}, {"rows": 3, "frames": 2}, (2,)),
+    "video-t5": ({"kind": "instructblipvideo", "sizes": checkpoints.MINI}, {}, {"rows": 2}, (1,)),
+    "video-llama": (
+        {"kind": "instructblipvideo", "family": "llama", "sizes": checkpoints.MINI},
+        {"legacy": True},
+        {"rows": 3, "frames": 2},
+        (2,),
+    ),
 }
 
 
