@@ -15,8 +15,9 @@ from instructblip_jax.mesh import make_mesh
 from instructblip_jax.models.int8 import LEVELS, Int8Linear, quantize
 from instructblip_jax.systems.tree import abstract
 
-LOGITS = {"t5": 0.03, "llama": 0.03}
-"""Largest root mean square error of the logits, relative to their own."""
+LOGITS, GRADIENT = 0.025, 0.05
+"""Largest errors allowed, root mean squares relative to the truth's own. Measured: logits 0.013 (T5) and 0.016 (LLaMA),
+gradients 0.027 and 0.029, the loss 0.001."""
 
 
 def test_each_column_is_rounded_to_its_own_steps():
@@ -108,17 +109,17 @@ def test_the_matrices_take_a_byte_a_weight_and_nothing_else_changes(models):
 
 
 def test_logits_and_gradients_are_near_those_of_float32(models):
-    family, batch, plain, small = models
+    _, batch, plain, small = models
     truth, got = np.asarray(plain(batch)), np.asarray(small(batch))
     assert got.dtype == np.float32
     error = np.sqrt(np.square(got - truth).mean() / np.square(truth).mean())
-    assert 1e-4 < error < LOGITS[family]
+    assert 1e-4 < error < LOGITS
     (value, grads), (want, true_grads) = (ib.gradients(model, batch) for model in (small, plain))
-    assert abs(float(value) - float(want)) < 0.02 * float(want)
+    assert abs(float(value) - float(want)) < 0.01 * float(want)
     assert grads.keys() == true_grads.keys()
     assert not any(name.startswith("language_model") for name in grads)
     flat, true = (np.concatenate([np.ravel(g[name]) for name in g]) for g in (grads, true_grads))
-    assert np.linalg.norm(flat - true) < 0.1 * np.linalg.norm(true)
+    assert np.linalg.norm(flat - true) < GRADIENT * np.linalg.norm(true)
     assert float(grads["query_tokens"].std()) > 0
 
 
