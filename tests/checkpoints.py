@@ -61,10 +61,48 @@ MINI = TINY | {
 """The same with as few layers as there can be: its train step compiles in seconds."""
 
 
-def config_json(kind: str = "instructblip", sizes: dict = TINY, **text) -> dict:
-    """A ``config.json`` as public repositories write it; ``text`` changes its text_config (None removes a field)."""
-    raw = {"model_type": kind, **sizes, "image_token_index": sizes["text_config"]["vocab_size"] - 2}
-    changed = raw["text_config"] | text
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+TEXT = {
+    "t5": TINY["text_config"],
+    "llama": LLAMA,
+    # nine heads that read three; 9 * 6 is not 36
+    "grouped": LLAMA | {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 6},
+    "opt": {
+        "model_type": "opt",
+        "vocab_size": 90,
+        "hidden_size": 36,
+        "word_embed_proj_dim": 36,
+        "ffn_dim": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 70,
+        "eos_token_id": 3,
+    },
+}
+"""Language models by a short name; "grouped" is a LLaMA whose query heads share key heads."""
+
+
+def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t5", **text) -> dict:
+    """A ``config.json`` as public repositories write it, with the language model of ``sizes`` or of ``family`` in
+    `TEXT`; ``text`` changes its text_config (None removes a field)."""
+    section = sizes["text_config"] if family == "t5" else TEXT[family]
+    soft = "video_token_index" if kind == "instructblipvideo" else "image_token_index"
+    raw = {"model_type": kind, **sizes, soft: section["vocab_size"] - 2}
+    changed = section | text
     raw["text_config"] = {name: value for name, value in changed.items() if value is not None}
     return raw
 
@@ -90,6 +128,13 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if name.endswith(("query_tokens", "class_embedding", "position_embedding", "position_embeddings.weight")):
         return 0.6 * z
     if name.endswith(("relative_attention_bias.weight", "shared.weight", "word_embeddings.weight")):
+        return z
+    if name.endswith("decoder.embed_tokens.weight"):  # OPT's, which is its head as well
+        z[3] *= 2.5
+        return z * np.float32(0.3)
+    if name.endswith("embed_positions.weight"):
+        return z * np.float32(0.5)
+    if name.endswith("model.embed_tokens.weight"):
         return z
     if name.endswith("lm_head.weight"):
         z[1] *= 2.0  # the end token wins now and then, so that stopping is exercised
@@ -133,12 +178,20 @@ def write(
 
 
 def legacy_tensors(tensors: dict[str, np.ndarray], raw: dict) -> dict[str, np.ndarray]:
-    """Copies of the embedding under two old names, a position buffer, and a table that nothing reads."""
+    """Copies of the embedding under old names, buffers, and a table that nothing reads."""
     text = raw["text_config"]
-    never_read = "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    extra = {never_read: np.full((32, text["num_heads"]), 9.0, np.float32)}
-    for side in ("encoder", "decoder"):
-        extra[f"language_model.{side}.embed_tokens.weight"] = tensors["language_model.shared.weight"].copy()
+    if text["model_type"] == "t5":
+        never_read = "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+        extra = {never_read: np.full((32, text["num_heads"]), 9.0, np.float32)}
+        for side in ("encoder", "decoder"):
+            extra[f"language_model.{side}.embed_tokens.weight"] = tensors["language_model.shared.weight"].copy()
+    elif text["model_type"] == "opt":
+        extra = {"language_model.lm_head.weight": tensors["language_model.model.decoder.embed_tokens.weight"].copy()}
+    else:
+        size = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
+        buffer = (10000.0 ** (-np.arange(0, size, 2) / size)).astype(np.float32)
+        layers = range(text["num_hidden_layers"])
+        extra = {f"language_model.model.layers.{n}.self_attn.rotary_emb.inv_freq": buffer.copy() for n in layers}
     if "qformer.embeddings.position_embeddings.weight" in tensors:
         rows = raw["qformer_config"]["max_position_embeddings"]
         extra["qformer.embeddings.position_ids"] = np.arange(rows, dtype=np.int64)[None]
@@ -154,23 +207,36 @@ def _rows(rng: np.random.Generator, lengths: np.ndarray, high: int, end: int | N
     return ids, mask
 
 
-def batch(raw: dict, *, rows: int = 3, text: int = 9, answer: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch with the contract's keys, padded on the right; row lengths differ, the longest ones are as asked."""
+def batch(
+    raw: dict, *, rows: int = 3, text: int = 9, answer: int = 7, frames: int = 3, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """A batch with the contract's keys, padded on the right; row lengths differ, the longest ones are as asked.
+
+    ``frames``: of the videos, for a model of videos.
+    """
     rng = np.random.default_rng(seed)
     size = raw["vision_config"]["image_size"]
 
     def lengths(longest: int) -> np.ndarray:
         return np.concatenate([[longest], rng.integers(2, longest + 1, rows - 1)])
 
-    arrays = {"pixel_values": rng.standard_normal((rows, size, size, 3), np.float32)}
-    if raw["model_type"] == "instructblip":
+    time = (frames,) if raw["model_type"] == "instructblipvideo" else ()
+    arrays = {"pixel_values": rng.standard_normal((rows, *time, size, size, 3), np.float32)}
+    if raw["model_type"] != "blip-2":
         high = raw["qformer_config"]["vocab_size"]
         arrays["qformer_input_ids"], arrays["qformer_attention_mask"] = _rows(rng, lengths(text + 2), high)
     high = raw["text_config"]["vocab_size"] - 2
-    arrays["input_ids"], arrays["attention_mask"] = _rows(rng, lengths(text), high, end=1)
-    ids, mask = _rows(rng, lengths(answer), high, end=1)
-    arrays["labels"] = np.where(mask == 1, ids, -100).astype(np.int32)
-    return arrays
+    prompt, prompt_mask = _rows(rng, lengths(text), high, end=1)
+    ids, mask = _rows(rng, lengths(answer), high, end=raw["text_config"]["eos_token_id"])
+    labels = np.where(mask == 1, ids, -100).astype(np.int32)
+    if raw["text_config"]["model_type"] == "t5":
+        return arrays | {"input_ids": prompt, "attention_mask": prompt_mask, "labels": labels}
+    # The response goes on where the instruction ends; padding follows.
+    mask, joined = np.concatenate([prompt_mask, mask], axis=1), np.concatenate([prompt, ids], axis=1)
+    aligned = np.concatenate([np.full_like(prompt, -100), labels], axis=1)
+    order = np.argsort(mask == 0, axis=1, kind="stable")[:, : mask.sum(1).max()]
+    moved = (np.take_along_axis(x, order, axis=1) for x in (joined, mask, aligned))
+    return arrays | dict(zip(("input_ids", "attention_mask", "labels"), moved, strict=True))
 
 
 def padded(batch: dict[str, np.ndarray], extra: int) -> dict[str, np.ndarray]:
@@ -187,16 +253,34 @@ def padded(batch: dict[str, np.ndarray], extra: int) -> dict[str, np.ndarray]:
     return out
 
 
-def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same batch with its padding moved to the left of ids and masks (labels stay as they are)."""
-    out = dict(batch)
-    for name in ("input_ids", "qformer_input_ids"):
-        if name in batch:
-            mask_name = "attention_mask" if name == "input_ids" else "qformer_attention_mask"
-            order = np.argsort(batch[mask_name], axis=1, kind="stable")
-            out[name] = np.take_along_axis(batch[name], order, axis=1)
-            out[mask_name] = np.take_along_axis(batch[mask_name], order, axis=1)
+def rearranged(
+    batch: dict[str, np.ndarray], where: str, masks: tuple[str, ...] = ("attention_mask", "qformer_attention_mask")
+) -> dict[str, np.ndarray]:
+    """The same batch with its padding on the "left", or "inside": spread among the real tokens of each row.
+
+    Labels that are as long as ``input_ids`` belong to its tokens and go along.
+    """
+    out, rng = dict(batch), np.random.default_rng(5)
+    for mask_name in masks:
+        if mask_name not in batch:
+            continue
+        mask, ids = batch[mask_name], mask_name.replace("attention_mask", "input_ids")
+        names = [mask_name, ids]
+        if ids == "input_ids" and batch["labels"].shape == mask.shape:
+            names.append("labels")
+        order = np.argsort(mask, axis=1, kind="stable")
+        if where == "inside":
+            for row, real in zip(order, mask.sum(1), strict=True):
+                slots = np.sort(rng.permutation(len(row))[:real])
+                padding = np.setdiff1d(np.arange(len(row)), slots)
+                row[slots], row[padding] = np.arange(real), np.arange(real, len(row))
+        out |= {name: np.take_along_axis(batch[name], order, axis=1) for name in names}
     return out
+
+
+def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """See `rearranged`."""
+    return rearranged(batch, "left")
 
 
 def leaves_equal(a: dict, b: dict) -> bool:

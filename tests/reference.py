@@ -7,13 +7,14 @@ transformers alone was seen to reach 2e-5, which is all that a test should allow
 from collections.abc import Mapping
 from pathlib import Path
 
+import checkpoints
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)  # its threads wait for one another by spinning, which a busy machine pays for
-CLASSES = {"instructblip": "InstructBlipForConditionalGeneration", "blip-2": "Blip2ForConditionalGeneration"}
+CLASSES = {"instructblip": "InstructBlip", "instructblipvideo": "InstructBlipVideo", "blip-2": "Blip2"}
 TRAINED = ("query_tokens", "qformer.", "language_projection.", "vision_model.post_layernorm.")
 """Prefixes of the tensors in our `original` trainable set; the default set is the first three."""
 
@@ -23,16 +24,31 @@ def load(directory: Path, dtype=torch.float64, attn_implementation: str | None =
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.AutoConfig.from_pretrained(directory).model_type
-    model, report = getattr(transformers, CLASSES[kind]).from_pretrained(
+    model, report = getattr(transformers, f"{CLASSES[kind]}ForConditionalGeneration").from_pretrained(
         directory, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
     )
     wrong = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
     assert not wrong, wrong
     if dtype == torch.float64:
         for module in model.modules():
-            if type(module).__name__ == "T5LayerNorm":  # takes its mean of squares in float32 whatever the type
+            if type(module).__name__ in ("T5LayerNorm", "LlamaRMSNorm"):  # means of squares in float32 in any type
                 module.forward = _exact_norm.__get__(module)
+    if decoder_only(model):
+        model.language_model.register_forward_pre_hook(_with_positions, with_kwargs=True)
     return model.eval()
+
+
+def decoder_only(model) -> bool:
+    """Whether its language model is one stack that continues the prompt."""
+    return not model.language_model.config.is_encoder_decoder
+
+
+def _with_positions(language_model, args, kwargs):
+    """Positions from the mask, as `generate` and OPT have them: LLaMA's forward alone would count padding."""
+    if kwargs.get("position_ids") is None and language_model.config.model_type != "opt":
+        positions = kwargs["attention_mask"].cumsum(-1) - 1
+        kwargs["position_ids"] = positions.clamp(min=0)[:, -kwargs["inputs_embeds"].shape[1] :]
+    return args, kwargs
 
 
 def _exact_norm(self, x):
@@ -41,30 +57,39 @@ def _exact_norm(self, x):
 
 def inputs(model, batch: Mapping[str, np.ndarray]) -> dict:
     """Our batch in their form: channels first, and placeholders for the visual prompt before the text."""
-    rows, queries = len(batch["input_ids"]), model.config.num_query_tokens
     out = {k: torch.from_numpy(v).long() for k, v in batch.items() if k != "pixel_values"}
-    out["pixel_values"] = torch.from_numpy(batch["pixel_values"].transpose(0, 3, 1, 2).copy()).to(model.dtype)
-    image = torch.full((rows, queries), model.config.image_token_index)
+    pixels = batch["pixel_values"]
+    out["pixel_values"] = torch.from_numpy(np.moveaxis(pixels, -1, -3).copy()).to(model.dtype)
+    video = pixels.ndim == 5
+    queries = model.config.num_query_tokens * (pixels.shape[1] if video else 1)
+    token = model.config.video_token_index if video else model.config.image_token_index
+    image = torch.full((len(pixels), queries), token)
     out["input_ids"] = torch.cat([image, out["input_ids"]], 1)
     out["attention_mask"] = torch.cat([torch.ones_like(image), out["attention_mask"]], 1)
+    if "labels" in out and decoder_only(model):
+        out["labels"] = torch.cat([torch.full_like(image, -100), out["labels"]], 1)
     return out
 
 
 def answers(model, theirs: dict) -> dict[str, np.ndarray]:
-    """Inputs in their form -> vision, qformer (queries only), prefix, encoder, logits, loss, and "grad/NAME" for every
-    tensor of the `original` trainable set, all as float32."""
+    """Inputs in their form -> vision, qformer (queries only), prefix, T5's encoder, logits (at the text positions, if
+    decoder-only), loss, and "grad/NAME" for every tensor of the `original` trainable set, all as float32."""
     model.zero_grad(set_to_none=True)
     result = model(**theirs)
     result.loss.backward()
     queries = result.qformer_outputs.last_hidden_state[:, : model.config.num_query_tokens]
+    width = model.language_projection.out_features
     out = {
         "vision": result.vision_outputs.last_hidden_state,
         "qformer": queries,
-        "prefix": model.language_projection(queries),
-        "encoder": result.language_model_outputs.encoder_last_hidden_state,
+        "prefix": model.language_projection(queries).reshape(len(theirs["input_ids"]), -1, width),
         "logits": result.logits,
         "loss": result.loss,
     }
+    if decoder_only(model):
+        out["logits"] = result.logits[:, out["prefix"].shape[1] :]
+    else:
+        out["encoder"] = result.language_model_outputs.encoder_last_hidden_state
     for name, parameter in model.named_parameters():
         if name.startswith(TRAINED):
             out[f"grad/{name}"] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -73,17 +98,21 @@ def answers(model, theirs: dict) -> dict[str, np.ndarray]:
 
 def greedy_ids(model, batch: Mapping[str, np.ndarray], length: int) -> np.ndarray:
     """New tokens [B, T], filled with the pad id after the end token; T, at most ``length``, is the longest row's."""
-    prompt = {name: x for name, x in inputs(model, batch).items() if name != "labels"}
-    with torch.no_grad():
-        return model.generate(**prompt, do_sample=False, num_beams=1, max_new_tokens=length)[:, 1:].numpy()
+    return generate(model, batch, max_new_tokens=length)
 
 
 def generate(model, batch: Mapping[str, np.ndarray], *, do_sample: bool = False, **options) -> np.ndarray:
-    """New tokens [B * num_return_sequences, T], without T5's start token or the prompt of a decoder-only model."""
+    """New tokens [B * num_return_sequences, T], without T5's start token or the prompt of a decoder-only model.
+
+    A decoder-only model reads the text with its padding on the left, as their processor puts it, and the answers in it.
+    """
+    if decoder_only(model):
+        batch = checkpoints.rearranged(dict(batch), "left", ("attention_mask",))
     prompt = {name: x for name, x in inputs(model, batch).items() if name != "labels"}
+    known = prompt["input_ids"].shape[1] if decoder_only(model) else 1  # the start token
     with torch.no_grad():
-        ids = model.generate(**prompt, do_sample=do_sample, **({"num_beams": 1} | options)).numpy()
-    return ids[:, 1 if model.language_model.config.is_encoder_decoder else prompt["input_ids"].shape[1] :]
+        ids = model.generate(**prompt, do_sample=do_sample, **({"num_beams": 1} | options))
+    return ids[:, known:].numpy()
 
 
 def next_token_probabilities(model, batch: Mapping[str, np.ndarray], written: list[int], **options) -> np.ndarray:
@@ -126,7 +155,7 @@ def label_log_probabilities(model, batch: Mapping[str, np.ndarray]) -> np.ndarra
     with torch.no_grad():
         logits = model(**theirs).logits[0].double()
     labels = theirs["labels"][0]
-    if not model.language_model.config.is_encoder_decoder:  # there logits are of the token after theirs
+    if decoder_only(model):  # there logits are of the token after theirs
         logits, labels = logits[:-1], labels[1:]
     chosen = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[:, None])[:, 0]
     return chosen[labels != -100].numpy()

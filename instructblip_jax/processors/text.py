@@ -9,6 +9,11 @@ from tokenizers import Tokenizer
 from instructblip_jax.files import read_json
 
 
+TIDY = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
+TIDY += [(f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")]
+"""What transformers' `clean_up_tokenization_spaces` replaces, in its order."""
+
+
 class TextTokenizer:
     """One tokenizer: special tokens as its file says, cut to a length on a side, ids of its own special tokens."""
 
@@ -26,6 +31,10 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self.config = read_json(directory / "tokenizer_config.json")
         self.pad_id = self._special("pad_token", directory)
+        # By id: the library's own skipping misses special tokens that a normalizer rewrites, as LLaMA's does.
+        self._skipped = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        tidy = self.config.get("clean_up_tokenization_spaces") is True
+        self._tidy = tidy and type(self._tokenizer.model).__name__ != "BPE"  # which knows where its spaces are
 
     def _special(self, name: str, directory: Path) -> int:
         value = self.config.get(name)
@@ -73,5 +82,9 @@ class TextTokenizer:
         return [word for word in text.split() if found in self._tokenizer.encode(word, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """ids -> text without special tokens."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+        """ids -> text without special tokens, and without spaces before punctuation if the configuration says so."""
+        kept = [int(i) for i in ids if int(i) not in self._skipped]
+        text = self._tokenizer.decode(kept, skip_special_tokens=False)
+        for spaced, plain in TIDY if self._tidy else ():
+            text = text.replace(spaced, plain)
+        return text.strip()

@@ -94,7 +94,10 @@ def test_truncated_weights_are_named(directory, keep):
 def test_a_shard_the_index_names_is_missing(sharded):
     shard = sorted(sharded.glob("model-*.safetensors"))[1]
     shard.unlink()
-    assert str(shard) in refused(sharded, FileNotFoundError)
+    message = refused(sharded, FileNotFoundError)
+    for word in (str(shard), str(sharded / "model.safetensors.index.json")):
+        assert word in message
+    assert "\n" not in message
 
 
 def test_a_truncated_shard_is_named(sharded):
@@ -113,7 +116,9 @@ def test_a_broken_index_is_named(sharded, content):
 def test_weights_that_are_not_safetensors_are_not_looked_for(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     message = refused(directory, FileNotFoundError)
-    assert "model.safetensors" in message
+    for word in (str(directory / "model.safetensors"), "pytorch_model.bin", "safetensors files of the same repository"):
+        assert word in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model_type": ', "[1]", "\x00\x01"])
@@ -132,7 +137,7 @@ def test_a_config_with_bytes_that_are_no_text_is_named(directory):
     [
         ({"model_type": "llava"}, ["model_type", "llava", "blip-2", "instructblip"]),
         ({"model_type": None}, ["model_type"]),
-        ({"text_config__model_type": "opt"}, ["text_config.model_type", "opt", "t5"]),
+        ({"text_config__model_type": "gpt2"}, ["text_config.model_type", "gpt2", "llama, opt, t5"]),
         ({"text_config__feed_forward_proj": "relu"}, ["text_config.feed_forward_proj", "relu"]),
         ({"text_config__dense_act_fn": "swish2"}, ["text_config.dense_act_fn", "swish2", "gelu"]),
         ({"vision_config__hidden_act": "quick"}, ["vision_config.hidden_act", "quick"]),
@@ -150,6 +155,65 @@ def test_a_config_of_another_kind_is_refused_by_file_and_field(directory, change
     for word in [str(directory / "config.json"), *words]:
         assert word in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rotary", "linear"]),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, ["rotary", "llama3"]),
+        ("llama", {"num_key_value_heads": 3}, ["num_attention_heads 4", "num_key_value_heads 3"]),
+        ("llama", {"num_attention_heads": 5}, ["text_config.hidden_size 32", "num_attention_heads 5"]),
+        ("llama", {"attention_bias": True}, ["text_config.attention_bias", "True"]),
+        ("llama", {"mlp_bias": True}, ["text_config.mlp_bias"]),
+        ("llama", {"hidden_act": "swiglu"}, ["text_config.hidden_act", "swiglu", "silu"]),
+        ("llama", {"head_dim": 0}, ["text_config.head_dim"]),
+        ("opt", {"word_embed_proj_dim": 20}, ["text_config.word_embed_proj_dim", "20", "36"]),
+        ("opt", {"do_layer_norm_before": False}, ["text_config.do_layer_norm_before"]),
+        ("opt", {"enable_bias": False}, ["text_config.enable_bias"]),
+        ("opt", {"tie_word_embeddings": False}, ["text_config.tie_word_embeddings"]),
+        ("opt", {"num_attention_heads": 5}, ["text_config.hidden_size 36", "num_attention_heads 5"]),
+        ("opt", {"activation_function": "tanh"}, ["text_config.activation_function", "tanh", "relu"]),
+        ("opt", {"max_position_embeddings": -2}, ["text_config.max_position_embeddings", "-2"]),
+    ],
+)
+def test_a_language_model_of_another_form_is_refused_by_file_and_field(tmp_path, family, changes, words):
+    raw = checkpoints.config_json("blip-2" if family == "opt" else "instructblip", family=family)
+    raw["text_config"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    message = refused(tmp_path)
+    for word in [str(tmp_path / "config.json"), *words]:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_what_older_and_newer_files_say_of_rotary_positions_is_read(tmp_path):
+    from instructblip_jax.convert.hf_config import parse
+
+    path = tmp_path / "config.json"
+    for said, base in (
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": None}, 5e5),
+        ({"rope_theta": 2e4, "rope_scaling": None}, 2e4),
+        ({"rope_theta": None}, 1e4),
+    ):
+        path.write_text(json.dumps(checkpoints.config_json(family="llama", **said)))
+        assert parse(path).text.rope_theta == base
+
+
+def test_weights_of_whole_numbers_and_swapped_sizes_are_named(tmp_path):
+    raw = checkpoints.config_json(family="grouped")
+    directory = checkpoints.write(tmp_path, raw, seed=1)
+    tensors = load_file(directory / "model.safetensors")
+    block = "language_model.model.layers.2"
+    for name in ("self_attn.o_proj", "mlp.up_proj"):
+        tensors[f"{block}.{name}.weight"] = tensors[f"{block}.{name}.weight"].astype(np.int64)
+    tensors[f"{block}.self_attn.k_proj.weight"] = tensors[f"{block}.self_attn.q_proj.weight"].copy()  # as many heads
+    save_file(tensors, directory / "model.safetensors")
+    message = refused(directory)
+    assert f"mis-typed   {block}.self_attn.o_proj.weight is I64" in message
+    assert f"mis-typed   {block}.mlp.up_proj.weight is I64" in message
+    assert f"mis-shaped  {block}.self_attn.k_proj.weight [54, 36], config.json asks for [18, 36]" in message
+    assert len(message.splitlines()) == 1 + 3
 
 
 def test_an_absent_directory_or_file(tmp_path):

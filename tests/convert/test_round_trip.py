@@ -22,9 +22,20 @@ def read(directory, mesh=None, dtype="float32"):
     return table.rules(config), load(table.rules(config), train | frozen, open_shards(directory))
 
 
-@pytest.mark.parametrize("kind", ["instructblip", "blip-2"])
-def test_every_tensor_comes_back_bit_for_bit(kind, tmp_path):
-    directory = checkpoints.write(tmp_path / "in", checkpoints.config_json(kind), seed=1)
+KINDS = [
+    ("instructblip", "t5"),
+    ("blip-2", "t5"),
+    ("instructblip", "llama"),
+    ("instructblip", "grouped"),
+    ("blip-2", "opt"),
+    ("instructblipvideo", "llama"),
+    ("instructblipvideo", "t5"),
+]
+
+
+@pytest.mark.parametrize(("kind", "family"), KINDS)
+def test_every_tensor_comes_back_bit_for_bit(kind, family, tmp_path):
+    directory = checkpoints.write(tmp_path / "in", checkpoints.config_json(kind, family=family), seed=1)
     rules, arrays = read(directory)
     write_shards(tmp_path / "out", save.tensors(rules, arrays), max_bytes=30_000)
     written = list((tmp_path / "out").glob("*.safetensors"))
@@ -52,6 +63,64 @@ def test_one_file_when_it_all_fits(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
     want = load_file(directory / "model.safetensors")
     assert checkpoints.leaves_equal(load_file(tmp_path / "out" / "model.safetensors"), want)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("instructblip", "grouped"), ("blip-2", "opt")])
+def test_a_decoder_only_model_on_eight_devices(kind, family, tmp_path):
+    directory = checkpoints.write(tmp_path, checkpoints.config_json(kind, family=family), seed=2)
+    _, one = read(directory)
+    _, eight = read(directory, make_mesh(2, 2, 2))
+    assert checkpoints.leaves_equal(checkpoints.host(one), checkpoints.host(eight))
+    for name in ("attn/q", "attn/k", "attn/o", "up", "down"):
+        assert not eight[f"llm/layers/{name}/kernel"].sharding.is_fully_replicated
+
+
+def test_decoder_only_tensors_go_where_they_belong(tmp_path):
+    """Against the file itself, by hand, as above; and the buffers of old files change nothing."""
+    files = {}
+    for kind, family in (("instructblip", "grouped"), ("blip-2", "opt")):
+        raw = checkpoints.config_json(kind, family=family)
+        directory = checkpoints.write(tmp_path / family, raw, seed=3)
+        files[family] = load_file(directory / "model.safetensors"), read(directory)[1]
+        old = read(checkpoints.write(tmp_path / f"{family}-old", raw, seed=3, legacy=True))[1]
+        assert checkpoints.leaves_equal(checkpoints.host(old), checkpoints.host(files[family][1]))
+    theirs, ours = files["grouped"]
+    block = "language_model.model.layers.1"
+    assert ours["llm/layers/attn/k/kernel"].shape == (3, 36, 18)
+    for name, tensor in {
+        "attn/q": "self_attn.q_proj",
+        "attn/v": "self_attn.v_proj",
+        "attn/o": "self_attn.o_proj",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }.items():
+        np.testing.assert_array_equal(ours[f"llm/layers/{name}/kernel"][1], theirs[f"{block}.{tensor}.weight"].T)
+    for name, tensor in {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}.items():
+        np.testing.assert_array_equal(ours[f"llm/layers/{name}/scale"][1], theirs[f"{block}.{tensor}.weight"])
+    np.testing.assert_array_equal(ours["llm/to_vocab/kernel"], theirs["language_model.lm_head.weight"].T)
+    theirs, ours = files["opt"]
+    decoder = "language_model.model.decoder"
+    for name, tensor in {
+        "attn/k": "self_attn.k_proj",
+        "attn/o": "self_attn.out_proj",
+        "up": "fc1",
+        "down": "fc2",
+    }.items():
+        np.testing.assert_array_equal(
+            ours[f"llm/layers/{name}/kernel"][2], theirs[f"{decoder}.layers.2.{tensor}.weight"].T
+        )
+        np.testing.assert_array_equal(ours[f"llm/layers/{name}/bias"][2], theirs[f"{decoder}.layers.2.{tensor}.bias"])
+    for name, tensor in {"attn_norm": "layers.0.self_attn_layer_norm", "ffn_norm": "layers.0.final_layer_norm"}.items():
+        np.testing.assert_array_equal(ours[f"llm/layers/{name}/bias"][0], theirs[f"{decoder}.{tensor}.bias"])
+    np.testing.assert_array_equal(ours["llm/norm/bias"], theirs[f"{decoder}.final_layer_norm.bias"])
+    np.testing.assert_array_equal(ours["llm/position/embedding"], theirs[f"{decoder}.embed_positions.weight"])
+
+
+def test_a_llama_without_a_head_reads_its_embedding(tmp_path):
+    raw = checkpoints.config_json(family="llama")
+    _, arrays = read(checkpoints.write(tmp_path, raw, seed=5, tied=True))
+    np.testing.assert_array_equal(arrays["llm/to_vocab/kernel"], np.asarray(arrays["llm/tokens/embedding"]).T)
 
 
 def test_the_same_arrays_on_eight_devices(tmp_path):

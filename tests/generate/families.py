@@ -9,8 +9,9 @@ import numpy as np
 import instructblip_jax as ib
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-FAMILIES = ("instructblip", "blip2")
-WITH_TOKENIZER = ("instructblip",)
+FAMILIES = ("instructblip", "blip2", "llama", "opt", "video")
+WITH_TOKENIZER = ("instructblip", "llama", "opt")
+FRAMES = 4  # what the reference takes
 
 
 @functools.cache
@@ -34,7 +35,7 @@ def prompts(family: str, seed: int, rows: int = 4, text: int = 9) -> dict[str, n
     mask = right[:, ::-1].copy() if model(family).config.decoder_only else right
     pad = config["text_config"].get("pad_token_id", 1)
     batch = {
-        "pixel_values": rng.standard_normal((rows, side, side, 3), np.float32),
+        "pixel_values": rng.standard_normal((rows, *([FRAMES] if family == "video" else []), side, side, 3), np.float32),
         "input_ids": np.where(mask, rng.integers(6, words // 2, mask.shape), pad).astype(np.int32),
         "attention_mask": mask,
     }

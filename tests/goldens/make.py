@@ -1,6 +1,6 @@
 """Make the goldens beside this file: tiny checkpoints in the public layout, inputs, and what the reference answers.
 
-    python tests/goldens/make.py --oracle PATH
+    python tests/goldens/make.py --oracle PATH [KIND ...]
 
 PATH is the folder of the oracle (`make_tiny_hf.py`, `hf_reference.py`), which runs transformers on PyTorch; both, and
 tokenizers, have to be installed. The oracle writes checkpoint, inputs, bucket tables and greedy ids. Its stages, logits
@@ -22,7 +22,14 @@ sys.path.insert(0, str(HERE.parent))
 
 import reference  # noqa: E402
 
-KINDS = ("instructblip", "blip2")
+KINDS = {
+    "instructblip": ("golden", ["--family", "t5"]),
+    "blip2": ("golden", ["--family", "t5", "--variant", "blip2"]),
+    "llama": ("golden-small", ["--family", "llama", "--kv-heads", "2"]),
+    "opt": ("golden-small", ["--family", "opt", "--variant", "blip2"]),
+    "video": ("golden-small", ["--family", "llama", "--kv-heads", "2", "--variant", "instructblipvideo"]),
+}
+"""Directory -> scale and the oracle's arguments."""
 # No two sizes agree, so that a forgotten transpose fails; 21 / 7 is an odd grid, 4 heads of 6 are not the width 20.
 SIZES = {
     "image": 21,
@@ -39,9 +46,35 @@ SIZES = {
     "t5": {"d_model": 20, "d_kv": 6, "d_ff": 28, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2},
     "llama": {"num_attention_heads": 1},  # looked up by the oracle whatever the family
 }
+SMALL = {
+    "image": 21,
+    "patch": 7,
+    "queries": 4,
+    "v": {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "q": {
+        "hidden_size": 14,
+        "intermediate_size": 18,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+    },
+    "llama": {"hidden_size": 16, "intermediate_size": 26, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "opt": {
+        "hidden_size": 24,
+        "ffn_dim": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "word_embed_proj_dim": 24,
+        "max_position_embeddings": 120,
+    },
+}
 SEED = "11"  # greedy answers of these weights are of several lengths and not one repeated token
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask", "labels")
+JOINED = ("input_ids", "attention_mask")
+"""Decoder-only models have these twice: "train_..." with the answers, and the prompts as their processor pads them."""
 OTHERS = ("greedy_ids", "greedy_margin", "t5_bucket_encoder", "t5_bucket_decoder", "image_0", "meta")
+STEP = 8
+"""Of the joined texts' logits every so manieth position is kept."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",
@@ -61,45 +94,55 @@ def run(module: str, *args: str) -> None:
 def make(kind: str) -> None:
     directory = HERE / kind
     shutil.rmtree(directory, ignore_errors=True)
-    run(
-        "make_tiny_hf",
-        "--family",
-        "t5",
-        "--variant",
-        kind,
-        "--scale",
-        "golden",
-        "--seed",
-        SEED,
-        "--out",
-        str(directory),
-    )
+    scale, args = KINDS[kind]
+    run("make_tiny_hf", *args, "--scale", scale, "--seed", SEED, "--out", str(directory))
     with tempfile.TemporaryDirectory() as scratch:
         run("hf_reference", "--model", str(directory), "--out", f"{scratch}/all.npz")
         oracle = dict(np.load(f"{scratch}/all.npz"))
     reference.torch.set_grad_enabled(True)
     model = reference.load(directory)
     theirs = {name: reference.torch.from_numpy(oracle[name]) for name in INPUTS if name in oracle}
-    exact = reference.answers(model, theirs | {"pixel_values": theirs["pixel_values"].double()})
+    theirs["pixel_values"] = theirs["pixel_values"].double()
+    joined = {name: oracle[f"train_{name}"] for name in JOINED if f"train_{name}" in oracle}
+    exact = reference.answers(model, theirs | {name: reference.torch.from_numpy(x) for name, x in joined.items()})
+    if joined:
+        text = exact["logits"].shape[1]
+        real = oracle["train_attention_mask"][:, -text:, None] == 1  # behind the padding nobody looks
+        oracle["logits"] = np.where(real, oracle["train_logits"][:, -text:], exact["logits"])
+        prompts = reference.answers(model, theirs | {"labels": theirs["input_ids"]})["logits"]
+        real = oracle["attention_mask"][:, -prompts.shape[1] :] == 1
+        known = oracle["logits_generate_positions"][:, -prompts.shape[1] :]
+        np.testing.assert_allclose(prompts[real], known[real], atol=1e-4, rtol=0)
+        exact |= {"prompt_logits": prompts[:, -1]} | {f"train_{name}": x for name, x in joined.items()}
     for name, other in (STAGES | {name: name for name in exact if name in oracle}).items():
-        scale = np.abs(exact[name]).max()
-        np.testing.assert_allclose(exact[name] / scale, oracle[other] / scale, atol=1e-5, rtol=0, err_msg=name)
+        if name in exact:
+            scale = np.abs(exact[name]).max()
+            np.testing.assert_allclose(exact[name] / scale, oracle[other] / scale, atol=1e-5, rtol=0, err_msg=name)
+    if joined:
+        exact["logits"] = exact["logits"][:, ::STEP]
     kept = {name: oracle[name] for name in (*INPUTS, *OTHERS) if name in oracle}
     np.savez_compressed(directory / "expected.npz", **kept, **exact)
-    if kind == "blip2":  # has the other one's tokenizer
+    if kind in ("blip2", "video"):  # have the tokenizers of "instructblip" and "llama"
         for path in directory.glob("*token*"):
-            path.unlink()
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    if kind == "video":  # and the weights
+        assert (directory / "model.safetensors").read_bytes() == (HERE / "llama" / "model.safetensors").read_bytes()
+        (directory / "model.safetensors").unlink()
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", required=True, type=Path, help="folder of make_tiny_hf.py and hf_reference.py")
+    parser.add_argument(
+        "kinds", nargs="*", default=list(KINDS), help="of the directories beside this file; default all"
+    )
     sys.dont_write_bytecode = True  # the oracle's folder is not ours
-    sys.path.insert(0, str(parser.parse_args().oracle))
-    importlib.import_module("make_tiny_hf").SCALES["golden"] = SIZES
+    args = parser.parse_args()
+    sys.path.insert(0, str(args.oracle))
+    importlib.import_module("make_tiny_hf").SCALES.update({"golden": SIZES, "golden-small": SMALL})
     reference.torch.set_num_threads(1)
-    for kind in KINDS:
+    for kind in args.kinds:
         make(kind)
 
 

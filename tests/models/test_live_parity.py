@@ -29,6 +29,19 @@ CASES = {
     ),
     # no Q-Former text; a text longer than the largest relative distance told apart; seven rows
     "blip2-long": ({"kind": "blip-2"}, {"shard_bytes": 50_000}, {"rows": 7, "text": 150, "answer": 5}, (4, 5)),
+    # several seeds, several files, the rotary buffers of old files
+    "llama": ({"family": "llama"}, {"legacy": True, "shard_bytes": 20_000}, {"rows": 3}, (1, 2)),
+    "llama-one-row": ({"family": "llama", "sizes": checkpoints.MINI}, {}, {"rows": 1, "text": 1, "answer": 1}, (3,)),
+    "llama-grouped": ({"family": "grouped", "sizes": checkpoints.MINI}, {}, {"rows": 5, "text": 13, "answer": 4}, (4,)),
+    # a copy of the head, as old files have it
+    "blip2-opt": ({"kind": "blip-2", "family": "opt"}, {"legacy": True}, {"rows": 4, "text": 11}, (1, 2)),
+    "video-t5": ({"kind": "instructblipvideo", "sizes": checkpoints.MINI}, {}, {"rows": 2}, (1,)),
+    "video-llama": (
+        {"kind": "instructblipvideo", "family": "llama", "sizes": checkpoints.MINI},
+        {"legacy": True},
+        {"rows": 3, "frames": 2},
+        (2,),
+    ),
 }
 
 
@@ -44,12 +57,18 @@ def test_logits_loss_gradients_and_greedy_ids(case, tmp_path):
         model.train, model.frozen = loaded.train, loaded.frozen
         theirs = reference.load(directory)
         batch = checkpoints.batch(raw, seed=seed, **sizes)
-        want = reference.answers(theirs, reference.inputs(theirs, batch))
-
-        assert np.abs(np.asarray(model(batch)) - want["logits"]).max() < LOGITS
-        value, grads = ib.gradients(model, batch)
-        assert abs(float(value) / float(want["loss"]) - 1) < 1e-6
-        assert_gradients_agree(grads, {name[5:]: x for name, x in want.items() if name.startswith("grad/")})
+        arranged = [batch]
+        if model.config.decoder_only:  # whose processor pads between visual prompt and text
+            arranged += [checkpoints.rearranged(batch, "left", ("attention_mask",))] * (len(batch["labels"]) > 1)
+        for one in arranged:
+            want = reference.answers(theirs, reference.inputs(theirs, one))
+            logits = np.asarray(model(one))
+            assert logits.shape == want["logits"].shape
+            counted = one["attention_mask"] == 1 if model.config.decoder_only else slice(None)
+            assert np.abs(logits - want["logits"])[counted].max() < LOGITS
+            value, grads = ib.gradients(model, one)
+            assert abs(float(value) / float(want["loss"]) - 1) < 1e-6
+            assert_gradients_agree(grads, {name[5:]: x for name, x in want.items() if name.startswith("grad/")})
         ids = ib.generate_ids(model, batch, max_new_tokens=12)
         np.testing.assert_array_equal(ids, reference.greedy_ids(theirs, batch, 12))
 
@@ -79,8 +98,24 @@ def assert_gradients_agree(got, want):
     assert not wrong
 
 
-def test_bfloat16_is_as_good_as_the_references_own(tmp_path):
-    raw = checkpoints.config_json()
+def test_every_token_may_be_a_label(tmp_path):
+    """The first token of a row is then predicted at the last position of the visual prompt."""
+    raw = checkpoints.config_json("blip-2", checkpoints.MINI, "opt", num_hidden_layers=1)
+    directory = checkpoints.write(tmp_path, raw, seed=5)
+    batch = checkpoints.batch(raw, seed=5)
+    batch["labels"] = np.where(batch["attention_mask"] == 1, batch["input_ids"], -100)
+    assert (batch["labels"][:, 0] != -100).all()
+    model, theirs = ib.InstructBlip.from_pretrained(directory, dtype="float32"), reference.load(directory)
+    want = reference.answers(theirs, reference.inputs(theirs, batch))
+    for where in ("left", "inside"):
+        value, aux = ib.loss(model, checkpoints.rearranged(batch, where))
+        assert float(aux["tokens"]) == batch["attention_mask"].sum()
+        assert abs(float(value) / float(want["loss"]) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_bfloat16_is_as_good_as_the_references_own(family, tmp_path):
+    raw = checkpoints.config_json(family=family)
     directory = checkpoints.write(tmp_path, raw, seed=6)
     batch = checkpoints.batch(raw, rows=4, seed=6)
     exact, half = reference.load(directory), reference.load(directory, dtype=reference.torch.bfloat16)
