@@ -104,9 +104,19 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def fill_tokenizer(path: Path, image: int) -> None:
+    """Give every id below the image token's a word, so that any answer can be read."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    words = tokenizer["model"]["vocab"]
+    words += [[f"\u2581w{n}", -20.0] for n in range(len(words), image)]
+    next(token for token in tokenizer["added_tokens"] if token["content"] == "<image>")["id"] = image
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def write(directory: Path, kind: str) -> None:
     """A whole random directory of that kind."""
     random_model.write_processor(directory, SIDE, KINDS[kind]["text_config"]["model_type"])
+    fill_tokenizer(directory / "tokenizer.json", KINDS[kind]["image_token_index"])
     (directory / "config.json").write_text(json.dumps(SPARSE | KINDS[kind]), encoding="utf-8")
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     total = 0
