@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,34 +24,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import checkpoints  # noqa: E402
+from random_model import SCALES  # noqa: E402
+from workers import Worker, fewest_seconds, serve  # noqa: E402
 
 from instructblip_jax.train.optimizer import OptimConfig  # noqa: E402
 
-SCALES = {
-    "tiny": checkpoints.TINY,
-    "small": {
-        "num_query_tokens": 32,
-        "vision_config": {
-            "hidden_size": 176,
-            "intermediate_size": 768,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 8,
-            "image_size": 112,
-            "patch_size": 14,
-        },
-        "qformer_config": {
-            "vocab_size": 400,
-            "hidden_size": 96,
-            "intermediate_size": 384,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 6,
-            "max_position_embeddings": 512,
-        },
-        "text_config": checkpoints.TINY["text_config"]
-        | {"d_model": 192, "d_kv": 32, "d_ff": 480, "num_heads": 8, "num_layers": 5, "num_decoder_layers": 4}
-        | {"vocab_size": 512},
-    },
-}
 TEXT, ANSWER = 24, 12
 OPTIM = OptimConfig(learning_rate=1e-4, warmup_steps=1)
 WARM_UP, SECONDS = 4, 2.0  # uncounted steps; the least a round should take
@@ -93,51 +69,31 @@ def theirs(directory: Path, batch: dict):
     def one() -> float:
         return reference.train_step(model, optimizer, reference.inputs(model, batch))[0]
 
-    def seconds(threads: int) -> float:
-        reference.torch.set_num_threads(threads)
+    def seconds() -> float:
         one()
         begun = time.perf_counter()
         for _ in range(WARM_UP):
             one()
         return time.perf_counter() - begun
 
-    threads = min((1, os.cpu_count() or 1), key=seconds)
-    reference.torch.set_num_threads(threads)
+    threads = fewest_seconds(reference.torch.set_num_threads, seconds)
     print(f"PyTorch on {threads} threads", file=sys.stderr)
     return one
 
 
 def work(side: str, directory: Path, rows: int) -> None:
-    """A worker: for every line it is sent, a number of steps, one line of JSON: seconds a step, and the last loss."""
+    """A worker: asked for a number of steps, it makes them and tells the seconds a step and the last loss."""
     raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     batch = checkpoints.batch(raw, rows=rows, text=TEXT, answer=ANSWER)
     one = {"ours": ours, "theirs": theirs}[side](directory, batch)
-    for line in sys.stdin:
-        begun, steps = time.perf_counter(), int(line)
+
+    def run(steps: int) -> dict[str, float]:
+        begun = time.perf_counter()
         for _ in range(steps):
             loss = one()
-        print(json.dumps({"seconds": (time.perf_counter() - begun) / steps, "loss": loss}), flush=True)
+        return {"seconds": (time.perf_counter() - begun) / steps, "loss": loss}
 
-
-class Worker:
-    def __init__(self, side: str, directory: str, rows: int):
-        command = [sys.executable, __file__, "--worker", side, "--directory", directory, "--batch", str(rows)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self, steps: int) -> dict[str, float]:
-        """So many steps, while the other one waits."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("a worker ended early; its message is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    serve(run)
 
 
 def main() -> None:
@@ -155,10 +111,12 @@ def main() -> None:
         checkpoints.write(Path(directory), checkpoints.config_json(sizes=SCALES[args.scale]), seed=0)
         workers, first = {}, {}
         for side in ("ours", "theirs"):
-            workers[side] = Worker(side, directory, args.batch)
-            first[side] = workers[side].run(1)
-        steps = {side: max(1, round(SECONDS / worker.run(WARM_UP)["seconds"])) for side, worker in workers.items()}
-        rounds = [{side: worker.run(steps[side]) for side, worker in workers.items()} for _ in range(args.rounds)]
+            workers[side] = Worker(["--worker", side, "--directory", directory, "--batch", str(args.batch)])
+            first[side] = workers[side].ask(steps=1)
+        steps = {
+            side: max(1, round(SECONDS / worker.ask(steps=WARM_UP)["seconds"])) for side, worker in workers.items()
+        }
+        rounds = [{side: worker.ask(steps=steps[side]) for side, worker in workers.items()} for _ in range(args.rounds)]
         for worker in workers.values():
             worker.close()
     print(f"{args.scale}, {args.batch} rows, {args.rounds} rounds in turn, {os.cpu_count()} CPU cores, float32")

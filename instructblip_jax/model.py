@@ -25,6 +25,9 @@ from instructblip_jax.systems.protocol import Context
 from instructblip_jax.systems.tree import Arrays, abstract, merge
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
+LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+"""How programs with narrow weights are compiled for CPU, where XLA slices and multiplies bfloat16 in float32: with this
+pass it widens whole stacks of layers before their scan, which takes three times the memory of the weights."""
 
 
 class InstructBlip:
@@ -128,32 +131,37 @@ class InstructBlip:
         with jax.set_mesh(self.mesh):
             return function(self.train, self.frozen, meshes.put_batch(self.mesh, batch), *args)
 
+    def _jit(self, run: Callable, **options: Any) -> Callable:
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        narrow = any(x.dtype.itemsize < 4 for x in self.frozen.values())
+        return jax.jit(run, compiler_options=LAYER_BY_LAYER if on_cpu and narrow else None, **options)
+
     # Compiled once a batch shape, kept with the model.
 
     @cached_property
     def _logits(self) -> Callable:
-        return jax.jit(lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch))
+        return self._jit(lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch))
 
     @cached_property
     def _encode_image(self) -> Callable:
         def run(train: Arrays, frozen: Arrays, batch: dict) -> jax.Array:
             return merge(self.graph, train, frozen).encode_image(batch["pixel_values"])
 
-        return jax.jit(run)
+        return self._jit(run)
 
     @cached_property
     def _read(self) -> Callable:
         def run(train: Arrays, frozen: Arrays, batch: dict, image: jax.Array) -> Context:
             return merge(self.graph, train, frozen).read(image, batch)
 
-        return jax.jit(run)
+        return self._jit(run)
 
     @cached_property
     def _begin(self) -> Callable:
         def run(train: Arrays, frozen: Arrays, context: Context, options: Options, key: jax.Array) -> dict:
             return search.kind(options).begin(merge(self.graph, train, frozen), context, options, key)
 
-        return jax.jit(run)
+        return self._jit(run)
 
     @cached_property
     def _decode(self) -> Callable:
@@ -163,14 +171,14 @@ class InstructBlip:
             state = search.decode(merge(self.graph, train, frozen), context, state, options, until)
             return state, search.kind(options).answers(state, options), search.finished(state, options)
 
-        return jax.jit(run, donate_argnums=3)
+        return self._jit(run, donate_argnums=3)
 
     @cached_property
     def _log_likelihood(self) -> Callable:
         def run(train: Arrays, frozen: Arrays, batch: dict, context: Context) -> jax.Array:
             return merge(self.graph, train, frozen).log_likelihood(context, batch["ids"], batch["counted"])
 
-        return jax.jit(run)
+        return self._jit(run)
 
     @cached_property
     def _gradients(self) -> Callable:
@@ -178,11 +186,11 @@ class InstructBlip:
             total, count = merge(self.graph, train, frozen).loss(batch)
             return total / jnp.maximum(count, 1), count
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return self._jit(jax.value_and_grad(loss, has_aux=True))
 
     @cached_property
     def _loss(self) -> Callable:
-        return jax.jit(lambda train, frozen, batch: merge(self.graph, train, frozen).loss(batch))
+        return self._jit(lambda train, frozen, batch: merge(self.graph, train, frozen).loss(batch))
 
 
 def loss(model: InstructBlip, batch: BatchArrays) -> tuple[jax.Array, dict[str, jax.Array]]:
