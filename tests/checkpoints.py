@@ -266,7 +266,7 @@ def rearranged(
             continue
         mask, ids = batch[mask_name], mask_name.replace("attention_mask", "input_ids")
         names = [mask_name, ids]
-        if ids == "input_ids" and batch["labels"].shape == mask.shape:
+        if ids == "input_ids" and "labels" in batch and batch["labels"].shape == mask.shape:
             names.append("labels")
         order = np.argsort(mask, axis=1, kind="stable")
         if where == "inside":

@@ -19,7 +19,7 @@ class Ranked:
     """A family's model and processor, two pictures, and the reference's log-probability of every candidate's token."""
 
     def __init__(self, family: str):
-        self.directory = families.GOLDENS / family
+        self.directory = families.directory(family)
         self.model = families.model(family)
         self.processor = ib.Processor.from_pretrained(self.directory)
         rng = np.random.default_rng(0)

@@ -37,7 +37,7 @@ def p_value(counts: np.ndarray, probabilities: np.ndarray) -> float:
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_draws_follow_the_references_distribution(family, run):
     model, batch = families.model(family), families.prompts(family, 3, rows=1)
-    theirs = reference.load(families.GOLDENS / family, dtype=reference.torch.float32)
+    theirs = reference.load(families.directory(family), dtype=reference.torch.float32)
     options = {"do_sample": True, "eos_token_id": [], **run}
     ids = ib.generate_ids(
         model, batch, max_new_tokens=2, num_return_sequences=DRAWS, penalize_prompt=True, seed=5, **options
@@ -61,7 +61,7 @@ def test_draws_follow_the_references_distribution(family, run):
 def test_beams_are_sampled_as_the_reference_samples_them():
     family, rows = "instructblip", 400
     model, one = families.model(family), families.prompts(family, 4, rows=1)
-    theirs = reference.load(families.GOLDENS / family, dtype=reference.torch.float32)
+    theirs = reference.load(families.directory(family), dtype=reference.torch.float32)
     batch = {name: np.repeat(x, rows, axis=0) for name, x in one.items()}
     run = {"num_beams": 3, "do_sample": True, "top_k": 6, "max_new_tokens": 3}
     reference.torch.manual_seed(0)

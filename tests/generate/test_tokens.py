@@ -28,7 +28,7 @@ BATCHES, ROWS = 5, 4
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_token_is_the_references(family):
     model = families.model(family)
-    theirs = reference.load(families.GOLDENS / family, dtype=reference.torch.float32)
+    theirs = reference.load(families.directory(family), dtype=reference.torch.float32)
     end = theirs.language_model.generation_config.eos_token_id
     ours = {"eos_token_id": end, "max_new_tokens": LENGTH, "penalize_prompt": True}
     cases, different, lengths = 0, [], set()
@@ -61,7 +61,7 @@ def test_the_prompt_is_not_penalized_unless_asked(family):
     text = {name: x[:1] for name, x in batch.items()}
     written: list[int] = []
     for _ in range(5):
-        logits = np.asarray(model(text))[0, -1]
+        logits = np.array(model(text))[0, -1]
         seen = sorted(set(written))
         logits[seen] = np.where(logits[seen] < 0, logits[seen] * 3.0, logits[seen] / 3.0)
         written.append(int(np.argmax(logits)))
