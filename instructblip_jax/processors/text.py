@@ -8,7 +8,6 @@ from tokenizers import Tokenizer
 
 from instructblip_jax.files import read_json
 
-
 TIDY = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 TIDY += [(f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")]
 """What transformers' `clean_up_tokenization_spaces` replaces, in its order."""
