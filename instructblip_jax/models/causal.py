@@ -75,11 +75,8 @@ class CausalLM(nnx.Module):
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
         """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, T, G, K]."""
-        layers, batch, prompt, *heads = context["k"].shape
-        self.check_length(prompt + length)
-        empty = jnp.zeros((layers, batch, rows, length, *heads), context["k"].dtype)
-        empty = constrain(empty, None, "batch", None, None, "heads", None)
-        return {"k": empty, "v": empty}
+        self.check_length(context["k"].shape[2] + length)
+        return stack.room(context["k"], rows, length)
 
     def extend(
         self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0

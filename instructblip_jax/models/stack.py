@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+
+from instructblip_jax.axes import constrain
 
 REMAT = {
     "none": None,
@@ -18,6 +21,15 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
     """``layers`` copies of one module as a single one; every parameter gains a leading "layers" axis."""
     stacked = nnx.vmap(make, transform_metadata={nnx.PARTITION_NAME: "layers", "axes": "layers"})
     return stacked(rngs.split(layers))
+
+
+def room(keys: jax.Array, rows: int, length: int) -> dict[str, jax.Array]:
+    """An empty cache beside a context's keys [L, B, S, G, K]: for ``length`` tokens of ``rows`` continuations of each
+    example, keys and values [L, B, N, T, G, K]."""
+    layers, batch, _, *heads = keys.shape
+    empty = jnp.zeros((layers, batch, rows, length, *heads), keys.dtype)
+    empty = constrain(empty, None, "batch", None, None, "heads", None)
+    return {"k": empty, "v": empty}
 
 
 def insert(cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int) -> dict[str, jax.Array]:

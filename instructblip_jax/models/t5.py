@@ -180,10 +180,7 @@ class T5(nnx.Module):
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
         """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, T, H, K]."""
-        layers, batch, _, *heads = context["k"].shape
-        empty = jnp.zeros((layers, batch, rows, length, *heads), context["k"].dtype)
-        empty = constrain(empty, None, "batch", None, None, "heads", None)
-        return {"k": empty, "v": empty}
+        return stack.room(context["k"], rows, length)
 
     def extend(
         self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0

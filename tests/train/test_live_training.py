@@ -16,8 +16,9 @@ STEPS = 6
 OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=2, warmup_start=1e-4, weight_decay=0.05, clip_norm=1.0)
 
 
-def test_losses_and_weights_follow_the_references(tmp_path):
-    raw = training.config_json(dropout=0.0)
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_losses_and_weights_follow_the_references(family, tmp_path):
+    raw = training.config_json(dropout=0.0, family=family)
     directory = checkpoints.write(tmp_path, raw, seed=51)
     batches = [checkpoints.batch(raw, rows=4, seed=n) for n in range(2)]
 

@@ -14,9 +14,9 @@ from instructblip_jax.train.step import init_state, make_step
 FAST = OptimConfig(learning_rate=3e-3, warmup_steps=3, warmup_start=1e-4)
 
 
-def config_json(kind="instructblip", dropout=0.1):
+def config_json(kind="instructblip", dropout=0.1, family="t5"):
     """A mini model with this dropout rate in its Q-Former."""
-    raw = checkpoints.config_json(kind, sizes=checkpoints.MINI)
+    raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family)
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     return raw | {"qformer_config": raw["qformer_config"] | rates}
 
