@@ -32,12 +32,7 @@ import random_model  # noqa: E402
 from workers import Worker, fewest_seconds, serve  # noqa: E402
 
 SIDES = ("ours", "theirs")
-CASES = [
-    {"beams": beams, "text": text, "rows": rows, "length": 0}
-    for beams in (1, 5)
-    for text in (16, 128)
-    for rows in (1, 16)
-]
+CASES = [{"beams": beams, "text": text, "rows": rows} for beams in (1, 5) for text in (16, 128) for rows in (1, 16)]
 """The rows of the table; ``text`` tokens of prompt, ``rows`` in the batch."""
 SECONDS = 1.0  # the least that a round of one side should take
 TIE = 1e-3
@@ -146,20 +141,18 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: medians, and ranges in brackets."""
-    lines = [
-        "| search | prompt | batch | ours, tokens/s | PyTorch, tokens/s | ratio | first call | same rows |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        search = f"beam {row['beams']}" if row["beams"] > 1 else "greedy"
-        rates = [spread(row["rates"][side], 0) for side in SIDES]
-        lines.append(
-            f"| {search} | {row['text']} | {row['rows']} | {rates[0]} | {rates[1]} | {spread(row['ratios'], 2)} "
-            f"| {row['first_call_seconds']:.1f} s | {row['same_rows']}/{row['rows']} |"
-        )
-    return "\n".join(lines)
+HEAD = """| search | prompt | batch | ours, tokens/s | PyTorch, tokens/s | ratio | first call | same rows |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of Markdown: medians, and ranges in brackets."""
+    search = f"beam {row['beams']}" if row["beams"] > 1 else "greedy"
+    rates = [spread(row["rates"][side], 0) for side in SIDES]
+    return (
+        f"| {search} | {row['text']} | {row['rows']} | {rates[0]} | {rates[1]} | {spread(row['ratios'], 2)} "
+        f"| {row['first_call_seconds']:.1f} s | {row['same_rows']}/{row['rows']} |"
+    )
 
 
 def main() -> None:
@@ -181,10 +174,13 @@ def main() -> None:
         name = args.model or f"random {args.scale} {args.family}, vocabulary of {args.vocab}"
         print(f"{name}; {args.max_new_tokens} new tokens; {args.rounds} rounds; {os.cpu_count()} CPU cores; float32")
         workers = {side: Worker(["--worker", side, "--model", str(model)]) for side in SIDES}
-        rows = [measure(workers, case | {"length": args.max_new_tokens}, args.rounds) for case in CASES]
+        print(HEAD)
+        rows = []
+        for case in CASES:
+            rows.append(measure(workers, case | {"length": args.max_new_tokens}, args.rounds))
+            print(line(rows[-1]), flush=True)
         for worker in workers.values():
             worker.close()
-    print(table(rows))
     if args.json:
         args.json.write_text(json.dumps({"model": str(name), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 

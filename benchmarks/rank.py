@@ -88,16 +88,16 @@ def theirs(directory: Path) -> dict[str, Any]:
         logits = model(**inputs).logits[0, -len(labels) :].numpy()
         return score(logits[:-1], labels[1:]) if shift else score(logits, labels)
 
-    def run() -> list[float]:
+    def run(count: int = len(CANDIDATES)) -> list[float]:
         with torch.no_grad():
-            return [one(*pair) for pair in zip(batches, prepared, strict=True)]
+            return [one(*pair) for pair in list(zip(batches, prepared, strict=True))[:count]]
 
     def seconds() -> float:
         begun = time.perf_counter()
-        run()
+        run(10)
         return time.perf_counter() - begun
 
-    run()
+    run(1)
     fewest_seconds(torch.set_num_threads, seconds)
     return {"theirs": run}
 
