@@ -30,17 +30,19 @@ def attend(
     """Scaled queries over the keys of all ``parts`` together, with one float32 softmax.
 
     ``query`` is [B, T, H, K], or [B, N, T, H, K] for N continuations of each example. A part is (keys, values, bias):
-    keys and values [B, S, G, K], which all N share, or [B, N, S, G, K], each one's own; bias float32, broadcast to
+    keys and values [B, G, S, K], which all N share, or [B, N, G, S, K], each one's own; bias float32, broadcast to
     [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query attention). Returns
     the shape of ``query``. ``key`` switches the dropout of the attention probabilities on.
+
+    Keys have their heads first, as the products want them: a cache that is read at every step is never transposed.
     """
     n = "n" if query.ndim == 5 else ""
-    heads, groups = query.shape[-2], parts[0][0].shape[-2]
+    heads, groups = query.shape[-2], parts[0][0].shape[-3]
     grouped = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
     scores = []
     for keys, _, bias in parts:
         own = "n" if keys.ndim == 5 else ""
-        score = jnp.einsum(f"b{n}tgrk,b{own}sgk->b{n}grts", grouped, keys, preferred_element_type=jnp.float32)
+        score = jnp.einsum(f"b{n}tgrk,b{own}gsk->b{n}grts", grouped, keys, preferred_element_type=jnp.float32)
         score = score.reshape(*score.shape[:-4], heads, *score.shape[-2:])  # [B, (N,) H, T, S]
         scores.append(score if bias is None else score + bias)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0], axis=-1)
@@ -49,9 +51,9 @@ def attend(
     mixed, start = jnp.zeros((), query.dtype), 0
     for keys, values, _ in parts:
         own = "n" if values.ndim == 5 else ""
-        share = weights[..., start : start + keys.shape[-3]].astype(values.dtype)
-        mixed = mixed + jnp.einsum(f"b{n}grts,b{own}sgk->b{n}tgrk", share, values)
-        start += keys.shape[-3]
+        share = weights[..., start : start + keys.shape[-2]].astype(values.dtype)
+        mixed = mixed + jnp.einsum(f"b{n}grts,b{own}gsk->b{n}tgrk", share, values)
+        start += keys.shape[-2]
     return mixed.reshape(query.shape)
 
 
@@ -95,8 +97,9 @@ class Attention(nnx.Module):
         return self._split(self.q(x), self.heads) * self.scale
 
     def keys_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """context [..., S, D'] -> keys and values, each [..., S, G, K]."""
-        return self._split(self.k(context), self.kv_heads), self._split(self.v(context), self.kv_heads)
+        """context [..., S, D'] -> keys and values, each [..., G, S, K]."""
+        keys, values = (self._split(x, self.kv_heads) for x in (self.k(context), self.v(context)))
+        return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
         """What `attend` mixed [..., T, H, K] -> [..., T, D]."""
@@ -111,7 +114,7 @@ class Attention(nnx.Module):
         bias: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B, T, D], keys and values [B, S, G, K], bias as `attend` takes it -> [B, T, D]."""
+        """x [B, T, D], keys and values [B, G, S, K], bias as `attend` takes it -> [B, T, D]."""
         parts = [(keys, values, bias)]
         return self.output(attend(self.queries(x), parts, dropout_rate=self.dropout_rate, key=key))
 

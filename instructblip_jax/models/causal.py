@@ -21,7 +21,7 @@ class CausalBlock(Protocol):
     """One layer, in two halves around the attention, so that keys and values may come from a cache as well."""
 
     def project(self, x: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [..., T, D] -> queries [..., T, H, K], keys and values [..., T, G, K]."""
+        """x [..., T, D] -> queries [..., T, H, K], keys and values [..., G, T, K]."""
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         """x [..., T, D] and what its queries may see (see `attention.attend`) -> the layer's output [..., T, D]."""
@@ -54,7 +54,7 @@ class CausalLM(nnx.Module):
         """Raise ValueError where ``length`` positions are more than the model has."""
 
     def run(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Cache]:
-        """A whole sequence [B, S, D] -> the last layer's output [B, S, D], and keys and values [L, B, S, G, K]."""
+        """A whole sequence [B, S, D] -> the last layer's output [B, S, D], and keys and values [L, B, G, S, K]."""
         length = embeds.shape[1]
         self.check_length(length)
         x, place = self.enter(embeds, positions_of(mask))
@@ -74,8 +74,8 @@ class CausalLM(nnx.Module):
         return context | {"mask": mask.astype(bool) & ~last}
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, T, G, K]."""
-        self.check_length(context["k"].shape[2] + length)
+        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K]."""
+        self.check_length(context["k"].shape[3] + length)
         return stack.room(context["k"], rows, length)
 
     def extend(
@@ -89,7 +89,7 @@ class CausalLM(nnx.Module):
         first = jnp.sum(context["mask"].astype(jnp.int32), axis=1)[:, None, None]
         x, place = self.enter(self.embed(ids), first + index + jnp.arange(ids.shape[2]))
         seen = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
-        own_bias = causal_bias(ids.shape[2] if cache is None else cache["k"].shape[3])
+        own_bias = causal_bias(ids.shape[2] if cache is None else cache["k"].shape[4])
         if cache is not None:
             own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, ids.shape[2], axis=2)
 

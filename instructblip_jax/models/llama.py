@@ -61,7 +61,7 @@ class Block(nnx.Module):
     def project(self, x: jax.Array, place: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         h = self.attn_norm(x)
         keys, values = self.attn.keys_values(h)
-        return rope.rotate(self.attn.queries(h), place), rope.rotate(keys, place), values
+        return rope.rotate(self.attn.queries(h), place, heads=-2), rope.rotate(keys, place, heads=-3), values
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         x = x + self.attn.output(attend(query, parts))

@@ -7,14 +7,17 @@ Angles = tuple[jax.Array, jax.Array]
 
 
 def angles(positions: jax.Array, head_size: int, base: float) -> Angles:
-    """positions int [..., T] -> cosines and sines, float32 [..., T, 1, K / 2]: the same for every head."""
+    """positions int [..., T] -> cosines and sines, float32 [..., T, K / 2]: the same for every head."""
     frequency = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
     angle = positions[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+    return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x: jax.Array, turn: Angles) -> jax.Array:
-    """x [..., T, H, K] turned by its position's angles, in float32; channel i goes with channel i + K / 2."""
-    cos, sin = turn
+def rotate(x: jax.Array, turn: Angles, *, heads: int) -> jax.Array:
+    """x turned by its position's angles, in float32; channel i goes with channel i + K / 2.
+
+    ``heads``: where x has its heads, -2 for queries [..., T, H, K], -3 for keys [..., G, T, K].
+    """
+    cos, sin = (jnp.expand_dims(x, heads) for x in turn)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

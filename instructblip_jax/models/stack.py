@@ -24,18 +24,18 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
 
 
 def room(keys: jax.Array, rows: int, length: int) -> dict[str, jax.Array]:
-    """An empty cache beside a context's keys [L, B, S, G, K]: for ``length`` tokens of ``rows`` continuations of each
-    example, keys and values [L, B, N, T, G, K]."""
-    layers, batch, _, *heads = keys.shape
-    empty = jnp.zeros((layers, batch, rows, length, *heads), keys.dtype)
-    empty = constrain(empty, None, "batch", None, None, "heads", None)
+    """An empty cache beside a context's keys [L, B, G, S, K]: for ``length`` tokens of ``rows`` continuations of each
+    example, keys and values [L, B, N, G, T, K]."""
+    layers, batch, heads, _, size = keys.shape
+    empty = jnp.zeros((layers, batch, rows, heads, length, size), keys.dtype)
+    empty = constrain(empty, None, "batch", None, "heads", None, None)
     return {"k": empty, "v": empty}
 
 
 def insert(cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int) -> dict[str, jax.Array]:
-    """A layer's cached arrays [B, N, S, ...] with new ones [B, N, T, ...] in their places from ``index`` on."""
+    """A layer's cached arrays [B, N, G, S, K] with new ones [B, N, G, T, K] in their places from ``index`` on."""
     return {
-        name: jax.lax.dynamic_update_slice_in_dim(array, new[name].astype(array.dtype), index, axis=2)
+        name: jax.lax.dynamic_update_slice_in_dim(array, new[name].astype(array.dtype), index, axis=3)
         for name, array in cache.items()
     }
 

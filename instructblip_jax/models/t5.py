@@ -87,7 +87,7 @@ class NormedAttention(nnx.Module):
         return x + self.attn.output(mixed), own
 
     def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
-        """Cross-attention of x [B, (N,) T, D] to keys and values [B, S, H, K] computed before."""
+        """Cross-attention of x [B, (N,) T, D] to keys and values [B, H, S, K] computed before."""
         return x + self.attn.output(attend(self.attn.queries(self.norm(x)), [(keys, values, bias)]))
 
 
@@ -107,7 +107,7 @@ class DecoderBlock(nnx.Module):
         self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
 
     def context(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encoder output [B, S, D] -> this layer's cross-attention keys and values, each [B, S, H, K]."""
+        """Encoder output [B, S, D] -> this layer's cross-attention keys and values, each [B, H, S, K]."""
         return self.cross_attention.attn.keys_values(encoded)
 
 
@@ -173,13 +173,13 @@ class T5(nnx.Module):
 
     def read(self, embeds: jax.Array, mask: jax.Array) -> Cache:
         """A prompt [B, S, D] -> what its continuations see of it: each layer's cross-attention keys and values
-        [L, B, S, H, K], computed once for all steps and continuations, and the mask."""
+        [L, B, H, S, K], computed once for all steps and continuations, and the mask."""
         encoded = self.encode(embeds, mask)
         _, (keys, values) = stack.run(self.decoder.layers, jnp.zeros(()), lambda b, x, _: (x, b.context(encoded)))
         return {"k": keys, "v": values, "mask": mask}
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, T, H, K]."""
+        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, H, T, K]."""
         return stack.room(context["k"], rows, length)
 
     def extend(
@@ -189,7 +189,7 @@ class T5(nnx.Module):
 
         Without a cache ids begin the answer; with one, they go on at ``index``, and it is returned with them in it.
         """
-        length = ids.shape[2] if cache is None else cache["k"].shape[3]
+        length = ids.shape[2] if cache is None else cache["k"].shape[4]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         if cache is not None:
             bias = jax.lax.dynamic_slice_in_dim(bias, index, ids.shape[2], axis=2)  # [1, H, T, S]

@@ -28,7 +28,7 @@ class System(Protocol):
         continue from; "ids" [B, S], those before the answer, as Hugging Face counts them; and the model's own."""
 
     def cache(self, context: Context, rows: int, length: int) -> Any:
-        """Room for ``length`` new tokens of ``rows`` continuations of each example: arrays [L, B, N, T, ...]."""
+        """Room for ``length`` new tokens of ``rows`` continuations of each example: arrays [L, B, N, ...]."""
 
     def extend(
         self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
