@@ -53,25 +53,40 @@ class CausalLM(nnx.Module):
     def check_length(self, length: int) -> None:
         """Raise ValueError where ``length`` positions are more than the model has."""
 
-    def run(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Cache]:
-        """A whole sequence [B, S, D] -> the last layer's output [B, S, D], and keys and values [L, B, G, S, K]."""
+    def run(self, embeds: jax.Array, mask: jax.Array) -> jax.Array:
+        """A whole sequence [B, S, D] -> the last layer's output [B, S, D]."""
+        x, place, bias = self._begin(embeds, mask)
+
+        def body(block: CausalBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            query, keys, values = block.project(x, place)
+            return block.finish(x, query, [(keys, values, bias)]), None
+
+        return stack.run(self.layers, x, body, remat=self.remat)[0]
+
+    def read(self, embeds: jax.Array, mask: jax.Array) -> Cache:
+        """A prompt [B, S, D] -> what its continuations see of it: keys and values [L, B, G, S, K], and the mask without
+        the last real token, which is the first one that `extend` is given (its logits are the first answer token's)."""
+        x, place, bias = self._begin(embeds, mask)
+        last_layer = stack.depth(self.layers) - 1
+
+        def body(block: CausalBlock, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, Cache]:
+            query, keys, values = block.project(x, place)
+            # What the last layer would make of its input is asked of the continuations alone.
+            x = jax.lax.cond(
+                layer < last_layer, lambda: block.finish(x, query, [(keys, values, bias)]).astype(x.dtype), lambda: x
+            )
+            return x, {"k": keys, "v": values}
+
+        _, context = stack.run(self.layers, x, body, inputs=jnp.arange(last_layer + 1))
+        last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
+        return context | {"mask": mask.astype(bool) & ~last}
+
+    def _begin(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
+        """The first layer's input, what each layer's heads need, and the bias float32 [B, 1, S, S]."""
         length = embeds.shape[1]
         self.check_length(length)
         x, place = self.enter(embeds, positions_of(mask))
-        bias = jnp.minimum(causal_bias(length), mask_bias(mask))
-
-        def body(block: CausalBlock, x: jax.Array, _: None) -> tuple[jax.Array, Cache]:
-            query, keys, values = block.project(x, place)
-            return block.finish(x, query, [(keys, values, bias)]), {"k": keys, "v": values}
-
-        return stack.run(self.layers, constrain(x, "batch", None, None), body, remat=self.remat)
-
-    def read(self, embeds: jax.Array, mask: jax.Array) -> Cache:
-        """A prompt [B, S, D] -> what its continuations see of it: keys and values, and the mask without the last real
-        token, which is the first one that `extend` is given (its logits are the first answer token's)."""
-        _, context = self.run(embeds, mask)
-        last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
-        return context | {"mask": mask.astype(bool) & ~last}
+        return constrain(x, "batch", None, None), place, jnp.minimum(causal_bias(length), mask_bias(mask))
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
         """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K]."""

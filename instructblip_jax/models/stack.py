@@ -23,6 +23,11 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
     return stacked(rngs.split(layers))
 
 
+def depth(stack: nnx.Module) -> int:
+    """The number of layers."""
+    return jax.tree.leaves(nnx.to_pure_dict(nnx.split(stack)[1]))[0].shape[0]
+
+
 def room(keys: jax.Array, rows: int, length: int) -> dict[str, jax.Array]:
     """An empty cache beside a context's keys [L, B, G, S, K]: for ``length`` tokens of ``rows`` continuations of each
     example, keys and values [L, B, N, G, T, K]."""

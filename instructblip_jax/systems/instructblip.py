@@ -101,7 +101,7 @@ class InstructBlipSystem(nnx.Module):
         [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
         image = self.encode_image(batch["pixel_values"])
         if self.config.decoder_only:
-            hidden, _ = self.llm.run(*self.prompt(image, batch, key=key))
+            hidden = self.llm.run(*self.prompt(image, batch, key=key))
             logits = self.llm.head(hidden[:, -batch["input_ids"].shape[1] :])
         else:
             embeds, mask = self.prompt(image, _first(batch), key=key)
@@ -114,7 +114,7 @@ class InstructBlipSystem(nnx.Module):
             return token_cross_entropy(self.logits(batch, key=key), batch["labels"])
         # Each label is predicted where the real token before it stands, whichever side the padding is on.
         first = _first(batch, "labels")
-        hidden, _ = self.llm.run(*self.prompt(self.encode_image(batch["pixel_values"]), first, key=key))
+        hidden = self.llm.run(*self.prompt(self.encode_image(batch["pixel_values"]), first, key=key))
         logits = constrain(self.llm.head(hidden[:, -1 - first["labels"].shape[1] : -1]), "batch", None, "vocab")
         return token_cross_entropy(logits, first["labels"])
 
