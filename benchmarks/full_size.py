@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import zlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,8 @@ import checkpoints  # noqa: E402
 import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 import random_model  # noqa: E402
+
+from instructblip_jax.convert.write import Lazy, as_table, write_shards  # noqa: E402
 
 KINDS = {
     "instructblip-flan-t5-xl": {
@@ -82,25 +84,10 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values + values.dtype.type(1) if scale == 0.1 and not name.endswith(".bias") else values
 
 
-def write_file(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file, of which one tensor at a time is in memory; not left in the page cache."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            file.write(tensor(name, shape).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def forget(path: Path) -> None:
     """Drop a file from the page cache."""
     with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet stays
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -118,22 +105,11 @@ def write(directory: Path, kind: str) -> None:
     random_model.write_processor(directory, SIDE, KINDS[kind]["text_config"]["model_type"])
     fill_tokenizer(directory / "tokenizer.json", KINDS[kind]["image_token_index"])
     (directory / "config.json").write_text(json.dumps(SPARSE | KINDS[kind]), encoding="utf-8")
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    total = 0
-    for name, shape in checkpoints.tensor_shapes(directory).items():
-        size = 2 * math.prod(shape)
-        if shards[-1] and sum(2 * math.prod(x) for x in shards[-1].values()) + size > SHARD_BYTES:
-            shards.append({})
-        shards[-1][name] = shape
-        total += size
-    weight_map = {}
-    for n, shard in enumerate(shards, start=1):
-        file = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
-        write_file(directory / file, shard)
-        weight_map |= dict.fromkeys(shard, file)
-        print(f"wrote {directory / file}, {len(shard)} tensors", flush=True)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    tensors = (
+        (name, Lazy(shape, np.dtype(ml_dtypes.bfloat16), partial(tensor, name, shape)))
+        for name, shape in checkpoints.tensor_shapes(directory).items()
+    )
+    print(as_table(write_shards(directory, tensors, SHARD_BYTES)), flush=True)
 
 
 class Memory:

@@ -17,7 +17,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -157,10 +156,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model directory; by default a random one is made")
-    parser.add_argument("--family", choices=sorted(("t5", "llama")), default="t5", help="of the random model")
-    parser.add_argument("--scale", choices=sorted(random_model.SCALES), default="small", help="of the random model")
-    parser.add_argument("--vocab", type=int, default=random_model.WORDS, help="of the random language model")
+    random_model.add_flags(parser)
     parser.add_argument("--rounds", type=int, default=5, help="of each side, in turn")
     parser.add_argument("--max_new_tokens", type=int, default=32, help="new tokens of every row, neither more nor less")
     parser.add_argument("--json", type=Path, help="write the table here, too, with every round")
@@ -169,9 +165,7 @@ def main() -> None:
     if args.worker:
         work(args.worker, args.model)
         return
-    with tempfile.TemporaryDirectory() as made:
-        model = args.model or random_model.write(Path(made), args.scale, args.family, args.vocab)
-        name = args.model or f"random {args.scale} {args.family}, vocabulary of {args.vocab}"
+    with random_model.chosen(args) as (model, name):
         print(f"{name}; {args.max_new_tokens} new tokens; {args.rounds} rounds; {os.cpu_count()} CPU cores; float32")
         workers = {side: Worker(["--worker", side, "--model", str(model)]) for side in SIDES}
         print(HEAD)

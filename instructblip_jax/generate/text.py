@@ -82,10 +82,9 @@ def stream(
     told = text = ""
     for ids in model.search_steps(model.read(tokens, batch), chosen, seed, every):
         text = processor.decode(ids.reshape(1, -1))[0]
-        # A character may take several tokens, and a space may wait for its word: what is not settled is not told yet.
-        if text.startswith(told) and not text.endswith("\ufffd"):
-            if text != told:
-                yield text[len(told) :]
-            told = text
+        settled = processor.settled(text)
+        if len(settled) > len(told):
+            yield settled[len(told) :]
+            told = settled
     if text != told:
-        yield text[len(told) :] if text.startswith(told) else f"\n{text}"
+        yield text[len(told) :]

@@ -194,6 +194,10 @@ class Processor:
             texts.append(self.tokenizer.decode(row[: ends[0]] if len(ends) else row))
         return texts
 
+    def settled(self, text: str) -> str:
+        """What of the beginning of an answer stays as it is, however the answer goes on."""
+        return self.tokenizer.settled(text)
+
     def _pad_id(self, key: str) -> int:
         tokenizer = self.qformer if key.startswith("qformer") else self.tokenizer
         assert tokenizer is not None

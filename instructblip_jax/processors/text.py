@@ -87,3 +87,8 @@ class TextTokenizer:
         for spaced, plain in TIDY if self._tidy else ():
             text = text.replace(spaced, plain)
         return text.strip()
+
+    def settled(self, text: str) -> str:
+        """What of a decoded beginning stays as it is: no half character, no last word that tidying may join."""
+        text = text.rstrip("\ufffd")
+        return text.rpartition(" ")[0] if self._tidy else text
