@@ -68,3 +68,17 @@ def test_the_prompt_is_not_penalized_unless_asked(family):
         text["input_ids"] = np.concatenate([text["input_ids"], [[written[-1]]]], axis=1).astype(np.int32)
         text["attention_mask"] = np.pad(text["attention_mask"], ((0, 0), (0, 1)), constant_values=1)
     assert free[0, :5].tolist() == written
+
+
+def test_generation_ends_where_the_checkpoint_does():
+    """LLaMA's configuration names the wrong end token, its tokenizer the right one; OPT's names the newline."""
+    for family, ours in (("llama", 2), ("opt", None), ("instructblip", 1)):
+        named = families.raw(family)["text_config"]["eos_token_id"]
+        end = families.model(family).config.text.eos_token_id
+        assert end == (named if ours is None else ours)
+        assert (end == named) == (family != "llama")
+        batch = families.prompts(family, 8)
+        free = ib.generate_ids(families.model(family), batch, max_new_tokens=30, eos_token_id=[])
+        got = ib.generate_ids(families.model(family), batch, max_new_tokens=30)
+        for row, whole in zip(got, free, strict=True):
+            assert families.until(row, end) == families.until(whole, end)
