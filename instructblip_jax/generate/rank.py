@@ -35,24 +35,19 @@ def rank(
     longest = max(map(len, tokens.values()))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     most = max(map(len, lists))
-    ids = np.zeros((len(lists), most, length), np.int32)
+    group = max(1, SCORE_ELEMENTS // (len(lists) * length * model.config.text.vocab_size))
+    group = min(most, group)
+    # The last group is filled up, so that one program serves all.
+    ids = np.zeros((len(lists), -(-most // group) * group, length), np.int32)
     counted = np.zeros(ids.shape, bool)
     for b, row in enumerate(lists):
         for n, text in enumerate(row):
             ids[b, n, : len(tokens[text])] = tokens[text]
             counted[b, n, : len(tokens[text]) - (not include_end)] = True
-    group = max(1, SCORE_ELEMENTS // (len(lists) * length * model.config.text.vocab_size))
-    group = min(most, group)
     context = model.read(image, batch)
-    sums = []
-    for start in range(0, most, group):
-        # The last group is filled up, so that one program serves all.
-        part = [np.zeros((len(lists), group, length), x.dtype) for x in (ids, counted)]
-        for full, whole in zip(part, (ids, counted), strict=True):
-            piece = whole[:, start : start + group]
-            full[:, : piece.shape[1]] = piece
-        sums.append(model.log_likelihood(context, *part))
-    total, number = np.concatenate(sums, axis=1)[:, :most], counted.sum(axis=2)
+    groups = [slice(start, start + group) for start in range(0, most, group)]
+    sums = [model.log_likelihood(context, ids[:, part], counted[:, part]) for part in groups]
+    total, number = np.concatenate(sums, axis=1)[:, :most], counted[:, :most].sum(axis=2)
     if normalize:
         total = total / np.maximum(number, 1)
     present = np.arange(most) < np.array([len(row) for row in lists])[:, None]

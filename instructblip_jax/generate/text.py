@@ -34,10 +34,14 @@ def generate_ids(
     `InstructBlip.encode_image` made, in place of the batch's pixels. Raises ValueError for options that cannot be.
     """
     chosen = options_for(model, **options)
-    context = model.read(model.encode_image(batch["pixel_values"]) if image is None else image, batch)
-    ids = model.search(context, chosen, seed)
+    return _answers(model, model.encode_image(batch["pixel_values"]) if image is None else image, batch, chosen, seed)
+
+
+def _answers(model: Any, image: Any, batch: Mapping[str, np.ndarray], options: Options, seed: int) -> np.ndarray:
+    """See `generate_ids`."""
+    ids = model.search(model.read(image, batch), options, seed)
     ids = ids.reshape(-1, ids.shape[-1])
-    return ids[:, : int(np.max(widths(ids, chosen)))]
+    return ids[:, : int(np.max(widths(ids, options)))]
 
 
 def prepare(model: Any, processor: Any, images: Any, instructions: str | Sequence[str]) -> tuple[Any, dict]:
@@ -56,16 +60,18 @@ def prepare(model: Any, processor: Any, images: Any, instructions: str | Sequenc
     return tokens[np.array([place[id(row)] for row in rows])], batch
 
 
-def generate(model: Any, processor: Any, images: Any, instructions: str | Sequence[str], **options: Any) -> list[str]:
+def generate(
+    model: Any, processor: Any, images: Any, instructions: str | Sequence[str], *, seed: int = 0, **options: Any
+) -> list[str]:
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
     ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
     video a sequence of those). Options as `generate_ids` takes them. Raises UnusableImageError for a picture that
     cannot be read, ValueError for an empty instruction, counts that do not match, or an option that cannot be.
     """
-    options_for(model, **{name: value for name, value in options.items() if name != "seed"})  # before any work
+    chosen = options_for(model, **options)  # before any work
     image, batch = prepare(model, processor, images, instructions)
-    return processor.decode(generate_ids(model, batch, image=image, **options))
+    return processor.decode(_answers(model, image, batch, chosen, seed))
 
 
 def stream(

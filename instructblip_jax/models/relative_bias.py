@@ -27,8 +27,17 @@ def buckets(distance: np.ndarray, *, bidirectional: bool, count: int, max_distan
     return result + np.where(distance < exact, distance, np.minimum(far, count - 1)).astype(np.int32)
 
 
-def relative_bias(table: jax.Array, queries: int, keys: int, *, bidirectional: bool, max_distance: int) -> jax.Array:
-    """table [buckets, H] -> float32 [1, H, T, S] for positions counted from 0 on both sides."""
-    distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]  # [T, S]
+def relative_bias(
+    table: jax.Array,
+    queries: int,
+    keys: int,
+    *,
+    first: jax.Array | int = 0,
+    bidirectional: bool,
+    max_distance: int,
+) -> jax.Array:
+    """table [buckets, H] -> float32 [1, H, T, S]: T query positions from ``first`` on, S key positions from 0 on."""
+    distance = np.arange(keys)[None, :] - np.arange(keys)[:, None]  # [S, S]
     index = buckets(distance, bidirectional=bidirectional, count=table.shape[0], max_distance=max_distance)
-    return jnp.transpose(table.astype(jnp.float32)[index], (2, 0, 1))[None]
+    rows = jax.lax.dynamic_slice_in_dim(jnp.asarray(index), first, queries, axis=0)  # [T, S]
+    return jnp.transpose(table.astype(jnp.float32)[rows], (2, 0, 1))[None]

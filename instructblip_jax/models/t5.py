@@ -190,9 +190,9 @@ class T5(nnx.Module):
         Without a cache ids begin the answer; with one, they go on at ``index``, and it is returned with them in it.
         """
         length = ids.shape[2] if cache is None else cache["k"].shape[4]
-        bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
-        if cache is not None:
-            bias = jax.lax.dynamic_slice_in_dim(bias, index, ids.shape[2], axis=2)  # [1, H, T, S]
+        first = 0 if cache is None else index
+        causal = jax.lax.dynamic_slice_in_dim(causal_bias(length), first, ids.shape[2], axis=2)
+        bias = self._relative(self.decoder, length, first=first, rows=ids.shape[2], bidirectional=False) + causal
         context_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
 
         def body(block: DecoderBlock, x: jax.Array, layer: tuple[Cache, Cache | None]) -> tuple[jax.Array, Any]:
@@ -205,9 +205,24 @@ class T5(nnx.Module):
         x, cache = stack.run(self.decoder.layers, self.shared(ids), body, inputs=(prompt, cache))
         return self._logits(x), cache
 
-    def _relative(self, side: Side, length: int, *, bidirectional: bool) -> jax.Array:
-        distance = self.config.relative_attention_max_distance
-        return relative_bias(side.relative[...], length, length, bidirectional=bidirectional, max_distance=distance)
+    def _relative(
+        self,
+        side: Side,
+        length: int,
+        *,
+        first: jax.Array | int = 0,
+        rows: int | None = None,
+        bidirectional: bool,
+    ) -> jax.Array:
+        """The bias [1, H, T, S] over ``length`` keys, of ``rows`` queries from ``first`` on, or of all."""
+        return relative_bias(
+            side.relative[...],
+            length if rows is None else rows,
+            length,
+            first=first,
+            bidirectional=bidirectional,
+            max_distance=self.config.relative_attention_max_distance,
+        )
 
     def _logits(self, x: jax.Array) -> jax.Array:
         x = self.decoder.norm(x)
