@@ -38,8 +38,13 @@ class QFormerConfig:
     use_text: bool = True
 
 
-def _keys(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    return [None] * count if key is None else list(jax.random.split(key, count))
+DROPOUTS = 6
+"""A layer's: weights and output of its self-attention and of its cross-attention, output of each feed-forward."""
+
+
+def _keys(keys: jax.Array | None, count: int = DROPOUTS) -> list[jax.Array | None]:
+    """Keys [count] one by one. They are all made at once: a split is a long program, and would stand in every layer."""
+    return [None] * count if keys is None else [keys[n] for n in range(count)]
 
 
 class AttentionBlock(nnx.Module):
@@ -54,8 +59,14 @@ class AttentionBlock(nnx.Module):
         )
         self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None, key: jax.Array | None) -> jax.Array:
-        probs_key, out_key = _keys(key, 2)
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        bias: jax.Array | None,
+        probs_key: jax.Array | None,
+        out_key: jax.Array | None,
+    ) -> jax.Array:
         h = self.attn(x, *self.attn.keys_values(context), bias=bias, key=probs_key)
         return self.norm(x + dropout(h, self.rate, out_key))
 
@@ -90,14 +101,14 @@ class Layer(nnx.Module):
         image: jax.Array,
         queries: int,
         bias: jax.Array | None,
-        key: jax.Array | None,
+        keys: jax.Array | None,
     ) -> jax.Array:
         """x [B, Q + Tq, D] -> the same; ``cross_attention``: that of the queries to the image, where there is one."""
-        self_key, cross_key, query_key, text_key = _keys(key, 4)
-        x = self.self_attention(x, x, bias, self_key)
+        *self_keys, cross_probs_key, cross_out_key, query_key, text_key = _keys(keys)
+        x = self.self_attention(x, x, bias, *self_keys)
         query, text = x[:, :queries], x[:, queries:]
         if cross_attention is not None:
-            query = cross_attention(query, image, None, cross_key)
+            query = cross_attention(query, image, None, cross_probs_key, cross_out_key)
         query = self.query_ffn(query, query_key)
         if self.text_ffn is None or text.shape[1] == 0:
             return query
@@ -155,7 +166,10 @@ class QFormer(nnx.Module):
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
             seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
             bias = mask_bias(seen)
-        embed_key, layers_key = _keys(key, 2)
+        count_of_layers = config.num_hidden_layers
+        keys = None if key is None else jax.random.split(key, 1 + count_of_layers * DROPOUTS)
+        embed_key = None if keys is None else keys[0]
+        layer_keys = None if keys is None else keys[1:].reshape(count_of_layers, DROPOUTS)
         x = dropout(self.norm(x), config.hidden_dropout_prob, embed_key)
         x = constrain(x, "batch", None, None)
 
@@ -165,6 +179,5 @@ class QFormer(nnx.Module):
                 x = layer(x, None if n else cross_attention, image, count, bias, None if keys is None else keys[n])
             return x
 
-        keys = None if layers_key is None else jax.random.split(layers_key, config.num_hidden_layers)
-        x = stack.run_groups(self.layers, self.cross_attention, config.cross_attention_frequency, x, group, keys)
+        x = stack.run_groups(self.layers, self.cross_attention, config.cross_attention_frequency, x, group, layer_keys)
         return x[:, :count]
