@@ -8,15 +8,20 @@ from tqdm import tqdm
 
 
 class MetricsLog:
-    """The log at ``path``, continued; entries after ``step`` (of a run killed past its checkpoint) are dropped."""
+    """The log at ``path``, continued; entries after ``step`` (of a run killed past its checkpoint) are dropped.
 
-    def __init__(self, path: epath.Path, *, step: int):
-        self.path = path
+    ``written``: whether this process writes the file.
+    """
+
+    def __init__(self, path: epath.Path, *, step: int, written: bool = True):
+        self.path, self.written = path, written
         self.entries = [entry for entry in read(path) if entry["step"] <= step]
 
     def write(self, entry: dict[str, Any]) -> None:
         """One logged step. The file is written anew and renamed: object stores know no appending."""
         self.entries.append(entry)
+        if not self.written:
+            return
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
         partial.replace(self.path)
