@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -48,14 +49,10 @@ def start() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
 
-def _initialize(*args: object, **kwargs: object) -> None:
+def _initialize(*args: Any, **options: Any) -> None:
+    timeouts = {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     try:
-        jax.distributed.initialize(
-            *args,  # type: ignore[arg-type]
-            **kwargs,  # type: ignore[arg-type]
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        jax.distributed.initialize(*args, **options, **timeouts)
     except RuntimeError as error:
         raise OSError(
             f"the processes of this job did not find one another within {START_SECONDS} s "
@@ -119,8 +116,9 @@ def _metadata(environment: Mapping[str, str], key: str) -> str:
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=5) as at:
-            return at.read().decode()
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
     except OSError:
         return ""
 

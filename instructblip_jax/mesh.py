@@ -1,6 +1,5 @@
 """Device meshes, and arrays put on them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +8,14 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from instructblip_jax.axes import BATCH_AXES, MESH_AXES
+from instructblip_jax.axes import BATCH_AXES, MESH_AXES, partition_spec
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh over the devices (default: all of them); one of the sizes may be -1, "the rest".
 
-    Several TPU slices lie along data: what is slow between them then carries the gradients alone. Raises ValueError when
-    the sizes do not multiply to the number of devices, or data is not a multiple of the number of slices.
+    Several TPU slices lie along data: the slow network between them then carries gradients alone. Raises ValueError
+    when the sizes do not multiply to the number of devices, or data is not a multiple of the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
@@ -55,10 +54,8 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """How a batch of so many rows lies: split over all mesh axes if these divide it, else over data and fsdp, else
-    whole on every device."""
-    names = next(names for names in (MESH_AXES, BATCH_AXES, ()) if rows % math.prod(mesh.shape[n] for n in names) == 0)
-    return NamedSharding(mesh, PartitionSpec(names or None))
+    """How a batch of so many rows lies: split over all axes of the mesh, or the first of them that divide it."""
+    return NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
@@ -81,8 +78,8 @@ def put_rows(
             return x
         have = np.asarray(x)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(rows)
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index or (slice(None),))[0].indices(rows)
             return have[slice(*np.searchsorted(own, (start, stop)))]
 
         return jax.make_array_from_callback((rows, *have.shape[1:]), sharding, part)
@@ -99,7 +96,8 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[s
 def fetch(x: jax.Array) -> np.ndarray:
     """A global array as a whole, on every host; all of them must call it."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
-        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)  # type: ignore[attr-defined]
+        assert isinstance(x.sharding, NamedSharding)
+        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
     return np.asarray(x)
 
 

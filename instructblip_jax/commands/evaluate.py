@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -56,7 +57,8 @@ def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Instruc
         config.dtype,
         trainable=config.trainable,
         instruct_qformer=config.instruct_qformer,
-        int8=FLAGS.int8,
+        layout=config.layout,
+        int8=FLAGS.int8 or config.int8,
     )
     return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
 
@@ -79,7 +81,7 @@ def run(args: Sequence[str]) -> None:
     own = meshes.local_rows(model.mesh, suite.batch_size)
 
     def answer(batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        whole = meshes.put_rows(model.mesh, batch, own, suite.batch_size)
+        whole: Any = meshes.put_rows(model.mesh, batch, own, suite.batch_size)
         return generate_ids(model, whole, max_new_tokens=suite.max_new_tokens)
 
     rows = {}

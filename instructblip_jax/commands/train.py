@@ -95,7 +95,9 @@ def run(args: Sequence[str]) -> None:
         config.dtype,
         trainable=config.trainable,
         instruct_qformer=config.instruct_qformer,
+        layout=config.layout,
         remat=config.remat,
+        int8=config.int8,
     )
     processor = Processor.from_pretrained(model.directory)
     check_lengths(config, model)
@@ -109,7 +111,7 @@ def run(args: Sequence[str]) -> None:
         weights=config.mixture.weights,
     )
     own = meshes.local_rows(mesh, config.batch_size)
-    data: loop.Data = training_batches(
+    batches = training_batches(
         {name: sources[name] for name in mixture},
         mixture,
         processor,
@@ -123,9 +125,9 @@ def run(args: Sequence[str]) -> None:
     )
 
     # The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
-    position = data.get_state()
-    next(data)
-    data.set_state(position)
+    position = batches.get_state()
+    next(batches)
+    batches.set_state(position)
 
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
     distributed.barrier("checked")  # by all, before the first one writes
@@ -137,7 +139,8 @@ def run(args: Sequence[str]) -> None:
     source = fingerprint(model.directory)
     if start:
         state, position = checkpoints.restore(start, state, source)
-        data.set_state(position)
+        batches.set_state(position)
+    data: loop.Data = batches
     if config.log_examples:
         process = jax.process_index()
         data = LoggedExamples(data, workdir.examples, step=start, process=process, rows=own)
@@ -149,6 +152,7 @@ def run(args: Sequence[str]) -> None:
         tx,
         seed=config.seed,
         accumulation=config.optim.accumulation,
+        compiler_options=model.compiler_options,
     )
 
     def put(batch: Mapping[str, Any]) -> dict[str, jax.Array]:

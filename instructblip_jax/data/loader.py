@@ -102,7 +102,7 @@ def training_batches(
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
 
     Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``, and "uid", the records'
-    names, a list. Each set is shuffled anew every pass. Raises ValueError for templates that do not fit a set's records.
+    names, a list. Each set is shuffled anew every pass. Raises ValueError for templates that do not fit the records.
     """
     sets, weights = [], []
     for number, (name, probability) in enumerate(probabilities.items()):
