@@ -49,10 +49,10 @@ def start() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
 
-def _initialize(*args: Any, **options: Any) -> None:
-    timeouts = {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+def _initialize(*job: Any, **options: Any) -> None:
+    options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     try:
-        jax.distributed.initialize(*args, **options, **timeouts)
+        jax.distributed.initialize(*job, **options)
     except RuntimeError as error:
         raise OSError(
             f"the processes of this job did not find one another within {START_SECONDS} s "

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jax
 from etils import epath
 from tqdm import tqdm
 
@@ -34,4 +35,7 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
 
 def progress(steps: int, done: int) -> tqdm:
     """The bar of a run of ``steps``, standing at ``done``."""
-    return tqdm(total=steps, initial=done, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True)
+    quiet = jax.process_index() > 0
+    return tqdm(
+        total=steps, initial=done, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True, disable=quiet
+    )
