@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.train.optimizer import OptimConfig
 
 
@@ -59,7 +60,10 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: the fields that all configurations share (contract.md) and those of its parts."""
+    """One run: the fields that all configurations share (contract.md) and those of its parts.
+
+    ``log_examples``: write down which records each step was trained on, in W/examples.
+    """
 
     model: str
     steps: int
@@ -69,6 +73,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     optim: OptimConfig
     mesh: MeshConfig
+    layout: Layout = SHARDED
     log_every: int = 50
     checkpoint_every: int = 1000
     checkpoints_kept: int = 3
@@ -77,9 +82,11 @@ class RunConfig:
     trainable: str = "qformer"
     instruct_qformer: bool = True
     remat: str = "none"
+    int8: bool = False
+    log_examples: bool = False
 
 
-FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "evaluation", "remat")
+FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples")
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from instructblip_jax import distributed, source
 from instructblip_jax import mesh as meshes
-from instructblip_jax import source
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
@@ -57,6 +58,7 @@ class InstructBlip:
         *,
         trainable: str = "qformer",
         instruct_qformer: bool = True,
+        layout: Layout = SHARDED,
         remat: str = "none",
         int8: bool = False,
     ) -> "InstructBlip":
@@ -68,6 +70,7 @@ class InstructBlip:
           dtype: compute type, and the stored type of frozen parameters; trained ones are float32 whatever it is.
           trainable: which parameters train, a name of `systems.trainable.TRAINABLE`.
           instruct_qformer: False hides the instruction from the Q-Former (the paper's ablation).
+          layout: how the parts lie on the mesh, names of `axes.LAYOUTS`.
           remat: what the language model's backward pass keeps: "none" (all), "dots", or "layer" (least memory).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
 
@@ -80,19 +83,26 @@ class InstructBlip:
         config = hf_config.parse(directory / "config.json")
         config = dataclasses.replace(config, instruct_qformer=instruct_qformer)
         mesh = meshes.single_device_mesh() if mesh is None else mesh
-        graph, train, frozen = abstract(config, mesh=mesh, dtype=dtype, trainable=trainable, remat=remat, int8=int8)
+        graph, train, frozen = abstract(
+            config, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout, remat=remat, int8=int8
+        )
         arrays = load(table.rules(config), train | frozen, open_shards(directory))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
 
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`."""
+        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`.
+
+        In a job of several processes all of them call it, and the first one writes.
+        """
         trained = dict(save.tensors(table.rules(self.config), self.train))
-        export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+        if distributed.is_writer():
+            export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+        distributed.barrier("save_pretrained")
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32: T5's [B, To, V] at each label position, a decoder-only model's
-        [B, T, V] at each text position, of the token after it."""
+        [B, T, V] at each text position, of the token after it. Over several hosts every one of them has all of it."""
         return self._run(self._logits, batch)
 
     def encode_image(self, pixels: np.ndarray) -> jax.Array:
@@ -121,26 +131,34 @@ class InstructBlip:
             over = bool(done)
             # Beams that are still live are no answers.
             if over or options.num_beams == 1:
-                yield np.asarray(out)
+                yield meshes.fetch(out)
 
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N]."""
-        return np.asarray(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
+        return meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
 
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):
             return function(self.train, self.frozen, meshes.put_batch(self.mesh, batch), *args)
 
-    def _jit(self, run: Callable, **options: Any) -> Callable:
+    @property
+    def compiler_options(self) -> dict[str, str] | None:
+        """What programs over these arrays are to be compiled with; see `LAYER_BY_LAYER`."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         narrow = any(x.dtype.itemsize < 4 for x in self.frozen.values())
-        return jax.jit(run, compiler_options=LAYER_BY_LAYER if on_cpu and narrow else None, **options)
+        return LAYER_BY_LAYER if on_cpu and narrow else None
+
+    def _jit(self, run: Callable, **options: Any) -> Callable:
+        return jax.jit(run, compiler_options=self.compiler_options, **options)
 
     # Compiled once a batch shape, kept with the model.
 
     @cached_property
     def _logits(self) -> Callable:
-        return self._jit(lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch))
+        whole = NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+        return self._jit(
+            lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch), out_shardings=whole
+        )
 
     @cached_property
     def _encode_image(self) -> Callable:
@@ -183,7 +201,7 @@ class InstructBlip:
     @cached_property
     def _gradients(self) -> Callable:
         def loss(train: Arrays, frozen: Arrays, batch: dict) -> tuple[jax.Array, jax.Array]:
-            total, count = merge(self.graph, train, frozen).loss(batch)
+            total, count = map(jnp.sum, merge(self.graph, train, frozen).loss(batch))
             return total / jnp.maximum(count, 1), count
 
         return self._jit(jax.value_and_grad(loss, has_aux=True))
@@ -195,7 +213,7 @@ class InstructBlip:
 
 def loss(model: InstructBlip, batch: BatchArrays) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean negative log-likelihood over labels != -100 (float32, no dropout), and ``{"tokens": their number}``."""
-    total, count = model._run(model._loss, batch)
+    total, count = map(jnp.sum, model._run(model._loss, batch))
     return total / jnp.maximum(count, 1), {"tokens": count}
 
 
