@@ -175,8 +175,12 @@ def run(args: Sequence[str]) -> None:
                 save=lambda step, state, position: checkpoints.save(step, state, position, source),
                 metrics_log=metrics_log,
             )
-    finally:
-        checkpoints.close()
+    except Exception as error:
+        # What one process of a job meets alone must not make it wait for the others, who wait for it.
+        if jax.process_count() == 1 or isinstance(error, loop.DivergedError):
+            checkpoints.close()
+        raise
+    checkpoints.close()
 
     # 5. What programs read.
     result = {
