@@ -125,7 +125,8 @@ watch() {
         if [ "$now" != READY ] && [ "$now" != ACTIVE ]; then
             echo "$TPU_NAME was taken away (${now:-gone}); making it again, and going on from the last checkpoint"
             filled=""
-        elif [ $status -le 2 ] || [ $failures = "${RETRIES:-3}" ]; then
+        elif [ $status -le 2 ] || # the job's own error, which would come back
+            [ $failures = "${RETRIES:-3}" ]; then
             echo "tpu_slice.sh: status $status, though the slice stands; the lines above say why" >&2
             exit $status
         else

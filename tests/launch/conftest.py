@@ -16,6 +16,8 @@ PYTHON = """#!/usr/bin/env bash
 shift 2  # -m instructblip_jax
 echo "process ${JAX_PROCESS_ID:-alone} at ${JAX_COORDINATOR_ADDRESS:-nowhere} gpus ${CUDA_VISIBLE_DEVICES:-none}: $*"
 trap 'echo "saved $*"; exit 143' TERM
+touch "$HOME/begun.${JAX_PROCESS_ID:-}"
+until [ "$(find "$HOME" -maxdepth 1 -name 'begun.*' | wc -l)" -ge "${JAX_NUM_PROCESSES:-1}" ]; do sleep 0.05; done
 for word in "$@"; do
     case $word in
         end=*) exit "${word#end=}" ;;
