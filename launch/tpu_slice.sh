@@ -13,10 +13,10 @@
 #
 # Settings, by environment variable:
 #   TPU_NAME, ZONE   the slice's name and zone;  PROJECT   (default: gcloud's)
-#   TYPE             v4-32, v5litepod-16, v5p-32, v6e-16 ...;  RUNTIME   its software version (default: by TYPE)
+#   TYPE             v4-32, v5litepod-16, v5p-32, v6e-16 ...;  RUNTIME   its software (default: by TYPE)
 #   BILLING          on-demand (default), spot or reserved;  QUEUED=1   wait in the queue for it
 #   EXTRA            what the workers install (default tpu; tpu,demo for the digits world)
-#   WORKER_ENV       more environment for the workers, "A=1 B=2"
+#   WORKER_ENV       more of the workers' environment, "A=1 B=2";  SETUP   a shell line they run after each copy
 #   RETRIES          how often in a row COMMAND is started again on a slice that still stands (default 3)
 #   POLL             seconds between looks at what is waited for (default 30)
 set -euo pipefail
@@ -34,10 +34,9 @@ esac
 needs TPU_NAME "the slice's name"
 needs ZONE "the zone, such as us-west4-a"
 POLL=${POLL:-30}
-billing=(--"${BILLING:=on-demand}")
-case $BILLING in
+case ${BILLING:=on-demand} in
     on-demand) billing=() ;;
-    spot | reserved) ;;
+    spot | reserved) billing=(--"$BILLING") ;;
     *) refuse "BILLING is '$BILLING'; it is on-demand, spot or reserved" ;;
 esac
 where=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
@@ -51,8 +50,7 @@ else
     options=() version=--version force=()
 fi
 
-# Functions end at their first failure by hand: bash forgets `set -e` in what is called under a condition.
-
+# Functions hand their failures on themselves: bash forgets `set -e` in what is called under a condition.
 # now = READY (of a queued resource: ACTIVE), CREATING, PREEMPTED ...; nothing where there is no such slice.
 now=""
 look() {
@@ -106,7 +104,7 @@ copy() { # what git tracks or would track: neither runs nor environments
     call bash -c "git ls-files -z -co --exclude-standard | tar --null -T - -czf $(quoted "$archive")" &&
         call "${vm[@]}" scp "$archive" "$TPU_NAME:checkout.tgz" "${where[@]}" --worker=all &&
         on_all "mkdir -p instructblip_jax && tar -xzf checkout.tgz -C instructblip_jax" &&
-        worker --install
+        worker --install && { [ -z "${SETUP:-}" ] || on_all "$SETUP"; }
 }
 
 watch() {
@@ -125,8 +123,7 @@ watch() {
         if [ "$now" != READY ] && [ "$now" != ACTIVE ]; then
             echo "$TPU_NAME was taken away (${now:-gone}); making it again, and going on from the last checkpoint"
             filled=""
-        elif [ $status -le 2 ] || # the job's own error, which would come back
-            [ $failures = "${RETRIES:-3}" ]; then
+        elif [ $status -le 2 ] || [ $failures = "${RETRIES:-3}" ]; then # 1, 2: an error that would come back
             echo "tpu_slice.sh: status $status, though the slice stands; the lines above say why" >&2
             exit $status
         else

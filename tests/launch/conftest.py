@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 PYTHON = """#!/usr/bin/env bash
 [ "$1" != -c ] || { echo 4321; exit; }  # asked for a free port
 shift 2  # -m instructblip_jax
-echo "process ${JAX_PROCESS_ID:-alone} at ${JAX_COORDINATOR_ADDRESS:-nowhere} gpus ${CUDA_VISIBLE_DEVICES:-none}: $*"
 trap 'echo "saved $*"; exit 143' TERM
+echo "process ${JAX_PROCESS_ID:-alone} at ${JAX_COORDINATOR_ADDRESS:-nowhere} gpus ${CUDA_VISIBLE_DEVICES:-none}: $*"
 touch "$HOME/begun.${JAX_PROCESS_ID:-}"
 until [ "$(find "$HOME" -maxdepth 1 -name 'begun.*' | wc -l)" -ge "${JAX_NUM_PROCESSES:-1}" ]; do sleep 0.05; done
 for word in "$@"; do

@@ -35,7 +35,7 @@ def test_shellcheck_has_nothing_to_say():
 def test_scripts_are_strict_short_and_tell_their_use(checkout, script):
     text = (ROOT / "launch" / script).read_text()
     assert "\nset -euo pipefail\n" in text
-    assert len(text.splitlines()) <= 155
+    assert len(text.splitlines()) <= 150
     told = checkout.run(script, "--help")
     assert told.returncode == 0
     assert f"launch/{script}" in told.stdout
@@ -115,8 +115,9 @@ def test_dry_run_of_a_worker(checkout):
     ],
 )
 def test_dry_run_of_a_slice(checkout, settings, words):
-    result = checkout.run("tpu_slice.sh", "--dry-run", "watch", *TRAIN, EXTRA="tpu,demo", **SLICE | settings)
-    look, create, again, pack, send, unpack, install, run, delete = planned(result)
+    more = {"EXTRA": "tpu,demo", "SETUP": "cp -r a b"}
+    result = checkout.run("tpu_slice.sh", "--dry-run", "watch", *TRAIN, **SLICE | settings | more)
+    look, create, again, pack, send, unpack, install, setup, run, delete = planned(result)
     vm = ["gcloud", "compute", "tpus", "tpu-vm"]
     assert look == again
     assert look[:5] == [*vm, "list"]
@@ -126,9 +127,10 @@ def test_dry_run_of_a_slice(checkout, settings, words):
     assert ("--spot" in create) == (settings.get("BILLING") == "spot")
     assert "git ls-files" in pack[-1]
     assert send[:7] == [*vm, "scp", "/tmp/blip.tgz", "blip:checkout.tgz"]
-    for step in (send, unpack, install, run):
+    for step in (send, unpack, install, setup, run):
         assert "--worker=all" in step
     assert install[-1] == "--command=cd instructblip_jax && EXTRA=tpu,demo bash launch/worker.sh --install"
+    assert setup[-1] == "--command=cp -r a b"
     assert shlex.split(run[-1].partition("=")[2])[4:] == ["bash", "launch/worker.sh", "--follow", *TRAIN]
     assert delete[:6] == [*vm, "delete", "blip"]
     assert checkout.calls() == []
