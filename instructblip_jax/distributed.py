@@ -59,6 +59,10 @@ def start() -> None:
 
 def _initialize(*job: Any, **options: Any) -> None:
     options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    if jax.config.jax_platforms == "cpu":
+        # On CPUs the cache would serve the first process alone (the others' keys differ, and only it writes). It would
+        # be ready long before them, and its collectives wait for 30 s and no longer.
+        jax.config.update("jax_enable_compilation_cache", False)
     _leave_last_words()
     try:
         jax.distributed.initialize(*job, **options)

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 from instructblip_jax.data.digits.tasks import HELD_IN
 
-STEPS = 20
+STEPS = 10
 
 
 @pytest.fixture
