@@ -59,7 +59,7 @@ def start() -> None:
 
 def _initialize(*job: Any, **options: Any) -> None:
     options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
-    if jax.config.jax_platforms == "cpu":
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
         # On CPUs the cache would serve the first process alone (the others' keys differ, and only it writes). It would
         # be ready long before them, and its collectives wait for 30 s and no longer.
         jax.config.update("jax_enable_compilation_cache", False)

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 from instructblip_jax.data.digits.tasks import HELD_IN
 
-STEPS = 10
+STEPS = 20
 
 
 @pytest.fixture
