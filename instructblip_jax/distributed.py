@@ -23,8 +23,10 @@ START_SECONDS = 300
 HEARTBEAT_SECONDS = 40
 """A process that was not heard of for so long is taken for dead, and the others end."""
 _AGAIN = "start the job again: it goes on from the last checkpoint"
-_LAST_WORDS = f"""read -r said || echo "instructblip: this process was ended, most likely because another process of this \
-job is gone, whose own messages may tell why; {_AGAIN}" >&2"""
+_LAST_WORDS = (
+    'read -r said || echo "instructblip: this process was ended, most likely because another process of this job is '
+    f'gone, whose own messages may tell why; {_AGAIN}" >&2'
+)
 _GONE = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
 """Words of the errors that the end of another process brings, in lower case."""
 
