@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.train.optimizer import OptimConfig
 
 
@@ -69,6 +70,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     optim: OptimConfig
     mesh: MeshConfig
+    layout: Layout = SHARDED
     log_every: int = 50
     checkpoint_every: int = 1000
     checkpoints_kept: int = 3
@@ -77,9 +79,10 @@ class RunConfig:
     trainable: str = "qformer"
     instruct_qformer: bool = True
     remat: str = "none"
+    int8: bool = False
 
 
-FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "evaluation", "remat")
+FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat")
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 

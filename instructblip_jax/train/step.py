@@ -69,12 +69,12 @@ def token_gradients(
     """
 
     def summed(train: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, Arrays]:
-        nll, tokens = merge(train, frozen).loss(batch, key=key)
+        losses, tokens = merge(train, frozen).loss(batch, key=key)
         sums = {"tokens": tokens.sum()}
         if "set" in batch:
-            rows = {"set_loss": nll, "set_tokens": tokens, "set_rows": jnp.ones_like(batch["set"])}
+            rows = {"set_loss": losses, "set_tokens": tokens, "set_rows": jnp.ones_like(batch["set"])}
             sums |= {name: _of_sets(x, batch["set"], sets) for name, x in rows.items()}
-        return nll.sum(), sums
+        return losses.sum(), sums
 
     differentiate = jax.value_and_grad(summed, has_aux=True)
     if count == 1:
@@ -100,6 +100,7 @@ def make_step(
     accumulation: int = 1,
     spike_factor: float = 0.0,
     rate: optax.Schedule | None = None,
+    compiler_options: dict[str, str] | None = None,
 ) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
@@ -136,4 +137,4 @@ def make_step(
         after: TrainState = {"step": state["step"] + 1, "train": train, "opt": opt, "guard": watch, "drawn": drawn}
         return after, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
