@@ -1,9 +1,11 @@
-"""Instruction tuning: instructblip train --config C --workdir W [--json FILE]
+"""Instruction tuning: instructblip train --config C --workdir W [--json FILE] [--profile FIRST:LAST]
 
 Resumes from W by itself. Only the trained parameters, the optimizer and the position in the data are saved there.
+SIGTERM ends it after the current step, saved, with exit code 143.
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +27,12 @@ from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import merge
-from instructblip_jax.train import log, loop
-from instructblip_jax.train.optimizer import optimizer
+from instructblip_jax.train import log, loop, trace
+from instructblip_jax.train.guard import DivergedError
+from instructblip_jax.train.meter import Meter
+from instructblip_jax.train.optimizer import optimizer, schedule
 from instructblip_jax.train.step import init_state, make_step
+from instructblip_jax.train.stop import Stopped
 from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
@@ -38,11 +43,14 @@ def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     run_flags.define(argv)
     flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
+    flags.DEFINE_string("profile", None, "FIRST:LAST, steps of which a profiler trace is written to W/profile.")
 
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
     run_flags.check(args)
+    if FLAGS.profile is not None:
+        trace.parse(FLAGS.profile)
 
 
 def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
@@ -75,7 +83,7 @@ def check_lengths(run: RunConfig, model: InstructBlip) -> None:
 
 def run(args: Sequence[str]) -> None:
     """Train, from the last checkpoint in W if there is one."""
-    begun = time.time()
+    begun = time.perf_counter()
     config = resolve(FLAGS.config)
 
     # 1. What can be refused is refused before anything is written: the mesh, the fields, the model, the workdir.
@@ -128,11 +136,13 @@ def run(args: Sequence[str]) -> None:
     data.set_state(position)
 
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
-    workdir.claim(config)
+    first = jax.process_index() == 0  # of a job's processes, the one that writes
+    if first:
+        workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
     start = checkpoints.latest() or 0
     tx = optimizer(config.optim, config.steps)
-    state = meshes.pin(mesh, init_state(model.train, tx))
+    state = meshes.pin(mesh, init_state(model.train, tx, sets=len(mixture)))
     source = fingerprint(model.directory)
     if start:
         state, position = checkpoints.restore(start, state, source)
@@ -145,35 +155,51 @@ def run(args: Sequence[str]) -> None:
         tx,
         seed=config.seed,
         accumulation=config.optim.accumulation,
+        spike_factor=config.optim.spike_factor,
+        rate=schedule(config.optim, config.steps),
         compiler_options=model.compiler_options,
     )
-    metrics_log = log.MetricsLog(workdir.metrics, step=start)
+    metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
     try:
-        with jax.set_mesh(mesh):
-            state = loop.run(
-                state,
-                model.frozen,
-                step_fn,
-                data,
-                lambda batch: meshes.put_batch(mesh, batch),
+        with jax.set_mesh(mesh), Meter(begun=begun, sets=list(mixture)) as meter:
+            job = loop.Job(
                 start=start,
                 steps=config.steps,
                 log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every,
                 save=lambda step, state, position: checkpoints.save(step, state, position, source),
                 metrics_log=metrics_log,
+                meter=meter,
+                trace=trace.Trace(trace.parse(FLAGS.profile), workdir.path / "profile")
+                if FLAGS.profile and first
+                else None,
             )
-    finally:
-        checkpoints.close()
+            try:
+                state = loop.run(state, model.frozen, step_fn, data, lambda batch: meshes.put_batch(mesh, batch), job)
+            finally:
+                meter.enter("saving")
+                checkpoints.close()
+    except DivergedError as error:
+        if first:
+            path = workdir.write_json("diverged.json", error.record)
+            raise DivergedError(f"{error} (the step's examples: {path})", error.record) from None
+        raise
+    except Stopped as stopped:
+        log.tell(str(stopped))
+        sys.exit(143)
+    if not first:
+        return
 
     # 5. What programs read.
     result = {
         "steps": config.steps,
         "losses": [entry["loss"] for entry in metrics_log.entries],
         "weights_sha256": weights_sha256(state["train"]),
-        "seconds": round(time.time() - begun, 1),
+        "goodput": meter.shares(),
+        "seconds": round(time.perf_counter() - begun, 1),
     }
     workdir.write_json("train.json", result)
+    print(meter.summary())
     _report(workdir, result, "trained")
 
 

@@ -37,8 +37,8 @@ class DivergedError(ValueError):
 
 def init() -> Guard:
     """Before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return {"mean_loss": jnp.zeros((), jnp.float32), "counted": zero, "skipped": zero, "in_row": zero}
+    counted, skipped, in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # each its own: the step is given them
+    return {"mean_loss": jnp.zeros((), jnp.float32), "counted": counted, "skipped": skipped, "in_row": in_row}
 
 
 def judge(guard: Guard, loss: jax.Array, grad_norm: jax.Array, factor: float) -> tuple[jax.Array, Guard]:

@@ -2,8 +2,8 @@
 
 A line holds: step, time (seconds since 1970), loss, tokens (response tokens), grad_norm, learning_rate, skipped (by the
 loss-spike guard, so far), of that step; and since the line before: seconds, samples_per_second, tokens_per_second
-(response tokens: those with a loss), mfu (where the chip's peak is known), input_wait (share of the time), compilations,
-losses (set -> mean token loss). samples (set -> drawn so far) and memory (bytes) are of now.
+(response tokens: those with a loss), mfu (where the chip's peak is known), input_wait (share of the time),
+compilations, losses (set -> mean token loss). samples (set -> drawn so far) and memory (bytes) are of now.
 """
 
 import io
@@ -78,9 +78,7 @@ class Events:
 def event(entry: Mapping[str, Any]) -> event_pb2.Event:
     """A line of the log -> TensorBoard's record of it: one scalar a number, "losses/caption" for one in a dict."""
     values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(entry)]
-    return event_pb2.Event(
-        step=entry["step"], wall_time=entry["time"], summary=summary_pb2.Summary(value=values)
-    )
+    return event_pb2.Event(step=entry["step"], wall_time=entry["time"], summary=summary_pb2.Summary(value=values))
 
 
 def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

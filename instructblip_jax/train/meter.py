@@ -50,7 +50,7 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         self.compilations += event == COMPILED
 
     def enter(self, phase: str) -> None:
@@ -119,7 +119,7 @@ class Meter:
         rows = {
             "samples/s": f"{self.whole.samples / steady:.1f}",
             "response tokens/s": f"{self.whole.tokens / steady:.0f}",
-            **{"MFU": f"{100 * share:.1f} %" for share in self._mfu(self.whole, steady).values()},
+            **{name.upper(): f"{100 * share:.1f} %" for name, share in self._mfu(self.whole, steady).items()},
             "waiting for input": f"{100 * waited / steady:.1f} %",
             "programs compiled": f"{self.compilations} ({self.spent['compiling']:.1f} s)",
             "checkpoints": f"{self.saves} ({saved:.1f} s)",

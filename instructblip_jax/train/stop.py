@@ -8,7 +8,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Stopped(Exception):  # noqa: N818  nothing went wrong
+class Stopped(Exception):
     """The run has ended early, its state saved after ``step``."""
 
     def __init__(self, step: int):
