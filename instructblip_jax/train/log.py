@@ -9,6 +9,7 @@ compilations, losses (set -> mean token loss). samples (set -> drawn so far) and
 import io
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,14 +23,14 @@ from tqdm import tqdm
 class MetricsLog:
     """The log at ``path``, continued; entries after ``step`` (of a run killed past its checkpoint) are dropped.
 
-    ``events``: the directory of the TensorBoard file. Of several processes only the first writes.
+    ``events``: the directory of the TensorBoard files. Of several processes only the first writes.
     """
 
     def __init__(self, path: epath.Path, events: epath.Path, *, step: int):
         self.path = path
         self.entries = [entry for entry in read(path) if entry["step"] <= step]
         self.writes = jax.process_index() == 0
-        self.events = Events(events, self.entries) if self.writes else None
+        self.events = Events(events, step=step) if self.writes else None
 
     def write(self, entry: dict[str, Any]) -> None:
         """One logged step. The file is written anew and renamed: object stores know no appending."""
@@ -43,31 +44,24 @@ class MetricsLog:
 
 
 class Events:
-    """The entries as TensorBoard reads them, in one file of ``directory`` that replaces those of earlier processes:
-    so no step is shown twice, and none is missing that metrics.jsonl has.
+    """The entries as TensorBoard reads them: of each process of the run a file in ``directory``. What an earlier one
+    wrote past ``step``, where this one goes on, is not shown any more.
 
     TensorBoard's own writer appends, which overwrites on gs://; its framing of records is used without it.
     """
 
-    def __init__(self, directory: epath.Path, entries: list[dict[str, Any]]):
+    def __init__(self, directory: epath.Path, *, step: int):
         directory.mkdir(parents=True, exist_ok=True)
-        older = list(directory.glob("events.out.tfevents.*"))
+        earlier = [int(path.name.rsplit(".", 1)[-1]) for path in directory.glob("events.out.tfevents.*")]
+        self.path = directory / f"events.out.tfevents.{1 + max(earlier, default=0):010d}"
         self.buffer = io.BytesIO()
         self.records = RecordWriter(self.buffer)
-        self._add(event_pb2.Event(file_version="brain.Event:2"))
-        # A TensorBoard that is looking on forgets what it has shown, and then reads all of it again.
+        self._add(event_pb2.Event(file_version="brain.Event:2", wall_time=time.time()))
         started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(event_pb2.Event(session_log=started))
-        for entry in entries:
-            self._add(event(entry))
-        number = 1 + max((int(path.name.rsplit(".", 1)[-1]) for path in older), default=0)
-        self.path = directory / f"events.out.tfevents.{number:010d}"
-        self.path.write_bytes(self.buffer.getvalue())
-        for path in older:
-            path.unlink()
+        self._add(event_pb2.Event(session_log=started, step=step + 1, wall_time=time.time()))
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One logged step. In place, for a TensorBoard reads on where it was."""
+        """One logged step. In place, for a TensorBoard that looks on reads on where it was."""
         self._add(event(entry))
         self.path.write_bytes(self.buffer.getvalue())
 

@@ -57,7 +57,7 @@ def test_checkpoints_hold_nothing_frozen(finished, world):
     saved = json.loads((workdir / "checkpoints" / "30" / "state" / "_METADATA").read_text())["tree_metadata"]
     paths = [[part["key"] for part in entry["key_metadata"]] for entry in saved.values()]
     trained = {path[1] for path in paths if path[0] == "train"}
-    assert {path[0] for path in paths} == {"step", "train", "opt"}
+    assert {path[0] for path in paths} == {"step", "train", "opt", "guard", "drawn"}
     assert {name.split("/")[0] for name in trained} == {"qformer", "query_tokens", "projector"}
     moments = [path[-1] for path in paths if path[0] == "opt" and "/" in path[-1]]
     assert set(moments) == {name for name in trained if "/" in name}
