@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from instructblip_jax.mesh import fetch
 from instructblip_jax.train.step import Arrays, TrainState
 
 _EDGE = 1 << 20  # bytes read at either end of a weight file: 16 GB are not read again to tell two models apart
@@ -31,11 +31,11 @@ def fingerprint(directory: Path) -> str:
 
 
 def weights_sha256(train: Arrays) -> str:
-    """Of the trained parameters, in the order of their paths: names and float32 bytes."""
+    """Of the trained parameters, in the order of their paths: names and float32 bytes. All hosts must call it."""
     digest = hashlib.sha256()
     for path in sorted(train):
         digest.update(path.encode())
-        digest.update(np.asarray(train[path]).tobytes())
+        digest.update(fetch(train[path]).tobytes())
     return digest.hexdigest()
 
 

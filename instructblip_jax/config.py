@@ -60,7 +60,10 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: the fields that all configurations share (contract.md) and those of its parts."""
+    """One run: the fields that all configurations share (contract.md) and those of its parts.
+
+    ``log_examples``: write down which records each step was trained on, in W/examples.
+    """
 
     model: str
     steps: int
@@ -80,9 +83,10 @@ class RunConfig:
     instruct_qformer: bool = True
     remat: str = "none"
     int8: bool = False
+    log_examples: bool = False
 
 
-FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat")
+FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples")
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 

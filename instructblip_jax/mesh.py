@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from instructblip_jax.axes import BATCH_AXES, MESH_AXES, partition_spec
@@ -13,7 +14,8 @@ from instructblip_jax.axes import BATCH_AXES, MESH_AXES, partition_spec
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh over the devices (default: all of them); one of the sizes may be -1, "the rest".
 
-    Raises ValueError when the sizes do not multiply to the number of devices.
+    Several TPU slices lie along data: the slow network between them then carries gradients alone. Raises ValueError
+    when the sizes do not multiply to the number of devices, or data is not a multiple of the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
@@ -29,8 +31,16 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
             f"this run; choose sizes whose product is {len(devices)} (one of them may be -1)"
         )
     # Auto axes: the compiler places the activations; explicit ones would have every matrix product annotated by hand.
-    shape = tuple(sizes.values())
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+    shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(sizes)
+    # GPUs have a "slice" a node; between nodes any axis may lie.
+    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    if sizes["data"] % slices:
+        raise ValueError(f"mesh.data is {sizes['data']}; over {slices} TPU slices it must be a multiple of {slices}")
+    inside = (sizes["data"] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, *[1] * len(shape[1:])), devices)
+    return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def single_device_mesh() -> Mesh:
@@ -43,11 +53,52 @@ def batch_shards(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))
 
 
+def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
+    """How a batch of so many rows lies: split over all axes of the mesh, or the first of them that divide it."""
+    return NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
+
+
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """Which rows of a batch of so many this host's devices hold, ascending: the ones it has to make."""
+    held = batch_sharding(mesh, rows).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
+
+
+def put_rows(
+    mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array], own: np.ndarray, rows: int
+) -> dict[str, jax.Array]:
+    """This host's rows ``own`` (see `local_rows`) of a batch of ``rows`` -> global arrays.
+
+    They are the same arrays whatever the number of hosts.
+    """
+    sharding = batch_sharding(mesh, rows)
+
+    def place(x: np.ndarray | jax.Array) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        have = np.asarray(x)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index or (slice(None),))[0].indices(rows)
+            return have[slice(*np.searchsorted(own, (start, stop)))]
+
+        return jax.make_array_from_callback((rows, *have.shape[1:]), sharding, part)
+
+    return {name: place(x) for name, x in batch.items()}
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
-    """This host's rows of a batch -> global arrays, split over all axes of the mesh, or the first that divide them."""
-    rows = next(iter(batch.values())).shape[0] * jax.process_count()
-    sharding = NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
-    return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
+    """A batch that every host has as a whole -> global arrays, the rows split as `batch_sharding` says."""
+    rows = next(iter(batch.values())).shape[0]
+    return put_rows(mesh, batch, np.arange(rows), rows)
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """A global array as a whole, on every host; all of them must call it."""
+    if not (x.is_fully_addressable or x.is_fully_replicated):
+        assert isinstance(x.sharding, NamedSharding)
+        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+    return np.asarray(x)
 
 
 def pin(mesh: Mesh, tree: Any) -> Any:

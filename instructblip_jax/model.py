@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from instructblip_jax import distributed, source
 from instructblip_jax import mesh as meshes
-from instructblip_jax import source
 from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
@@ -91,13 +91,18 @@ class InstructBlip:
         return cls(config, graph, trained, arrays, mesh, directory)
 
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`."""
+        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`.
+
+        In a job of several processes all of them call it, and the first one writes.
+        """
         trained = dict(save.tensors(table.rules(self.config), self.train))
-        export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+        if distributed.is_writer():
+            export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+        distributed.barrier("save_pretrained")
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32: T5's [B, To, V] at each label position, a decoder-only model's
-        [B, T, V] at each text position, of the token after it."""
+        [B, T, V] at each text position, of the token after it. Over several hosts every one of them has all of it."""
         return self._run(self._logits, batch)
 
     def encode_image(self, pixels: np.ndarray) -> jax.Array:
@@ -126,11 +131,11 @@ class InstructBlip:
             over = bool(done)
             # Beams that are still live are no answers.
             if over or options.num_beams == 1:
-                yield np.asarray(out)
+                yield meshes.fetch(out)
 
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N]."""
-        return np.asarray(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
+        return meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
 
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):
@@ -150,7 +155,10 @@ class InstructBlip:
 
     @cached_property
     def _logits(self) -> Callable:
-        return self._jit(lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch))
+        whole = NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+        return self._jit(
+            lambda train, frozen, batch: merge(self.graph, train, frozen).logits(batch), out_shardings=whole
+        )
 
     @cached_property
     def _encode_image(self) -> Callable:

@@ -3,6 +3,7 @@
 config.json      the resolved run; a run of another configuration is refused here
 checkpoints/     trained parameters, optimizer, data position, by step
 metrics.jsonl    one line a logged step; tensorboard/ the same for TensorBoard
+examples/        which records each step was trained on, if that is asked for
 profile/         the trace that `train --profile` asks for
 diverged.json    the step, loss and examples at which a run gave up
 train.json       what `train --json` holds;   evaluation.json, evaluation.md, predictions/   what `evaluate` writes
@@ -14,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from instructblip_jax import files
+from instructblip_jax import distributed, files
 from instructblip_jax.checkpoint import Checkpoints
 from instructblip_jax.config import RunConfig, differences
 from instructblip_jax.train.step import Arrays
@@ -28,7 +29,7 @@ class Workdir:
 
     def __init__(self, path: str):
         self.path = epath.Path(path) if "://" in path else epath.Path(path).expanduser().absolute()
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics, self.examples = self.path / "metrics.jsonl", self.path / "examples"
 
     def check(self, run: RunConfig) -> None:
         """Raise ValueError unless W is free, was begun with this configuration, or holds no checkpoint yet.
@@ -49,9 +50,13 @@ class Workdir:
             )
 
     def claim(self, run: RunConfig) -> None:
-        """Make W this run's; see `check`."""
-        self.check(run)
-        self.write_json("config.json", dataclasses.asdict(run))
+        """Make W this run's; see `check`. In a job of several processes all of them call it."""
+        if distributed.is_writer():
+            self.check(run)
+            self.write_json("config.json", dataclasses.asdict(run))
+        distributed.barrier("claim")
+        if not (self.path / "config.json").exists():
+            raise ValueError(f"{self.path}: the processes of this job do not share it; choose a --workdir that all see")
 
     def saved_config(self) -> dict[str, Any]:
         """The resolved run that wrote W. Raises FileNotFoundError where there is none, ValueError for another file."""

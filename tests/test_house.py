@@ -13,6 +13,7 @@ PACKAGE = ROOT / "instructblip_jax"
 
 ROOMS: dict[str, set[str]] = {
     "axes": set(),
+    "distributed": set(),
     "mesh": {"axes"},
     "files": set(),
     "source": set(),
@@ -22,12 +23,12 @@ ROOMS: dict[str, set[str]] = {
     "data": {"processors"},
     "convert": {"systems", "models", "axes", "mesh", "files", "processors.text"},
     "generate": {"systems.protocol"},
-    "model": {"axes", "systems", "convert", "generate", "mesh", "source"},
+    "model": {"axes", "distributed", "systems", "convert", "generate", "mesh", "source"},
     "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},
     "checkpoint": {"train.step", "mesh"},
     "config": {"train.optimizer", "axes"},
     "run_flags": set(),
-    "workdir": {"checkpoint", "config", "files", "train.step"},
+    "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
     "evals": {"generate", "data", "processors"},
 }
 """Room -> what of ours it may import, besides itself; "systems.protocol" is that file alone. Commands import all."""

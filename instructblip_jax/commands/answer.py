@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
+from instructblip_jax import distributed
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.generate.rank import rank
 from instructblip_jax.generate.text import generate, stream
+from instructblip_jax.mesh import make_mesh
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.image import open_image
 from instructblip_jax.processors.processor import Processor
@@ -60,7 +63,8 @@ def load() -> tuple[InstructBlip, Processor]:
         options = {name: saved[name] for name in ("dtype", "trainable", "instruct_qformer")}
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype
-    model = InstructBlip.from_pretrained(FLAGS.model, **options, int8=FLAGS.int8)
+    mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
+    model = InstructBlip.from_pretrained(FLAGS.model, mesh, **options, int8=FLAGS.int8)
     if workdir is not None:
         workdir.restore_into(model.train, None, fingerprint(model.directory))
     return model, Processor.from_pretrained(model.directory)
@@ -71,7 +75,7 @@ def answer(model: InstructBlip, processor: Processor, pictures: list, texts: lis
     options = {
         name: getattr(FLAGS, name) for name in ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty")
     }
-    if len(texts) == 1 and sys.stdout.isatty():
+    if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes must do the same
         pieces = []
         for piece in stream(model, processor, pictures[0], texts[0], **options):
             print(piece, end="", flush=True)
@@ -96,6 +100,7 @@ def choose(model: InstructBlip, processor: Processor, pictures: list, texts: lis
 
 def run(args: Sequence[str]) -> None:
     """Answer every instruction about every picture."""
+    distributed.start()
     pictures: list[Any] = [open_image(path) for path in FLAGS.image]  # before the model: a bad path is told at once
     names: list[Any] = FLAGS.image
     if FLAGS.frames:
@@ -105,12 +110,12 @@ def run(args: Sequence[str]) -> None:
         unknown = processor.tokenizer.unknown(text)
         if len(unknown) == len(text.split()):
             raise ValueError(f"instruction {text!r}: the model knows none of its words")
-        if unknown:
+        if unknown and distributed.is_writer():
             print(f"note: the model does not know {', '.join(unknown)}", file=sys.stderr)
     pairs = list(itertools.product(range(len(pictures)), args))
     about, texts = [pictures[n] for n, _ in pairs], [text for _, text in pairs]
     found = (choose if FLAGS.candidates else answer)(model, processor, about, texts)
-    if FLAGS.json:
+    if FLAGS.json and distributed.is_writer():
         asked = [{"image": names[n], "instruction": text} for n, text in pairs]
         rows = [row | told for row, told in zip(asked, found, strict=True)]
         Path(FLAGS.json).write_text(json.dumps({"answers": rows}, indent=2) + "\n", encoding="utf-8")

@@ -7,15 +7,16 @@ W/evaluation.json and W/predictions/SET.jsonl.
 import json
 import statistics
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from absl import flags
 from etils import epath
 from tqdm import tqdm
 
+from instructblip_jax import distributed, run_flags
 from instructblip_jax import mesh as meshes
-from instructblip_jax import run_flags
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
@@ -66,6 +67,7 @@ def run(args: Sequence[str]) -> None:
     """Evaluate, print the table, write the files. ``seconds`` there are those of training and of this."""
     begun = time.time()
     config = resolve(FLAGS.config)
+    distributed.start()
     workdir = Workdir(FLAGS.workdir)
     workdir.saved_config()
     workdir.check(config)
@@ -76,9 +78,15 @@ def run(args: Sequence[str]) -> None:
     if not splits:
         raise ValueError("config.evaluation names no set: give held_in, held_out or both")
     prepare_missing(config.data.directory, tuple(splits))
-    answer = partial(generate_ids, model, max_new_tokens=suite.max_new_tokens)
+    own = meshes.local_rows(model.mesh, suite.batch_size)
+
+    def answer(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        whole: Any = meshes.put_rows(model.mesh, batch, own, suite.batch_size)
+        return generate_ids(model, whole, max_new_tokens=suite.max_new_tokens)
+
     rows = {}
-    for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True):
+    writer = distributed.is_writer()
+    for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         batches = evaluation_batches(
             open_set(config.data.directory, name, FLAGS.split),
             processor,
@@ -86,6 +94,7 @@ def run(args: Sequence[str]) -> None:
             batch_size=suite.batch_size,
             instruction_lengths=config.data.instruction_lengths,
             blank_image=config.data.blank_image,
+            own=own,
         )
         answered = predict(answer, processor, batches)
         metric = METRIC_OF.get(name, "exact_match")
@@ -96,8 +105,11 @@ def run(args: Sequence[str]) -> None:
             lines.append(
                 json.dumps({"uid": record.uid, "prediction": seen, "blind": unseen, "answers": list(record.answers)})
             )
-        workdir.write_text(f"predictions/{name}.jsonl", "\n".join(lines) + "\n")
+        if writer:  # every host has every answer
+            workdir.write_text(f"predictions/{name}.jsonl", "\n".join(lines) + "\n")
         rows[name] = Row(split, metric, statistics.fmean(scores), len(scores), statistics.fmean(blind))
+    if not writer:
+        return
     seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
     table = markdown(rows)
     result = {**as_dict(rows), "step": step, "data_split": FLAGS.split, "seconds": round(seconds, 1)}

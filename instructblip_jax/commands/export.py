@@ -12,13 +12,13 @@ from typing import cast
 import numpy as np
 from absl import flags
 
-from instructblip_jax import source
+from instructblip_jax import distributed, source
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
-from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.mesh import make_mesh
 from instructblip_jax.systems.tree import Arrays, abstract
 from instructblip_jax.workdir import Workdir
 
@@ -43,10 +43,19 @@ def check_flags(args: Sequence[str]) -> None:
 
 
 def run(args: Sequence[str]) -> None:
-    """Write the directory."""
+    """Write the directory; in a job of several processes all of them read, and the first one writes."""
+    distributed.start()
     directory = source.resolve(FLAGS.model)
-    check_free(Path(FLAGS.out), directory)  # before anything is read
+    writer = distributed.is_writer()
+    if writer:
+        check_free(Path(FLAGS.out), directory)  # before anything is read
     trained, step = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None)
+    if writer:
+        _write(directory, trained, step)
+    distributed.barrier("export")
+
+
+def _write(directory: Path, trained: dict[str, np.ndarray], step: int | None) -> None:
     written = export(FLAGS.out, directory, trained, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
     print(as_table(written))
     replaced = f"{len(trained)} of the tensors are those of step {step} of {FLAGS.workdir}, " if trained else ""
@@ -61,7 +70,7 @@ def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
     workdir = Workdir(path)
     trainable = workdir.saved_config()["trainable"]
     config = hf_config.parse(directory / "config.json")
-    _, shapes, _ = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable=trainable)
+    _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only
     step = workdir.restore_into(train, None, fingerprint(directory))
     return dict(save.tensors(table.rules(config), train)), step

@@ -15,8 +15,8 @@ import jax
 from absl import flags
 from etils import epath
 
+from instructblip_jax import distributed, run_flags
 from instructblip_jax import mesh as meshes
-from instructblip_jax import run_flags
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.builder import open_set
@@ -28,6 +28,7 @@ from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import merge
 from instructblip_jax.train import log, loop, trace
+from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.guard import DivergedError
 from instructblip_jax.train.meter import Meter
 from instructblip_jax.train.optimizer import optimizer, schedule
@@ -85,6 +86,7 @@ def run(args: Sequence[str]) -> None:
     """Train, from the last checkpoint in W if there is one."""
     begun = time.perf_counter()
     config = resolve(FLAGS.config)
+    distributed.start()
 
     # 1. What can be refused is refused before anything is written: the mesh, the fields, the model, the workdir.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -116,7 +118,8 @@ def run(args: Sequence[str]) -> None:
         exponent=config.mixture.exponent,
         weights=config.mixture.weights,
     )
-    data = training_batches(
+    own = meshes.local_rows(mesh, config.batch_size)
+    batches = training_batches(
         {name: sources[name] for name in mixture},
         mixture,
         processor,
@@ -126,19 +129,17 @@ def run(args: Sequence[str]) -> None:
         response_lengths=config.data.response_lengths,
         seed=config.seed,
         blank_image=config.data.blank_image,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        own=own,
     )
 
     # The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
-    position = data.get_state()
-    next(data)
-    data.set_state(position)
+    position = batches.get_state()
+    next(batches)
+    batches.set_state(position)
 
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
-    first = jax.process_index() == 0  # of a job's processes, the one that writes
-    if first:
-        workdir.claim(config)
+    distributed.barrier("checked")  # by all, before the first one writes
+    workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
     start = checkpoints.latest() or 0
     tx = optimizer(config.optim, config.steps)
@@ -146,7 +147,11 @@ def run(args: Sequence[str]) -> None:
     source = fingerprint(model.directory)
     if start:
         state, position = checkpoints.restore(start, state, source)
-        data.set_state(position)
+        batches.set_state(position)
+    data: loop.Data = batches
+    if config.log_examples:
+        process = jax.process_index()
+        data = LoggedExamples(data, workdir.examples, step=start, process=process, rows=own)
     _describe(config, model, mixture, start)
 
     # 4. The loop.
@@ -160,35 +165,40 @@ def run(args: Sequence[str]) -> None:
         compiler_options=model.compiler_options,
     )
     metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
-    try:
-        with jax.set_mesh(mesh), Meter(begun=begun, sets=list(mixture)) as meter:
-            job = loop.Job(
-                start=start,
-                steps=config.steps,
-                log_every=config.log_every,
-                checkpoint_every=config.checkpoint_every,
-                save=lambda step, state, position: checkpoints.save(step, state, position, source),
-                metrics_log=metrics_log,
-                meter=meter,
-                trace=trace.Trace(trace.parse(FLAGS.profile), workdir.path / "profile")
-                if FLAGS.profile and first
-                else None,
+    traced = FLAGS.profile and distributed.is_writer()
+    with jax.set_mesh(mesh), Meter(begun=begun, sets=list(mixture)) as meter:
+        job = loop.Job(
+            start=start,
+            steps=config.steps,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            save=lambda step, state, position: checkpoints.save(step, state, position, source),
+            metrics_log=metrics_log,
+            meter=meter,
+            trace=trace.Trace(trace.parse(FLAGS.profile), workdir.path / "profile") if traced else None,
+        )
+        try:
+            state = loop.run(
+                state, model.frozen, step_fn, data, lambda x: meshes.put_rows(mesh, x, own, config.batch_size), job
             )
-            try:
-                state = loop.run(state, model.frozen, step_fn, data, lambda batch: meshes.put_batch(mesh, batch), job)
-            finally:
-                meter.enter("saving")
+        except Stopped as stopped:
+            checkpoints.close()
+            if distributed.is_writer():
+                log.tell(str(stopped))
+            sys.exit(143)
+        except DivergedError as error:
+            checkpoints.close()
+            if distributed.is_writer():
+                path = workdir.write_json("diverged.json", error.record)
+                raise DivergedError(f"{error} (the step's examples: {path})", error.record) from None
+            raise
+        except Exception:
+            # What one process of a job meets alone must not make it wait for the others, who wait for it.
+            if jax.process_count() == 1:
                 checkpoints.close()
-    except DivergedError as error:
-        if first:
-            path = workdir.write_json("diverged.json", error.record)
-            raise DivergedError(f"{error} (the step's examples: {path})", error.record) from None
-        raise
-    except Stopped as stopped:
-        log.tell(str(stopped))
-        sys.exit(143)
-    if not first:
-        return
+            raise
+        meter.enter("saving")
+        checkpoints.close()
 
     # 5. What programs read.
     result = {
@@ -198,13 +208,14 @@ def run(args: Sequence[str]) -> None:
         "goodput": meter.shares(),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    workdir.write_json("train.json", result)
+    if distributed.is_writer():
+        workdir.write_json("train.json", result)
     print(meter.summary())
     _report(workdir, result, "trained")
 
 
 def _report(workdir: Workdir, result: dict[str, Any], what: str) -> None:
-    if FLAGS.json:
+    if FLAGS.json and distributed.is_writer():
         epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"{what} to step {result['steps']} in {result['seconds']} s; checkpoints in {workdir.path / 'checkpoints'}")
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from instructblip_jax.convert.rule import Rule
+from instructblip_jax.mesh import fetch
 
 
 def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
@@ -14,10 +15,10 @@ def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Itera
     Raises ValueError when ``arrays`` holds some parts of a fused tensor but not all of them.
     """
     parts: dict[str, dict[int, np.ndarray]] = {}
-    for path, array in arrays.items():
-        rule = rules[path]
+    for path, sharded in arrays.items():
+        rule, array = rules[path], fetch(sharded)
         for index, name in enumerate(rule.names(array.shape)):
-            tensor = rule.transform.save(np.asarray(array[index] if rule.stacked else array))
+            tensor = rule.transform.save(array[index] if rule.stacked else array)
             if rule.transform.parts == 1:
                 yield name, tensor
                 continue

@@ -26,10 +26,12 @@ def collate(
     instruction_lengths: Sequence[int],
     response_lengths: Sequence[int],
     blank_image: bool = False,
+    own: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """B samples -> the contract's batch. Both instruction rows take one length, so that shapes stay few.
 
-    ``blank_image``: zeros for pixels, the mean colour of the processor.
+    ``blank_image``: zeros for pixels, the mean colour of the processor. ``own``: the rows to assemble (default: all);
+    lengths are those that all samples need, and the other samples need no pixels.
     """
     rows = [{key: value for key, value in sample.items() if key != "pixel_values"} for sample in samples]
     answers = [int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0 for row in rows]
@@ -46,5 +48,7 @@ def collate(
         if processor.decoder_only:
             lengths["input_ids"] += lengths["labels"]
             lengths["labels"] = lengths["input_ids"]
+    if own is not None:
+        samples, rows = [samples[n] for n in own], [rows[n] for n in own]
     pixels = np.stack([sample["pixel_values"] for sample in samples])
     return {"pixel_values": np.zeros_like(pixels) if blank_image else pixels, **processor.pad(rows, lengths)}

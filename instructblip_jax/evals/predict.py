@@ -21,7 +21,8 @@ def predict(
 ) -> list[tuple[Record, str, str]]:
     """(record, answer, answer with the picture blanked) for every record; blanked is the processor's mean colour.
 
-    ``answer`` makes ids [B, T] of a batch (`generate.text.generate_ids` with a model and options).
+    ``answer`` makes ids [B, T] of a batch's arrays (`generate.text.generate_ids` with a model and options): of all its
+    rows, where the arrays hold those of one host.
     """
     out = []
     for records, batch in batches:

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from instructblip_jax.data import builder
@@ -13,6 +14,7 @@ from instructblip_jax.data.digits.records import make, split_size
 from instructblip_jax.data.digits.tasks import HELD_IN, TASKS
 
 CHUNK = 1000
+LOCK = ".prepare.lock"
 
 
 def _chunks(name: str, split: str) -> list[tuple[str, str, int, int]]:
@@ -26,18 +28,25 @@ def _make(chunk: tuple[str, str, int, int]) -> list:
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
     """Write those of ``names`` that are digits sets and not there yet: the embedded world needs no preparing."""
-    own = [name for name in names if name in TASKS and not builder.is_prepared(out, name)]
-    if own:
-        print(f"writing {len(own)} digits sets to {out}", flush=True)
-        prepare(out, own)
+    prepare(out, [name for name in names if name in TASKS])
 
 
 def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
-    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records, of these."""
+    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records, of these.
+
+    Where several runs on a machine want them, one writes and the others wait.
+    """
+    if all(builder.is_prepared(out, name) for name in names):
+        return {}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(out) / LOCK):
+        missing = [name for name in names if not builder.is_prepared(out, name)]
+        return _write(out, missing) if missing else {}
+
+
+def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]:
+    print(f"writing {len(missing)} digits sets to {out}", flush=True)
     counts: dict[str, dict[str, int]] = {}
-    missing = [name for name in names if not builder.is_prepared(out, name)]
-    if not missing:
-        return counts
     splits = {name: ["train", "validation", "test"] if name in HELD_IN else ["validation", "test"] for name in missing}
     total = sum(split_size(name, split) for name in missing for split in splits[name])
     # Fresh processes: the parent may hold jax's threads, which do not survive a fork.
