@@ -195,6 +195,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_serves(
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("instructblip train: step 10: loss nan")
+    assert last.endswith(f"(the step's examples: {workdir / 'diverged.json'})")
+    record = json.loads((workdir / "diverged.json").read_text())
+    assert (record["step"], record["loss"], len(record["uids"])) == (10, "nan", 8)
+    assert all(uid.split("/")[1] == "train" for uid in record["uids"])
     assert "Traceback" not in done.stderr
     assert checkpoints(workdir) == [7]
     assert not (workdir / "train.json").exists()
