@@ -4,8 +4,10 @@ Recognised, in this order: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES 
 step of several tasks; the hosts of a TPU pod slice, or of several slices. Every process runs the same command.
 """
 
+import atexit
 import os
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -18,10 +20,16 @@ from jax.experimental import multihost_utils
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 START_SECONDS = 300
 """How long the processes of a job wait for one another at the start."""
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 40
 """A process that was not heard of for so long is taken for dead, and the others end."""
+_AGAIN = "start the job again: it goes on from the last checkpoint"
+_LAST_WORDS = f"""read -r said || echo "instructblip: this process was ended, most likely because another process of this \
+job is gone, whose own messages may tell why; {_AGAIN}" >&2"""
 _GONE = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
 """Words of the errors that the end of another process brings, in lower case."""
+
+
+_shell: subprocess.Popen | None = None
 
 
 def start() -> None:
@@ -51,6 +59,7 @@ def start() -> None:
 
 def _initialize(*job: Any, **options: Any) -> None:
     options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    _leave_last_words()
     try:
         jax.distributed.initialize(*job, **options)
     except RuntimeError as error:
@@ -58,6 +67,19 @@ def _initialize(*job: Any, **options: Any) -> None:
             f"the processes of this job did not find one another within {START_SECONDS} s "
             f"({str(error).splitlines()[0]}); start all of them, with the same coordinator address"
         ) from error
+
+
+def _leave_last_words() -> None:
+    """A shell that speaks when this process ends without a word: jax aborts it when it learns that another one died,
+    and nothing of ours runs then. It reads from a pipe, which says something after an ordinary end."""
+    global _shell
+    _shell = subprocess.Popen(["sh", "-c", _LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(_say_nothing)
+
+
+def _say_nothing() -> None:
+    if _shell is not None and _shell.poll() is None:
+        _shell.communicate(b"said\n")
 
 
 def explicit(environment: Mapping[str, str]) -> tuple[str, int, int]:
@@ -156,15 +178,13 @@ def lost(error: Exception) -> str | None:
     text = str(error)
     if not jax.distributed.is_initialized() or not any(word in text.lower() for word in _GONE):
         return None
-    return (
-        f"another process of this job is gone ({text.splitlines()[0][:120]}); "
-        "start the job again: it goes on from the last checkpoint"
-    )
+    return f"another process of this job is gone ({text.splitlines()[0][:120]}); {_AGAIN}"
 
 
 def leave(code: int) -> None:
     """End this process at once after a failure in a job of several: an ordinary exit would wait for the others."""
     if jax.distributed.is_initialized():
+        _say_nothing()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
