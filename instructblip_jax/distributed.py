@@ -23,8 +23,8 @@ START_SECONDS = 300
 HEARTBEAT_SECONDS = 40
 """A process that was not heard of for so long is taken for dead, and the others end."""
 _AGAIN = "start the job again: it goes on from the last checkpoint"
-_LAST_WORDS = f"""read -r said || echo "instructblip: this process was ended, most likely because another process of this \
-job is gone, whose own messages may tell why; {_AGAIN}" >&2"""
+_LAST_WORDS = f"""read -r said || echo "instructblip: this process was ended, most likely because another process of \
+this job is gone, whose own messages may tell why; {_AGAIN}" >&2"""
 _GONE = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
 """Words of the errors that the end of another process brings, in lower case."""
 
@@ -62,6 +62,10 @@ def _initialize(*job: Any, **options: Any) -> None:
     _leave_last_words()
     try:
         jax.distributed.initialize(*job, **options)
+        if jax.default_backend() == "cpu":
+            # There only the first process finds its programs in the cache; the others would compile while it waits for
+            # them in its first collective, longer than the 30 s that Gloo allows.
+            jax.config.update("jax_enable_compilation_cache", False)
     except RuntimeError as error:
         raise OSError(
             f"the processes of this job did not find one another within {START_SECONDS} s "
