@@ -37,6 +37,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11.0",
         "tqdm>=4.66",
+        "tensorboard>=2.20",  # its event files; TensorFlow is not needed
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={

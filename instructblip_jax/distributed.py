@@ -61,13 +61,13 @@ def start() -> None:
 
 def _initialize(*job: Any, **options: Any) -> None:
     options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        # On CPUs the cache would serve the first process alone (the others' keys differ, and only it writes). It would
-        # be ready long before them, and its collectives wait for 30 s and no longer.
-        jax.config.update("jax_enable_compilation_cache", False)
     _leave_last_words()
     try:
         jax.distributed.initialize(*job, **options)
+        if jax.default_backend() == "cpu":
+            # There only the first process finds its programs in the cache; the others would compile while it waits for
+            # them in its first collective, longer than the 30 s that Gloo allows.
+            jax.config.update("jax_enable_compilation_cache", False)
     except RuntimeError as error:
         raise ConnectionError(
             f"the processes of this job did not find one another within {START_SECONDS} s "

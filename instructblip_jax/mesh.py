@@ -1,6 +1,7 @@
 """Device meshes, and arrays put on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -93,11 +94,16 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[s
     return put_rows(mesh, batch, np.arange(rows), rows)
 
 
+@cache
+def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 def fetch(x: jax.Array) -> np.ndarray:
     """A global array as a whole, on every host; all of them must call it."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
         assert isinstance(x.sharding, NamedSharding)
-        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+        x = _gather(x.sharding.mesh)(x)
     return np.asarray(x)
 
 

@@ -2,7 +2,10 @@
 
 config.json      the resolved run; a run of another configuration is refused here
 checkpoints/     trained parameters, optimizer, data position, by step
-metrics.jsonl    one line a logged step;   examples/   which records each step was trained on, if that is asked for
+metrics.jsonl    one line a logged step; tensorboard/ the same for TensorBoard
+examples/        which records each step was trained on, if that is asked for
+profile/         the trace that `train --profile` asks for
+diverged.json    the step, loss and examples at which a run gave up
 train.json       what `train --json` holds;   evaluation.json, evaluation.md, predictions/   what `evaluate` writes
 """
 

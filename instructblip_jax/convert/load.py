@@ -1,7 +1,7 @@
 """Hugging Face tensors -> sharded arrays, one tensor in host memory at a time."""
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -58,6 +58,12 @@ def _set_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Arra
     return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
 
 
+@cache
+def _zeros(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Callable[[], jax.Array]:
+    """Compiled once for all stacks of a shape."""
+    return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
+
+
 def _place(value: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(dtype))
 
@@ -92,7 +98,7 @@ def load(
                 continue
             # A stack is filled layer by layer on the device, so that the host never holds all layers of a kernel.
             if path not in arrays:
-                arrays[path] = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
+                arrays[path] = _zeros(leaf.shape, leaf.dtype, sharding)()
             one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
             arrays[path] = _set_layer(arrays[path], _place(value, leaf.dtype, one), layer).block_until_ready()
     return arrays

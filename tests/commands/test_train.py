@@ -57,7 +57,7 @@ def test_checkpoints_hold_nothing_frozen(finished, world):
     saved = json.loads((workdir / "checkpoints" / "30" / "state" / "_METADATA").read_text())["tree_metadata"]
     paths = [[part["key"] for part in entry["key_metadata"]] for entry in saved.values()]
     trained = {path[1] for path in paths if path[0] == "train"}
-    assert {path[0] for path in paths} == {"step", "train", "opt"}
+    assert {path[0] for path in paths} == {"step", "train", "opt", "guard", "drawn"}
     assert {name.split("/")[0] for name in trained} == {"qformer", "query_tokens", "projector"}
     moments = [path[-1] for path in paths if path[0] == "opt" and "/" in path[-1]]
     assert set(moments) == {name for name in trained if "/" in name}
@@ -195,6 +195,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_serves(
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("instructblip train: step 10: loss nan")
+    assert last.endswith(f"(the step's examples: {workdir / 'diverged.json'})")
+    record = json.loads((workdir / "diverged.json").read_text())
+    assert (record["step"], record["loss"], len(record["uids"])) == (10, "nan", 8)
+    assert all(uid.split("/")[1] == "train" for uid in record["uids"])
     assert "Traceback" not in done.stderr
     assert checkpoints(workdir) == [7]
     assert not (workdir / "train.json").exists()

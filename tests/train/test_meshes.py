@@ -122,7 +122,7 @@ def test_accumulation_weighs_every_token_the_same(without_dropout):
         )
         for count in (1, 4)
     )
-    assert float(parts[1]) == float(whole[1]) == counts.sum()
+    assert float(parts[1]["tokens"]) == float(whole[1]["tokens"]) == counts.sum()
     assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
     top = max(float(abs(g).max()) for g in whole[2].values())
     for path, want in whole[2].items():

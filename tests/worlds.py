@@ -1,0 +1,83 @@
+"""A tiny model, tiny sets and a configuration over both; the command line in a process of its own."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import toys
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config(variant=""):
+    if variant not in ("", "other"):
+        raise ValueError(f"tiny.py has no variant {{variant!r}}; it has other")
+    return ConfigDict({{
+        "model": "{model}",
+        "steps": 30,
+        "batch_size": 8,
+        "log_every": 1,
+        "log_examples": False,
+        "checkpoint_every": 7,
+        "seed": 4 if variant else 3,
+        "dtype": "float32",
+        "mesh": {{"data": -1, "fsdp": 1, "tensor": 1}},
+        "optim": {{"learning_rate": 1e-2, "warmup_steps": 5, "clip_norm": 1.0}},
+        "mixture": {{"sets": ("caption", "digit_at", "count"), "exponent": 0.5, "weights": {{}}}},
+        "data": {{"directory": "{sets}", "instruction_lengths": (40,), "response_lengths": (24,)}},
+        "evaluation": {{"held_in": ("count",), "held_out": ("digit_of",), "batch_size": 8, "max_new_tokens": 6}},
+    }})
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A directory with ``model``, ``sets`` and the configuration ``tiny.py`` over both."""
+    root = tmp_path_factory.mktemp("world")
+    toys.write_model(root / "model")
+    toys.write_sets(root / "sets", {"caption": 40, "digit_at": 24, "count": 16, "digit_of": 0})
+    (root / "tiny.py").write_text(CONFIG.format(model=root / "model", sets=root / "sets"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Of a process of its own: so many devices; programs are compiled fast, and once for all processes."""
+
+    def make(devices: int = 1) -> Mapping[str, str]:
+        options = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        return os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": options,
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONPATH": str(toys.ROOT),
+        }
+
+    cache = tmp_path_factory.mktemp("compiled")
+    return make
+
+
+@pytest.fixture(scope="session")
+def process(environment):
+    """Runs one command line in a process of its own."""
+
+    def run(*argv: object, devices: int = 1, cwd: Path | None = None) -> Result:
+        command = [sys.executable, "-m", "instructblip_jax", *map(str, argv)]
+        done = subprocess.run(
+            command, env=environment(devices), cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
