@@ -68,17 +68,20 @@ class Workdir:
         return Checkpoints(self.path / "checkpoints", keep=keep)
 
     def restore_into(self, train: Arrays, step: int | None, source: str) -> int:
-        """Replace ``train`` by the trained parameters of ``step`` (None: the newest); returns the step.
+        """Replace ``train`` by the trained parameters of ``step`` (None: the newest whole one); returns the step.
 
-        Raises FileNotFoundError or ValueError where there is no such checkpoint, or one over other frozen towers.
+        Raises FileNotFoundError or ValueError where there is no such checkpoint, a damaged one, or one over other
+        frozen towers.
         """
         checkpoints = self.checkpoints()
         steps = checkpoints.steps()
-        if not steps:
+        if step is not None and step not in steps:
+            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {step}; there are {steps}")
+        if step is not None:
+            checkpoints.check(step, only="train")
+        chosen = checkpoints.newest(only="train") if step is None else step
+        if chosen is None:
             raise FileNotFoundError(f"{checkpoints.directory}: no checkpoint yet; `instructblip train` writes them")
-        chosen = steps[-1] if step is None else step
-        if chosen not in steps:
-            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {chosen}; there are {steps}")
         train.update(checkpoints.restore_train(chosen, train, source))
         checkpoints.close()
         return chosen

@@ -128,7 +128,7 @@ def run(args: Sequence[str]) -> None:
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
     workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
-    start = checkpoints.latest() or 0
+    start = checkpoints.newest() or 0
     tx = optimizer(config.optim, config.steps)
     state = meshes.pin(mesh, init_state(model.train, tx))
     source = fingerprint(model.directory)
