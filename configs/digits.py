@@ -50,6 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.dtype = "float32"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.layout = ConfigDict({"trained": "sharded", "vit": "sharded", "llm": "sharded"})
     # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
     config.optim = ConfigDict(
         {

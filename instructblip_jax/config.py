@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.train.optimizer import OptimConfig
 
 
@@ -69,6 +70,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     optim: OptimConfig
     mesh: MeshConfig
+    layout: Layout = SHARDED
     log_every: int = 50
     checkpoint_every: int = 1000
     checkpoints_kept: int = 3
@@ -77,15 +79,30 @@ class RunConfig:
     trainable: str = "qformer"
     instruct_qformer: bool = True
     remat: str = "none"
+    int8: bool = False
 
 
-FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "evaluation", "remat")
+FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat")
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 
 def resolve(config: ConfigDict) -> RunConfig:
     """Check and freeze a configuration. Raises ValueError naming the field."""
     return _build(RunConfig, config.to_dict(), "config")
+
+
+def saved(fields: Mapping[str, Any], where: str) -> RunConfig:
+    """A run as some version of this project wrote it; a field that came later takes its default.
+
+    Raises ValueError naming ``where`` and the field that this version does not know or cannot do without.
+    """
+    try:
+        return _build(RunConfig, fields, "the run")
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: not a run that this version of instructblip_jax can go on with: {error}. "
+            "Use the version that wrote it, or change the file if you know what the field did"
+        ) from error
 
 
 def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -116,15 +133,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}, not of type {expected}")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """The fields in which two runs (as nested dicts) differ, each with both values; `FREE` ones do not count."""
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """The fields in which two runs differ, each with both values; `FREE` ones do not count."""
+    return _differing(dataclasses.asdict(old), dataclasses.asdict(new), "")
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     found = []
     for name in sorted(set(old) | set(new)):
         if not where and name in FREE:
             continue
         a, b, path = old.get(name), new.get(name), f"{where}{name}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{path}.")
+            found += _differing(a, b, f"{path}.")
         elif a != b:
             found.append(f"{path} (there {a!r}, here {b!r})")
     return found

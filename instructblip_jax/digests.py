@@ -4,7 +4,6 @@ The bits of each element are mixed with its position, and the results added modu
 shows, for its term is a bijection of its bits; swaps and larger damage show but for one case in 2**32.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -17,8 +16,7 @@ _CHUNK = 1 << 18  # elements: what a processor's cache holds with all intermedia
 def of_devices(tree: Any) -> dict[str, int]:
     """Path -> digest of every array of a tree, computed where the arrays lie; the same on every process."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    replicated = next((x.sharding for _, x in flat if x.ndim == 0), None)
-    sums = np.asarray(_summed(replicated)([x for _, x in flat]))
+    sums = jax.device_get([_summed(x) for _, x in flat])  # fetched when all are on their way
     return {_name(path): int(value) for (path, _), value in zip(flat, sums, strict=True)}
 
 
@@ -47,15 +45,11 @@ def _sum(x: np.ndarray) -> int:
     return total % (1 << 32)
 
 
-@functools.cache
-def _summed(sharding: jax.sharding.Sharding | None) -> Any:
-    """The jitted function arrays -> uint32 [number of arrays], ``sharding`` that of its result."""
-
-    def one(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
-        position = jnp.zeros(x.shape, jnp.uint32)
-        for axis, size in enumerate(x.shape):  # no reshaping: a split array stays where it is
-            position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        return jnp.sum(_mix(bits, position), dtype=jnp.uint32)
-
-    return jax.jit(lambda arrays: jnp.stack([one(x) for x in arrays]), out_shardings=sharding)
+@jax.jit
+def _summed(x: jax.Array) -> jax.Array:
+    """uint32 scalar, on every device that holds a part of ``x``."""
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+    position = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):  # no reshaping: a split array stays where it is
+        position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return jnp.sum(_mix(bits, position), dtype=jnp.uint32)

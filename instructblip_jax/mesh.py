@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from instructblip_jax.axes import BATCH_AXES, MESH_AXES
+from instructblip_jax.axes import BATCH_AXES, MESH_AXES, partition_spec
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -44,10 +44,9 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
-    """This host's rows of a batch -> global arrays, split over the data and fsdp axes if these divide the rows."""
+    """This host's rows of a batch -> global arrays, split over all axes of the mesh, or the first that divide them."""
     rows = next(iter(batch.values())).shape[0] * jax.process_count()
-    spec = PartitionSpec(BATCH_AXES if rows % batch_shards(mesh) == 0 else None)
-    sharding = NamedSharding(mesh, spec)
+    sharding = NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batch.items()}
 
 

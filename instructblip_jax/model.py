@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from instructblip_jax import mesh as meshes
 from instructblip_jax import source
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
@@ -57,6 +58,7 @@ class InstructBlip:
         *,
         trainable: str = "qformer",
         instruct_qformer: bool = True,
+        layout: Layout = SHARDED,
         remat: str = "none",
         int8: bool = False,
     ) -> "InstructBlip":
@@ -68,6 +70,7 @@ class InstructBlip:
           dtype: compute type, and the stored type of frozen parameters; trained ones are float32 whatever it is.
           trainable: which parameters train, a name of `systems.trainable.TRAINABLE`.
           instruct_qformer: False hides the instruction from the Q-Former (the paper's ablation).
+          layout: how the parts lie on the mesh, names of `axes.LAYOUTS`.
           remat: what the language model's backward pass keeps: "none" (all), "dots", or "layer" (least memory).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
 
@@ -80,7 +83,9 @@ class InstructBlip:
         config = hf_config.parse(directory / "config.json")
         config = dataclasses.replace(config, instruct_qformer=instruct_qformer)
         mesh = meshes.single_device_mesh() if mesh is None else mesh
-        graph, train, frozen = abstract(config, mesh=mesh, dtype=dtype, trainable=trainable, remat=remat, int8=int8)
+        graph, train, frozen = abstract(
+            config, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout, remat=remat, int8=int8
+        )
         arrays = load(table.rules(config), train | frozen, open_shards(directory))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
@@ -131,10 +136,15 @@ class InstructBlip:
         with jax.set_mesh(self.mesh):
             return function(self.train, self.frozen, meshes.put_batch(self.mesh, batch), *args)
 
-    def _jit(self, run: Callable, **options: Any) -> Callable:
+    @property
+    def compiler_options(self) -> dict[str, str] | None:
+        """What programs over these arrays are to be compiled with; see `LAYER_BY_LAYER`."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         narrow = any(x.dtype.itemsize < 4 for x in self.frozen.values())
-        return jax.jit(run, compiler_options=LAYER_BY_LAYER if on_cpu and narrow else None, **options)
+        return LAYER_BY_LAYER if on_cpu and narrow else None
+
+    def _jit(self, run: Callable, **options: Any) -> Callable:
+        return jax.jit(run, compiler_options=self.compiler_options, **options)
 
     # Compiled once a batch shape, kept with the model.
 
@@ -183,7 +193,7 @@ class InstructBlip:
     @cached_property
     def _gradients(self) -> Callable:
         def loss(train: Arrays, frozen: Arrays, batch: dict) -> tuple[jax.Array, jax.Array]:
-            total, count = merge(self.graph, train, frozen).loss(batch)
+            total, count = map(jnp.sum, merge(self.graph, train, frozen).loss(batch))
             return total / jnp.maximum(count, 1), count
 
         return self._jit(jax.value_and_grad(loss, has_aux=True))
@@ -195,7 +205,7 @@ class InstructBlip:
 
 def loss(model: InstructBlip, batch: BatchArrays) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean negative log-likelihood over labels != -100 (float32, no dropout), and ``{"tokens": their number}``."""
-    total, count = model._run(model._loss, batch)
+    total, count = map(jnp.sum, model._run(model._loss, batch))
     return total / jnp.maximum(count, 1), {"tokens": count}
 
 

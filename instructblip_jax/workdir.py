@@ -14,7 +14,7 @@ from etils import epath
 
 from instructblip_jax import files
 from instructblip_jax.checkpoint import Checkpoints
-from instructblip_jax.config import RunConfig, differences
+from instructblip_jax.config import RunConfig, differences, saved
 from instructblip_jax.train.step import Arrays
 
 PARTIAL = ".partial"
@@ -39,7 +39,7 @@ class Workdir:
                 raise ValueError(f"{self.path}: not empty, and no workdir of a run; choose another --workdir")
             return
         begun = self.read_json("train.json") is not None or any((self.path / "checkpoints").glob("[0-9]*"))
-        found = differences(self.saved_config(), json.loads(json.dumps(dataclasses.asdict(run))))
+        found = differences(self.saved_config(), run)
         if found and begun:
             raise ValueError(
                 f"{self.path}: written by another configuration: {'; '.join(found)}. "
@@ -51,17 +51,15 @@ class Workdir:
         self.check(run)
         self.write_json("config.json", dataclasses.asdict(run))
 
-    def saved_config(self) -> dict[str, Any]:
-        """The resolved run that wrote W. Raises FileNotFoundError where there is none, ValueError for another file."""
-        saved = self.read_json("config.json")
-        if saved is None:
+    def saved_config(self) -> RunConfig:
+        """The run that wrote W, fields that came later with their defaults.
+
+        Raises FileNotFoundError where there is none, ValueError for a run that this version does not understand.
+        """
+        fields = self.read_json("config.json")
+        if fields is None:
             raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
-        missing = [field.name for field in dataclasses.fields(RunConfig) if field.name not in saved]
-        if missing:
-            raise ValueError(
-                f"{self.path / 'config.json'}: not written by `instructblip train`: no field {', '.join(missing)}"
-            )
-        return saved
+        return saved(fields, str(self.path / "config.json"))
 
     def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
         """The run's checkpoints; with ``keep``, only the newest so many stay."""

@@ -144,8 +144,8 @@ def train(
             labels = data["labels"]
             start = jnp.zeros((labels.shape[0], 1), jnp.int32)
             previous = jnp.where(labels[:, :-1] == -100, 0, labels[:, :-1])
-            logits = model.decode(jnp.concatenate([start, previous], 1), model.encode(x, mask), mask)
-            total, count = token_cross_entropy(logits, labels)
+            logits = model.logits(model.decode(jnp.concatenate([start, previous], 1), model.encode(x, mask), mask))
+            total, count = map(jnp.sum, token_cross_entropy(logits, labels))
             return total / count
 
         value, grads = jax.value_and_grad(loss)(params)

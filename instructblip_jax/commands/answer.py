@@ -57,7 +57,7 @@ def load() -> tuple[InstructBlip, Processor]:
     workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
     if workdir is not None:
         saved = workdir.saved_config()
-        options = {name: saved[name] for name in ("dtype", "trainable", "instruct_qformer")}
+        options = {name: getattr(saved, name) for name in ("dtype", "trainable", "instruct_qformer")}
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype
     model = InstructBlip.from_pretrained(FLAGS.model, **options, int8=FLAGS.int8)

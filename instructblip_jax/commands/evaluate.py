@@ -56,7 +56,8 @@ def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Instruc
         config.dtype,
         trainable=config.trainable,
         instruct_qformer=config.instruct_qformer,
-        int8=FLAGS.int8,
+        layout=config.layout,
+        int8=FLAGS.int8 or config.int8,
     )
     return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
 

@@ -59,7 +59,7 @@ def run(args: Sequence[str]) -> None:
 def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
     """The trained tensors of the newest checkpoint, by Hugging Face name, and its step. The model is not loaded."""
     workdir = Workdir(path)
-    trainable = workdir.saved_config()["trainable"]
+    trainable = workdir.saved_config().trainable
     config = hf_config.parse(directory / "config.json")
     _, shapes, _ = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable=trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only

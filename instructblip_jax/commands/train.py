@@ -93,7 +93,9 @@ def run(args: Sequence[str]) -> None:
         config.dtype,
         trainable=config.trainable,
         instruct_qformer=config.instruct_qformer,
+        layout=config.layout,
         remat=config.remat,
+        int8=config.int8,
     )
     processor = Processor.from_pretrained(model.directory)
     check_lengths(config, model)
@@ -143,6 +145,7 @@ def run(args: Sequence[str]) -> None:
         tx,
         seed=config.seed,
         accumulation=config.optim.accumulation,
+        compiler_options=model.compiler_options,
     )
     metrics_log = log.MetricsLog(workdir.metrics, step=start)
     try:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.axes import constrain
 from instructblip_jax.models import stack
 from instructblip_jax.models.attention import causal_bias, mask_bias
 
@@ -46,7 +45,7 @@ class CausalLM(nnx.Module):
         """embeds [..., T, D] at positions int [..., T] -> the first layer's input, and what each layer's heads need."""
         raise NotImplementedError
 
-    def head(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array) -> jax.Array:
         """The last layer's output [..., T, D] -> logits float32 [..., T, V]."""
         raise NotImplementedError
 
@@ -86,7 +85,7 @@ class CausalLM(nnx.Module):
         length = embeds.shape[1]
         self.check_length(length)
         x, place = self.enter(embeds, positions_of(mask))
-        return constrain(x, "batch", None, None), place, jnp.minimum(causal_bias(length), mask_bias(mask))
+        return x, place, jnp.minimum(causal_bias(length), mask_bias(mask))
 
     def cache(self, context: Cache, rows: int, length: int) -> Cache:
         """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K]."""
@@ -117,4 +116,4 @@ class CausalLM(nnx.Module):
 
         prompt = {name: context[name] for name in ("k", "v")}
         x, cache = stack.run(self.layers, x, body, inputs=(prompt, cache))
-        return self.head(x), cache
+        return self.logits(x), cache

@@ -91,5 +91,5 @@ class Llama(CausalLM):
         size = self.config.head_dim or self.config.hidden_size // self.config.num_attention_heads
         return embeds.astype(self.dtype), rope.angles(positions, size, self.config.rope_theta)
 
-    def head(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array) -> jax.Array:
         return self.to_vocab(self.norm(x))

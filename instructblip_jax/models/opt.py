@@ -85,6 +85,6 @@ class Opt(CausalLM):
     def enter(self, embeds: jax.Array, positions: jax.Array) -> tuple[jax.Array, None]:
         return embeds.astype(self.dtype) + self.position(positions + OFFSET), None
 
-    def head(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array) -> jax.Array:
         table = self.tokens.embedding[...].astype(self.dtype)
         return jnp.einsum("...d,vd->...v", self.norm(x), table, preferred_element_type=jnp.float32)

@@ -53,7 +53,7 @@ def run(
     inputs: Any = None,
     remat: str = "none",
 ) -> tuple[jax.Array, Any]:
-    """Scan ``body(layer, x, layer_input) -> (x, layer_output)`` over the layers.
+    """Scan ``body(layer, x, layer_input) -> (x, layer_output)`` over the layers, x [B, (N,) T, D] in rows.
 
     ``inputs``: a tree of arrays [L, ...] with each layer's own input (its slice of a cache, say), or None. Returns the
     last x and the tree of stacked layer outputs.
@@ -63,6 +63,8 @@ def run(
 
     def layer(x: jax.Array, args: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         layer_params, layer_input = args
+        if x.ndim > 2:
+            x = constrain(x, "batch", *(None,) * (x.ndim - 3), "length", None)
         return body(nnx.merge(graph, layer_params), x, layer_input)
 
     if REMAT[remat] is not None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.axes import constrain
 from instructblip_jax.models import stack
 from instructblip_jax.models.attention import Attention, attend, causal_bias, mask_bias
 from instructblip_jax.models.layers import ACTIVATIONS, embedding, linear, parameter, rms_norm
@@ -152,12 +151,13 @@ class T5(nnx.Module):
         """embeds [B, S, D], mask [B, S] -> encoder output [B, S, D]."""
         length = embeds.shape[1]
         bias = self._relative(self.encoder, length, bidirectional=True) + mask_bias(mask)
-        x = constrain(embeds.astype(self.dtype), "batch", None, None)
+        x = embeds.astype(self.dtype)
         x, _ = stack.run(self.encoder.layers, x, lambda block, x, _: (block(x, bias), None), remat=self.remat)
         return self.encoder.norm(x)
 
     def decode(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
-        """Teacher forcing: decoder_ids int [B, To] over the encoder output and mask -> logits float32 [B, To, V]."""
+        """Teacher forcing: decoder_ids int [B, To] over the encoder output and mask -> the last layer's output
+        [B, To, D]."""
         length = decoder_ids.shape[1]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         context_bias = mask_bias(mask)
@@ -167,9 +167,7 @@ class T5(nnx.Module):
             x = block.cross_attention.over_context(x, *block.context(encoded), context_bias)
             return block.ffn(x), None
 
-        x = constrain(self.shared(decoder_ids), "batch", None, None)
-        x, _ = stack.run(self.decoder.layers, x, body, remat=self.remat)
-        return self._logits(x)
+        return stack.run(self.decoder.layers, self.shared(decoder_ids), body, remat=self.remat)[0]
 
     def read(self, embeds: jax.Array, mask: jax.Array) -> Cache:
         """A prompt [B, S, D] -> what its continuations see of it: each layer's cross-attention keys and values
@@ -203,7 +201,7 @@ class T5(nnx.Module):
 
         prompt = {name: context[name] for name in ("k", "v")}
         x, cache = stack.run(self.decoder.layers, self.shared(ids), body, inputs=(prompt, cache))
-        return self._logits(x), cache
+        return self.logits(x), cache
 
     def _relative(
         self,
@@ -224,7 +222,8 @@ class T5(nnx.Module):
             max_distance=self.config.relative_attention_max_distance,
         )
 
-    def _logits(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The decoder's last layer's output [..., T, D] -> logits float32 [..., T, V]."""
         x = self.decoder.norm(x)
         if self.config.scale_outputs:
             x = x * self.config.d_model**-0.5

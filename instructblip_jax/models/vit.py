@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.axes import constrain
 from instructblip_jax.models import stack
 from instructblip_jax.models.attention import Attention
 from instructblip_jax.models.layers import ACTIVATIONS, layer_norm, linear, parameter
@@ -74,7 +73,6 @@ class Vit(nnx.Module):
         x = self.patch(x)
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
-        x = constrain(x, "batch", None, None)
         x, _ = stack.run(self.layers, x, lambda block, x, _: (block(x), None))
         return x
 

@@ -4,13 +4,15 @@ ViT -> norm -> Q-Former, which reads the instruction -> projection -> visual pro
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.axes import constrain
+from instructblip_jax.axes import SHARDED, Layout, constrain, laid_out
 from instructblip_jax.models.layers import parameter
 from instructblip_jax.models.llama import Llama, LlamaConfig
 from instructblip_jax.models.opt import Opt, OptConfig
@@ -18,7 +20,7 @@ from instructblip_jax.models.projector import projector
 from instructblip_jax.models.qformer import QFormer, QFormerConfig
 from instructblip_jax.models.t5 import T5, T5Config
 from instructblip_jax.models.vit import Vit, VitConfig
-from instructblip_jax.systems.loss import IGNORE, token_cross_entropy, token_log_likelihood
+from instructblip_jax.systems.loss import IGNORE, chunked_cross_entropy, token_log_likelihood
 from instructblip_jax.systems.protocol import Batch, Context
 
 TextConfig = T5Config | LlamaConfig | OptConfig
@@ -53,12 +55,35 @@ def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(jnp.take_along_axis(x, order, axis=1) for x in (mask, *rows))
 
 
-class InstructBlipSystem(nnx.Module):
-    """See the module. ``dtype``: compute type; ``remat``: what the language model's backward pass keeps; ``int8``: the
-    language model's matrices in a byte a weight."""
+def _in_layout_of(part: str) -> Callable[[Callable], Callable]:
+    """A method whose activations lie as its part of the system does."""
 
-    def __init__(self, config: InstructBlipConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
-        self.config = config
+    def wrap(method: Callable) -> Callable:
+        @functools.wraps(method)
+        def run(self: "InstructBlipSystem", *args: Any, **kwargs: Any) -> Any:
+            with laid_out(getattr(self.layout, part)):
+                return method(self, *args, **kwargs)
+
+        return run
+
+    return wrap
+
+
+class InstructBlipSystem(nnx.Module):
+    """See the module. ``dtype``: compute type; ``layout``: how the parts lie on the mesh; ``remat``: what the language
+    model's backward pass keeps; ``int8``: the language model's matrices in a byte a weight."""
+
+    def __init__(
+        self,
+        config: InstructBlipConfig,
+        *,
+        dtype,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: bool = False,
+    ):
+        self.config, self.layout = config, layout
         self.vit = Vit(config.vision, dtype=dtype, rngs=rngs)
         width = config.qformer.hidden_size
         self.query_tokens = parameter((config.num_query_tokens, width), (None, "embed"), rngs=rngs)
@@ -66,6 +91,7 @@ class InstructBlipSystem(nnx.Module):
         self.projector = projector(width, config.text.width, dtype=dtype, rngs=rngs)
         self.llm = LANGUAGE_MODELS[type(config.text)](config.text, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
+    @_in_layout_of("vit")
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """pixels [B, H, W, 3] -> image tokens [B, P, Dv]; frames [B, F, H, W, 3] -> [B, F, P, Dv].
 
@@ -76,6 +102,7 @@ class InstructBlipSystem(nnx.Module):
         tokens = self.vit.post_norm(jax.lax.stop_gradient(self.vit.features(frames)))
         return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
 
+    @_in_layout_of("trained")
     def visual_prompt(self, image: jax.Array, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """Image tokens [B, (F,) P, Dv] and the instruction -> the visual prompt [B, (F *) Q, D], frame after frame."""
         ids, mask = None, None
@@ -96,28 +123,29 @@ class InstructBlipSystem(nnx.Module):
         mask = batch["attention_mask"]
         return embeds, jnp.concatenate([jnp.ones(visual.shape[:2], mask.dtype), mask], axis=1)
 
+    @_in_layout_of("llm")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
         [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
         image = self.encode_image(batch["pixel_values"])
         if self.config.decoder_only:
             hidden = self.llm.run(*self.prompt(image, batch, key=key))
-            logits = self.llm.head(hidden[:, -batch["input_ids"].shape[1] :])
-        else:
-            embeds, mask = self.prompt(image, _first(batch), key=key)
-            logits = self.llm.decode(self._shifted(batch["labels"]), self.llm.encode(embeds, mask), mask)
-        return constrain(logits, "batch", None, "vocab")
+            return self._to_logits(hidden[:, -batch["input_ids"].shape[1] :])
+        return self._to_logits(self._decoded(image, batch, key))
 
+    @_in_layout_of("llm")
     def loss(self, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Sum of the response tokens' losses and their number."""
+        """Of each row the sum of its response tokens' losses, and their number; both float32 [B]."""
+        image = self.encode_image(batch["pixel_values"])
         if not self.config.decoder_only:
-            return token_cross_entropy(self.logits(batch, key=key), batch["labels"])
+            return chunked_cross_entropy(self._to_logits, self._decoded(image, batch, key), batch["labels"])
         # Each label is predicted where the real token before it stands, whichever side the padding is on.
         first = _first(batch, "labels")
-        hidden = self.llm.run(*self.prompt(self.encode_image(batch["pixel_values"]), first, key=key))
-        logits = constrain(self.llm.head(hidden[:, -1 - first["labels"].shape[1] : -1]), "batch", None, "vocab")
-        return token_cross_entropy(logits, first["labels"])
+        hidden = self.llm.run(*self.prompt(image, first, key=key))
+        hidden = hidden[:, -1 - first["labels"].shape[1] : -1]
+        return chunked_cross_entropy(self._to_logits, hidden, first["labels"])
 
+    @_in_layout_of("llm")
     def read(self, image: jax.Array, batch: Batch) -> Context:
         """Image tokens and instructions -> what all continuations of each example share (see `protocol.System`)."""
         embeds, mask = self.prompt(image, _first(batch))
@@ -134,10 +162,12 @@ class InstructBlipSystem(nnx.Module):
             ids = first[:, None]
         return {"first": first, "ids": ids, **self.llm.read(embeds, mask)}
 
+    @_in_layout_of("llm")
     def cache(self, context: Context, rows: int, length: int) -> Any:
         """Room for ``length`` new tokens of ``rows`` continuations of each example."""
         return self.llm.cache(context, rows, length)
 
+    @_in_layout_of("llm")
     def extend(
         self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
     ) -> tuple[jax.Array, Any]:
@@ -149,6 +179,14 @@ class InstructBlipSystem(nnx.Module):
         first = jnp.broadcast_to(context["first"][:, None, None], (*ids.shape[:2], 1))
         logits, _ = self.extend(jnp.concatenate([first, ids[:, :, :-1]], axis=2), context)
         return jnp.sum(token_log_likelihood(logits, ids) * counted, axis=2)
+
+    def _decoded(self, image: jax.Array, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """T5's decoder output at each label [B, To, D]."""
+        embeds, mask = self.prompt(image, _first(batch), key=key)
+        return self.llm.decode(self._shifted(batch["labels"]), self.llm.encode(embeds, mask), mask)
+
+    def _to_logits(self, hidden: jax.Array) -> jax.Array:
+        return constrain(self.llm.logits(hidden), "batch", None, "vocab")
 
     def _shifted(self, labels: jax.Array) -> jax.Array:
         """Labels [B, To] -> the decoder's inputs: the start token, then all labels but the last."""

@@ -1,10 +1,14 @@
-"""Losses as (sum, count), so that padding, accumulation and the number of devices never change a mean."""
+"""Losses a row, as (sum, count), so that padding, accumulation and the number of devices never change a mean."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
+CHUNK = 32
+"""Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array of all."""
 
 
 def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -14,8 +18,34 @@ def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def token_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """logits float32 [B, T, V], labels int [B, T] -> negative log-likelihood summed over counted tokens, and their
-    number, both float32 scalars."""
+    """logits float32 [B, T, V], labels int [B, T] -> each row's negative log-likelihood, summed over its counted
+    tokens, and their number, both float32 [B]."""
     counted = labels != IGNORE
     each = token_log_likelihood(logits, jnp.where(counted, labels, 0))
-    return -jnp.sum(each * counted), jnp.sum(counted, dtype=jnp.float32)
+    return -jnp.sum(each * counted, axis=1), jnp.sum(counted, axis=1, dtype=jnp.float32)
+
+
+def chunked_cross_entropy(
+    to_logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`token_cross_entropy` of ``to_logits(hidden)``, hidden [B, T, D], `CHUNK` positions at a time.
+
+    The logits of a chunk are thrown away, and made once more for the backward pass.
+    """
+    rows, length, _ = hidden.shape
+    if length <= CHUNK:
+        return token_cross_entropy(to_logits(hidden), labels)
+    spare = -length % CHUNK
+    hidden = jnp.pad(hidden, ((0, 0), (0, spare), (0, 0)))
+    labels = jnp.pad(labels, ((0, 0), (0, spare)), constant_values=IGNORE)
+
+    def part(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)  # [chunks, B, CHUNK, ...]
+
+    @jax.checkpoint
+    def add(total: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        found = token_cross_entropy(to_logits(chunk[0]), chunk[1])
+        return jax.tree.map(jnp.add, total, found), None
+
+    zero = jnp.zeros(rows, jnp.float32)
+    return jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)))[0]

@@ -15,7 +15,8 @@ class System(Protocol):
     """A wiring of parts (an `nnx.Module`), merged and called inside jitted functions only."""
 
     def loss(self, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Sum of the token losses and the number of tokens; ``key`` switches the trainable parts' dropout on."""
+        """Of each row the sum of its tokens' losses and their number, float32 [B]; ``key`` switches the dropout of what
+        trains on."""
 
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, T, V], in Hugging Face's convention."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding
 
-from instructblip_jax.axes import partition_spec
+from instructblip_jax.axes import SHARDED, Layout, partition_spec
 from instructblip_jax.models.stack import REMAT
 from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBlipSystem
 from instructblip_jax.systems.trainable import split
@@ -39,6 +39,7 @@ def abstract(
     mesh: Mesh,
     dtype: str,
     trainable: str,
+    layout: Layout = SHARDED,
     remat: str = "none",
     int8: bool = False,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
@@ -50,16 +51,19 @@ def abstract(
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
     compute = jnp.dtype(dtype)
-    system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), remat=remat, int8=int8))
+    system = nnx.eval_shape(
+        lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), layout=layout, remat=remat, int8=int8)
+    )
     graph, *states = split(system, trainable)
 
-    def describe(variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:
+    def describe(path: str, variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:
         metadata = variable.get_metadata()
-        sharding = NamedSharding(mesh, partition_spec(metadata["axes"], variable.shape, mesh))
+        spec = partition_spec(metadata["axes"], variable.shape, mesh, layout.of(path))
+        sharding = NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(variable.shape, metadata.get("stored", dtype), sharding=sharding)
 
     train, frozen = (
-        {path: describe(variable, kind) for path, variable in flatten(state).items()}
+        {path: describe(path, variable, kind) for path, variable in flatten(state).items()}
         for state, kind in zip(states, (jnp.float32, compute), strict=True)
     )
     return graph, train, frozen

@@ -40,7 +40,8 @@ def token_gradients(
     """
 
     def summed(train: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return merge(train, frozen).loss(batch, key=key)
+        losses, tokens = merge(train, frozen).loss(batch, key=key)
+        return jnp.sum(losses), jnp.sum(tokens)
 
     differentiate = jax.value_and_grad(summed, has_aux=True)
     if count == 1:
@@ -60,7 +61,12 @@ def token_gradients(
 
 
 def make_step(
-    merge: Callable[[Arrays, Arrays], System], tx: optax.GradientTransformation, *, seed: int, accumulation: int = 1
+    merge: Callable[[Arrays, Arrays], System],
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    accumulation: int = 1,
+    compiler_options: dict[str, str] | None = None,
 ) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
@@ -82,4 +88,4 @@ def make_step(
         metrics = {"loss": loss, "tokens": tokens, "grad_norm": grad_norm}
         return {"step": state["step"] + 1, "train": train, "opt": opt}, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)

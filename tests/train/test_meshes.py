@@ -124,6 +124,6 @@ def test_accumulation_weighs_every_token_the_same(without_dropout):
 def test_the_key_changes_nothing_where_no_dropout_is_asked_for(without_dropout):
     """Frozen parts have dropout rates in their config.json too; they are never used."""
     model, raw = without_dropout
-    loss = jax.jit(lambda key: merge(model.graph, model.train, model.frozen).loss(batch, key=key)[0])
+    loss = jax.jit(lambda key: merge(model.graph, model.train, model.frozen).loss(batch, key=key)[0].sum())
     batch = checkpoints.batch(raw, rows=3)
     assert float(loss(jax.random.key(1))) == float(loss(jax.random.key(2)))
