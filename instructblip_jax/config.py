@@ -97,11 +97,11 @@ def saved(fields: Mapping[str, Any], where: str) -> RunConfig:
     Raises ValueError naming ``where`` and the field that this version does not know or cannot do without.
     """
     try:
-        return _build(RunConfig, fields, "the run")
+        return _build(RunConfig, fields, "the run of this version")
     except ValueError as error:
         raise ValueError(
-            f"{where}: not a run that this version of instructblip_jax can go on with: {error}. "
-            "Use the version that wrote it, or change the file if you know what the field did"
+            f"{where}: not written by `instructblip train`, or by another version of it: {error}. "
+            "Use the version that wrote it, or another --workdir"
         ) from error
 
 
