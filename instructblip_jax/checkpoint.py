@@ -120,7 +120,9 @@ class Checkpoints:
         restored = self.manager.restore(step, args=args)
         changed = _differing(saved.get("digests"), digests.of_devices(restored["state"]))
         if changed:
-            raise ValueError(f"{self.directory}/{step}: whole, but {changed}, now that they are read again; start again")
+            raise ValueError(
+                f"{self.directory}/{step}: whole, but {changed}, now that they are read again; start again"
+            )
         return restored["state"], restored["data"]["iterator"]
 
     def restore_train(self, step: int, train: Arrays, source: str) -> Arrays:

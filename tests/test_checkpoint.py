@@ -27,7 +27,9 @@ def state_of(seed: int, mesh):
     """A state whose every number depends on ``seed``."""
     rng = np.random.default_rng(seed)
     train = {
-        name: jax.device_put(rng.standard_normal(SHAPES[name], np.float32), NamedSharding(mesh, spec or PartitionSpec()))
+        name: jax.device_put(
+            rng.standard_normal(SHAPES[name], np.float32), NamedSharding(mesh, spec or PartitionSpec())
+        )
         for name, spec in SPECS.items()
     }
     state = init_state(train, optimizer(OptimConfig(clip_norm=1.0), 10))
@@ -156,7 +158,9 @@ def test_where_all_are_damaged_there_is_one_error_and_nothing_is_deleted(copy):
         (copy / str(step) / "state" / "manifest.ocdbt").write_bytes(b"")
     before = sorted(path for path in copy.rglob("*"))
     checkpoints = opened(copy)
-    with pytest.raises(ValueError, match=r"every checkpoint is damaged: step 3 .* step 2 .* step 1 .*another --workdir"):
+    with pytest.raises(
+        ValueError, match=r"every checkpoint is damaged: step 3 .* step 2 .* step 1 .*another --workdir"
+    ):
         checkpoints.newest()
     checkpoints.close()
     assert sorted(path for path in copy.rglob("*")) == before

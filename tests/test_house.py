@@ -15,7 +15,7 @@ ROOMS: dict[str, set[str]] = {
     "axes": set(),
     "mesh": {"axes"},
     "files": set(),
-    "source": set(),
+    "source": {"files"},
     "models": {"axes"},
     "systems": {"models", "axes"},
     "processors": {"files", "source"},

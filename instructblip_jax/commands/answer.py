@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from instructblip_jax import files
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.generate.rank import rank
 from instructblip_jax.generate.text import generate, stream
@@ -113,4 +114,4 @@ def run(args: Sequence[str]) -> None:
     if FLAGS.json:
         asked = [{"image": names[n], "instruction": text} for n, text in pairs]
         rows = [row | told for row, told in zip(asked, found, strict=True)]
-        Path(FLAGS.json).write_text(json.dumps({"answers": rows}, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, {"answers": rows})

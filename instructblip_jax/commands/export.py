@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from absl import flags
 
-from instructblip_jax import source
+from instructblip_jax import files, source
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import export
@@ -44,6 +44,7 @@ def check_flags(args: Sequence[str]) -> None:
 
 def run(args: Sequence[str]) -> None:
     """Write the directory."""
+    check_free(Path(FLAGS.out))  # before anything is fetched
     directory = source.resolve(FLAGS.model)
     check_free(Path(FLAGS.out), directory)  # before anything is read
     trained, step = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None)
@@ -53,7 +54,7 @@ def run(args: Sequence[str]) -> None:
     print(f"{FLAGS.out}: {replaced}the {'others' if trained else 'tensors'} are those of {FLAGS.model}")
     if FLAGS.json:
         report = {"out": FLAGS.out, "step": step, "trained": sorted(trained), **as_dict(written)}
-        Path(FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, report)
 
 
 def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
