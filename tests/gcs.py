@@ -162,13 +162,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def upload(self, query: dict[str, str], body: bytes) -> None:
         kind, name = query.get("uploadType"), query.get("name", "")
-        if kind == "multipart":
-            boundary = b"--" + re.search(r"boundary=['\"]?([^'\";]+)", self.headers["Content-Type"])[1].encode()
-            _, described, media, _ = body.split(boundary, 3)
-            name = json.loads(described.partition(b"\r\n\r\n")[2] or described.partition(b"\n\n")[2])["name"]
-            head, gap, rest = media.partition(b"\r\n\r\n" if b"\r\n\r\n" in media else b"\n\n")
-            body = rest.removesuffix(b"\r\n" if gap == b"\r\n\r\n" else b"\n")
-        elif kind == "resumable":
+        if kind == "resumable":
             name = name or json.loads(body)["name"]
             number = str(next(self.bucket.numbers))
             self.bucket.uploads[number] = (name, bytearray())

@@ -139,7 +139,7 @@ def test_numbers_that_changed_although_every_file_can_be_read(copy, mesh, capsys
     checkpoints = opened(copy)
     assert checkpoints.newest() == 2
     assert "arrays differ from what was saved" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="step 3 .*arrays differ.*choose another of the steps"):
+    with pytest.raises(ValueError, match=r"step 3 .*arrays differ.*choose another of the steps"):
         checkpoints.check(3)
     checkpoints.close()
 

@@ -5,10 +5,8 @@ answer is told as it is written where a person watches. --candidates "yes,no" ra
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np

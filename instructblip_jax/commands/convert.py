@@ -5,7 +5,6 @@ plain T5 or LLaMA (Vicuna) in place of BLIP-2's. --original: a .pth file of the 
 Q-Former, query tokens, vision norm and projection replace those of the InstructBLIP directory --model.
 """
 
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,7 +4,6 @@ M with the trained parameters of the run W, for `transformers` and everything el
 were not trained are copied as M stores them; without --workdir all are.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast

@@ -3,9 +3,7 @@
 NAME is digits, the embedded world: all its task sets, drawn from scikit-learn's scans. What is there is left as it is.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
