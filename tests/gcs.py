@@ -151,12 +151,11 @@ class Handler(BaseHTTPRequestHandler):
         elif match := COPY.fullmatch(path):
             source, to = urllib.parse.unquote(match["name"]), urllib.parse.unquote(match["to"])
             with self.bucket.lock:
-                if source not in self.bucket.objects:
-                    return self.missing()
-                resource = self.bucket.put(to, self.bucket.objects[source][0])
+                there = self.bucket.objects.get(source)
+                resource = self.bucket.put(to, there[0]) if there else {}
                 if "moveTo" in path:
-                    del self.bucket.objects[source]
-            self.answer(200, {"kind": "storage#rewriteResponse", "done": True, "resource": resource, **resource})
+                    self.bucket.objects.pop(source, None)
+            self.answer(200 if there else 404, {"done": True, "resource": resource, **resource})
         else:
             self.missing()
 
