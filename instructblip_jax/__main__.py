@@ -7,7 +7,7 @@ import traceback
 
 from absl import flags, logging
 
-from instructblip_jax import run_flags
+from instructblip_jax import files, run_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
         command.check_flags(rest)
+        for argument in args:
+            files.check_installed(argument)
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2

@@ -141,7 +141,7 @@ def run(args: Sequence[str]) -> None:
     distributed.barrier("checked")  # by all, before the first one writes
     workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
-    start = checkpoints.latest() or 0
+    start = checkpoints.newest() or 0
     tx = optimizer(config.optim, config.steps)
     state = meshes.pin(mesh, init_state(model.train, tx, sets=len(mixture)))
     source = fingerprint(model.directory)
