@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "model": {"axes", "distributed", "systems", "convert", "generate", "mesh", "source"},
     "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},
     "digests": set(),
-    "checkpoint": {"digests", "train.step"},
+    "checkpoint": {"digests", "mesh", "train.step"},
     "config": {"train.optimizer", "axes"},
     "run_flags": set(),
     "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
