@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from instructblip_jax.axes import SHARDED, Layout, partition_spec
+from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.generate import search
 from instructblip_jax.generate.options import Options
-from instructblip_jax.mesh import make_mesh
+from instructblip_jax.mesh import batch_sharding, make_mesh
 from instructblip_jax.plan.chips import GIB, Topology, parse
 from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.systems.instructblip import InstructBlipConfig
@@ -113,9 +113,9 @@ def mesh_of(setting: Setting, where: list[Any]) -> Mesh:
 
 
 def batch_of(setting: Setting, mesh: Mesh) -> Abstract:
-    """The contract's training batch, as `data.collate` pads it and `mesh.put_batch` lays it out."""
+    """The contract's training batch, as `data.collate` pads it."""
     config, lengths, rows = setting.model, setting.lengths, setting.rows
-    sharding = NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
+    sharding = batch_sharding(mesh, rows)
     side, response = config.vision.image_size, lengths.response
     frames = (lengths.frames,) if lengths.frames > 1 else ()
     text = lengths.instruction + (response if config.decoder_only else 0)
