@@ -13,7 +13,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one chip. ``bf16`` and ``int8`` in operations a second; memory in bytes; all bandwidths in bytes a second.
+    """Peaks of one chip: ``bf16`` and ``int8`` in operations a second, memory in bytes, bandwidths in bytes a second.
 
     ``usable``: the part of its memory that programs get, as the TPU compiler has it. ``link``: one link, one way; a TPU
     has a pair of links in each of ``torus`` dimensions, which close to a ring where a slice is ``ring`` chips long or
@@ -89,7 +89,7 @@ class Topology:
 
 
 def parse(name: str) -> Topology:
-    """"v5e:4x4*2" -> what it says. Raises ValueError with what can be written."""
+    """ "v5e:4x4*2" -> what it says. Raises ValueError with what can be written."""
     match = re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
     chip = CHIPS.get(match[1]) if match else None
     if match is None or chip is None:

@@ -18,8 +18,6 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-PARTS = {"vit": "vit", "llm": "llm", "trained": "trained"}
-"""Scope in an instruction's name -> part of the system; the innermost one counts."""
 SMALL = 2**16
 """Bytes up to which a reduction is of sums and norms, not of arrays."""
 
@@ -57,8 +55,8 @@ def first_group(text: str, devices: int) -> tuple[int, ...]:
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return tuple(int(n) for n in listed[1].split(","))
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, sizes = ([int(n) for n in part.split(",")] for part in iota.groups()[:2])
-        ids = np.arange(math.prod(sizes)).reshape(sizes)
+        shape, order = ([int(n) for n in part.split(",")] for part in iota.groups()[:2])
+        ids = np.arange(math.prod(order)).reshape(order)
         if iota[3]:
             ids = ids.transpose([int(n) for n in iota[3].split(",")])
         return tuple(int(n) for n in ids.reshape(shape)[0])
@@ -77,24 +75,30 @@ def find(program: Program, devices: int, weights: Mapping[str, tuple[tuple[int, 
     ``weights``: path -> (shape, whether it trains), to tell weights from activations.
     """
     known = _by_shape(weights)
-    found: dict[tuple[str, str], Collective] = {}
-    for computation, times, loop, _ in program.runs():
+    found: dict[str, Collective] = {}
+    for computation, times, origin, _ in program.runs():
         for x in computation.instructions.values():
             kind = x.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            # The steps of one that runs beside other work carry the same channel.
-            key = (loop, x.attribute("channel_id") or x.name)
-            if key in found:
+            # The steps of one that runs beside other work carry its channel, inside that work's loops as well.
+            key = x.attribute("channel_id") or x.name
+            if key in found and found[key].times <= times:
                 continue
-            one = _collective(kind, x, computation, times, devices, known)
+            one = _collective(kind, x, computation, times, origin, devices, known)
             if len(one.group) > 1:
                 found[key] = one
     return list(found.values())
 
 
 def _collective(
-    kind: str, x: Instruction, computation: Computation, times: int, devices: int, known: Mapping[tuple, str]
+    kind: str,
+    x: Instruction,
+    computation: Computation,
+    times: int,
+    origin: str,
+    devices: int,
+    known: Mapping[tuple, str],
 ) -> Collective:
     group = first_group(x.text, devices)
     results: Sequence[Array] = x.results
@@ -103,7 +107,7 @@ def _collective(
         results = arrays[len(arrays) // 2 :] if arrays else x.results
     if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
         kind, results = "reduce-scatter", computation.root.results
-    name, payload = x.op_name, sum(a.nbytes for a in results)
+    name, payload = x.op_name or origin, sum(a.nbytes for a in results)
     when, part = when_of(name), part_of(name)
     return Collective(kind, payload, times, group, when, part, _why(kind, results, group, when, part, known), x.name)
 
@@ -118,9 +122,9 @@ def when_of(op_name: str) -> str:
 
 
 def part_of(op_name: str) -> str:
-    """Which part of the system: by the last scope in its name, or by the parameter that it is."""
+    """Which part of the system: by the innermost scope in its name, or the parameter that it is."""
     scopes = re.findall(r"(?<![a-z_])(vit|llm|trained|qformer|projector|query_tokens)(?![a-z_])", op_name)
-    return ("trained" if scopes[-1] not in PARTS else PARTS[scopes[-1]]) if scopes else ""
+    return "" if not scopes else scopes[-1] if scopes[-1] in ("vit", "llm") else "trained"
 
 
 def _sides(shape: Iterable[int]) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
-"""Model FLOPs: what the recipe must compute for one example, counted from the configuration alone. A multiplication with
-its addition is two.
+"""Model FLOPs: what the recipe must compute for one example, counted from the configuration alone. A multiplication
+with its addition is two.
 
 The vision tower goes forward. The Q-Former goes forward and backward, but no gradient enters the image tokens. The
 language model is frozen: its backward pass makes gradients of activations alone, as many FLOPs as its forward pass, and
@@ -87,23 +87,24 @@ def language_model(config: T5Config | LlamaConfig | OptConfig, prompt: int, resp
         decoder = attention(response, response, width, inner, seen=0.5) + keys_values(response, width, inner)
         decoder += attention(response, prompt, width, inner) + keys_values(prompt, width, inner)
         decoder += Products(response * dense, 0)
-        stacks = ((config.num_layers, encoder), (config.num_decoder_layers, decoder))
+        stacks = [(config.num_layers, encoder), (config.num_decoder_layers, decoder)]
     else:
         width, length = config.width, prompt + response
-        inner, kv_inner, dense = width, width, 2 * width * _inner(config)
+        inner, kv_inner, dense = width, width, 2 * width * mlp_width(config)
         if isinstance(config, LlamaConfig):
             size = config.head_dim or width // config.num_attention_heads
             inner = size * config.num_attention_heads
             kv_inner = size * (config.num_key_value_heads or config.num_attention_heads)
-            dense = 3 * width * _inner(config)
+            dense = 3 * width * mlp_width(config)
         layer = attention(length, length, width, inner, seen=0.5) + keys_values(length, width, kv_inner)
-        stacks = ((config.num_hidden_layers, layer + Products(length * dense, 0)),)
+        stacks = [(config.num_hidden_layers, layer + Products(length * dense, 0))]
     for count, layer in stacks:
         head += Products(count * layer.weights, count * layer.scores)
     return head
 
 
-def _inner(config: LlamaConfig | OptConfig) -> int:
+def mlp_width(config: LlamaConfig | OptConfig) -> int:
+    """Of a decoder-only model's feed-forward."""
     return config.intermediate_size if isinstance(config, LlamaConfig) else config.ffn_dim
 
 
@@ -122,10 +123,7 @@ def example(config: InstructBlipConfig, lengths: Lengths, trainable: str = "qfor
         "vit": 2 * frames * (tower.weights + tower.scores),
         "qformer": 2
         * frames
-        * (
-            (3 if deep else 1) * (inside.weights + inside.scores)
-            + (1 + deep + into_image) * image_side.weights
-        ),
+        * ((3 if deep else 1) * (inside.weights + inside.scores) + (1 + deep + into_image) * image_side.weights),
         "projector": 2 * frames * (2 + deep) * queries * config.qformer.hidden_size * config.text.width,
         "llm": 2 * (2 * words.weights + 3 * words.scores),
     }

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 _WIDTHS = {"pred": 8, "token": 0, "opaque": 0}  # bits, of the types that do not say it in their names
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%[^\s,)}]+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%[^\s,)}]+)"
+)
 _FAST_MEMORY = re.compile(r"S\([1-9]")
 
 
@@ -90,7 +92,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """"(f32[8], bf16[2,4]{1,0})" -> its arrays."""
+    """ "(f32[8], bf16[2,4]{1,0})" -> its arrays."""
     return tuple(
         Array(dtype, tuple(int(n) for n in dims.split(",") if n), bool(_FAST_MEMORY.search(layout or "")))
         for dtype, dims, layout in _ARRAY.findall(text)
@@ -125,9 +127,8 @@ class Program:
                 current = self.computations[name] = Computation(name, {})
                 if line.startswith("ENTRY"):
                     self.entry = name
-            elif current is not None and line.startswith("  "):
-                if (found := _instruction(line)) is not None:
-                    current.instructions[found.name] = found
+            elif current is not None and line.startswith("  ") and (found := _instruction(line)) is not None:
+                current.instructions[found.name] = found
         if not self.entry:
             raise ValueError("the compiled program's text has no ENTRY computation")
 
@@ -136,7 +137,7 @@ class Program:
 
         1 where that is no constant: a loop that ends when the data say so.
         """
-        known = re.search(r'known_trip_count[^0-9]*(\d+)', loop.text)
+        known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
             return int(known[1])
         limits = set()
@@ -150,17 +151,18 @@ class Program:
         return limits.pop() if len(limits) == 1 else 1
 
     def runs(self) -> Iterator[tuple[Computation, int, str, bool]]:
-        """Every computation that runs: how many times, in the body of which loop (or the entry), and whether it is
-        inside a fusion. A computation that is called from several places comes several times."""
-        yield from self._runs(self.entry, 1, self.entry, False)
+        """Every computation that runs: how many times, the name in the traced function of what runs it, and whether it
+        is inside a fusion. A computation that is called from several places comes several times."""
+        yield from self._runs(self.entry, 1, "", False)
 
-    def _runs(self, name: str, times: int, loop: str, fused: bool) -> Iterator[tuple[Computation, int, str, bool]]:
+    def _runs(self, name: str, times: int, origin: str, fused: bool) -> Iterator[tuple[Computation, int, str, bool]]:
         computation = self.computations[name]
-        yield computation, times, loop, fused
+        yield computation, times, origin, fused
         for x in computation.instructions.values():
+            source = x.op_name or origin
             if x.opcode == "while":
                 body = (x.attribute("body") or "").lstrip("%")
-                yield from self._runs(body, times * self.trips(x), body, fused)
+                yield from self._runs(body, times * self.trips(x), source, fused)
             elif x.opcode not in ("all-reduce", "reduce", "reduce-scatter", "scatter", "sort", "map", "reduce-window"):
                 for called in x.called():
-                    yield from self._runs(called, times, loop, fused or x.opcode == "fusion")
+                    yield from self._runs(called, times, source, fused or x.opcode == "fusion")

@@ -5,11 +5,11 @@ from collections import defaultdict
 from typing import Any
 
 from instructblip_jax.generate.options import Options
-from instructblip_jax.plan import collectives, compile, flops, roofline, work
+from instructblip_jax.plan import collectives, flops, programs, roofline, work
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
-from instructblip_jax.plan.compile import Compiled, Described, DoesNotFit, Setting
 from instructblip_jax.plan.hlo import Program
+from instructblip_jax.plan.programs import Compiled, Described, DoesNotFit, Setting
 from instructblip_jax.plan.roofline import Place, Roofline
 
 
@@ -88,14 +88,14 @@ class Plan:
 
 
 def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
-    """Compile a setting's train step for ``devices`` (of `compile.devices`) and read what came out."""
-    mesh = compile.mesh_of(setting, devices)
+    """Compile a setting's train step for ``devices`` (of `programs.devices`) and read what came out."""
+    mesh = programs.mesh_of(setting, devices)
     setting = dataclasses.replace(setting, mesh=tuple(mesh.shape.values()))
-    described = compile.describe(setting, mesh)
+    described = programs.describe(setting, mesh)
     given = described.bytes()
     model_flops = setting.rows * sum(flops.example(setting.model, setting.lengths, setting.trainable).values())
     try:
-        program = compile.compiled(compile.train_step(described), mesh)
+        program = programs.compiled(programs.train_step(described), mesh)
     except DoesNotFit as error:
         rest = {"temporaries": error.needed - sum(given.values())}
         return Plan(setting, topology, False, error.needed, given | rest, model_flops)
@@ -165,34 +165,27 @@ def generation(
     setting: Setting, topology: Topology, devices: list[Any], *, beams: int = 1, max_new_tokens: int = 64
 ) -> Generation:
     """Compile what answers ``setting.rows`` instructions. Raises DoesNotFit."""
-    mesh = compile.mesh_of(setting, devices)
-    described: Described = compile.describe(setting, mesh)
+    mesh = programs.mesh_of(setting, devices)
+    described: Described = programs.describe(setting, mesh)
     text = setting.model.text
-    options = Options.of(
-        ends=text.eos_token_id, pad=text.pad_token_id, num_beams=beams, max_new_tokens=max_new_tokens
-    )
-    read = compile.compiled(compile.reading(described), mesh)
-    begun = compile.compiled(compile.beginning(described, read.result, options), mesh)
-    decoded = compile.compiled(compile.stepping(described, read.result, begun.result, options), mesh)
+    options = Options.of(ends=text.eos_token_id, pad=text.pad_token_id, num_beams=beams, max_new_tokens=max_new_tokens)
+    read = programs.compiled(programs.reading(described), mesh)
+    begun = programs.compiled(programs.beginning(described, read.result, options), mesh)
+    decoded = programs.compiled(programs.stepping(described, read.result, begun.result, options), mesh)
     where = roofline.places(list(mesh.devices.flat))
 
     def speed(program: Compiled) -> Roofline:
         parsed = Program(program.text)
         found = collectives.find(parsed, mesh.size, described.weights())
-        return roofline.roofline(
-            work.executed_flops(parsed), work.memory_traffic(parsed), found, topology, where
-        )
+        return roofline.roofline(work.executed_flops(parsed), work.memory_traffic(parsed), found, topology, where)
 
     peaks = (read.peak, decoded.peak)
-    return Generation(
-        setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(read), speed(decoded)
-    )
+    return Generation(setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(read), speed(decoded))
 
 
 def remedies(plan: Plan) -> list[str]:
     """What to change where a plan does not fit, what helps most first, each with its share of the memory."""
     setting, chips = plan.setting, plan.topology.devices
-    data, fsdp, tensor = setting.mesh
     missing = (plan.peak - plan.topology.chip.usable) / GIB
     said = [f"{missing:.2f} GiB a chip too much"]
     frozen, temporaries = plan.bytes["frozen"] / GIB, plan.bytes["temporaries"] / GIB

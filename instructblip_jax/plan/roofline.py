@@ -74,6 +74,4 @@ def roofline(
     """Of one chip's FLOPs, bytes over its main memory, and collectives."""
     times = [sending(one, topology, where) for one in found]
     chip = topology.chip
-    return Roofline(
-        flops / chip.bf16, traffic / chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times)
-    )
+    return Roofline(flops / chip.bf16, traffic / chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times))

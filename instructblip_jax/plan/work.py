@@ -4,8 +4,8 @@ import math
 import re
 from functools import cache
 
-import jax
 import numpy as np
+from jax.extend.core import Jaxpr
 
 from instructblip_jax.plan.hlo import Computation, Instruction, Program
 
@@ -27,7 +27,7 @@ SILENT = {
 """Opcodes that move nothing by themselves."""
 
 
-def traced_flops(jaxpr: jax.extend.core.Jaxpr) -> float:
+def traced_flops(jaxpr: Jaxpr) -> float:
     """FLOPs of all matrix products of a traced function, over all chips; scans count as often as they run, what is
     rematerialised counts again, a loop without a known end counts once."""
     total = 0.0
@@ -135,29 +135,38 @@ def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Progra
         if y.opcode == "dynamic-update-slice" and base.opcode == "parameter":
             in_place.add(base.name)
             updated += y.nbytes - inside.instructions[y.operands[1]].nbytes
-    read = sum(
-        min(_far(operands[int(y.literal)]), _read(inside, y.name, program))
-        for y in inside.instructions.values()
-        if y.opcode == "parameter" and int(y.literal) < len(operands) and y.name not in in_place
-    )
+    read = 0.0
+    for y in inside.instructions.values():
+        if y.opcode == "parameter" and int(y.literal) < len(operands) and y.name not in in_place:
+            operand = operands[int(y.literal)]
+            share = _elements(inside, y.name, program) / max(1, y.results[0].size)
+            read += _far(operand) * min(1.0, share)
     return read + max(0.0, whole - updated)
 
 
-def _read(inside: Computation, name: str, program: Program) -> float:
-    """Bytes that a fused computation reads of its parameter: only its slices, where nothing else is taken of it."""
+UNARY = {"bitcast", "copy", "convert", "reshape", "transpose"}
+
+
+def _elements(inside: Computation, name: str, program: Program) -> float:
+    """How many elements of ``name`` a fused computation reads: where it slices them, before or after other changes of
+    form, only the slices."""
     total = 0.0
     for y in inside.instructions.values():
         if name not in y.operands:
             continue
         if y.opcode in ("dynamic-slice", "gather", "slice"):
-            total += y.nbytes
-        elif y.opcode == "bitcast":
-            total += _read(inside, y.name, program)
+            total += y.results[0].size
+        elif y.opcode in UNARY and not y.root:
+            total += _elements(inside, y.name, program)
         elif y.opcode == "fusion":
             nested = program.computations[y.called()[0]]
             number = str(y.operands.index(name))
             parameter = next(z for z in nested.instructions.values() if z.opcode == "parameter" and z.literal == number)
-            total += _read(nested, parameter.name, program)
+            root = nested.root
+            while root.opcode in UNARY:
+                root = nested.instructions[root.operands[0]]
+            same = root.name == parameter.name and not y.root
+            total += _elements(inside, y.name, program) if same else _elements(nested, parameter.name, program)
         else:
-            return inside.instructions[name].nbytes
+            return inside.instructions[name].results[0].size
     return total

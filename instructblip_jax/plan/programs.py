@@ -63,7 +63,7 @@ class Setting:
     int8: bool = False
     dtype: str = "bfloat16"
     trainable: str = "qformer"
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Compiled:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices of a slice, to compile for. Raises ValueError where the compiler is missing or knows no such slice."""
+    """The devices of a slice, to compile for. Raises ValueError without the compiler or for a slice unknown to it."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("the TPU compiler is missing; it runs on any Linux machine: pip install libtpu")
     for name, value in KEEP.items():
@@ -119,7 +119,10 @@ def batch_of(setting: Setting, mesh: Mesh) -> Abstract:
     side, response = config.vision.image_size, lengths.response
     frames = (lengths.frames,) if lengths.frames > 1 else ()
     text = lengths.instruction + (response if config.decoder_only else 0)
-    shapes = {"pixel_values": (rows, *frames, side, side, 3), "labels": (rows, text if config.decoder_only else response)}
+    shapes = {
+        "pixel_values": (rows, *frames, side, side, 3),
+        "labels": (rows, text if config.decoder_only else response),
+    }
     names = ["input_ids", "attention_mask"]
     if config.qformer.use_text:
         names += ["qformer_input_ids", "qformer_attention_mask"]
@@ -192,7 +195,7 @@ def train_step(described: Described) -> Any:
     """The train command's step over these arrays, traced."""
     setting = described.setting
     tx = optimizer(setting.optim, 60_000)
-    step = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation)
+    step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation)
     with jax.set_mesh(described.mesh):
         return step.trace(described.state, described.frozen, described.batch)
 
@@ -229,7 +232,7 @@ def compiled(traced: Any, mesh: Mesh) -> Compiled:
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
     """jax's cache of compiled programs cannot read those for devices that are not there."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.read("jax_enable_compilation_cache")
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
@@ -269,9 +272,7 @@ def beginning(described: Described, context: Any, options: Options) -> Any:
 def stepping(described: Described, context: Any, state: Any, options: Options) -> Any:
     """The loop that adds tokens to all answers, traced; it consumes the state, as the model's own does."""
 
-    def decode(
-        train: Abstract, frozen: Abstract, context: Any, state: Any, options: Options, until: jax.Array
-    ) -> Any:
+    def decode(train: Abstract, frozen: Abstract, context: Any, state: Any, options: Options, until: jax.Array) -> Any:
         return search.decode(described.merge(train, frozen), context, state, options, until)
 
     with jax.set_mesh(described.mesh):
