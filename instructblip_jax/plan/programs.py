@@ -232,7 +232,7 @@ def compiled(traced: Any, mesh: Mesh) -> Compiled:
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
     """jax's cache of compiled programs cannot read those for devices that are not there."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
