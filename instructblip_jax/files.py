@@ -1,10 +1,27 @@
-"""The small JSON files of a model directory."""
+"""Small JSON files, of a model directory and for programs; local, or gs://."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from etils import epath
+
+
+def check_installed(argument: str) -> None:
+    """Raise ValueError where a gs:// path is meant and what reads and writes these is not installed."""
+    needed = ("gcsfs", "google.cloud.storage")
+    try:
+        there = "gs://" not in argument or all(importlib.util.find_spec(name) for name in needed)
+    except ModuleNotFoundError:  # of google.cloud, a parent
+        there = False
+    if not there:
+        raise ValueError(f"{argument}: gs:// paths need two more packages: pip install 'instructblip_jax[gcs]'")
+
+
+def write_json(path: str, content: Any) -> None:
+    """What a command's --json asks for."""
+    epath.Path(path).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:

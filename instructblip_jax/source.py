@@ -1,14 +1,27 @@
 """A model's name -> its directory."""
 
+import os
 import re
 from pathlib import Path
 
+from etils import epath
+from tqdm import tqdm
+
+from instructblip_jax import files
+
 WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt", "*.model", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SMALL = 1 << 20  # bytes; what is smaller may change without changing its size, and is fetched every time
+_PIECE = 1 << 24  # bytes read at once
 
 
 def resolve(model: str | Path) -> Path:
-    """A directory as it is; a hub id ("org/name") through the hub's cache. Raises FileNotFoundError for neither."""
+    """A directory as it is; a hub id ("org/name") through the hub's cache, a gs:// one through a cache of ours.
+
+    Raises FileNotFoundError for none of these.
+    """
+    if str(model).startswith("gs://"):
+        return _copy(str(model))
     path = Path(model)
     if path.is_dir():
         return path
@@ -22,3 +35,39 @@ def resolve(model: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"{model}: neither a directory here nor to be had from the hub ({reason})") from error
+
+
+def _copy(model: str) -> Path:
+    """The files of gs://BUCKET/PATH that a model has, under ~/.cache/instructblip_jax/gs/BUCKET/PATH.
+
+    A weight file that is there in its size is not fetched again; one that is not whole is under another name.
+    """
+    files.check_installed(model)
+    remote = epath.Path(model)
+    found = {str(path.relative_to(remote)): path for pattern in WANTED for path in remote.glob(pattern)}
+    if "config.json" not in found:
+        raise FileNotFoundError(f"{model}: no config.json there; a model is a directory in the Hugging Face layout")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "instructblip_jax" / "gs"
+    local = cache / model.removeprefix("gs://").strip("/")
+    sizes = {name: path.stat().length for name, path in found.items()}
+    for path in list(local.glob("*")):  # of a model that was there before
+        if path.is_file() and path.suffix != ".partial" and path.name not in found:
+            path.unlink()
+    with tqdm(total=sum(sizes.values()), desc=f"fetching {model}", unit="B", unit_scale=True, delay=2) as bar:
+        for name, size in sizes.items():
+            path = local / name
+            if size < _SMALL or not path.is_file() or path.stat().st_size != size:
+                _fetch(found[name], path, bar)
+            else:
+                bar.update(size)
+    return local
+
+
+def _fetch(remote: epath.Path, path: Path, bar: tqdm) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes of a host may fetch at once
+    with remote.open("rb") as source, partial.open("wb") as target:
+        while piece := source.read(_PIECE):
+            target.write(piece)
+            bar.update(len(piece))
+    partial.replace(path)

@@ -2,7 +2,10 @@
 
 config.json      the resolved run; a run of another configuration is refused here
 checkpoints/     trained parameters, optimizer, data position, by step
-metrics.jsonl    one line a logged step;   examples/   which records each step was trained on, if that is asked for
+metrics.jsonl    one line a logged step; tensorboard/ the same for TensorBoard
+examples/        which records each step was trained on, if that is asked for
+profile/         the trace that `train --profile` asks for
+diverged.json    the step, loss and examples at which a run gave up
 train.json       what `train --json` holds;   evaluation.json, evaluation.md, predictions/   what `evaluate` writes
 """
 
@@ -14,7 +17,7 @@ from etils import epath
 
 from instructblip_jax import distributed, files
 from instructblip_jax.checkpoint import Checkpoints
-from instructblip_jax.config import RunConfig, differences
+from instructblip_jax.config import RunConfig, differences, saved
 from instructblip_jax.train.step import Arrays
 
 PARTIAL = ".partial"
@@ -39,7 +42,7 @@ class Workdir:
                 raise ValueError(f"{self.path}: not empty, and no workdir of a run; choose another --workdir")
             return
         begun = self.read_json("train.json") is not None or any((self.path / "checkpoints").glob("[0-9]*"))
-        found = differences(self.saved_config(), json.loads(json.dumps(dataclasses.asdict(run))))
+        found = differences(self.saved_config(), run)
         if found and begun:
             raise ValueError(
                 f"{self.path}: written by another configuration: {'; '.join(found)}. "
@@ -55,34 +58,35 @@ class Workdir:
         if not (self.path / "config.json").exists():
             raise ValueError(f"{self.path}: the processes of this job do not share it; choose a --workdir that all see")
 
-    def saved_config(self) -> dict[str, Any]:
-        """The resolved run that wrote W. Raises FileNotFoundError where there is none, ValueError for another file."""
-        saved = self.read_json("config.json")
-        if saved is None:
+    def saved_config(self) -> RunConfig:
+        """The run that wrote W, fields that came later with their defaults.
+
+        Raises FileNotFoundError where there is none, ValueError for a run that this version does not understand.
+        """
+        fields = self.read_json("config.json")
+        if fields is None:
             raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
-        missing = [field.name for field in dataclasses.fields(RunConfig) if field.name not in saved]
-        if missing:
-            raise ValueError(
-                f"{self.path / 'config.json'}: not written by `instructblip train`: no field {', '.join(missing)}"
-            )
-        return saved
+        return saved(fields, str(self.path / "config.json"))
 
     def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
         """The run's checkpoints; with ``keep``, only the newest so many stay."""
         return Checkpoints(self.path / "checkpoints", keep=keep)
 
     def restore_into(self, train: Arrays, step: int | None, source: str) -> int:
-        """Replace ``train`` by the trained parameters of ``step`` (None: the newest); returns the step.
+        """Replace ``train`` by the trained parameters of ``step`` (None: the newest whole one); returns the step.
 
-        Raises FileNotFoundError or ValueError where there is no such checkpoint, or one over other frozen towers.
+        Raises FileNotFoundError or ValueError where there is no such checkpoint, a damaged one, or one over other
+        frozen towers.
         """
         checkpoints = self.checkpoints()
         steps = checkpoints.steps()
-        if not steps:
+        if step is not None and step not in steps:
+            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {step}; there are {steps}")
+        if step is not None:
+            checkpoints.check(step, only="train")
+        chosen = checkpoints.newest(only="train") if step is None else step
+        if chosen is None:
             raise FileNotFoundError(f"{checkpoints.directory}: no checkpoint yet; `instructblip train` writes them")
-        chosen = steps[-1] if step is None else step
-        if chosen not in steps:
-            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {chosen}; there are {steps}")
         train.update(checkpoints.restore_train(chosen, train, source))
         checkpoints.close()
         return chosen

@@ -7,3 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 pytest_plugins = ["worlds"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=4, help="how often test_kills.py kills `train`; by hand: 50")

@@ -1,6 +1,7 @@
 """A tiny model, tiny sets and a configuration over both; the command line in a process of its own."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -81,3 +82,25 @@ def process(environment):
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train(process, world):
+    """Runs `train` in a workdir: what came out, and what --json holds, if it was written."""
+
+    def run(workdir: Path, *more: object, **options) -> tuple[Result, dict | None]:
+        report = workdir.with_name(f"{workdir.name}.json")
+        given = (f"--config={world / 'tiny.py'}", f"--workdir={workdir}", f"--json={report}", *more)
+        result = process("train", *given, **options)
+        return result, json.loads(report.read_text()) if report.exists() else None
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(train, tmp_path_factory):
+    """A workdir of a run that nothing disturbed, and what it reported."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result, report = train(workdir)
+    assert result.code == 0, result.err
+    return workdir, report

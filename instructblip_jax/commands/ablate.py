@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from etils import epath
 
+from instructblip_jax import files
 from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
@@ -86,7 +88,7 @@ def markdown(table: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(table: Summary, path: Path) -> None:
+def plot(table: Summary, path: epath.Path) -> None:
     """A bar a run and column, with the deviation over the seeds."""
     import matplotlib
 
@@ -105,7 +107,8 @@ def plot(table: Summary, path: Path) -> None:
     axes.set_ylim(0, 100)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with path.open("wb") as file:
+        figure.savefig(file, dpi=120, format="png")
     pyplot.close(figure)
 
 
@@ -129,9 +132,9 @@ def run(args: Sequence[str]) -> None:
             results.setdefault(name, []).append(json.loads(evaluation.read_text()))
     table = summary(results)
     written = [root.write_json("ablations.json", table), root.write_text("ablations.md", markdown(table))]
-    picture = Path(root.path / "ablations.png")
+    picture = root.path / "ablations.png"
     plot(table, picture)
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, table)
     print(markdown(table))
     print("\n".join(map(str, [*written, picture])))

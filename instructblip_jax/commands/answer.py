@@ -5,17 +5,15 @@ answer is told as it is written where a person watches. --candidates "yes,no" ra
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from instructblip_jax import distributed
+from instructblip_jax import distributed, files
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.generate.rank import rank
 from instructblip_jax.generate.text import generate, stream
@@ -60,7 +58,7 @@ def load() -> tuple[InstructBlip, Processor]:
     workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
     if workdir is not None:
         saved = workdir.saved_config()
-        options = {name: saved[name] for name in ("dtype", "trainable", "instruct_qformer")}
+        options = {name: getattr(saved, name) for name in ("dtype", "trainable", "instruct_qformer")}
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
@@ -118,4 +116,4 @@ def run(args: Sequence[str]) -> None:
     if FLAGS.json and distributed.is_writer():
         asked = [{"image": names[n], "instruction": text} for n, text in pairs]
         rows = [row | told for row, told in zip(asked, found, strict=True)]
-        Path(FLAGS.json).write_text(json.dumps({"answers": rows}, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, {"answers": rows})

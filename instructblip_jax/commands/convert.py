@@ -5,7 +5,6 @@ plain T5 or LLaMA (Vicuna) in place of BLIP-2's. --original: a .pth file of the 
 Q-Former, query tokens, vision norm and projection replace those of the InstructBLIP directory --model.
 """
 
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from instructblip_jax import source
+from instructblip_jax import files, source
 from instructblip_jax.convert import lavis
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.from_blip2 import from_blip2
@@ -68,7 +67,7 @@ def run(args: Sequence[str]) -> None:
     print(as_table(written))
     if FLAGS.json:
         report = {"out": FLAGS.out, "skipped": skipped, **as_dict(written)}
-        Path(FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, report)
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:

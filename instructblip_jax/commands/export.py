@@ -4,7 +4,6 @@ M with the trained parameters of the run W, for `transformers` and everything el
 were not trained are copied as M stores them; without --workdir all are.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -12,7 +11,7 @@ from typing import cast
 import numpy as np
 from absl import flags
 
-from instructblip_jax import distributed, source
+from instructblip_jax import distributed, files, source
 from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import export
@@ -45,8 +44,10 @@ def check_flags(args: Sequence[str]) -> None:
 def run(args: Sequence[str]) -> None:
     """Write the directory; in a job of several processes all of them read, and the first one writes."""
     distributed.start()
-    directory = source.resolve(FLAGS.model)
     writer = distributed.is_writer()
+    if writer:
+        check_free(Path(FLAGS.out))  # before anything is fetched
+    directory = source.resolve(FLAGS.model)
     if writer:
         check_free(Path(FLAGS.out), directory)  # before anything is read
     trained, step = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None)
@@ -62,13 +63,13 @@ def _write(directory: Path, trained: dict[str, np.ndarray], step: int | None) ->
     print(f"{FLAGS.out}: {replaced}the {'others' if trained else 'tensors'} are those of {FLAGS.model}")
     if FLAGS.json:
         report = {"out": FLAGS.out, "step": step, "trained": sorted(trained), **as_dict(written)}
-        Path(FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, report)
 
 
 def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
     """The trained tensors of the newest checkpoint, by Hugging Face name, and its step. The model is not loaded."""
     workdir = Workdir(path)
-    trainable = workdir.saved_config()["trainable"]
+    trainable = workdir.saved_config().trainable
     config = hf_config.parse(directory / "config.json")
     _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only

@@ -3,12 +3,11 @@
 NAME is digits, the embedded world: all its task sets, drawn from scikit-learn's scans. What is there is left as it is.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
+from instructblip_jax import files
 from instructblip_jax.data import builder
 from instructblip_jax.data.digits.prepare import prepare
 from instructblip_jax.data.digits.tasks import TASKS
@@ -40,4 +39,4 @@ def run(args: Sequence[str]) -> None:
             splits[f"{name}/{split}"] = {"written": count, "skipped": 0, "reasons": {}}
             print(f"{name + '/' + split:<28} {count:>7,} records{'' if name in written else ', there already'}")
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps({"splits": splits}, indent=2) + "\n", encoding="utf-8")
+        files.write_json(FLAGS.json, {"splits": splits})

@@ -1,11 +1,13 @@
-"""Instruction tuning: instructblip train --config C --workdir W [--json FILE]
+"""Instruction tuning: instructblip train --config C --workdir W [--json FILE] [--profile FIRST:LAST]
 
 Resumes from W by itself. Only the trained parameters, the optimizer and the position in the data are saved there.
+SIGTERM ends it after the current step, saved, with exit code 143.
 """
 
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,13 @@ from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import merge
-from instructblip_jax.train import log, loop
+from instructblip_jax.train import log, loop, trace
 from instructblip_jax.train.examples import LoggedExamples
-from instructblip_jax.train.optimizer import optimizer
+from instructblip_jax.train.guard import DivergedError
+from instructblip_jax.train.meter import Meter
+from instructblip_jax.train.optimizer import optimizer, schedule
 from instructblip_jax.train.step import init_state, make_step
+from instructblip_jax.train.stop import Stopped
 from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
@@ -39,11 +44,14 @@ def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     run_flags.define(argv)
     flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
+    flags.DEFINE_string("profile", None, "FIRST:LAST, steps of which a profiler trace is written to W/profile.")
 
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
     run_flags.check(args)
+    if FLAGS.profile is not None:
+        trace.parse(FLAGS.profile)
 
 
 def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
@@ -76,7 +84,7 @@ def check_lengths(run: RunConfig, model: InstructBlip) -> None:
 
 def run(args: Sequence[str]) -> None:
     """Train, from the last checkpoint in W if there is one."""
-    begun = time.time()
+    begun = time.perf_counter()
     config = resolve(FLAGS.config)
     distributed.start()
 
@@ -133,9 +141,9 @@ def run(args: Sequence[str]) -> None:
     distributed.barrier("checked")  # by all, before the first one writes
     workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
-    start = checkpoints.latest() or 0
+    start = checkpoints.newest() or 0
     tx = optimizer(config.optim, config.steps)
-    state = meshes.pin(mesh, init_state(model.train, tx))
+    state = meshes.pin(mesh, init_state(model.train, tx, sets=len(mixture)))
     source = fingerprint(model.directory)
     if start:
         state, position = checkpoints.restore(start, state, source)
@@ -152,45 +160,57 @@ def run(args: Sequence[str]) -> None:
         tx,
         seed=config.seed,
         accumulation=config.optim.accumulation,
+        spike_factor=config.optim.spike_factor,
+        rate=schedule(config.optim, config.steps),
         compiler_options=model.compiler_options,
     )
-
-    def put(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        arrays = {name: x for name, x in batch.items() if name not in ("uid", "set")}
-        return meshes.put_rows(mesh, arrays, own, config.batch_size)
-
-    metrics_log = log.MetricsLog(workdir.metrics, step=start, written=distributed.is_writer())
-    try:
-        with jax.set_mesh(mesh):
+    metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
+    traced = FLAGS.profile and distributed.is_writer()
+    with jax.set_mesh(mesh), Meter(begun=begun, sets=list(mixture)) as meter:
+        job = loop.Job(
+            start=start,
+            steps=config.steps,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            save=lambda step, state, position: checkpoints.save(step, state, position, source),
+            metrics_log=metrics_log,
+            meter=meter,
+            trace=trace.Trace(trace.parse(FLAGS.profile), workdir.path / "profile") if traced else None,
+        )
+        try:
             state = loop.run(
-                state,
-                model.frozen,
-                step_fn,
-                data,
-                put,
-                start=start,
-                steps=config.steps,
-                log_every=config.log_every,
-                checkpoint_every=config.checkpoint_every,
-                save=lambda step, state, position: checkpoints.save(step, state, position, source),
-                metrics_log=metrics_log,
+                state, model.frozen, step_fn, data, lambda x: meshes.put_rows(mesh, x, own, config.batch_size), job
             )
-    except Exception as error:
-        # What one process of a job meets alone must not make it wait for the others, who wait for it.
-        if jax.process_count() == 1 or isinstance(error, loop.DivergedError):
+        except Stopped as stopped:
             checkpoints.close()
-        raise
-    checkpoints.close()
+            if distributed.is_writer():
+                log.tell(str(stopped))
+            sys.exit(143)
+        except DivergedError as error:
+            checkpoints.close()
+            if distributed.is_writer():
+                path = workdir.write_json("diverged.json", error.record)
+                raise DivergedError(f"{error} (the step's examples: {path})", error.record) from None
+            raise
+        except Exception:
+            # What one process of a job meets alone must not make it wait for the others, who wait for it.
+            if jax.process_count() == 1:
+                checkpoints.close()
+            raise
+        meter.enter("saving")
+        checkpoints.close()
 
     # 5. What programs read.
     result = {
         "steps": config.steps,
         "losses": [entry["loss"] for entry in metrics_log.entries],
         "weights_sha256": weights_sha256(state["train"]),
-        "seconds": round(time.time() - begun, 1),
+        "goodput": meter.shares(),
+        "seconds": round(time.perf_counter() - begun, 1),
     }
     if distributed.is_writer():
         workdir.write_json("train.json", result)
+    print(meter.summary())
     _report(workdir, result, "trained")
 
 

@@ -1,5 +1,7 @@
 """Q-Former, query tokens and projection: their ``qformer.``, ``query_tokens``, ``language_projection``."""
 
+import dataclasses
+
 from instructblip_jax.convert.rule import LEADING, Rule, dense, norm
 from instructblip_jax.models.qformer import QFormerConfig
 
@@ -35,12 +37,10 @@ def rules(config: QFormerConfig) -> list[Rule]:
             Rule("qformer/word/embedding", "qformer.embeddings.word_embeddings.weight"),
             Rule("qformer/position/embedding", "qformer.embeddings.position_embeddings.weight"),
         ]
-    for n in range(config.num_hidden_layers):
-        ours, theirs = f"qformer/layers/{n}", f"qformer.encoder.layer.{n}"
-        table += _attention(f"{ours}/self_attention", f"{theirs}.attention")
-        table += _feed_forward(f"{ours}/query_ffn", theirs, "_query")
-        if n % config.cross_attention_frequency == 0:
-            table += _attention(f"{ours}/cross_attention", f"{theirs}.crossattention")
-        if config.use_text:
-            table += _feed_forward(f"{ours}/text_ffn", theirs, "")
-    return table
+    layer = "qformer.encoder.layer.{layer}"
+    table += _attention("qformer/layers/self_attention", f"{layer}.attention")
+    table += _feed_forward("qformer/layers/query_ffn", layer, "_query")
+    if config.use_text:
+        table += _feed_forward("qformer/layers/text_ffn", layer, "")
+    cross = _attention("qformer/cross_attention", f"{layer}.crossattention")
+    return table + [dataclasses.replace(rule, every=config.cross_attention_frequency) for rule in cross]

@@ -57,14 +57,15 @@ def patches(size: int) -> Transform:
 class Rule:
     """``ours``: path of a parameter, parts joined by "/". ``theirs``: its tensor's name.
 
-    A name with "{layer}" makes ours a stack: entry n of its first axis is the tensor of layer n. ``others``: names that
-    older or tied files use instead, tried in order.
+    A name with "{layer}" makes ours a stack: entry n of its first axis is the tensor of layer n * ``every``.
+    ``others``: names that older or tied files use instead, tried in order.
     """
 
     ours: str
     theirs: str
     transform: Transform = IDENTITY
     others: tuple[str, ...] = ()
+    every: int = 1
 
     @property
     def stacked(self) -> bool:
@@ -75,7 +76,7 @@ class Rule:
         """Their tensor names, one a layer."""
         if not self.stacked:
             return [self.theirs]
-        return [self.theirs.format(layer=n) for n in range(ours_shape[0])]
+        return [self.theirs.format(layer=n * self.every) for n in range(ours_shape[0])]
 
     def tensor_shape(self, ours_shape: Shape) -> Shape:
         """The shape of each of their tensors."""

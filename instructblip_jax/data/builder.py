@@ -46,7 +46,12 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 def directory_of(out: str | Path, name: str) -> Path:
-    """Where the set ``name`` lies under ``out``."""
+    """Where the set ``name`` lies under ``out``. Raises ValueError for one that is not a local directory."""
+    if "://" in str(out):
+        raise ValueError(
+            f"{out}: sets are read from local directories only (ArrayRecord files are); mount the bucket with gcsfuse "
+            "and give the directory under it, or copy the sets: gcloud storage cp -r"
+        )
     return Path(out) / name / str(VERSION)
 
 
@@ -73,6 +78,7 @@ def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, i
 
     A set that is there already is left as it is. Raises ValueError for a split without records.
     """
+    directory_of(out, name)
     with _quiet(), contextlib.redirect_stdout(None):
         builder = _Builder(name, splits, data_dir=str(out), file_format="array_record")
         config = tfds.download.DownloadConfig(try_download_gcs=False)

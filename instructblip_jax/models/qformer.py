@@ -4,12 +4,14 @@ InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.axes import constrain
+from instructblip_jax.models import stack
 from instructblip_jax.models.attention import Attention, mask_bias
 from instructblip_jax.models.layers import ACTIVATIONS, dropout, embedding, layer_norm, linear
 
@@ -36,8 +38,13 @@ class QFormerConfig:
     use_text: bool = True
 
 
-def _keys(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    return [None] * count if key is None else list(jax.random.split(key, count))
+DROPOUTS = 6
+"""A layer's: weights and output of its self-attention and of its cross-attention, output of each feed-forward."""
+
+
+def _keys(keys: jax.Array | None, count: int = DROPOUTS) -> list[jax.Array | None]:
+    """Keys [count] one by one. They are all made at once: a split is a long program, and would stand in every layer."""
+    return [None] * count if keys is None else [keys[n] for n in range(count)]
 
 
 class AttentionBlock(nnx.Module):
@@ -52,8 +59,14 @@ class AttentionBlock(nnx.Module):
         )
         self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None, key: jax.Array | None) -> jax.Array:
-        probs_key, out_key = _keys(key, 2)
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        bias: jax.Array | None,
+        probs_key: jax.Array | None,
+        out_key: jax.Array | None,
+    ) -> jax.Array:
         h = self.attn(x, *self.attn.keys_values(context), bias=bias, key=probs_key)
         return self.norm(x + dropout(h, self.rate, out_key))
 
@@ -74,24 +87,28 @@ class FeedForward(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention over queries and text together; cross-attention and a feed-forward of their own for queries."""
+    """Self-attention over queries and text together, and a feed-forward for each of them."""
 
-    def __init__(self, config: QFormerConfig, *, cross: bool, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
         self.self_attention = AttentionBlock(config, dtype=dtype, rngs=rngs)
-        self.cross_attention = (
-            AttentionBlock(config, context_width=config.encoder_hidden_size, dtype=dtype, rngs=rngs) if cross else None
-        )
         self.query_ffn = FeedForward(config, dtype=dtype, rngs=rngs)
         self.text_ffn = FeedForward(config, dtype=dtype, rngs=rngs) if config.use_text else None
 
     def __call__(
-        self, x: jax.Array, image: jax.Array, queries: int, bias: jax.Array | None, key: jax.Array | None
+        self,
+        x: jax.Array,
+        cross_attention: AttentionBlock | None,
+        image: jax.Array,
+        queries: int,
+        bias: jax.Array | None,
+        keys: jax.Array | None,
     ) -> jax.Array:
-        self_key, cross_key, query_key, text_key = _keys(key, 4)
-        x = self.self_attention(x, x, bias, self_key)
+        """x [B, Q + Tq, D] -> the same; ``cross_attention``: that of the queries to the image, where there is one."""
+        *self_keys, cross_probs_key, cross_out_key, query_key, text_key = _keys(keys)
+        x = self.self_attention(x, x, bias, *self_keys)
         query, text = x[:, :queries], x[:, queries:]
-        if self.cross_attention is not None:
-            query = self.cross_attention(query, image, None, cross_key)
+        if cross_attention is not None:
+            query = cross_attention(query, image, None, cross_probs_key, cross_out_key)
         query = self.query_ffn(query, query_key)
         if self.text_ffn is None or text.shape[1] == 0:
             return query
@@ -109,12 +126,12 @@ class QFormer(nnx.Module):
                 config.max_position_embeddings, config.hidden_size, (None, "embed"), dtype=dtype, rngs=rngs
             )
         self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-        # A list, not a scanned stack: the layers differ (cross-attention in every second one) and are few.
-        self.layers = nnx.List(
-            [
-                Layer(config, cross=i % config.cross_attention_frequency == 0, dtype=dtype, rngs=rngs)
-                for i in range(config.num_hidden_layers)
-            ]
+        # Every so many layers one has a cross-attention, so these are a stack of their own.
+        self.layers = stack.build(lambda rngs: Layer(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
+        self.cross_attention = stack.build(
+            lambda rngs: AttentionBlock(config, context_width=config.encoder_hidden_size, dtype=dtype, rngs=rngs),
+            -(-config.num_hidden_layers // config.cross_attention_frequency),
+            rngs,
         )
 
     def __call__(
@@ -149,9 +166,18 @@ class QFormer(nnx.Module):
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
             seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
             bias = mask_bias(seen)
-        embed_key, *layer_keys = _keys(key, 1 + len(self.layers))
+        count_of_layers = config.num_hidden_layers
+        keys = None if key is None else jax.random.split(key, 1 + count_of_layers * DROPOUTS)
+        embed_key = None if keys is None else keys[0]
+        layer_keys = None if keys is None else keys[1:].reshape(count_of_layers, DROPOUTS)
         x = dropout(self.norm(x), config.hidden_dropout_prob, embed_key)
         x = constrain(x, "batch", None, None)
-        for layer, layer_key in zip(self.layers, layer_keys, strict=True):
-            x = layer(x, image, count, bias, layer_key)
+
+        def group(x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, keys: Any) -> jax.Array:
+            """A layer with cross-attention and those after it that have none."""
+            for n, layer in enumerate(layers):
+                x = layer(x, None if n else cross_attention, image, count, bias, None if keys is None else keys[n])
+            return x
+
+        x = stack.run_groups(self.layers, self.cross_attention, config.cross_attention_frequency, x, group, layer_keys)
         return x[:, :count]

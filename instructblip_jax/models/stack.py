@@ -70,3 +70,34 @@ def run(
     if REMAT[remat] is not None:
         layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
     return jax.lax.scan(layer, x, (params, inputs))
+
+
+def run_groups(
+    layers: nnx.Module,
+    heads: nnx.Module,
+    size: int,
+    x: jax.Array,
+    body: Callable[[jax.Array, list, Any, Any], jax.Array],
+    inputs: Any = None,
+) -> jax.Array:
+    """Scan ``body(x, layers, head, inputs) -> x`` over groups of ``size`` layers, each with one module of ``heads``.
+
+    ``inputs``: a tree of arrays [L, ...], or None; a group gets its layers' part. A last group may have fewer layers.
+    """
+    (graph, state), (head_graph, head_state) = nnx.split(layers), nnx.split(heads)
+    params, head_params = nnx.to_pure_dict(state), nnx.to_pure_dict(head_state)
+
+    def group(x: jax.Array, args: tuple[Any, Any, Any]) -> tuple[jax.Array, None]:
+        group_params, one_head, group_inputs = args
+        count = jax.tree.leaves(group_params)[0].shape[0]
+        members = [nnx.merge(graph, jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
+        return body(x, members, nnx.merge(head_graph, one_head), group_inputs), None
+
+    total = depth(layers)
+    whole = total // size
+    in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
+    x, _ = jax.lax.scan(group, x, (in_groups[0], jax.tree.map(lambda p: p[:whole], head_params), in_groups[1]))
+    if total % size:
+        rest, rest_inputs = jax.tree.map(lambda p: p[whole * size :], (params, inputs))
+        x, _ = group(x, (rest, jax.tree.map(lambda p: p[whole], head_params), rest_inputs))
+    return x

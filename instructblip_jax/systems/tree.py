@@ -17,7 +17,7 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBl
 from instructblip_jax.systems.trainable import split
 
 Arrays = dict[str, jax.Array]
-"""Parameters by path, parts joined by "/": "qformer/layers/0/query_ffn/up/kernel"."""
+"""Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
 Abstract = dict[str, jax.ShapeDtypeStruct]
 
 

@@ -1,31 +1,86 @@
-"""Metrics of a run: one JSON line a logged step in ``W/metrics.jsonl``, and a progress bar."""
+"""Metrics of a run: one JSON line a logged step in ``W/metrics.jsonl``, the same for TensorBoard, a progress bar.
 
+A line holds: step, time (seconds since 1970), loss, tokens (response tokens), grad_norm, learning_rate, skipped (by the
+loss-spike guard, so far), of that step; and since the line before: seconds, samples_per_second, tokens_per_second
+(response tokens: those with a loss), mfu (where the chip's peak is known), input_wait (share of the time),
+compilations, losses (set -> mean token loss). samples (set -> drawn so far) and memory (bytes) are of now.
+"""
+
+import io
 import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from etils import epath
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 
 class MetricsLog:
     """The log at ``path``, continued; entries after ``step`` (of a run killed past its checkpoint) are dropped.
 
-    ``written``: whether this process writes the file.
+    ``events``: the directory of the TensorBoard files. Of several processes only the first writes.
     """
 
-    def __init__(self, path: epath.Path, *, step: int, written: bool = True):
-        self.path, self.written = path, written
+    def __init__(self, path: epath.Path, events: epath.Path, *, step: int):
+        self.path = path
         self.entries = [entry for entry in read(path) if entry["step"] <= step]
+        self.writes = jax.process_index() == 0
+        self.events = Events(events, step=step) if self.writes else None
 
     def write(self, entry: dict[str, Any]) -> None:
         """One logged step. The file is written anew and renamed: object stores know no appending."""
         self.entries.append(entry)
-        if not self.written:
+        if self.events is None:
             return
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
         partial.replace(self.path)
+        self.events.write(entry)
+
+
+class Events:
+    """The entries as TensorBoard reads them: of each process of the run a file in ``directory``. What an earlier one
+    wrote past ``step``, where this one goes on, is not shown any more.
+
+    TensorBoard's own writer appends, which overwrites on gs://; its framing of records is used without it.
+    """
+
+    def __init__(self, directory: epath.Path, *, step: int):
+        directory.mkdir(parents=True, exist_ok=True)
+        earlier = [int(path.name.rsplit(".", 1)[-1]) for path in directory.glob("events.out.tfevents.*")]
+        self.path = directory / f"events.out.tfevents.{1 + max(earlier, default=0):010d}"
+        self.buffer = io.BytesIO()
+        self.records = RecordWriter(self.buffer)
+        self._add(event_pb2.Event(file_version="brain.Event:2", wall_time=time.time()))
+        started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(event_pb2.Event(session_log=started, step=step + 1, wall_time=time.time()))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """One logged step. In place, for a TensorBoard that looks on reads on where it was."""
+        self._add(event(entry))
+        self.path.write_bytes(self.buffer.getvalue())
+
+    def _add(self, event: event_pb2.Event) -> None:
+        self.records.write(event.SerializeToString())
+
+
+def event(entry: Mapping[str, Any]) -> event_pb2.Event:
+    """A line of the log -> TensorBoard's record of it: one scalar a number, "losses/caption" for one in a dict."""
+    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(entry)]
+    return event_pb2.Event(step=entry["step"], wall_time=entry["time"], summary=summary_pb2.Summary(value=values))
+
+
+def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}{name}/")
+        elif name not in ("step", "time"):
+            yield prefix + name, float(value)
 
 
 def read(path: epath.Path) -> list[dict[str, Any]]:
@@ -34,8 +89,21 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def progress(steps: int, done: int) -> tqdm:
-    """The bar of a run of ``steps``, standing at ``done``."""
+    """The bar of a run of ``steps``, standing at ``done``; it estimates the time left. One process shows it."""
     quiet = jax.process_index() > 0
     return tqdm(
         total=steps, initial=done, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True, disable=quiet
     )
+
+
+def tell(message: str) -> None:
+    """One line on stderr, above the bar."""
+    tqdm.write(f"instructblip train: {message}", file=sys.stderr)
+
+
+def show(bar: tqdm, entry: Mapping[str, Any]) -> None:
+    """What the bar tells beside the time left."""
+    figures = {"loss": f"{entry['loss']:.4f}", "samples/s": f"{entry['samples_per_second']:.1f}"}
+    if "mfu" in entry:
+        figures["MFU"] = f"{100 * entry['mfu']:.1f} %"
+    bar.set_postfix(figures, refresh=False)

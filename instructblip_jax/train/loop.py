@@ -1,6 +1,7 @@
 """The loop around the step: the next batch is made while a step runs, metrics are read one step late."""
 
-import math
+import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,18 +11,22 @@ import jax
 import numpy as np
 
 from instructblip_jax.systems.protocol import Batch
-from instructblip_jax.train import log
+from instructblip_jax.train import guard, log
+from instructblip_jax.train.meter import Meter
 from instructblip_jax.train.step import Arrays, TrainState
+from instructblip_jax.train.stop import SigtermNotice, Stopped
+from instructblip_jax.train.trace import Trace
+from instructblip_jax.train.watchdog import Watchdog
 
-
-class DivergedError(ValueError):
-    """The loss or its gradient is not a finite number any more."""
+SHOWN = ("loss", "tokens", "grad_norm", "learning_rate", "skipped")
+"""Of a step's metrics, those that stand in the log as they are."""
 
 
 class Data(Protocol):
-    """Batches whose position can be saved and set."""
+    """Batches whose position can be saved and set. "uid" (a list of B names) is told when a run diverges; it stays on
+    the host."""
 
-    def __next__(self) -> Mapping[str, np.ndarray]: ...
+    def __next__(self) -> Mapping[str, Any]: ...
 
     def get_state(self) -> Any: ...
 
@@ -30,55 +35,97 @@ class Save(Protocol):
     def __call__(self, step: int, state: TrainState, data_state: Any) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Which steps to do (``start`` of ``steps`` are done), and whom to tell. ``save`` is called every
+    ``checkpoint_every`` steps and at the end."""
+
+    start: int
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    save: Save
+    metrics_log: log.MetricsLog
+    meter: Meter
+    trace: Trace | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A step whose metrics are not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    shapes: dict[str, tuple[int, ...]]
+    uids: list[str]
+
+
 def run(
     state: TrainState,
     frozen: Arrays,
     step_fn: Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]],
     data: Data,
     put: Callable[[Mapping[str, np.ndarray]], Batch],
-    *,
-    start: int,
-    steps: int,
-    log_every: int,
-    checkpoint_every: int,
-    save: Save,
-    metrics_log: log.MetricsLog,
+    job: Job,
 ) -> TrainState:
-    """Train from step ``start`` to ``steps``; ``save`` is called every ``checkpoint_every`` steps and at the end.
+    """Train from step ``job.start`` to ``job.steps``.
 
-    ``data`` stands where the batch of step ``start`` comes next. Raises DivergedError at a NaN or infinite loss:
-    nothing is saved from then on, and the step itself has left the parameters as they were.
+    ``data`` stands where the batch of the first step comes next. Raises guard.DivergedError at a NaN or infinite loss,
+    or where too many steps in a row were skipped: nothing is saved from then on, and the step itself has left the
+    parameters as they were. Raises stop.Stopped after a SIGTERM: the step was finished, and its state saved.
     """
-    pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
-    clock = time.perf_counter()
+    running: deque[_Running] = deque()
+    compiled: set[tuple] = set()
+    meter = job.meter
 
     def settle(keep: int) -> None:
         """Read the metrics of all but the last ``keep`` steps."""
-        nonlocal clock
-        while len(pending) > keep:
-            step, metrics = pending.popleft()
-            values = {name: float(value) for name, value in metrics.items()}
-            if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-                raise DivergedError(
-                    f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; the run stops here. "
-                    "The last checkpoint before it is kept: lower optim.learning_rate, set optim.clip_norm, "
-                    "or look at the data, and start again in another --workdir"
-                )
-            if step % log_every == 0 or step == steps:
-                now = time.perf_counter()
-                metrics_log.write({"step": step, **values, "seconds": round(now - clock, 3)})
-                clock = now
-                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+        while len(running) > keep:
+            done = running.popleft()
+            values = jax.device_get(done.metrics)
+            watchdog.beat(done.step)
+            guard.check(done.step, values, done.uids)
+            meter.add(values, done.shapes)
+            if done.step % job.log_every == 0 or done.step == job.steps:
+                shown = {name: values[name].item() for name in SHOWN if name in values}
+                entry = {"step": done.step, "time": round(time.time(), 3), **shown, **meter.entry()}
+                job.metrics_log.write(entry)
+                log.show(bar, entry)
 
-    with log.progress(steps, start) as bar:
-        for step in range(start + 1, steps + 1):
-            # The device still computes the step before this one while the host makes this batch.
-            batch = put(next(data))
-            state, metrics = step_fn(state, frozen, batch)
-            pending.append((step, metrics))
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(log.progress(job.steps, job.start))
+        notice = stack.enter_context(SigtermNotice())
+        watchdog = stack.enter_context(Watchdog(meter, job.start))
+        if job.trace:
+            stack.callback(job.trace.end)
+        meter.start_entries()
+        for step in range(job.start + 1, job.steps + 1):
+            if job.trace:
+                job.trace.before(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                # The device still computes the step before this one while the host makes this batch.
+                meter.enter("input_wait")
+                host = dict(next(data))
+                uids = host.pop("uid", [])
+                batch = put(host)
+                shapes = {name: x.shape for name, x in batch.items()}
+                signature = tuple(sorted(shapes.items()))
+                meter.enter("steps" if signature in compiled else "compiling")
+                compiled.add(signature)
+                state, metrics = step_fn(state, frozen, batch)
+                meter.enter("steps")
+            running.append(_Running(step, metrics, shapes, uids))
             settle(keep=1)
             bar.update()
-            if step % checkpoint_every == 0 or step == steps:
+            stopping = notice.came(step)
+            if job.trace and job.trace.ends(step):
                 settle(keep=0)
-                save(step, state, data.get_state())
+                job.trace.end()
+            if stopping or step % job.checkpoint_every == 0 or step == job.steps:
+                settle(keep=0)
+                meter.enter("saving")
+                job.save(step, state, data.get_state())
+                meter.enter("steps")
+            if stopping and step < job.steps:
+                raise Stopped(step)
     return state

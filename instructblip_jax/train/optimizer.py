@@ -15,6 +15,7 @@ class OptimConfig:
     """The paper's settings: 1e-8 up to 1e-5 in 1,000 steps, then a cosine to 0; no clipping (``clip_norm`` 0).
 
     ``accumulation`` splits every batch into so many equal parts whose gradients are added before the update.
+    ``spike_factor``: a step whose loss is more than so many times the running mean changes nothing (0: never).
     """
 
     learning_rate: float = 1e-5
@@ -27,12 +28,15 @@ class OptimConfig:
     epsilon: float = 1e-8
     clip_norm: float = 0.0
     accumulation: int = 1
+    spike_factor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
             raise ValueError(f"optim.accumulation is {self.accumulation}; it is 1 (none) or more")
         if self.warmup_steps < 0 or self.learning_rate <= 0:
             raise ValueError("optim.warmup_steps must not be negative, and optim.learning_rate must be positive")
+        if self.spike_factor != 0 and self.spike_factor <= 1:
+            raise ValueError(f"optim.spike_factor is {self.spike_factor}; it is 0 (no step is skipped) or more than 1")
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:

@@ -1,10 +1,7 @@
 """Runs of `train`, each in a process of its own: killed, poisoned, repeated, on other devices; bit for bit."""
 
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,23 +11,6 @@ import pytest
 import toys
 
 STEPS = 30  # with a checkpoint every seven steps
-
-
-def train(process, world, workdir, *more, **options):
-    json_file = workdir.with_name(f"{workdir.name}.json")
-    result = process(
-        "train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", f"--json={json_file}", *more, **options
-    )
-    return result, json.loads(json_file.read_text()) if json_file.exists() else None
-
-
-@pytest.fixture(scope="module")
-def finished(process, world, tmp_path_factory):
-    """A workdir of a run that nothing disturbed, and what it reported."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    result, report = train(process, world, workdir)
-    assert result.code == 0, result.err
-    return workdir, report
 
 
 def checkpoints(workdir) -> list[int]:
@@ -57,7 +37,7 @@ def test_checkpoints_hold_nothing_frozen(finished, world):
     saved = json.loads((workdir / "checkpoints" / "30" / "state" / "_METADATA").read_text())["tree_metadata"]
     paths = [[part["key"] for part in entry["key_metadata"]] for entry in saved.values()]
     trained = {path[1] for path in paths if path[0] == "train"}
-    assert {path[0] for path in paths} == {"step", "train", "opt"}
+    assert {path[0] for path in paths} == {"step", "train", "opt", "guard", "drawn"}
     assert {name.split("/")[0] for name in trained} == {"qformer", "query_tokens", "projector"}
     moments = [path[-1] for path in paths if path[0] == "opt" and "/" in path[-1]]
     assert set(moments) == {name for name in trained if "/" in name}
@@ -78,68 +58,20 @@ def test_a_finished_run_returns_at_once_with_the_same_report(process, world, fin
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
 
 
-def test_eight_devices_lose_what_one_does(process, world, finished, tmp_path):
+def test_eight_devices_lose_what_one_does(train, finished, tmp_path):
     _, report = finished
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    result, eight = train(process, world, tmp_path / "run", *mesh, devices=8)
+    result, eight = train(tmp_path / "run", *mesh, devices=8)
     assert result.code == 0, result.err
     assert "data 2 x fsdp 2 x tensor 2" in result.out
     np.testing.assert_allclose(eight["losses"], report["losses"], rtol=2e-5)
 
 
-# SIGKILL
-
-
-def start_and_kill(environment, world, workdir, lines: int) -> bool:
-    """Start the run, kill it when its log has so many lines; whether it was killed before it ended."""
-    command = [
-        sys.executable,
-        "-m",
-        "instructblip_jax",
-        "train",
-        f"--config={world / 'tiny.py'}",
-        f"--workdir={workdir}",
-    ]
-    log = workdir / "metrics.jsonl"
-    with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as run:
-        deadline = time.monotonic() + 240
-        while run.poll() is None and time.monotonic() < deadline:
-            if log.exists() and log.read_bytes().count(b"\n") >= lines:
-                os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
-                break
-            time.sleep(0.001)
-        assert run.poll() is not None
-        return run.returncode == -signal.SIGKILL
-
-
-def test_a_run_killed_again_and_again_ends_with_the_same_weights(environment, process, world, finished, tmp_path):
-    """Once before the first checkpoint, then at random steps."""
-    _, report = finished
-    workdir = tmp_path / "run"
-    seed = random.SystemRandom().randrange(1 << 30)
-    print("seed", seed)
-    rng = random.Random(seed)
-    points = [rng.randint(1, 5), rng.randint(8, 15), rng.randint(16, 26)]
-    killed = [start_and_kill(environment, world, workdir, lines) for lines in points]
-    assert any(killed)
-    assert not (workdir / "train.json").exists()
-    result, again = train(process, world, workdir)
-    assert result.code == 0, result.err
-    assert "from step" in result.out
-    assert again["weights_sha256"] == report["weights_sha256"]
-    assert again["losses"] == report["losses"]
-    assert checkpoints(workdir)[-1] == STEPS
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, STEPS + 1))
+# SIGKILL; at random moments: test_kills.py
 
 
 @pytest.mark.parametrize("lost", [[], [28, 30]], ids=["at the very end", "while it saved"])
-def test_a_run_killed_at_a_certain_moment_goes_on_from_the_last_whole_checkpoint(
-    process, world, finished, tmp_path, lost
-):
+def test_a_run_killed_at_a_certain_moment_goes_on_from_the_last_whole_checkpoint(train, finished, tmp_path, lost):
     """After the last checkpoint, before the report; and in the middle of writing a checkpoint."""
     _, report = finished
     workdir = shutil.copytree(finished[0], tmp_path / "run")
@@ -148,7 +80,7 @@ def test_a_run_killed_at_a_certain_moment_goes_on_from_the_last_whole_checkpoint
         half = (workdir / "checkpoints" / str(step)).rename(workdir / "checkpoints" / f"{step}.orbax-checkpoint-tmp")
         (half / "commit_success.txt").unlink()
         shutil.rmtree(half / "state")
-    result, again = train(process, world, workdir)
+    result, again = train(workdir)
     assert result.code == 0, result.err
     assert f"from step {21 if lost else STEPS}" in result.out
     assert again["weights_sha256"] == report["weights_sha256"]
@@ -186,7 +118,7 @@ sys.exit(main())
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_serves(
-    environment, process, world, finished, tmp_path
+    train, environment, world, finished, tmp_path
 ):
     _, report = finished
     workdir = tmp_path / "run"
@@ -195,10 +127,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_serves(
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("instructblip train: step 10: loss nan")
+    assert last.endswith(f"(the step's examples: {workdir / 'diverged.json'})")
+    record = json.loads((workdir / "diverged.json").read_text())
+    assert (record["step"], record["loss"], len(record["uids"])) == (10, "nan", 8)
+    assert all(uid.split("/")[1] == "train" for uid in record["uids"])
     assert "Traceback" not in done.stderr
     assert checkpoints(workdir) == [7]
     assert not (workdir / "train.json").exists()
-    result, again = train(process, world, workdir)  # without the poison it goes on, and ends as if nothing had been
+    result, again = train(workdir)  # without the poison it goes on, and ends as if nothing had been
     assert result.code == 0, result.err
     assert "from step 7" in result.out
     assert again["weights_sha256"] == report["weights_sha256"]
@@ -206,10 +142,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_serves(
 
 
 @pytest.fixture(scope="module")
-def diverged(process, world, tmp_path_factory):
+def diverged(train, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("diverged") / "run"
     absurd = ("--config.optim.learning_rate=1e30", "--config.optim.warmup_steps=0", "--config.optim.clip_norm=0.0")
-    result, report = train(process, world, workdir, *absurd)
+    result, report = train(workdir, *absurd)
     assert report is None
     return workdir, result
 

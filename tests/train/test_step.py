@@ -52,9 +52,16 @@ def test_frozen_arrays_are_bit_identical_after_training(run, model):
 
 def test_everything_that_trains_has_moved(run):
     """All but biases and norms of the last layer's text feed-forward: unread, and without decay."""
-    still = {path for path, x in run["last"]["train"].items() if np.array_equal(x, run["first"]["train"][path])}
-    last = "qformer/layers/1/text_ffn"
-    assert still == {f"{last}/{name}" for name in ("up/bias", "down/bias", "norm/scale", "norm/bias")}
+    still = set()
+    for path, x in run["last"]["train"].items():
+        first = run["first"]["train"][path]
+        if not path.startswith(("qformer/layers", "qformer/cross_attention")):
+            x, first = x[None], first[None]
+        for n in range(len(first)):
+            if np.array_equal(x[n], first[n]):
+                still.add((path, n))
+    names = ("up/bias", "down/bias", "norm/scale", "norm/bias")
+    assert still == {(f"qformer/layers/text_ffn/{name}", 1) for name in names}
 
 
 def test_it_learns(run):
@@ -118,4 +125,4 @@ def test_masters_and_moments_are_float32_when_computing_in_bfloat16(model, batch
     state, metrics = jax.eval_shape(step, state, half.frozen, batch)
     assert {x.dtype.name for x in state["train"].values()} == {"float32"}
     assert {x.dtype.name for x in jax.tree.leaves(state["opt"]) if x.ndim} == {"float32"}
-    assert {x.dtype.name for x in metrics.values()} == {"float32"}
+    assert {x.dtype.name for name, x in metrics.items() if not name.startswith("skipped")} == {"float32"}

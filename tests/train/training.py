@@ -6,6 +6,7 @@ import checkpoints
 import jax.numpy as jnp
 
 import instructblip_jax as ib
+from instructblip_jax.axes import SHARDED
 from instructblip_jax.mesh import pin
 from instructblip_jax.systems.tree import merge
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
@@ -21,8 +22,8 @@ def config_json(kind="instructblip", dropout=0.1, family="t5"):
     return raw | {"qformer_config": raw["qformer_config"] | rates}
 
 
-def load(directory, mesh=None, dtype="float32", trainable="qformer"):
-    return ib.InstructBlip.from_pretrained(directory, mesh=mesh, dtype=dtype, trainable=trainable)
+def load(directory, mesh=None, dtype="float32", trainable="qformer", layout=SHARDED):
+    return ib.InstructBlip.from_pretrained(directory, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout)
 
 
 def start(model, optim=FAST, *, steps=100, seed=5):

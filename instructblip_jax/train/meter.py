@@ -1,0 +1,162 @@
+"""What a run does with its time: rates, waits, compilations, memory."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+PHASES = ("start_up", "compiling", "input_wait", "saving", "steps")
+"""At every moment the run is in one of them. "steps": calling the step, waiting for the devices, and the log."""
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own name of the event
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Meter:
+    """Counts from ``begun`` (by `time.perf_counter`) on; a context manager, for it listens to JAX's compiler.
+
+    Args:
+      begun: when the process set out, so that loading and restoring count as start-up.
+      sets: the mixture's names, in the order in which the batches' ``set`` counts them.
+      flops_per_batch: global shapes of a batch -> the floating-point operations its step must do; None: not known.
+      peak_flops: what all devices together can do in a second; None: not known, and no MFU is told.
+    """
+
+    def __init__(
+        self,
+        *,
+        begun: float | None = None,
+        sets: Sequence[str] = (),
+        flops_per_batch: Callable[[Shapes], float] | None = None,
+        peak_flops: float | None = None,
+    ):
+        self.begun = time.perf_counter() if begun is None else begun
+        self.sets, self.flops_per_batch, self.peak_flops = tuple(sets), flops_per_batch, peak_flops
+        self.now = ("start_up", self.begun)
+        self.spent = dict.fromkeys(PHASES, 0.0)
+        self.compilations = 0
+        self.saves = 0
+        self.whole = _Sums(len(self.sets))  # since the start
+        self.recent = _Sums(len(self.sets))  # since the last entry
+        self.mark = (self.begun, 0.0, 0)  # of the last entry: time, input wait, compilations
+
+    def __enter__(self) -> "Meter":
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        self.compilations += event == COMPILED
+
+    def enter(self, phase: str) -> None:
+        """From now on the run is in ``phase``, one of `PHASES`."""
+        now = time.perf_counter()
+        before, since = self.now
+        self.spent[before] += now - since
+        self.saves += phase == "saving" != before
+        self.now = (phase, now)
+
+    def start_entries(self) -> None:
+        """The first entry counts from here: what came before was start-up."""
+        self.enter("steps")
+        self.mark = (self.now[1], self.spent["input_wait"], self.compilations)
+
+    def add(self, metrics: Mapping[str, np.ndarray], shapes: Shapes) -> None:
+        """A finished step's metrics, and the global shapes of its batch."""
+        flops = self.flops_per_batch(shapes) if self.flops_per_batch else 0.0
+        for sums in (self.whole, self.recent):
+            sums.add(metrics, next(iter(shapes.values()))[0], flops)
+
+    def entry(self) -> dict[str, Any]:
+        """The figures since the last entry, of all hosts together but for memory and waiting, which are this one's."""
+        self.enter("steps")
+        now = self.now[1]
+        then, waited, compiled = self.mark
+        seconds, recent = now - then, self.recent
+        figures: dict[str, Any] = {
+            "seconds": round(seconds, 3),
+            "samples_per_second": recent.samples / seconds,
+            "tokens_per_second": recent.tokens / seconds,
+            **self._mfu(recent, seconds),
+            "input_wait": (self.spent["input_wait"] - waited) / seconds,
+            "compilations": self.compilations - compiled,
+            "memory": memory(),
+            **self._of_sets(recent),
+        }
+        self.mark, self.recent = (now, self.spent["input_wait"], self.compilations), _Sums(len(self.sets))
+        return figures
+
+    def _mfu(self, sums: "_Sums", seconds: float) -> dict[str, float]:
+        return {"mfu": sums.flops / seconds / self.peak_flops} if self.peak_flops and sums.flops else {}
+
+    def _of_sets(self, sums: "_Sums") -> dict[str, dict[str, float]]:
+        if sums.drawn is None:
+            return {}
+        means = {
+            name: float(loss / tokens)
+            for name, loss, tokens in zip(self.sets, sums.set_loss, sums.set_tokens, strict=True)
+            if tokens
+        }
+        return {"losses": means, "samples": dict(zip(self.sets, map(int, sums.drawn), strict=True))}
+
+    def shares(self) -> dict[str, float]:
+        """The share of the process's time so far that each phase took; they add up to 1."""
+        self.enter(self.now[0])
+        total = sum(self.spent.values())
+        return {phase: round(seconds / total, 4) for phase, seconds in self.spent.items()}
+
+    def summary(self) -> str:
+        """A Markdown table. The steady state leaves out start-up, compiling and saving."""
+        self.enter(self.now[0])
+        waited, saved = self.spent["input_wait"], self.spent["saving"]
+        steady = max(waited + self.spent["steps"], 1e-9)
+        use = memory()
+        rows = {
+            "samples/s": f"{self.whole.samples / steady:.1f}",
+            "response tokens/s": f"{self.whole.tokens / steady:.0f}",
+            **{name.upper(): f"{100 * share:.1f} %" for name, share in self._mfu(self.whole, steady).items()},
+            "waiting for input": f"{100 * waited / steady:.1f} %",
+            "programs compiled": f"{self.compilations} ({self.spent['compiling']:.1f} s)",
+            "checkpoints": f"{self.saves} ({saved:.1f} s)",
+            "start-up": f"{self.spent['start_up']:.1f} s",
+            **{f"memory, {name.replace('_', ' ')}": f"{size / 2**30:.2f} GiB" for name, size in use.items()},
+        }
+        width = max(map(len, rows))
+        lines = [f"| {name:<{width}} | {value:>16} |" for name, value in rows.items()]
+        return "\n".join([f"| {'steady state':<{width}} | {'':>16} |", f"|{'-' * (width + 2)}|{'-' * 17}:|", *lines])
+
+
+class _Sums:
+    """What steps add up to. ``set_loss``, ``set_tokens``: [sets]; ``drawn``: [sets], as the last step told them."""
+
+    def __init__(self, sets: int):
+        self.samples, self.tokens, self.flops = 0, 0.0, 0.0
+        self.set_loss, self.set_tokens = np.zeros(sets), np.zeros(sets)
+        self.drawn: np.ndarray | None = None
+
+    def add(self, metrics: Mapping[str, np.ndarray], samples: int, flops: float) -> None:
+        self.samples += samples
+        self.tokens += float(metrics["tokens"])
+        self.flops += flops
+        if "drawn" in metrics:
+            self.set_loss += metrics["set_loss"]
+            self.set_tokens += metrics["set_tokens"]
+            self.drawn = metrics["drawn"]
+
+
+def memory() -> dict[str, int]:
+    """Bytes: the most that was ever in use on one of this host's devices, and the host's resident ones.
+
+    What the device or the system does not tell is left out.
+    """
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    told = [peak for peak in peaks if peak is not None]
+    statm = Path("/proc/self/statm")
+    resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
+    found = {"device_peak": max(told, default=None), "host": resident}
+    return {name: size for name, size in found.items() if size is not None}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# GPU nodes under Slurm: `instructblip COMMAND ...` as one job, one task a GPU, which is what JAX expects of Slurm.
+#
+#   sbatch [--nodes N] [--ntasks-per-node G --gpus-per-node G] [--partition P] launch/slurm.sh COMMAND [--flags]
+#   bash launch/slurm.sh --dry-run COMMAND [--flags]        print what the job would do
+#
+# Submit in the root of the checkout, which all nodes see, as they must see the workdir. sbatch's own options go before
+# the script and override the lines below; fewer tasks than GPUs share them equally. Preempted, or five minutes before
+# its time is over, the job is told by SIGTERM, saves, is queued again, and goes on from there.
+# Settings are those of launch/worker.sh, taken along from where sbatch is called.
+
+#SBATCH --job-name=instructblip
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@300
+set -euo pipefail
+# Slurm runs a copy of this file, from elsewhere.
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+[ -e launch/say.sh ] || { echo "slurm.sh: submit it in the root of the checkout, not in $PWD" >&2 && exit 2; }
+. launch/say.sh
+case ${1:-} in
+    --dry-run) dry=yes && shift ;;
+    --help | -h) usage && exit ;;
+esac
+[ $# -gt 0 ] || refuse "no command; for example: sbatch launch/slurm.sh train --config configs/digits.py --workdir W"
+[ -n "${SLURM_JOB_ID:-}$dry" ] || refuse "not in a Slurm job; start it with sbatch"
+tasks=${SLURM_NTASKS_PER_NODE:-8} gpus=${SLURM_GPUS_ON_NODE:-8}
+[ $((gpus % tasks)) = 0 ] || refuse "$gpus GPUs cannot be shared equally by the $tasks tasks of a node"
+
+# Once for all nodes: the environment lies beside the checkout. Tasks see all GPUs of a node, and take their share by
+# their number.
+export EXTRA=${EXTRA-cuda}
+call bash launch/worker.sh --install
+step=(srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 bash launch/worker.sh "$@")
+if [ -n "$dry" ]; then
+    show "${step[@]}"
+    echo "+ scontrol requeue \$SLURM_JOB_ID    # if it was told to stop before it was done"
+    exit
+fi
+told=""
+"${step[@]}" &
+pid=$!
+trap 'told=yes; kill -TERM "$pid" 2>/dev/null || true' TERM
+status=0
+wait "$pid" || status=$?
+while kill -0 "$pid" 2>/dev/null; do # the signal ended the wait, not the step, which is saving
+    status=0
+    wait "$pid" || status=$?
+done
+# At a preemption Slurm may signal the tasks alone: 143. A job that somebody cancelled is not RUNNING any more.
+if { [ -n "$told" ] && [ $status != 0 ] || [ $status = 143 ]; } &&
+    [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
+    echo "slurm.sh: told to stop; queued again, it will resume from its last checkpoint"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status
