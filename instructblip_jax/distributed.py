@@ -64,15 +64,15 @@ def _initialize(*job: Any, **options: Any) -> None:
     _leave_last_words()
     try:
         jax.distributed.initialize(*job, **options)
-        if jax.default_backend() == "cpu":
-            # There only the first process finds its programs in the cache; the others would compile while it waits for
-            # them in its first collective, longer than the 30 s that Gloo allows.
-            jax.config.update("jax_enable_compilation_cache", False)
     except RuntimeError as error:
         raise ConnectionError(
             f"the processes of this job did not find one another within {START_SECONDS} s "
             f"({str(error).splitlines()[0]}); start all of them, with the same coordinator address"
         ) from error
+    if jax.default_backend() == "cpu":
+        # There only the first process finds its programs in the cache; the others would compile while it waits for them
+        # in its first collective, longer than the 30 s that Gloo allows.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _leave_last_words() -> None:

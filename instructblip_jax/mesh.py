@@ -73,6 +73,8 @@ def put_rows(
     They are the same arrays whatever the number of hosts.
     """
     sharding = batch_sharding(mesh, rows)
+    if sharding.is_fully_addressable:  # the devices of one host: one call for all, in half the time
+        return jax.device_put(dict(batch), sharding)
 
     def place(x: np.ndarray | jax.Array) -> jax.Array:
         if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):

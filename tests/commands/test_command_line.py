@@ -200,6 +200,11 @@ def test_a_configuration_with_wrong_fields(cli, world, write, old, new, words):
     refused(train(cli, write("own.py", content.replace(old, new))), *words)
 
 
+def test_half_of_a_job_of_several_processes_is_refused(cli, world, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    refused(train(cli, world / "tiny.py"), "JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID", "not set")
+
+
 def test_overrides_reach_the_run_when_main_is_given_its_arguments(cli, world, monkeypatch):
     """As a notebook would call it: `main(["instructblip", "train", ...])`, whatever this process was started with."""
     import sys

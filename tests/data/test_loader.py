@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -43,7 +44,8 @@ def take(iterator, count: int) -> list[dict]:
 
 
 def digest(batch: dict) -> str:
-    parts = [f"{name}{x.shape}{x.dtype}".encode() + x.tobytes() for name, x in sorted(batch.items())]
+    arrays = {name: np.asarray(x) for name, x in sorted(batch.items())}
+    parts = [f"{name}{x.shape}{x.dtype}".encode() + x.tobytes() for name, x in arrays.items()]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -104,21 +106,62 @@ def test_asking_for_the_state_changes_nothing_and_it_stays_small(batches, uninte
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
     whole = batches()
-    hosts = [batches(shard_index=n, shard_count=count) for n in range(count)]
+    own = [np.arange(BATCH)[n::count] for n in range(count)]
+    hosts = [batches(own=rows) for rows in own]
     for _ in range(WINDOW + 2):
         want = next(whole)
         parts = [next(host) for host in hosts]
-        for name, rows in want.items():
-            assert all(part[name].shape == (BATCH // count, *rows.shape[1:]) for part in parts)
-            both = np.concatenate([part[name] for part in parts])
-            assert sorted(x.tobytes() for x in both) == sorted(x.tobytes() for x in rows)
+        for rows, part in zip(own, parts, strict=True):
+            assert part.keys() == want.keys()
+            assert part["uid"] == [want["uid"][n] for n in rows]
+            for name in want.keys() - {"uid"}:
+                np.testing.assert_array_equal(part[name], want[name][rows])
         states = {json.dumps(host.get_state()) for host in hosts} | {json.dumps(whole.get_state())}
         assert len(states) == 1  # so that a run may be resumed on another number of hosts
 
 
-def test_a_batch_that_the_hosts_cannot_share_is_refused(batches):
-    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of the 3 hosts"):
-        batches(shard_count=3)
+def test_a_host_decodes_its_own_pictures_only(batches, monkeypatch):
+    decoded = []
+    whole = take(batches(), WINDOW)
+    pixels = loader._pixels
+
+    def seen(record, processor):
+        decoded.append(record.uid)
+        return pixels(record, processor)
+
+    monkeypatch.setattr(loader, "_pixels", seen)
+    rows = np.array([1, 6])
+    own = [uid for batch in take(batches(own=rows), WINDOW) for uid in batch["uid"]]
+    assert own == [batch["uid"][n] for batch in whole for n in rows]
+    assert set(own) <= set(decoded)
+    assert len(decoded) <= 4 * len(own)  # with the windows that are read ahead
+
+
+def test_rows_come_with_their_records_name_and_set(batches, sources, processor):
+    known = {}
+    for number, source in enumerate(sources.values()):
+        known |= {source[n].uid: (number, source[n]) for n in range(len(source))}
+    for batch in take(batches(), 8):
+        assert batch["set"].dtype == np.int32
+        for n, uid in enumerate(batch["uid"]):
+            number, record = known[uid]
+            assert batch["set"][n] == number
+            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.image))
+
+
+def test_a_stream_goes_on_after_a_million_examples_as_fast_as_at_the_start(batches):
+    """The position is looked up, not walked to."""
+
+    def seconds(window: int) -> float:
+        iterator = batches()
+        begun = time.perf_counter()
+        iterator.set_state({"parent": {"next_index": window}, "next_index_in_buffer": 1})
+        next(iterator)
+        return time.perf_counter() - begun
+
+    seconds(0)
+    assert seconds(10**6 // (WINDOW * BATCH)) < 5
+    assert seconds(10**9 // (WINDOW * BATCH)) < 5
 
 
 def test_sets_are_drawn_as_often_as_their_probabilities_say(batches, processor):
@@ -230,7 +273,7 @@ def test_blank_images_leave_the_texts_as_they_are(batches):
     for seen, blank in zip(take(batches(), 5), take(batches(blank_image=True), 5), strict=True):
         assert not blank["pixel_values"].any()
         assert seen["pixel_values"].any()
-        for name in blank.keys() - {"pixel_values"}:
+        for name in blank.keys() - {"pixel_values", "uid"}:
             np.testing.assert_array_equal(seen[name], blank[name])
 
 
@@ -300,6 +343,17 @@ def test_evaluation_with_the_picture_blanked(prepared, processor):
     np.testing.assert_array_equal(seen["input_ids"], blank["input_ids"])
 
 
+def test_hosts_evaluate_rows_of_their_own_about_all_records(prepared, processor):
+    source, own = open_set(prepared, "digit_at", "test"), np.array([0, 3])
+    options = {"batch_size": 4, "instruction_lengths": (24, 32)}
+    whole = list(evaluation_batches(source, processor, TEMPLATES, **options))
+    parts = list(evaluation_batches(source, processor, TEMPLATES, **options, own=own))
+    assert [records for records, _ in parts] == [records for records, _ in whole]
+    for (_, part), (_, want) in zip(parts, whole, strict=True):
+        for name, rows in want.items():
+            np.testing.assert_array_equal(part[name], rows[own])
+
+
 def test_evaluation_checks_the_templates_first(prepared, processor):
     source = open_set(prepared, "digit_at", "test")
     wrong = {"digit_at": ["which {digit} ?"]}
@@ -310,9 +364,10 @@ def test_evaluation_checks_the_templates_first(prepared, processor):
 def test_a_sorted_window_holds_the_same_samples():
     """Sorting by length loses and doubles nothing, and batches do not overlap in length."""
     rng = np.random.default_rng(0)
-    samples = [{"labels": np.zeros(rng.integers(1, 9)), "input_ids": np.zeros(5), "n": n} for n in range(32)]
-    parts = loader._sorted_window(samples, np.random.default_rng(1), BATCH)
+    texts = [{"labels": np.zeros(rng.integers(1, 9)), "input_ids": np.zeros(5)} for _ in range(32)]
+    examples = [loader._Example(own_record(uid=f"own/train/{n}"), 0, text) for n, text in enumerate(texts)]
+    parts = loader._sorted_window(examples, np.random.default_rng(1), BATCH)
     assert [len(part) for part in parts] == [BATCH] * WINDOW
-    assert sorted(sample["n"] for part in parts for sample in part) == list(range(32))
-    spans = sorted((len(part[0]["labels"]), len(part[-1]["labels"])) for part in parts)
+    assert {example.record.uid for part in parts for example in part} == {f"own/train/{n}" for n in range(32)}
+    spans = sorted((len(part[0].text["labels"]), len(part[-1].text["labels"])) for part in parts)
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
