@@ -18,8 +18,6 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-SMALL = 2**16
-"""Bytes up to which a reduction is of sums and norms, not of arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +147,12 @@ def _why(
     whose = {known.get(_sides(a.shape)) for a in results}
     largest = max(results, key=lambda a: a.nbytes)
     if kind in ("all-reduce", "reduce-scatter"):
-        if sum(a.nbytes for a in results) <= SMALL:
-            return "losses, norms and other small sums"
-        if kind == "all-reduce" and ("trained" in whose or (len(results) > 1 and when != "forward")):
-            return "gradients of what trains"
-        if "frozen" in whose and when == "backward":
-            return "GRADIENTS OF FROZEN WEIGHTS"
-        if kind == "reduce-scatter" and part == "trained":
-            return "gradients of what trains"
-        return "partial sums of matrices that are cut"
+        if all(len(_sides(a.shape)) < 2 for a in results):
+            return "losses, norms, gradients of vectors"
+        if part == "llm" or when in ("forward", "rematerialised"):
+            wrong = "frozen" in whose and when == "backward"
+            return "GRADIENTS OF FROZEN WEIGHTS" if wrong else "partial sums of matrices that are cut"
+        return "gradients of what trains"
     if kind == "all-gather":
         weight = known.get(_sides(largest.shape))
         if weight or largest.dtype == "s8":

@@ -31,6 +31,11 @@ class Roofline:
         return max(dataclasses.astuple(self))
 
     @property
+    def sum(self) -> float:
+        """As long as it takes where nothing overlaps."""
+        return sum(dataclasses.astuple(self))
+
+    @property
     def limit(self) -> str:
         """What takes longest."""
         return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
