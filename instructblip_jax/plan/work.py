@@ -28,8 +28,8 @@ SILENT = {
 
 
 def traced_flops(jaxpr: Any) -> float:
-    """FLOPs of all matrix products of a traced function (a jaxpr), over all chips; scans count as often as they run, what is
-    rematerialised counts again, a loop without a known end counts once."""
+    """FLOPs of all matrix products of a traced function (a jaxpr), over all chips; scans count as often as they run,
+    what is rematerialised counts again, a loop without a known end counts once."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
