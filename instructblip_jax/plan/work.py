@@ -3,9 +3,9 @@
 import math
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
-from jax.extend.core import Jaxpr
 
 from instructblip_jax.plan.hlo import Computation, Instruction, Program
 
@@ -27,15 +27,15 @@ SILENT = {
 """Opcodes that move nothing by themselves."""
 
 
-def traced_flops(jaxpr: Jaxpr) -> float:
-    """FLOPs of all matrix products of a traced function, over all chips; scans count as often as they run, what is
-    rematerialised counts again, a loop without a known end counts once."""
+def traced_flops(jaxpr: Any) -> float:
+    """FLOPs of all matrix products of a traced function (a jaxpr), over all chips; scans count as often as they run,
+    what is rematerialised counts again, a loop without a known end counts once."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
-            total += 2.0 * equation.outvars[0].aval.size * math.prod(left[n] for n in contracted)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[n] for n in contracted)
         inner = [
             traced_flops(getattr(part, "jaxpr", part))
             for value in equation.params.values()
