@@ -68,14 +68,15 @@ def bucket(wanted: int, lengths: Sequence[int]) -> int:
     return min((n for n in lengths if n >= wanted), default=max(lengths))
 
 
-def settings(run: RunConfig) -> tuple[Setting, Setting]:
-    """What is timed, and the largest shape, which decides whether the run fits."""
+def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = None) -> tuple[Setting, Setting]:
+    """What is timed, at the static lengths that hold ``lengths`` tokens of instruction and response; and the largest
+    shape, which decides whether the run fits."""
     model = dataclasses.replace(model_config(run.model), instruct_qformer=run.instruct_qformer)
     texts = (run.data.instruction_lengths, run.data.response_lengths)
-    instruction, response = (bucket(int(n), lengths) for n, lengths in zip(FLAGS.lengths, texts, strict=True))
+    instruction, response = (bucket(n, static) for n, static in zip(lengths, texts, strict=True))
     timed = Setting(
         model=model,
-        rows=FLAGS.batch_size or run.batch_size,
+        rows=batch_size or run.batch_size,
         lengths=Lengths(instruction, response),
         mesh=dataclasses.astuple(run.mesh),
         layout=run.layout,
@@ -92,7 +93,7 @@ def run(args: Sequence[str]) -> None:
     """Plan, print, write."""
     config = resolve(FLAGS.config)
     topology = chips.parse(FLAGS.topology)
-    timed, longest = settings(config)
+    timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
     if config.steps < 1:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
     # A TPU of this machine is left alone: nothing runs here.

@@ -149,7 +149,7 @@ def _why(
     if kind in ("all-reduce", "reduce-scatter"):
         if all(len(_sides(a.shape)) < 2 for a in results):
             return "losses, norms, gradients of vectors"
-        if part == "llm" or when in ("forward", "rematerialised"):
+        if part == "llm" or (when in ("forward", "rematerialised") and "trained" not in whose):
             wrong = "frozen" in whose and when == "backward"
             return "GRADIENTS OF FROZEN WEIGHTS" if wrong else "partial sums of matrices that are cut"
         return "gradients of what trains"

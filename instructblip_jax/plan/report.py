@@ -82,6 +82,7 @@ class Plan:
             "roofline_seconds": dataclasses.asdict(self.roofline),
             "limited_by": self.roofline.limit,
             "step_seconds_bound": self.roofline.bound,
+            "step_seconds_without_overlap": self.roofline.sum,
             "mfu_bound": self.mfu,
             "samples_per_second_bound": self.samples_a_second,
         }

@@ -49,7 +49,7 @@ def sent(plan: Plan) -> str:
         over = "" if row["over"] == "links" else ", between slices"
         lines.append(
             f"| {row['kind']}, {where}{over} | {row['why']} | {row['chips']} | {row['runs']} | "
-            f"{row['bytes'] / 1e6:,.1f} | {1e3 * row['seconds']:.2f} |"
+            f"{row['bytes'] / 1e6:,.3g} | {1e3 * row['seconds']:,.2g} |"
         )
     return "\n".join(lines) if len(lines) > 2 else "nothing is sent between chips"
 
@@ -61,17 +61,18 @@ def speed(plan: Plan, steps: int) -> str:
         return ""
     lines = ["| a step at best | ms |", "|---|---:|"]
     words = {
-        "compute": f"computing, {plan.executed / 1e12:.1f} TFLOP a chip with what is rematerialised",
+        "compute": f"computing, {plan.executed / 1e12:,.3g} TFLOP a chip with what is rematerialised",
         "memory": "reading and writing memory",
         "links": "sending inside a slice",
         "network": "sending between slices",
     }
-    lines += [f"| {words[key]} | {1e3 * value:.1f} |" for key, value in dataclasses.asdict(roof).items() if value]
-    lines.append(f"| **bound: {words[roof.limit].split(',')[0]}** | **{1e3 * roof.bound:.1f}** |")
+    lines += [f"| {words[key]} | {1e3 * value:,.3g} |" for key, value in dataclasses.asdict(roof).items() if value]
+    lines.append(f"| **bound: {words[roof.limit].split(',')[0]}** | **{1e3 * roof.bound:,.3g}** |")
+    lines.append(f"| if nothing overlapped | {1e3 * roof.sum:,.3g} |")
     lines.append("")
     lines.append(
-        f"{plan.flops / 1e12:,.0f} TFLOP of the recipe in a step: at most {100 * plan.mfu:.0f} % MFU, "
-        f"{plan.samples_a_second:,.0f} samples a second, {hours(plan, steps):.1f} h for {steps:,} steps"
+        f"{plan.flops / 1e12:,.3g} TFLOP of the recipe in a step: at most {100 * plan.mfu:.0f} % MFU, "
+        f"{plan.samples_a_second:,.0f} samples a second, {hours(plan, steps):,.2g} h for {steps:,} steps"
     )
     return "\n".join(lines)
 
@@ -94,7 +95,7 @@ def answering(made: Generation) -> str:
     return (
         f"Answering {made.rows} instructions at a time, {how}: peak {made.reading_peak / GIB:.2f} GiB a chip reading, "
         f"{made.decoding_peak / GIB:.2f} GiB decoding{'' if made.fits else ': DOES NOT FIT'}; at best "
-        f"{1e3 * made.reading.bound:.0f} ms to read and {1e3 * made.step.bound:.1f} ms a token "
+        f"{1e3 * made.reading.bound:,.3g} ms to read and {1e3 * made.step.bound:,.3g} ms a token "
         f"({made.step.limit}): {made.tokens_a_second:,.0f} tokens a second"
     )
 
