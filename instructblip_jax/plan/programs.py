@@ -40,11 +40,12 @@ KEEP = {
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to hold the program. ``needed``: bytes a chip, as it says."""
+    """The compiler found no way to hold the program. ``needed``: bytes a chip, as it says, of all or (not ``whole``) of
+    the temporaries alone."""
 
-    def __init__(self, needed: float, text: str):
-        super().__init__(text)
-        self.needed = needed
+    def __init__(self, needed: float, whole: bool):
+        super().__init__(f"the compiler needs {needed / GIB:.2f} GiB a chip{'' if whole else ' for temporaries alone'}")
+        self.needed, self.whole = needed, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,11 +208,12 @@ def compiled(traced: Any, mesh: Mesh) -> Compiled:
         try:
             program = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            needed = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
+            # "Used 20.5G of 15.75G hbm", or "total memory required for HLO temporaries (945.08G) exceeds ...".
+            needed = re.search(r"(Used|temporaries) \(?([\d.]+)([KMGT])", str(error))
             if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
                 raise
-            size = float(needed[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[needed[2]]
-            raise DoesNotFit(size, needed[0]) from error
+            size = float(needed[2]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[needed[3]]
+            raise DoesNotFit(size, needed[1] == "Used") from error
     memory = program.memory_analysis()
     return Compiled(
         text=program.as_text(),

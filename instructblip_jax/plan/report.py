@@ -98,8 +98,9 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
     try:
         program = programs.compiled(programs.train_step(described), mesh)
     except DoesNotFit as error:
-        rest = {"temporaries": error.needed - sum(given.values())}
-        return Plan(setting, topology, False, error.needed, given | rest, model_flops)
+        arguments = sum(given.values())
+        peak = error.needed + (0.0 if error.whole else arguments)
+        return Plan(setting, topology, False, peak, given | {"temporaries": peak - arguments}, model_flops)
     text = Program(program.text)
     where = tuple(roofline.places(list(mesh.devices.flat)))
     found = tuple(collectives.find(text, mesh.size, described.weights()))
