@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
     "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
+    "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
 """Command -> what it does; each is a file of its name in ``commands/`` with ``define_flags`` and ``run``."""

@@ -96,3 +96,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh, _in_force.get()))
+
+
+def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
+    """A parameter where it is used: whole along "embed", along which some layouts only keep it in pieces.
+
+    Left to itself the compiler would send activations around instead, or multiply piece by piece.
+    """
+    return constrain(parameter, *(None if name == "embed" else name for name in axes))
+
+
+def residual(x: jax.Array) -> jax.Array:
+    """What runs from layer to layer, [B, (N,) T, D]: in some layouts each device keeps a part of its length."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 3), "length", None)
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """[B, (N,) T, D] before a product: its length whole again, so that the parameters can stay where they are."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 1))

@@ -11,16 +11,26 @@ FLAGS = flags.FLAGS
 
 def define(argv: Sequence[str]) -> None:
     """The two flags; ``argv`` is where overrides such as --config.steps=5 stand."""
+    define_config(argv)
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+
+
+def define_config(argv: Sequence[str]) -> None:
+    """The first of them, for a command that leaves nothing."""
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
     )
-    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
 
 
 def check(args: Sequence[str]) -> None:
     """Raise ValueError or FileNotFoundError unless both are given, with a configuration that can be used."""
     if not FLAGS["config"].present or not FLAGS.workdir:
         raise ValueError("--config and --workdir are needed")
+    check_config(args)
+
+
+def check_config(args: Sequence[str]) -> None:
+    """Raise ValueError or FileNotFoundError unless there is a configuration that can be used, and nothing else."""
     path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")

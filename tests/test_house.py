@@ -28,6 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "digests": set(),
     "checkpoint": {"digests", "mesh", "train.step"},
     "config": {"train.optimizer", "axes"},
+    "recipe": set(),
+    "plan": {"axes", "generate", "mesh", "models", "systems", "train"},
     "run_flags": set(),
     "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
     "evals": {"generate", "data", "processors"},

@@ -66,7 +66,8 @@ def environment(tmp_path_factory):
             "PYTHONPATH": str(toys.ROOT),
         }
 
-    cache = tmp_path_factory.mktemp("compiled")
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"  # one for all workers
     return make
 
 

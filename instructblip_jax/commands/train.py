@@ -25,6 +25,7 @@ from instructblip_jax.data.digits.templates import PLAIN, TEMPLATES
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.plan import chips, flops
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import merge
 from instructblip_jax.train import log, loop, trace
@@ -166,7 +167,14 @@ def run(args: Sequence[str]) -> None:
     )
     metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
     traced = FLAGS.profile and distributed.is_writer()
-    with jax.set_mesh(mesh), Meter(begun=begun, sets=list(mixture)) as meter:
+    chip = chips.chip_of(mesh.devices.flat[0].device_kind)
+    meter = Meter(
+        begun=begun,
+        sets=list(mixture),
+        flops_per_batch=lambda shapes: flops.batch(model.config, shapes, config.trainable),
+        peak_flops=chip.bf16 * mesh.size if chip else None,
+    )
+    with jax.set_mesh(mesh), meter:
         job = loop.Job(
             start=start,
             steps=config.steps,

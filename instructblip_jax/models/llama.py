@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instructblip_jax.axes import residual, whole
 from instructblip_jax.models import rope, stack
 from instructblip_jax.models.attention import Attention, attend
 from instructblip_jax.models.causal import CausalLM
@@ -59,13 +60,13 @@ class Block(nnx.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def project(self, x: jax.Array, place: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        h = self.attn_norm(x)
+        h = whole(self.attn_norm(x))
         keys, values = self.attn.keys_values(h)
         return rope.rotate(self.attn.queries(h), place, heads=-2), rope.rotate(keys, place, heads=-3), values
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
-        x = x + self.attn.output(attend(query, parts))
-        h = self.ffn_norm(x)
+        x = residual(x + self.attn.output(attend(query, parts)))
+        h = whole(self.ffn_norm(x))
         return x + self.down(self.activation(self.gate(h)) * self.up(h))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instructblip_jax.axes import residual, whole
 from instructblip_jax.models import stack
 from instructblip_jax.models.attention import Attention, attend
 from instructblip_jax.models.causal import CausalLM
@@ -52,12 +53,12 @@ class Block(nnx.Module):
         self.activation = ACTIVATIONS[config.activation_function]
 
     def project(self, x: jax.Array, place: None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        h = self.attn_norm(x)
+        h = whole(self.attn_norm(x))
         return self.attn.queries(h), *self.attn.keys_values(h)
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
-        x = x + self.attn.output(attend(query, parts))
-        return x + self.down(self.activation(self.up(self.ffn_norm(x))))
+        x = residual(x + self.attn.output(attend(query, parts)))
+        return x + self.down(self.activation(self.up(whole(self.ffn_norm(x)))))
 
 
 class Opt(CausalLM):

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
-from instructblip_jax.axes import constrain
+from instructblip_jax.axes import constrain, gathered, residual
 
 REMAT = {
     "none": None,
@@ -45,6 +45,19 @@ def insert(cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Ar
     }
 
 
+def _members(stack: nnx.Module) -> tuple[dict, Callable[[dict], Any]]:
+    """The parameters of a stack, [L, ...] each, and what makes a module of one layer's."""
+    graph, state = nnx.split(stack)
+    axes = {path: variable.get_metadata()["axes"][1:] for path, variable in nnx.to_flat_state(state)}
+
+    def one(params: dict) -> Any:
+        flat = traverse_util.flatten_dict(params)
+        placed = {path: gathered(x, *axes[path]) for path, x in flat.items()}
+        return nnx.merge(graph, traverse_util.unflatten_dict(placed))
+
+    return nnx.to_pure_dict(state), one
+
+
 def run(
     stack: nnx.Module,
     x: jax.Array,
@@ -58,14 +71,11 @@ def run(
     ``inputs``: a tree of arrays [L, ...] with each layer's own input (its slice of a cache, say), or None. Returns the
     last x and the tree of stacked layer outputs.
     """
-    graph, state = nnx.split(stack)
-    params = nnx.to_pure_dict(state)
+    params, one = _members(stack)
 
     def layer(x: jax.Array, args: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         layer_params, layer_input = args
-        if x.ndim > 2:
-            x = constrain(x, "batch", *(None,) * (x.ndim - 3), "length", None)
-        return body(nnx.merge(graph, layer_params), x, layer_input)
+        return body(one(layer_params), residual(x) if x.ndim > 2 else x, layer_input)
 
     if REMAT[remat] is not None:
         layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
@@ -84,14 +94,13 @@ def run_groups(
 
     ``inputs``: a tree of arrays [L, ...], or None; a group gets its layers' part. A last group may have fewer layers.
     """
-    (graph, state), (head_graph, head_state) = nnx.split(layers), nnx.split(heads)
-    params, head_params = nnx.to_pure_dict(state), nnx.to_pure_dict(head_state)
+    (params, one_layer), (head_params, one_head) = _members(layers), _members(heads)
 
     def group(x: jax.Array, args: tuple[Any, Any, Any]) -> tuple[jax.Array, None]:
-        group_params, one_head, group_inputs = args
+        group_params, of_head, group_inputs = args
         count = jax.tree.leaves(group_params)[0].shape[0]
-        members = [nnx.merge(graph, jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
-        return body(x, members, nnx.merge(head_graph, one_head), group_inputs), None
+        members = [one_layer(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
+        return body(x, members, one_head(of_head), group_inputs), None
 
     total = depth(layers)
     whole = total // size

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instructblip_jax.axes import residual, whole
 from instructblip_jax.models import stack
 from instructblip_jax.models.attention import Attention, attend, causal_bias, mask_bias
 from instructblip_jax.models.layers import ACTIVATIONS, embedding, linear, parameter, rms_norm
@@ -57,7 +58,7 @@ class GatedFeedForward(nnx.Module):
         self.down = linear(inner, width, ("mlp", "embed"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = self.norm(x)
+        h = whole(self.norm(x))
         return x + self.down(self.activation(self.gate(h)) * self.up(h))
 
 
@@ -72,13 +73,13 @@ class NormedAttention(nnx.Module):
 
     def over_itself(self, x: jax.Array, bias: jax.Array) -> jax.Array:
         """Self-attention over the whole sequence x [B, T, D]."""
-        h = self.norm(x)
-        return x + self.attn(h, *self.attn.keys_values(h), bias=bias)
+        h = whole(self.norm(x))
+        return residual(x + self.attn(h, *self.attn.keys_values(h), bias=bias))
 
     def over_cache(self, x: jax.Array, own: Cache | None, index: Any, bias: jax.Array) -> tuple[jax.Array, Any]:
         """Self-attention of positions x [B, N, T, D], whose keys and values enter the cache at ``index``; without a
         cache, over themselves."""
-        h = self.norm(x)
+        h = whole(self.norm(x))
         new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
         if own is not None:
             own = new = stack.insert(own, new, index)
@@ -87,7 +88,8 @@ class NormedAttention(nnx.Module):
 
     def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
         """Cross-attention of x [B, (N,) T, D] to keys and values [B, H, S, K] computed before."""
-        return x + self.attn.output(attend(self.attn.queries(self.norm(x)), [(keys, values, bias)]))
+        mixed = attend(self.attn.queries(whole(self.norm(x))), [(keys, values, bias)])
+        return residual(x + self.attn.output(mixed))
 
 
 class EncoderBlock(nnx.Module):

@@ -56,12 +56,12 @@ def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _in_layout_of(part: str) -> Callable[[Callable], Callable]:
-    """A method whose activations lie as its part of the system does."""
+    """A method whose activations lie as its part of the system does, and whose operations carry its name."""
 
     def wrap(method: Callable) -> Callable:
         @functools.wraps(method)
         def run(self: "InstructBlipSystem", *args: Any, **kwargs: Any) -> Any:
-            with laid_out(getattr(self.layout, part)):
+            with laid_out(getattr(self.layout, part)), jax.named_scope(part):
                 return method(self, *args, **kwargs)
 
         return run

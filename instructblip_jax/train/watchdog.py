@@ -69,7 +69,9 @@ class Watchdog:
         """What has to be said now, if anything."""
         now, (phase, _) = self.clock(), self.meter.now
         usual = statistics.median(list(self.took)) if self.took else 0.0
-        limit = max(COMPILING if phase == "compiling" else PATIENCE, MEDIANS * usual)
+        # The devices of a first step may wait for other hosts that still compile it.
+        compiling = phase == "compiling" or (phase == "steps" and not self.took)
+        limit = max(COMPILING if compiling else PATIENCE, MEDIANS * usual)
         waited = now - self.last
         if waited < limit or (self.told is not None and now - self.told < AGAIN):
             return None

@@ -86,13 +86,12 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(
             if kills == pytestconfig.getoption("kills"):
                 moment, delay = (lambda: False), 0.0
             else:
-                moment, delay = rng.choice(
-                    [
-                        (training(workdir, newest + rng.randint(1, 10)), rng.uniform(0, 0.02)),
-                        (saving(workdir, left), rng.uniform(0, 0.1)),
-                        (lambda: True, rng.uniform(1, 8)),
-                    ]
-                )
+                kinds = [
+                    (training(workdir, newest + rng.randint(1, 10)), rng.uniform(0, 0.02)),
+                    (saving(workdir, left), rng.uniform(0, 0.1)),
+                    (lambda: True, rng.uniform(1, 8)),  # while it starts
+                ]
+                ((moment, delay),) = rng.choices(kinds, weights=(5, 5, 1))
             life = live(environment, world, workdir, moment, delay)
             assert life.begun in (None, newest), (seed, life)  # None: it was killed before it could say
             assert life.killed or Path(f"{workdir}.json").exists(), (seed, life.errors)

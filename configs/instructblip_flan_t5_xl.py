@@ -1,0 +1,22 @@
+"""InstructBLIP (FlanT5-XL) as the paper trained it: 60,000 steps of 192 rows. It fits, whole, on every chip.
+
+A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+"""
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.recipe import paper
+
+VARIANTS: dict[str, dict] = {
+    "": {},
+    "v5e_4x4": {},
+    "v6e_4x4": {"remat": "dots"},
+    "v4_2x2x1": {},
+    "v5p_2x2x1": {"remat": "dots"},
+    "gpu_8": {"remat": "dots"},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The run, on one of its slices."""
+    return paper("Salesforce/instructblip-flan-t5-xl", 192, VARIANTS, variant)

@@ -1,0 +1,24 @@
+"""InstructBLIP (FlanT5-XXL) as the paper trained it: 60,000 steps of 64 rows.
+
+A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+"""
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.recipe import paper
+
+INT8 = {"int8": True}
+"""22 GB of bfloat16 are too much for most chips, and with four rows on each are read longer than they compute."""
+VARIANTS: dict[str, dict] = {
+    "": INT8,
+    "v5e_4x4": INT8,
+    "v6e_4x4": INT8,
+    "v4_2x2x1": INT8,
+    "v5p_2x2x1": {},
+    "gpu_8": {},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The run, on one of its slices."""
+    return paper("Salesforce/instructblip-flan-t5-xxl", 64, VARIANTS, variant)

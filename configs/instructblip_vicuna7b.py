@@ -1,0 +1,22 @@
+"""InstructBLIP (Vicuna-7B) as the paper trained it: 60,000 steps of 128 rows.
+
+A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+"""
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.recipe import paper
+
+VARIANTS: dict[str, dict] = {
+    "": {"int8": True},
+    "v5e_4x4": {"int8": True},  # 16 GB hold it in bfloat16 only cut into pieces, and sending these costs more
+    "v6e_4x4": {},
+    "v4_2x2x1": {},
+    "v5p_2x2x1": {},
+    "gpu_8": {},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The run, on one of its slices."""
+    return paper("Salesforce/instructblip-vicuna-7b", 128, VARIANTS, variant)

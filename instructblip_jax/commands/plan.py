@@ -1,0 +1,159 @@
+"""What a run will need and how fast it can be, before it is paid for:
+
+    instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
+
+Compiles the real train step, and what answers, for a slice that need not be there: any Linux machine with libtpu does.
+Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned by the program of as many TPU chips.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from instructblip_jax import files, run_flags
+from instructblip_jax.config import RunConfig, resolve
+from instructblip_jax.convert import hf_config
+from instructblip_jax.plan import chips, programs, report, sweep, table
+from instructblip_jax.plan.flops import Lengths
+from instructblip_jax.plan.programs import DoesNotFit, Setting
+from instructblip_jax.plan.report import Generation
+from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.public import PUBLIC
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    run_flags.define_config(argv)
+    flags.DEFINE_string("topology", None, "The slice: CHIP:SHAPE, such as v5e:4x4, v4:2x2x4, v5e:4x4*2, h200:8.")
+    flags.DEFINE_integer("batch_size", None, "Instead of the configuration's.")
+    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens that the time is told for.")
+    flags.DEFINE_bool("sweep", False, "Find the fastest mesh and layout, and the largest batch.")
+    flags.DEFINE_string("json", None, "Also write what was found here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if not FLAGS["config"].present or not FLAGS.topology:
+        raise ValueError("--config and --topology are needed")
+    run_flags.check_config(args)
+    chips.parse(FLAGS.topology)
+    if len(FLAGS.lengths) != 2 or not all(n.isdigit() and int(n) > 0 for n in FLAGS.lengths):
+        raise ValueError(f"--lengths {','.join(FLAGS.lengths)}: two numbers are needed, such as 64,64")
+    if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
+        raise ValueError(f"--batch_size {FLAGS.batch_size}: it must be at least 1")
+
+
+def model_config(name: str) -> InstructBlipConfig:
+    """The sizes of a public model, or of a local directory's. Raises ValueError for another hub id."""
+    if name in PUBLIC:
+        return PUBLIC[name]
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"config.model {name!r} is no directory with a config.json, and of the hub plan knows {', '.join(PUBLIC)}"
+        )
+    return hf_config.parse(path)
+
+
+def bucket(wanted: int, lengths: Sequence[int]) -> int:
+    """The static length that holds so many tokens, or the longest."""
+    return min((n for n in lengths if n >= wanted), default=max(lengths))
+
+
+def settings(run: RunConfig) -> tuple[Setting, Setting]:
+    """What is timed, and the largest shape, which decides whether the run fits."""
+    model = dataclasses.replace(model_config(run.model), instruct_qformer=run.instruct_qformer)
+    texts = (run.data.instruction_lengths, run.data.response_lengths)
+    instruction, response = (bucket(int(n), lengths) for n, lengths in zip(FLAGS.lengths, texts, strict=True))
+    timed = Setting(
+        model=model,
+        rows=FLAGS.batch_size or run.batch_size,
+        lengths=Lengths(instruction, response),
+        mesh=dataclasses.astuple(run.mesh),
+        layout=run.layout,
+        remat=run.remat,
+        int8=run.int8,
+        dtype=run.dtype,
+        trainable=run.trainable,
+        optim=run.optim,
+    )
+    return timed, dataclasses.replace(timed, lengths=Lengths(*map(max, texts)))
+
+
+def run(args: Sequence[str]) -> None:
+    """Plan, print, write."""
+    config = resolve(FLAGS.config)
+    topology = chips.parse(FLAGS.topology)
+    timed, longest = settings(config)
+    if config.steps < 1:
+        raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
+    # A TPU of this machine is left alone: nothing runs here.
+    jax.config.update("jax_platforms", "cpu")
+    devices = programs.devices(topology)
+    name = Path(config.model).name
+
+    _tell(f"compiling the train step for {topology.name}")
+    plan = report.plan(timed, topology, devices)
+    print(table.title(plan, name), table.memory(plan), sep="\n\n")
+    if plan.fits:
+        print("", table.sent(plan), "", table.speed(plan, config.steps), sep="\n")
+    out = plan.as_json() | {"hours_for_run": table.hours(plan, config.steps), "steps": config.steps}
+
+    largest = plan
+    if longest != timed and plan.fits:
+        _tell(f"compiling the largest shape, {longest.lengths.instruction} + {longest.lengths.response} tokens")
+        largest = report.plan(longest, topology, devices)
+        print(
+            f"\nLargest shape, {longest.lengths.instruction} + {longest.lengths.response} tokens: "
+            f"peak {largest.peak / chips.GIB:.2f} GiB a chip"
+        )
+        out |= {"largest_shape": largest.as_json()}
+    out |= {"fits": plan.fits and largest.fits, "peak_bytes_per_chip": max(plan.peak, largest.peak)}
+    print("", table.verdict(largest), sep="\n")
+
+    if plan.fits:
+        _tell("compiling generation")
+        made = _generation(config, timed, topology, devices)
+        if made is not None:
+            print("", table.answering(made), sep="\n")
+            out |= {"generation": made.as_json()}
+    if FLAGS.sweep:
+        out |= {"sweep": _sweep(timed, topology, devices)}
+    if FLAGS.json:
+        files.write_json(FLAGS.json, out)
+
+
+def _generation(run: RunConfig, timed: Setting, topology: chips.Topology, devices: list[Any]) -> Generation | None:
+    setting = dataclasses.replace(timed, rows=run.evaluation.batch_size)
+    try:
+        return report.generation(setting, topology, devices, max_new_tokens=run.evaluation.max_new_tokens)
+    except DoesNotFit as error:
+        print(f"\nAnswering {setting.rows} instructions at a time does not fit: {error}")
+        return None
+
+
+def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> dict[str, Any]:
+    plans = sweep.fastest(timed, topology, devices, lambda found: tqdm(found, desc="sweep", unit="program"))
+    print("", table.compared(plans), sep="\n")
+    if not plans or not plans[0].fits:
+        print("\nNothing that was tried fits: take a larger slice, or a smaller batch")
+        return {"tried": [plan.as_json() for plan in plans]}
+    _tell("looking for the largest batch")
+    largest = sweep.largest_batch(plans[0], devices)
+    print(
+        f"\nFastest for batch {timed.rows}: the first row. The largest batch that it holds is {largest.setting.rows}."
+    )
+    print("", table.compared([largest]), sep="\n")
+    return {"tried": [plan.as_json() for plan in plans], "largest_batch": largest.as_json()}
+
+
+def _tell(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)

@@ -1,0 +1,105 @@
+"""Accelerator chips, and slices of them by name: "v5e:4x4", "v5e:4x4*2" for two slices, "h200:8" for one machine.
+
+From the makers' public pages: cloud.google.com/tpu/docs for v4, v5e, v5p-training and v6e, NVIDIA's data sheets (dense
+figures). A TPU's links are counted at nine tenths of what the pages say, which is what collectives reach.
+"""
+
+import dataclasses
+import math
+import re
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peaks of one chip: ``bf16`` and ``int8`` in operations a second, memory in bytes, bandwidths in bytes a second.
+
+    ``usable``: the part of its memory that programs get, as the TPU compiler has it. ``link``: one link, one way; a TPU
+    has a pair of links in each of ``torus`` dimensions, which close to a ring where a slice is ``ring`` chips long or
+    a multiple of it. Where ``torus`` is 0 a switch connects all chips of a machine. ``network``: a chip's share of what
+    leaves its slice or machine. ``kinds``: as jax names it in ``device_kind``.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    bf16: float
+    int8: float
+    memory: float
+    usable: float
+    bandwidth: float
+    link: float
+    torus: int
+    ring: int
+    network: float
+
+    @property
+    def tpu(self) -> bool:
+        """Whether the TPU compiler makes its programs."""
+        return self.torus > 0
+
+
+def _gpu(name: str, kinds: tuple[str, ...], tera: float, gigabytes: float, bandwidth: float, link: float) -> Chip:
+    """A GPU of a machine of eight; its int8 rate is twice that of bfloat16, a 50 GB/s network card is its own."""
+    # XLA takes this part of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
+    usable = 0.75 * gigabytes * 1e9
+    return Chip(
+        name, kinds, tera * 1e12, 2 * tera * 1e12, gigabytes * 1e9, usable, bandwidth * 1e9, link * 1e9, 0, 0, 50e9
+    )
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", ("TPU v4",), 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1.2e12, 45e9, 3, 4, 6.25e9),
+        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 393e12, 16 * GIB, 15.75 * GIB, 819e9, 45e9, 2, 16, 3.125e9),
+        Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 918e12, 95 * GIB, 95.74 * GIB, 2.765e12, 90e9, 3, 4, 6.25e9),
+        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 1836e12, 32 * GIB, 31.25 * GIB, 1.638e12, 90e9, 2, 16, 12.5e9),
+        _gpu("a100-40", ("NVIDIA A100-SXM4-40GB",), 312, 40, 1555, 300),
+        _gpu("a100-80", ("NVIDIA A100-SXM4-80GB",), 312, 80, 2039, 300),
+        _gpu("h100", ("NVIDIA H100 80GB HBM3",), 989, 80, 3350, 450),
+        _gpu("h200", ("NVIDIA H200",), 989, 141, 4800, 450),
+    )
+}
+"""Name -> chip."""
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that jax calls so, or None (a CPU, or a chip that is not in the table)."""
+    return next((chip for chip in CHIPS.values() if device_kind in chip.kinds), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """``slices`` equal slices of chips; ``shape`` are the sides of one, ("v5e", (4, 4), 1)."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}" + (f"*{self.slices}" if self.slices > 1 else "")
+
+    @property
+    def devices(self) -> int:
+        """How many chips in all."""
+        return math.prod(self.shape) * self.slices
+
+
+def parse(name: str) -> Topology:
+    """ "v5e:4x4*2" -> what it says. Raises ValueError with what can be written."""
+    match = re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
+    chip = CHIPS.get(match[1]) if match else None
+    if match is None or chip is None:
+        raise ValueError(
+            f"topology {name!r}: write CHIP:SHAPE, such as v5e:4x4, v4:2x2x4, v5e:4x4*2 for two slices, or h200:8; "
+            f"the chips are {', '.join(CHIPS)}"
+        )
+    shape, slices = tuple(map(int, match[2].split("x"))), int(match[3] or 1)
+    sides = chip.torus or 1
+    if len(shape) != sides or 0 in shape or slices < 1:
+        example = "x".join(["2"] * sides) if chip.tpu else "8"
+        raise ValueError(f"topology {name!r}: a {chip.name} slice has {sides} sides, as in {chip.name}:{example}")
+    return Topology(chip, shape, slices)

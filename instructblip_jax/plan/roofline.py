@@ -1,0 +1,77 @@
+"""How fast a compiled step can be at best: the longest of computing, moving memory and sending, all overlapped."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from instructblip_jax.plan.chips import Topology
+from instructblip_jax.plan.collectives import Collective
+
+Place = tuple[int, tuple[int, ...]]
+"""Of a device: its slice, and where it stands in it."""
+
+
+def places(devices: Sequence) -> list[Place]:
+    """Of devices in the mesh's order."""
+    return [(getattr(d, "slice_index", None) or 0, tuple(getattr(d, "coords", (d.id,)))) for d in devices]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of one run on a chip, each as if nothing else took time: ``compute``, ``memory``, ``links`` (inside a
+    slice or machine) and ``network`` (between them)."""
+
+    compute: float
+    memory: float
+    links: float
+    network: float
+
+    @property
+    def bound(self) -> float:
+        """No run is shorter."""
+        return max(dataclasses.astuple(self))
+
+    @property
+    def limit(self) -> str:
+        """What takes longest."""
+        return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
+
+
+def sending(one: Collective, topology: Topology, where: Sequence[Place]) -> tuple[float, float]:
+    """Seconds a step of one collective: over the links, and over the network.
+
+    Over a line or ring of chips a collective uses every link of the chip that has fewest: one in each dimension that it
+    spans, two where the slice closes to a ring. Between slices each chip sends its share of what its slice has.
+    """
+    chip = topology.chip
+    group = [where[n] for n in one.group]
+    slices = len({place[0] for place in group}) if chip.tpu else -(-len(group) // 8)  # machines of eight
+    inside = len(group) // slices
+    network = 0.0
+    if slices > 1:
+        across = dataclasses.replace(one, group=tuple(range(slices)), payload=one.payload / inside)
+        network = across.moved / chip.network
+    if inside == 1:
+        return 0.0, network
+    local = dataclasses.replace(one, group=one.group[:inside]).moved
+    return local / (chip.link * _ways(topology, [place[1] for place in group])), network
+
+
+def _ways(topology: Topology, group: Sequence[tuple[int, ...]]) -> int:
+    """How many links a chip can use at a time in a collective of these places."""
+    if not topology.chip.tpu:
+        return 1  # to a switch
+    ways = 0
+    for n, side in enumerate(topology.shape):
+        spanned = len({place[n] for place in group})
+        if spanned > 1:
+            ways += 2 if spanned == side and side % topology.chip.ring == 0 else 1
+    return max(ways, 1)
+
+
+def roofline(
+    flops: float, traffic: float, found: Iterable[Collective], topology: Topology, where: Sequence[Place]
+) -> Roofline:
+    """Of one chip's FLOPs, bytes over its main memory, and collectives."""
+    times = [sending(one, topology, where) for one in found]
+    chip = topology.chip
+    return Roofline(flops / chip.bf16, traffic / chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times))

@@ -1,0 +1,118 @@
+"""A plan as text for people."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from instructblip_jax.plan.chips import GIB
+from instructblip_jax.plan.report import Generation, Plan, remedies
+
+KINDS = {
+    "frozen": "frozen parameters",
+    "trained": "trained parameters, float32",
+    "optimizer": "optimizer state",
+    "batch": "batch",
+    "padding": "padding of arrays to the chip's tiles",
+    "temporaries": "activations and other temporaries",
+    "outputs": "outputs that take no argument's place",
+    "code": "program",
+}
+
+
+def title(plan: Plan, name: str) -> str:
+    """What was planned, in two lines."""
+    setting = plan.setting
+    mesh = ", ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), setting.mesh, strict=True))
+    layout = ", ".join(f"{part} {how}" for part, how in dataclasses.asdict(setting.layout).items())
+    int8 = ", int8 language model" if setting.int8 else ""
+    frames = f", {setting.lengths.frames} frames" if setting.lengths.frames > 1 else ""
+    return (
+        f"{name} on {plan.topology.name} ({plan.topology.devices} chips): mesh {mesh}; layout {layout}; "
+        f"remat {setting.remat}{int8}\n"
+        f"batch {setting.rows}, {setting.model.num_query_tokens} visual + {setting.lengths.instruction} instruction + "
+        f"{setting.lengths.response} response tokens{frames}"
+    )
+
+
+def memory(plan: Plan) -> str:
+    """Bytes a chip by kind."""
+    lines = ["| memory of a chip | GiB |", "|---|---:|"]
+    lines += [f"| {KINDS[kind]} | {size / GIB:.3f} |" for kind, size in plan.bytes.items() if size >= 1e-3 * GIB]
+    lines.append(f"| **peak, of {plan.topology.chip.usable / GIB:.2f} usable** | **{plan.peak / GIB:.3f}** |")
+    return "\n".join(lines)
+
+
+def sent(plan: Plan) -> str:
+    """What is sent in a step, and why."""
+    lines = ["| sent in a step | what for | chips | runs | MB a chip | ms |", "|---|---|---:|---:|---:|---:|"]
+    for row in plan.sent():
+        where = " ".join(filter(None, (row["part"], row["when"])))
+        over = "" if row["over"] == "links" else ", between slices"
+        lines.append(
+            f"| {row['kind']}, {where}{over} | {row['why']} | {row['chips']} | {row['runs']} | "
+            f"{row['bytes'] / 1e6:,.1f} | {1e3 * row['seconds']:.2f} |"
+        )
+    return "\n".join(lines) if len(lines) > 2 else "nothing is sent between chips"
+
+
+def speed(plan: Plan, steps: int) -> str:
+    """The roofline, and what follows from it."""
+    roof = plan.roofline
+    if roof is None:
+        return ""
+    lines = ["| a step at best | ms |", "|---|---:|"]
+    words = {
+        "compute": f"computing, {plan.executed / 1e12:.1f} TFLOP a chip with what is rematerialised",
+        "memory": "reading and writing memory",
+        "links": "sending inside a slice",
+        "network": "sending between slices",
+    }
+    lines += [f"| {words[key]} | {1e3 * value:.1f} |" for key, value in dataclasses.asdict(roof).items() if value]
+    lines.append(f"| **bound: {words[roof.limit].split(',')[0]}** | **{1e3 * roof.bound:.1f}** |")
+    lines.append("")
+    lines.append(
+        f"{plan.flops / 1e12:,.0f} TFLOP of the recipe in a step: at most {100 * plan.mfu:.0f} % MFU, "
+        f"{plan.samples_a_second:,.0f} samples a second, {hours(plan, steps):.1f} h for {steps:,} steps"
+    )
+    return "\n".join(lines)
+
+
+def hours(plan: Plan, steps: int) -> float:
+    """Of a run of so many steps, at best."""
+    return plan.roofline.bound * steps / 3600 if plan.roofline else 0.0
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, and what to change if not."""
+    if plan.fits:
+        return f"It fits (compiled in {plan.seconds:.0f} s)."
+    return "IT DOES NOT FIT: " + "\n- ".join(remedies(plan))
+
+
+def answering(made: Generation) -> str:
+    """What generation takes."""
+    how = f"{made.beams} beams" if made.beams > 1 else "greedy"
+    return (
+        f"Answering {made.rows} instructions at a time, {how}: peak {made.reading_peak / GIB:.2f} GiB a chip reading, "
+        f"{made.decoding_peak / GIB:.2f} GiB decoding{'' if made.fits else ': DOES NOT FIT'}; at best "
+        f"{1e3 * made.reading.bound:.0f} ms to read and {1e3 * made.step.bound:.1f} ms a token "
+        f"({made.step.limit}): {made.tokens_a_second:,.0f} tokens a second"
+    )
+
+
+def compared(plans: Sequence[Plan]) -> str:
+    """Several plans for the same batch, a row each."""
+    lines = [
+        "| mesh | layout | int8 | remat | batch | GiB | fits | ms | limit | MFU % | samples/s |",
+        "|---|---|---|---|---:|---:|---|---:|---|---:|---:|",
+    ]
+    for plan in plans:
+        s, roof = plan.setting, plan.roofline
+        layout = "/".join(dataclasses.astuple(s.layout))
+        cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {'yes' if s.int8 else ''} | {s.remat} | {s.rows} "
+        cells += f"| {plan.peak / GIB:.2f} | {'yes' if plan.fits else 'no'} "
+        if roof is None:
+            cells += "| | | | |"
+        else:
+            cells += f"| {1e3 * roof.bound:.0f} | {roof.limit} | {100 * plan.mfu:.0f} | {plan.samples_a_second:,.0f} |"
+        lines.append(cells)
+    return "\n".join(lines)

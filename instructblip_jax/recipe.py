@@ -1,0 +1,89 @@
+"""The paper's instruction tuning (arXiv 2305.06500, section 2 and appendix) as a configuration: what
+`configs/instructblip_*.py` share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+HELD_IN = (
+    "coco_caption",
+    "capfilt",
+    "textcaps",
+    "vqav2",
+    "okvqa",
+    "aokvqa",
+    "ocrvqa",
+    "vqav2_qg",
+    "okvqa_qg",
+    "aokvqa_qg",
+    "llava_detail",
+    "llava_conv",
+    "llava_reason",
+)
+HELD_OUT = (
+    "nocaps",
+    "flickr30k",
+    "gqa",
+    "vsr",
+    "iconqa",
+    "textvqa",
+    "visdial",
+    "hateful_memes",
+    "vizwiz",
+    "scienceqa",
+    "msvd_qa",
+    "msrvtt_qa",
+    "ivqa",
+)
+
+
+def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]], variant: str) -> ConfigDict:
+    """The paper's run of ``model``, laid out as its ``variant`` says: {"v5e_4x4": {"int8": True, ...}, ...}.
+
+    Raises ValueError for a variant that is not there.
+    """
+    if variant not in variants:
+        raise ValueError(f"{model} has no variant {variant!r}; it has {', '.join(filter(None, variants))}")
+    config = ConfigDict()
+    config.model = model
+    config.steps = 60_000
+    config.batch_size = batch_size
+    config.log_every = 50
+    config.checkpoint_every = 3000  # as often as the paper validates
+    config.seed = 0
+    config.dtype = "bfloat16"
+    config.trainable = "original"
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.layout = ConfigDict({"trained": "replicated", "vit": "replicated", "llm": "replicated"})
+    config.remat = "layer"
+    config.int8 = False
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 1e-5,
+            "warmup_steps": 1000,
+            "warmup_start": 1e-8,
+            "final_learning_rate": 0.0,
+            "weight_decay": 0.05,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1e-8,
+            "clip_norm": 0.0,
+            "accumulation": 1,
+        }
+    )
+    # Drawn by the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
+    config.mixture = ConfigDict({"sets": HELD_IN, "exponent": 0.5, "weights": {"aokvqa": 0.5, "okvqa": 2.0}})
+    config.data = ConfigDict(
+        {
+            "directory": "data",
+            "instruction_lengths": (32, 64, 128),
+            "response_lengths": (16, 64, 256),
+            "templates": "instructions",
+            "blank_image": False,
+        }
+    )
+    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 64, "max_new_tokens": 64})
+    with config.unlocked():
+        config.update_from_flattened_dict(variants[variant])
+    return config
