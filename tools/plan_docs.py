@@ -93,7 +93,8 @@ def row(name: str, plan: dict) -> str:
     ways = "/".join(plan["layout"].values()) if len(set(plan["layout"].values())) > 1 else plan["layout"]["llm"]
     sent = sum(one["bytes"] for one in plan["collectives"]) / 1e9
     return (
-        f"| {name} | {plan['topology']} | {plan['batch_size']} | {ways}{', int8' if plan['int8'] else ''} | {plan['remat']} "
+        f"| {name} | {plan['topology']} | {plan['batch_size']} | {ways}{', int8' if plan['int8'] else ''} "
+        f"| {plan['remat']} "
         f"| {plan['peak_bytes_per_chip'] / GIB:.1f} of {plan['usable_bytes_per_chip'] / GIB:.1f} "
         f"| {roof['compute']:.0f} | {roof['memory']:.0f} | {roof['links']:.0f} | {sent:.2f} "
         f"| **{100 * plan['mfu_bound']:.0f}** | {plan['samples_per_second_bound']:,.0f} | {plan['hours_for_run']:.1f} |"
