@@ -75,6 +75,7 @@ follow() {
     else
         rm -f $RUN/status
         echo "$*" >$RUN/command
+        : >$RUN/log # tail may be sooner than the command
         setsid nohup bash -c "$inner" >$RUN/log 2>&1 </dev/null &
         echo $! >$RUN/pid
     fi

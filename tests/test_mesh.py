@@ -26,6 +26,7 @@ def test_a_host_puts_the_rows_that_its_devices_hold(monkeypatch):
     monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", lambda self, shape: theirs)
     own = local_rows(mesh, 16)
     assert own.tolist() == list(range(8, 16))
+    monkeypatch.setattr(NamedSharding, "is_fully_addressable", False)
     asked = {}
 
     def make(shape, sharding, part):

@@ -45,7 +45,7 @@ def run(args: Sequence[str]) -> None:
     """Write the directory; in a job of several processes all of them read, and the first one writes."""
     distributed.start()
     writer = distributed.is_writer()
-    if writer:
+    if writer and "://" in FLAGS.model:
         check_free(Path(FLAGS.out))  # before anything is fetched
     directory = source.resolve(FLAGS.model)
     if writer:

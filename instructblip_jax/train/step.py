@@ -25,7 +25,7 @@ class TrainState(TypedDict):
     drawn: jax.Array
 
 
-def init_state(train: Arrays, tx: optax.GradientTransformation, sets: int = 0) -> TrainState:
+def init_state(train: Arrays, tx: optax.GradientTransformation, sets: int = 1) -> TrainState:
     """Step 0 over a mixture of so many ``sets``, which a batch's "set" [B] counts.
 
     Called outside jit, for moments then take the shardings of their parameters.

@@ -12,8 +12,6 @@ import gcs
 import pytest
 from PIL import Image
 
-from instructblip_jax.__main__ import main
-
 STEPS = 30
 RUN = "gs://bucket/runs/one"
 
@@ -193,4 +191,4 @@ def test_without_the_packages_that_read_buckets_there_is_one_line(cli, world, mo
     result = cli("train", f"--config={world / 'tiny.py'}", "--workdir=gs://bucket/run")
     assert result.code == 2
     assert result.err.endswith("gs:// paths need two more packages: pip install 'instructblip_jax[gcs]'\n")
-    assert main(["instructblip", "train", "--help"]) == 0
+    assert cli("train", "--help").code == 0

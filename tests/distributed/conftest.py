@@ -29,17 +29,17 @@ class Job:
 
     def kill(self, index: int, when: Callable[[], bool]) -> float:
         """SIGKILL one process as soon as ``when`` says so; the seconds until all had ended after that."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not when():
             assert time.monotonic() < deadline, self.results()
             assert self.processes[index].poll() is None, self.results()
             time.sleep(0.005)
         self.processes[index].send_signal(signal.SIGKILL)
         begun = time.monotonic()
-        self.wait(120)
+        self.wait()
         return time.monotonic() - begun
 
-    def wait(self, seconds: float = 300) -> list[Result]:
+    def wait(self, seconds: float = 600) -> list[Result]:
         """Until all have ended; what they said, without the lines of the collectives' library."""
         deadline = time.monotonic() + seconds
         for process in self.processes:

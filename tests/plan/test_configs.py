@@ -15,7 +15,9 @@ from instructblip_jax.systems.trainable import TRAINABLE
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH = {"flan_t5_xl": 192, "flan_t5_xxl": 64, "vicuna7b": 128, "vicuna13b": 64}
 VARIANTS = [
-    (name, variant) for name in BATCH for variant in runpy.run_path(str(CONFIGS / f"instructblip_{name}.py"))["VARIANTS"]
+    (name, variant)
+    for name in BATCH
+    for variant in runpy.run_path(str(CONFIGS / f"instructblip_{name}.py"))["VARIANTS"]
 ]
 
 

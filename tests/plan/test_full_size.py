@@ -50,7 +50,7 @@ def test_its_largest_shape_fits_too(name, variant):
 
 @pytest.mark.parametrize(("name", "variant"), SLICES)
 def test_frozen_weights_stay_and_have_no_gradient(name, variant):
-    """A weight may be gathered once a pass where its layout keeps it in pieces, and again where a layer is done again."""
+    """A weight may be gathered once a pass where it is kept in pieces, and again where a layer is done again."""
     plan = planned(name, variant)
     reasons = {one.why for one in plan.collectives}
     assert "GRADIENTS OF FROZEN WEIGHTS" not in reasons
@@ -67,7 +67,7 @@ def test_a_gathered_model_is_gathered_once_a_pass():
     setting = dataclasses.replace(setting, mesh=(1, 16, 1), layout=layout, int8=False, remat="layer")
     plan = report.plan(setting, topology, programs.devices(topology))
     layers = 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-    gathered = {when: 0.0 for when in ("forward", "rematerialised", "backward")}
+    gathered = dict.fromkeys(("forward", "rematerialised", "backward"), 0.0)
     for one in plan.collectives:
         if one.kind == "all-gather" and "frozen" in one.why and one.times == 32:
             gathered[one.when] += one.payload * one.times
