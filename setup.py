@@ -52,7 +52,7 @@ setup(
             "gcsfs>=2025.5",
             "google-cloud-storage>=2.18",
             "pytest>=8",
-            "pytest-xdist>=3",
+            "pytest-xdist>=3.7",
             "ruff>=0.15,<0.18",
             "mypy>=1.18",
             "scikit-learn>=1.5",

@@ -1,6 +1,6 @@
 """The public models' real steps, compiled for the slices that their configurations name. By hand or at night:
 
-pytest -m full_size tests/plan/test_full_size.py      (a minute or two of compiling each)
+pytest -m full_size tests/plan/test_full_size_plans.py      (a minute or two of compiling each)
 """
 
 import dataclasses
