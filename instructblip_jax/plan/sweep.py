@@ -110,7 +110,13 @@ def fastest(
     """The `COMPILED` best ways for the setting's batch, compiled, the fastest first; what does not fit comes last."""
     chosen = best_first(setting, topology, devices)[:COMPILED]
     plans = [plan(one.setting, topology, devices) for one in progress(chosen)]
-    return sorted(plans, key=lambda p: (not p.fits, p.roofline.bound if p.roofline else math.inf))
+
+    def order(made: Plan) -> tuple:
+        # Of equal bounds (two digits: less is not known) the one that has least to hide behind another.
+        roof = made.roofline
+        return (not made.fits, *((float(f"{roof.bound:.2g}"), roof.sum) if roof else (math.inf, math.inf)))
+
+    return sorted(plans, key=order)
 
 
 def largest_batch(best: Plan, devices: list[Any]) -> Plan:
