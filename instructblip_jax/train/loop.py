@@ -108,6 +108,8 @@ def run(
                 host = dict(next(data))
                 uids = host.pop("uid", [])
                 batch = put(host)
+                if running and not running[-1].metrics["loss"].is_ready():
+                    meter.hidden()
                 shapes = {name: x.shape for name, x in batch.items()}
                 signature = tuple(sorted(shapes.items()))
                 meter.enter("steps" if signature in compiled else "compiling")

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 PHASES = ("start_up", "compiling", "input_wait", "saving", "steps")
-"""At every moment the run is in one of them. "steps": calling the step, waiting for the devices, and the log."""
+"""At every moment the run is in one of them. "steps": calling the step, waiting for the devices, and the log.
+"input_wait": making a batch while no device works."""
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own name of the event
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,6 +61,10 @@ class Meter:
         self.spent[before] += now - since
         self.saves += phase == "saving" != before
         self.now = (phase, now)
+
+    def hidden(self) -> None:
+        """The devices were at work during all of the present phase: its time counts as that of the steps."""
+        self.now = ("steps", self.now[1])
 
     def start_entries(self) -> None:
         """The first entry counts from here: what came before was start-up."""

@@ -50,7 +50,7 @@ class Numbers:
         return self.n
 
 
-def run(tmp_path, data, *, steps=12, start=0, meter=None, profile=None, log_every=4, checkpoint_every=5):
+def run(tmp_path, data, *, steps=12, start=0, meter=None, profile=None, log_every=4, checkpoint_every=5, step=step_fn):
     """The last state, the log's entries, and what was saved: (step, data position, the state's total)."""
     saved = []
     metrics_log = log.MetricsLog(epath.Path(tmp_path / "metrics.jsonl"), epath.Path(tmp_path / "events"), step=start)
@@ -67,7 +67,7 @@ def run(tmp_path, data, *, steps=12, start=0, meter=None, profile=None, log_ever
         )
         state = {"drawn": jnp.zeros(2, jnp.int32), "total": jnp.zeros(())}
         try:
-            state = loop.run(state, {}, step_fn, data, lambda batch: jax.tree.map(jnp.asarray, batch), job)
+            state = loop.run(state, {}, step, data, lambda batch: jax.tree.map(jnp.asarray, batch), job)
         finally:
             run.saved = saved
     return state, metrics_log.entries, saved
@@ -96,6 +96,21 @@ def test_entries_say_how_fast_and_how_well(tmp_path):
     assert shares["input_wait"] > 0.2
     for row in ("| samples/s ", "| MFU ", "| waiting for input ", "| checkpoints ", "3 ("):
         assert row in meter.summary()
+
+
+def test_only_idle_devices_wait_for_input(tmp_path):
+    """A batch that is made while a step still runs costs nothing."""
+
+    @jax.jit
+    def long_step(state, frozen, batch):
+        work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), jnp.ones((256, 256)))
+        state, metrics = step_fn(state, frozen, batch)
+        return state, metrics | {"loss": metrics["loss"] + 0 * work[0, 0]}
+
+    short = Numbers(lambda n: time.sleep(0.005))
+    _, entries, _ = run(tmp_path, short, step=long_step)
+    assert all(entry["seconds"] > 4 * 0.02 for entry in entries), entries
+    assert all(entry["input_wait"] < 0.05 for entry in entries[1:]), entries
 
 
 def test_another_shape_is_a_compilation_and_is_counted(tmp_path):
