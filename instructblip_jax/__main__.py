@@ -38,6 +38,10 @@ def _reason(error: Exception, args: list[str]) -> str:
     text = str(error)
     if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
         return text
+    field = text.strip("'\"")
+    for arg in args:
+        if isinstance(error, (AttributeError, KeyError)) and field in arg.partition("=")[0].split(".")[1:]:
+            return f"{arg.partition('=')[0]}: the configuration has no field {field!r}"
     given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
     return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
 

@@ -97,7 +97,7 @@ def devices(topology: Topology) -> list[Any]:
         if topology.devices not in STAND_INS:
             raise ValueError(f"topology {topology.name!r}: plan knows {', '.join(map(str, STAND_INS))} GPUs")
         topology = parse(STAND_INS[topology.devices])
-    # A host has 2 x 2 chips, or what a smaller slice has of them: said, since the compiler's default differs by machine.
+    # A host has 2 x 2 chips, or what a smaller slice has: said, for the compiler's default differs by machine.
     hosts = [math.gcd(side, 2) for side in (*topology.shape, 1)[:2]] + [1]
     options: dict[str, Any] = {"chips_per_host_bounds": hosts}
     if topology.chip.torus == 3:  # v4 and v5p chips have two cores, which work as one device
