@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import traceback
 
@@ -38,10 +39,11 @@ def _reason(error: Exception, args: list[str]) -> str:
     text = str(error)
     if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
         return text
-    field = text.strip("'\"")
-    for arg in args:
-        if isinstance(error, (AttributeError, KeyError)) and field in arg.partition("=")[0].split(".")[1:]:
-            return f"{arg.partition('=')[0]}: the configuration has no field {field!r}"
+    for arg in args if isinstance(error, (AttributeError, KeyError)) else ():
+        override = arg.partition("=")[0]
+        if override.startswith("--config.") and override.rpartition(".")[2] in text:
+            meant = re.search(r'Did you mean "(\w+)"', text)
+            return f"{override}: the configuration has no such field" + (f"; {meant[1]}?" if meant else "")
     given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
     return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
 

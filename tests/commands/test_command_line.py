@@ -138,8 +138,8 @@ def test_a_configuration_file_that_is_none(cli, write, content, words):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--config.stepz=3", ["--config.stepz", "no field"]),
-        ("--config.optim.learning_rat=3", ["--config.optim.learning_rat", "no field"]),
+        ("--config.stepz=3", ["--config.stepz: ", "no such field; steps?"]),
+        ("--config.optim.learning_rat=3", ["--config.optim.learning_rat: ", "no such field; learning_rate?"]),
         ("--config.steps=many", ["steps", "many"]),
         ("--config.mesh.data=2.5", ["mesh.data", "2.5"]),
         ("--config.optim.clip_norm=high", ["clip_norm", "high"]),
