@@ -108,7 +108,7 @@ def run(
                 host = dict(next(data))
                 uids = host.pop("uid", [])
                 batch = put(host)
-                if running and not running[-1].metrics["loss"].is_ready():
+                if running and not running[-1].metrics["loss"].is_ready():  # type: ignore[attr-defined]
                     meter.hidden()
                 shapes = {name: x.shape for name, x in batch.items()}
                 signature = tuple(sorted(shapes.items()))
