@@ -11,12 +11,12 @@ import tensorflow_datasets as tfds
 
 from instructblip_jax.data.record import Record
 
-VERSION = tfds.core.Version("1.0.0")
+VERSION = tfds.core.Version("2.0.0")
 Make = Callable[[], Iterator[Record]]
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """One set as a TFDS data set: a picture and, as JSON, the rest of its record."""
+    """One set as a TFDS data set: pictures and, as JSON, the rest of their record."""
 
     VERSION = VERSION
     pkg_dir_path = Path(__file__).parent
@@ -27,7 +27,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"image": tfds.features.Image(shape=(None, None, 3)), "record": tfds.features.Text()}
+        features = {
+            "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
+            "record": tfds.features.Text(),
+        }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -37,7 +40,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         empty = True
         for record in make():
             empty = False
-            yield record.uid, {"image": record.image, "record": record.to_json()}
+            yield record.uid, {"images": list(record.images), "record": record.to_json()}
         if empty:
             raise ValueError(f"{self.name}: no record in the split {split}, so the set is not written")
 
@@ -86,6 +89,13 @@ def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, i
     return {split: builder.info.splits[split].num_examples for split in splits}
 
 
+class _Encoded(tfds.decode.SkipDecoding):
+    """Pictures as they were stored, in sequences, too."""
+
+    def decode_batch_example_np(self, serialized_example: Any) -> Any:
+        return serialized_example
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Random access to the records of a prepared split; what Grain reads."""
@@ -107,7 +117,7 @@ class Source:
                 raise ValueError(
                     f"{self.directory}: has no split {self.split!r}; it has {', '.join(builder.info.splits)}"
                 )
-            decoders = {"image": tfds.decode.SkipDecoding()}
+            decoders = {"images": _Encoded()}
             object.__setattr__(self, "_data", builder.as_data_source(self.split, decoders=decoders))
 
     def __len__(self) -> int:
@@ -116,7 +126,7 @@ class Source:
     def __getitem__(self, index: int) -> Record:
         try:
             example = self._data[index]  # type: ignore[attr-defined]
-            return Record.from_json(example["record"], example["image"])
+            return Record.from_json(example["record"], example["images"])
         except (RuntimeError, TypeError, KeyError, ValueError) as error:  # the reader tells corruption in several ways
             raise ValueError(
                 f"{self.directory}: record {index} of {self.split} is corrupt ({error}); remove the set and prepare it"

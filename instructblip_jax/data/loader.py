@@ -61,7 +61,7 @@ def _example(
 
 def _pixels(record: Record, processor: Processor) -> np.ndarray:
     try:
-        return processor.image(record.image, record.uid)
+        return processor.image(record.images[0], record.uid)
     except UnusableImageError as error:
         # `prepare` counts and leaves out what cannot be read: a picture that breaks here broke on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error

@@ -23,7 +23,7 @@ def records(name: str, split: str, count: int) -> list[Record]:
             name,
             split,
             "vqa",
-            png(n % 250),
+            (png(n % 250),),
             {"n": str(n), "é": "\n"},
             ("a", str(n)),
             meta={"n": n},
@@ -56,8 +56,8 @@ def test_other_tools_read_the_set_without_this_package(tmp_path):
     read = tfds.builder_from_directory(builder.directory_of(tmp_path, "own_set"))
     assert read.info.splits["train"].num_examples == 4
     example = read.as_data_source("train")[0]
-    assert example["image"].shape == (5, 7, 3)
-    assert Record.from_json(example["record"], b"").dataset == "own_set"
+    assert example["images"][0].shape == (5, 7, 3)
+    assert Record.from_json(example["record"], ()).dataset == "own_set"
 
 
 def test_a_set_that_is_there_is_left_as_it_is(tmp_path):

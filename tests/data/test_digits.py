@@ -79,14 +79,14 @@ def test_scenes_are_composed_of_their_own_splits_scans(split, monkeypatch):
 def test_records_are_functions_of_set_split_and_number(name, records):
     assert list(make(name, "test", 3, 6)) == records[name][3:6]
     other = list(make(name, "validation", 3, 6))
-    assert all(a.image != b.image for a, b in zip(other, records[name][3:6], strict=True))
+    assert all(a.images != b.images for a, b in zip(other, records[name][3:6], strict=True))
     for number, record in enumerate(records[name]):
         assert record.uid == f"{name}/test/{number}"
         assert (record.dataset, record.split, record.task) == (name, "test", TASKS[name][0])
         assert record.instruction is None
         assert record.answers
         assert all(answer and answer == answer.strip() for answer in record.answers)
-    assert len({record.image for record in records[name]}) == SAMPLE
+    assert len({record.images for record in records[name]}) == SAMPLE
 
 
 def test_sizes_are_very_different_and_kinds_are_held_out():
@@ -251,7 +251,7 @@ def test_the_picture_shows_what_the_words_say():
 
 def test_records_hold_jpegs(records):
     for name in TASKS:
-        image = Image.open(io.BytesIO(records[name][0].image))
+        image = Image.open(io.BytesIO(records[name][0].images[0]))
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (scenes.SIZE, scenes.SIZE))
 
 

@@ -145,7 +145,7 @@ def test_rows_come_with_their_records_name_and_set(batches, sources, processor):
         for n, uid in enumerate(batch["uid"]):
             number, record = known[uid]
             assert batch["set"][n] == number
-            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.image))
+            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.images[0]))
 
 
 def test_sets_are_drawn_as_often_as_their_probabilities_say(batches, processor):
@@ -205,7 +205,7 @@ def test_picture_instruction_and_answer_of_a_row_belong_together(batches, source
     known: dict[bytes, Record] = {}
     for source in sources.values():
         for record in (source[n] for n in range(len(source))):
-            known[processor.image(record.image).tobytes()] = record
+            known[processor.image(record.images[0]).tobytes()] = record
     instructions = Counter()
     for batch in take(batches(), 24):
         for n, key in enumerate(keys(batch)):
@@ -232,7 +232,7 @@ def same(a: dict, b: dict) -> bool:
 
 def test_all_answers_of_a_record_are_trained_on(processor, prepared):
     record = open_set(prepared, "count", "train")[0]
-    own = Record(record.uid, "own", "train", "vqa", record.image, {}, ("1", "2", "3"), instruction="which digit ?")
+    own = Record(record.uid, "own", "train", "vqa", record.images, {}, ("1", "2", "3"), instruction="which digit ?")
     iterator = training_batches(
         {"own": [own]},
         {"own": 1.0},
@@ -267,7 +267,7 @@ def own_record(**changes) -> Record:
         "dataset": "own",
         "split": "train",
         "task": "vqa",
-        "image": b"no picture",
+        "images": (b"no picture",),
         "slots": {"what": "digit"},
         "answers": ("1",),
     }
@@ -314,7 +314,7 @@ def test_evaluation_goes_through_a_split_in_order_in_one_shape(prepared, process
         assert batch["input_ids"].shape[1] in (24, 32)
         for n in range(batch_size):
             record = part[n] if n < len(part) else part[0]  # filled up with the batch's first
-            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.image))
+            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.images[0]))
             assert processor.decode(batch["input_ids"][n : n + 1]) == [TEMPLATES["digit_at"][0].format(**record.slots)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import check, fields, instruction
 
-RECORD = Record("shapes/train/0", "shapes", "train", "vqa", b"", {"place": "top {left}", "what": "disc"}, ("yes",))
+RECORD = Record("shapes/train/0", "shapes", "train", "vqa", (), {"place": "top {left}", "what": "disc"}, ("yes",))
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class Decoder:
 
 def test_each_record_gets_its_own_answer_and_its_blind_one():
     def record(n):
-        return Record(f"s/test/{n}", "s", "test", "vqa", b"", {}, (f"{n + 1} {n}",))
+        return Record(f"s/test/{n}", "s", "test", "vqa", (), {}, (f"{n + 1} {n}",))
 
     def batch(numbers):
         pixels = np.ones((len(numbers), 4, 4, 3), np.float32) * (np.array(numbers)[:, None, None, None] + 1)

@@ -31,4 +31,4 @@ def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:
         rng = np.random.default_rng(zlib.crc32(uid.encode()))
         scene, (slots, answers) = question(name, rng)
         image = scenes.encode(scenes.render(scene, split, rng))
-        yield Record(uid, name, split, TASKS[name][0], image, slots, answers, meta={"scene": scene.text()})
+        yield Record(uid, name, split, TASKS[name][0], (image,), slots, answers, meta={"scene": scene.text()})
