@@ -12,6 +12,11 @@ import tensorflow_datasets as tfds
 from instructblip_jax.data.record import Record
 
 VERSION = tfds.core.Version("2.0.0")
+FEATURES = {
+    "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
+    "record": tfds.features.Text(),
+}
+"""Of an example: encoded pictures, and as JSON all else of its `Record`."""
 Make = Callable[[], Iterator[Record]]
 
 
@@ -27,11 +32,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
-            "record": tfds.features.Text(),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(FEATURES))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {split: self._examples(split, make) for split, make in self._splits.items()}

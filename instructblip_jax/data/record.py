@@ -21,7 +21,7 @@ class Record:
       slots: fill the set's templates, unless ``instruction`` is the ready text.
       answers: distinct, the canonical one first; empty on blind test splits. Training draws one at a visit, by
         ``weights`` where there are any (as many, adding up to 1).
-      references: what metrics read: all annotators' answers in order, or all captions of a picture; if empty ``answers``.
+      references: what metrics read: all annotators' answers in order, or all captions of a picture (or ``answers``).
       candidates: what can be chosen from; ``label`` is the right one's number, of a binary task 0 or 1.
       relevance: of each candidate, 0 to 1 (Visual Dialog's dense annotations).
       turns: of a dialogue, (question, answer) pairs in order. Training draws one at a visit, what came before goes into
