@@ -1,7 +1,7 @@
 """The figures of docs/plan.md: plans the paper's configurations on slices, keeps each as JSON, makes the tables and the
 plot of what is there.
 
-    python tools/plan_docs.py --plans DIR [--only PART_OF_A_NAME] [--draw]
+    python tools/plan_docs.py --plans DIR [--only NAME ...] [--draw]
 
 Each plan is some minutes of compiling; what is in DIR already is not made again. Without --draw only plans are made.
 """
@@ -133,15 +133,15 @@ def draw(plans: dict[str, dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=Path, required=True, help="directory of one JSON file a plan")
-    parser.add_argument("--only", default="", help="only plans with this in their names")
+    parser.add_argument("--only", nargs="*", default=tuple(cases()), help="only these, in this order")
     parser.add_argument("--draw", action="store_true", help="print the tables and write docs/plan.png")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     args.plans.mkdir(parents=True, exist_ok=True)
     if not args.draw:
-        for name, case in cases().items():
-            if args.only in name and not (args.plans / f"{name}.json").is_file():
-                make(name, *case, args.plans)
+        for name in args.only:
+            if not (args.plans / f"{name}.json").is_file():
+                make(name, *cases()[name], args.plans)
         return
     plans = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(args.plans.glob("*.json"))}
     for name in cases():

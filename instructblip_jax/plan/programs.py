@@ -30,6 +30,7 @@ from instructblip_jax.train.step import init_state, make_step
 STAND_INS = {1: "v5p:1x1x1", 2: "v5p:1x1x2", 4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4", 32: "v5p:2x4x4"}
 """Number of GPUs -> the TPU slice that a program for them is compiled for: XLA needs a GPU to compile for one, and CPU
 programs widen bfloat16. What a chip keeps and sends is decided before, and alike."""
+INSTALL = "pip install 'jax[tpu]', which takes the version that this jax can read"
 KEEP = {
     "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -90,7 +91,7 @@ class Compiled:
 def devices(topology: Topology) -> list[Any]:
     """The devices of a slice, to compile for. Raises ValueError without the compiler or for a slice unknown to it."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("the TPU compiler is missing; it runs on any Linux machine: pip install libtpu")
+        raise ValueError(f"the TPU compiler is missing; it runs on any Linux machine: {INSTALL}")
     for name, value in KEEP.items():
         os.environ.setdefault(name, value)
     if not topology.chip.tpu:
@@ -218,8 +219,12 @@ def compiled(traced: Any, mesh: Mesh) -> Compiled:
             size = float(needed[2]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[needed[3]]
             raise DoesNotFit(size, needed[1] == "Used") from error
     memory = program.memory_analysis()
+    try:
+        text = program.as_text()
+    except jax.errors.JaxRuntimeError as error:  # a newer compiler writes what this jaxlib does not know
+        raise ValueError(f"this jax cannot read the programs of the libtpu that is installed; {INSTALL}") from error
     return Compiled(
-        text=program.as_text(),
+        text=text,
         result=jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             traced.out_info,

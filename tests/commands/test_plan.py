@@ -8,7 +8,7 @@ import pytest
 from instructblip_jax.plan.chips import GIB
 
 CONFIG = "--config=configs/digits.py"
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install libtpu")
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'jax[tpu]'")
 
 
 @needs_libtpu
@@ -59,7 +59,7 @@ def test_without_the_compiler_it_says_how_to_get_it(cli, monkeypatch):
     )
     done = cli("plan", CONFIG, "--topology=v5e:2x2")
     assert done.code == 1
-    assert "pip install libtpu" in done.err
+    assert "pip install 'jax[tpu]'" in done.err
 
 
 @pytest.mark.parametrize(
