@@ -24,12 +24,15 @@ class MeshConfig:
 class MixtureConfig:
     """Which sets are trained on, and how often: probability in proportion to size ** exponent * weights[set].
 
-    The paper's exponent is 0.5; 0 draws every set as often as any other, 1 every record.
+    The paper's exponent is 0.5; 0 draws every set as often as any other, 1 every record. ``caps``: set -> the size that
+    it counts as at most, where one would drown the others. A set is a name, or with another split than "train"
+    NAME:SPLIT.
     """
 
     sets: tuple[str, ...]
     exponent: float = 0.5
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +40,18 @@ class DataConfig:
     """Where prepared sets lie, and how their records become batches.
 
     ``instruction_lengths``, ``response_lengths``: the static text lengths, ascending; a batch takes the smallest that
-    holds it. ``templates``: "instructions", or "plain" for the slot values without a word of instruction (the paper's
+    holds it. ``shapes``: if not 0, so many pairs of lengths are chosen instead that fit the mixture's own, up to the
+    largest of those; every pair is a program to compile, and fewer are more padding. ``window``: batches that are
+    sorted by length together; with many shapes it must be many, too. Records with longer texts are passed over, and
+    counted. ``templates``: "instructions", or "plain" for the slot values without a word of instruction (the paper's
     multitask comparison, figure 4). ``blank_image``: train without seeing.
     """
 
     directory: str
     instruction_lengths: tuple[int, ...] = (32, 64, 128)
     response_lengths: tuple[int, ...] = (16, 64, 256)
+    shapes: int = 0
+    window: int = 4
     templates: str = "instructions"
     blank_image: bool = False
 
@@ -62,6 +70,7 @@ class EvaluationConfig:
 class RunConfig:
     """One run: the fields that all configurations share (contract.md) and those of its parts.
 
+    ``epochs``: instead of ``steps`` (which is 0 then), as many as the sets together have records, so often.
     ``log_examples``: write down which records each step was trained on, in W/examples.
     """
 
@@ -84,6 +93,7 @@ class RunConfig:
     remat: str = "none"
     int8: bool = False
     log_examples: bool = False
+    epochs: float = 0.0
 
 
 FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples")

@@ -5,6 +5,7 @@ SIGTERM ends it after the current step, saved, with exit code 143.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from instructblip_jax import distributed, run_flags
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
-from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.buckets import Shape, fit
+from instructblip_jax.data.builder import open_set, split_of
 from instructblip_jax.data.digits.prepare import prepare_missing
 from instructblip_jax.data.digits.templates import PLAIN, TEMPLATES
-from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.loader import sample_lengths, training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.plan import chips, flops
@@ -69,9 +71,13 @@ def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
         )
     if run.seed < 0:
         raise ValueError(f"config.seed is {run.seed}; it must be at least 0")
-    for name in ("steps", "log_every", "checkpoint_every", "checkpoints_kept"):
+    for name in ("log_every", "checkpoint_every", "checkpoints_kept"):
         if getattr(run, name) < 1:
             raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")
+    if run.data.window < 1 or run.data.shapes < 0:
+        raise ValueError(f"config.data.window {run.data.window} and shapes {run.data.shapes}: at least 1 and 0")
+    if (run.steps < 1) == (run.epochs <= 0):
+        raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
 
 
 def check_lengths(run: RunConfig, model: InstructBlip) -> None:
@@ -113,22 +119,31 @@ def run(args: Sequence[str]) -> None:
 
     # 2. Data: prepared sets, mixed.
     prepare_missing(config.data.directory, config.mixture.sets)
-    sources = {name: open_set(config.data.directory, name, "train") for name in config.mixture.sets}
+    sources = {name: open_set(config.data.directory, *split_of(name, "train")) for name in config.mixture.sets}
+    sizes = {name: len(source) for name, source in sources.items()}
     mixture = probabilities(
-        {name: len(source) for name, source in sources.items()},
-        exponent=config.mixture.exponent,
-        weights=config.mixture.weights,
+        sizes, exponent=config.mixture.exponent, weights=config.mixture.weights, caps=config.mixture.caps
     )
+    steps = config.steps or math.ceil(config.epochs * sum(sizes[name] for name in mixture) / config.batch_size)
+    templates = TEMPLATE_SETS[config.data.templates]
+    shapes: list[Shape] = []
+    if config.data.shapes:
+        lengths = sample_lengths(sources, mixture, processor, templates, seed=config.seed)
+        longest = (max(config.data.instruction_lengths), max(config.data.response_lengths))
+        shapes = fit(lengths, longest, config.data.shapes)
     own = meshes.local_rows(mesh, config.batch_size)
     batches = training_batches(
         {name: sources[name] for name in mixture},
         mixture,
         processor,
-        TEMPLATE_SETS[config.data.templates],
+        templates,
         batch_size=config.batch_size,
         instruction_lengths=config.data.instruction_lengths,
         response_lengths=config.data.response_lengths,
         seed=config.seed,
+        shapes=shapes,
+        window=config.data.window,
+        frames={name: source.frames for name, source in sources.items()},
         blank_image=config.data.blank_image,
         own=own,
     )
@@ -143,7 +158,7 @@ def run(args: Sequence[str]) -> None:
     workdir.claim(config)
     checkpoints = workdir.checkpoints(keep=config.checkpoints_kept)
     start = checkpoints.newest() or 0
-    tx = optimizer(config.optim, config.steps)
+    tx = optimizer(config.optim, steps)
     state = meshes.pin(mesh, init_state(model.train, tx, sets=len(mixture)))
     source = fingerprint(model.directory)
     if start:
@@ -154,6 +169,8 @@ def run(args: Sequence[str]) -> None:
         process = jax.process_index()
         data = LoggedExamples(data, workdir.examples, step=start, process=process, rows=own)
     _describe(config, model, mixture, start)
+    if shapes and distributed.is_writer():
+        print("text shapes: " + ", ".join(f"{a} + {b}" for a, b in shapes), flush=True)
 
     # 4. The loop.
     step_fn = make_step(
@@ -162,7 +179,7 @@ def run(args: Sequence[str]) -> None:
         seed=config.seed,
         accumulation=config.optim.accumulation,
         spike_factor=config.optim.spike_factor,
-        rate=schedule(config.optim, config.steps),
+        rate=schedule(config.optim, steps),
         compiler_options=model.compiler_options,
     )
     metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
@@ -177,7 +194,7 @@ def run(args: Sequence[str]) -> None:
     with jax.set_mesh(mesh), meter:
         job = loop.Job(
             start=start,
-            steps=config.steps,
+            steps=steps,
             log_every=config.log_every,
             checkpoint_every=config.checkpoint_every,
             save=lambda step, state, position: checkpoints.save(step, state, position, source),
@@ -210,7 +227,7 @@ def run(args: Sequence[str]) -> None:
 
     # 5. What programs read.
     result = {
-        "steps": config.steps,
+        "steps": steps,
         "losses": [entry["loss"] for entry in metrics_log.entries],
         "weights_sha256": weights_sha256(state["train"]),
         "goodput": meter.shares(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -124,6 +125,11 @@ class Source:
     def __len__(self) -> int:
         return len(self._data)  # type: ignore[attr-defined]
 
+    @functools.cached_property
+    def frames(self) -> int:
+        """Pictures that a record has at most, at least 1."""
+        return max(1, len(self[0].images))
+
     def __getitem__(self, index: int) -> Record:
         try:
             example = self._data[index]  # type: ignore[attr-defined]
@@ -138,6 +144,12 @@ def sizes(out: str | Path, name: str) -> dict[str, int]:
     """The splits of a prepared set -> their number of records."""
     splits = tfds.builder_from_directory(str(directory_of(out, name))).info.splits
     return {split: info.num_examples for split, info in splits.items()}
+
+
+def split_of(name: str, default: str) -> tuple[str, str]:
+    """ "gqa:train_balanced" -> ("gqa", "train_balanced"); a bare name has the split ``default``."""
+    bare, _, split = name.partition(":")
+    return bare, split or default
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source:

@@ -5,46 +5,53 @@ from typing import Any
 
 import numpy as np
 
+from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.processors.processor import IGNORE, Processor
 
 Sample = Mapping[str, np.ndarray]
 """pixel_values [H, W, 3] and the unpadded token rows of `Processor.encode`."""
 
 
-def bucket(longest: int, lengths: Sequence[int], what: str) -> int:
-    """The smallest of the static ``lengths`` that holds ``longest`` tokens. Raises ValueError where none does."""
-    for length in sorted(lengths):
-        if longest <= length:
-            return length
-    raise ValueError(f"data.{what} {tuple(lengths)}: a row has {longest} tokens; add a length that holds it")
+def grid(instruction_lengths: Sequence[int], response_lengths: Sequence[int]) -> list[Shape]:
+    """Any of the one with any of the other, by size."""
+    pairs = [(a, b) for a in instruction_lengths for b in response_lengths]
+    return sorted(pairs, key=lambda pair: (sum(pair), pair))
+
+
+def text_lengths(row: Sample, processor: Processor) -> Shape:
+    """Tokens of a sample's instruction (the longer of its two rows) and of its response (0 without one)."""
+    response = int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0
+    joined = response if processor.decoder_only else 0  # responses that follow in input_ids
+    return max(len(row["input_ids"]) - joined, len(row.get("qformer_input_ids", ()))), response
 
 
 def collate(
     samples: Sequence[Sample],
     processor: Processor,
     *,
-    instruction_lengths: Sequence[int],
-    response_lengths: Sequence[int],
+    shapes: Sequence[Shape],
     blank_image: bool = False,
     own: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """B samples -> the contract's batch. Both instruction rows take one length, so that shapes stay few.
 
-    ``blank_image``: zeros for pixels, the mean colour of the processor. ``own``: the rows to assemble (default: all);
-    lengths are those that all samples need, and the other samples need no pixels.
+    ``shapes``: the static lengths of instruction and response that there are; the cheapest that holds all samples is
+    taken. ``blank_image``: zeros for pixels, the mean colour of the processor. ``own``: the rows to assemble (default:
+    all); lengths are those that all samples need, and the other samples need no pixels. Raises ValueError where no
+    shape is large enough.
     """
     rows = [{key: value for key, value in sample.items() if key != "pixel_values"} for sample in samples]
-    answers = [int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0 for row in rows]
-    joined = [answer if processor.decoder_only else 0 for answer in answers]  # responses that follow in input_ids
-    texts = [key for key in rows[0] if key != "labels"]
-    longest = max(
-        len(row[key]) - (after if key == "input_ids" else 0)
-        for row, after in zip(rows, joined, strict=True)
-        for key in texts
-    )
-    lengths = dict.fromkeys(texts, bucket(longest, instruction_lengths, "instruction_lengths"))
+    longest = np.max([text_lengths(row, processor) for row in rows], axis=0)
+    number = assign(longest[None], shapes)[0]
+    if number < 0:
+        raise ValueError(
+            f"data.instruction_lengths and data.response_lengths go up to {tuple(np.max(shapes, axis=0).tolist())}: "
+            f"a row has {longest[0]} + {longest[1]} tokens; add lengths that hold it"
+        )
+    prompt, answer = shapes[number]
+    lengths = dict.fromkeys((key for key in rows[0] if key != "labels"), prompt)
     if "labels" in rows[0]:
-        lengths["labels"] = bucket(max(answers), response_lengths, "response_lengths")
+        lengths["labels"] = answer
         if processor.decoder_only:
             lengths["input_ids"] += lengths["labels"]
             lengths["labels"] = lengths["input_ids"]

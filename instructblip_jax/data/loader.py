@@ -1,88 +1,162 @@
 """Prepared sets -> training batches and evaluation batches.
 
-Window n of a run (a few batches) is a pure function of configuration, seed and n, a `grain.MapDataset`: the saved state
-of the iterator is two small numbers, the same on every host, whatever the read-ahead. Every host draws and orders the
+Batch n of a run is a pure function of configuration, seed and n, by way of the window that it is cut from: the saved
+state of the iterator is its number, the same on every host, whatever the read-ahead. Every host draws and orders the
 texts of whole batches, so that all agree on order and lengths; of pictures it decodes those of its own rows only.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grain
 import numpy as np
 
+from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.data.builder import Source
-from instructblip_jax.data.collate import collate
+from instructblip_jax.data.collate import collate, grid, text_lengths
 from instructblip_jax.data.record import Record
-from instructblip_jax.data.templates import Templates, check, instruction
+from instructblip_jax.data.templates import Templates, at_turn, check, instruction
 from instructblip_jax.processors.image import UnusableImageError
 from instructblip_jax.processors.processor import Processor
 
 WINDOW = 4
 """Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""
-READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-"""In windows."""
+READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)), prefetch_buffer_size=8)
+"""In batches."""
+TRIES = 100
+"""Records of a set that may be too long in a row."""
+LONGER = 64
+"""Tokens by which the lengths go on where an instruction to be judged is longer than all that are configured."""
+WHOLE = ("input_ids", "qformer_input_ids", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Example:
-    """One visit of a record: a template and an answer are drawn anew each time. ``set``: its number in the mixture."""
+    """One visit of a record: a template and an answer are drawn anew each time. ``set``: its number in the mixture;
+    ``lengths``: tokens of instruction and response; ``passed``: records before it that were too long;
+    ``index``: the record's place in its set."""
 
-    record: Record
+    record: Record  # without its pictures: a window may hold thousands
     set: int
     text: Mapping[str, np.ndarray]
+    lengths: Shape
+    passed: int = 0
+    index: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Numbered:
-    """A source whose records come with the number of their set."""
+class _Places:
+    """Stands for a set's records: (the set's number in the mixture, the record's in the set)."""
 
-    source: Source
     number: int
+    size: int
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self.size
 
-    def __getitem__(self, index: int) -> tuple[int, Record]:
-        return self.number, self.source[index]
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return self.number, index
+
+
+def _drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
+    """An instruction and an answer of a record: which of its templates, turns and answers is chance."""
+    if not record.answers and not record.turns:
+        raise ValueError(f"{record.uid}: has no answer to train on")
+    choice = int(rng.integers(1 << 30))
+    if record.turns:
+        turn = int(rng.integers(len(record.turns)))
+        return instruction(templates, at_turn(record, turn), choice), record.turns[turn][1]
+    if record.weights:
+        answer = record.answers[int(rng.choice(len(record.answers), p=record.weights))]
+    else:
+        answer = record.answers[int(rng.integers(len(record.answers)))]
+    return instruction(templates, record, choice), answer
 
 
 def _example(
-    numbered: tuple[int, Record], rng: np.random.Generator, processor: Processor, templates: Templates
+    place: tuple[int, int],
+    rng: np.random.Generator,
+    sources: Sequence[Source],
+    processor: Processor,
+    templates: Templates,
+    largest: Shape,
 ) -> _Example:
-    number, record = numbered
-    if not record.answers:
-        raise ValueError(f"{record.uid}: has no answer to train on")
-    text = instruction(templates, record, int(rng.integers(1 << 30)))
-    answer = record.answers[int(rng.integers(len(record.answers)))]
-    return _Example(record, number, processor.encode(text, answer))
+    """The record at ``place``, or the first after it that is not longer than ``largest``: no text is ever cut."""
+    number, index = place
+    source = sources[number]
+    for passed in range(min(TRIES, len(source))):
+        record = source[(index + passed) % len(source)]
+        text = processor.encode(*_drawn(record, rng, templates), whole=WHOLE)
+        lengths = text_lengths(text, processor)
+        qformer = len(text.get("qformer_input_ids", ()))
+        if lengths[0] <= largest[0] and lengths[1] <= largest[1] and qformer <= processor.qformer_limit:
+            slim = dataclasses.replace(record, images=())
+            return _Example(slim, number, text, lengths, passed, (index + passed) % len(source))
+    raise ValueError(
+        f"{record.uid}: this record and {passed} before it are too long ({lengths[0]} and {lengths[1]} tokens) "
+        f"for data.instruction_lengths and data.response_lengths, which go up to {largest[0]} and {largest[1]}"
+    )
 
 
-def _pixels(record: Record, processor: Processor) -> np.ndarray:
+def _pixels(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
+    """float32 [H, W, 3], or of more than one frame [F, H, W, 3]: the last picture stands for missing ones, and the
+    mean colour for a record without any."""
     try:
-        return processor.image(record.images[0], record.uid)
+        pixels = [processor.image(image, record.uid) for image in record.images[:frames]]
     except UnusableImageError as error:
         # `prepare` counts and leaves out what cannot be read: a picture that breaks here broke on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
+    pixels = pixels or [np.zeros((processor.image.height, processor.image.width, 3), np.float32)]
+    return pixels[0] if frames == 1 else np.stack(pixels + [pixels[-1]] * (frames - len(pixels)))
 
 
-def _sorted_window(examples: Sequence[_Example], rng: np.random.Generator, batch_size: int) -> list[list[_Example]]:
-    """Examples -> batches of like lengths, in random order."""
-    order = sorted(
-        range(len(examples)), key=lambda n: (len(examples[n].text["labels"]), len(examples[n].text["input_ids"]))
-    )
-    batches = [[examples[n] for n in order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
-    return [batches[n] for n in rng.permutation(len(batches))]
+def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape]) -> list[list[_Example]]:
+    """A window's examples -> batches of like lengths, the longest first.
+
+    Each takes the shape that the longest example left needs, and is filled up with the next ones that fit it.
+    """
+    lengths = np.array([example.lengths for example in examples])
+    kinds = assign(lengths, shapes)
+    left = np.lexsort((lengths[:, 0], lengths[:, 1], kinds))[::-1]
+    batches = []
+    while len(left):
+        kind = kinds[left[0]]
+        while (fitting := np.flatnonzero((lengths[left] <= shapes[kind]).all(-1))).size < batch_size:
+            kind += 1
+        batches.append([examples[n] for n in left[fitting[:batch_size]]])
+        left = np.delete(left, fitting[:batch_size])
+    return batches
 
 
-class _Spread(grain.experimental.FlatMapTransform):
-    """A window of batches -> its batches."""
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """Batch n of a run, by number; the window after the one that is asked for is made in the meantime."""
 
-    max_fan_out = WINDOW
+    windows: grain.MapDataset
+    per_window: int
+    assemble: Callable[[list[_Example]], dict[str, Any]]
+    ready: dict[int, Future] = dataclasses.field(default_factory=dict)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    worker: ThreadPoolExecutor = dataclasses.field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def flat_map(self, element: list) -> list:
-        return element
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, place = divmod(index, self.per_window)
+        with self.lock:
+            for wanted in (number, number + 1):
+                if wanted not in self.ready:
+                    self.ready[wanted] = self.worker.submit(self.windows.__getitem__, wanted)
+            for old in [known for known in self.ready if known < number - 1]:
+                del self.ready[old]
+            window = self.ready[number]
+        return self.assemble(window.result()[place])
 
 
 def training_batches(
@@ -95,47 +169,89 @@ def training_batches(
     instruction_lengths: Sequence[int],
     response_lengths: Sequence[int],
     seed: int,
+    shapes: Sequence[Shape] = (),
+    window: int = WINDOW,
+    frames: Mapping[str, int] | None = None,
     blank_image: bool = False,
     own: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (default: all), this host's; over all
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
 
-    Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``, and "uid", the records'
-    names, a list. Each set is shuffled anew every pass. Raises ValueError for templates that do not fit the records.
+    Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; "passed" int32 [rows], how
+    many records were too long and passed over for it; and "uid", the records' names, a list. Each set is shuffled anew
+    every pass. ``frames``: set -> pictures a record (default 1); sets of different numbers do not share
+    batches. ``shapes``, ``window``: as in `config.DataConfig`. Raises ValueError for templates that do not fit the
+    records.
     """
-    sets, weights = [], []
-    for number, (name, probability) in enumerate(probabilities.items()):
-        check(templates, sources[name][0])
-        source = grain.MapDataset.source(_Numbered(sources[name], number))
-        sets.append(source.seed(seed + 1000 * number).shuffle().repeat())
-        weights.append(probability)
-    examples = grain.MapDataset.mix(sets, weights).seed(seed)
-    examples = examples.random_map(lambda numbered, rng: _example(numbered, rng, processor, templates))
-    windows = examples.batch(WINDOW * batch_size, drop_remainder=True, batch_fn=list)
-    windows = windows.random_map(lambda window, rng: _sorted_window(window, rng, batch_size))
+    names = tuple(probabilities)
+    numbered = [sources[name] for name in names]
+    pairs = shapes or grid(instruction_lengths, response_lengths)
+    largest = (max(instruction_lengths), max(response_lengths))
     rows = range(batch_size) if own is None else own.tolist()
+    pictures = [(frames or {}).get(name, 1) for name in names]
 
     def assemble(batch: Sequence[_Example]) -> dict[str, Any]:
+        records = {n: numbered[batch[n].set][batch[n].index] for n in rows}
         arrays = collate(
-            _samples(batch, rows, processor),
+            _samples(batch, records, processor, pictures[batch[0].set]),
             processor,
-            instruction_lengths=instruction_lengths,
-            response_lengths=response_lengths,
+            shapes=pairs,
             blank_image=blank_image,
             own=rows,
         )
         sets = np.array([batch[n].set for n in rows], np.int32)
-        return arrays | {"set": sets, "uid": [batch[n].record.uid for n in rows]}
+        passed = np.array([batch[n].passed for n in rows], np.int32)
+        return arrays | {"set": sets, "passed": passed, "uid": [batch[n].record.uid for n in rows]}
 
-    # Pictures are decoded in the threads that read ahead.
-    windows = windows.map(lambda batches: [assemble(batch) for batch in batches])
-    return iter(grain.experimental.FlatMapIterDataset(windows.to_iter_dataset(READ_AHEAD), _Spread()))
+    def shuffled(examples: list[_Example], rng: np.random.Generator) -> list[list[_Example]]:
+        cut = _cut(examples, batch_size, pairs)
+        return [cut[n] for n in rng.permutation(len(cut))]
+
+    def stream(numbers: Sequence[int]) -> grain.MapDataset:
+        """Windows of batches over these sets, as text."""
+        sets = []
+        for number in numbers:
+            check(templates, numbered[number][0])
+            places = grain.MapDataset.source(_Places(number, len(numbered[number])))
+            sets.append(places.seed(seed + 1000 * number).shuffle().repeat())
+        examples = grain.MapDataset.mix(sets, [probabilities[names[number]] for number in numbers]).seed(seed)
+        examples = examples.random_map(lambda place, rng: _example(place, rng, numbered, processor, templates, largest))
+        windows = examples.batch(window * batch_size, drop_remainder=True, batch_fn=list)
+        return windows.random_map(shuffled)
+
+    groups = [[n for n in range(len(names)) if pictures[n] == count] for count in sorted(set(pictures))]
+    shares = [sum(probabilities[names[n]] for n in group) for group in groups]
+    windows = grain.MapDataset.mix(list(map(stream, groups)), shares) if len(groups) > 1 else stream(groups[0])
+    batches = grain.MapDataset.source(_Batches(windows, window, assemble))
+    return iter(batches.to_iter_dataset(READ_AHEAD))  # pictures are decoded in the threads that read ahead
 
 
-def _samples(batch: Sequence[_Example], rows: Sequence[int], processor: Processor) -> list[Mapping[str, np.ndarray]]:
-    """What `collate` asks for: texts, and the pictures of these rows."""
-    pixels = {n: {"pixel_values": _pixels(batch[n].record, processor)} for n in rows}
+def sample_lengths(
+    sources: Mapping[str, Source],
+    probabilities: Mapping[str, float],
+    processor: Processor,
+    templates: Templates,
+    *,
+    seed: int,
+    count: int = 4096,
+) -> np.ndarray:
+    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length."""
+    rng = np.random.default_rng(seed)
+    names = list(probabilities)
+    lengths = []
+    for number in rng.choice(len(names), count, p=list(probabilities.values())):
+        source = sources[names[number]]
+        drawn = _drawn(source[int(rng.integers(len(source)))], rng, templates)
+        lengths.append(text_lengths(processor.encode(*drawn, whole=WHOLE), processor))
+    return np.array(lengths)
+
+
+def _samples(
+    batch: Sequence[_Example], records: Mapping[int, Record], processor: Processor, frames: int
+) -> list[Mapping[str, np.ndarray]]:
+    """What `collate` asks for: texts, and the pictures of ``records``, by row."""
+    pixels = {n: {"pixel_values": _pixels(record, processor, frames)} for n, record in records.items()}
     return [{**example.text, **pixels.get(n, {})} for n, example in enumerate(batch)]
 
 
@@ -146,25 +262,31 @@ def evaluation_batches(
     *,
     batch_size: int,
     instruction_lengths: Sequence[int],
+    frames: int = 1,
+    start: int = 0,
     blank_image: bool = False,
     own: np.ndarray | None = None,
 ) -> Iterator[tuple[list[Record], dict[str, Any]]]:
     """The records of a split in order, each set's first template, without labels.
 
-    All records of a batch, and of its arrays the rows ``own`` (default: all), this host's. The last batch is filled up
-    with its first record, so that one shape serves; only real records are named.
+    All records of a batch from number ``start`` on, and of its arrays the rows ``own`` (default: all), this host's. The
+    last batch is filled up with its first record, so that one shape serves; only real records are named. The language
+    model reads an instruction whole, whatever its length; the Q-Former its end, as the original does.
     """
     check(templates, source[0])
-    for start in range(0, len(source), batch_size):
-        records = [source[n] for n in range(start, min(start + batch_size, len(source)))]
+    lengths = list(instruction_lengths)
+    for first in range(start, len(source), batch_size):
+        records = [source[n] for n in range(first, min(first + batch_size, len(source)))]
         filled = records + [records[0]] * (batch_size - len(records))
-        examples = [_Example(r, 0, processor.encode(instruction(templates, r, 0))) for r in filled]
+        texts = [processor.encode(instruction(templates, r, 0), whole=("input_ids",)) for r in filled]
+        examples = [_Example(r, 0, text, text_lengths(text, processor)) for r, text in zip(filled, texts, strict=True)]
+        while max(lengths) < max(example.lengths[0] for example in examples):
+            lengths.append(max(lengths) + LONGER)
         rows = range(batch_size) if own is None else own.tolist()
         batch = collate(
-            _samples(examples, rows, processor),
+            _samples(examples, {n: filled[n] for n in rows}, processor, frames),
             processor,
-            instruction_lengths=instruction_lengths,
-            response_lengths=(),
+            shapes=grid(lengths, (0,)),
             blank_image=blank_image,
             own=rows,
         )

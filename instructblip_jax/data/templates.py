@@ -1,5 +1,6 @@
 """Instruction templates: `str.format` texts over a record's slots."""
 
+import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +23,7 @@ def check(templates: Templates, example: Record) -> None:
     name = example.dataset
     if example.instruction is not None:
         return
+    example = at_turn(example, 0) if example.turns else example
     if not templates.get(name):
         raise ValueError(f"set {name!r}: no instruction templates, and its records bring no instruction of their own")
     for template in templates[name]:
@@ -36,6 +38,18 @@ def check(templates: Templates, example: Record) -> None:
             raise ValueError(
                 f"set {name!r}: template {template!r} has the field {', '.join(sorted(unknown))}; slots: {slots}"
             )
+
+
+def history(turns: Sequence[tuple[str, str]]) -> str:
+    """What was said before, in words; "" where nothing was."""
+    return "".join(f"Question: {question} Answer: {answer}\n" for question, answer in turns)
+
+
+def at_turn(record: Record, turn: int) -> Record:
+    """The record as it stands before the answer of a turn: slots ``history`` and ``question``, one answer."""
+    question, answer = record.turns[turn]
+    slots = {**record.slots, "history": history(record.turns[:turn]), "question": question}
+    return dataclasses.replace(record, slots=slots, answers=(answer,), turns=())
 
 
 def instruction(templates: Templates, record: Record, choice: int) -> str:

@@ -1,7 +1,7 @@
 """The public Processor: pictures, instructions and responses -> the contract's batch of NumPy arrays."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -147,26 +147,34 @@ class Processor:
             raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
         return np.stack(arrays)
 
-    def encode(self, instruction: str, response: str | None = None) -> dict[str, np.ndarray]:
-        """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels."""
-        row = {"input_ids": self.tokenizer.encode(instruction, MAX_INSTRUCTION, keep="end")}
+    def encode(
+        self, instruction: str, response: str | None = None, *, whole: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels.
+
+        Each is cut as the original cuts it, to `MAX_INSTRUCTION`, `qformer_limit` or `MAX_RESPONSE` tokens, but not
+        those in ``whole``.
+        """
+        cut = {"input_ids": MAX_INSTRUCTION, "qformer_input_ids": self.qformer_limit, "labels": MAX_RESPONSE}
+        most: dict[str, int | None] = cut | dict.fromkeys(whole)
+        row = {"input_ids": self.tokenizer.encode(instruction, most["input_ids"], keep="end")}
         if self.qformer is not None:
-            row["qformer_input_ids"] = self.qformer.encode(instruction, self.qformer_limit, keep="end")
+            row["qformer_input_ids"] = self.qformer.encode(instruction, most["qformer_input_ids"], keep="end")
         if response is not None:
-            row["labels"] = self.response(response)
+            row["labels"] = self.response(response, most["labels"])
             if self.decoder_only:
                 prompt, answer = row["input_ids"], row["labels"]
                 row["input_ids"] = np.concatenate([prompt, answer])
                 row["labels"] = np.concatenate([np.full_like(prompt, IGNORE), answer])
         return row
 
-    def response(self, text: str) -> np.ndarray:
+    def response(self, text: str, longest: int | None = MAX_RESPONSE) -> np.ndarray:
         """A response's tokens with the end token, int32 [n]: its beginning, if it is too long."""
         if not self.decoder_only:
-            return self.tokenizer.encode(text, MAX_RESPONSE, keep="start")
+            return self.tokenizer.encode(text, longest, keep="start")
         # The begin token stands before the instruction alone; an answer that is cut has no end, as in the original.
         ids = self.tokenizer.encode(text, None, keep="start", special=False)
-        return np.append(ids, np.int32(self.end_id))[:MAX_RESPONSE]
+        return np.append(ids, np.int32(self.end_id))[:longest]
 
     def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
         """Token rows -> arrays [B, n] with masks, padded on the right to ``lengths[key]`` or to the longest row."""

@@ -40,6 +40,7 @@ class Meter:
         self.spent = dict.fromkeys(PHASES, 0.0)
         self.compilations = 0
         self.saves = 0
+        self.passed = 0  # records that were too long
         self.whole = _Sums(len(self.sets))  # since the start
         self.recent = _Sums(len(self.sets))  # since the last entry
         self.mark = (self.begun, 0.0, 0)  # of the last entry: time, input wait, compilations
@@ -92,6 +93,7 @@ class Meter:
             "compilations": self.compilations - compiled,
             "memory": memory(),
             **self._of_sets(recent),
+            **({"passed_over": self.passed} if self.passed else {}),
         }
         self.mark, self.recent = (now, self.spent["input_wait"], self.compilations), _Sums(len(self.sets))
         return figures
@@ -128,6 +130,7 @@ class Meter:
             "waiting for input": f"{100 * waited / steady:.1f} %",
             "programs compiled": f"{self.compilations} ({self.spent['compiling']:.1f} s)",
             "checkpoints": f"{self.saves} ({saved:.1f} s)",
+            **({"records too long": f"{self.passed:,} passed over"} if self.passed else {}),
             "start-up": f"{self.spent['start_up']:.1f} s",
             **{f"memory, {name.replace('_', ' ')}": f"{size / 2**30:.2f} GiB" for name, size in use.items()},
         }

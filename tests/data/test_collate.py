@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import toys
 
-from instructblip_jax.data.collate import bucket, collate
+from instructblip_jax.data.buckets import assign
+from instructblip_jax.data.collate import collate, grid
 
 
 def sample(processor, text: str, answer: str | None = None, grey: float = 1.0) -> dict:
@@ -12,20 +13,17 @@ def sample(processor, text: str, answer: str | None = None, grey: float = 1.0) -
     return {"pixel_values": pixels, **processor.encode(text, answer)}
 
 
-@pytest.mark.parametrize(("longest", "want"), [(1, 4), (4, 4), (5, 9), (9, 9), (10, 30)])
-def test_the_smallest_length_that_holds_it(longest, want):
-    assert bucket(longest, (30, 4, 9), "x") == want
-
-
-def test_no_length_that_holds_it_names_the_field_and_the_length_needed():
-    with pytest.raises(ValueError, match=r"data\.response_lengths \(4, 9\): a row has 10 tokens"):
-        bucket(10, (4, 9), "response_lengths")
+def test_the_cheapest_shape_that_holds_both():
+    shapes = grid((30, 4, 9), (2, 9))
+    assert shapes == [(4, 2), (9, 2), (4, 9), (9, 9), (30, 2), (30, 9)]
+    lengths = [(1, 1), (4, 2), (5, 2), (4, 3), (9, 9), (10, 1), (30, 9), (31, 1)]
+    assert assign(np.array(lengths), shapes).tolist() == [0, 0, 1, 2, 3, 4, 5, -1]
 
 
 def test_both_instruction_rows_take_one_length(processor):
     # BERT's words are more: top-left is one token of the language model, and three of the Q-Former's.
     rows = [sample(processor, "which digit is top-left ?", "3"), sample(processor, "where ?", "top-left red 3 , 4")]
-    batch = collate(rows, processor, instruction_lengths=(7, 8, 9, 16), response_lengths=(2, 6, 9))
+    batch = collate(rows, processor, shapes=grid((7, 8, 9, 16), (2, 6, 9)))
     assert len(rows[0]["input_ids"]) == 6
     assert len(rows[0]["qformer_input_ids"]) == 9
     names = {"input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"}
@@ -37,14 +35,14 @@ def test_both_instruction_rows_take_one_length(processor):
 
 
 def test_without_answers_no_response_length_is_asked_for(processor):
-    batch = collate([sample(processor, "where ?")], processor, instruction_lengths=(8,), response_lengths=())
+    batch = collate([sample(processor, "where ?")], processor, shapes=[(8, 0)])
     assert "labels" not in batch
     assert batch["input_ids"].shape == (1, 8)
 
 
 def test_a_blank_image_is_the_mean_colour(processor):
     rows = [sample(processor, "where ?", "here", grey=0.7)]
-    lengths = {"instruction_lengths": (8,), "response_lengths": (8,)}
+    lengths = {"shapes": [(8, 8)]}
     seen = collate(rows, processor, **lengths)
     blank = collate(rows, processor, **lengths, blank_image=True)
     assert (seen["pixel_values"] == np.float32(0.7)).all()
@@ -57,13 +55,7 @@ def test_a_blank_image_is_the_mean_colour(processor):
     assert np.abs(processor.image(mean)).max() < 0.5 / 255 / min(processor.image.std)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "field"),
-    [
-        ({"instruction_lengths": (3, 4), "response_lengths": (9,)}, "instruction_lengths"),
-        ({"instruction_lengths": (9,), "response_lengths": (1,)}, "response_lengths"),
-    ],
-)
-def test_rows_that_fit_no_length_are_an_error_that_names_the_field(processor, lengths, field):
-    with pytest.raises(ValueError, match=rf"data\.{field}"):
-        collate([sample(processor, "which digit is top-left ?", "3")], processor, **lengths)
+@pytest.mark.parametrize("shape", [(4, 9), (9, 1)])
+def test_rows_that_fit_no_shape_are_an_error_that_names_the_fields(processor, shape):
+    with pytest.raises(ValueError, match=r"data\.instruction_lengths and data\.response_lengths go up to .* 9 \+ 2"):
+        collate([sample(processor, "which digit is top-left ?", "3")], processor, shapes=[shape])

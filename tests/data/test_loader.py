@@ -122,9 +122,9 @@ def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
 def test_a_host_decodes_its_own_pictures_only(batches, monkeypatch):
     decoded, pixels = [], loader._pixels
 
-    def seen(record, processor):
+    def seen(record, processor, frames):
         decoded.append(record.uid)
-        return pixels(record, processor)
+        return pixels(record, processor, frames)
 
     monkeypatch.setattr(loader, "_pixels", seen)
     rows = np.array([1, 6])
@@ -292,10 +292,10 @@ def test_records_that_cannot_be_trained_on_are_named(batches, changes, templates
 
 
 def test_a_text_longer_than_all_lengths_names_the_field(batches):
-    with pytest.raises(ValueError, match=r"data\.response_lengths \(3,\): a row has \d+ tokens"):
-        take(batches(response_lengths=(3,)), WINDOW)
-    with pytest.raises(ValueError, match=r"data\.instruction_lengths \(5, 6\): a row has"):
-        take(batches(instruction_lengths=(5, 6)), WINDOW)
+    with pytest.raises(ValueError, match=r"caption/train/\d+: .* too long .*data\.response_lengths, .* 12 and 3"):
+        take(batches(instruction_lengths=(12,), response_lengths=(3,)), WINDOW)
+    with pytest.raises(ValueError, match=r"too long .*data\.instruction_lengths .* 2 and 24"):
+        take(batches(instruction_lengths=(1, 2)), WINDOW)
 
 
 # Evaluation
@@ -345,13 +345,13 @@ def test_evaluation_checks_the_templates_first(prepared, processor):
         next(evaluation_batches(source, processor, wrong, batch_size=4, instruction_lengths=(24,)))
 
 
-def test_a_sorted_window_holds_the_same_samples():
-    """Sorting by length loses and doubles nothing, and batches do not overlap in length."""
+def test_a_window_is_cut_into_batches_of_the_same_samples():
+    """Cutting by length loses and doubles nothing, and batches do not overlap in length."""
     rng = np.random.default_rng(0)
-    texts = [{"labels": np.zeros(rng.integers(1, 9)), "input_ids": np.zeros(5)} for _ in range(32)]
-    examples = [loader._Example(own_record(uid=f"own/train/{n}"), 0, text) for n, text in enumerate(texts)]
-    parts = loader._sorted_window(examples, np.random.default_rng(1), BATCH)
+    lengths = [(5, int(rng.integers(1, 9))) for _ in range(32)]
+    examples = [loader._Example(own_record(uid=f"own/train/{n}"), 0, {}, pair) for n, pair in enumerate(lengths)]
+    parts = loader._cut(examples, BATCH, [(5, 9)])
     assert [len(part) for part in parts] == [BATCH] * WINDOW
     assert {example.record.uid for part in parts for example in part} == {f"own/train/{n}" for n in range(32)}
-    spans = sorted((len(part[0].text["labels"]), len(part[-1].text["labels"])) for part in parts)
+    spans = sorted((part[-1].lengths[1], part[0].lengths[1]) for part in parts)
     assert all(before[1] <= after[0] for before, after in pairwise(spans))

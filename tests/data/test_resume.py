@@ -23,11 +23,11 @@ def test_the_first_batches_after_many_examples_come_within_seconds(batches, exam
     iterator = batches()
     next(iterator)
     position = iterator.get_state()
-    position["parent"]["next_index"] = window = examples // (WINDOW * BATCH)
+    position["next_index"] = number = examples // BATCH
     begun = time.monotonic()
     resumed = batches()
     resumed.set_state(position)
     for _ in range(WINDOW + 1):
         assert next(resumed)["labels"].shape[0] == BATCH
     assert time.monotonic() - begun < 5
-    assert resumed.get_state()["parent"]["next_index"] == window + 1
+    assert resumed.get_state()["next_index"] == number + WINDOW + 1

@@ -1,0 +1,47 @@
+"""Few static text shapes that fit a mixture's lengths: every shape is a program, every misfit is padding."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Shape = tuple[int, int]
+"""Tokens of the instruction and of the response."""
+
+
+def rounded(lengths: np.ndarray) -> np.ndarray:
+    """Lengths -> the next lengths that are worth a shape."""
+    step = np.select([lengths > 128, lengths > 64, lengths > 16], [32, 16, 8], 4)
+    return np.maximum(1, -(-lengths // step)) * step
+
+
+def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+    """Of each row of ``lengths`` [N, 2] the cheapest of ``shapes`` that holds it, by number; -1 where none does."""
+    sizes = np.asarray(shapes)
+    fits = (lengths[:, None, :] <= sizes[None]).all(-1)  # [N, S]
+    cost = np.where(fits, sizes.sum(-1), np.iinfo(np.int64).max)
+    return np.where(fits.any(-1), cost.argmin(-1), -1)
+
+
+def fit(lengths: np.ndarray, largest: Shape, count: int) -> list[Shape]:
+    """At most ``count`` shapes, by size, among them ``largest``, that pad ``lengths`` [N, 2] little.
+
+    Greedy: each next shape is the one that saves most. Rows that ``largest`` does not hold are left out.
+    """
+    lengths = lengths[(lengths <= largest).all(-1)]
+    candidates = np.unique(np.minimum(rounded(lengths), largest), axis=0)
+    # Rows of different instructions may well share a shape: all pairs of lengths that occur are tried, if not too many.
+    axes = [np.unique(candidates[:, axis]) for axis in (0, 1)]
+    if len(axes[0]) * len(axes[1]) <= 1024:
+        candidates = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    cost = np.full(len(lengths), sum(largest))
+    fits = np.asarray((lengths[:, None, :] <= candidates[None]).all(-1))  # [N, C]
+    sizes = candidates.sum(-1)
+    shapes = {largest}
+    while len(shapes) < count and len(candidates):
+        saved = np.where(fits, np.maximum(0, cost[:, None] - sizes), 0).sum(0)
+        best = int(saved.argmax())
+        if saved[best] == 0:
+            break
+        shapes.add((int(candidates[best, 0]), int(candidates[best, 1])))
+        cost = np.where(fits[:, best], np.minimum(cost, sizes[best]), cost)
+    return sorted(shapes, key=lambda shape: (sum(shape), shape))

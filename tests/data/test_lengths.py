@@ -1,0 +1,163 @@
+"""Texts of all lengths in few static shapes: what is padded, and what is too long."""
+
+from collections import Counter
+
+import numpy as np
+
+from instructblip_jax.data import buckets, loader
+from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.record import Record
+
+LARGEST = (128, 256)
+
+
+def mixture(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Lengths [N, 2] as the paper's mixture has them: questions and answers, captions, OCR tokens, stories."""
+    kinds = {  # share by the square root of size; instruction's mean and deviation; response's
+        "caption": (0.55, 7, 3, 13, 4),
+        "vqa": (0.11, 18, 5, 3, 1),
+        "ocr": (0.15, 50, 25, 8, 4),
+        "question": (0.11, 15, 4, 9, 3),
+        "story": (0.08, 25, 12, 90, 60),
+    }
+    shares = np.array([kind[0] for kind in kinds.values()])
+    drawn = np.array(list(kinds.values()))[rng.choice(len(kinds), count, p=shares / shares.sum())]
+    lengths = np.stack([rng.normal(drawn[:, 1], drawn[:, 2]), rng.normal(drawn[:, 3], drawn[:, 4])], -1)
+    return np.clip(np.rint(lengths), (3, 2), LARGEST).astype(int)
+
+
+def padded(lengths: np.ndarray, shapes, batch: int, window: int) -> float:
+    """The share of padding in the language model's sequences, 32 visual tokens and the text."""
+    tokens = computed = 0
+    for start in range(0, len(lengths) - batch * window + 1, batch * window):
+        rows = [loader._Example(None, 0, {}, tuple(pair)) for pair in lengths[start : start + batch * window]]
+        for part in loader._cut(rows, batch, shapes):
+            needed = np.array([row.lengths for row in part])
+            shape = shapes[buckets.assign(needed.max(0, keepdims=True), shapes)[0]]
+            tokens += needed.sum() + 32 * batch
+            computed += batch * (sum(shape) + 32)
+    return 1 - tokens / computed
+
+
+def test_a_realistic_mix_wastes_little():
+    shapes = buckets.fit(mixture(np.random.default_rng(0), 8192), LARGEST, 32)
+    assert len(shapes) <= 32
+    assert LARGEST in shapes
+    others = mixture(np.random.default_rng(1), 4 * 128 * 16)
+    fitted = padded(others, shapes, 16, 128)
+    assert fitted < 0.15
+    assert padded(others, loader.grid((32, 64, 128), (16, 64, 256)), 16, 4) > 3 * fitted
+
+
+def test_shapes_hold_every_row_that_the_largest_holds():
+    lengths = mixture(np.random.default_rng(2), 1000)
+    shapes = buckets.fit(lengths, LARGEST, 5)
+    kinds = buckets.assign(lengths, shapes)
+    assert (kinds >= 0).all()
+    assert (lengths <= np.array(shapes)[kinds]).all()
+    assert buckets.assign(np.array([[129, 1], [1, 257]]), shapes).tolist() == [-1, -1]
+
+
+def test_one_shape_is_the_largest_and_equal_rows_need_one_more():
+    lengths = np.full((50, 2), (9, 3))
+    assert buckets.fit(lengths, (40, 24), 1) == [(40, 24)]
+    assert buckets.fit(lengths, (40, 24), 9) == [(12, 4), (40, 24)]
+    assert buckets.fit(np.array([[50, 1], [1, 1]]), (40, 24), 4) == [(4, 4), (40, 24)]
+
+
+def records(prepared, count: int, **fields) -> list[Record]:
+    images = open_set(prepared, "count", "train")[0].images
+    return [
+        Record(
+            f"own/train/{n}",
+            "own",
+            "train",
+            "vqa",
+            images,
+            {},
+            **{"answers": ("1",), "instruction": "which ?"} | fields,
+        )
+        for n in range(count)
+    ]
+
+
+def stream(processor, source, **changes):
+    options = {"batch_size": 4, "instruction_lengths": (12,), "response_lengths": (8,), "seed": 0} | changes
+    return training_batches({"own": source}, {"own": 1.0}, processor, changes.pop("templates", {}), **options)
+
+
+def test_what_is_too_long_is_replaced_and_counted_and_nothing_is_cut(processor, prepared):
+    source = records(prepared, 6)
+    source[2] = Record(**{**vars(source[2]), "instruction": "which digit is top-left ? " * 5})
+    source[3] = Record(**{**vars(source[3]), "answers": ("1 2 3 4 5 6 7 8 9",)})
+    batches = stream(processor, source)
+    uids, passed = Counter(), Counter()
+    for _ in range(24):
+        batch = next(batches)
+        uids.update(batch["uid"])
+        passed.update(dict(zip(batch["uid"], batch["passed"].tolist(), strict=True)))
+    assert set(uids) == {"own/train/0", "own/train/1", "own/train/4", "own/train/5"}
+    assert set(passed) == set(uids)
+    assert uids["own/train/4"] > 2 * uids["own/train/0"]  # it stands for both
+    first, again = stream(processor, source), stream(processor, source)
+    assert [next(first)["uid"] for _ in range(9)] == [next(again)["uid"] for _ in range(9)]
+
+
+def test_answers_are_drawn_by_their_weights(processor, prepared):
+    source = records(prepared, 1, weights=(0.75, 0.25), answers=("1", "2"))
+    batches = stream(processor, [Record(**vars(source[0]))])
+    drawn = Counter(text for _ in range(100) for text in decoded(processor, next(batches)["labels"]))
+    assert 0.68 < drawn["1"] / sum(drawn.values()) < 0.82
+
+
+def decoded(processor, labels: np.ndarray) -> list[str]:
+    return processor.decode(np.where(labels == -100, 0, labels))
+
+
+def test_a_turn_comes_with_what_was_said_before(processor, prepared):
+    turns = (("which ?", "1"), ("where ?", "2"))
+    source = records(prepared, 1, instruction=None, answers=(), turns=turns)
+    templates = {"own": ["{history}{question}"]}
+    batches = training_batches(
+        {"own": source}, {"own": 1.0}, processor, templates,
+        batch_size=4, instruction_lengths=(40,), response_lengths=(8,), seed=0,
+    )  # fmt: skip
+    seen = set()
+    for _ in range(6):
+        batch = next(batches)
+        seen |= set(zip(processor.decode(batch["input_ids"]), decoded(processor, batch["labels"]), strict=True))
+    first, second = sorted(seen, key=lambda pair: pair[1])
+    assert first == ("which ?", "1")
+    assert second[1] == "2"
+    assert second[0].endswith("where ?")
+    assert "which ?" in second[0]
+
+
+def test_sets_of_several_pictures_have_batches_of_their_own(processor, prepared):
+    one, two = records(prepared, 3), records(prepared, 3)
+    image = one[0].images[0]
+    other = open_set(prepared, "count", "train")[1].images[0]
+    two = [
+        Record(**{**vars(r), "uid": f"two/{n}", "dataset": "two", "images": (image, other)}) for n, r in enumerate(two)
+    ]
+    two[1] = Record(**{**vars(two[1]), "images": (image,)})
+    none = Record(**{**vars(one[2]), "images": ()})
+    sources, shares = {"own": [*one[:2], none], "two": two}, {"own": 0.75, "two": 0.25}
+    batches = training_batches(
+        sources, shares, processor, {}, batch_size=4, instruction_lengths=(12,), response_lengths=(8,), seed=0,
+        frames={"two": 2},
+    )  # fmt: skip
+    pixels, second = processor.image(image), processor.image(other)
+    kinds = Counter()
+    for _ in range(64):
+        batch = next(batches)
+        names = {uid.split("/")[0] for uid in batch["uid"]}
+        assert len(names) == 1
+        kinds.update(names)
+        for uid, row in zip(batch["uid"], batch["pixel_values"], strict=True):
+            if uid.startswith("own"):
+                np.testing.assert_array_equal(row, 0 * pixels if uid == none.uid else pixels)
+            else:
+                np.testing.assert_array_equal(row, [pixels, pixels if uid == "two/1" else second])
+    assert kinds == {"own": 48, "two": 16}
