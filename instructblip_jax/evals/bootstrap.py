@@ -23,8 +23,8 @@ def mean_interval(
 ) -> tuple[float, float] | None:
     """Of the mean of per-example scores [N]. None where there are none.
 
-    How often each distinct score is drawn is multinomial, which is all that the mean depends on: a few numbers a sample,
-    not N, where scores are right or wrong.
+    The mean depends on how often each distinct score is drawn, which is multinomial: a few numbers a sample, not N,
+    where answers are right or wrong.
     """
     if not len(scores):
         return None
@@ -45,8 +45,11 @@ def interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Of a score of the whole set: ``statistic`` takes how often each of ``count`` examples is counted, [B, N], and gives
-    [B] scores, nan where one is undefined (these samples do not count)."""
+    """Of a score of the whole set. None where there are no examples.
+
+    ``statistic`` takes how often each of ``count`` examples is counted, [B, count], and gives [B] scores, nan where one
+    is undefined: these samples do not count.
+    """
     if not count:
         return None
     rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ def _together(
     return sentences, np.concatenate([pictures, np.repeat(pictures, counts)]), counts
 
 
-def _hypothesis_rows(of: Grams, picture: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hypothesis_rows(of: Grams, picture: np.ndarray, count: int) -> tuple[int, np.ndarray, np.ndarray]:
     """For each n-gram of a reference, the row of the same n-gram of its picture's hypothesis.
 
     Returns where the references' rows begin, which of them have one [R] bool, and the rows of those that have.
@@ -75,8 +75,8 @@ def cider(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence
 def bleu_counts(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]) -> np.ndarray:
     """What BLEU adds up, [N, 10] float64: matched n-grams of orders 1 to 4, n-grams there, length, closest reference's.
 
-    An n-gram matches as often as it is in the one reference that has it most often; of two closest references the shorter
-    one counts.
+    An n-gram matches at most as often as it is in the one reference that has it most often; of two closest references
+    the shorter one counts.
     """
     sentences, picture, _ = _together(hypotheses, references)
     number = len(hypotheses)

@@ -1,7 +1,7 @@
 """Captions to words nearly as Stanford's PTBTokenizer gives them (CoreNLP 3.4.1, -preserveLines -lowerCase).
 
-That Java program is what COCO's caption evaluation runs before CIDEr, BLEU and ROUGE. This is not it: rules of our own that
-agree with it on ordinary captions and on everything in `tests/evals/test_ptb.py`, so scores are "PTB-like".
+That Java program is what COCO's caption evaluation runs before CIDEr, BLEU and ROUGE. This is not it: rules of our own
+that agree with it on ordinary captions and on everything in `tests/evals/test_ptb.py`, so scores are "PTB-like".
 """
 
 import re
@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import zip_longest
 
 DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
-"""What the caption evaluation throws away. It means round and curly brackets, too, but spells these in capitals (-LRB-),
-and they come in small letters: they stay, as `!!!` does."""
+"""What the caption evaluation throws away. It means round and curly brackets, too, but spells these in capitals,
+-LRB-, and they come in small letters: they stay, as `!!!` does."""
 
 _CHARACTERS = str.maketrans(
     {
@@ -45,10 +45,10 @@ _IN_TWO = {
     "'twas": ("'t", "was"),
 }
 _ABBREVIATIONS = """
-    adm al apr aug ave blvd brig bros calif capt cmdr co col corp cos cpl dec dept dr drs e.g esq est etc ext feb fla fri ft
-    gen gov hon i.e inc jan jr jun lt ltd maj messrs mon mr mrs ms mt nov oct penn ph.d pres prof pvt rd rep rev sen sep sept
-    sgt sr st ste tel thu thurs tue tues univ vs wed
-""".split()
+    adm al apr aug ave blvd brig bros calif capt cmdr co col corp cos cpl dec dept dr drs e.g esq est etc ext feb fla
+    fri ft gen gov hon i.e inc jan jr jun lt ltd maj messrs mon mr mrs ms mt nov oct penn ph.d pres prof pvt rd rep rev
+    sen sep sept sgt sr st ste tel thu thurs tue tues univ vs wed
+"""
 """They keep their period, wherever they stand."""
 _BEFORE_NUMBERS = {"no.", "nos."}
 """They keep it where a number follows."""
@@ -72,7 +72,7 @@ _TOKEN = re.compile(
             rf"(?P<apostrophe>(?<!\w)(?:[dol]'{_WORD}|ma'am(?!\w)|c'mon(?!\w)|y'(?=all)))",
             r"(?P<number>(?<!\w)[-+]?(?:\d+(?:[.,:/]\d+)+|\.\d+(?:[.,:/]\d+)*|(?<=[-+])\d+(?![\w-])))",
             rf"(?P<initials>(?<![\w']){_L}(?:\.{_L}(?!\w))*\.(?!\w))",
-            rf"(?P<abbreviation>(?<!\w)(?:{'|'.join(map(re.escape, _ABBREVIATIONS))})\.(?!\w))",
+            rf"(?P<abbreviation>(?<!\w)(?:{'|'.join(map(re.escape, _ABBREVIATIONS.split()))})\.(?!\w))",
             rf"(?P<negated>{_WORD}?(?=n't(?!\w)))",
             rf"(?P<either>{_WORD}(?:/{_WORD}(?!['\w])){{1,2}})",
             rf"(?P<word>{_WORD}(?:(?:[._]|&(?!(?:amp|lt|gt);)){_L}(?:{_LETTER_OR_DIGIT}|-(?=\w))*)*)",

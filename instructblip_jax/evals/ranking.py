@@ -1,13 +1,14 @@
 """Scores of candidates: the rank of the true one and what is made of it, NDCG, choices, ROC AUC, yes or no.
 
-A tie is no luck: a candidate's rank is 1 + how many are better + half of how many others are as good. So candidates with the
-same text, which tie exactly, share the ranks they take up, and giving all candidates the same score is not rewarded.
+A tie is no luck: a candidate's rank is 1 + how many are better + half of how many others are as good. So candidates
+with the same text, which tie exactly, share the ranks they take up, and giving all the same score is not rewarded.
 """
 
 import string
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 YES, NO = ("yes", "true"), ("no", "false")
 """What says 1 and what says 0, in the binary tasks of the paper."""
@@ -50,12 +51,12 @@ def ndcg(scores: Sequence[float], relevance: Sequence[float]) -> float | None:
     return float((found / discount).sum() / (ideal / discount).sum())
 
 
-def auc(scores: Sequence[float], labels: Sequence[int]) -> float | None:
-    """Area under the ROC curve: how often a positive is above a negative, a tie being half. None without both classes."""
-    return _area(np.asarray(scores, np.float64), np.asarray(labels), np.ones((1, len(scores))))[0]
+def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve: how often a positive is above a negative, ties half. None without both classes."""
+    return _area(np.asarray(scores, np.float64), np.asarray(labels), np.ones((1, np.size(scores))))[0]
 
 
-def auc_resampled(scores: Sequence[float], labels: Sequence[int], weights: np.ndarray) -> np.ndarray:
+def auc_resampled(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: np.ndarray) -> np.ndarray:
     """AUC with the examples counted ``weights`` [B, N] times -> [B] float64, nan where a class is missing."""
     areas = _area(np.asarray(scores, np.float64), np.asarray(labels), weights)
     return np.array([np.nan if area is None else area for area in areas])
@@ -69,7 +70,8 @@ def _area(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> list[f
     if not scores.size:
         return [None] * len(weights)
     order = np.argsort(scores, kind="stable")
-    new = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # where a run of equal scores begins
+    ordered = scores[order]
+    new = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # where a run of equal scores begins
     weights = weights[:, order].astype(np.float64)
     positive = np.add.reduceat(weights * labels[order], new, axis=1)
     negative = np.add.reduceat(weights * (1 - labels[order]), new, axis=1)

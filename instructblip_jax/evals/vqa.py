@@ -1,7 +1,7 @@
 """Scores of short answers: VQA accuracy in its three variants, A-OKVQA's, iVQA's, and equality in several forms.
 
-The normalisation is that of the VQA evaluation (Antol et al. 2015, the server's program), with what its program does rather
-than what its comments say: LAVIS, MMF and the server share the steps and differ in which texts go through them.
+The normalisation is that of the VQA evaluation (Antol et al. 2015), as its program does it rather than as its comments
+say: LAVIS, MMF and the server share the steps and differ in which texts go through them.
 """
 
 import re
@@ -9,22 +9,25 @@ from collections.abc import Callable, Sequence
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 """Deleted or replaced by a space. Colons, apostrophes, $, %, &, # and * stay."""
-DIGITS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-DIGITS["none"] = "0"
+_NUMBERS = "zero one two three four five six seven eight nine ten"
+DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"none": "0"}
 ARTICLES = {"a", "an", "the"}
 
 # The table of the evaluation program restores one lost apostrophe; its keys are these words without one of theirs.
 _APOSTROPHES = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
-    how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
-    oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
-    someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
-    they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
-    where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll
-    y'all'd've you'd you'd've you'll you're you've
-""".split()
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
 CONTRACTIONS = {
-    word[:place] + word[place + 1 :]: word for word in _APOSTROPHES for place, mark in enumerate(word) if mark == "'"
+    word[:place] + word[place + 1 :]: word
+    for word in _APOSTROPHES.split()
+    for place, mark in enumerate(word)
+    if mark == "'"
 }
 CONTRACTIONS["somebody'd"] = "somebodyd"  # as it stands there
 """Its rows with a capital (Im, Ive, Id've) never meet a word, which is lower-cased before: "im" stays."""
@@ -45,8 +48,8 @@ def strip_punctuation(text: str) -> str:
     """Step 2. A mark with a space at either side anywhere in the text is deleted everywhere, others become
     spaces; a comma between digits deletes all."""
     numbers = _BETWEEN_DIGITS.search(text)
-    fate = {ord(mark): "" if numbers or f"{mark} " in text or f" {mark}" in text else " " for mark in _MARK.findall(text)}
-    text = text.translate(fate)
+    gone = {mark for mark in _MARK.findall(text) if numbers or f"{mark} " in text or f" {mark}" in text}
+    text = _MARK.sub(lambda match: "" if match.group() in gone else " ", text)
     return _FULL_STOP.sub("", text, count=_FULL_STOPS)
 
 

@@ -99,7 +99,8 @@ def test_the_lines_that_the_java_program_was_run_on(line, want):
 @pytest.mark.parametrize(
     ("caption", "want"),
     [
-        ('A man\'s dog: "one", two (three)... four - five -- six; ok?', "a man 's dog one two -lrb- three -rrb- four five six ok"),
+        ('A man\'s dog: "one", two... four - five -- six; ok?', "a man 's dog one two four five six ok"),
+        ("a dog (brown).", "a dog -lrb- brown -rrb-"),
         ("STOP!!! really?! yes!", "stop !!! really ?! yes"),
         ("‘a’ “b” `c`", "a b c"),
         ("line\nend\r\nand\ttab", "line end and tab"),
@@ -109,7 +110,7 @@ def test_the_lines_that_the_java_program_was_run_on(line, want):
         ("  ...  ", ""),
         ("...", ""),
     ],
-)  # fmt: skip
+)
 def test_punctuation_is_dropped(caption, want):
     assert " ".join(words(caption)) == want
     assert not DROPPED & set(words(caption))
@@ -118,7 +119,7 @@ def test_punctuation_is_dropped(caption, want):
 def test_nothing_but_white_space_gets_lost():
     """Every other letter of ASCII captions comes back, but for what is spelt otherwise."""
     for line in LINES[::2]:
-        if line.isascii() and not set(line) & set("()[]{}\"") and "..." not in line:
+        if line.isascii() and not set(line) & set('()[]{}"') and "..." not in line:
             assert "".join(tokenize(line)).replace("`", "'") == "".join(line.lower().split())
 
 
