@@ -5,7 +5,6 @@ W/evaluation.json and W/predictions/SET.jsonl.
 """
 
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from instructblip_jax.data.digits.prepare import prepare_missing
 from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.data.loader import evaluation_batches
 from instructblip_jax.evals.metrics import METRIC_OF, METRICS
+from instructblip_jax.evals.pairs import Prediction, reference_of
 from instructblip_jax.evals.predict import predict
 from instructblip_jax.evals.table import Row, as_dict, markdown
 from instructblip_jax.generate.text import generate_ids
@@ -98,16 +98,19 @@ def run(args: Sequence[str]) -> None:
         )
         answered = predict(answer, processor, batches)
         metric = METRIC_OF.get(name, "exact_match")
-        lines, scores, blind = [], [], []
+        lines, with_picture, without = [], [], []
         for record, seen, unseen in answered:
-            scores.append(METRICS[metric](seen, record.answers))
-            blind.append(METRICS[metric](unseen, record.answers))
+            with_picture.append((Prediction(seen), reference_of(record)))
+            without.append((Prediction(unseen), reference_of(record)))
             lines.append(
                 json.dumps({"uid": record.uid, "prediction": seen, "blind": unseen, "answers": list(record.answers)})
             )
+        judged, blind = METRICS[metric](with_picture), METRICS[metric](without)
+        if judged.value is None or blind.value is None:
+            raise ValueError(f"{name}: {metric} is not defined: {judged.reason or blind.reason}")
         if writer:  # every host has every answer
             workdir.write_text(f"predictions/{name}.jsonl", "\n".join(lines) + "\n")
-        rows[name] = Row(split, metric, statistics.fmean(scores), len(scores), statistics.fmean(blind))
+        rows[name] = Row(split, metric, judged.value, judged.count, blind.value)
     if not writer:
         return
     seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]

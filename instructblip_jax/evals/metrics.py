@@ -1,21 +1,219 @@
-"""Metrics: prediction and acceptable answers -> a score in 0..1. No model inside."""
+"""One table: the metrics by name, each over (prediction, reference) pairs of a whole set. No model inside."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instructblip_jax.evals import captions, ptb, ranking, vqa
+from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, Result
 
 
-def normalise(text: str) -> str:
-    """Lower case, single spaces, no space before punctuation, no full stop at the end."""
-    words = " ".join(text.lower().split())
-    for mark in ",.?!:;":
-        words = words.replace(f" {mark}", mark)
-    return words.removesuffix(".").strip()
+def _mean(scores: npt.ArrayLike, **details: float | None) -> Result:
+    values = np.asarray(scores, np.float64)
+    return Result(float(values.mean()) if len(values) else None, len(values), values, details)
 
 
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers, else 0."""
-    return float(normalise(prediction) in {normalise(answer) for answer in answers})
+def _text(prediction: Prediction, reference: Reference) -> str:
+    """What was said, or the text of the best candidate. Raises ValueError for neither."""
+    if prediction.text is not None:
+        return prediction.text
+    if not reference.candidates:
+        raise ValueError(f"{reference.uid}: the prediction has no text")
+    return reference.candidates[ranking.choice(_scores(prediction, reference))]
 
 
-METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {"exact_match": exact_match}
+def _scores(prediction: Prediction, reference: Reference) -> tuple[float, ...]:
+    """A score for each candidate. Raises ValueError where there are others."""
+    if not prediction.scores or len(prediction.scores) != (len(reference.candidates) or len(prediction.scores)):
+        there = f" for {len(reference.candidates)} candidates" if reference.candidates else ""
+        raise ValueError(f"{reference.uid}: {len(prediction.scores)} scores{there}")
+    return prediction.scores
+
+
+def _label(reference: Reference) -> int:
+    if reference.label is None:
+        raise ValueError(f"{reference.uid}: the reference has no label")
+    return reference.label
+
+
+def _answers(reference: Reference) -> tuple[str, ...]:
+    if not reference.answers:
+        raise ValueError(f"{reference.uid}: the reference has no answers")
+    return reference.answers
+
+
+def _of_texts(score: Callable[[str, Sequence[str]], float], pairs: Sequence[Pair]) -> Result:
+    """The mean of a score of a text and its answers."""
+    return _mean([score(_text(said, ref), _answers(ref)) if said else 0.0 for said, ref in pairs])
+
+
+def _gqa(pairs: Sequence[Pair]) -> Result:
+    plain = _of_texts(vqa.plain_match, pairs).value
+    return dataclasses.replace(_of_texts(vqa.normalised_match, pairs), details={"letter_by_letter": plain})
+
+
+def _aokvqa(pairs: Sequence[Pair]) -> Result:
+    kept = [pair for pair in pairs if not pair[1].difficult]
+    return dataclasses.replace(
+        _of_texts(vqa.aokvqa_direct, kept), details={"difficult_left_out": float(len(pairs) - len(kept))}
+    )
+
+
+def _sentences(pairs: Sequence[Pair]) -> tuple[list[list[str]], list[list[list[str]]]]:
+    """Hypotheses and references as words; no caption is an empty one."""
+    said = [ptb.words(_text(prediction, ref)) if prediction else [] for prediction, ref in pairs]
+    return said, [[ptb.words(caption) for caption in _answers(ref)] for _, ref in pairs]
+
+
+def _cider(pairs: Sequence[Pair]) -> Result:
+    return _mean(captions.cider(*_sentences(pairs)))
+
+
+def _rouge(pairs: Sequence[Pair]) -> Result:
+    return _mean(captions.rouge_l(*_sentences(pairs)))
+
+
+def _bleu(order: int, pairs: Sequence[Pair]) -> Result:
+    counts = captions.bleu_counts(*_sentences(pairs))
+    values = captions.bleu(counts.sum(0))
+    return Result(
+        value=float(values[order - 1]) if len(pairs) else None,
+        count=len(pairs),
+        details={f"bleu{n}": float(values[n - 1]) for n in range(1, order)},
+        resampled=lambda weights: captions.bleu(weights @ counts)[:, order - 1],
+    )
+
+
+def _mrr(pairs: Sequence[Pair]) -> Result:
+    """A missing prediction has the last rank, and a reciprocal rank of 0."""
+    ranks: list[float] = []
+    gains: list[float | None] = []
+    for said, ref in pairs:
+        ranks.append(ranking.rank(_scores(said, ref), _label(ref)) if said else np.inf)
+        if any(ref.relevance):
+            gains.append(ranking.ndcg(_scores(said, ref), ref.relevance) if said else 0.0)
+    at = np.array(ranks)
+    last = [len(ref.candidates) or np.nan for _, ref in pairs]
+    return _mean(
+        1 / at,
+        **{f"recall@{k}": float((at <= k).mean()) for k in (1, 5, 10) if len(at)},
+        mean_rank=_or_none(np.where(np.isinf(at), last, at).mean()) if len(at) else None,
+        ndcg=float(np.mean(np.array(gains, np.float64))) if gains else None,
+    )
+
+
+def _or_none(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _chosen(prediction: Prediction, reference: Reference) -> bool:
+    """The label by the best score, or said: the right candidate's text, or without candidates the label itself."""
+    label = _label(reference)
+    if reference.candidates and not 0 <= label < len(reference.candidates):
+        raise ValueError(f"{reference.uid}: candidate {label} of {len(reference.candidates)}")
+    if prediction.text is None:
+        return ranking.choice(_scores(prediction, reference)) == label
+    return prediction.text.strip() == (reference.candidates[label].strip() if reference.candidates else str(label))
+
+
+def _accuracy(pairs: Sequence[Pair]) -> Result:
+    return _mean([float(said is not None and _chosen(said, ref)) for said, ref in pairs])
+
+
+def _side(reference: Reference) -> int:
+    """0 or 1, of the label or of the answer."""
+    told = reference.label if reference.label is not None else ranking.verbalised(_answers(reference)[0])
+    if told not in (0, 1):
+        raise ValueError(f"{reference.uid}: the reference says neither 0 nor 1, yes nor no")
+    return int(told)
+
+
+def _yes_no(pairs: Sequence[Pair]) -> Result:
+    sides = ((ranking.verbalised(_text(said, ref)) if said else None, _side(ref)) for said, ref in pairs)
+    return _mean([float(said == wanted) for said, wanted in sides])
+
+
+def _auc(pairs: Sequence[Pair]) -> Result:
+    """A missing prediction is at the wrong end."""
+    labels = np.array([_side(ref) for _, ref in pairs], np.int64)
+    scores, odds = np.zeros(len(pairs)), True
+    for n, (said, ref) in enumerate(pairs):
+        given = said.scores if said else ()
+        if said is None:
+            scores[n] = np.inf if labels[n] == 0 else -np.inf
+        elif ref.candidates and len(given) != 1:
+            scores[n] = ranking.log_odds(_scores(said, ref), ref.candidates)
+        elif len(given) == 2:
+            scores[n] = given[1] - given[0]
+        elif len(given) == 1:
+            scores[n], odds = given[0], False  # of whatever kind: where it says yes is not known
+        else:
+            raise ValueError(f"{ref.uid}: {len(given)} scores, not one, or one of no and one of yes")
+    value = ranking.auc(scores, labels)
+    return Result(
+        value,
+        len(pairs),
+        details={"accuracy": float(((scores > 0) == labels).mean())} if odds and len(pairs) else {},
+        resampled=partial(ranking.auc_resampled, scores, labels) if value is not None else None,
+        reason=None if value is not None else "AUC needs examples of both classes",
+    )
+
+
+METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
+    "vqa_accuracy": partial(_of_texts, vqa.vqa_accuracy),
+    "vqa_accuracy_lavis": partial(_of_texts, partial(vqa.vqa_accuracy, variant="lavis")),
+    "vqa_accuracy_evalai": partial(_of_texts, partial(vqa.vqa_accuracy, variant="evalai")),
+    "cider": _cider,
+    "bleu1": partial(_bleu, 1),
+    "bleu2": partial(_bleu, 2),
+    "bleu3": partial(_bleu, 3),
+    "bleu4": partial(_bleu, 4),
+    "rouge_l": _rouge,
+    "exact_match": partial(_of_texts, vqa.exact_match),
+    "gqa": _gqa,
+    "top1": partial(_of_texts, vqa.plain_match),
+    "aokvqa_da": _aokvqa,
+    "ivqa": partial(_of_texts, vqa.ivqa_soft),
+    "accuracy": _accuracy,
+    "yes_no": _yes_no,
+    "mrr": _mrr,
+    "auc": _auc,
+}
+"""Name -> metric; docs/metrics.md says what each is. All raise ValueError naming a pair that lacks what they need."""
 METRIC_OF: dict[str, str] = {}
 """Set -> metric, where it is not exact match."""
+
+
+def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]:
+    """The metric within each answer type and each domain, as if it were a set of its own."""
+    out: dict[str, dict[str, Result]] = {}
+    for name in GROUPS:
+        members: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            if name in pair[1].groups:
+                members.setdefault(pair[1].groups[name], []).append(pair)
+        if members:
+            out[name] = {value: METRICS[metric](members[value]) for value in sorted(members)}
+    return out
+
+
+def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Metric, value, count, missing, interval and details of a set, as JSON knows them."""
+    result = METRICS[metric](pairs)
+    groups = {
+        name: {value: {"value": part.value, "count": part.count} for value, part in parts.items()}
+        for name, parts in by_group(metric, pairs).items()
+    }
+    told = {
+        "metric": metric,
+        "value": result.value,
+        "count": result.count,
+        "missing": sum(said is None for said, _ in pairs),
+        "interval": result.interval(),
+        "details": {**result.details, **groups},
+    }
+    return told | ({"reason": result.reason} if result.reason else {})

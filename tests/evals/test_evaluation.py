@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from instructblip_jax.data.record import Record
-from instructblip_jax.evals.metrics import METRICS, exact_match, normalise
+from instructblip_jax.evals.metrics import METRICS
+from instructblip_jax.evals.pairs import Prediction, reference_of
 from instructblip_jax.evals.predict import predict
 from instructblip_jax.evals.table import Row, as_dict, markdown, means
+from instructblip_jax.evals.vqa import exact_match, tidy
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,8 @@ from instructblip_jax.evals.table import Row, as_dict, markdown, means
     ],
 )
 def test_normalising(text, want):
-    assert normalise(text) == want
-    assert normalise(want) == want
+    assert tidy(text) == want
+    assert tidy(want) == want
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,19 @@ def test_normalising(text, want):
         ("", ("yes",), 0.0),
         ("1 2", ("1  2",), 1.0),
         ("1 2", ("12",), 0.0),
-        ("yes", (), 0.0),
     ],
 )
 def test_exact_match(prediction, answers, score):
-    got = METRICS["exact_match"](prediction, answers)
+    record = Record("s/test/0", "s", "test", "vqa", (), {}, answers)
+    got = METRICS["exact_match"]([(Prediction(prediction), reference_of(record))]).value
     assert got == exact_match(prediction, answers) == score
     assert isinstance(got, float)
+
+
+def test_a_record_without_answers_cannot_be_judged():
+    record = Record("s/test/0", "s", "test", "vqa", (), {}, ())
+    with pytest.raises(ValueError, match=r"s/test/0.*no answers"):
+        METRICS["exact_match"]([(Prediction("yes"), reference_of(record))])
 
 
 ROWS = {

@@ -1,0 +1,67 @@
+"""How far a score would move with other examples of the same kind: percentile bootstrap intervals."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+SAMPLES = 1000
+LEVEL = 0.95
+_AT_ONCE = 1 << 22
+"""Numbers that are drawn in one go."""
+
+
+def _between(values: np.ndarray, level: float) -> tuple[float, float] | None:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_interval(
+    scores: np.ndarray, *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float] | None:
+    """Of the mean of per-example scores [N]. None where there are none.
+
+    The mean depends on how often each distinct score is drawn, which is multinomial: a few numbers a sample, not N,
+    where answers are right or wrong.
+    """
+    if not len(scores):
+        return None
+    rng = np.random.default_rng(seed)
+    values, counts = np.unique(scores, return_counts=True)
+    means = []
+    for size in _sizes(samples, len(values)):
+        drawn = rng.multinomial(len(scores), counts / len(scores), size)
+        means.append(drawn @ values / len(scores))
+    return _between(np.concatenate(means), level)
+
+
+def interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    *,
+    samples: int = SAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Of a score of the whole set. None where there are no examples.
+
+    ``statistic`` takes how often each of ``count`` examples is counted, [B, count], and gives [B] scores, nan where one
+    is undefined: these samples do not count.
+    """
+    if not count:
+        return None
+    rng = np.random.default_rng(seed)
+    values = []
+    for size in _sizes(samples, count):
+        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        values.append(np.asarray(statistic(weights), np.float64))
+    return _between(np.concatenate(values), level)
+
+
+def _sizes(samples: int, width: int) -> list[int]:
+    """``samples`` in parts of at most `_AT_ONCE` numbers."""
+    most = max(1, _AT_ONCE // width)
+    return [min(most, samples - done) for done in range(0, samples, most)]
