@@ -1,0 +1,49 @@
+"""Question generation on VQAv2, OKVQA and A-OKVQA: their own files, read the other way round.
+
+The slot ``answer`` is the most frequent answer, and the question is to be said. Splits without answers have no such
+records; an answer "unanswerable" asks for nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from instructblip_jax.data.draft import Draft, Release, Rows, Skip
+from instructblip_jax.data.readers.rows import some
+from instructblip_jax.data.record import Record
+
+
+def _turned(name: str, rows: Rows) -> Iterator[Draft | Skip]:
+    for draft in rows():
+        if isinstance(draft, Skip):
+            yield draft
+        elif draft.record.answers[0].lower() == "unanswerable":
+            yield Skip(draft.where, "unanswerable")
+        else:
+            old = draft.record
+            record = Record(
+                uid=name + old.uid.removeprefix(old.dataset),
+                dataset=name,
+                split=old.split,
+                task="vqg",
+                images=(),
+                slots={"answer": old.answers[0]},
+                answers=(old.slots["question"],),
+                image_id=old.image_id,
+                question_id=old.question_id,
+            )
+            yield Draft(draft.where, record, draft.media)
+
+
+def _splits(base: Release, name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
+    found = base.splits(source, images)
+    splits: dict[str, Rows] = {
+        split: partial(_turned, name, rows) for split, rows in found.items() if not split.startswith("test")
+    }
+    return some(splits, source, "the files of a split with answers (train or val)")
+
+
+def turned(base: Release, name: str) -> Release:
+    """The set ``name`` made of ``base``."""
+    expected = {split: count for split, count in base.expected.items() if not split.startswith("test")}
+    return Release(partial(_splits, base, name), expected)

@@ -1,0 +1,43 @@
+"""UTF-8 text, strictly: what is not says where, and is never replaced in silence."""
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+CHUNK = 1 << 20  # bytes
+
+
+def _refuse(path: Path, line: int, byte: int) -> ValueError:
+    return ValueError(f"{path}:{line}: not UTF-8 (byte {byte} of the file); convert it, for example with iconv")
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a file, without their ends. Raises ValueError naming file, line and byte."""
+    start = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _refuse(path, number, start + error.start) from error
+            start += len(raw)
+            yield number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+
+
+def pieces(path: Path) -> Iterator[str]:
+    """A file's text, piece by piece, without a byte order mark. Raises ValueError naming file, line and byte."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    read, line = 0, 1
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(CHUNK)
+            waiting = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                inside = chunk[: max(error.start - waiting, 0)].count(b"\n")
+                raise _refuse(path, line + inside, read - waiting + error.start) from error
+            if not chunk:
+                return
+            read, line = read + len(chunk), line + chunk.count(b"\n")
+            yield text
