@@ -58,12 +58,19 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """The suite: sets seen in training and sets that were not, and how they are answered."""
+    """The suite: sets seen in training and sets that were not, and how they are answered.
+
+    ``settings``: set -> fields of `evals.suite.Judging` that are to be others than its own ("split", "prompt",
+    "num_beams" ...). ``blind``: judge a second time with all pictures blanked. ``max_new_tokens``: of sets that
+    `evals.suite.SUITE` does not know.
+    """
 
     held_in: tuple[str, ...]
     held_out: tuple[str, ...]
     batch_size: int = 64
     max_new_tokens: int = 64
+    blind: bool = True
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

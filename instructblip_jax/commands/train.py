@@ -23,9 +23,10 @@ from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.buckets import Shape, fit
 from instructblip_jax.data.builder import open_set, split_of
 from instructblip_jax.data.digits.prepare import prepare_missing
-from instructblip_jax.data.digits.templates import PLAIN, TEMPLATES
+from instructblip_jax.data.digits.templates import PLAIN
 from instructblip_jax.data.loader import sample_lengths, training_batches
 from instructblip_jax.data.mixture import probabilities
+from instructblip_jax.data.prompts import training_templates
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.plan import chips, flops
 from instructblip_jax.processors.processor import Processor
@@ -40,7 +41,7 @@ from instructblip_jax.train.stop import Stopped
 from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
-TEMPLATE_SETS = {"instructions": TEMPLATES, "plain": PLAIN}
+TEMPLATE_SETS = {"instructions": training_templates(), "plain": PLAIN}
 
 
 def define_flags(argv: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from instructblip_jax.data.record import Record
 
 VERSION = tfds.core.Version("2.0.0")
+VOCABULARY = "vocabulary.json"
 FEATURES = {
     "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
     "record": tfds.features.Text(),
@@ -150,6 +152,14 @@ def split_of(name: str, default: str) -> tuple[str, str]:
     """ "gqa:train_balanced" -> ("gqa", "train_balanced"); a bare name has the split ``default``."""
     bare, _, split = name.partition(":")
     return bare, split or default
+
+
+def vocabulary(out: str | Path, name: str) -> list[str]:
+    """The answers that are ranked for a set that is judged by a vocabulary. Raises FileNotFoundError without them."""
+    path = directory_of(out, name) / VOCABULARY
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no vocabulary; `instructblip prepare {name}` writes it where the set has one")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source:

@@ -1,4 +1,4 @@
-"""Prepared sets -> training batches and evaluation batches.
+"""Prepared sets -> training batches.
 
 Batch n of a run is a pure function of configuration, seed and n, by way of the window that it is cut from: the saved
 state of the iterator is its number, the same on every host, whatever the read-ahead. Every host draws and orders the
@@ -9,7 +9,7 @@ import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -30,8 +30,6 @@ READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)),
 """In batches."""
 TRIES = 100
 """Records of a set that may be too long in a row."""
-LONGER = 64
-"""Tokens by which the lengths go on where an instruction to be judged is longer than all that are configured."""
 WHOLE = ("input_ids", "qformer_input_ids", "labels")
 
 
@@ -103,7 +101,7 @@ def _example(
     )
 
 
-def _pixels(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
+def pixels_of(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
     """float32 [H, W, 3], or of more than one frame [F, H, W, 3]: the last picture stands for missing ones, and the
     mean colour for a record without any."""
     try:
@@ -251,43 +249,5 @@ def _samples(
     batch: Sequence[_Example], records: Mapping[int, Record], processor: Processor, frames: int
 ) -> list[Mapping[str, np.ndarray]]:
     """What `collate` asks for: texts, and the pictures of ``records``, by row."""
-    pixels = {n: {"pixel_values": _pixels(record, processor, frames)} for n, record in records.items()}
+    pixels = {n: {"pixel_values": pixels_of(record, processor, frames)} for n, record in records.items()}
     return [{**example.text, **pixels.get(n, {})} for n, example in enumerate(batch)]
-
-
-def evaluation_batches(
-    source: Source,
-    processor: Processor,
-    templates: Templates,
-    *,
-    batch_size: int,
-    instruction_lengths: Sequence[int],
-    frames: int = 1,
-    start: int = 0,
-    blank_image: bool = False,
-    own: np.ndarray | None = None,
-) -> Iterator[tuple[list[Record], dict[str, Any]]]:
-    """The records of a split in order, each set's first template, without labels.
-
-    All records of a batch from number ``start`` on, and of its arrays the rows ``own`` (default: all), this host's. The
-    last batch is filled up with its first record, so that one shape serves; only real records are named. The language
-    model reads an instruction whole, whatever its length; the Q-Former its end, as the original does.
-    """
-    check(templates, source[0])
-    lengths = list(instruction_lengths)
-    for first in range(start, len(source), batch_size):
-        records = [source[n] for n in range(first, min(first + batch_size, len(source)))]
-        filled = records + [records[0]] * (batch_size - len(records))
-        texts = [processor.encode(instruction(templates, r, 0), whole=("input_ids",)) for r in filled]
-        examples = [_Example(r, 0, text, text_lengths(text, processor)) for r, text in zip(filled, texts, strict=True)]
-        while max(lengths) < max(example.lengths[0] for example in examples):
-            lengths.append(max(lengths) + LONGER)
-        rows = range(batch_size) if own is None else own.tolist()
-        batch = collate(
-            _samples(examples, {n: filled[n] for n in rows}, processor, frames),
-            processor,
-            shapes=grid(lengths, (0,)),
-            blank_image=blank_image,
-            own=rows,
-        )
-        yield records, batch

@@ -5,6 +5,8 @@ read get the words that were found in them in front. Of a dialogue's turn the sl
 said before with a line end behind it.
 """
 
+from instructblip_jax.data.digits.templates import TEMPLATES as DIGITS
+
 CAPTION = (
     "A short image caption:",
     "A short image description:",
@@ -100,5 +102,17 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "ivqa": QUESTION,
     **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
 }
-"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations bring
-their own questions."""
+"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations
+bring their own questions."""
+
+
+def training_templates() -> dict[str, tuple[str, ...]]:
+    """Every set that is known, the digits' and the public ones -> its templates."""
+    return {**DIGITS, **TRAINING}
+
+
+def evaluation_templates(name: str, prompt: str | None = None) -> dict[str, tuple[str, ...]]:
+    """What a set is judged with: ``prompt``, or its own; empty for a set that brings its own instructions."""
+    if prompt is None:
+        prompt = PROMPTS.get(name) or next(iter(DIGITS.get(name, ())), None)
+    return {} if prompt is None else {name: (prompt,)}

@@ -67,12 +67,12 @@ class Result:
         return bootstrap.interval(self.resampled, self.count, samples=samples) if self.resampled else None
 
 
-def reference_of(record: Record) -> Reference:
-    """What metrics read of a record: its ``references``, or else its ``answers``."""
+def reference_of(record: Record, candidates: tuple[str, ...] | None = None) -> Reference:
+    """What metrics read of a record: its ``references``, or else its ``answers``; ``candidates``: not its own."""
     return Reference(
         uid=record.uid,
         answers=record.references or record.answers,
-        candidates=record.candidates,
+        candidates=record.candidates if candidates is None else candidates,
         label=record.label,
         relevance=record.relevance,
         groups={name: str(record.meta[name]) for name in GROUPS if record.meta.get(name) is not None},

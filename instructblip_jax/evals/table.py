@@ -8,21 +8,35 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One set's result: ``value`` and, with the picture blanked, ``blind``, both in 0..1, over ``count`` records."""
+    """One set's result.
+
+    Attributes:
+      split: "held_in" or "held_out".
+      value: in 0..1, of CIDEr in 0..10; None where there is nothing to compare with (a blind test split).
+      count: records. ``missing``: those of them whose picture was lost when the set was prepared.
+      blind: the value with all pictures blanked, if that was asked for.
+      interval: 95 % of the value, by bootstrap over the records.
+      paper: the paper's value for this model.
+      details: what else the metric tells, and how the answers were made.
+    """
 
     split: str
     metric: str
-    value: float
+    value: float | None
     count: int
-    blind: float
+    blind: float | None = None
+    interval: tuple[float, float] | None = None
+    paper: float | None = None
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def means(rows: Mapping[str, Row]) -> dict[str, float | None]:
-    """The plain means over held-in and over held-out sets; None where there is no such set (JSON knows no nan)."""
+    """The plain means over held-in and over held-out sets; None where there is no such value (JSON knows no nan)."""
 
     def mean(split: str, field: str) -> float | None:
         values = [getattr(row, field) for row in rows.values() if row.split == split]
-        return statistics.fmean(values) if values else None
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
 
     return {
         "held_in_mean": mean("held_in", "value"),
@@ -37,16 +51,25 @@ def as_dict(rows: Mapping[str, Row]) -> dict[str, Any]:
     return {"sets": {name: dataclasses.asdict(row) for name, row in rows.items()}, **means(rows)}
 
 
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
 def markdown(rows: Mapping[str, Row]) -> str:
-    """A Markdown table in percent: held-in sets, their mean, held-out sets, their mean."""
-    lines = ["| | set | metric | records | score | image blanked |", "|---|---|---|---:|---:|---:|"]
-    overall = means(rows)
+    """A Markdown table, all values times 100: held-in sets, their mean, held-out sets, their mean. Columns that no row
+    has anything for are left out."""
+    columns = ["", "set", "metric", "records", "score", "95 %", "paper", "image blanked"]
+    body, overall = [], means(rows)
     for split, title in (("held_in", "held-in"), ("held_out", "held-out")):
         for name, row in rows.items():
             if row.split == split:
-                cells = f"| {title} | {name} | {row.metric} | {row.count} "
-                lines.append(f"{cells}| {100 * row.value:.1f} | {100 * row.blind:.1f} |")
-        score, blind = overall[f"{split}_mean"], overall[f"{split}_mean_blind"]
-        if score is not None and blind is not None:
-            lines.append(f"| **{title}** | **mean** | | | **{100 * score:.1f}** | **{100 * blind:.1f}** |")
-    return "\n".join(lines) + "\n"
+                span = "" if row.interval is None else f"{_percent(row.interval[0])} to {_percent(row.interval[1])}"
+                score, blind = _percent(row.value), _percent(row.blind)
+                body.append([title, name, row.metric, str(row.count), score, span, _percent(row.paper), blind])
+        score, blind = _percent(overall[f"{split}_mean"]), _percent(overall[f"{split}_mean_blind"])
+        if score:
+            means_row = [f"**{title}**", "**mean**", "", "", f"**{score}**", "", "", f"**{blind}**" if blind else ""]
+            body.append(means_row)
+    kept = [n for n in range(len(columns)) if n < 5 or any(row[n] for row in body)]
+    lines = [columns, ["---"] * 3 + ["---:"] * (len(columns) - 3), *body]
+    return "".join("| " + " | ".join(line[n] for n in kept) + " |\n" for line in lines)

@@ -1,6 +1,6 @@
 """Candidate answers by their log-likelihood: the public `rank` (the paper's vocabulary ranking)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,20 @@ def rank(
     """
     image, batch = prepare(model, processor, images, instructions)
     lists = _lists(candidates, len(batch["input_ids"]))
+    return score(model, processor, image, batch, lists, include_end=include_end, normalize=normalize)
+
+
+def score(
+    model: Any,
+    processor: Any,
+    image: Any,
+    batch: Mapping[str, np.ndarray],
+    lists: Sequence[Sequence[str]],
+    *,
+    include_end: bool = True,
+    normalize: bool = False,
+) -> np.ndarray:
+    """`rank` on image tokens and a prepared batch of B instructions, with a list of candidates each."""
     tokens = {text: processor.response(text) for row in lists for text in row}
     longest = max(map(len, tokens.values()))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP

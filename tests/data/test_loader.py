@@ -11,7 +11,7 @@ import pytest
 from instructblip_jax.data import loader
 from instructblip_jax.data.builder import open_set
 from instructblip_jax.data.digits.templates import TEMPLATES
-from instructblip_jax.data.loader import WINDOW, evaluation_batches, training_batches
+from instructblip_jax.data.loader import WINDOW, training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.data.record import Record
 
@@ -120,13 +120,13 @@ def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
 
 
 def test_a_host_decodes_its_own_pictures_only(batches, monkeypatch):
-    decoded, pixels = [], loader._pixels
+    decoded, pixels = [], loader.pixels_of
 
     def seen(record, processor, frames):
         decoded.append(record.uid)
         return pixels(record, processor, frames)
 
-    monkeypatch.setattr(loader, "_pixels", seen)
+    monkeypatch.setattr(loader, "pixels_of", seen)
     rows = np.array([1, 6])
     count = 30 * WINDOW  # beside which the windows that are read ahead are few
     own = [uid for batch in take(batches(own=rows), count) for uid in batch["uid"]]
@@ -296,53 +296,6 @@ def test_a_text_longer_than_all_lengths_names_the_field(batches):
         take(batches(instruction_lengths=(12,), response_lengths=(3,)), WINDOW)
     with pytest.raises(ValueError, match=r"too long .*data\.instruction_lengths .* 2 and 24"):
         take(batches(instruction_lengths=(1, 2)), WINDOW)
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize(("batch_size", "counts"), [(4, [4, 4, 3]), (11, [11]), (64, [11]), (1, [1] * 11)])
-def test_evaluation_goes_through_a_split_in_order_in_one_shape(prepared, processor, batch_size, counts):
-    source = open_set(prepared, "digit_at", "test")
-    found = list(evaluation_batches(source, processor, TEMPLATES, batch_size=batch_size, instruction_lengths=(24, 32)))
-    assert [len(records) for records, _ in found] == counts
-    records = [record for part, _ in found for record in part]
-    assert records == [source[n] for n in range(len(source))]
-    for part, batch in found:
-        assert batch.keys() == {"pixel_values", *IDS, "attention_mask", "qformer_attention_mask"}
-        assert {len(x) for x in batch.values()} == {batch_size}
-        assert batch["input_ids"].shape[1] in (24, 32)
-        for n in range(batch_size):
-            record = part[n] if n < len(part) else part[0]  # filled up with the batch's first
-            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.images[0]))
-            assert processor.decode(batch["input_ids"][n : n + 1]) == [TEMPLATES["digit_at"][0].format(**record.slots)]
-
-
-def test_evaluation_with_the_picture_blanked(prepared, processor):
-    source = open_set(prepared, "digit_at", "test")
-    options = {"batch_size": 11, "instruction_lengths": (24,)}
-    ((_, seen),) = evaluation_batches(source, processor, TEMPLATES, **options)
-    ((_, blank),) = evaluation_batches(source, processor, TEMPLATES, **options, blank_image=True)
-    assert not blank["pixel_values"].any()
-    np.testing.assert_array_equal(seen["input_ids"], blank["input_ids"])
-
-
-def test_hosts_evaluate_rows_of_their_own_about_all_records(prepared, processor):
-    source, own = open_set(prepared, "digit_at", "test"), np.array([0, 3])
-    options = {"batch_size": 4, "instruction_lengths": (24, 32)}
-    whole = list(evaluation_batches(source, processor, TEMPLATES, **options))
-    parts = list(evaluation_batches(source, processor, TEMPLATES, **options, own=own))
-    assert [records for records, _ in parts] == [records for records, _ in whole]
-    for (_, part), (_, want) in zip(parts, whole, strict=True):
-        for name, rows in want.items():
-            np.testing.assert_array_equal(part[name], rows[own])
-
-
-def test_evaluation_checks_the_templates_first(prepared, processor):
-    source = open_set(prepared, "digit_at", "test")
-    wrong = {"digit_at": ["which {digit} ?"]}
-    with pytest.raises(ValueError, match=r"'digit_at'.*digit.*place"):
-        next(evaluation_batches(source, processor, wrong, batch_size=4, instruction_lengths=(24,)))
 
 
 def test_a_window_is_cut_into_batches_of_the_same_samples():

@@ -2,13 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.pairs import Prediction, reference_of
-from instructblip_jax.evals.predict import predict
 from instructblip_jax.evals.table import Row, as_dict, markdown, means
 from instructblip_jax.evals.vqa import exact_match, tidy
 
@@ -73,7 +71,8 @@ def test_means_are_over_sets_not_records():
 
 def test_what_programs_read():
     got = json.loads(json.dumps(as_dict(ROWS)))
-    assert got["sets"]["a"] == {"split": "held_in", "metric": "exact_match", "value": 0.5, "count": 200, "blind": 0.25}
+    want = {"split": "held_in", "metric": "exact_match", "value": 0.5, "count": 200, "blind": 0.25}
+    assert {name: got["sets"]["a"][name] for name in want} == want
     assert list(got["sets"]) == ["a", "b", "c"]
     assert {"held_in_mean", "held_out_mean", "held_out_mean_blind"} <= got.keys()
 
@@ -99,31 +98,3 @@ def test_a_suite_of_one_kind_is_still_valid_json():
     assert got["held_in_mean"] == 0.75
     assert got["held_out_mean"] is None
     assert "nan" not in markdown(rows)
-
-
-def answer(batch):
-    """The brightness that is seen, and the number that is asked about."""
-    brightness = batch["pixel_values"].mean(axis=(1, 2, 3)).astype(int)
-    return np.stack([brightness, batch["input_ids"][:, 0]], axis=1)
-
-
-class Decoder:
-    def decode(self, ids):
-        return [f"{a} {b}" for a, b in ids]
-
-
-def test_each_record_gets_its_own_answer_and_its_blind_one():
-    def record(n):
-        return Record(f"s/test/{n}", "s", "test", "vqa", (), {}, (f"{n + 1} {n}",))
-
-    def batch(numbers):
-        pixels = np.ones((len(numbers), 4, 4, 3), np.float32) * (np.array(numbers)[:, None, None, None] + 1)
-        return {"pixel_values": pixels, "input_ids": np.array(numbers)[:, None]}
-
-    batches = [([record(0), record(1)], batch([0, 1])), ([record(2)], batch([2, 0]))]  # the last one is filled up
-    got = predict(answer, Decoder(), batches)
-    assert [(r.uid, seen, blind) for r, seen, blind in got] == [
-        ("s/test/0", "1 0", "0 0"),
-        ("s/test/1", "2 1", "0 1"),
-        ("s/test/2", "3 2", "0 2"),
-    ]

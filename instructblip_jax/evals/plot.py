@@ -1,0 +1,32 @@
+"""A suite's scores as a picture: with their intervals, beside the paper's and the ones with blanked pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from instructblip_jax.evals.table import Row
+
+
+def draw(rows: Mapping[str, Row], path: Path) -> None:
+    """Write a PNG. Raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = {name: row for name, row in rows.items() if row.value is not None}
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.32 * len(shown)), constrained_layout=True)
+    for n, row in enumerate(reversed(shown.values())):
+        value = 100 * row.value  # type: ignore[operator]
+        low, high = (100 * end for end in row.interval) if row.interval else (value, value)
+        colour = "tab:blue" if row.split == "held_in" else "tab:orange"
+        axis.barh(n, value, color=colour, alpha=0.6, height=0.7)
+        axis.plot([low, high], [n, n], color="black", linewidth=1.2)
+        for mark, other in (("D", row.paper), ("|", row.blind)):
+            if other is not None:
+                axis.plot(100 * other, n, mark, color="black", markersize=5 if mark == "D" else 11)
+        axis.text(max(high, value) + 1, n, f"{value:.1f}", va="center", fontsize=8)
+    axis.set_yticks(range(len(shown)), [f"{name} ({row.metric})" for name, row in reversed(shown.items())], fontsize=8)
+    axis.set_xlabel("score x 100, with its 95 % interval; diamond: the paper's; upright: with the picture blanked")
+    axis.margins(x=0.1)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
