@@ -57,7 +57,7 @@ def run(args: Sequence[str]) -> None:
     score = as_dict(args[0], read_pairs(FLAGS.predictions, FLAGS.references))
     print(table(score))
     if score["missing"]:
-        print(f"{score['missing']:,} of the references have no prediction, which counts as wrong")
+        print(f"references without a prediction, which count as wrong: {score['missing']:,}")
     if "reason" in score:
         print(score["reason"])
     if FLAGS.json:
