@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+from types import ModuleType
 
 from absl import flags, logging
 
@@ -16,6 +17,7 @@ COMMANDS = {
     "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
     "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
     "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
+    "score": "anybody's predictions, no model needed: METRIC --predictions P.jsonl --references R.jsonl",
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
@@ -48,6 +50,11 @@ def _reason(error: Exception, args: list[str]) -> str:
     return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
 
 
+def _job() -> ModuleType | None:
+    """`distributed`, where a command has used it: it brings jax, which scoring and --help need not wait for."""
+    return sys.modules.get("instructblip_jax.distributed")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
     `TRY_AGAIN`."""
@@ -76,22 +83,23 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
-    from instructblip_jax import distributed  # brings jax, which --help needs not wait for
-
     try:
         command.run(rest)
     except KeyboardInterrupt:
         print(f"instructblip {name}: interrupted", file=sys.stderr)
-        distributed.leave(130)
+        if job := _job():
+            job.leave(130)
         return 130
     except Exception as error:  # the last resort of a command line: one line, and the rest when asked for
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError))
-        gone = distributed.lost(error)
+        job = _job()
+        gone = job.lost(error) if job else None
         print(f"instructblip {name}: {gone or (error if expected else repr(error))}", file=sys.stderr)
         code = TRY_AGAIN if gone or isinstance(error, ConnectionError) else 1
-        distributed.leave(code)
+        if job:
+            job.leave(code)
         return code
     return 0
 

@@ -204,6 +204,7 @@ def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]
 def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Metric, value, count, missing, interval and details of a set, as JSON knows them."""
     result = METRICS[metric](pairs)
+    interval = result.interval()
     groups = {
         name: {value: {"value": part.value, "count": part.count} for value, part in parts.items()}
         for name, parts in by_group(metric, pairs).items()
@@ -213,7 +214,7 @@ def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
         "value": result.value,
         "count": result.count,
         "missing": sum(said is None for said, _ in pairs),
-        "interval": result.interval(),
+        "interval": list(interval) if interval else None,
         "details": {**result.details, **groups},
     }
     return told | ({"reason": result.reason} if result.reason else {})

@@ -59,7 +59,7 @@ def test_every_command_has_help_about_its_own_flags(cli, name, flag):
     assert (result.code, result.err) == (0, "")
     assert f"instructblip {name}" in result.out
     assert "--json" in result.out.replace("[no]", "")
-    assert "--workdir" in result.out or name in ("prepare", "convert", "plan")
+    assert "--workdir" in result.out or name in ("prepare", "convert", "plan", "score")
     assert "absl" not in result.out
 
 
@@ -93,6 +93,7 @@ def test_an_unknown_command_lists_the_commands(cli):
         (["answer", "--model={world}/model", "--image=a.png", "which digit ?", "  "], ["instruction"]),
         (["answer", "--model={world}/model", "--image=a.png", "--max_new_tokens=0", "a"], ["max_new_tokens"]),
         (["prepare"], ["NAME", "digits"]),
+        (["score", "rouge", "--predictions=p", "--references=r"], ["rouge", "cider"]),
         (["prepare", "cocoo", "--out=sets"], ["cocoo", "digits"]),
         (["prepare", "digits"], ["--out"]),
         (["ablate", "--config=x.py", "--workdir=W", "--seeds=1,two"], ["--seeds", "two"]),

@@ -1,0 +1,64 @@
+"""Anybody's predictions, no model needed: instructblip score METRIC --predictions P.jsonl --references R.jsonl
+
+docs/metrics.md tells what each METRIC is and how rows are written. Ids join the two files; a reference without a
+prediction counts as wrong. Prints the score times 100 with its 95 % bootstrap interval; --json FILE holds it as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from instructblip_jax import files
+from instructblip_jax.evals.metrics import METRICS, as_dict
+from instructblip_jax.evals.rows import read_pairs
+
+FLAGS = flags.FLAGS
+PLAIN = {"mean_rank", "difficult_left_out"}
+"""Details that are no fractions of 1."""
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    flags.DEFINE_string("predictions", None, "JSON lines, or a list: in each row an id and prediction or scores.")
+    flags.DEFINE_string("references", None, "JSON lines, or a list: the same ids and answers or a label.")
+    flags.DEFINE_string("json", None, "Also write the scores here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if len(args) != 1 or args[0] not in METRICS:
+        raise ValueError(f"one METRIC is needed, of {', '.join(METRICS)}; not {' '.join(args) or 'none'}")
+    if not FLAGS.predictions or not FLAGS.references:
+        raise ValueError("--predictions and --references are needed")
+
+
+def table(score: Mapping[str, Any]) -> str:
+    """A Markdown table of `metrics.as_dict`."""
+
+    def number(name: str, value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.2f}" if name in PLAIN else f"{100 * value:.2f}"
+
+    interval = "" if score["interval"] is None else " – ".join(f"{100 * end:.2f}" for end in score["interval"])
+    name = score["metric"]
+    lines = ["| | score | 95 % interval | examples |", "|---|---:|---:|---:|"]
+    lines.append(f"| **{name}** | **{number(name, score['value'])}** | {interval} | {score['count']:,} |")
+    for detail, value in score["details"].items():
+        if isinstance(value, Mapping):
+            for group, part in value.items():
+                lines.append(f"| {detail} {group} | {number(name, part['value'])} | | {part['count']:,} |")
+        else:
+            lines.append(f"| {detail} | {number(detail, value)} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def run(args: Sequence[str]) -> None:
+    """Score and report."""
+    score = as_dict(args[0], read_pairs(FLAGS.predictions, FLAGS.references))
+    print(table(score))
+    if score["missing"]:
+        print(f"references without a prediction, which count as wrong: {score['missing']:,}")
+    if "reason" in score:
+        print(score["reason"])
+    if FLAGS.json:
+        files.write_json(FLAGS.json, score)

@@ -1,0 +1,200 @@
+"""The table of metrics: what each gives for a set, for what is missing, and by group."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.evals.metrics import METRICS, as_dict
+from instructblip_jax.evals.pairs import Prediction, Reference, reference_of
+
+
+def said(text=None, answers=(), scores=(), **reference):
+    return Prediction(text, scores), Reference("r", answers, **reference)
+
+
+def test_the_names_that_the_docs_promise():
+    promised = (
+        "vqa_accuracy vqa_accuracy_lavis vqa_accuracy_evalai cider bleu1 bleu2 bleu3 bleu4 rouge_l exact_match gqa"
+    )
+    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1"
+    assert sorted(METRICS) == sorted(promised.split())
+
+
+PAIRS = {
+    "vqa_accuracy": (said("2", ("2",) * 9 + ("3",)), 1.0, said("2", ("2", "3"))),
+    "vqa_accuracy_lavis": (said("Yes", ("yes",) * 10), 1.0, said("x", ("yes",) * 10)),
+    "vqa_accuracy_evalai": (said("Two.", ("2",) * 10), 1.0, said("x", ("2",) * 10)),
+    "exact_match": (said("Red .", ("blue", "red")), 1.0, said("x", ("red",))),
+    "gqa": (said("The Dog", ("dog",)), 1.0, said("x", ("dog",))),
+    "top1": (said(scores=(1.0, 2.0), answers=("b",), candidates=("a", "b")), 1.0, said("B", ("b",))),
+    "aokvqa_da": (said("b", ("b", "b", "c")), 2 / 3, said("x", ("b",))),
+    "ivqa": (said("B ", ("b", "c")), 0.5, said("x", ("b",))),
+    "accuracy": (
+        said(scores=(1.0, 2.0), candidates=("a", "b"), label=1),
+        1.0,
+        said("b", candidates=("a", "b"), label=0),
+    ),
+    "yes_no": (said("True, it is", label=1), 1.0, said("maybe", ("no",))),
+    "mrr": (said(scores=(1.0, 2.0, 3.0), label=1), 0.5, said(scores=(1.0, 1.0), label=1)),
+    "rouge_l": (said("a dog", ("a dog", "cat")), 1.0, said("x", ("b",))),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_value_is_the_mean_of_its_scores(name):
+    """And a missing prediction counts as nothing."""
+    first, want, second = PAIRS[name]
+    result = METRICS[name]([first, second, (None, first[1])])
+    assert result.scores[0] == pytest.approx(want)
+    assert result.scores[1] < result.scores[0] or name == "mrr"
+    assert result.scores[2] == 0
+    assert result.value == pytest.approx(result.scores.mean())
+    assert result.count == 3
+    low, high = result.interval()
+    assert 0 <= low <= result.value <= high <= 1
+
+
+CAPTIONS = [
+    said(
+        "a red kite over the wall",
+        ("a red kite over a wall", "the kite flies over the old wall", "red kite above stone wall"),
+    ),
+    said(
+        "two blue cups on a wooden table",
+        ("two cups on a table", "a table with two blue cups", "cups are on the table"),
+    ),
+    said("a dog", ("a boat near the pier", "the small boat lies at the pier", "boat by a wooden pier")),
+]
+
+
+def test_captions():
+    assert METRICS["cider"](CAPTIONS).value == pytest.approx(2.0666639395)
+    assert METRICS["bleu4"](CAPTIONS).value == pytest.approx(0.3830135496)
+    assert (
+        METRICS["bleu2"](CAPTIONS).value == METRICS["bleu4"](CAPTIONS).details["bleu2"] == pytest.approx(0.6652340739)
+    )
+    assert METRICS["rouge_l"](CAPTIONS).value == pytest.approx(0.6525685514)
+    silent = [*CAPTIONS[:2], (None, CAPTIONS[2][1])]
+    assert METRICS["cider"](silent).value == pytest.approx(2.0666639395)  # "a dog" was worth nothing, either
+    low, high = METRICS["bleu4"](CAPTIONS).interval()
+    assert 0 <= low < METRICS["bleu4"](CAPTIONS).value < high <= 1
+
+
+def test_auc_and_what_is_missing():
+    scores, labels = [0.9, 0.8, 0.8, 0.1, 0.3], [1, 0, 1, 0, 1]
+    pairs = [said(scores=(score,), label=label) for score, label in zip(scores, labels, strict=True)]
+    result = METRICS["auc"](pairs)
+    assert (result.value, dict(result.details)) == (0.75, {})
+    low, high = result.interval()
+    assert 0 <= low < 0.75 < high <= 1
+    assert METRICS["auc"]([*pairs[:4], (None, pairs[4][1])]).value == pytest.approx(3.5 / 6)
+    lone = METRICS["auc"]([pairs[0], pairs[2]])
+    assert lone.value is None
+    assert "both classes" in lone.reason
+    assert lone.interval() is None
+
+
+def test_auc_of_verbalisers():
+    odds = [(-1.0, -2.0), (-3.0, -1.0), (-1.0, -1.5)]
+    two = [said(scores=pair, label=label) for pair, label in zip(odds, (0, 1, 1), strict=True)]
+    named = [
+        said(scores=pair, label=ref.label, candidates=("no", "yes")) for pair, (_, ref) in zip(odds, two, strict=True)
+    ]
+    for pairs in (two, named):
+        assert METRICS["auc"](pairs).value == 1.0
+        assert METRICS["auc"](pairs).details["accuracy"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="3 scores"):
+        METRICS["auc"]([said(scores=(1.0, 2.0, 3.0), label=1)])
+
+
+def test_ranks_of_a_dialogue():
+    rounds = [said(scores=(3.0, 2.0, 1.0, 0.0), candidates=("a", "b", "c", "d"), label=label) for label in (0, 1)]
+    told = METRICS["mrr"]([*rounds, (None, rounds[0][1])])
+    assert told.value == pytest.approx((1 + 0.5 + 0) / 3)
+    assert told.details["recall@1"] == pytest.approx(1 / 3)
+    assert told.details["recall@5"] == pytest.approx(2 / 3)
+    assert told.details["mean_rank"] == pytest.approx((1 + 2 + 4) / 3)
+    assert told.details["ndcg"] is None
+    dense = said(scores=(3.0, 2.0), label=0, relevance=(0.0, 1.0))
+    assert METRICS["mrr"]([*rounds, dense]).details["ndcg"] == pytest.approx(0.0)
+    dense = said(scores=(3.0, 2.0), label=0, relevance=(0.5, 1.0))
+    want = (0.5 + 1 / math.log2(3)) / (1 + 0.5 / math.log2(3))
+    assert METRICS["mrr"]([*rounds, dense]).details["ndcg"] == pytest.approx(want)
+
+
+def test_a_okvqa_leaves_difficult_questions_out():
+    result = METRICS["aokvqa_da"]([said("b", ("b",) * 3), said("x", ("b",), difficult=True)])
+    assert (result.value, result.count, result.details["difficult_left_out"]) == (1.0, 1, 1.0)
+
+
+def test_gqa_also_tells_the_other_way_of_comparing():
+    result = METRICS["gqa"]([said("The dog.", ("dog",)), said("cat", ("cat",))])
+    assert (result.value, result.details["letter_by_letter"]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "words"),
+    [
+        ("exact_match", said("x"), "no answers"),
+        ("exact_match", said(scores=(1.0,), answers=("x",)), "no text"),
+        ("top1", said(scores=(1.0,), answers=("x",), candidates=("x", "y")), "1 scores for 2 candidates"),
+        ("accuracy", said(scores=(1.0,)), "no label"),
+        ("accuracy", said("x", candidates=("x", "y"), label=2), "candidate 2 of 2"),
+        ("yes_no", said("yes", ("perhaps",)), "neither"),
+        ("yes_no", said("yes", label=3), "neither"),
+        ("mrr", said("x", label=0), "0 scores"),
+        ("cider", said("x"), "no answers"),
+    ],
+)
+def test_what_a_pair_lacks_is_told_with_its_id(name, pair, words):
+    with pytest.raises(ValueError, match=f"^r: .*{words}"):
+        METRICS[name]([pair])
+
+
+def test_no_pairs_have_no_value():
+    for name in METRICS:
+        result = METRICS[name]([])
+        assert (result.value, result.count, result.interval()) == (None, 0, None)
+
+
+def test_by_group_and_as_json():
+    first, second = (
+        said("a", ("a",), groups={"answer_type": "other", "domain": "in"}),
+        said("b", ("a",), groups={"domain": "in"}),
+    )
+    told = as_dict("exact_match", [first, second, (None, second[1])])
+    assert json.loads(json.dumps(told)) == told
+    assert {name: told[name] for name in ("metric", "count", "missing")} == {
+        "metric": "exact_match",
+        "count": 3,
+        "missing": 1,
+    }
+    assert told["value"] == pytest.approx(1 / 3)
+    assert told["interval"][0] <= 1 / 3 <= told["interval"][1]
+    assert told["details"]["answer_type"] == {"other": {"value": 1.0, "count": 1}}
+    assert told["details"]["domain"] == {"in": {"value": pytest.approx(1 / 3), "count": 3}}
+    assert "both classes" in as_dict("auc", [said(scores=(1.0,), label=1)])["reason"]
+
+
+def test_within_a_domain_cider_is_that_of_the_domain():
+    grouped = [
+        (prediction, Reference("r", reference.answers, groups={"domain": domain}))
+        for (prediction, reference), domain in zip(CAPTIONS, ("near", "near", "out"), strict=True)
+    ]
+    told = as_dict("cider", grouped)
+    assert told["value"] == pytest.approx(2.0666639395)
+    assert told["details"]["domain"]["near"]["value"] == pytest.approx(METRICS["cider"](CAPTIONS[:2]).value)
+    assert told["details"]["domain"]["out"] == {"value": 0.0, "count": 1}
+
+
+def test_what_is_read_of_a_record():
+    meta = {"answer_type": "number", "domain": None, "difficult_direct_answer": True, "other": 3}
+    record = Record("s/v/1", "s", "v", "vqa", (), {}, ("a", "b"), references=("a", "a", "b"), meta=meta)
+    got = reference_of(record)
+    assert got == Reference("s/v/1", ("a", "a", "b"), groups={"answer_type": "number"}, difficult=True)
+    choice = Record("s/v/2", "s", "v", "choice", (), {}, ("b",), candidates=("a", "b"), label=1, relevance=(0.0, 1.0))
+    assert reference_of(choice) == Reference("s/v/2", ("b",), ("a", "b"), 1, (0.0, 1.0))
+    assert np.isfinite(METRICS["accuracy"]([(Prediction(scores=(0.0, 1.0)), reference_of(choice))]).value)
