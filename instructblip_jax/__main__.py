@@ -76,17 +76,19 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
-    from instructblip_jax import distributed  # brings jax, which --help needs not wait for
-
     try:
         command.run(rest)
     except KeyboardInterrupt:
         print(f"instructblip {name}: interrupted", file=sys.stderr)
+        from instructblip_jax import distributed  # brings jax, which not every command needs
+
         distributed.leave(130)
         return 130
     except Exception as error:  # the last resort of a command line: one line, and the rest when asked for
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
+        from instructblip_jax import distributed
+
         expected = isinstance(error, (ValueError, OSError))
         gone = distributed.lost(error)
         print(f"instructblip {name}: {gone or (error if expected else repr(error))}", file=sys.stderr)
