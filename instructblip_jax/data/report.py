@@ -120,3 +120,36 @@ def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str,
     if len({one.files for one in told.values()}) < len(told):
         raise ValueError(f"{name}: splits {', '.join(told)} have the same name in files")
     return Report(name, dict(configuration), told)
+
+
+def judge(report: Report, max_skipped: float) -> None:
+    """Raise ValueError, telling counts, for a set of which too little is left; ``max_skipped``: a share of the rows."""
+    told = report.splits.values()
+    rows, written, skipped = (sum(getattr(one, field) for one in told) for field in ("rows", "written", "skipped"))
+    pictured, missing = (sum(getattr(one, field) for one in told) for field in ("pictured", "missing"))
+    if not rows:
+        raise ValueError(f"{report.name}: no row in any split ({', '.join(report.splits)}), so nothing is written")
+    reasons: dict[str, int] = {}
+    for one in told:
+        for reason, count in one.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    if pictured and missing == pictured:
+        first = [
+            row["detail"]
+            for one in told
+            for reason in one.first
+            if reason.startswith("missing ")
+            for row in one.first[reason]
+        ]
+        raise ValueError(
+            f"{report.name}: none of the pictures of {pictured:,} rows is there; is --images right? Looked for "
+            + ", ".join(first[:5])
+        )
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))
+    if not written:
+        raise ValueError(f"{report.name}: all {rows:,} rows were skipped ({counts})")
+    if skipped > max_skipped * rows:
+        raise ValueError(
+            f"{report.name}: {skipped:,} of {rows:,} rows were skipped ({counts}), which is more than --max_skipped "
+            f"{max_skipped:g}; what is finished is kept"
+        )

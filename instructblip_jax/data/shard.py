@@ -15,8 +15,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from instructblip_jax.data import media
 from instructblip_jax.data.draft import Draft, Skip
+from instructblip_jax.data.frames import UnusableMediaError
 from instructblip_jax.data.record import Record
-from instructblip_jax.data.video import UnusableMediaError
 
 Item = Draft | Skip | Record
 Chunk = list[Item] | Callable[[], Iterable[Item]]

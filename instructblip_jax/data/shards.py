@@ -14,18 +14,18 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
 from filelock import FileLock
 
 from instructblip_jax.data import media
 from instructblip_jax.data.draft import Draft, Rows, Skip
-from instructblip_jax.data.places import FEATURES, VERSION, directory_of, incomplete, is_prepared
+from instructblip_jax.data.finish import REPORT, SKIPPED, VOCABULARY, finish, there
+from instructblip_jax.data.places import directory_of, incomplete, is_prepared
 from instructblip_jax.data.pool import Pool, Run
-from instructblip_jax.data.report import Report, new_report
+from instructblip_jax.data.report import Report, judge, new_report
 from instructblip_jax.data.shard import SUFFIX, Chunk, Job, digest_of, finished, replace
 from instructblip_jax.data.uids import Uids
 
@@ -35,7 +35,7 @@ SMALLEST, LARGEST, STEPS = 256, 4096, 64
 """Rows of a shard: at first few, so that a small set keeps all processes busy; after every ``STEPS`` shards twice as
 many, so that 14 million make 3,500 files."""
 _HEAVY = 1 << 16
-_CONFIGURATION, _REPORT, _SKIPPED = "configuration.json", "report.json", "skipped.jsonl"
+_CONFIGURATION = "configuration.json"
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
@@ -47,6 +47,7 @@ class Options:
       frames: of a video.
       configuration: what the rows depend on, as JSON; shards that were written by another are thrown away.
       expected: split -> records of the whole release.
+      vocabulary: the answers that are ranked, for a set that has such; they are kept beside the records.
       max_skipped: share of the rows that may be skipped.
       progress: told the number of rows whenever a shard is finished, or found to be.
       say: told in a line what else is going on.
@@ -55,6 +56,7 @@ class Options:
     frames: int = media.FRAMES
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    vocabulary: Callable[[], Sequence[str]] | None = None
     max_skipped: float = 1.0
     progress: Callable[[int], None] = lambda rows: None
     say: Callable[[str], None] = print
@@ -104,11 +106,11 @@ def write_chunks(
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
     if is_prepared(out, name):
-        return _there(directory, name)
+        return there(directory, name)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(Path(out) / f".{name}.lock"):
         if is_prepared(out, name):
-            return _there(directory, name)
+            return there(directory, name)
         work = incomplete(out, name)
         configuration = {"frames": options.frames, **options.configuration}
         configuration = json.loads(json.dumps(configuration))
@@ -116,7 +118,7 @@ def write_chunks(
         if report is None:
             report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
             _all_shards(work, report, splits, run, options, repeated or {})
-        _finish(work, report)
+        finish(work, report)
         os.rename(work, directory)
         report.directory = str(directory)
         return report
@@ -138,24 +140,12 @@ def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
         yield portion
 
 
-def _there(directory: Path, name: str) -> Report:
-    try:
-        report = Report.from_json(json.loads((directory / _REPORT).read_bytes()))
-    except (OSError, ValueError):  # written by an earlier version of this package, or another tool
-        splits = tfds.builder_from_directory(str(directory)).info.splits
-        report = new_report(name, {}, dict.fromkeys(splits))
-        for split, info in splits.items():
-            report.splits[split].rows = report.splits[split].written = info.num_examples
-    report.directory, report.kept = str(directory), True
-    return report
-
-
 def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[str], None]) -> Report | None:
     """The report, where all rows are done; else makes the directory ready for those that are not."""
     if work.exists():
         report = None
         with contextlib.suppress(OSError, ValueError):
-            report = Report.from_json(json.loads((work / _REPORT).read_bytes()))
+            report = Report.from_json(json.loads((work / REPORT).read_bytes()))
         before = report.configuration if report else None
         with contextlib.suppress(OSError, ValueError):
             before = before or json.loads((work / _CONFIGURATION).read_bytes())
@@ -200,7 +190,7 @@ def _all_shards(
         options.progress(rows)
     for split, told in report.splits.items():
         told.repeated = repeated.get(split, 0)
-    with (work / f"{_SKIPPED}.part").open("w", encoding="utf-8") as skipped:
+    with (work / f"{SKIPPED}.part").open("w", encoding="utf-8") as skipped:
         for split, count in counts.items():
             for stem in _stems(work, report.splits[split].files, count):
                 written = finished(stem)
@@ -210,9 +200,9 @@ def _all_shards(
                 for where, reason, detail in written.skips:
                     row = {"split": split, "where": where, "reason": reason, "detail": detail}
                     skipped.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(work / f"{_SKIPPED}.part", work / _SKIPPED)
+    os.replace(work / f"{SKIPPED}.part", work / SKIPPED)
     try:
-        _judge(report, options.max_skipped)
+        judge(report, options.max_skipped)
     except ValueError:
         # Pictures that are mended until the next attempt are to be looked for again.
         for split, count in counts.items():
@@ -227,87 +217,10 @@ def _all_shards(
         for path in (*work.glob(f"{files}.*.json"), *work.glob(f"{files}.*{SUFFIX}")):
             if int(path.name.split(".")[1]) >= count:
                 path.unlink()
-    replace(work / _REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    if options.vocabulary is not None:
+        replace(work / VOCABULARY, json.dumps(list(options.vocabulary()), ensure_ascii=False) + "\n")
+    replace(work / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def _stems(work: Path, split: str, count: int) -> list[Path]:
     return [work / f"{split}.{number:06d}" for number in range(count)]
-
-
-def _judge(report: Report, max_skipped: float) -> None:
-    told = report.splits.values()
-    rows, written, skipped = (sum(getattr(one, field) for one in told) for field in ("rows", "written", "skipped"))
-    pictured, missing = (sum(getattr(one, field) for one in told) for field in ("pictured", "missing"))
-    if not rows:
-        raise ValueError(f"{report.name}: no row in any split ({', '.join(report.splits)}), so nothing is written")
-    reasons: dict[str, int] = {}
-    for one in told:
-        for reason, count in one.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    if pictured and missing == pictured:
-        first = [
-            row["detail"] for one in told for reason in one.first if "missing " in reason for row in one.first[reason]
-        ]
-        raise ValueError(
-            f"{report.name}: none of the pictures of {pictured:,} rows is there; is --images right? Looked for "
-            + ", ".join(first[:5])
-        )
-    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))
-    if not written:
-        raise ValueError(f"{report.name}: all {rows:,} rows were skipped ({counts})")
-    if skipped > max_skipped * rows:
-        raise ValueError(
-            f"{report.name}: {skipped:,} of {rows:,} rows were skipped ({counts}), which is more than --max_skipped "
-            f"{max_skipped:g}; what is finished is kept"
-        )
-
-
-def _finish(work: Path, report: Report) -> None:
-    """Shards get their names, the description is written, all else removed; from `report.json` alone, so that it can be
-    done again."""
-    for told in report.splits.values():
-        # By number: which of them hold records is known from their files only until these have their names.
-        stems = sorted(path.with_suffix("") for path in work.glob(f"{told.files}.*{SUFFIX}"))
-        finals = [_final(work, report.name, told.files, n, len(told.shards)) for n in range(len(told.shards))]
-        for final in finals[::-1]:  # the last first: those that are left are the first ones
-            if final.exists():
-                continue
-            os.replace(f"{stems.pop()}{SUFFIX}", final)
-    _describe(work, report)
-    keep = {"dataset_info.json", "features.json", _REPORT} | (
-        {_SKIPPED} if any(told.skipped for told in report.splits.values()) else set()
-    )
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in keep and not path.name.startswith(f"{report.name}-"):
-            path.unlink()
-
-
-def _final(work: Path, name: str, split: str, number: int, count: int) -> Path:
-    return work / f"{name}-{split}{SUFFIX}-{number:05d}-of-{count:05d}"
-
-
-def _describe(work: Path, report: Report) -> None:
-    """dataset_info.json and features.json, by which TFDS knows the set."""
-    identity = tfds.core.dataset_info.DatasetIdentity(report.name, VERSION, str(work), "")
-    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(FEATURES))
-    info.set_file_format("array_record")
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=work, dataset_name=report.name, filetype_suffix=SUFFIX.removeprefix(".")
-    )
-    info.set_splits(
-        tfds.core.splits.SplitDict(
-            [
-                tfds.core.SplitInfo(
-                    name=told.files,
-                    shard_lengths=told.shards,
-                    num_bytes=told.bytes,
-                    filename_template=template.replace(split=told.files),
-                )
-                for told in report.splits.values()
-                if told.shards
-            ]
-        )
-    )
-    info.write_to_directory(work)
