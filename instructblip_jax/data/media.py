@@ -76,7 +76,9 @@ def _whole(media: Media) -> bytes:
                 raise UnusableMediaError("too large", f"{name}: {size:,} bytes")
             file.seek(media.offset)
             data = file.read(size)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+    except UnusableMediaError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero in the name
         raise UnusableMediaError(MISSING, name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
@@ -137,7 +139,9 @@ def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
             if container is None:
                 return animated(file, media, frames, name)
             return decoded(file, container, media, frames, name)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except UnusableMediaError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise UnusableMediaError("missing video", name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error

@@ -116,8 +116,11 @@ class _Tally:
         self.skips: list[tuple[str, str, str]] = []
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
-        clean = detail[:_DETAIL].encode("utf-8", "backslashreplace").decode()
-        self.skips.append((where.encode("utf-8", "backslashreplace").decode(), reason, clean))
+        self.skips.append((_printable(where), _printable(reason), _printable(detail[:_DETAIL])))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write(part: str, items: Iterable[Item], job: Job) -> Written:

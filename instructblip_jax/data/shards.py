@@ -117,7 +117,7 @@ def write_chunks(
         report = _begun(work, name, configuration, options.say)
         if report is None:
             report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
-            _all_shards(work, report, splits, run, options, repeated or {})
+            _all_shards(work, report, splits, run, options, {} if repeated is None else repeated)
         finish(work, report)
         os.rename(work, directory)
         report.directory = str(directory)
