@@ -46,6 +46,8 @@ setup(
         "gcs": ["gcsfs>=2025.5", "google-cloud-storage>=2.18"],  # gs:// paths: ours, and Orbax's
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
+        "video": ["av>=14.0"],  # frames of AVI, MP4, MPEG and WEBM files
+        "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
         # Here torch is the reference; where it is absent those tests are skipped.
         "test": [
             "torch==2.13.0",

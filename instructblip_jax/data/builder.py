@@ -6,65 +6,21 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from instructblip_jax.data import shards
+from instructblip_jax.data.places import VERSION, directory_of, is_prepared, on_disk
+from instructblip_jax.data.pool import Run, here
 from instructblip_jax.data.record import Record
+from instructblip_jax.data.shard import Chunk, Item
 
-VERSION = tfds.core.Version("2.0.0")
+__all__ = ["Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
 VOCABULARY = "vocabulary.json"
-FEATURES = {
-    "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
-    "record": tfds.features.Text(),
-}
-"""Of an example: encoded pictures, and as JSON all else of its `Record`."""
 Make = Callable[[], Iterator[Record]]
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """One set as a TFDS data set: pictures and, as JSON, the rest of their record."""
-
-    VERSION = VERSION
-    pkg_dir_path = Path(__file__).parent
-    url_infos: ClassVar[dict] = {}  # nothing is downloaded
-
-    def __init__(self, name: str, splits: Mapping[str, Make], **kwargs: Any):
-        self.name, self._splits = name, splits
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(FEATURES))
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {split: self._examples(split, make) for split, make in self._splits.items()}
-
-    def _examples(self, split: str, make: Make) -> Iterator[tuple[str, dict[str, Any]]]:
-        empty = True
-        for record in make():
-            empty = False
-            yield record.uid, {"images": list(record.images), "record": record.to_json()}
-        if empty:
-            raise ValueError(f"{self.name}: no record in the split {split}, so the set is not written")
-
-    def _generate_examples(self) -> None:
-        raise AssertionError("every split brings its own generator")
-
-
-def directory_of(out: str | Path, name: str) -> Path:
-    """Where the set ``name`` lies under ``out``. Raises ValueError for one that is not a local directory."""
-    if "://" in str(out):
-        raise ValueError(
-            f"{out}: sets are read from local directories only (ArrayRecord files are); mount the bucket with gcsfuse "
-            "and give the directory under it, or copy the sets: gcloud storage cp -r"
-        )
-    return Path(out) / name / str(VERSION)
-
-
-def is_prepared(out: str | Path, name: str) -> bool:
-    """Whether the set is there, whole: it is written elsewhere and renamed when finished."""
-    return (directory_of(out, name) / "dataset_info.json").is_file()
 
 
 @contextlib.contextmanager
@@ -81,16 +37,35 @@ def _quiet() -> Iterator[None]:
 
 
 def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, int]:
-    """Write the set ``name`` (split -> maker of its records) under ``out``; split -> number of records written.
+    """Write the set ``name`` (split -> maker of its records) under ``out``, in this process; split -> records.
 
-    A set that is there already is left as it is. Raises ValueError for a split without records.
+    A set that is there already is left as it is. Raises ValueError where no split has a record.
     """
-    directory_of(out, name)
-    with _quiet(), contextlib.redirect_stdout(None):
-        builder = _Builder(name, splits, data_dir=str(out), file_format="array_record")
-        config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.download_and_prepare(download_config=config)
-    return {split: builder.info.splits[split].num_examples for split in splits}
+    return write_made(out, name, {split: partial(_portions, make) for split, make in splits.items()}, here)
+
+
+def _portions(make: Make) -> Iterator[Chunk]:
+    portion: list[Item] = []
+    for record in make():
+        portion.append(record)
+        if len(portion) == shards.LARGEST:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def write_made(
+    out: str | Path,
+    name: str,
+    splits: Mapping[str, shards.Chunks],
+    run: Run,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> dict[str, int]:
+    """`write`, where ``run`` has the shards written; ``progress`` is told the records of each."""
+    options = shards.Options(progress=progress, say=lambda line: None)
+    report = shards.write_chunks(out, name, splits, run, options)
+    return {split: told.written for split, told in report.splits.items()}
 
 
 class _Encoded(tfds.decode.SkipDecoding):
@@ -110,19 +85,20 @@ class Source:
     def __post_init__(self) -> None:
         if not (self.directory / "dataset_info.json").is_file():
             out = self.directory.parent.parent
-            there = sorted(path.parent.parent.name for path in out.glob("*/*/dataset_info.json"))
+            there = sorted(path.parent.parent.name for path in out.glob(f"*/{VERSION}/dataset_info.json"))
             raise FileNotFoundError(
                 f"{self.directory}: no such prepared set; {out} holds {', '.join(there) or 'none'}, "
                 f"and `instructblip prepare NAME --out {out}` writes more"
             )
         with _quiet():
             builder = tfds.builder_from_directory(str(self.directory))
-            if self.split not in builder.info.splits:
+            split = on_disk(self.split)
+            if split not in builder.info.splits:
                 raise ValueError(
                     f"{self.directory}: has no split {self.split!r}; it has {', '.join(builder.info.splits)}"
                 )
             decoders = {"images": _Encoded()}
-            object.__setattr__(self, "_data", builder.as_data_source(self.split, decoders=decoders))
+            object.__setattr__(self, "_data", builder.as_data_source(split, decoders=decoders))
 
     def __len__(self) -> int:
         return len(self._data)  # type: ignore[attr-defined]
@@ -163,5 +139,8 @@ def vocabulary(out: str | Path, name: str) -> list[str]:
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source:
-    """The prepared split of a set. Raises FileNotFoundError or ValueError naming the directory."""
+    """The prepared split of a set, by its official or its files' name.
+
+    Raises FileNotFoundError or ValueError naming the directory.
+    """
     return Source(directory_of(out, name), split)

@@ -20,14 +20,19 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 class UnusableImageError(ValueError):
-    """A picture that cannot be read: missing, corrupt, of a foreign format, or too large."""
+    """A picture that cannot be read; ``reason`` is one of few phrases, by which pictures can be counted."""
+
+    def __init__(self, message: str, reason: str = "truncated or corrupt picture"):
+        super().__init__(message)
+        self.reason = reason
 
 
 def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     """A path, encoded bytes, a PIL image or a uint8 array [H, W, 3] -> an upright RGB image.
 
-    EXIF orientation is applied; transparency is laid on white; of a moving picture the first frame counts. Raises
-    UnusableImageError naming the file (or ``name``) and the reason.
+    EXIF orientation is applied; transparency is laid on white; of a moving picture the first frame counts; 16-bit grey
+    is divided by 257, where the reference clips it. Grey of 32 bits (integer or float) has no range that is known, and
+    is refused. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
     name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "image")
     if isinstance(picture, np.ndarray):
@@ -39,7 +44,12 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     _check_size(picture, name)
     try:
         picture.load()
-        return _to_rgb(_upright(picture))
+        if picture.mode in ("I", "F"):
+            kind = "integer" if picture.mode == "I" else "float"
+            raise UnusableImageError(f"{name}: grey of 32-bit {kind} has no known range", "unsupported pixel type")
+        return _upright(_to_rgb(picture), picture)
+    except UnusableImageError:
+        raise
     except Exception as error:  # one that was opened elsewhere is decoded only now
         raise UnusableImageError(f"{name}: broken picture ({error})") from error
 
@@ -51,16 +61,16 @@ def _bytes(picture: str | os.PathLike | bytes, name: str) -> bytes:
         path = Path(picture)
         try:
             if not path.is_file():
-                raise UnusableImageError(f"{name}: no such file")
+                raise UnusableImageError(f"{name}: no such file", "missing picture")
             if path.stat().st_size > MAX_BYTES:
-                raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
+                raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB", "too large")
             data = path.read_bytes()
         except OSError as error:
-            raise UnusableImageError(f"{name}: cannot be read ({error.strerror})") from error
+            raise UnusableImageError(f"{name}: cannot be read ({error.strerror})", "unreadable file") from error
     else:
         raise UnusableImageError(f"{name}: a {type(picture).__name__} is no path, bytes, PIL image or uint8 array")
     if len(data) > MAX_BYTES:
-        raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
+        raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB", "too large")
     return data
 
 
@@ -75,9 +85,12 @@ def _decode(data: bytes, name: str) -> Image.Image:
     except UnusableImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise UnusableImageError(f"{name}: at most {MAX_PIXELS // 10**6} megapixels are read ({error})") from error
+        raise UnusableImageError(
+            f"{name}: at most {MAX_PIXELS // 10**6} megapixels are read ({error})", "too large"
+        ) from error
     except UnidentifiedImageError as error:
-        raise UnusableImageError(f"{name}: not a picture of a known format ({', '.join(FORMATS)})") from error
+        message = f"{name}: not a picture of a known format ({', '.join(FORMATS)})"
+        raise UnusableImageError(message, "not a picture") from error
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data
         raise UnusableImageError(f"{name}: truncated or corrupt picture ({error})") from error
 
@@ -85,7 +98,8 @@ def _decode(data: bytes, name: str) -> Image.Image:
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise UnusableImageError(
-            f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
+            f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read",
+            "too large",
         )
 
 
@@ -101,16 +115,23 @@ _TURNS = {
 """EXIF orientation -> what makes the picture upright."""
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
     # Not ImageOps.exif_transpose: it writes all tags back, and fails on a picture with any tag of a wrong type.
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation = original.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a broken description of an unbroken picture
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        grey = ((wide + 128) // 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[wide == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")

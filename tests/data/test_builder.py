@@ -81,7 +81,7 @@ def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path
     with pytest.raises(OSError, match="the disk is full"):
         builder.write(tmp_path, "own_set", splits)
     assert not builder.is_prepared(tmp_path, "own_set")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not builder.directory_of(tmp_path, "own_set").exists()
     with pytest.raises(FileNotFoundError, match="no such prepared set"):
         builder.open_set(tmp_path, "own_set", "train")
     splits["test"] = lambda: iter(records("own_set", "test", 2))
@@ -90,8 +90,9 @@ def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path
 
 def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
     """A kill leaves the directory that is renamed at the end."""
-    left = tmp_path / "own_set" / "incomplete.ABC_1.0.0"
+    left = tmp_path / "own_set" / "2.0.0.incomplete"
     left.mkdir(parents=True)
+    (left / "train.000000.array_record").write_bytes(b"half")
     (left / "own_set-train.array_record-00000-of-00001").write_bytes(b"half")
     (left / "dataset_info.json").write_text("{}")
     assert not builder.is_prepared(tmp_path, "own_set")
@@ -99,11 +100,28 @@ def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
     assert len(builder.open_set(tmp_path, "own_set", "train")) == 4
 
 
-def test_a_split_without_records_is_refused_and_nothing_is_prepared(tmp_path):
+def test_a_split_without_records_is_left_out_and_a_set_without_any_is_refused(tmp_path):
     splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": lambda: iter(())}
-    with pytest.raises(ValueError, match="own_set: no record in the split test"):
-        builder.write(tmp_path, "own_set", splits)
-    assert not builder.is_prepared(tmp_path, "own_set")
+    assert builder.write(tmp_path, "own_set", splits) == {"train": 4, "test": 0}
+    assert builder.sizes(tmp_path, "own_set") == {"train": 4}
+    with pytest.raises(ValueError, match=r"nothing: no row in any split \(train, test\)"):
+        builder.write(tmp_path, "nothing", {"train": lambda: iter(()), "test": lambda: iter(())})
+    assert not builder.is_prepared(tmp_path, "nothing")
+
+
+def test_a_split_is_found_by_its_official_name(tmp_path):
+    builder.write(tmp_path, "own_set", {"zeroshot/test-dev": lambda: iter(records("own_set", "x", 3))})
+    assert builder.sizes(tmp_path, "own_set") == {"zeroshot_test_dev": 3}
+    for split in ("zeroshot/test-dev", "zeroshot_test_dev"):
+        assert [record.uid for record in map(builder.open_set(tmp_path, "own_set", split).__getitem__, range(3))]
+
+
+def test_records_are_stored_in_order_whatever_their_pictures_end_in(tmp_path):
+    """A picture's last bytes may be zeros, and a record may have none."""
+    want = [Record(f"u{n}", "own_set", "train", "vqa", (png(3) + b"\0" * n,) * (n % 3), {}, ("a",)) for n in range(9)]
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(want)})
+    source = builder.open_set(tmp_path, "own_set", "train")
+    assert [source[n] for n in range(9)] == want
 
 
 def test_a_directory_without_a_set_names_it_and_the_remedy(tmp_path):

@@ -1,8 +1,6 @@
 """The digits sets, written under a directory."""
 
-import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,18 +10,18 @@ from tqdm import tqdm
 from instructblip_jax.data import builder
 from instructblip_jax.data.digits.records import make, split_size
 from instructblip_jax.data.digits.tasks import HELD_IN, TASKS
+from instructblip_jax.data.pool import Pool
+from instructblip_jax.data.shard import Chunk
 
 CHUNK = 1000
 LOCK = ".prepare.lock"
 
 
-def _chunks(name: str, split: str) -> list[tuple[str, str, int, int]]:
+def _chunks(name: str, split: str) -> Iterator[Chunk]:
+    """By shards, what makes the records: drawing them is all the work, so it is done where they are written."""
     size = split_size(name, split)
-    return [(name, split, start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
-
-
-def _make(chunk: tuple[str, str, int, int]) -> list:
-    return list(make(*chunk))
+    for start in range(0, size, CHUNK):
+        yield partial(make, name, split, start, min(start + CHUNK, size))
 
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
@@ -49,15 +47,8 @@ def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]
     counts: dict[str, dict[str, int]] = {}
     splits = {name: ["train", "validation", "test"] if name in HELD_IN else ["validation", "test"] for name in missing}
     total = sum(split_size(name, split) for name in missing for split in splits[name])
-    # Fresh processes: the parent may hold jax's threads, which do not survive a fork.
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(mp_context=context) as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
-
-        def records(name: str, split: str):
-            for part in pool.map(_make, _chunks(name, split)):
-                yield from part
-                bar.update(len(part))
-
+    with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
         for name in missing:
-            counts[name] = builder.write(out, name, {split: partial(records, name, split) for split in splits[name]})
+            parts = {split: partial(_chunks, name, split) for split in splits[name]}
+            counts[name] = builder.write_made(out, name, parts, pool.run, bar.update)
     return counts
