@@ -35,7 +35,7 @@ def single(rng: np.random.Generator) -> tuple[scenes.Scene, list[Asked]]:
     cell = scenes.Cell(
         scenes.ROWS[2][row], scenes.COLUMNS[2][column], colours[int(rng.integers(len(colours)))], int(rng.integers(10))
     )
-    questions = [("Which colour is the digit?", (cell.colour,)), ("Where is the digit?", (cell.place,))]
+    questions: list[Asked] = [("Which colour is the digit?", (cell.colour,)), ("Where is the digit?", (cell.place,))]
     return scenes.Scene(2, 2, (cell,)), questions
 
 
