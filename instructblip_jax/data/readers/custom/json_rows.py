@@ -49,7 +49,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
         for number, line in enumerate(file, 1):
             where = f"{path}:{number}"
             if line.strip(" \t\r\n\ufeff\0"):
-X
+                yield where, number, parse(line.rstrip("\r\n"), where)
 
 
 def parse(text: str, where: str) -> Any:
