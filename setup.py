@@ -38,6 +38,7 @@ setup(
         "pillow>=11.0",
         "tqdm>=4.66",
         "tensorboard>=2.20",  # its event files; TensorFlow is not needed
+        "ijson>=3.3",  # long JSON lists, item by item
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={

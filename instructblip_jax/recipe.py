@@ -87,3 +87,19 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
     with config.unlocked():
         config.update_from_flattened_dict(variants[variant])
     return config
+
+
+def own_data(model: str, sets: tuple[str, ...], batch_size: int = 16) -> ConfigDict:
+    """Instruction tuning of ``model`` on prepared sets of your own, for `configs/own_data.py` and those like it.
+
+    What differs from the paper's run: it goes on from a model that is tuned already, on few records, in few steps.
+    """
+    config = paper(model, batch_size, {"": {}}, "")
+    config.steps = 1000
+    config.checkpoint_every = 500
+    config.trainable = "qformer"
+    config.optim.warmup_steps = 100
+    config.optim.clip_norm = 1.0
+    config.mixture = ConfigDict({"sets": sets, "exponent": 0.5, "weights": {}})
+    config.evaluation = ConfigDict({"held_in": sets, "held_out": (), "batch_size": batch_size, "max_new_tokens": 64})
+    return config

@@ -1,0 +1,91 @@
+"""VQA pairs: a file of questions and one of annotations, joined by question_id."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.data.draft import Skip
+from instructblip_jax.data.readers.custom.json_rows import first, keys, within
+from instructblip_jax.data.readers.custom.row import Row
+from instructblip_jax.data.readers.custom.splits import of_name
+
+_SHAPES = ("COCO_{subtype}_{id:0>12}.jpg", "{id:0>12}.jpg", "{id}.jpg", "{id}.png")
+"""What the picture of an image id may be called."""
+
+
+def kind(path: Path) -> str | None:
+    """ "questions" or "annotations", by what a JSON file has at its top."""
+    try:
+        top = next((key for key in keys(path, None) if key in ("questions", "annotations", "images")), None)
+        if top == "annotations":
+            said = first(path, None, ["annotations.item"])
+            return top if isinstance(said, dict) and "question_id" in said else None
+    except ValueError:
+        return None
+    return top if top == "questions" else None
+
+
+def partner(path: Path, own: str) -> Path | None:
+    """The other file of a pair, beside it. Raises ValueError where several may be meant."""
+    other = "annotations" if own == "questions" else "questions"
+    there = [each for each in sorted(path.parent.glob("*.json")) if each != path and kind(each) == other]
+    same = [each for each in there if of_name(each) == of_name(path)]
+    named = [each for each in same if _bare(each) == _bare(path)] or same
+    if len(named) > 1:
+        raise ValueError(f"{path}: several {other} may be meant: {', '.join(each.name for each in named)}")
+    return named[0] if named else None
+
+
+def _bare(path: Path) -> str:
+    """Its name without what tells the two apart, in VQA's own names, too."""
+    name = path.stem.lower()
+    for word in ("annotations", "questions", "openended_", "multiplechoice_"):
+        name = name.replace(word, "")
+    return name.strip("_-. ")
+
+
+def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Iterator[Row | Skip]:
+    """The questions of a pair, of which ``path`` is either."""
+    own = kind(path)
+    other = partner(path, own or "questions")
+    questions, annotations = (other, path) if own == "annotations" else (path, other)
+    if questions is None:
+        raise FileNotFoundError(f"{path}: annotations, but there is no file of questions in {path.parent}")
+    answers: dict[str, dict[str, Any]] = {}
+    if annotations is not None:
+        for said in within(annotations, encoding, "annotations.item"):
+            if isinstance(said, dict):
+                answers[str(said.get("question_id"))] = said
+    subtype = next(iter(within(questions, encoding, "data_subtype")), None)
+    for number, asked in enumerate(within(questions, encoding, "questions.item"), 1):
+        where = f"{questions}:{number}"
+        if not isinstance(asked, dict):
+            yield Skip(where, "no JSON object", str(asked)[:60])
+            continue
+        said = answers.get(str(asked.get("question_id")), {})
+        given = said.get("answers", said.get("answer", said.get("multiple_choice_answer")))
+        image = asked.get("image", asked.get("file_name")) or _named(
+            asked.get("image_id"), str(subtype or ""), (*roots, questions.parent)
+        )
+        fields = {
+            "image": image,
+            "instruction": asked.get("question"),
+            "answer": [_answer(each) for each in given] if isinstance(given, list) else given,
+            "image_id": asked.get("image_id"),
+            "question_id": asked.get("question_id"),
+            "meta": {name: said[name] for name in ("question_type", "answer_type") if said.get(name)},
+        }
+        yield Row(where, number, fields, questions.parent, of_name(questions))
+
+
+def _answer(value: Any) -> Any:
+    return value.get("answer") if isinstance(value, dict) else value
+
+
+def _named(image: Any, subtype: str, roots: Sequence[Path]) -> str | None:
+    """The name of an image id's picture: the first that is there, or the first of all."""
+    if not isinstance(image, (int, str)) or len(str(image)) > 100 or {"/", "\\", "\0"} & set(str(image)):
+        return None
+    names = [shape.format(subtype=subtype, id=image) for shape in _SHAPES if subtype or "{subtype}" not in shape]
+    spread = [*names, *(f"{subtype}/{name}" for name in names if subtype)]
+    return next((name for name in spread if any((root / name).is_file() for root in roots)), names[0])
