@@ -100,5 +100,5 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "ivqa": QUESTION,
     **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
 }
-"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations bring
-their own questions."""
+"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations
+bring their own questions."""
