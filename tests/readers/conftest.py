@@ -11,6 +11,14 @@ def layouts(request, tmp_path_factory):
     return out, build(out, request.param)
 
 
+@pytest.fixture(scope="session")
+def one_world(tmp_path_factory):
+    """A folder of one seed, for what does not need two."""
+    out = tmp_path_factory.mktemp("layout")
+    build(out, 2)
+    return out
+
+
 @pytest.fixture
 def world(layouts):
     return layouts[0]
