@@ -51,7 +51,7 @@ def _make(where: Store, row: Row) -> Iterator[Made]:
     said = pairs(row)[0][1] if "conversations" in row else need(row, "caption")
     named = "image" in row or "url" not in row
     file = full_text(row, "image") if named else _file(full_text(row, "url"))
-    path = where.find(file, f"images/{file}")
+    path = where.find(file, f"images/{file}", file.removeprefix("images/"))
     uid = f"{row['file']}:{row['number']}" if row["file"] else str(row["number"])
     yield _record(uid, Path(file).stem, caption(said)), (Media(path),)
 

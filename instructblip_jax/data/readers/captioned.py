@@ -101,7 +101,7 @@ def coco_form(path: Path, name: str, split: str, picture: Callable[[Row], Pictur
 def by_picture(
     entries: Iterator[Entry], name: str, split: str, field: str, picture: Callable[[Row], Picture]
 ) -> Iterator[Draft | Skip]:
-    """An evaluation split out of rows that hold a caption each in ``field``: a record a picture, the first seen first."""
+    """An evaluation split out of rows with a caption each in ``field``: a record a picture, the first seen first."""
     pictures: dict[int | str, tuple[str, Picture, list[str]]] = {}
     for where, row in entries:
         try:

@@ -2,8 +2,8 @@
 
 Karpathy's dataset_flickr30k.json, else LAVIS's flickr30k_{train,val,test}.json, else results_20130124.token, else
 Kaggle's results.csv. The last two tell no split: by the CRC-32 of its file name a picture falls into one of 31 parts of
-about 1,000, of which the first is "test" and the second "val". That is not Karpathy's split; no score on it compares with
-published ones.
+about 1,000, of which the first is "test" and the second "val". That is not Karpathy's
+split; no score on it compares with published ones.
 """
 
 import re

@@ -1,0 +1,66 @@
+"""What holds of all readers: counts, the same order twice, unique uids, round trips, what is said of absent files."""
+
+import pytest
+from fixtures import ROOTS
+
+from instructblip_jax.data import prompts, templates
+from instructblip_jax.data.draft import Draft, Skip
+from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data.record import TASKS, Record
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_counts_order_and_round_trip(layouts, name):
+    world, counts = layouts
+    got, uids = {}, []
+    for split, make in RELEASES[name].splits(world / ROOTS.get(name, name), ()).items():
+        rows = list(make())
+        assert rows == list(make())
+        drafts = [row for row in rows if isinstance(row, Draft)]
+        got[split] = len(drafts)
+        for draft in drafts:
+            uids.append(draft.record.uid)
+            assert (draft.record.dataset, draft.record.split) == (name, split)
+            assert draft.record.task in TASKS
+            assert draft.record.uid.startswith(f"{name}/{split}/")
+            assert Record.from_json(draft.record.to_json(), ()) == draft.record
+            assert draft.where.startswith(str(world))
+    assert got == counts[name]
+    assert len(set(uids)) == len(uids)
+
+
+def test_there_are_26():
+    assert len(RELEASES) == 26
+    assert set(prompts.TRAINING) == set(RELEASES)
+    assert set(prompts.PROMPTS) == {name for name in RELEASES if name != "capfilt" and not name.startswith("llava")}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_absent_files_are_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"\.(json|csv)") as raised:
+        RELEASES[name].splits(tmp_path, ())
+    assert str(tmp_path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_expected_sizes_are_of_splits_that_readers_have(layouts, name):
+    world, _ = layouts
+    assert set(RELEASES[name].expected) <= set(RELEASES[name].splits(world / ROOTS.get(name, name), ()))
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_prompts_fit_their_records(world, name):
+    """Every template and prompt can be filled from every record; a dialogue's slots come with the turn."""
+    for split, make in RELEASES[name].splits(world / ROOTS.get(name, name), ()).items():
+        if split.startswith("fill_in_blank"):
+            continue  # has no options
+        for row in make():
+            if isinstance(row, Skip) or row.record.turns:
+                continue
+            templates.check(prompts.TRAINING, row.record)
+            templates.check({name: [prompts.PROMPTS.get(name, "")]}, row.record)
+
+
+def test_how_many_templates_there_are():
+    assert [len(set(prompts.TRAINING[name])) for name in ("capfilt", "ocrvqa", "vqav2_qg")] == [13, 10, 6]
+    assert all(template.startswith("OCR tokens: {ocr}. ") for template in prompts.TRAINING["textcaps"])

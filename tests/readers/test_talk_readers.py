@@ -1,0 +1,128 @@
+"""Conversations and questions about videos, compared field by field with what their raw files say."""
+
+import csv
+
+import pytest
+from drawing import raw, rows, tally, under
+from fixtures.talk import FILES
+
+from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data.record import Record
+
+
+def videos(name, world, split):
+    found = rows(name, world, split)
+    return [(row.record, [under(world, media, video=True) for media in row.media]) for row in found]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_llava(world, name):
+    want, seen = [], []
+    for row in raw(world / "llava" / FILES[name]):
+        said = [turn["value"] for turn in row["conversations"]]
+        said = [text.replace("<image>", "").strip() for text in said]
+        again = seen.count(row["id"])
+        seen.append(row["id"])
+        record = Record(
+            uid=f"{name}/train/{row['id']}" + (f"#{again}" if again else ""),
+            dataset=name,
+            split="train",
+            task="dialog" if name == "llava_conv" else "open",
+            images=(),
+            slots={},
+            answers=(),
+            turns=tuple(zip(said[::2], said[1::2], strict=True)),
+            image_id=row["id"],
+            question_id=row["id"],
+        )
+        want.append((record, f"coco/train2017/{row['image']}"))
+    found = rows(name, world, "train")
+    assert [(row.record, under(world, *row.media)) for row in found] == want
+    assert [len(record.turns) for record, _ in want] == [2 if name == "llava_conv" else 1] * 4
+    assert want[3][0].uid.endswith("#1")
+    if name == "llava_conv":
+        assert want[0][0].turns[1][0] == "Line one.\nLine two?"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("name", ["msvd_qa", "msrvtt_qa"])
+def test_video_questions(world, name, split):
+    clips = {}
+    for line in (world / "msvd_qa/youtube_mapping.txt").read_text().splitlines():
+        for number in range(20):
+            if f"vid{number}" in line.split():
+                clips[number] = line.replace(f"vid{number}", "").strip()
+    want = []
+    for row in raw(world / name / f"{split}_qa.json"):
+        if name == "msrvtt_qa":
+            file = f"msrvtt_qa/{'TestVideo' if split == 'test' else 'TrainValVideo'}/video{row['video_id']}.mp4"
+        else:
+            file = f"msvd_qa/YouTubeClips/{clips[row['video_id']]}.avi"
+            if split == "val":  # only its frames are there
+                file = f"msvd_qa/frames/vid{row['video_id']}"
+        record = Record(
+            uid=f"{name}/{split}/{row['id']}",
+            dataset=name,
+            split=split,
+            task="vqa",
+            images=(),
+            slots={"question": row["question"]},
+            image_id=row["video_id"],
+            question_id=row["id"],
+            meta={"category_id": 14} if name == "msrvtt_qa" else {},
+            **tally([row["answer"]]),
+        )
+        want.append((record, [file]))
+    got = videos(name, world, split)
+    assert got == want
+    assert all((world / file).exists() for _, (file,) in got)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_ivqa(world, split):
+    want = []
+    with (world / f"ivqa/{split}.csv").open(encoding="utf-8-sig", newline="") as file:
+        for k, row in enumerate(csv.DictReader(file)):
+            clip = row["video_id"]
+            record = Record(
+                uid=f"ivqa/{split}/{clip}_{row['start']}_{row['end']}",
+                dataset="ivqa",
+                split=split,
+                task="vqa",
+                images=(),
+                slots={"question": row["question"]},
+                image_id=clip,
+                meta={"start": float(10 * k), "end": float(10 * k + 10)},
+                **tally([row[f"answer{n}"] for n in range(1, 6)]),
+            )
+            name = (f"{clip}.mp4", f"{clip}_10_20.webm", f"{clip}.gif")[k]
+            want.append((record, [f"ivqa/video/{name}"]))
+    got = videos("ivqa", world, split)
+    assert got == want
+    assert all((world / file).is_file() for _, (file,) in got)
+    assert got[0][0].image_id.startswith("-")
+    assert got[0][0].slots["question"] == 'What is it, "0"?'
+
+
+def test_vocabularies(world, tmp_path):
+    """The training answers, the most common first; of iVQA those that are there twice; a file of answers goes first."""
+    for name in ("msvd_qa", "msrvtt_qa"):
+        said = [row["answer"] for row in raw(world / name / "train_qa.json")]
+        want = sorted(set(said), key=lambda answer: (-said.count(answer), said.index(answer)))
+        assert RELEASES[name].vocabulary(world / name) == want
+    assert RELEASES["ivqa"].vocabulary(world / "ivqa") == ["knife", "spoon", "flour"]
+    (tmp_path / "vocab.json").write_text('{"b": 1, "c": 2, "a": 0}')
+    assert RELEASES["ivqa"].vocabulary(tmp_path) == ["a", "b", "c"]
+    (tmp_path / "lavis").mkdir()
+    (tmp_path / "lavis/train_ans2label.json").write_text('{"x": 1, "y": 0}')
+    assert RELEASES["msvd_qa"].vocabulary(tmp_path) == ["y", "x"]
+    (tmp_path / "train_qa.json").write_text(
+        "[" + ",".join(f'{{"answer": "a{n % 5000}"}}' for n in range(5002)) + ',{"answer": ""},{"answer": null}]'
+    )
+    (tmp_path / "lavis/train_ans2label.json").unlink()
+    found = RELEASES["msrvtt_qa"].vocabulary(tmp_path)
+    assert len(found) == 4000
+    assert found[:3] == ["a0", "a1", "a2"]
+    for name in ("msvd_qa", "ivqa"):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            RELEASES[name].vocabulary(tmp_path / "nowhere")
