@@ -6,6 +6,7 @@ files. What is there is left as it is; what was broken off is gone on with by th
 are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,10 +22,11 @@ from instructblip_jax.data.digits.prepare import prepare
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.draft import Release
 from instructblip_jax.data.media import FRAMES
+from instructblip_jax.data.readers import inspect
 from instructblip_jax.data.report import Report
 
 FLAGS = flags.FLAGS
-CUSTOM = ("name", "format", "encoding", "validation", "image_root")
+CUSTOM = ("name", "format", "encoding", "validation")
 """Flags that are handed on to the reader of the user's own files."""
 
 
@@ -43,7 +45,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("format", None, "custom: what the files are, if it is not to be guessed.")
     flags.DEFINE_string("encoding", None, "custom: of the text. Default: UTF-8.")
     flags.DEFINE_float("validation", 0.0, "custom: share of the pictures kept for validation.", 0.0, 0.9)
-    flags.DEFINE_string("image_root", None, "custom: what relative paths of pictures are relative to.")
+    flags.DEFINE_bool("inspect", False, "Tell what is there, and write nothing; --out is not needed.")
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
 
 
@@ -52,7 +54,7 @@ def check_flags(args: Sequence[str]) -> None:
     if len(args) != 1 or (args[0] not in ("digits", "custom") and args[0] not in releases()):
         names = ", ".join(["digits", "custom", *releases()])
         raise ValueError(f"one NAME is needed, of {names}; not {' '.join(args) or 'none'}")
-    if not FLAGS.out:
+    if not FLAGS.out and not FLAGS.inspect:
         raise ValueError("--out is needed")
     if args[0] == "digits" and FLAGS.source:
         raise ValueError("digits is drawn, and takes no --source")
@@ -88,8 +90,10 @@ def _digits() -> dict[str, Any]:
 
 
 def _release(name: str) -> dict[str, Any]:
-    source, images = Path(FLAGS.source).resolve(), [Path(path).resolve() for path in FLAGS.images]
-    for path in (source, *images):
+    prepared = name == "custom" and FLAGS.source.startswith("tfds:")  # no file of its own
+    source = Path(FLAGS.source) if prepared else Path(FLAGS.source).resolve()
+    images = [Path(path).resolve() for path in FLAGS.images]
+    for path in images if prepared else (source, *images):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or directory")
     configuration: dict[str, Any] = {"source": str(source), "images": [str(path) for path in images]}
@@ -97,11 +101,17 @@ def _release(name: str) -> dict[str, Any]:
         from instructblip_jax.data.readers import custom
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
+        if name in releases() or name in TASKS:
+            raise ValueError(f"--name {name}: that is a known set's; choose another name for yours")
         given = {flag: FLAGS[flag].value for flag in CUSTOM} | {"name": name}
         configuration |= given
-        release = custom.release(source, images, given)
+        release = custom.release(source, images, **given)
     else:
         release = releases()[name]
+    if FLAGS.inspect:
+        found = inspect.summary(release.splits(source, images))
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return {"splits": found}
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))
     if report.kept:

@@ -106,13 +106,22 @@ TRAINING: dict[str, tuple[str, ...]] = {
 bring their own questions."""
 
 
+BY_TASK: dict[str, tuple[str, ...]] = {
+    "task:caption": CAPTION,
+    "task:vqa": QUESTION,
+    "task:dialog": ("{history}{question}",),
+    "task:open": ("{question}",),
+}
+"""For sets that nobody knows, where a record brings no instruction of its own."""
+
+
 def training_templates() -> dict[str, tuple[str, ...]]:
-    """Every set that is known, the digits' and the public ones -> its templates."""
-    return {**DIGITS, **TRAINING}
+    """Every set that is known, the digits' and the public ones -> its templates; of the others by "task:" and task."""
+    return {**DIGITS, **TRAINING, **BY_TASK}
 
 
 def evaluation_templates(name: str, prompt: str | None = None) -> dict[str, tuple[str, ...]]:
-    """What a set is judged with: ``prompt``, or its own; empty for a set that brings its own instructions."""
+    """What a set is judged with: ``prompt``, or its own, or by its records' task."""
     if prompt is None:
         prompt = PROMPTS.get(name) or next(iter(DIGITS.get(name, ())), None)
-    return {} if prompt is None else {name: (prompt,)}
+    return dict(BY_TASK) if prompt is None else {name: (prompt,)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from instructblip_jax.data.record import Record
 
 Templates = Mapping[str, Sequence[str]]
-"""Set name -> its templates."""
+"""Set name -> its templates; "task:" and a task -> those of sets without."""
 
 
 def fields(template: str) -> set[str]:
@@ -24,9 +24,7 @@ def check(templates: Templates, example: Record) -> None:
     if example.instruction is not None:
         return
     example = at_turn(example, 0) if example.turns else example
-    if not templates.get(name):
-        raise ValueError(f"set {name!r}: no instruction templates, and its records bring no instruction of their own")
-    for template in templates[name]:
+    for template in _own(templates, example):
         try:
             unknown = fields(template) - set(example.slots)
             if not unknown:
@@ -52,9 +50,19 @@ def at_turn(record: Record, turn: int) -> Record:
     return dataclasses.replace(record, slots=slots, answers=(answer,), turns=())
 
 
+def _own(templates: Templates, record: Record) -> Sequence[str]:
+    """The templates of a record's set, or else of its task. Raises ValueError where there are none."""
+    own = templates.get(record.dataset) or templates.get(f"task:{record.task}")
+    if not own:
+        raise ValueError(
+            f"set {record.dataset!r}: no instruction templates, and {record.uid} brings no instruction of its own"
+        )
+    return own
+
+
 def instruction(templates: Templates, record: Record, choice: int) -> str:
     """The instruction of a record: its own, or its set's template number ``choice`` (modulo their number)."""
     if record.instruction is not None:
         return record.instruction
-    own = templates[record.dataset]
+    own = _own(templates, record)
     return own[choice % len(own)].format(**record.slots)
