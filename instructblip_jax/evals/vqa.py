@@ -6,6 +6,7 @@ say: LAVIS, MMF and the server share the steps and differ in which texts go thro
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 """Deleted or replaced by a space. Colons, apostrophes, $, %, &, # and * stay."""
@@ -44,6 +45,7 @@ def strip_space(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
+@lru_cache(maxsize=1 << 16)  # ten people say much the same
 def strip_punctuation(text: str) -> str:
     """Step 2. A mark with a space at either side anywhere in the text is deleted everywhere, others become
     spaces; a comma between digits deletes all."""
@@ -53,6 +55,7 @@ def strip_punctuation(text: str) -> str:
     return _FULL_STOP.sub("", text, count=_FULL_STOPS)
 
 
+@lru_cache(maxsize=1 << 16)
 def simplify_words(text: str) -> str:
     """Step 3: lower case, numbers up to ten as digits, no articles, lost apostrophes restored, single spaces."""
     words = (DIGITS.get(word, word) for word in text.lower().split())

@@ -81,7 +81,7 @@ VQA = {"annotations": [{"question_id": 7, "image_id": 1, "answers": [{"answer": 
         ("rouge_l", [{"image_id": 1, "caption": "a dog"}], [{"image_id": 1, "id": 5, "caption": "a dog"}] * 2, 1.0),
         ("bleu1", [{"image_id": 1, "caption": "a dog"}], [{"image_id": 1, "references": ["cat", "a dog"]}], 1.0),
         ("aokvqa_da", [{"question_id": "q", "answer": "b"}], [{"question_id": "q", "direct_answers": ["b"] * 10}], 1.0),
-        ("accuracy", [{"id": 1, "scores": [0, -1.5]}], [{"id": 1, "choices": ["a", "b"], "correct_choice_idx": 0}], 1.0),
+        ("accuracy", [{"id": 1, "scores": [0, -2]}], [{"id": 1, "choices": ["a", "b"], "correct_choice_idx": 0}], 1.0),
         ("accuracy", [{"id": 1, "answer": "b"}], [{"id": 1, "candidates": ["a", "b"], "label": 1}], 1.0),
         ("accuracy", [{"id": 1, "answer": 3}], [{"id": 1, "label": 3}], 1.0),
         ("mrr", '{"id": 1, "scores": [1, 2, -Infinity]}', [{"id": 1, "candidates": list("abc"), "gt_index": 0}], 0.5),
