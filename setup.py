@@ -38,6 +38,7 @@ setup(
         "pillow>=11.0",
         "tqdm>=4.66",
         "tensorboard>=2.20",  # its event files; TensorFlow is not needed
+        "av>=14.0",  # frames of video files
         "ijson>=3.3",  # long JSON lists, item by item
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
@@ -47,7 +48,6 @@ setup(
         "gcs": ["gcsfs>=2025.5", "google-cloud-storage>=2.18"],  # gs:// paths: ours, and Orbax's
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
-        "video": ["av>=14.0"],  # frames of AVI, MP4, MPEG and WEBM files
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
         # Here torch is the reference; where it is absent those tests are skipped.
         "test": [

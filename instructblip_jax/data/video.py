@@ -1,4 +1,4 @@
-"""Frames of a video file, by PyAV, an extra."""
+"""Frames of a video file, by PyAV."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from instructblip_jax.processors.image import MAX_PIXELS
 
 SEEK = 250
 """Frames between two wanted ones, from which on it is quicker to go to the nearest key frame than to decode on."""
-NEEDS = "video needs PyAV: pip install instructblip_jax[video]"
+NEEDS = "video needs PyAV: pip install av"
 
 
 def container_of(head: bytes) -> str | None:
