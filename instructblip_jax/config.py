@@ -139,6 +139,8 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:  # whoever uses it knows its fields
+        return value
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _build(typing.cast(type, hint), value, where)
