@@ -207,9 +207,11 @@ def test_a_number_is_found_in_any_of_cocos_folders(tmp_path):
     names = ("000000000007.jpg", "test2015/COCO_test2015_000000000007.jpg", "train2014/COCO_train2014_000000000007.jpg")
     for name in (*names, "val2017/000000000007.jpg", "train2017/000000000007.jpg"):  # each before those above it
         (path,) = pictures(b, name)
+        where = stores.Store([a, b])  # which folders there are is looked up once
         assert stores.coco_picture(where, 7, "val2014") == path
         assert stores.coco_picture(where, "7", "val2014") == path
     pictures(a, "val2014/COCO_val2014_000000000007.jpg")
+    where = stores.Store([a, b])
     assert stores.coco_picture(where, 7, "val2014") == official
     for number in ("x7", -1, 10**12, "../7"):
         with pytest.raises(Bad, match="wrong type"):

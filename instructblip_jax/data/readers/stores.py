@@ -5,6 +5,7 @@ A picture that is nowhere gets its official path, so that whoever opens it can s
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,18 +25,17 @@ def _folded(folder: str) -> dict[str, str]:
         return {}
 
 
-def _fold(root: str, name: str) -> str | None:
-    """The path under ``root`` whose parts are those of ``name`` but for case and Unicode form."""
-    at = root
-    for part in name.split("/"):
-        exact = os.path.join(at, part)
-        if not os.path.lexists(exact):
-            found = _folded(at).get(unicodedata.normalize("NFC", part).casefold())
-            if found is None:
-                return None
-            exact = os.path.join(at, found)
-        at = exact
-    return at
+def _part(folder: str, name: str) -> str | None:
+    """What in ``folder`` has this name, but for case and Unicode form."""
+    exact = os.path.join(folder, name)
+    if os.path.lexists(exact):
+        return exact
+    found = _folded(folder).get(unicodedata.normalize("NFC", name).casefold())
+    return None if found is None else os.path.join(folder, found)
+
+
+_PLAIN = re.compile(r"[\w-]+(/[\w-]+)*(\.\w+)?")
+"""Names that need no closer look: no dot but that of the ending."""
 
 
 class Store:
@@ -43,9 +43,21 @@ class Store:
 
     def __init__(self, roots: Sequence[Path]):
         self.roots = [os.path.normpath(root) for root in roots]
+        self._folders: dict[tuple[str, str], str | None] = {}  # most lookups are in few folders, or in none
+
+    def _folder(self, root: str, name: str) -> str | None:
+        """The folder ``name`` of a root, but for case and Unicode form; None where there is none."""
+        if (root, name) not in self._folders:
+            at: str | None = root
+            for part in filter(None, name.split("/")):
+                at = at and _part(at, part)
+            self._folders[root, name] = at if at and os.path.isdir(at) else None
+        return self._folders[root, name]
 
     def _inside(self, name: str) -> str:
         """``name`` as a relative path within a root. Raises Bad."""
+        if _PLAIN.fullmatch(name):
+            return name
         if os.path.isabs(name):
             plain = os.path.normpath(name)
             for root in map(os.path.abspath, self.roots):
@@ -64,14 +76,14 @@ class Store:
         """
         there = os.path.exists if folder else os.path.isfile
         inside = list(dict.fromkeys(map(self._inside, names)))
-        for name in inside:
-            for root in self.roots:
-                if there(path := os.path.join(root, name)):
-                    return Path(path)
-        for name in inside:
-            for root in self.roots:
-                if (near := _fold(root, name)) is not None and there(near):
-                    return Path(near)
+        split = [name.rpartition("/")[::2] for name in inside]
+        near = [(at, file) for above, file in split for root in self.roots if (at := self._folder(root, above))]
+        for at, file in near:
+            if there(path := os.path.join(at, file)):
+                return Path(path)
+        for at, file in near:
+            if (found := _part(at, file)) and there(found):
+                return Path(found)
         return Path(self.roots[0], inside[0])
 
 
