@@ -47,7 +47,7 @@ def release(
         raise ValueError(f"--format {format}: it is one of {', '.join(sniff.FORMATS)}")
 
     def of(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
-        return _splits(_parts(source, images, format, encoding), tuple(images), name, validation)
+        return _splits(source, _parts(source, images, format, encoding), tuple(images), name, validation)
 
     return Release(of)
 
@@ -111,7 +111,9 @@ def _saved(path: Path, name: str | None) -> Iterator[Row | Skip]:
     return iter(parquet.saved(path)[name])
 
 
-def _splits(parts: Sequence[_Part], images: tuple[Path, ...], name: str, validation: float) -> Mapping[str, Rows]:
+def _splits(
+    source: Path, parts: Sequence[_Part], images: tuple[Path, ...], name: str, validation: float
+) -> Mapping[str, Rows]:
     """Reads everything once to see which splits there are, and with a validation share once more: a row with several
     pictures ties these to one split."""
     shares = splits.Shares(validation)
@@ -128,7 +130,7 @@ def _splits(parts: Sequence[_Part], images: tuple[Path, ...], name: str, validat
         else:
             found.setdefault(placed[1], None)
     if empty:
-        raise ValueError("nothing but empty files: there is no row")
+        raise ValueError(f"{source}: there is no row in it")
     return {split: partial(_stream, parts, images, name, shares, split) for split in splits.SPLITS if split in found}
 
 

@@ -19,8 +19,7 @@ Sample = tuple[str, dict[str, Media | bytes]]
 
 
 def members(path: Path) -> Iterator[Sample | Skip]:
-    """The samples of an archive; pictures are not read."""
-    size = path.stat().st_size
+    """The samples of an archive; pictures are not read. Raises ValueError where it breaks off."""
     name, parts = "", dict[str, Media | bytes]()
     try:
         with tarfile.open(path, "r:") as archive:
@@ -35,8 +34,8 @@ def members(path: Path) -> Iterator[Sample | Skip]:
                 name = key
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     yield Skip(f"{path}:{member.name}", OUTSIDE)
-                elif member.offset_data + member.size > size or member.issparse():
-                    yield Skip(f"{path}:{member.name}", "cut off")
+                elif member.issparse():
+                    yield Skip(f"{path}:{member.name}", "sparse file in an archive")
                 elif f".{ending.rpartition('.')[2]}" in EXTENSIONS:
                     parts[ending] = Media(path=path, offset=member.offset_data, size=member.size)
                 elif member.size <= LONGEST_TEXT:
