@@ -202,7 +202,7 @@ def _line(record: Record, seen: Prediction, unseen: Prediction | None) -> str:
     fields |= {"question_id": record.question_id, "image_id": record.image_id}
     reference = reference_of(record)
     fields |= {name: getattr(reference, name) for name in ("answers", "candidates", "label", "relevance", "difficult")}
-    said = {name: value for name, value in fields.items() if value not in (None, (), False)}
+    said = {name: value for name, value in fields.items() if value is not None and value is not False and value != ()}
     return json.dumps({**said, "answers": reference.answers, **reference.groups}, ensure_ascii=False)
 
 

@@ -81,15 +81,6 @@ def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
         raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
 
 
-def check_lengths(run: RunConfig, model: InstructBlip) -> None:
-    """Refuse instructions longer than the Q-Former has positions for."""
-    longest, positions = max(run.data.instruction_lengths, default=0), model.config.qformer.max_position_embeddings
-    if model.config.qformer.use_text and longest > positions:
-        raise ValueError(
-            f"config.data.instruction_lengths goes up to {longest}, but the Q-Former has {positions} positions"
-        )
-
-
 def run(args: Sequence[str]) -> None:
     """Train, from the last checkpoint in W if there is one."""
     begun = time.perf_counter()
@@ -116,7 +107,6 @@ def run(args: Sequence[str]) -> None:
         int8=config.int8,
     )
     processor = Processor.from_pretrained(model.directory)
-    check_lengths(config, model)
 
     # 2. Data: prepared sets, mixed.
     prepare_missing(config.data.directory, config.mixture.sets)

@@ -118,6 +118,28 @@ class Source:
             ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Several splits of a set, one after the other."""
+
+    parts: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def frames(self) -> int:
+        """Pictures that a record has at most, at least 1."""
+        return max(part.frames for part in self.parts)
+
+    def __getitem__(self, index: int) -> Record:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
 def sizes(out: str | Path, name: str) -> dict[str, int]:
     """The splits of a prepared set -> their number of records."""
     splits = tfds.builder_from_directory(str(directory_of(out, name))).info.splits
@@ -138,9 +160,10 @@ def vocabulary(out: str | Path, name: str) -> list[str]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def open_set(out: str | Path, name: str, split: str) -> Source:
-    """The prepared split of a set, by its official or its files' name.
+def open_set(out: str | Path, name: str, split: str) -> Source | Joined:
+    """The prepared split of a set, by its official or its files' name; "train+val" is both.
 
     Raises FileNotFoundError or ValueError naming the directory.
     """
-    return Source(directory_of(out, name), split)
+    parts = tuple(Source(directory_of(out, name), part) for part in split.split("+"))
+    return parts[0] if len(parts) == 1 else Joined(parts)

@@ -33,7 +33,8 @@ def collate(
     blank_image: bool = False,
     own: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """B samples -> the contract's batch. Both instruction rows take one length, so that shapes stay few.
+    """B samples -> the contract's batch. Both instruction rows take one length, so that shapes stay few, but the
+    Q-Former's none beyond what it can read.
 
     ``shapes``: the static lengths of instruction and response that there are; the cheapest that holds all samples is
     taken. ``blank_image``: zeros for pixels, the mean colour of the processor. ``own``: the rows to assemble (default:
@@ -50,6 +51,8 @@ def collate(
         )
     prompt, answer = shapes[number]
     lengths = dict.fromkeys((key for key in rows[0] if key != "labels"), prompt)
+    if "qformer_input_ids" in lengths:
+        lengths["qformer_input_ids"] = min(prompt, processor.qformer_limit)
     if "labels" in rows[0]:
         lengths["labels"] = answer
         if processor.decoder_only:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from instructblip_jax.data.builder import Source
+from instructblip_jax.data.builder import Joined, Source
 from instructblip_jax.data.loader import pixels_of
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, check, instruction
@@ -33,7 +33,7 @@ class Asked:
 
 
 def evaluation_batches(
-    source: Source | Sequence[Record],
+    source: Source | Joined | Sequence[Record],
     processor: Processor,
     templates: Templates,
     *,
@@ -68,4 +68,5 @@ def evaluation_batches(
         distinct += [rows[0]] * (pictures - len(distinct))
         decoded = range(pictures) if own is None else own(pictures).tolist()
         pixels = np.stack([pixels_of(distinct[n], processor, frames) for n in decoded])
-        yield Asked(records, pixels, pictures, place, processor.pad(texts, dict.fromkeys(texts[0], length)))
+        padded = {key: length if key == "input_ids" else min(length, processor.qformer_limit) for key in texts[0]}
+        yield Asked(records, pixels, pictures, place, processor.pad(texts, padded))

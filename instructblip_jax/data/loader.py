@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
-from instructblip_jax.data.builder import Source
+from instructblip_jax.data.builder import Joined, Source
 from instructblip_jax.data.collate import collate, grid, text_lengths
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
@@ -30,7 +30,8 @@ READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)),
 """In batches."""
 TRIES = 100
 """Records of a set that may be too long in a row."""
-WHOLE = ("input_ids", "qformer_input_ids", "labels")
+WHOLE = ("input_ids", "labels")
+"""Texts that are not cut. The Q-Former reads the end of an instruction, as much as the original has it read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tu
 def _example(
     place: tuple[int, int],
     rng: np.random.Generator,
-    sources: Sequence[Source],
+    sources: Sequence[Source | Joined],
     processor: Processor,
     templates: Templates,
     largest: Shape,
@@ -91,8 +92,7 @@ def _example(
         record = source[(index + passed) % len(source)]
         text = processor.encode(*_drawn(record, rng, templates), whole=WHOLE)
         lengths = text_lengths(text, processor)
-        qformer = len(text.get("qformer_input_ids", ()))
-        if lengths[0] <= largest[0] and lengths[1] <= largest[1] and qformer <= processor.qformer_limit:
+        if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
             slim = dataclasses.replace(record, images=())
             return _Example(slim, number, text, lengths, passed, (index + passed) % len(source))
     raise ValueError(
@@ -158,7 +158,7 @@ class _Batches:
 
 
 def training_batches(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Source | Joined],
     probabilities: Mapping[str, float],
     processor: Processor,
     templates: Templates,
@@ -226,7 +226,7 @@ def training_batches(
 
 
 def sample_lengths(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Source | Joined],
     probabilities: Mapping[str, float],
     processor: Processor,
     templates: Templates,

@@ -162,7 +162,6 @@ def test_a_configuration_file_that_is_none(cli, write, content, words):
         ("--config.optim.learning_rate=0", ["optim.learning_rate"]),
         ("--config.optim.warmup_steps=-1", ["optim.warmup_steps"]),
         ("--config.data.instruction_lengths=(4,)", ["data.instruction_lengths", "4"]),
-        ("--config.data.instruction_lengths=(70,)", ["70", "64"]),
         ("--config.data.response_lengths=()", ["data.response_lengths"]),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
