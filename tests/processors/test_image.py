@@ -113,7 +113,7 @@ def test_grey_of_thirty_two_bits_is_refused(mode, word):
 
 
 def test_cmyk_jpegs_have_the_colours_that_were_meant():
-    """Adobe's are stored inverted, plain and as YCCK."""
+    """Adobe's are stored inverted."""
     for colour in ((250, 20, 30), (20, 200, 40), (30, 40, 220), (240, 240, 240)):
         data = encoded(Image.new("RGB", (16, 16), colour).convert("CMYK"), "JPEG", quality=95)
         assert np.abs(np.asarray(open_image(data)).astype(int) - colour).max() < 8
