@@ -17,13 +17,14 @@ from absl import flags
 from tqdm import tqdm
 
 from instructblip_jax import files
-from instructblip_jax.data import builder, shards
+from instructblip_jax.data import builder
 from instructblip_jax.data.digits.prepare import prepare
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.draft import Release
-from instructblip_jax.data.media import FRAMES
+from instructblip_jax.data.media.load import FRAMES
+from instructblip_jax.data.prepare import shards
+from instructblip_jax.data.prepare.report import Report
 from instructblip_jax.data.readers import inspect
-from instructblip_jax.data.report import Report
 
 FLAGS = flags.FLAGS
 CUSTOM = ("name", "format", "encoding", "validation")
@@ -151,6 +152,6 @@ def write(
         )
         if FLAGS.beam is None:
             return shards.write(FLAGS.out, name, splits, options, FLAGS.workers)
-        from instructblip_jax.data import beam  # an extra
+        from instructblip_jax.data.prepare import beam  # an extra
 
         return shards.write(FLAGS.out, name, splits, options, run=beam.runner(FLAGS.beam))

@@ -12,11 +12,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from instructblip_jax.data import shards
 from instructblip_jax.data.places import VERSION, directory_of, is_prepared, on_disk
-from instructblip_jax.data.pool import Run, here
+from instructblip_jax.data.prepare import shards
+from instructblip_jax.data.prepare.pool import Run, here
+from instructblip_jax.data.prepare.shard import Chunk, Item
 from instructblip_jax.data.record import Record
-from instructblip_jax.data.shard import Chunk, Item
 
 __all__ = ["Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
 VOCABULARY = "vocabulary.json"

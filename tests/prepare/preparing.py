@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from instructblip_jax.data import shards
 from instructblip_jax.data.draft import Draft, Media, Rows, Skip
+from instructblip_jax.data.prepare import shards
 from instructblip_jax.data.record import Record
 
 

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from preparing import draft, encoded, killed_at_every_step, noise, prepare, rows, splits, start, tree, write_source
 
-from instructblip_jax.data import builder, shards
+from instructblip_jax.data import builder
 from instructblip_jax.data.draft import Media, Skip
 from instructblip_jax.data.places import directory_of, incomplete
-from instructblip_jax.data.pool import Pool, here
+from instructblip_jax.data.prepare import shards
+from instructblip_jax.data.prepare.pool import Pool, here
 from instructblip_jax.data.record import Record
 
 

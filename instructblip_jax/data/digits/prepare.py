@@ -10,8 +10,8 @@ from tqdm import tqdm
 from instructblip_jax.data import builder
 from instructblip_jax.data.digits.records import make, split_size
 from instructblip_jax.data.digits.tasks import HELD_IN, TASKS
-from instructblip_jax.data.pool import Pool
-from instructblip_jax.data.shard import Chunk
+from instructblip_jax.data.prepare.pool import Pool
+from instructblip_jax.data.prepare.shard import Chunk
 
 CHUNK = 1000
 LOCK = ".prepare.lock"

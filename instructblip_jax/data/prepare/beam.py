@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from instructblip_jax.data.pool import Run
-from instructblip_jax.data.shard import Job, write_shard
+from instructblip_jax.data.prepare.pool import Run
+from instructblip_jax.data.prepare.shard import Job, write_shard
 
 ROWS = "rows"
 """Directory of the rows that are yet to be written; it goes with all else that is not the set."""

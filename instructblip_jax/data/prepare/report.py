@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from instructblip_jax.data.places import on_disk
-from instructblip_jax.data.shard import Written
+from instructblip_jax.data.prepare.shard import Written
 
 FIRST = 5
 """Skips of each reason that are shown."""

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from instructblip_jax.data.draft import Media
-from instructblip_jax.data.frames import CORRUPT, MOST_FRAMES, Budget, UnusableMediaError, encode, sample, window
+from instructblip_jax.data.media.frames import CORRUPT, MOST_FRAMES, Budget, UnusableMediaError, encode, sample, window
 from instructblip_jax.processors.image import MAX_BYTES, UnusableImageError, open_image
 
 FORMATS = ("GIF", "PNG", "WEBP")

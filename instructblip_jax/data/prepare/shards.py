@@ -20,14 +20,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from instructblip_jax.data import media
 from instructblip_jax.data.draft import Draft, Rows, Skip
-from instructblip_jax.data.finish import REPORT, SKIPPED, VOCABULARY, finish, there
+from instructblip_jax.data.media import load as media
 from instructblip_jax.data.places import directory_of, incomplete, is_prepared
-from instructblip_jax.data.pool import Pool, Run
-from instructblip_jax.data.report import Report, judge, new_report
-from instructblip_jax.data.shard import SUFFIX, Chunk, Job, digest_of, finished, replace
-from instructblip_jax.data.uids import Uids
+from instructblip_jax.data.prepare.finish import REPORT, SKIPPED, VOCABULARY, finish, there
+from instructblip_jax.data.prepare.pool import Pool, Run
+from instructblip_jax.data.prepare.report import Report, judge, new_report
+from instructblip_jax.data.prepare.shard import SUFFIX, Chunk, Job, digest_of, finished, replace
+from instructblip_jax.data.prepare.uids import Uids
 
 Chunks = Callable[[], Iterator[Chunk]]
 """The rows of a split, by shards, the same every time."""

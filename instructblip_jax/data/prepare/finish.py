@@ -8,8 +8,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from instructblip_jax.data.places import FEATURES, VERSION
-from instructblip_jax.data.report import Report, new_report
-from instructblip_jax.data.shard import SUFFIX
+from instructblip_jax.data.prepare.report import Report, new_report
+from instructblip_jax.data.prepare.shard import SUFFIX
 
 REPORT, SKIPPED, VOCABULARY = "report.json", "skipped.jsonl", "vocabulary.json"
 """What lies beside the records: counts; each row that is no record; the answers that are ranked, of a set with such."""

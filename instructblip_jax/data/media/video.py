@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from instructblip_jax.data.draft import Media
-from instructblip_jax.data.frames import (
+from instructblip_jax.data.media.frames import (
     CORRUPT,
     MOST_FRAMES,
     NO_FRAMES,

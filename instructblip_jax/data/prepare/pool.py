@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
-from instructblip_jax.data.shard import Job, write_shard
+from instructblip_jax.data.prepare.shard import Job, write_shard
 
 Run = Callable[[Iterator[Job]], Iterator[int]]
 """Has all jobs done, a few at a time; yields the rows of each as it is finished."""
@@ -75,7 +75,7 @@ class Pool:
         if self._executor is None:
             # Fresh processes: this one may hold threads, of jax say, which do not survive a fork.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["instructblip_jax.data.shard"])
+            context.set_forkserver_preload(["instructblip_jax.data.prepare.shard"])
             self._executor = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_begin)
         return self._executor
 

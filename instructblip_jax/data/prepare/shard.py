@@ -13,9 +13,9 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from instructblip_jax.data import media
 from instructblip_jax.data.draft import Draft, Skip
-from instructblip_jax.data.frames import UnusableMediaError
+from instructblip_jax.data.media import load as media
+from instructblip_jax.data.media.frames import UnusableMediaError
 from instructblip_jax.data.record import Record
 
 Item = Draft | Skip | Record

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from instructblip_jax.data.animation import animated
 from instructblip_jax.data.draft import Media
-from instructblip_jax.data.frames import NO_FRAMES, UnusableMediaError, sample
-from instructblip_jax.data.video import container_of, decoded
+from instructblip_jax.data.media.animation import animated
+from instructblip_jax.data.media.frames import NO_FRAMES, UnusableMediaError, sample
+from instructblip_jax.data.media.video import container_of, decoded
 from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageError, open_image
 
 FRAMES = 4
