@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"axes"},
     "systems": {"models", "axes"},
     "processors": {"files", "source"},
-    "data": {"processors"},
+    "data": {"processors", "files"},
     "convert": {"systems", "models", "axes", "mesh", "files", "processors.text"},
     "generate": {"systems.protocol"},
     "model": {"axes", "distributed", "systems", "convert", "generate", "mesh", "source"},
@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "plan": {"axes", "generate", "mesh", "models", "systems", "train"},
     "run_flags": set(),
     "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
-    "evals": {"generate", "data", "processors"},
+    "evals": {"generate", "data", "mesh", "processors"},
 }
 """Room -> what of ours it may import, besides itself; "systems.protocol" is that file alone. Commands import all."""
 DOORS = {"__init__", "__main__"}  # the package's own: the public names, and the console script

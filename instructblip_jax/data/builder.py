@@ -12,14 +12,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from instructblip_jax import files
 from instructblip_jax.data.places import VERSION, directory_of, is_prepared, on_disk
 from instructblip_jax.data.prepare import shards
+from instructblip_jax.data.prepare.finish import REPORT, VOCABULARY
 from instructblip_jax.data.prepare.pool import Run, here
 from instructblip_jax.data.prepare.shard import Chunk, Item
 from instructblip_jax.data.record import Record
 
 __all__ = ["Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
-VOCABULARY = "vocabulary.json"
 Make = Callable[[], Iterator[Record]]
 
 
@@ -106,7 +107,8 @@ class Source:
     @functools.cached_property
     def frames(self) -> int:
         """Pictures that a record has at most, at least 1."""
-        return max(1, len(self[0].images))
+        told = files.read_json(self.directory / REPORT)["splits"].values()
+        return max(1, *(split["pictures"] for split in told if split["files"] == on_disk(self.split)))
 
     def __getitem__(self, index: int) -> Record:
         try:

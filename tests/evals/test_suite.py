@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from instructblip_jax import recipe
-from instructblip_jax.data.prompts import PROMPTS, evaluation_templates
+from instructblip_jax.data.prompts import BY_TASK, PROMPTS, evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import PAPER, SUITE, WAYS, Judging, judging
@@ -29,7 +29,7 @@ def test_what_is_said_of_a_set_stands_above_its_own():
     assert judging("own", "validation", 7, {}) == Judging("validation", max_new_tokens=7)
     assert evaluation_templates("gqa") == {"gqa": ("Question: {question} Short answer:",)}
     assert evaluation_templates("gqa", "{question}") == {"gqa": ("{question}",)}
-    assert evaluation_templates("own") == {}
+    assert evaluation_templates("own") == BY_TASK
 
 
 @pytest.mark.parametrize(

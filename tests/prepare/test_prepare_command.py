@@ -3,7 +3,6 @@
 import importlib
 import json
 import sys
-import types
 
 import array_record.python.array_record_data_source  # noqa: F401  (its flags stay)
 import pytest
@@ -13,6 +12,7 @@ from preparing import rows, write_source
 from instructblip_jax.__main__ import main
 from instructblip_jax.data import builder
 from instructblip_jax.data.draft import Release
+from instructblip_jax.data.readers import custom
 
 
 @pytest.fixture
@@ -93,19 +93,15 @@ def test_flags_of_custom_sets_are_handed_on(command, tmp_path, monkeypatch):
     source = write_source(tmp_path / "my-pictures", 20)
     seen = []
 
-    def release(source, images, options):
-        seen.append((source, images, dict(options)))
+    def release(source, images, **options):
+        seen.append((source, images, options))
         return Release(lambda source, images: {"train": lambda: rows(source)})
 
-    readers = types.ModuleType("instructblip_jax.data.readers")
-    readers.custom = types.ModuleType("instructblip_jax.data.readers.custom")
-    readers.custom.release = release
-    monkeypatch.setitem(sys.modules, readers.__name__, readers)
-    monkeypatch.setitem(sys.modules, readers.custom.__name__, readers.custom)
+    monkeypatch.setattr(custom, "release", release)
     given = (f"--source={source}", f"--out={tmp_path / 'o'}", "--validation=0.1", "--encoding=latin-1")
     code, _, err = command("custom", *given)
     assert code == 0, err
-    options = {"name": "my_pictures", "format": None, "encoding": "latin-1", "validation": 0.1, "image_root": None}
+    options = {"name": "my_pictures", "format": None, "encoding": "latin-1", "validation": 0.1}
     assert seen == [(source, [], options)]
     assert len(builder.open_set(tmp_path / "o", "my_pictures", "train")) == 19
     code, _, err = command("custom", *given, "--name=mine")

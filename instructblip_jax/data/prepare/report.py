@@ -20,6 +20,7 @@ class SplitReport:
       rows, written, skipped, bytes: counts; records written, together of so many bytes.
       reasons: of the skips, and the ``first`` ones of each, as {"where", "detail"}.
       repeated: uids that were there before, and got "#2" and so on behind them.
+      pictures: the most that a record has, frames counted.
       pictured, missing: rows with pictures, and of them those whose pictures are not there.
       expected: records of the whole release; None where that is not known.
       shards: records of each.
@@ -33,6 +34,7 @@ class SplitReport:
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     repeated: int = 0
+    pictures: int = 0
     pictured: int = 0
     missing: int = 0
     expected: int | None = None
@@ -44,6 +46,7 @@ class SplitReport:
         self.written += told.written
         self.skipped += len(told.skips)
         self.bytes += told.bytes
+        self.pictures = max(self.pictures, told.pictures)
         self.pictured += told.pictured
         self.missing += told.missing
         if told.written:

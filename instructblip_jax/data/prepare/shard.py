@@ -46,6 +46,7 @@ class Written:
       bytes: of the records, together.
       size: of the shard's file; None where no record was written, and there is none.
       content: a digest of the records.
+      pictures: the most that a record has, frames counted.
       pictured, missing: rows with pictures or videos, and those whose are not there at all.
       unread: rows skipped for what became of reading their pictures.
       skips: (where, reason, detail) of every row that is no record, in order.
@@ -57,6 +58,7 @@ class Written:
     bytes: int
     size: int | None
     content: str
+    pictures: int
     pictured: int
     missing: int
     unread: int
@@ -111,7 +113,7 @@ class _Tally:
     """Counts while a shard is written."""
 
     def __init__(self) -> None:
-        self.rows = self.written = self.bytes = self.pictured = self.missing = self.unread = 0
+        self.rows = self.written = self.bytes = self.pictures = self.pictured = self.missing = self.unread = 0
         self.content = hashlib.blake2b(digest_size=16)
         self.skips: list[tuple[str, str, str]] = []
 
@@ -144,6 +146,7 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
         bytes=tally.bytes,
         size=os.stat(part).st_size if tally.written else None,
         content=tally.content.hexdigest(),
+        pictures=tally.pictures,
         pictured=tally.pictured,
         missing=tally.missing,
         unread=tally.unread,
@@ -160,6 +163,7 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
         where = item.where if isinstance(item, Draft) else item.uid
         try:
             record = _with_pictures(item, tally, load) if isinstance(item, Draft) else item
+            tally.pictures = max(tally.pictures, len(record.images))
             yield _example(record)
         except UnusableMediaError as error:
             tally.unread += 1
