@@ -1,0 +1,190 @@
+"""All 26 sets through the whole: prepared from their official layouts, trained on as one mixture, judged as one suite."""
+
+import io
+import json
+
+import av
+import numpy as np
+import pytest
+import toys
+from fixtures import ROOTS, build
+from PIL import Image
+
+from instructblip_jax.data import builder
+from instructblip_jax.data.prepare import shards
+from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.evals.suite import SUITE
+from instructblip_jax.recipe import HELD_IN, HELD_OUT, JUDGED
+
+STEPS = 6
+SPLITS = {"gqa": "train_balanced", "vsr": "zeroshot/train", "iconqa": "choose_txt/train", "scienceqa": "train_img"}
+"""Training splits that are not called "train"; NoCaps has none, and lends its val."""
+CONFIG = """
+from instructblip_jax.recipe import paper
+
+def get_config():
+    config = paper("{model}", 8, {{"": {{}}}}, "")
+    config.steps, config.log_every, config.checkpoint_every, config.dtype = {steps}, 1, 100, "float32"
+    config.log_examples = True
+    config.mixture.sets, config.mixture.exponent, config.mixture.weights = {sets}, 0.0, {{}}
+    config.mixture.caps = {{"capfilt": 3}}
+    config.data.directory, config.data.shapes, config.data.window = "{out}", 1, 4
+    config.data.instruction_lengths, config.data.response_lengths = (512,), (256,)
+    config.evaluation.batch_size = 8
+    config.evaluation.settings = {settings}
+    return config
+"""
+
+
+def picture(rng: np.random.Generator, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def film(path, rng: np.random.Generator) -> None:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("vp8" if path.suffix == ".webm" else "mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for grey in rng.integers(0, 255, 8):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), grey, np.uint8), "rgb24")):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The directory of all sets, and the reports."""
+    world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("prepared")
+    counts, rng = build(world, 0), np.random.default_rng(0)
+    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF"}
+    for path in sorted(world.rglob("*.*")):
+        if path.suffix in kinds:
+            path.write_bytes(picture(rng, kinds[path.suffix]))
+        elif path.suffix in (".mp4", ".avi", ".webm"):
+            film(path, rng)
+    reports = {}
+    for name, release in RELEASES.items():
+        source = world / ROOTS.get(name, name)
+        vocabulary = release.vocabulary
+        options = shards.Options(vocabulary=(lambda s=source, v=vocabulary: v(s)) if vocabulary else None)
+        reports[name] = shards.write(out, name, release.splits(source, ()), options, workers=1)
+    return out, counts, reports
+
+
+def test_every_record_is_written_or_its_picture_is_missing(prepared):
+    _, counts, reports = prepared
+    assert reports.keys() == RELEASES.keys()
+    lost = 0
+    for name, report in reports.items():
+        for split, told in report.splits.items():
+            missing = told.reasons.get("missing picture", 0) + told.reasons.get("missing video", 0)
+            assert told.written + missing == counts[name][split], (name, split, told.reasons)
+            lost += missing
+    assert lost > 0  # of CapFilt and OCR-VQA
+
+
+def test_videos_have_frames_and_all_else_a_picture(prepared):
+    out, _, reports = prepared
+    for name, report in reports.items():
+        for split, told in report.splits.items():
+            if told.written:
+                source = builder.open_set(out, name, split)
+                numbers = {len(source[n].images) for n in range(len(source))}
+                expected = {4} if name in ("msvd_qa", "msrvtt_qa", "ivqa") else {0, 1, 2, 3, 4, 5}
+                assert numbers <= expected, (name, split)
+                assert source.frames == max(1, *numbers)
+
+
+@pytest.fixture(scope="module")
+def run(prepared, process, tmp_path_factory):
+    """The workdir of a run over all sets, trained and judged."""
+    out, _, _ = prepared
+    root = tmp_path_factory.mktemp("run")
+    toys.write_model(root / "model")
+    sets = tuple(
+        f"{name}:{SPLITS[name]}" if name in SPLITS else "nocaps:val" if name == "nocaps" else name
+        for name in (*HELD_IN, *HELD_OUT)
+    )
+    settings = {
+        name: {"num_beams": 1, "max_new_tokens": 3, "min_new_tokens": 0}
+        for name in (*JUDGED, *HELD_OUT)
+        if SUITE[name].way == "generate" and name != "nocaps"
+    }
+    settings["nocaps"] = {"num_beams": 2, "max_new_tokens": 3, "min_new_tokens": 1}
+    fields = {"model": root / "model", "steps": STEPS, "sets": sets, "out": out, "settings": settings}
+    (root / "all.py").write_text(CONFIG.format(**fields))
+    own = (f"--config={root / 'all.py'}", f"--workdir={root / 'run'}")
+    trained = process("train", *own)
+    assert trained.code == 0, trained.err
+    judged = process("evaluate", *own)
+    assert judged.code == 0, judged.err
+    return root / "run", trained.out, judged.out, (process, own)
+
+
+def test_all_sets_are_trained_on_as_one_mixture(run):
+    workdir, said, _, _ = run
+    for name in (*HELD_IN, *HELD_OUT):
+        assert f"{name}" in said
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert len(entries) == STEPS
+    assert all(np.isfinite(entry["loss"]) for entry in entries)
+    assert sum(entries[-1]["samples"].values()) == 8 * STEPS
+    assert len([count for count in entries[-1]["samples"].values() if count]) > 10
+
+
+def test_all_sets_are_judged_each_in_its_way(run, prepared):
+    workdir, _, said, _ = run
+    out, _, _ = prepared
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert result["sets"].keys() == {*JUDGED, *HELD_OUT}
+    for name, row in result["sets"].items():
+        how = SUITE[name]
+        assert row["metric"] == how.metric
+        assert row["split"] == ("held_in" if name in JUDGED else "held_out")
+        assert row["value"] is not None
+        low, high = row["interval"]
+        assert low <= row["value"] <= high
+        lines = [json.loads(line) for line in (workdir / "predictions" / f"{name}.jsonl").read_text().splitlines()]
+        source = builder.open_set(out, name, how.split)
+        assert [line["uid"] for line in lines] == [source[n].uid for n in range(len(source))]
+        if how.way == "rank":
+            assert all(len(line["scores"]) == len(line["candidates"]) for line in lines)
+            assert all(line["prediction"] in line["candidates"] for line in lines)
+        if how.way == "vocabulary":
+            assert {line["prediction"] for line in lines} <= set(builder.vocabulary(out, name))
+    assert "| held-out | **mean** |" in said.replace("**held-out**", "held-out")
+    assert (workdir / "evaluation.png").stat().st_size > 10_000
+
+
+def test_result_files_are_as_the_servers_want_them(run, prepared):
+    workdir, out = run[0], prepared[0]
+    vqa = json.loads((workdir / "submissions" / "vqav2.json").read_text())
+    source = builder.open_set(out, "vqav2", "val")
+    assert [row["question_id"] for row in vqa] == [source[n].question_id for n in range(len(source))]
+    assert all(isinstance(row["answer"], str) for row in vqa)
+    nocaps = json.loads((workdir / "submissions" / "nocaps.json").read_text())
+    assert all(isinstance(row["image_id"], int) for row in nocaps)
+    assert all(
+        row["image"].endswith(".jpg") for row in json.loads((workdir / "submissions" / "vizwiz.json").read_text())
+    )
+
+
+def test_what_was_judged_is_not_answered_again(run):
+    workdir, _, _, (process, own) = run
+    before = {path.name: path.stat().st_mtime_ns for path in (workdir / "predictions").glob("*.jsonl")}
+    first = json.loads((workdir / "evaluation.json").read_text())
+    # Of one set half is gone, as if the run had been stopped there.
+    lines = (workdir / "predictions" / "visdial.jsonl").read_text().splitlines(keepends=True)
+    state = json.loads((workdir / "predictions" / "visdial.state.json").read_text())
+    (workdir / "predictions" / "visdial.jsonl").unlink()
+    (workdir / "predictions" / "visdial.part-00000.jsonl").write_text("".join(lines[:16]))
+    (workdir / "predictions" / "visdial.state.json").write_text(json.dumps(state | {"parts": 1, "whole": False}))
+    result = process("evaluate", *own)
+    assert result.code == 0, result.err
+    again = json.loads((workdir / "evaluation.json").read_text())
+    assert again["sets"] == first["sets"]
+    assert (workdir / "predictions" / "visdial.jsonl").read_text() == "".join(lines)
+    after = {path.name: path.stat().st_mtime_ns for path in (workdir / "predictions").glob("*.jsonl")}
+    assert [name for name in before if after[name] != before[name]] == ["visdial.jsonl"]
