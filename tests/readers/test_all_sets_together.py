@@ -1,4 +1,4 @@
-"""All 26 sets through the whole: prepared from their official layouts, trained on as one mixture, judged as one suite."""
+"""All 26 sets through the whole: prepared from official layouts, trained on as one mixture, judged as one suite."""
 
 import io
 import json
