@@ -71,7 +71,7 @@ def test_two_processes_do_what_one_does(start, process, world, one, tmp_path):
     done(start(2, *command("evaluate", world, two, *sizes)).wait())
     both = {path.name: path.read_text() for path in (two / "predictions").iterdir()}
     table = report(two, "evaluate")
-    alone = process(*command("evaluate", world, two), devices=2)
+    alone = process(*command("evaluate", world, two, "--again"), devices=2)
     assert alone.code == 0, alone.err
     assert {path.name: path.read_text() for path in (two / "predictions").iterdir()} == both
     assert report(two, "evaluate")["sets"] == table["sets"]
