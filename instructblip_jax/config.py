@@ -44,7 +44,8 @@ class DataConfig:
     largest of those; every pair is a program to compile, and fewer are more padding. ``window``: batches that are
     sorted by length together; with many shapes it must be many, too. Records with longer texts are passed over, and
     counted. ``templates``: "instructions", or "plain" for the slot values without a word of instruction (the paper's
-    multitask comparison, figure 4). ``blank_image``: train without seeing.
+    multitask comparison, figure 4). ``blank_image``: train without seeing. ``features``: a directory that all hosts
+    share, where the frozen tower's image features are kept, computed once for all runs; "" computes them in every step.
     """
 
     directory: str
@@ -54,6 +55,7 @@ class DataConfig:
     window: int = 4
     templates: str = "instructions"
     blank_image: bool = False
+    features: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,10 @@ class RunConfig:
     epochs: float = 0.0
 
 
-FREE = ("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples")
+FREE = (
+    *("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples"),
+    "data.features",
+)
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 
@@ -164,9 +169,9 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     found = []
     for name in sorted(set(old) | set(new)):
-        if not where and name in FREE:
-            continue
         a, b, path = old.get(name), new.get(name), f"{where}{name}"
+        if path in FREE:
+            continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differing(a, b, f"{path}.")
         elif a != b:

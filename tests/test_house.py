@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "convert": {"systems", "models", "axes", "mesh", "files", "processors.text"},
     "generate": {"systems.protocol"},
     "model": {"axes", "distributed", "systems", "convert", "generate", "mesh", "source"},
+    "features": {"data", "digests", "distributed", "mesh", "model", "processors", "systems.tree"},
     "train": {"systems.protocol", "systems.trainable", "mesh", "axes"},
     "digests": set(),
     "checkpoint": {"digests", "mesh", "train.step"},

@@ -29,7 +29,7 @@ def get_config(variant=""):
         "mesh": {{"data": -1, "fsdp": 1, "tensor": 1}},
         "optim": {{"learning_rate": 1e-2, "warmup_steps": 5, "clip_norm": 1.0}},
         "mixture": {{"sets": ("caption", "digit_at", "count"), "exponent": 0.5, "weights": {{}}}},
-        "data": {{"directory": "{sets}", "instruction_lengths": (40,), "response_lengths": (24,)}},
+        "data": {{"directory": "{sets}", "instruction_lengths": (40,), "response_lengths": (24,), "features": ""}},
         "evaluation": {{"held_in": ("count",), "held_out": ("digit_of",), "batch_size": 8, "max_new_tokens": 6}},
     }})
 """

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from instructblip_jax import distributed, run_flags
+from instructblip_jax import distributed, features, run_flags
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
@@ -123,7 +124,8 @@ def run(args: Sequence[str]) -> None:
         longest = (max(config.data.instruction_lengths), max(config.data.response_lengths))
         shapes = fit(lengths, longest, config.data.shapes)
     own = meshes.local_rows(mesh, config.batch_size)
-    batches = training_batches(
+    make_batches = partial(
+        training_batches,
         {name: sources[name] for name in mixture},
         mixture,
         processor,
@@ -138,11 +140,22 @@ def run(args: Sequence[str]) -> None:
         blank_image=config.data.blank_image,
         own=own,
     )
+    batches = make_batches()
 
     # The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
     position = batches.get_state()
     next(batches)
     batches.set_state(position)
+    if config.data.features:
+        cached = features.prepare(
+            model,
+            processor,
+            {name: sources[name] for name in mixture},
+            config.data.features,
+            batch_size=config.batch_size,
+            blank_image=config.data.blank_image,
+        )
+        batches = make_batches(features=cached)
 
     # 3. The workdir is this run's from here on. State: fresh, or the last checkpoint's with its data position.
     distributed.barrier("checked")  # by all, before the first one writes

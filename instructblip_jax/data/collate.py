@@ -9,7 +9,7 @@ from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.processors.processor import IGNORE, Processor
 
 Sample = Mapping[str, np.ndarray]
-"""pixel_values [H, W, 3] and the unpadded token rows of `Processor.encode`."""
+"""pixel_values [H, W, 3], if any, and the unpadded token rows of `Processor.encode`."""
 
 
 def grid(instruction_lengths: Sequence[int], response_lengths: Sequence[int]) -> list[Shape]:
@@ -38,8 +38,8 @@ def collate(
 
     ``shapes``: the static lengths of instruction and response that there are; the cheapest that holds all samples is
     taken. ``blank_image``: zeros for pixels, the mean colour of the processor. ``own``: the rows to assemble (default:
-    all); lengths are those that all samples need, and the other samples need no pixels. Raises ValueError where no
-    shape is large enough.
+    all); lengths are those that all samples need, and the other samples need no pixels. Samples without pixels give a
+    batch without them. Raises ValueError where no shape is large enough.
     """
     rows = [{key: value for key, value in sample.items() if key != "pixel_values"} for sample in samples]
     longest = np.max([text_lengths(row, processor) for row in rows], axis=0)
@@ -60,5 +60,7 @@ def collate(
             lengths["labels"] = lengths["input_ids"]
     if own is not None:
         samples, rows = [samples[n] for n in own], [rows[n] for n in own]
+    if "pixel_values" not in samples[0]:
+        return processor.pad(rows, lengths)
     pixels = np.stack([sample["pixel_values"] for sample in samples])
     return {"pixel_values": np.zeros_like(pixels) if blank_image else pixels, **processor.pad(rows, lengths)}

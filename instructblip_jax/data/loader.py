@@ -19,6 +19,7 @@ import numpy as np
 from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.data.builder import Joined, Source
 from instructblip_jax.data.collate import collate, grid, text_lengths
+from instructblip_jax.data.feature_cache import Features
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
 from instructblip_jax.processors.image import UnusableImageError
@@ -172,6 +173,7 @@ def training_batches(
     frames: Mapping[str, int] | None = None,
     blank_image: bool = False,
     own: np.ndarray | None = None,
+    features: Features | None = None,
 ) -> grain.DatasetIterator:
     """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (default: all), this host's; over all
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
@@ -179,8 +181,8 @@ def training_batches(
     Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; "passed" int32 [rows], how
     many records were too long and passed over for it; and "uid", the records' names, a list. Each set is shuffled anew
     every pass. ``frames``: set -> pictures a record (default 1); sets of different numbers do not share
-    batches. ``shapes``, ``window``: as in `config.DataConfig`. Raises ValueError for templates that do not fit the
-    records.
+    batches. ``shapes``, ``window``: as in `config.DataConfig`. ``features``: give "image_features" [B, (F,) P, Dv] from
+    there for "pixel_values", and decode no picture. Raises ValueError for templates that do not fit the records.
     """
     names = tuple(probabilities)
     numbered = [sources[name] for name in names]
@@ -190,14 +192,15 @@ def training_batches(
     pictures = [(frames or {}).get(name, 1) for name in names]
 
     def assemble(batch: Sequence[_Example]) -> dict[str, Any]:
-        records = {n: numbered[batch[n].set][batch[n].index] for n in rows}
-        arrays = collate(
-            _samples(batch, records, processor, pictures[batch[0].set]),
-            processor,
-            shapes=pairs,
-            blank_image=blank_image,
-            own=rows,
-        )
+        frames = pictures[batch[0].set]
+        if features is None:
+            records = {n: numbered[batch[n].set][batch[n].index] for n in rows}
+            samples = _samples(batch, records, processor, frames)
+        else:
+            samples = [example.text for example in batch]
+        arrays = collate(samples, processor, shapes=pairs, blank_image=blank_image, own=rows)
+        if features is not None:
+            arrays["image_features"] = features([(names[batch[n].set], batch[n].index) for n in rows], frames)
         sets = np.array([batch[n].set for n in rows], np.int32)
         passed = np.array([batch[n].passed for n in rows], np.int32)
         return arrays | {"set": sets, "passed": passed, "uid": [batch[n].record.uid for n in rows]}

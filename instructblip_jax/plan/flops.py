@@ -130,12 +130,16 @@ def example(config: InstructBlipConfig, lengths: Lengths, trainable: str = "qfor
 
 
 def batch(config: InstructBlipConfig, shapes: Mapping[str, tuple[int, ...]], trainable: str = "qformer") -> float:
-    """FLOPs of a training step over a batch whose arrays (the contract's keys) have these shapes."""
-    pixels, text = shapes["pixel_values"], shapes["input_ids"][1]
+    """FLOPs of a training step over a batch whose arrays (the contract's keys) have these shapes; without the tower's
+    where the batch brings its image features."""
+    cached = "image_features" in shapes
+    text = shapes["input_ids"][1]
     if config.decoder_only:  # both are in one row; a BLIP-2 batch does not say where the response begins
         instruction = shapes.get("qformer_input_ids", (0, 0))[1]
         response = text - instruction
     else:
         instruction, response = text, shapes["labels"][1]
-    frames = pixels[1] if len(pixels) == 5 else 1
-    return pixels[0] * sum(example(config, Lengths(instruction, response, frames), trainable).values())
+    rows, *images = shapes["image_features" if cached else "pixel_values"]
+    frames = images[0] if len(images) == (3 if cached else 4) else 1
+    parts = example(config, Lengths(instruction, response, frames), trainable)
+    return rows * sum(flops for part, flops in parts.items() if not (cached and part == "vit"))

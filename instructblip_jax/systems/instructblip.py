@@ -102,6 +102,22 @@ class InstructBlipSystem(nnx.Module):
         tokens = self.vit.post_norm(jax.lax.stop_gradient(self.vit.features(frames)))
         return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
 
+    @_in_layout_of("vit")
+    def image_features(self, pixels: jax.Array) -> jax.Array:
+        """What of `encode_image` stays the same whatever is trained: all but the norm at its end."""
+        return self.vit.features(pixels)
+
+    @_in_layout_of("vit")
+    def encode_features(self, features: jax.Array) -> jax.Array:
+        """`image_features` [B, (F,) P, Dv] -> image tokens, as `encode_image` makes them of the pixels."""
+        return self.vit.post_norm(features)
+
+    def image_tokens(self, batch: Batch) -> jax.Array:
+        """Of a batch's pictures [B, (F,) P, Dv]: from its "image_features", or else its "pixel_values"."""
+        if "image_features" in batch:
+            return self.encode_features(batch["image_features"])
+        return self.encode_image(batch["pixel_values"])
+
     @_in_layout_of("trained")
     def visual_prompt(self, image: jax.Array, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """Image tokens [B, (F,) P, Dv] and the instruction -> the visual prompt [B, (F *) Q, D], frame after frame."""
@@ -127,7 +143,7 @@ class InstructBlipSystem(nnx.Module):
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
         [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
-        image = self.encode_image(batch["pixel_values"])
+        image = self.image_tokens(batch)
         if self.config.decoder_only:
             hidden = self.llm.run(*self.prompt(image, batch, key=key))
             return self._to_logits(hidden[:, -batch["input_ids"].shape[1] :])
@@ -136,7 +152,7 @@ class InstructBlipSystem(nnx.Module):
     @_in_layout_of("llm")
     def loss(self, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Of each row the sum of its response tokens' losses, and their number; both float32 [B]."""
-        image = self.encode_image(batch["pixel_values"])
+        image = self.image_tokens(batch)
         if not self.config.decoder_only:
             return chunked_cross_entropy(self._to_logits, self._decoded(image, batch, key), batch["labels"])
         # Each label is predicted where the real token before it stands, whichever side the padding is on.

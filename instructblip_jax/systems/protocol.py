@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import jax
 
 Batch = Mapping[str, jax.Array]
-"""Arrays under the contract's keys: pixel_values, qformer_input_ids, input_ids, labels, and the masks."""
+"""Arrays under the contract's keys: pixel_values, qformer_input_ids, input_ids, labels, and the masks; in training,
+image_features may stand for pixel_values."""
 
 Context = dict[str, jax.Array]
 

@@ -1,0 +1,240 @@
+"""Image features computed once: the same losses and gradients as from pixels, and never those of another tower."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toys
+
+import instructblip_jax as ib
+from instructblip_jax import features
+from instructblip_jax.data import loader
+from instructblip_jax.data.digits.templates import TEMPLATES
+from instructblip_jax.data.feature_cache import FeatureCache, FeatureWriter
+from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.pictures import BLANK, KEY, Pictures, key_of, pictures_of
+from instructblip_jax.plan import flops
+from instructblip_jax.systems.tree import merge
+
+BATCH = 8
+SHAPE = (10, 24)  # (24 / 8) ** 2 patches and the class token
+PICTURES = 48 + 24 + 12
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return toys.write_model(tmp_path_factory.mktemp("towers") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return ib.InstructBlip.from_pretrained(directory, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def cached(model, processor, sources, tmp_path_factory):
+    """The features of all sets, in a directory of the module's."""
+    return features.prepare(model, processor, sources, tmp_path_factory.mktemp("cache"), batch_size=BATCH)
+
+
+@pytest.fixture(scope="module")
+def stream(sources, processor):
+    def make(cached=None, **options):
+        own = options.pop("sources", sources)
+        shares = dict.fromkeys(own, 1 / len(own))
+        lengths = {"instruction_lengths": (40,), "response_lengths": (24,)}
+        return training_batches(
+            own, shares, processor, TEMPLATES, batch_size=BATCH, seed=1, features=cached, **lengths, **options
+        )
+
+    return make
+
+
+def tower(model, pixels):
+    return np.asarray(jax.jit(lambda x: merge(model.graph, model.train, model.frozen).image_features(x))(pixels))
+
+
+def arrays(batch):
+    return {name: x for name, x in batch.items() if name not in ("set", "passed", "uid")}
+
+
+def test_batches_bring_features_for_pixels_and_are_else_the_same(model, cached, stream, monkeypatch):
+    seen = stream()
+    wanted = [next(seen) for _ in range(6)]
+    monkeypatch.setattr(loader, "pixels_of", None)  # no picture is decoded
+    stored = stream(cached)
+    for want in wanted:
+        got = next(stored)
+        assert got.keys() - want.keys() == {"image_features"}
+        assert want.keys() - got.keys() == {"pixel_values"}
+        for name in got.keys() & want.keys():
+            np.testing.assert_array_equal(got[name], want[name])
+        assert got["image_features"].dtype == np.float32
+        np.testing.assert_allclose(got["image_features"], tower(model, want["pixel_values"]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainable", ["qformer", "original"])
+def test_losses_and_gradients_are_those_of_pixels(directory, cached, stream, trainable):
+    model = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable=trainable)
+    seen, stored = stream(), stream(cached)
+    for _ in range(2):
+        want_loss, want = ib.gradients(model, arrays(next(seen)))
+        got_loss, got = ib.gradients(model, arrays(next(stored)))
+        np.testing.assert_allclose(got_loss, want_loss, rtol=1e-5)
+        assert got.keys() == want.keys()
+        assert any("post_layernorm" in name for name in got) == (trainable == "original")
+        for name in got:
+            np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=2e-5 * np.abs(want[name]).max())
+
+
+def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, processor, sources, tmp_path):
+    model = ib.InstructBlip.from_pretrained(directory, dtype="bfloat16")
+    own = {"count": sources["count"]}
+    cached = features.prepare(model, processor, own, tmp_path, batch_size=4)
+    assert cached.cache.dtype == jax.numpy.bfloat16
+    pictures = [sources["count"][n].images[0] for n in range(4)]
+    want = tower(model, np.stack([processor.image(picture) for picture in pictures]))
+    got = cached([("count", n) for n in range(4)], 1)
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got.view(np.uint16), want.view(np.uint16))
+
+
+def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sources, tmp_path):
+    own = {"count": sources["count"]}
+    other = toys.write_model(tmp_path / "other", seed=1)
+    smaller = dataclasses.replace(processor.image, mean=(0.5, 0.5, 0.5))
+    models = [
+        model,
+        ib.InstructBlip.from_pretrained(other, dtype="float32"),
+        ib.InstructBlip.from_pretrained(directory, dtype="bfloat16"),
+    ]
+    keys = [features.tower_key(one, processor.image) for one in models] + [features.tower_key(model, smaller)]
+    assert len(set(keys)) == len(keys)
+    original = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
+    assert features.tower_key(original, processor.image) == keys[0]  # the norm that trains is no part of it
+    found = [features.prepare(one, processor, own, tmp_path / "cache", batch_size=4) for one in models[:2]]
+    pixels = np.stack([processor.image(sources["count"][n].images[0]) for n in range(4)])
+    for one, cached in zip(models, found, strict=False):
+        got = cached([("count", n) for n in range(4)], 1)
+        np.testing.assert_allclose(got, tower(one, pixels), rtol=1e-5, atol=1e-6)
+
+
+def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cached, tmp_path, monkeypatch, capsys):
+    add, seen = FeatureWriter.add, []
+
+    def dying(self, keys, rows):
+        seen.append(len(keys))
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        add(self, keys, rows)
+
+    options = {"batch_size": BATCH, "shard_bytes": 12 * 10 * 24 * 4}
+    monkeypatch.setattr(FeatureWriter, "add", dying)
+    with pytest.raises(KeyboardInterrupt):
+        features.prepare(model, processor, sources, tmp_path, **options)
+    assert f"{PICTURES + 1} pictures to compute, 960 bytes each" in capsys.readouterr().out
+    monkeypatch.undo()
+    again = features.prepare(model, processor, sources, tmp_path, **options)
+    kept = 5 * BATCH // 12 * 12
+    assert f"{PICTURES + 1 - kept} pictures to compute" in capsys.readouterr().out
+    assert len(again.cache.keys) == PICTURES + 1
+    assert not [*again.cache.directory.glob("*.part")]
+    places = [("digit_at", n) for n in range(24)]
+    np.testing.assert_allclose(again(places, 1), cached(places, 1), rtol=1e-5, atol=1e-6)
+    # What is there is neither computed nor written again.
+    monkeypatch.setattr(features._Tower, "compute", None)
+    monkeypatch.setattr(loader.Source, "__getitem__", None)
+    features.prepare(model, processor, sources, tmp_path, **options)
+    assert capsys.readouterr().out == ""
+
+
+def test_blank_images_need_one_entry(model, processor, sources, stream, tmp_path):
+    cached = features.prepare(model, processor, sources, tmp_path, batch_size=4, blank_image=True)
+    assert len(cached.cache.keys) == 1
+    seen, stored = stream(blank_image=True), stream(cached, blank_image=True)
+    want, got = next(seen), next(stored)
+    np.testing.assert_array_equal(got["input_ids"], want["input_ids"])
+    mean = tower(model, np.zeros((1, 24, 24, 3), np.float32))
+    np.testing.assert_allclose(got["image_features"], np.repeat(mean, BATCH, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_several_pictures_a_record_come_in_their_order(model, processor, sources, tmp_path):
+    """As the loader shows pixels: the last stands for missing ones, the mean colour for none at all."""
+    data = [sources["count"][n].images[0] for n in range(4)]
+    keys = np.frombuffer(b"".join(map(key_of, data)), KEY)
+    pictures = Pictures(keys, np.array([0, 3, 3, 4]))
+    assert [len(column) for column in pictures.shown(2)] == [3, 3, 3]
+    cached = features.prepare(model, processor, {"count": sources["count"]}, tmp_path, batch_size=4)
+    cached = features.Features(cached.cache, {"own": pictures})
+    got = cached([("own", n) for n in range(3)], 2)
+    shown = [(data[0], data[1]), (None, None), (data[3], data[3])]
+    zeros = np.zeros((24, 24, 3), np.float32)
+    want = [[zeros if one is None else processor.image(one) for one in row] for row in shown]
+    pixels = np.array(want)
+    assert got.shape == (3, 2, *SHAPE)
+    np.testing.assert_allclose(got.reshape(6, *SHAPE), tower(model, pixels.reshape(6, 24, 24, 3)), rtol=1e-5, atol=1e-6)
+    text = processor.pad([processor.encode("which digit ?", "1")] * 3)
+    want_loss, _ = ib.loss(model, {"pixel_values": pixels, **text})
+    got_loss, _ = ib.loss(model, {"image_features": got, **text})
+    np.testing.assert_allclose(got_loss, want_loss, rtol=1e-5)
+
+
+def test_the_pictures_of_a_set_are_found_once(sources, tmp_path, monkeypatch):
+    seen = []
+    first = pictures_of(sources["digit_at"], tmp_path, seen.append)
+    assert sum(seen) == len(sources["digit_at"]) == len(first.keys)
+    want = [key_of(sources["digit_at"][n].images[0]) for n in range(24)]
+    assert first.keys.tobytes() == b"".join(want)
+    monkeypatch.setattr(loader.Source, "__getitem__", None)
+    again = pictures_of(sources["digit_at"], tmp_path)
+    np.testing.assert_array_equal(again.keys, first.keys)
+
+
+def test_any_key_is_found_zeros_at_its_ends_too(tmp_path):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (40, 16), np.uint8)
+    raw[::3, 12:] = 0
+    raw[1::3, :2] = 0
+    keys = np.frombuffer(raw.tobytes(), KEY)
+    rows = rng.standard_normal((40, 2, 3)).astype(np.float32)
+    writer = FeatureWriter(tmp_path, 7)
+    writer.add(keys, rows)
+    writer.close()
+    cache = FeatureCache(tmp_path, (2, 3), np.dtype(np.float32))
+    order = rng.permutation(40)
+    np.testing.assert_array_equal(cache.read(keys[order].reshape(8, 5)), rows[order].reshape(8, 5, 2, 3))
+    assert not cache.holds(BLANK).any()
+    with pytest.raises(KeyError, match="no features"):
+        cache.read(BLANK)
+
+
+def test_damage_names_the_file(cached, tmp_path):
+    copy = shutil.copytree(cached.cache.directory, tmp_path / "copy")
+    path = copy / "features-000000.array_record"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    path.write_bytes(data)
+    cache = FeatureCache(copy, SHAPE, np.dtype(np.float32))
+    with pytest.raises(ValueError, match=r"features-000000.*remove"):
+        cache.read(np.asarray(cache.keys))
+    path.unlink()
+    assert not len(FeatureCache(copy, SHAPE, np.dtype(np.float32)).keys)
+
+
+def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"data\.features is gs://"):
+        features.prepare(model, processor, sources, "gs://bucket/cache", batch_size=4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match="do not fit"):
+        features.prepare(model, processor, sources, tmp_path, batch_size=4)
+
+
+def test_model_flops_are_without_the_tower_where_features_are_cached(model):
+    text = {"input_ids": (4, 8), "qformer_input_ids": (4, 8), "labels": (4, 6)}
+    parts = flops.example(model.config, flops.Lengths(8, 6, 2))
+    pixels = flops.batch(model.config, {"pixel_values": (4, 2, 24, 24, 3), **text})
+    stored = flops.batch(model.config, {"image_features": (4, 2, *SHAPE), **text})
+    assert pixels == pytest.approx(4 * sum(parts.values()))
+    assert stored == pytest.approx(pixels - 4 * parts["vit"])
