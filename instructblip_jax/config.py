@@ -80,7 +80,8 @@ class RunConfig:
     """One run: the fields that all configurations share (contract.md) and those of its parts.
 
     ``epochs``: instead of ``steps`` (which is 0 then), as many as the sets together have records, so often.
-    ``log_examples``: write down which records each step was trained on, in W/examples.
+    ``log_examples``: write down which records each step was trained on, in W/examples. ``image_size``: pixels along a
+    side of the pictures, if not as many as the checkpoint's (0); see docs/finetuning.md.
     """
 
     model: str
@@ -103,6 +104,7 @@ class RunConfig:
     int8: bool = False
     log_examples: bool = False
     epochs: float = 0.0
+    image_size: int = 0
 
 
 FREE = (

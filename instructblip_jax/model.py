@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from instructblip_jax import distributed, source
 from instructblip_jax import mesh as meshes
 from instructblip_jax.axes import SHARDED, Layout
-from instructblip_jax.convert import hf_config, save, table
+from instructblip_jax.convert import hf_config, positions, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
@@ -61,6 +61,7 @@ class InstructBlip:
         layout: Layout = SHARDED,
         remat: str = "none",
         int8: bool = False,
+        image_size: int = 0,
     ) -> "InstructBlip":
         """Read a public InstructBLIP or BLIP-2 checkpoint, tensor by tensor into its place on the mesh.
 
@@ -71,8 +72,11 @@ class InstructBlip:
           trainable: which parameters train, a name of `systems.trainable.TRAINABLE`.
           instruct_qformer: False hides the instruction from the Q-Former (the paper's ablation).
           layout: how the parts lie on the mesh, names of `axes.LAYOUTS`.
-          remat: what the language model's backward pass keeps: "none" (all), "dots", or "layer" (least memory).
+          remat: what the backward pass keeps of the language model, and of a vision tower that trains: "none" (all),
+            "dots", or "layer" (least memory).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
+          image_size: pixels along a side of the pictures, a multiple of the patches' (14 in the public checkpoints); 0
+            is the checkpoint's own. For another one its position embeddings are interpolated.
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.
@@ -80,13 +84,14 @@ class InstructBlip:
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16 (float16 overflows in FlanT5)")
         directory = source.resolve(model)
-        config = hf_config.parse(directory / "config.json")
-        config = dataclasses.replace(config, instruct_qformer=instruct_qformer)
+        stored = hf_config.parse(directory / "config.json")
+        config = dataclasses.replace(stored.at(image_size), instruct_qformer=instruct_qformer)
         mesh = meshes.single_device_mesh() if mesh is None else mesh
         graph, train, frozen = abstract(
             config, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout, remat=remat, int8=int8
         )
-        arrays = load(table.rules(config), train | frozen, open_shards(directory))
+        shards = positions.fitted(open_shards(directory), stored.vision, config.vision.grid)
+        arrays = load(table.rules(config), train | frozen, shards)
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory)
 
@@ -97,7 +102,8 @@ class InstructBlip:
         """
         trained = dict(save.tensors(table.rules(self.config), self.train))
         if distributed.is_writer():
-            export(out, self.directory, trained, max_shard_bytes=max_shard_bytes)
+            size = self.config.vision.image_size
+            export(out, self.directory, trained, max_shard_bytes=max_shard_bytes, image_size=size)
         distributed.barrier("save_pretrained")
 
     def __call__(self, batch: BatchArrays) -> jax.Array:

@@ -71,11 +71,11 @@ def inputs(model, batch: Mapping[str, np.ndarray]) -> dict:
     return out
 
 
-def answers(model, theirs: dict) -> dict[str, np.ndarray]:
+def answers(model, theirs: dict, trained: tuple[str, ...] = TRAINED, **options) -> dict[str, np.ndarray]:
     """Inputs in their form -> vision, qformer (queries only), prefix, T5's encoder, logits (at the text positions, if
-    decoder-only), loss, and "grad/NAME" for every tensor of the `original` trainable set, all as float32."""
+    decoder-only), loss, and "grad/NAME" for every tensor with a prefix in ``trained``, all as float32."""
     model.zero_grad(set_to_none=True)
-    result = model(**theirs)
+    result = model(**theirs, **options)
     result.loss.backward()
     queries = result.qformer_outputs.last_hidden_state[:, : model.config.num_query_tokens]
     width = model.language_projection.out_features
@@ -91,7 +91,7 @@ def answers(model, theirs: dict) -> dict[str, np.ndarray]:
     else:
         out["encoder"] = result.language_model_outputs.encoder_last_hidden_state
     for name, parameter in model.named_parameters():
-        if name.startswith(TRAINED):
+        if name.startswith(trained):
             out[f"grad/{name}"] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return {name: x.detach().float().numpy() for name, x in out.items()}
 

@@ -58,14 +58,14 @@ def load() -> tuple[InstructBlip, Processor]:
     workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
     if workdir is not None:
         saved = workdir.saved_config()
-        options = {name: getattr(saved, name) for name in ("dtype", "trainable", "instruct_qformer")}
+        options = {name: getattr(saved, name) for name in ("dtype", "trainable", "instruct_qformer", "image_size")}
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
     model = InstructBlip.from_pretrained(FLAGS.model, mesh, **options, int8=FLAGS.int8)
     if workdir is not None:
         workdir.restore_into(model.train, None, fingerprint(model.directory))
-    return model, Processor.from_pretrained(model.directory)
+    return model, Processor.from_pretrained(model.directory, image_size=model.config.vision.image_size)
 
 
 def answer(model: InstructBlip, processor: Processor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:

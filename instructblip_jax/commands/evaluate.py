@@ -68,6 +68,7 @@ def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Instruc
         instruct_qformer=config.instruct_qformer,
         layout=config.layout,
         int8=FLAGS.int8 or config.int8,
+        image_size=config.image_size,
     )
     return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
 
@@ -93,7 +94,7 @@ def run(args: Sequence[str]) -> None:
         name: builder.open_set(config.data.directory, name, how.split) for name, how in ways.items()
     }  # all of them before any is answered
     model, step = load(config, workdir, FLAGS.checkpoint)
-    processor = Processor.from_pretrained(model.directory)
+    processor = Processor.from_pretrained(model.directory, image_size=config.image_size)
 
     rows = {}
     writer = distributed.is_writer()

@@ -50,14 +50,15 @@ def run(args: Sequence[str]) -> None:
     directory = source.resolve(FLAGS.model)
     if writer:
         check_free(Path(FLAGS.out), directory)  # before anything is read
-    trained, step = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None)
+    trained, step, image_size = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None, 0)
     if writer:
-        _write(directory, trained, step)
+        _write(directory, trained, step, image_size)
     distributed.barrier("export")
 
 
-def _write(directory: Path, trained: dict[str, np.ndarray], step: int | None) -> None:
-    written = export(FLAGS.out, directory, trained, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
+def _write(directory: Path, trained: dict[str, np.ndarray], step: int | None, image_size: int) -> None:
+    largest = int(FLAGS.max_shard_gb * 1e9)
+    written = export(FLAGS.out, directory, trained, max_shard_bytes=largest, image_size=image_size)
     print(as_table(written))
     replaced = f"{len(trained)} of the tensors are those of step {step} of {FLAGS.workdir}, " if trained else ""
     print(f"{FLAGS.out}: {replaced}the {'others' if trained else 'tensors'} are those of {FLAGS.model}")
@@ -66,12 +67,13 @@ def _write(directory: Path, trained: dict[str, np.ndarray], step: int | None) ->
         files.write_json(FLAGS.json, report)
 
 
-def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int]:
-    """The trained tensors of the newest checkpoint, by Hugging Face name, and its step. The model is not loaded."""
+def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int, int]:
+    """The trained tensors of the newest checkpoint, by Hugging Face name, its step, and the run's ``image_size``. The
+    model is not loaded."""
     workdir = Workdir(path)
-    trainable = workdir.saved_config().trainable
-    config = hf_config.parse(directory / "config.json")
-    _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=trainable)
+    run = workdir.saved_config()
+    config = hf_config.parse(directory / "config.json").at(run.image_size)
+    _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=run.trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only
     step = workdir.restore_into(train, None, fingerprint(directory))
-    return dict(save.tensors(table.rules(config), train)), step
+    return dict(save.tensors(table.rules(config), train)), step, run.image_size

@@ -71,7 +71,7 @@ def bucket(wanted: int, lengths: Sequence[int]) -> int:
 def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = None) -> tuple[Setting, Setting]:
     """What is timed, at the static lengths that hold ``lengths`` tokens of instruction and response; and the largest
     shape, which decides whether the run fits."""
-    model = dataclasses.replace(model_config(run.model), instruct_qformer=run.instruct_qformer)
+    model = dataclasses.replace(model_config(run.model).at(run.image_size), instruct_qformer=run.instruct_qformer)
     texts = (run.data.instruction_lengths, run.data.response_lengths)
     instruction, response = (bucket(n, static) for n, static in zip(lengths, texts, strict=True))
     timed = Setting(

@@ -106,8 +106,9 @@ def run(args: Sequence[str]) -> None:
         layout=config.layout,
         remat=config.remat,
         int8=config.int8,
+        image_size=config.image_size,
     )
-    processor = Processor.from_pretrained(model.directory)
+    processor = Processor.from_pretrained(model.directory, image_size=config.image_size)
 
     # 2. Data: prepared sets, mixed.
     prepare_missing(config.data.directory, config.mixture.sets)

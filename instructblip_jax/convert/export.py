@@ -1,16 +1,19 @@
 """A trained model -> a Hugging Face model directory: its source, with the trained tensors replaced by ours."""
 
+import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from instructblip_jax.convert import hf_config, table
+from instructblip_jax.convert import hf_config, positions, table
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
+from instructblip_jax.files import read_json
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
 """Files beside the weights: configurations, tokenizers, image processor."""
@@ -23,6 +26,7 @@ def export(
     trained: Mapping[str, np.ndarray],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    image_size: int = 0,
 ) -> list[Written]:
     """Write ``out``, whole or not at all: the model in ``source`` with the tensors ``trained`` in place of its own.
 
@@ -33,14 +37,18 @@ def export(
       source: a model directory.
       trained: Hugging Face name -> float32 tensor in Hugging Face layout (`convert.save.tensors`).
       max_shard_bytes: size of a weight file at most, unless one tensor is larger.
+      image_size: of the pictures it was trained on; 0 is the source's own. For another one the configurations say so,
+        and the position embeddings are the interpolated ones.
 
     Returns the weight files. Raises ValueError for an ``out`` that is in use, or for tensors that ``source`` has not in
     this shape, and OSError where ``out`` cannot be written.
     """
     out = Path(out)
     check_free(out, source)
-    shards = open_shards(source)
-    rules = table.rules(hf_config.parse(source / "config.json"))
+    stored_config = hf_config.parse(source / "config.json")
+    vision = stored_config.vision.at(image_size)
+    shards = positions.fitted(open_shards(source), stored_config.vision, vision.grid)
+    rules = table.rules(stored_config)
     tensors: dict[str, Tensor] = {name: stored(shards, name) for name in kept(rules, shards.shapes)}
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
@@ -53,7 +61,22 @@ def export(
     with new_directory(out, sum(tensor.nbytes for tensor in tensors.values())) as directory:
         written = write_shards(directory, tensors.items(), max_shard_bytes)
         copy_files(source, directory)  # config.json is among them: a directory without it is no model
+        if vision != stored_config.vision:
+            _say_size(directory, vision.image_size)
     return written
+
+
+def _say_size(directory: Path, image_size: int) -> None:
+    """Write the pictures' size into the configurations of a model directory."""
+    config, preprocessor = directory / "config.json", directory / "preprocessor_config.json"
+    raw = read_json(config)
+    _write(config, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": image_size}})
+    if preprocessor.is_file():
+        _write(preprocessor, read_json(preprocessor) | {"size": {"height": image_size, "width": image_size}})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_files(source: Path, directory: Path) -> None:

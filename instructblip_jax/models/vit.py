@@ -29,6 +29,19 @@ class VitConfig:
         """Patches along one side of the image."""
         return self.image_size // self.patch_size
 
+    def at(self, image_size: int) -> "VitConfig":
+        """The same tower for pictures of ``image_size`` pixels a side, 0 for those that it has.
+
+        Raises ValueError for a size that its patches do not divide, naming the nearest that they do.
+        """
+        if image_size < 0 or image_size % self.patch_size:
+            below = max(1, image_size // self.patch_size) * self.patch_size
+            raise ValueError(
+                f"image_size {image_size} is no positive multiple of this vision tower's patch size {self.patch_size}; "
+                f"take {below} or {below + self.patch_size}, or 0 for the checkpoint's own {self.image_size}"
+            )
+        return dataclasses.replace(self, image_size=image_size or self.image_size)
+
 
 class Block(nnx.Module):
     """Pre-norm transformer block without layer scale."""
@@ -49,10 +62,13 @@ class Block(nnx.Module):
 
 
 class Vit(nnx.Module):
-    """Pixels [B, H, W, 3] -> normalised tokens [B, P, D], class token first (P = grid * grid + 1)."""
+    """Pixels [B, H, W, 3] -> normalised tokens [B, P, D], class token first (P = grid * grid + 1).
 
-    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
+    ``remat``: what the backward pass keeps of each block, a name of `stack.REMAT`.
+    """
+
+    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+        self.config, self.dtype, self.remat = config, dtype, remat
         width, patch = config.hidden_size, config.patch_size
         self.patch = linear(patch * patch * 3, width, (None, "embed"), dtype=dtype, rngs=rngs)
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
@@ -73,7 +89,7 @@ class Vit(nnx.Module):
         x = self.patch(x)
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
-        x, _ = stack.run(self.layers, x, lambda block, x, _: (block(x), None))
+        x, _ = stack.run(self.layers, x, lambda block, x, _: (block(x), None), remat=self.remat)
         return x
 
     def __call__(self, pixels: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
 """Model FLOPs: what the recipe must compute for one example, counted from the configuration alone. A multiplication
 with its addition is two.
 
-The vision tower goes forward. The Q-Former goes forward and backward, but no gradient enters the image tokens. The
-language model is frozen: its backward pass makes gradients of activations alone, as many FLOPs as its forward pass, and
-twice as many for the attention scores, both sides of which depend on the prompt. A causal score counts where it looks
-back, the head where a response token is predicted. Rematerialisation and look-ups count nothing.
+The vision tower goes forward, and backward if it trains, but for the gradient of the pixels. The Q-Former goes forward
+and backward, but no gradient enters the image tokens unless something before them trains. The language model is frozen:
+its backward pass makes gradients of activations alone, as many FLOPs as its forward pass, and twice as many for the
+attention scores, both sides of which depend on the prompt. A causal score counts where it looks back, the head where a
+response token is predicted. Rematerialisation and look-ups count nothing.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from instructblip_jax.models.qformer import QFormerConfig
 from instructblip_jax.models.t5 import T5Config
 from instructblip_jax.models.vit import VitConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
-from instructblip_jax.systems.trainable import TRAINABLE
+from instructblip_jax.systems.trainable import TRAINABLE, enters_tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,11 @@ def keys_values(positions: int, width: int, inner: int) -> Products:
     return Products(2 * positions * width * inner, 0)
 
 
+def patch_embedding(config: VitConfig) -> Products:
+    """Of one picture."""
+    return Products(config.grid**2 * config.patch_size**2 * 3 * config.hidden_size, 0)
+
+
 def vit(config: VitConfig) -> Products:
     """One picture."""
     patches, width = config.grid**2, config.hidden_size
@@ -58,8 +64,7 @@ def vit(config: VitConfig) -> Products:
     layer = attention(tokens, tokens, width, width) + keys_values(tokens, width, width)
     layer += Products(2 * tokens * width * config.intermediate_size, 0)
     layers = config.num_hidden_layers
-    patch = patches * config.patch_size**2 * 3 * width
-    return Products(layers * layer.weights + patch, layers * layer.scores)
+    return Products(layers * layer.weights, layers * layer.scores) + patch_embedding(config)
 
 
 def qformer(config: QFormerConfig, queries: int, text: int, image: int) -> tuple[Products, Products]:
@@ -111,7 +116,8 @@ def mlp_width(config: LlamaConfig | OptConfig) -> int:
 def example(config: InstructBlipConfig, lengths: Lengths, trainable: str = "qformer") -> dict[str, float]:
     """FLOPs of one example in one training step, by part: vit, qformer, projector, llm."""
     trained = {prefix[0] for prefix in TRAINABLE[trainable]}
-    into_image = ("vit", "post_norm") in TRAINABLE[trainable]
+    deepest = enters_tower(trainable)
+    into_image = "vit" in trained
     frames, queries = lengths.frames, config.num_query_tokens
     text = lengths.instruction if config.qformer.use_text and config.instruct_qformer else 0
     tower = vit(config.vision)
@@ -119,8 +125,9 @@ def example(config: InstructBlipConfig, lengths: Lengths, trainable: str = "qfor
     words = language_model(config.text, queries * frames + lengths.instruction, lengths.response)
     # Forward, gradient of the input, gradient of the weight: two FLOPs each.
     deep = "qformer" in trained
+    seen = 3 * (tower.weights + tower.scores) - patch_embedding(config.vision).weights  # nobody asks for the pixels'
     return {
-        "vit": 2 * frames * (tower.weights + tower.scores),
+        "vit": 2 * frames * (seen if deepest else tower.weights + tower.scores),
         "qformer": 2
         * frames
         * ((3 if deep else 1) * (inside.weights + inside.scores) + (1 + deep + into_image) * image_side.weights),

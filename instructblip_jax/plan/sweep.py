@@ -14,6 +14,7 @@ from instructblip_jax.plan import flops, programs
 from instructblip_jax.plan.chips import Topology
 from instructblip_jax.plan.programs import Setting
 from instructblip_jax.plan.report import Plan, plan
+from instructblip_jax.systems.trainable import enters_tower
 
 COMPILED = 4
 """Ways that are compiled."""
@@ -53,18 +54,21 @@ def guess(setting: Setting, topology: Topology, given: float) -> Guess:
     """``given``: bytes a chip of the step's arguments."""
     chip, chips, layout = topology.chip, topology.devices, setting.layout.llm
     tensor = setting.mesh[2] if layout in ("tensor", "sequence", "sharded") else 1
-    part = flops.example(setting.model, setting.lengths, setting.trainable)
+    part, tower = flops.example(setting.model, setting.lengths, setting.trainable), enters_tower(setting.trainable)
     rows = setting.rows / chips  # a chip's share of the work
     again = {"none": 0.0, "dots": 0.05, "layer": 0.5}[setting.remat]
-    compute = rows * (sum(part.values()) + again * part["llm"]) / chip.bf16
+    compute = rows * (sum(part.values()) + again * (part["llm"] + (2 / 3 * part["vit"] if tower else 0))) / chip.bf16
 
     # What the language model keeps for its backward pass, a token and layer: its input, its products, or everything.
     stacks, width, inner = _stacks(setting)
     kept = {"layer": width, "dots": 6 * width + 2 * inner, "none": 14 * width + 6 * inner}[setting.remat]
     cut = tensor if layout == "sequence" or setting.remat != "layer" else 1
     positions = sum(layers * length for layers, length in stacks) * rows * tensor
-    image = setting.lengths.frames * (setting.model.vision.grid**2 + 1) * setting.model.vision.hidden_size
+    vision = setting.model.vision
+    image = setting.lengths.frames * (vision.grid**2 + 1) * vision.hidden_size
     memory = given + 2 * positions * kept / cut + rows * 40 * image * 2 + 0.5 * 2**30
+    if tower:  # keeps as much of its layers; the inner width is 4.4 times its own
+        memory += rows * 2 * image * vision.num_hidden_layers * {"layer": 1, "dots": 10, "none": 32}[setting.remat]
 
     # Sent: partial sums four times a layer (six when done again), or the weights in each pass.
     passes = 3 if setting.remat == "layer" else 2

@@ -176,6 +176,10 @@ class ImageProcessor:
             raise ValueError(f"{path}: {names} is unusable ({error})") from error
         return processor
 
+    def at(self, side: int) -> "ImageProcessor":
+        """The same for squares of ``side`` pixels."""
+        return dataclasses.replace(self, height=side, width=side)
+
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """-> float32 [height, width, 3], channels last. Raises UnusableImageError."""
         image = open_image(picture, name)

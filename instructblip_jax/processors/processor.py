@@ -47,9 +47,12 @@ class Processor:
         """Instruction tokens that the Q-Former reads, the last ones."""
 
     @classmethod
-    def from_pretrained(cls, model: str | Path) -> "Processor":
-        """Read a directory in the Hugging Face layout, or a hub id's. Raises FileNotFoundError or ValueError naming the
-        file."""
+    def from_pretrained(cls, model: str | Path, *, image_size: int = 0) -> "Processor":
+        """Read a directory in the Hugging Face layout, or a hub id's. ``image_size``: pixels along a side of the
+        pictures, if not the checkpoint's own; the model has to be loaded with the same.
+
+        Raises FileNotFoundError or ValueError naming the file, or ``image_size`` where patches do not divide it.
+        """
         directory = source.resolve(model)
         path = directory / "config.json"
         config = read_json(path)
@@ -71,6 +74,13 @@ class Processor:
                 f"{directory / 'preprocessor_config.json'}: size is {image.height} x {image.width}, "
                 f"but config.json's vision_config.image_size is {side}"
             )
+        if image_size:
+            patch = sections["vision"].get("patch_size", 14)  # of the public vision towers
+            if image_size < 0 or image_size % patch:
+                raise ValueError(
+                    f"image_size {image_size} is no positive multiple of {path}'s vision_config.patch_size {patch}"
+                )
+            image = image.at(image_size)
         end = tokenizer.end_id(directory)
         stops = {end}
         if family == "opt" and isinstance(sections["text"].get("eos_token_id"), int):

@@ -45,6 +45,10 @@ class InstructBlipConfig:
         """Whether the language model is one stack that goes on where the prompt ends (LLaMA, OPT; not T5)."""
         return not isinstance(self.text, T5Config)
 
+    def at(self, image_size: int) -> "InstructBlipConfig":
+        """The same for pictures of another size; see `VitConfig.at`."""
+        return dataclasses.replace(self, vision=self.vision.at(image_size))
+
 
 def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
     """mask and rows, all [B, T], padding anywhere -> the same with each row's real tokens first, in order.
@@ -70,8 +74,9 @@ def _in_layout_of(part: str) -> Callable[[Callable], Callable]:
 
 
 class InstructBlipSystem(nnx.Module):
-    """See the module. ``dtype``: compute type; ``layout``: how the parts lie on the mesh; ``remat``: what the language
-    model's backward pass keeps; ``int8``: the language model's matrices in a byte a weight."""
+    """See the module. ``dtype``: compute type; ``layout``: how the parts lie on the mesh; ``remat``: what the backward
+    pass keeps of both towers; ``int8``: the language model's matrices in a byte a weight; ``train_tower``: let
+    gradients into the vision tower."""
 
     def __init__(
         self,
@@ -82,9 +87,10 @@ class InstructBlipSystem(nnx.Module):
         layout: Layout = SHARDED,
         remat: str = "none",
         int8: bool = False,
+        train_tower: bool = False,
     ):
-        self.config, self.layout = config, layout
-        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs)
+        self.config, self.layout, self.train_tower = config, layout, train_tower
+        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat if train_tower else "none")
         width = config.qformer.hidden_size
         self.query_tokens = parameter((config.num_query_tokens, width), (None, "embed"), rngs=rngs)
         self.qformer = QFormer(config.qformer, dtype=dtype, rngs=rngs)
@@ -98,8 +104,10 @@ class InstructBlipSystem(nnx.Module):
         The same for every instruction.
         """
         frames = pixels.reshape(-1, *pixels.shape[-3:])
-        # Nothing before the norm ever trains: no gradient enters the tower. The norm may (the `original` set).
-        tokens = self.vit.post_norm(jax.lax.stop_gradient(self.vit.features(frames)))
+        features = self.vit.features(frames)
+        if not self.train_tower:  # the norm may train all the same (the `original` set)
+            features = jax.lax.stop_gradient(features)
+        tokens = self.vit.post_norm(features)
         return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
 
     @_in_layout_of("vit")

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from instructblip_jax.axes import SHARDED, Layout, partition_spec
 from instructblip_jax.models.stack import REMAT
 from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBlipSystem
-from instructblip_jax.systems.trainable import split
+from instructblip_jax.systems.trainable import enters_tower, split
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -50,10 +51,9 @@ def abstract(
     """
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
-    compute = jnp.dtype(dtype)
-    system = nnx.eval_shape(
-        lambda: InstructBlipSystem(config, dtype=compute, rngs=nnx.Rngs(0), layout=layout, remat=remat, int8=int8)
-    )
+    compute, tower = jnp.dtype(dtype), enters_tower(trainable)
+    make = partial(InstructBlipSystem, config, dtype=compute, layout=layout, remat=remat, int8=int8, train_tower=tower)
+    system = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
     graph, *states = split(system, trainable)
 
     def describe(path: str, variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:

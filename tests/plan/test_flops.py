@@ -57,7 +57,7 @@ def traced(tmp_path, family: str, trainable: str, rows: int, lengths: Lengths):
     return config, described, programs.train_step(described)
 
 
-@pytest.mark.parametrize("trainable", ["qformer", "original", "projection"])
+@pytest.mark.parametrize("trainable", ["qformer", "original", "projection", "vision"])
 @pytest.mark.parametrize("family", ["t5", "llama"])
 def test_the_steps_trace_has_the_recipes_flops_and_what_is_explained(tmp_path, family, trainable):
     rows, lengths = 8, Lengths(11, 7)
