@@ -31,6 +31,7 @@ from instructblip_jax.data.prompts import training_templates
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.plan import chips, flops
 from instructblip_jax.processors.processor import Processor
+from instructblip_jax.systems.trainable import enters_tower
 from instructblip_jax.systems.tree import merge
 from instructblip_jax.train import log, loop, trace
 from instructblip_jax.train.examples import LoggedExamples
@@ -71,6 +72,8 @@ def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
             f"config.batch_size {run.batch_size} is not a multiple of {micro} "
             "(mesh.data x mesh.fsdp x optim.accumulation)"
         )
+    if run.data.features and enters_tower(run.trainable):
+        raise ValueError(f"config.data.features keeps a frozen tower's features; trainable {run.trainable!r} trains it")
     if run.seed < 0:
         raise ValueError(f"config.seed is {run.seed}; it must be at least 0")
     for name in ("log_every", "checkpoint_every", "checkpoints_kept"):
