@@ -5,6 +5,7 @@ pytest -m full_size tests/plan/test_full_size_plans.py      (a minute or two of 
 
 import dataclasses
 import importlib.util
+import time
 from functools import cache
 
 import pytest
@@ -81,8 +82,12 @@ def test_compiling_does_not_grow_with_the_layers():
     full, _ = settings(run_of("vicuna13b", "v6e_4x4"), (64, 64))
     text = dataclasses.replace(full.model.text, num_hidden_layers=4)
     short = dataclasses.replace(full, model=dataclasses.replace(full.model, text=text))
-    seconds = [report.plan(setting, topology, devices).seconds for setting in (short, full)]
-    assert seconds[1] <= 2 * seconds[0]
+    seconds = []
+    for setting in (short, full):
+        begun = time.process_time()  # whatever else the machine does
+        report.plan(setting, topology, devices)
+        seconds.append(time.process_time() - begun)
+    assert seconds[1] <= 2 * seconds[0], seconds
 
 
 def test_a_sweep_finds_a_way_that_fits_and_its_largest_batch():
