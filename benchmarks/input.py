@@ -201,6 +201,7 @@ def measure_input(args: argparse.Namespace) -> dict[str, Any]:
             order = list(SIDES)[:: 1 if n % 2 else -1]
             rates = {side: workers[side].ask(batches=args.batches) / args.cores for side in order}
             rounds.append({side: rates[side] for side in SIDES})
+            print(f"round {n + 1}: {rounds[-1]}", file=sys.stderr, flush=True)
         for worker in workers.values():
             worker.close()
     return {
@@ -257,18 +258,27 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{statistics.median(values):9.{digits}f} (median; {min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def report(out: dict[str, Any], args: argparse.Namespace) -> str:
+def report_input(out: dict[str, Any], args: argparse.Namespace) -> str:
     """Lines for people."""
-    given, step = out["input"], out["step"]
     lines = [
-        f"{args.pictures} pictures of {given['kilobytes']:.0f} kB, {args.rounds} rounds in turn, {args.cores} core(s)",
-        *(f"{name:18s}{spread(given['rates'][side])} pictures/s a core" for side, name in SIDES.items()),
-        f"{'ratio':18s}{spread(given['ratios'], 2)}; pixels differ by at most {given['pixel_difference']:.1e}",
-        f"train step, random {args.scale} model, 16 rows, float32",
-        *(f"{kind:18s}{spread([16 / s for s in step[kind]])} samples/s" for kind in ("pixels", "features")),
-        f"{'speed-up':18s}{spread(step['ratios'], 2)}",
+        f"{args.pictures} pictures of {out['kilobytes']:.0f} kB, {args.rounds} rounds in turn, {args.cores} core(s)",
+        *(f"{name:18s}{spread(out['rates'][side])} pictures/s a core" for side, name in SIDES.items()),
+        f"{'ratio':18s}{spread(out['ratios'], 2)}; pixels differ by at most {out['pixel_difference']:.1e}",
     ]
     return "\n".join(lines)
+
+
+def report_step(out: dict[str, Any], args: argparse.Namespace) -> str:
+    """Lines for people."""
+    lines = [
+        f"train step, random {args.scale} model, 16 rows, float32",
+        *(f"{kind:18s}{spread([16 / s for s in out[kind]])} samples/s" for kind in ("pixels", "features")),
+        f"{'speed-up':18s}{spread(out['ratios'], 2)}",
+    ]
+    return "\n".join(lines)
+
+
+PARTS = {"input": (measure_input, report_input), "step": (measure_step, report_step)}
 
 
 def main() -> None:
@@ -279,6 +289,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=24, help="a round")
     parser.add_argument("--rounds", type=int, default=7, help="of each side, in turn")
     parser.add_argument("--scale", choices=("tiny", "small"), default="small", help="of the train step's random model")
+    parser.add_argument("--only", choices=tuple(PARTS), help="one half of it")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--worker", choices=tuple(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -287,8 +298,11 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])  # threads and processes inherit it
         work(args.worker, args.directory, args.batch, args.cores)
         return
-    out = {"input": measure_input(args), "step": measure_step(args)}
-    print(report(out, args))
+    out = {}
+    for part in [args.only] if args.only else PARTS:
+        measure, report = PARTS[part]
+        out[part] = measure(args)
+        print(report(out[part], args), flush=True)
     if args.json:
         args.json.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
