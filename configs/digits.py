@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "response_lengths": (4, 16),
             "templates": "instructions",
             "blank_image": False,
+            "features": "",
         }
     )
     config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 16})

@@ -87,6 +87,7 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
             "window": 128,
             "templates": "instructions",
             "blank_image": False,
+            "features": "",
         }
     )
     config.evaluation = ConfigDict(

@@ -1,6 +1,7 @@
 """Pictures -> normalised pixels, equal to the reference image processor (PIL bicubic, CLIP mean and deviation)."""
 
 import dataclasses
+import functools
 import io
 import os
 import warnings
@@ -185,8 +186,18 @@ class ImageProcessor:
         image = open_image(picture, name)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
-        pixels = (np.asarray(image) * self.rescale).astype(np.float32)  # a float64 product, as the reference's is
-        return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        rows = np.asarray(image).reshape(self.height, -1)
+        pixels = (rows * self.rescale).astype(np.float32)  # a float64 product, as the reference's is
+        mean, std = self._per_row
+        pixels -= mean
+        pixels /= std
+        return pixels.reshape(self.height, self.width, 3)
+
+    @functools.cached_property
+    def _per_row(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of each value of a row of pixels: NumPy is four times slower along an axis of three."""
+        mean, std = (np.tile(np.asarray(x, np.float32), self.width) for x in (self.mean, self.std))
+        return mean, std
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
