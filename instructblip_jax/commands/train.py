@@ -79,6 +79,9 @@ def check(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     for name in ("log_every", "checkpoint_every", "checkpoints_kept"):
         if getattr(run, name) < 1:
             raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")
+    for name in ("instruction_lengths", "response_lengths"):
+        if min(getattr(run.data, name), default=0) < 1:
+            raise ValueError(f"config.data.{name} is {getattr(run.data, name)}; at least one length is needed")
     if run.data.window < 1 or run.data.shapes < 0:
         raise ValueError(f"config.data.window {run.data.window} and shapes {run.data.shapes}: at least 1 and 0")
     if (run.steps < 1) == (run.epochs <= 0):
