@@ -29,6 +29,8 @@ WINDOW = 4
 """Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""
 READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)), prefetch_buffer_size=8)
 """In batches."""
+KEPT = 1024
+"""Records of a window whose pictures are kept; of larger ones each is read again when its batch is made."""
 TRIES = 100
 """Records of a set that may be too long in a row."""
 WHOLE = ("input_ids", "labels")
@@ -41,7 +43,7 @@ class _Example:
     ``lengths``: tokens of instruction and response; ``passed``: records before it that were too long;
     ``index``: the record's place in its set."""
 
-    record: Record  # without its pictures: a window may hold thousands
+    record: Record  # of a large window without its pictures
     set: int
     text: Mapping[str, np.ndarray]
     lengths: Shape
@@ -85,6 +87,7 @@ def _example(
     processor: Processor,
     templates: Templates,
     largest: Shape,
+    keep: bool,
 ) -> _Example:
     """The record at ``place``, or the first after it that is not longer than ``largest``: no text is ever cut."""
     number, index = place
@@ -94,8 +97,8 @@ def _example(
         text = processor.encode(*_drawn(record, rng, templates), whole=WHOLE)
         lengths = text_lengths(text, processor)
         if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
-            slim = dataclasses.replace(record, images=())
-            return _Example(slim, number, text, lengths, passed, (index + passed) % len(source))
+            kept = record if keep else dataclasses.replace(record, images=())
+            return _Example(kept, number, text, lengths, passed, (index + passed) % len(source))
     raise ValueError(
         f"{record.uid}: this record and {passed} before it are too long ({lengths[0]} and {lengths[1]} tokens) "
         f"for data.instruction_lengths and data.response_lengths, which go up to {largest[0]} and {largest[1]}"
@@ -190,11 +193,12 @@ def training_batches(
     largest = (max(instruction_lengths), max(response_lengths))
     rows = range(batch_size) if own is None else own.tolist()
     pictures = [(frames or {}).get(name, 1) for name in names]
+    keep = features is None and window * batch_size <= KEPT
 
     def assemble(batch: Sequence[_Example]) -> dict[str, Any]:
         frames = pictures[batch[0].set]
         if features is None:
-            records = {n: numbered[batch[n].set][batch[n].index] for n in rows}
+            records = {n: batch[n].record if keep else numbered[batch[n].set][batch[n].index] for n in rows}
             samples = _samples(batch, records, processor, frames)
         else:
             samples = [example.text for example in batch]
@@ -217,7 +221,9 @@ def training_batches(
             places = grain.MapDataset.source(_Places(number, len(numbered[number])))
             sets.append(places.seed(seed + 1000 * number).shuffle().repeat())
         examples = grain.MapDataset.mix(sets, [probabilities[names[number]] for number in numbers]).seed(seed)
-        examples = examples.random_map(lambda place, rng: _example(place, rng, numbered, processor, templates, largest))
+        examples = examples.random_map(
+            lambda place, rng: _example(place, rng, numbered, processor, templates, largest, keep)
+        )
         windows = examples.batch(window * batch_size, drop_remainder=True, batch_fn=list)
         return windows.random_map(shuffled)
 
