@@ -18,4 +18,4 @@ echo "3/4 mypy"
 $say .venv/bin/mypy
 
 echo "4/4 pytest"
-$say .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+$say .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
