@@ -39,7 +39,6 @@ setup(
         "tqdm>=4.66",
         "tensorboard>=2.20",  # its event files; TensorFlow is not needed
         "av>=14.0",  # frames of video files
-        "ijson>=3.3",  # long JSON lists, item by item
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={

@@ -229,5 +229,13 @@ def test_a_json_list_is_the_same_as_lines_whatever_its_name(folder):
 def test_a_list_that_breaks_off_is_told(folder):
     source = folder / "rows.json"
     source.write_text(json.dumps([ROW, ROW])[:-9])
-    with pytest.raises(ValueError, match=r"rows\.json: broken JSON"):
+    with pytest.raises(ValueError, match=r"rows\.json:1: broken JSON"):
         read(source)
+
+
+def test_a_list_that_is_nested_without_end_is_told(folder):
+    """Not with a hang, and not with the interpreter's death."""
+    path = folder / "rows.json"
+    path.write_text('[{"image": "a.jpg", "answer": ' + "[" * 200_000 + "]" * 200_000 + "}]")
+    with pytest.raises(ValueError, match=r"rows\.json:1: broken JSON, nested too deeply"):
+        read(path)

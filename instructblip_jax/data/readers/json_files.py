@@ -22,11 +22,15 @@ _MARGIN = 64
 """Nearer than this to the window's end, what is decoded may be cut off: a number, a literal, an escape."""
 
 
+class Absent(ValueError):
+    """A file has no such field, or not of this kind."""
+
+
 class _Window:
     """The part of a file's text that is looked at; ``at`` is where the next value begins."""
 
-    def __init__(self, path: Path):
-        self.path, self._pieces = path, pieces(path)
+    def __init__(self, path: Path, text: Iterator[str] | None = None):
+        self.path, self._pieces = path, pieces(path) if text is None else text
         self.text, self.at, self._dropped, self._lines, self.ended = "", 0, 0, 1, False
         self.grow()
 
@@ -85,34 +89,51 @@ class _Window:
                     return value
             self.grow()
 
+    def skip(self) -> None:
+        """Pass the next value, of a list one element after the other."""
+        if self.peek() != "[":
+            self.value()
+            return
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            self.value()
+            if self.take(",]") == "]":
+                return
 
-def _enter(path: Path, keys: tuple[str, ...]) -> _Window:
+
+def _enter(path: Path, keys: tuple[str, ...], text: Iterator[str] | None = None) -> _Window:
     """A window at the value under ``keys``."""
-    window = _Window(path)
+    window = _Window(path, text)
     for depth, key in enumerate(keys, 1):
         name = ".".join(keys[:depth])
         if window.peek() != "{":
-            raise ValueError(f"{path}: has no field {name}: no object where it should stand")
+            raise Absent(f"{path}: has no field {name}: no object where it should stand")
         mark = window.take("{")
         while True:
             if window.peek() == "}":
-                raise ValueError(f"{path}: has no field {name}")
+                raise Absent(f"{path}: has no field {name}")
             if mark == ",":
                 window.peek()
             found = window.value()
             window.take(":")
             if found == key:
                 break
-            window.value()
+            window.skip()
             mark = window.take(",}")
             if mark == "}":
-                raise ValueError(f"{path}: has no field {name}")
+                raise Absent(f"{path}: has no field {name}")
     return window
 
 
-def value(path: Path, *keys: str) -> Any:
-    """What stands under ``keys`` of a file, whole. Raises ValueError naming the file and the line."""
-    window = _enter(path, keys)
+def value(path: Path, *keys: str, text: Iterator[str] | None = None) -> Any:
+    """What stands under ``keys`` of a file, whole; ``text``: the file's, if it is not UTF-8.
+
+    Raises ValueError naming the file and the line.
+    """
+    window = _enter(path, keys, text)
     found = window.value()
     if not keys and window.peek():
         window.fail("something follows the value", window.at)
@@ -124,11 +145,24 @@ def first_mark(path: Path) -> str:
     return _Window(path).peek()
 
 
-def elements(path: Path, *keys: str) -> Iterator[Entry]:
+def names(path: Path, text: Iterator[str] | None = None) -> Iterator[str]:
+    """The keys of a file that is one object, as they come; none of one that is not. Raises ValueError like `value`."""
+    window = _Window(path, text)
+    if window.peek() != "{":
+        return
+    mark = window.take("{")
+    while window.peek() != "}" and mark != "}":
+        yield str(window.value())
+        window.take(":")
+        window.skip()
+        mark = window.take(",}")
+
+
+def elements(path: Path, *keys: str, text: Iterator[str] | None = None) -> Iterator[Entry]:
     """The elements of the list under ``keys``. Raises ValueError naming the file and the line."""
-    window = _enter(path, keys)
+    window = _enter(path, keys, text)
     if window.peek() != "[":
-        raise ValueError(f"{path}: {'.'.join(keys) or 'the file'} is no list")
+        raise Absent(f"{path}: {'.'.join(keys) or 'the file'} is no list")
     window.take("[")
     number = 0
     if window.peek() == "]":

@@ -14,14 +14,14 @@ def rows(path: Path, encoding: str | None) -> Iterator[Row | Skip]:
     """In training a row a caption. Where the file's name says that it judges, a row a picture with all its captions."""
     split = of_name(path)
     names: dict[Any, str] = {}
-    for number, image in enumerate(within(path, encoding, "images.item"), 1):
+    for number, image in enumerate(within(path, encoding, "images"), 1):
         where = f"{path}:images/{number}"
         if not isinstance(image, dict) or not _scalar(image.get("id")) or not isinstance(image.get("file_name"), str):
             yield Skip(where, "no id or file_name", str(image)[:60])
         else:
             names[image["id"]] = image["file_name"]
     captions: dict[Any, list] = {image: [] for image in names} if split in ("validation", "test") else {}
-    for number, said in enumerate(within(path, encoding, "annotations.item"), 1):
+    for number, said in enumerate(within(path, encoding, "annotations"), 1):
         where = f"{path}:annotations/{number}"
         image = said.get("image_id") if isinstance(said, dict) else None
         if not isinstance(said, dict) or not _scalar(image) or image not in names:

@@ -1,18 +1,19 @@
 """Rows of JSON files: an object a line, or one list; read as a stream."""
 
-import io
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import ijson
+from typing import IO, Any
 
 from instructblip_jax.data.draft import Skip
+from instructblip_jax.data.readers import json_files
 from instructblip_jax.data.readers.custom.row import COLUMNS, Row, canonical
 from instructblip_jax.data.readers.custom.splits import of_name
-from instructblip_jax.data.readers.custom.text import Utf8, opened
+from instructblip_jax.data.readers.custom.text import opened
 
+CHUNK = 1 << 18
+"""Characters read at once."""
 Item = tuple[str, int, dict[str, Any]]
 """Where an object stands, its number, the object."""
 
@@ -68,40 +69,41 @@ def _no_number(text: str) -> None:
 
 
 def _items(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
-    for number, value in enumerate(within(path, encoding, "item"), 1):
+    for number, value in enumerate(within(path, encoding), 1):
         yield f"{path}:{number}", number, value
 
 
-def within(path: Path, encoding: str | None, prefix: str) -> Iterator[Any]:
-    """The values at a place of one JSON document, such as "annotations.item". Raises ValueError where it is broken."""
-    with opened(path, encoding) as file:
-        try:
-            yield from ijson.items(_bytes(file), prefix, use_float=True)
-        except (ijson.JSONError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{path}: broken JSON: {' '.join(str(error).split())[:160]}") from error
+def within(path: Path, encoding: str | None, *keys: str) -> Iterator[Any]:
+    """The elements of the list at a place of one JSON document; none where there is no list.
+
+    Raises ValueError where the file is broken.
+    """
+    with opened(path, encoding) as file, contextlib.suppress(json_files.Absent):
+        for _, value in json_files.elements(path, *keys, text=_pieces(file)):
+            yield value
 
 
-def keys(path: Path, encoding: str | None) -> Iterator[str]:
+def field(path: Path, encoding: str | None, key: str) -> Any:
+    """A value at the top of one JSON document; None where it has none."""
+    with opened(path, encoding) as file, contextlib.suppress(json_files.Absent):
+        return json_files.value(path, key, text=_pieces(file))
+    return None
+
+
+def names(path: Path, encoding: str | None) -> Iterator[str]:
     """The names at the top of one JSON object, as they come."""
     with opened(path, encoding) as file:
-        try:
-            for prefix, event, value in ijson.parse(_bytes(file), use_float=True):
-                if prefix == "" and event == "map_key":
-                    yield value
-        except (ijson.JSONError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{path}: broken JSON: {' '.join(str(error).split())[:160]}") from error
+        yield from json_files.names(path, _pieces(file))
 
 
-def _bytes(file: Any) -> Utf8:
-    """Without the mark that an explicit --encoding=utf-8 leaves."""
-    if file.read(1) != "\ufeff":
-        file.seek(0, io.SEEK_SET)
-    return Utf8(file)
+def _pieces(file: IO[str]) -> Iterator[str]:
+    """A text in parts, without the mark that an explicit --encoding=utf-8 leaves."""
+    text = file.read(CHUNK).removeprefix("\ufeff")
+    while text:
+        yield text
+        text = file.read(CHUNK)
 
 
-def first(path: Path, encoding: str | None, prefixes: Sequence[str]) -> Any:
-    """The first value that one of these places has; None where none has."""
-    for prefix in prefixes:
-        for value in within(path, encoding, prefix):
-            return value
-    return None
+def first(path: Path, encoding: str | None, *keys: str) -> Any:
+    """The first element of the list at a place; None where there is none."""
+    return next(within(path, encoding, *keys), None)

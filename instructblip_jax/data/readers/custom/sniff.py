@@ -52,7 +52,7 @@ def of_file(path: Path, encoding: str | None) -> str:
 def _of_text(path: Path, encoding: str | None) -> str:
     text = beginning(path, encoding).lstrip("\ufeff \t\r\n")
     if text.startswith("["):
-        first = json_rows.first(path, encoding, ["item"])
+        first = json_rows.first(path, encoding)
         return "llava" if isinstance(first, dict) and _is_conversation(first) else "json"
     if text.startswith("{"):
         return _of_objects(path, encoding, text)
@@ -85,7 +85,7 @@ def _of_objects(path: Path, encoding: str | None, text: str) -> str:
 
 def _top(path: Path, encoding: str | None) -> Iterator[str]:
     seen = []
-    for key in json_rows.keys(path, encoding):
+    for key in json_rows.names(path, encoding):
         seen.append(key)
         if "questions" in seen or {"images", "annotations"} <= set(seen):
             break  # what follows may be long

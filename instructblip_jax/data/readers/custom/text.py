@@ -98,16 +98,3 @@ def beginning(path: Path, encoding: str | None, size: int = 1 << 18) -> str:
     """The first characters of a file."""
     with opened(path, encoding) as file:
         return file.read(size)
-
-
-class Utf8:
-    """A text file as UTF-8 bytes, for a parser that reads nothing else."""
-
-    def __init__(self, file: IO[str]):
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes."""
-        return (
-            self._file.read(max(1, size // 4) if size > 0 else size).encode("utf-8", "surrogatepass") if size else b""
-        )

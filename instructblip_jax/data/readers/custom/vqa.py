@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.draft import Skip
-from instructblip_jax.data.readers.custom.json_rows import first, keys, within
+from instructblip_jax.data.readers.custom.json_rows import field, first, names, within
 from instructblip_jax.data.readers.custom.row import Row
 from instructblip_jax.data.readers.custom.splits import of_name
 
@@ -16,9 +16,9 @@ _SHAPES = ("COCO_{subtype}_{id:0>12}.jpg", "{id:0>12}.jpg", "{id}.jpg", "{id}.pn
 def kind(path: Path) -> str | None:
     """ "questions" or "annotations", by what a JSON file has at its top."""
     try:
-        top = next((key for key in keys(path, None) if key in ("questions", "annotations", "images")), None)
+        top = next((key for key in names(path, None) if key in ("questions", "annotations", "images")), None)
         if top == "annotations":
-            said = first(path, None, ["annotations.item"])
+            said = first(path, None, "annotations")
             return top if isinstance(said, dict) and "question_id" in said else None
     except ValueError:
         return None
@@ -53,11 +53,11 @@ def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Iterator[Ro
         raise FileNotFoundError(f"{path}: annotations, but there is no file of questions in {path.parent}")
     answers: dict[str, dict[str, Any]] = {}
     if annotations is not None:
-        for said in within(annotations, encoding, "annotations.item"):
+        for said in within(annotations, encoding, "annotations"):
             if isinstance(said, dict):
                 answers[str(said.get("question_id"))] = said
-    subtype = next(iter(within(questions, encoding, "data_subtype")), None)
-    for number, asked in enumerate(within(questions, encoding, "questions.item"), 1):
+    subtype = field(questions, encoding, "data_subtype")
+    for number, asked in enumerate(within(questions, encoding, "questions"), 1):
         where = f"{questions}:{number}"
         if not isinstance(asked, dict):
             yield Skip(where, "no JSON object", str(asked)[:60])
