@@ -24,7 +24,8 @@ def nothing_is_written(request, tmp_path, monkeypatch):
     """Every test here runs in an empty directory, and leaves in it what it wrote itself."""
     monkeypatch.chdir(tmp_path)
     yield
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    found = [path.relative_to(tmp_path) for path in tmp_path.rglob("*")]
+    left = sorted(str(path) for path in found if "__pycache__" not in path.parts)  # Python's own
     assert left == request.node.stash.get(WRITTEN, [])
 
 
