@@ -11,7 +11,7 @@ INT8 = {"int8": True}
 """22 GB of bfloat16 are too much for most chips, and with four rows on each are read longer than they compute."""
 VARIANTS: dict[str, dict] = {
     "": INT8,
-    "v5e_4x4": INT8,
+    "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1},  # whole, it is half a GiB too much
     "v6e_4x4": INT8,
     "v4_2x2x1": INT8,
     "v5p_2x2x1": {},

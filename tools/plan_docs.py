@@ -36,9 +36,7 @@ LAYOUTS = {
     "replicated_int8": ((-1, 1, 1), "replicated", True),
     "tensor": ((4, 1, 4), "tensor", False),
     "sequence": ((4, 1, 4), "sequence", False),
-    "sharded": ((1, 4, 4), "sharded", False),
     "fsdp": ((1, 16, 1), "fsdp", False),
-    "fsdp_int8": ((1, 16, 1), "fsdp", True),
 }
 """Ways of vicuna-7b on v5e:4x4 -> mesh, layout of the language model, int8."""
 GIB = chips.GIB
