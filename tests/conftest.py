@@ -10,4 +10,4 @@ pytest_plugins = ["worlds"]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=4, help="how often test_kills.py kills `train`; by hand: 50")
+    parser.addoption("--kills", type=int, default=3, help="how often test_kills.py kills `train`; by hand: 50")
