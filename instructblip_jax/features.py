@@ -23,9 +23,10 @@ from instructblip_jax import digests, distributed
 from instructblip_jax import mesh as meshes
 from instructblip_jax.data.builder import Joined, Source
 from instructblip_jax.data.feature_cache import FeatureCache, Features, FeatureWriter
+from instructblip_jax.data.loader import picture_of
 from instructblip_jax.data.pictures import BLANK, Pictures, pictures_of
 from instructblip_jax.model import InstructBlip
-from instructblip_jax.processors.image import ImageProcessor, UnusableImageError
+from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.systems.tree import Arrays, merge
 
@@ -201,10 +202,7 @@ class _Tower:
             if n >= len(missing.keys) or missing.sets[n] < 0:
                 return np.zeros((self.image.height, self.image.width, 3), np.float32)
             record = sources[missing.sets[n]][int(missing.records[n])]
-            try:
-                return self.image(record.images[missing.numbers[n]], record.uid)
-            except UnusableImageError as error:
-                raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
+            return picture_of(record, missing.numbers[n], self.image)
 
         def begin(start: int) -> list[Future]:
             return [pool.submit(pixels, start + row) for row in self.own.tolist()] if start < len(missing.keys) else []

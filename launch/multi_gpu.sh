@@ -97,6 +97,7 @@ while [ ${#running[@]} -gt 0 ]; do
             stop_all
             how="status $status"
             [ $status -le 128 ] || how="signal $((status - 128))"
+            echo >&3 # a progress bar may stand in the line that was begun
             echo "multi_gpu.sh: process $k of $processes ended with $how, so the others were stopped;" \
                 "the same command again resumes from the last checkpoint" >&3
             exit $status

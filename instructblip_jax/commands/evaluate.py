@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from instructblip_jax import distributed, run_flags
 from instructblip_jax import mesh as meshes
-from instructblip_jax.checkpoint import fingerprint
+from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data import builder
 from instructblip_jax.data.digits.prepare import prepare_missing
 from instructblip_jax.data.evaluation import evaluation_batches
+from instructblip_jax.data.pictures import identity
 from instructblip_jax.data.prompts import evaluation_templates
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals import plot, submission
@@ -95,6 +96,7 @@ def run(args: Sequence[str]) -> None:
     }  # all of them before any is answered
     model, step = load(config, workdir, FLAGS.checkpoint)
     processor = Processor.from_pretrained(model.directory, image_size=config.image_size)
+    weights = weights_sha256(model.train)
 
     rows = {}
     writer = distributed.is_writer()
@@ -102,7 +104,7 @@ def run(args: Sequence[str]) -> None:
     for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         how, source = ways[name], sources[name]
         vocabulary = builder.vocabulary(config.data.directory, name) if how.way == "vocabulary" else ()
-        told = {"step": step, "set": name, "records": len(source), **vars(how), "int8": FLAGS.int8 or config.int8}
+        told = {"weights": weights, "set": identity(source), **vars(how), "int8": FLAGS.int8 or config.int8}
         told |= {
             "blind": suite.blind,
             "blank_image": config.data.blank_image,
@@ -158,12 +160,11 @@ class Kept:
     def __init__(self, workdir: Workdir, name: str, key: str):
         self.workdir, self.name, self.key = workdir, name.replace("/", "_").replace(":", "_"), key
         state = workdir.read_json(f"predictions/{self.name}.state.json")
-        known = state is not None and state["key"] == key and not FLAGS.again
-        self.parts = state["parts"] if known and state else 0
-        self.whole = bool(known and state and state["whole"])
-        self.lines = [line for n in range(self.parts) for line in self._read(f"{self.name}.part-{n:05d}.jsonl")]
-        if self.whole:
-            self.lines = self._read(f"{self.name}.jsonl")
+        if state is None or state["key"] != key or FLAGS.again:
+            state = {"parts": 0, "whole": False}
+        self.parts, self.whole = state["parts"], state["whole"]
+        written = [f"{self.name}.jsonl"] if self.whole else [self._part(n) for n in range(self.parts)]
+        self.lines = [line for file in written for line in self._read(file)]
         distributed.barrier("predictions")  # all have read before the first one writes
 
     @property
@@ -171,15 +172,21 @@ class Kept:
         """Records answered."""
         return len(self.lines)
 
+    def _part(self, number: int) -> str:
+        return f"{self.name}.part-{number:05d}.jsonl"
+
+    def _state(self, parts: int, whole: bool) -> None:
+        state = {"key": self.key, "parts": parts, "whole": whole}
+        self.workdir.write_json(f"predictions/{self.name}.state.json", state)
+
     def _read(self, file: str) -> list[str]:
         return (self.workdir.path / "predictions" / file).read_text().splitlines()
 
     def add(self, lines: list[str]) -> None:
         """Write a part down."""
         if distributed.is_writer() and lines:
-            self.workdir.write_text(f"predictions/{self.name}.part-{self.parts:05d}.jsonl", "\n".join(lines) + "\n")
-            state = {"key": self.key, "parts": self.parts + 1, "whole": False}
-            self.workdir.write_json(f"predictions/{self.name}.state.json", state)
+            self.workdir.write_text(f"predictions/{self._part(self.parts)}", "\n".join(lines) + "\n")
+            self._state(self.parts + 1, whole=False)
         self.parts += bool(lines)
         self.lines += lines
 
@@ -188,8 +195,7 @@ class Kept:
         self.lines += lines
         if distributed.is_writer() and not self.whole:
             self.workdir.write_text(f"predictions/{self.name}.jsonl", "\n".join(self.lines) + "\n")
-            state = {"key": self.key, "parts": 0, "whole": True}
-            self.workdir.write_json(f"predictions/{self.name}.state.json", state)
+            self._state(0, whole=True)
             for path in (self.workdir.path / "predictions").glob(f"{self.name}.part-*.jsonl"):
                 path.unlink()
         return self.lines

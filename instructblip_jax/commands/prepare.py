@@ -6,7 +6,6 @@ files. What is there is left as it is; what was broken off is gone on with by th
 are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -111,7 +110,7 @@ def _release(name: str) -> dict[str, Any]:
         release = releases()[name]
     if FLAGS.inspect:
         found = inspect.summary(release.splits(source, images))
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(inspect.report(found))
         return {"splits": found}
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))

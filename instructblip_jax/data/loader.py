@@ -22,7 +22,7 @@ from instructblip_jax.data.collate import collate, grid, text_lengths
 from instructblip_jax.data.feature_cache import Features
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
-from instructblip_jax.processors.image import UnusableImageError
+from instructblip_jax.processors.image import ImageProcessor, UnusableImageError
 from instructblip_jax.processors.processor import Processor
 
 WINDOW = 4
@@ -105,14 +105,19 @@ def _example(
     )
 
 
-def pixels_of(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
-    """float32 [H, W, 3], or of more than one frame [F, H, W, 3]: the last picture stands for missing ones, and the
-    mean colour for a record without any."""
+def picture_of(record: Record, number: int, image: ImageProcessor) -> np.ndarray:
+    """One picture of a prepared record, float32 [H, W, 3]. Raises ValueError where it cannot be read."""
     try:
-        pixels = [processor.image(image, record.uid) for image in record.images[:frames]]
+        return image(record.images[number], record.uid)
     except UnusableImageError as error:
         # `prepare` counts and leaves out what cannot be read: a picture that breaks here broke on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
+
+
+def pixels_of(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
+    """float32 [H, W, 3], or of more than one frame [F, H, W, 3]: the last picture stands for missing ones, and the
+    mean colour for a record without any."""
+    pixels = [picture_of(record, n, processor.image) for n in range(min(frames, len(record.images)))]
     pixels = pixels or [np.zeros((processor.image.height, processor.image.width, 3), np.float32)]
     return pixels[0] if frames == 1 else np.stack(pixels + [pixels[-1]] * (frames - len(pixels)))
 

@@ -58,7 +58,7 @@ def pictures_of(
 
     ``progress`` is told the records that were read.
     """
-    paths = [directory / f"{_identity(source)}.{name}.npy" for name in ("keys", "starts")]
+    paths = [directory / f"{identity(source)}.{name}.npy" for name in ("keys", "starts")]
     if not all(path.is_file() for path in paths):
         keys, counts = _read(source, progress)
         directory.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def save_whole(path: Path, array: np.ndarray) -> None:
     os.replace(part, path)
 
 
-def _identity(source: Source | Joined) -> str:
-    """Of the files that the set was read from: names, sizes, both ends."""
+def identity(source: Source | Joined) -> str:
+    """Which prepared set this is, by its files: names, sizes, both ends."""
     digest = hashlib.blake2b(digest_size=16)
     for part in source.parts if isinstance(source, Joined) else (source,):
         digest.update(f"{part.directory.parent.name} {part.split}\n".encode())

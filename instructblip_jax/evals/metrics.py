@@ -184,8 +184,6 @@ METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
     "auc": _auc,
 }
 """Name -> metric; docs/metrics.md says what each is. All raise ValueError naming a pair that lacks what they need."""
-METRIC_OF: dict[str, str] = {}
-"""Set -> metric, where it is not exact match."""
 
 
 def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]:

@@ -13,7 +13,7 @@ class Row:
     Attributes:
       split: "held_in" or "held_out".
       value: in 0..1, of CIDEr in 0..10; None where there is nothing to compare with (a blind test split).
-      count: records. ``missing``: those of them whose picture was lost when the set was prepared.
+      count: records.
       blind: the value with all pictures blanked, if that was asked for.
       interval: 95 % of the value, by bootstrap over the records.
       paper: the paper's value for this model.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import av
 import numpy as np
@@ -171,8 +172,9 @@ def test_result_files_are_as_the_servers_want_them(run, prepared):
     )
 
 
-def test_what_was_judged_is_not_answered_again(run):
+def test_what_was_judged_is_not_answered_again_but_for_a_set_prepared_anew(run, prepared):
     workdir, _, _, (process, own) = run
+    out = prepared[0]
     before = {path.name: path.stat().st_mtime_ns for path in (workdir / "predictions").glob("*.jsonl")}
     first = json.loads((workdir / "evaluation.json").read_text())
     # Of one set half is gone, as if the run had been stopped there.
@@ -181,10 +183,18 @@ def test_what_was_judged_is_not_answered_again(run):
     (workdir / "predictions" / "visdial.jsonl").unlink()
     (workdir / "predictions" / "visdial.part-00000.jsonl").write_text("".join(lines[:16]))
     (workdir / "predictions" / "visdial.state.json").write_text(json.dumps(state | {"parts": 1, "whole": False}))
+    # Another is prepared anew: as many records, in another order.
+    source = builder.open_set(out, "textvqa", SUITE["textvqa"].split)
+    records = [source[n] for n in reversed(range(len(source)))]
+    shutil.rmtree(out / "textvqa")
+    builder.write(out, "textvqa", {source.split: lambda: iter(records)})
     result = process("evaluate", *own)
     assert result.code == 0, result.err
     again = json.loads((workdir / "evaluation.json").read_text())
-    assert again["sets"] == first["sets"]
+    assert again["sets"].keys() == first["sets"].keys()
+    assert all(again["sets"][name] == first["sets"][name] for name in first["sets"] if name != "textvqa")
     assert (workdir / "predictions" / "visdial.jsonl").read_text() == "".join(lines)
     after = {path.name: path.stat().st_mtime_ns for path in (workdir / "predictions").glob("*.jsonl")}
-    assert [name for name in before if after[name] != before[name]] == ["visdial.jsonl"]
+    assert {name for name in before if after[name] != before[name]} == {"visdial.jsonl", "textvqa.jsonl"}
+    written = (workdir / "predictions" / "textvqa.jsonl").read_text().splitlines()
+    assert [json.loads(line)["uid"] for line in written] == [record.uid for record in records]

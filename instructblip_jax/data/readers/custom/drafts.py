@@ -12,7 +12,6 @@ from instructblip_jax.data.readers.custom.row import Row
 from instructblip_jax.data.readers.custom.text import Unusable, clean, text_of, without_markers
 from instructblip_jax.data.record import Record
 
-CHOOSES = ("choice", "rank")
 TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
 """Answers of a binary task -> its label."""
 
