@@ -55,6 +55,7 @@ setup(
             "google-cloud-storage>=2.18",
             "pytest>=8",
             "pytest-xdist>=3.7",
+            "pytest-timeout>=2.3",
             "ruff>=0.15,<0.18",
             "mypy>=1.18",
             "scikit-learn>=1.5",

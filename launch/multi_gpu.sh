@@ -52,7 +52,8 @@ if [ -z "${JAX_COORDINATOR_ADDRESS:-}" ]; then
 fi
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$processes
 
-pids=()
+told="" pids=()
+trap 'told=yes; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((k = 0; k < processes; k++)); do
     settings=(JAX_COORDINATOR_ADDRESS="$JAX_COORDINATOR_ADDRESS" JAX_NUM_PROCESSES="$processes" JAX_PROCESS_ID="$k")
     if [ $share -gt 0 ]; then
@@ -69,9 +70,7 @@ for ((k = 0; k < processes; k++)); do
     fi
 done
 [ -z "$dry" ] || exit 0
-
-told=""
-trap 'told=yes; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+[ -z "$told" ] || kill -TERM "${pids[@]}" 2>/dev/null || true # those that were begun after it came
 
 # Stop what still runs: SIGTERM, and SIGKILL for what hangs in a collective without its peers.
 stop_all() {
@@ -84,26 +83,32 @@ stop_all() {
 }
 
 exec 3>&2 2>/dev/null # bash would add a line of its own for each process that was killed
-running=("${!pids[@]}")
-worst=0
-while [ ${#running[@]} -gt 0 ]; do
-    left=()
+running=("${!pids[@]}") code=0 blamed=""
+
+# Of those that have ended: the first one that ended badly. 75 says only that another one is gone.
+look() {
+    local left=() k status
     for k in "${running[@]}"; do
         if kill -0 "${pids[k]}" 2>/dev/null; then left+=("$k") && continue; fi
         status=0
         wait "${pids[k]}" || status=$?
-        [ $status = 0 ] || worst=$status
-        if [ $status != 0 ] && [ -z "$told" ]; then
-            stop_all
-            how="status $status"
-            [ $status -le 128 ] || how="signal $((status - 128))"
-            echo >&3 # a progress bar may stand in the line that was begun
-            echo "multi_gpu.sh: process $k of $processes ended with $how, so the others were stopped;" \
-                "the same command again resumes from the last checkpoint" >&3
-            exit $status
-        fi
+        if [ $status != 0 ] && { [ $code = 0 ] || [ $code = 75 ]; }; then blamed=$k code=$status; fi
     done
     running=(${left[@]+"${left[@]}"})
+}
+
+while [ ${#running[@]} -gt 0 ]; do
+    look
+    if [ -n "$blamed" ] && [ -z "$told" ]; then
+        [ "$code" != 75 ] || { sleep 0.5; look; }
+        stop_all
+        how="status $code"
+        [ "$code" -le 128 ] || how="signal $((code - 128))"
+        echo >&3 # a progress bar may stand in the line that was begun
+        echo "multi_gpu.sh: process $blamed of $processes ended with $how, so the others were stopped;" \
+            "the same command again resumes from the last checkpoint" >&3
+        exit "$code"
+    fi
     sleep 0.2 || true # which Ctrl-C ends, too
 done
-exit $worst
+exit "$code"

@@ -43,16 +43,16 @@ if [ -n "$dry" ]; then
     echo "+ scontrol requeue \$SLURM_JOB_ID    # if it was told to stop before it was done"
     exit
 fi
-told=""
+told="" pid=""
+trap 'told=yes; kill -TERM $pid 2>/dev/null || true' TERM
 "${step[@]}" &
 pid=$!
-trap 'told=yes; kill -TERM "$pid" 2>/dev/null || true' TERM
+[ -z "$told" ] || kill -TERM "$pid" # it came before the step had a number
+while kill -0 "$pid" 2>/dev/null; do # not in `wait`, which may miss a signal that comes just as it begins
+    sleep 0.5 || true
+done
 status=0
 wait "$pid" || status=$?
-while kill -0 "$pid" 2>/dev/null; do # the signal ended the wait, not the step, which is saving
-    status=0
-    wait "$pid" || status=$?
-done
 # At a preemption Slurm may signal the tasks alone: 143. A job that somebody cancelled is not RUNNING any more.
 if { [ -n "$told" ] && [ $status != 0 ] || [ $status = 143 ]; } &&
     [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then

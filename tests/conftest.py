@@ -1,11 +1,11 @@
-"""Eight fake CPU devices for every test, set before jax is imported. Compiling is most of what the tests do, so the
-compiler's last stage (machine code, not the program's own passes) optimizes nothing: that halves their time."""
+"""Eight fake CPU devices for every test, set before jax is imported."""
 
 import os
 
+from compiling import LEVEL
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {LEVEL}"
 pytest_plugins = ["worlds"]
 
 

@@ -40,14 +40,14 @@ WHOLE = ("input_ids", "labels")
 @dataclasses.dataclass(frozen=True)
 class _Example:
     """One visit of a record: a template and an answer are drawn anew each time. ``set``: its number in the mixture;
-    ``lengths``: tokens of instruction and response; ``passed``: records before it that were too long;
+    ``lengths``: tokens of instruction and response; ``passed``: the records before it that were too long, by uid;
     ``index``: the record's place in its set."""
 
     record: Record  # of a large window without its pictures
     set: int
     text: Mapping[str, np.ndarray]
     lengths: Shape
-    passed: int = 0
+    passed: tuple[str, ...] = ()
     index: int = 0
 
 
@@ -92,16 +92,18 @@ def _example(
     """The record at ``place``, or the first after it that is not longer than ``largest``: no text is ever cut."""
     number, index = place
     source = sources[number]
-    for passed in range(min(TRIES, len(source))):
-        record = source[(index + passed) % len(source)]
+    passed: tuple[str, ...] = ()
+    for at in range(index, index + min(TRIES, len(source))):
+        record = source[at % len(source)]
         text = processor.encode(*_drawn(record, rng, templates), whole=WHOLE)
         lengths = text_lengths(text, processor)
         if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
             kept = record if keep else dataclasses.replace(record, images=())
-            return _Example(kept, number, text, lengths, passed, (index + passed) % len(source))
+            return _Example(kept, number, text, lengths, passed, at % len(source))
+        passed = (*passed, record.uid)
     raise ValueError(
-        f"{record.uid}: this record and {passed} before it are too long ({lengths[0]} and {lengths[1]} tokens) "
-        f"for data.instruction_lengths and data.response_lengths, which go up to {largest[0]} and {largest[1]}"
+        f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
+        f"tokens) for data.instruction_lengths and data.response_lengths, which go up to {largest[0]} and {largest[1]}"
     )
 
 
@@ -186,8 +188,8 @@ def training_batches(
     """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (default: all), this host's; over all
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
 
-    Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; "passed" int32 [rows], how
-    many records were too long and passed over for it; and "uid", the records' names, a list. Each set is shuffled anew
+    Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; and two lists, "uid", the
+    rows' records by name, and "passed", those that were too long for the batch, of all hosts. Each set is shuffled anew
     every pass. ``frames``: set -> pictures a record (default 1); sets of different numbers do not share
     batches. ``shapes``, ``window``: as in `config.DataConfig`. ``features``: give "image_features" [B, (F,) P, Dv] from
     there for "pixel_values", and decode no picture. Raises ValueError for templates that do not fit the records.
@@ -211,7 +213,7 @@ def training_batches(
         if features is not None:
             arrays["image_features"] = features([(names[batch[n].set], batch[n].index) for n in rows], frames)
         sets = np.array([batch[n].set for n in rows], np.int32)
-        passed = np.array([batch[n].passed for n in rows], np.int32)
+        passed = [uid for example in batch for uid in example.passed]
         return arrays | {"set": sets, "passed": passed, "uid": [batch[n].record.uid for n in rows]}
 
     def shuffled(examples: list[_Example], rng: np.random.Generator) -> list[list[_Example]]:

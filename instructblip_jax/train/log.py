@@ -3,7 +3,8 @@
 A line holds: step, time (seconds since 1970), loss, tokens (response tokens), grad_norm, learning_rate, skipped (by the
 loss-spike guard, so far), of that step; and since the line before: seconds, samples_per_second, tokens_per_second
 (response tokens: those with a loss), mfu (where the chip's peak is known), input_wait (share of the time),
-compilations, losses (set -> mean token loss). samples (set -> drawn so far) and memory (bytes) are of now.
+compilations, losses (set -> mean token loss), too_long (records that were passed over for the first time, by uid).
+samples (set -> drawn so far), passed_over (visits of records that are too long) and memory (bytes) are of now.
 """
 
 import io
@@ -79,7 +80,7 @@ def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for name, value in entry.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{name}/")
-        elif name not in ("step", "time"):
+        elif name not in ("step", "time", "too_long"):
             yield prefix + name, float(value)
 
 

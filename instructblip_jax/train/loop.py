@@ -107,7 +107,7 @@ def run(
                 meter.enter("input_wait")
                 host = dict(next(data))
                 uids = host.pop("uid", [])
-                meter.passed += int(np.sum(host.pop("passed", 0)))
+                meter.passed.update(host.pop("passed", []))
                 batch = put(host)
                 if running and not running[-1].metrics["loss"].is_ready():  # type: ignore[attr-defined]
                     meter.hidden()

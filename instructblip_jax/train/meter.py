@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Meter:
         self.spent = dict.fromkeys(PHASES, 0.0)
         self.compilations = 0
         self.saves = 0
-        self.passed = 0  # records that were too long
+        self.passed: Counter[str] = Counter()  # records that were too long -> visits
+        self.named: set[str] = set()  # those of them that an entry has named
         self.whole = _Sums(len(self.sets))  # since the start
         self.recent = _Sums(len(self.sets))  # since the last entry
         self.mark = (self.begun, 0.0, 0)  # of the last entry: time, input wait, compilations
@@ -93,10 +95,15 @@ class Meter:
             "compilations": self.compilations - compiled,
             "memory": memory(),
             **self._of_sets(recent),
-            **({"passed_over": self.passed} if self.passed else {}),
+            **self._passed_over(),
         }
         self.mark, self.recent = (now, self.spent["input_wait"], self.compilations), _Sums(len(self.sets))
         return figures
+
+    def _passed_over(self) -> dict[str, Any]:
+        new = sorted(self.passed.keys() - self.named)
+        self.named.update(new)
+        return {"passed_over": self.passed.total(), "too_long": new} if self.passed else {}
 
     def _mfu(self, sums: "_Sums", seconds: float) -> dict[str, float]:
         return {"mfu": sums.flops / seconds / self.peak_flops} if self.peak_flops and sums.flops else {}
@@ -130,7 +137,7 @@ class Meter:
             "waiting for input": f"{100 * waited / steady:.1f} %",
             "programs compiled": f"{self.compilations} ({self.spent['compiling']:.1f} s)",
             "checkpoints": f"{self.saves} ({saved:.1f} s)",
-            **({"records too long": f"{self.passed:,} passed over"} if self.passed else {}),
+            **({"records too long": f"{len(self.passed):,}"} if self.passed else {}),
             "start-up": f"{self.spent['start_up']:.1f} s",
             **{f"memory, {name.replace('_', ' ')}": f"{size / 2**30:.2f} GiB" for name, size in use.items()},
         }

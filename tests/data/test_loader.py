@@ -113,7 +113,8 @@ def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
         for rows, part in zip(own, parts, strict=True):
             assert part.keys() == want.keys()
             assert part["uid"] == [want["uid"][n] for n in rows]
-            for name in want.keys() - {"uid"}:
+            assert part["passed"] == want["passed"]
+            for name in want.keys() - {"uid", "passed"}:
                 np.testing.assert_array_equal(part[name], want[name][rows])
         states = {json.dumps(host.get_state()) for host in hosts} | {json.dumps(whole.get_state())}
         assert len(states) == 1  # so that a run may be resumed on another number of hosts

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from worlds import Result
+from worlds import Result, without_gloo
 
 
 def free_port() -> int:
@@ -51,8 +51,7 @@ class Job:
         out = []
         for n, process in enumerate(self.processes):
             said, err = ((self.logs / f"{n}.{name}").read_text() for name in ("out", "err"))
-            told = "".join(line for line in said.splitlines(keepends=True) if not line.startswith("[Gloo]"))
-            out.append(Result(process.poll(), told, err))
+            out.append(Result(process.poll(), without_gloo(said), err))
         return out
 
 

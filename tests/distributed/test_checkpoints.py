@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import toys
+from worlds import without_gloo
 
 JOB = """
 import sys
@@ -67,7 +68,7 @@ def job(processes: int, what: str, directory) -> list[str]:
     ]
     ended = [process.communicate(timeout=240) for process in running]
     assert [process.returncode for process in running] == [0] * processes, ended
-    return ["".join(line for line in out.splitlines(True) if not line.startswith("[Gloo]")) for out, _ in ended]
+    return [without_gloo(out) for out, _ in ended]
 
 
 @pytest.fixture(scope="module")

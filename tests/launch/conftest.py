@@ -1,9 +1,12 @@
 """The launch scripts in a copy of their own, among stand-ins for whatever they would call."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ for word in "$@"; do
     case $word in
         end=*) exit "${word#end=}" ;;
         end[0-9]=*) [ "${word:3:1}" != "$JAX_PROCESS_ID" ] || exit "${word#*=}" ;;
+        lose[0-9]) [ "${word:4}" = "$JAX_PROCESS_ID" ] || exit 75 ;; # the others find that one gone
         kill[0-9]) [ "${word:4}" != "$JAX_PROCESS_ID" ] || kill -KILL $$ ;;
         stay) while :; do sleep 0.1; done ;;
     esac
@@ -59,11 +63,19 @@ class Checkout:
         own = {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "INSTALL": "0", "VENV": str(self.root / "venv")}
         return plain | own | {"HOME": str(self.root)} | {name: str(value) for name, value in settings.items()}
 
-    def start(self, script: str, *args: object, **settings: object) -> subprocess.Popen[str]:
-        """Begin a script from an unrelated directory, in a session of its own."""
+    @contextlib.contextmanager
+    def start(self, script: str, *args: object, **settings: object) -> Iterator[subprocess.Popen[str]]:
+        """Begin a script from an unrelated directory, in a session of its own, which ends where a test fails."""
         command = ["bash", str(self.root / "launch" / script), *map(str, args)]
+        own = {"cwd": "/", "env": self.environment(**settings), "start_new_session": True}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd="/", env=self.environment(**settings), start_new_session=True, **pipes)
+        with subprocess.Popen(command, **own, **pipes) as process:
+            try:
+                yield process
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
 
     def run(self, script: str, *args: object, **settings: object) -> subprocess.CompletedProcess[str]:
         """Run a script to its end."""

@@ -98,6 +98,24 @@ def test_entries_say_how_fast_and_how_well(tmp_path):
         assert row in meter.summary()
 
 
+def test_records_that_were_too_long_are_named_once_and_counted(tmp_path):
+    class Some(Numbers):
+        def __next__(self):
+            batch = super().__next__()
+            return batch | {
+                "passed": {2: ["set/train/7", "set/train/3"], 6: ["set/train/7", "set/train/1"]}.get(self.n, [])
+            }
+
+    meter = Meter(sets=["a", "b"])
+    _, entries, _ = run(tmp_path, Some(), meter=meter)
+    assert [entry["too_long"] for entry in entries] == [["set/train/3", "set/train/7"], ["set/train/1"], []]
+    assert [entry["passed_over"] for entry in entries] == [2, 4, 4]
+    [row] = [line for line in meter.summary().splitlines() if "records too long" in line]
+    assert row.split()[-2] == "3"
+    _, entries, _ = run(tmp_path / "none", Numbers())
+    assert not any("too_long" in entry for entry in entries)
+
+
 def test_only_idle_devices_wait_for_input(tmp_path):
     """A batch that is made while a step still runs costs nothing."""
 
