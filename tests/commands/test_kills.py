@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 LONGEST = 300  # seconds, of anything that is waited for
 
 
@@ -71,6 +73,7 @@ def live(environment, world: Path, workdir: Path, moment, delay: float) -> Life:
         return Life(int(told[1] or 0) if told else None, run.returncode == -signal.SIGKILL, errors)
 
 
+@pytest.mark.timeout(0)  # many kills take long; each start of the run has a limit of its own
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(
     environment, world, finished, tmp_path, pytestconfig
 ):

@@ -19,6 +19,7 @@ from instructblip_jax.plan.report import Plan
 
 pytestmark = [
     pytest.mark.full_size,
+    pytest.mark.timeout(0),
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'jax[tpu]'"),
 ]
 SLICES = [(name, variant) for name, variant in VARIANTS if variant]
