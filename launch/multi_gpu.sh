@@ -83,7 +83,7 @@ stop_all() {
 }
 
 exec 3>&2 2>/dev/null # bash would add a line of its own for each process that was killed
-running=("${!pids[@]}") code=0 blamed=""
+running=("${!pids[@]}") code=0
 
 # Of those that have ended: the first one that ended badly. 75 says only that another one is gone.
 look() {
@@ -99,7 +99,7 @@ look() {
 
 while [ ${#running[@]} -gt 0 ]; do
     look
-    if [ -n "$blamed" ] && [ -z "$told" ]; then
+    if [ "$code" != 0 ] && [ -z "$told" ]; then
         [ "$code" != 75 ] || { sleep 0.5; look; }
         stop_all
         how="status $code"

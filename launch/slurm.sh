@@ -47,7 +47,7 @@ told="" pid=""
 trap 'told=yes; kill -TERM $pid 2>/dev/null || true' TERM
 "${step[@]}" &
 pid=$!
-[ -z "$told" ] || kill -TERM "$pid" # it came before the step had a number
+[ -z "$told" ] || kill -TERM "$pid" 2>/dev/null || true # it came before the step had a number
 while kill -0 "$pid" 2>/dev/null; do # not in `wait`, which may miss a signal that comes just as it begins
     sleep 0.5 || true
 done

@@ -104,8 +104,11 @@ def run(args: Sequence[str]) -> None:
     for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         how, source = ways[name], sources[name]
         vocabulary = builder.vocabulary(config.data.directory, name) if how.way == "vocabulary" else ()
-        told = {"weights": weights, "set": identity(source), **vars(how), "int8": FLAGS.int8 or config.int8}
-        told |= {
+        told = {
+            "weights": weights,
+            "set": identity(source),
+            **vars(how),
+            "int8": FLAGS.int8 or config.int8,
             "blind": suite.blind,
             "blank_image": config.data.blank_image,
             "lengths": config.data.instruction_lengths,
