@@ -10,3 +10,5 @@ CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 """Compiled programs, shared by all tests, workers and processes, and kept for the next run."""
+THREADS = {"PJRT_NPROC": "32"}
+"""Threads for eight fake devices on a few cores: collectives block theirs, and with too few XLA waits and then aborts."""

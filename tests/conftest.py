@@ -2,11 +2,11 @@
 
 import os
 
-from compiling import CACHE, FLAGS
+from compiling import CACHE, FLAGS, THREADS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {FLAGS}"
-for name, value in CACHE.items():
+for name, value in (CACHE | THREADS).items():
     os.environ.setdefault(name, value)
 pytest_plugins = ["worlds"]
 
