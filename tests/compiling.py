@@ -11,4 +11,4 @@ CACHE = {
 }
 """Compiled programs, shared by all tests, workers and processes, and kept for the next run."""
 THREADS = {"PJRT_NPROC": "32"}
-"""Threads for eight fake devices on a few cores: collectives block theirs, and with too few XLA waits and then aborts."""
+"""Threads for eight fake devices on a few cores: collectives block theirs, and with too few XLA waits, then aborts."""
