@@ -29,9 +29,9 @@ ROOMS: dict[str, set[str]] = {
     "digests": set(),
     "checkpoint": {"digests", "mesh", "train.step"},
     "config": {"train.optimizer", "axes"},
-    "recipe": set(),
+    "recipe": {"config"},
     "plan": {"axes", "generate", "mesh", "models", "systems", "train"},
-    "run_flags": set(),
+    "run_flags": {"config"},
     "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
     "evals": {"generate", "data", "mesh", "processors"},
 }
