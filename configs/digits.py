@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch_size = 8
     config.log_every = 25
     config.checkpoint_every = 1000
+    config.validate_every = 2400  # over all twelve sets, which takes as long as 100 steps
     config.seed = 0
     config.dtype = "float32"
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
