@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import toys
-from compiling import FUSIONS, LEVEL
+from compiling import FLAGS
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -65,21 +65,15 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Of a process of its own: so many devices; programs are compiled fast, and once for all processes."""
+def environment():
+    """Makes the environment of a process of its own, with so many devices."""
 
     def make(devices: int = 1) -> Mapping[str, str]:
-        options = f"--xla_force_host_platform_device_count={devices} {LEVEL} {FUSIONS}"
         return os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": options,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
             "PYTHONPATH": str(toys.ROOT),
         }
 
-    base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"  # one for all workers
     return make
 
 
