@@ -157,31 +157,3 @@ def test_a_finished_run_is_trained_on(cli, world, finished, tmp_path):
     shorter = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}")
     assert shorter.code == 1
     assert "steps (there 33, here 30)" in shorter.err
-
-
-def test_a_run_that_goes_on_between_logged_steps_logs_what_it_would_have_and_validation_changes_nothing(
-    cli, world, tmp_path
-):
-    """The second half is trained again without validation."""
-    every = ["--config.log_every=4", "--config.checkpoint_every=3", "--config.steps=10"]
-    given = ("train", f"--config={world / 'tiny.py'}", f"--json={tmp_path / 'run.json'}", *every)
-    whole = tmp_path / "whole"
-    result = cli(*given, f"--workdir={whole}", "--config.validate_every=7")
-    assert result.code == 0, result.err
-    assert "validation loss after step 7: caption " in result.err
-    want = json.loads((tmp_path / "run.json").read_text())
-    lines = log.read(Workdir(str(whole)).metrics)
-    assert [line["step"] for line in lines] == [4, 7, 8, 10]
-    assert [line["loss"] for line in lines if "loss" in line] == want["losses"]
-    first, last = (line["validation"] for line in lines if "validation" in line)
-    assert first.keys() == last.keys() == {"caption", "digit_at", "count"}
-    assert sum(last.values()) < sum(first.values())
-    (whole / "train.json").unlink()
-    for step in (9, 10):
-        shutil.rmtree(whole / "checkpoints" / str(step))
-    result = cli(*given, f"--workdir={whole}", "--config.validate_every=0")
-    assert result.code == 0, result.err
-    assert "from step 6" in result.out
-    again = json.loads((tmp_path / "run.json").read_text())
-    assert again["losses"] == want["losses"]
-    assert again["weights_sha256"] == want["weights_sha256"]
