@@ -82,7 +82,9 @@ class Workdir:
                     if not self.path.exists():
                         self.path.mkdir(parents=True)
                         stack.callback(self._remove_if_empty)
-                    if "://" not in str(self.path):
+                    if "://" in str(self.path):
+                        print(f"{self.path}: a bucket cannot be locked; see to it that no second `train` writes there")
+                    else:
                         stack.enter_context(self._locked())
                     probe.write_text("written to see whether this directory can be written to\n")
                 except OSError as error:

@@ -1,7 +1,8 @@
 """Instruction tuning: instructblip train --config C --workdir W [--json FILE] [--profile FIRST:LAST]
 
-Resumes from W by itself. Only the trained parameters, the optimizer and the position in the data are saved there.
-SIGTERM ends it after the current step, saved, with exit code 143.
+Resumes from W by itself, and goes on with a finished run that is given more steps. Only the trained parameters, the
+optimizer and the position in the data are saved there. SIGTERM ends it after the current step, saved, with exit code
+143.
 """
 
 import dataclasses
@@ -132,6 +133,12 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
     data = open_data(config, processor, mesh)
     if checkpoints and start:
         checkpoints.check_sets(start, data.digests)  # those that were only made now, too
+    others = [name for name, digest in distributed.from_first(data.digests).items() if data.digests[name] != digest]
+    if others:
+        raise ValueError(
+            f"{config.data.directory}: {', '.join(others)} holds other records here than for process 0; "
+            "all hosts must see the same prepared sets"
+        )
     batches = data.batches()
 
     # 2. The first batch shows what no field does: texts longer than the static lengths, a set that cannot be read.

@@ -60,6 +60,21 @@ def test_losses_tokens_and_draws_of_each_set(batch, parts):
     assert all(metrics[name].is_fully_replicated for name in ("set_loss", "set_tokens", "drawn"))
 
 
+def test_accumulation_weighs_every_token_the_same(batch):
+    """Parts of unequal token counts: a mean of the parts' means would be another number, and another gradient."""
+    assert len({batch["tokens"][n::4].sum() for n in range(4)}) > 2
+    (whole, wanted), (parts, metrics) = (step(state, {}, batch) for state, step in (start(1), start(4)))
+    for name in ("loss", "tokens", "grad_norm"):
+        assert float(metrics[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
+    means = [
+        float(start()[1](start()[0], {}, {name: x[n::4] for name, x in batch.items()})[1]["loss"]) for n in range(4)
+    ]
+    assert float(metrics["loss"]) != pytest.approx(np.mean(means), rel=1e-2)
+    first, second = (jax.tree.leaves(state["opt"]) for state in (whole, parts))
+    for one, other in zip(first, second, strict=True):  # the moments, which are the gradient's
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 class Noisy(Product):
     """A dropout of its own: the key moves the product."""
 
