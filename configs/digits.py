@@ -46,6 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
     config.batch_size = 8
     config.log_every = 25
+    config.validate_every = 2400  # over all twelve sets, which takes as long as 100 steps
     config.dtype = "float32"
     # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
     config.optim.learning_rate, config.optim.final_learning_rate = 6e-4, 1e-5

@@ -83,8 +83,9 @@ class RunConfig:
     """One run: the fields that all configurations share (contract.md) and those of its parts.
 
     ``epochs``: instead of ``steps`` (which is 0 then), as many as the sets together have records, so often.
-    ``log_examples``: write down which records each step was trained on, in W/examples. ``image_size``: pixels along a
-    side of the pictures, if not as many as the checkpoint's (0); see docs/finetuning.md.
+    ``validate_every``: steps from one validation loss to the next, of the sets that have a split "validation" (-1: ten
+    times a run; 0: never). ``log_examples``: write down which records each step was trained on, in W/examples.
+    ``image_size``: pixels along a side of the pictures, if not as many as the checkpoint's (0); see docs/finetuning.md.
     """
 
     model: str
@@ -105,14 +106,15 @@ class RunConfig:
     instruct_qformer: bool = True
     remat: str = "none"
     int8: bool = False
+    validate_every: int = -1
     log_examples: bool = False
     epochs: float = 0.0
     image_size: int = 0
 
 
 FREE = (
-    *("log_every", "checkpoint_every", "checkpoints_kept", "mesh", "layout", "evaluation", "remat", "log_examples"),
-    "data.features",
+    *("log_every", "checkpoint_every", "checkpoints_kept", "validate_every", "mesh", "layout", "evaluation", "remat"),
+    *("log_examples", "data.features"),
 )
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
@@ -220,6 +222,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """The fields in which two runs differ, each with both values; `FREE` ones do not count."""
     return _differing(dataclasses.asdict(old), dataclasses.asdict(new), "")
+
+
+def goes_further(old: RunConfig, new: RunConfig) -> bool:
+    """Whether ``new`` is ``old`` with more ``steps`` or more ``epochs``, and nothing else."""
+    more = new.steps > old.steps > 0 or new.epochs > old.epochs > 0
+    return more and not differences(dataclasses.replace(old, steps=new.steps, epochs=new.epochs), new)
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:

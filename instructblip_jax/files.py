@@ -1,11 +1,15 @@
-"""Small JSON files, of a model directory and for programs; local, or gs://."""
+"""Small files: JSON of a model directory and for programs, what is written whole; local, or gs://."""
 
 import importlib.util
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 from etils import epath
+
+PARTIAL = ".partial"
+"""End of the name of a file that is being written."""
 
 
 def check_installed(argument: str) -> None:
@@ -22,6 +26,13 @@ def check_installed(argument: str) -> None:
 def write_json(path: str, content: Any) -> None:
     """What a command's --json asks for."""
     epath.Path(path).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: epath.Path, content: str) -> None:
+    """Write a text file whole or not at all; several processes may write the same one, and the last one stays."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial.write_text(content)
+    partial.replace(path)
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import toys
 
 
@@ -27,6 +28,7 @@ def processes(job: int) -> list[int]:
     return sorted(pid for pid in children if "instructblip_jax" in read(Path(f"/proc/{pid}/cmdline")))
 
 
+@pytest.mark.long
 def test_two_processes_train_and_when_one_is_killed_the_job_ends_with_one_message(environment, world, tmp_path):
     workdir = tmp_path / "run"
     metrics = workdir / "metrics.jsonl"
