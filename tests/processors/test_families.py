@@ -80,6 +80,20 @@ def test_a_decoded_answer_ends_at_a_stop_token(name, ours):
     assert len(ours.stop_ids) == (2 if name == "opt" else 1)  # OPT's captions end with a line
 
 
+@pytest.mark.parametrize("directory", FAMILIES)
+def test_an_answer_ends_at_any_of_the_ends_that_a_configuration_lists(directory, tmp_path):
+    copy = shutil.copytree(toys.GOLDENS / directory, tmp_path / "model")
+    raw = json.loads((copy / "config.json").read_text())
+    raw["text_config"]["eos_token_id"] = [9, 11]
+    (copy / "config.json").write_text(json.dumps(raw))
+    processor = Processor.from_pretrained(copy)
+    assert processor.stop_ids == {processor.end_id, 9, 11}
+    words = processor.tokenizer.encode("a dog", special=False).tolist()
+    rows = np.array([[*words, end, *words] for end in processor.stop_ids])
+    assert processor.decode(rows) == ["a dog"] * 3
+    assert processor.response("a dog").tolist() == [*words, processor.end_id]
+
+
 def test_prompts_are_the_reference_processors(name, ours):
     """Row for row without padding and placeholders: padding stands on our right and on their left."""
     transformers = pytest.importorskip("transformers")
