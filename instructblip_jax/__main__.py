@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from types import ModuleType
 
 from absl import flags, logging
@@ -55,6 +56,11 @@ def _job() -> ModuleType | None:
     return sys.modules.get("instructblip_jax.distributed")
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line, without the place in the code."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
     `TRY_AGAIN`."""
@@ -69,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.showwarning = _note
     command = importlib.import_module(f"instructblip_jax.commands.{name}")
     command.define_flags(args)
     if {"-h", "--help"} & set(args):

@@ -47,14 +47,14 @@ def evaluation_batches(
 
     ``own``: of so many pictures those that this host decodes (default: all). The number of pictures of a batch is
     ``batch_size`` or that halved again and again, so that few programs are compiled. The language model reads an
-    instruction whole, whatever its length; the Q-Former its end, as the original does.
+    instruction whole, whatever its length; the Q-Former as much of its end as it has positions for.
     """
     check(templates, source[0])
     lengths = sorted(instruction_lengths)
     for first in range(start, len(source), batch_size):
         records = [source[n] for n in range(first, min(first + batch_size, len(source)))]
         rows = records + [records[0]] * (batch_size - len(records))
-        texts = [processor.encode(instruction(templates, row, 0), whole=("input_ids",)) for row in rows]
+        texts = [processor.encode(instruction(templates, row, 0)) for row in rows]
         longest = max(len(ids) for text in texts for ids in text.values())
         while lengths[-1] < longest:
             lengths.append(lengths[-1] + LONGER)
@@ -68,5 +68,4 @@ def evaluation_batches(
         distinct += [rows[0]] * (pictures - len(distinct))
         decoded = range(pictures) if own is None else own(pictures).tolist()
         pixels = np.stack([pixels_of(distinct[n], processor, frames) for n in decoded])
-        padded = {key: length if key == "input_ids" else min(length, processor.qformer_limit) for key in texts[0]}
-        yield Asked(records, pixels, pictures, place, processor.pad(texts, padded))
+        yield Asked(records, pixels, pictures, place, processor.pad(texts, processor.lengths(texts[0], length)))

@@ -33,8 +33,6 @@ KEPT = 1024
 """Records of a window whose pictures are kept; of larger ones each is read again when its batch is made."""
 TRIES = 100
 """Records of a set that may be too long in a row."""
-WHOLE = ("input_ids", "labels")
-"""Texts that are not cut. The Q-Former reads the end of an instruction, as much as the original has it read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,7 @@ def _example(
     passed: tuple[str, ...] = ()
     for at in range(index, index + min(TRIES, len(source))):
         record = source[at % len(source)]
-        text = processor.encode(*drawn(record, rng, templates), whole=WHOLE)
+        text = processor.encode(*drawn(record, rng, templates), training=True)
         lengths = text_lengths(text, processor)
         if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
             kept = record if keep else dataclasses.replace(record, images=())
@@ -257,7 +255,7 @@ def sample_lengths(
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         texts = drawn(source[int(rng.integers(len(source)))], rng, templates)
-        lengths.append(text_lengths(processor.encode(*texts, whole=WHOLE), processor))
+        lengths.append(text_lengths(processor.encode(*texts, training=True), processor))
     return np.array(lengths)
 
 

@@ -170,7 +170,13 @@ def generation(
     mesh = programs.mesh_of(setting, devices)
     described: Described = programs.describe(setting, mesh)
     text = setting.model.text
-    options = Options.of(ends=text.eos_token_id, pad=text.pad_token_id, num_beams=beams, max_new_tokens=max_new_tokens)
+    options = Options.of(
+        ends=text.eos_token_id,
+        pad=text.pad_token_id,
+        vocabulary=text.vocab_size,
+        num_beams=beams,
+        max_new_tokens=max_new_tokens,
+    )
     read = programs.compiled(programs.reading(described), mesh)
     begun = programs.compiled(programs.beginning(described, read.result, options), mesh)
     decoded = programs.compiled(programs.stepping(described, read.result, begun.result, options), mesh)
