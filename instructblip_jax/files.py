@@ -36,13 +36,15 @@ def write_whole(path: epath.Path, content: str) -> None:
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
+    """A JSON object. Raises FileNotFoundError or ValueError naming the file, whatever is in it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model is a directory in the Hugging Face layout")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except ValueError as error:  # text that is no JSON, bytes that are no text, numbers of thousands of digits
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not readable JSON (nested too deeply)") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")
     return content

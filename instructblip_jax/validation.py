@@ -16,7 +16,7 @@ from instructblip_jax import mesh as meshes
 from instructblip_jax.data import builder
 from instructblip_jax.data.buckets import Shape
 from instructblip_jax.data.collate import collate, text_lengths
-from instructblip_jax.data.loader import WHOLE, drawn, pixels_of
+from instructblip_jax.data.loader import drawn, pixels_of
 from instructblip_jax.data.templates import Templates
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import IGNORE, Processor
@@ -55,7 +55,7 @@ class HeldOut:
             record = source[index]
             if record.answers or record.turns:
                 # Always the same template, turn and answer.
-                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), whole=WHOLE)
+                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), training=True)
                 lengths = text_lengths(text, processor)
                 if (lengths <= largest).all():
                     found.append((lengths[::-1], index, text))
