@@ -72,3 +72,16 @@ def test_what_a_slice_installs_by_default_can_write_to_a_bucket(launch):
     extras = declared()["extras_require"]
     installed = {Requirement(line).name for extra in defaults.pop().split(",") for line in extras[extra]}
     assert installed >= {"jax", *(Requirement(line).name for line in extras["gcs"])}
+
+
+def test_every_advice_names_what_a_checkout_can_install():
+    """There is no release of the package on an index, and its name there may be anybody's."""
+    extras = declared()["extras_require"]
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*")]
+    named = set()
+    for path in [*pages, *ROOT.glob("instructblip_jax/**/*.py")]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "pip install" in line:
+                assert "instructblip_jax[" not in line, path
+                named |= set(re.findall(r"-e '\.\[([a-z0-9]+)\]'", line))
+    assert {"tpu", "gcs", "demo", "beam", "original"} <= named <= extras.keys()
