@@ -20,7 +20,7 @@ def check_installed(argument: str) -> None:
     except ModuleNotFoundError:  # of google.cloud, a parent
         there = False
     if not there:
-        raise ValueError(f"{argument}: gs:// paths need two more packages: pip install 'instructblip_jax[gcs]'")
+        raise ValueError(f"{argument}: gs:// paths need two more packages: pip install -e '.[gcs]'")
 
 
 def write_json(path: str, content: Any) -> None:
