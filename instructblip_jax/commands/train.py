@@ -143,7 +143,6 @@ def run(args: Sequence[str]) -> None:
         seed=config.seed,
         shapes=shapes,
         window=config.data.window,
-        frames={name: source.frames for name, source in sources.items()},
         blank_image=config.data.blank_image,
         own=own,
     )

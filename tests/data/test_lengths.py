@@ -135,7 +135,7 @@ def test_a_turn_comes_with_what_was_said_before(processor, prepared):
     assert "which ?" in second[0]
 
 
-def test_sets_of_several_pictures_have_batches_of_their_own(processor, prepared):
+def test_a_batch_shows_one_number_of_pictures_a_row_and_none_is_shown_twice(processor, prepared):
     one, two = records(prepared, 3), records(prepared, 3)
     image = one[0].images[0]
     other = open_set(prepared, "count", "train")[1].images[0]
@@ -147,18 +147,18 @@ def test_sets_of_several_pictures_have_batches_of_their_own(processor, prepared)
     sources, shares = {"own": [*one[:2], none], "two": two}, {"own": 0.75, "two": 0.25}
     batches = training_batches(
         sources, shares, processor, {}, batch_size=4, instruction_lengths=(12,), response_lengths=(8,), seed=0,
-        frames={"two": 2},
     )  # fmt: skip
     pixels, second = processor.image(image), processor.image(other)
-    kinds = Counter()
-    for _ in range(64):
+    kinds, drawn = Counter(), Counter()
+    for _ in range(96):
         batch = next(batches)
-        names = {uid.split("/")[0] for uid in batch["uid"]}
-        assert len(names) == 1
-        kinds.update(names)
+        shown = batch["pixel_values"].shape[1] if batch["pixel_values"].ndim == 5 else 1
+        kinds[shown] += 1
+        drawn.update(batch["uid"])
         for uid, row in zip(batch["uid"], batch["pixel_values"], strict=True):
-            if uid.startswith("own"):
-                np.testing.assert_array_equal(row, 0 * pixels if uid == none.uid else pixels)
+            if uid in ("two/0", "two/2"):
+                np.testing.assert_array_equal(row, [pixels, second])
             else:
-                np.testing.assert_array_equal(row, [pixels, pixels if uid == "two/1" else second])
-    assert kinds == {"own": 48, "two": 16}
+                np.testing.assert_array_equal(row, 0 * pixels if uid == none.uid else pixels)
+    assert kinds == {1: 80, 2: 16}  # the set "two" is a quarter, two thirds of which show two
+    assert {uid: drawn[uid] for uid in ("two/0", "two/1", "two/2")} == {"two/0": 32, "two/1": 32, "two/2": 32}
