@@ -23,6 +23,16 @@ def check_installed(argument: str) -> None:
         raise ValueError(f"{argument}: gs:// paths need two more packages: pip install -e '.[gcs]'")
 
 
+def check_json(path: str | None) -> None:
+    """Raise ValueError where a command's --json cannot be written: before the work, not after it."""
+    if path is None or "://" in path:
+        return
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"--json {path}: there is no such directory; make it first")
+    if Path(path).is_dir():
+        raise ValueError(f"--json {path}: is a directory; name a file in it")
+
+
 def write_json(path: str, content: Any) -> None:
     """What a command's --json asks for."""
     epath.Path(path).write_text(json.dumps(content, indent=2) + "\n")

@@ -22,6 +22,7 @@ class SplitReport:
       reasons: of the skips, and the ``first`` ones of each, as {"where", "detail"}.
       repeated: uids that were there before, and got "#2" and so on behind them.
       pictures: the most that a record has, frames counted.
+      by_pictures: number of pictures, as text -> records that have so many; empty where an earlier version wrote.
       pictured, missing: rows with pictures, and of them those whose pictures are not there.
       expected: records of the whole release; None where that is not known.
       shards: records of each.
@@ -37,6 +38,7 @@ class SplitReport:
     first: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     repeated: int = 0
     pictures: int = 0
+    by_pictures: dict[str, int] = dataclasses.field(default_factory=dict)
     pictured: int = 0
     missing: int = 0
     expected: int | None = None
@@ -50,6 +52,8 @@ class SplitReport:
         self.skipped += len(told.skips)
         self.bytes += told.bytes
         self.pictures = max(self.pictures, told.pictures)
+        for number, count in told.by_pictures.items():
+            self.by_pictures[number] = self.by_pictures.get(number, 0) + count
         self.pictured += told.pictured
         self.missing += told.missing
         if told.written:
@@ -93,6 +97,10 @@ class Report:
                 yield f"{split}: {told.rows:,} rows of the {told.expected:,} of the release; a partial download?"
             if told.repeated:
                 yield f"{split}: {told.repeated:,} rows have the id of an earlier one; #2, #3, … was put behind it"
+            if told.pictures > 1 and len(told.by_pictures) > 1:
+                counts = sorted((int(number), count) for number, count in told.by_pictures.items())
+                rows = ", ".join(f"{_rows(count)} {_pictures(number)}" for number, count in counts)
+                yield f"{split}: {rows}; each number of pictures gets batches of its own"
             if told.pictured and told.missing == told.pictured:
                 yield f"{split}: none of its pictures is there"
             if not told.rows:
@@ -119,6 +127,14 @@ class Report:
         if self.directory:
             more = " and skipped.jsonl" if any(told.skipped for told in self.splits.values()) else ""
             yield f"report: {self.directory}/report.json{more}"
+
+
+def _rows(count: int) -> str:
+    return "1 row shows" if count == 1 else f"{count:,} rows show"
+
+
+def _pictures(number: int) -> str:
+    return "no picture" if number == 0 else "1 picture" if number == 1 else f"{number:,} pictures"
 
 
 def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str, int | None]) -> Report:

@@ -47,6 +47,7 @@ class Written:
       size: of the shard's file; None where no record was written, and there is none.
       content: a digest of the records.
       pictures: the most that a record has, frames counted.
+      by_pictures: number of pictures, as text -> records that have so many.
       pictured, missing: rows with pictures or videos, and those whose are not there at all.
       unread: rows skipped for what became of reading their pictures.
       skips: (where, reason, detail) of every row that is no record, in order.
@@ -59,6 +60,7 @@ class Written:
     size: int | None
     content: str
     pictures: int
+    by_pictures: dict[str, int]
     pictured: int
     missing: int
     unread: int
@@ -114,6 +116,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.rows = self.written = self.bytes = self.pictures = self.pictured = self.missing = self.unread = 0
+        self.by_pictures: dict[str, int] = {}
         self.content = hashlib.blake2b(digest_size=16)
         self.skips: list[tuple[str, str, str]] = []
 
@@ -147,6 +150,7 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
         size=os.stat(part).st_size if tally.written else None,
         content=tally.content.hexdigest(),
         pictures=tally.pictures,
+        by_pictures=dict(sorted(tally.by_pictures.items())),
         pictured=tally.pictured,
         missing=tally.missing,
         unread=tally.unread,
@@ -163,8 +167,11 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
         where = item.where if isinstance(item, Draft) else item.uid
         try:
             record = _with_pictures(item, tally, load) if isinstance(item, Draft) else item
+            example = _example(record)
+            number = str(len(record.images))
             tally.pictures = max(tally.pictures, len(record.images))
-            yield _example(record)
+            tally.by_pictures[number] = tally.by_pictures.get(number, 0) + 1
+            yield example
         except UnusableMediaError as error:
             tally.unread += 1
             tally.missing += error.reason.startswith("missing ")
