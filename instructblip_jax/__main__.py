@@ -44,7 +44,7 @@ def _reason(error: Exception, args: list[str]) -> str:
         return text
     for arg in args if isinstance(error, (AttributeError, KeyError)) else ():
         override = arg.partition("=")[0]
-        if override.startswith("--config.") and override.rpartition(".")[2] in text:
+        if override.startswith("--config.") and any(name in text for name in override.split(".")[1:]):
             meant = re.search(r'Did you mean "(\w+)"', text)
             return f"{override}: the configuration has no such field" + (f"; {meant[1]}?" if meant else "")
     given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]

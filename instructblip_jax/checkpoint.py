@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained parameters, optimizer, step and data position. Never the frozen parameters.
+"""Checkpoints of a run: trained parameters, optimizer, step and place. Never the frozen parameters.
 
 The frozen towers are named by their source and its fingerprint, so that a checkpoint is never laid over others. Beside
 the arrays lie their digests, so that what a disk has damaged is not trained on: the checkpoint before it serves.
@@ -6,6 +6,7 @@ the arrays lie their digests, so that what a disk has damaged is not trained on:
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from instructblip_jax import digests
+from instructblip_jax import digests, distributed
+from instructblip_jax.convert.shards import weight_files
 from instructblip_jax.mesh import fetch
 from instructblip_jax.train.step import Arrays, TrainState
+
+Place = Mapping[str, Any]
+"""Where a run stands, beside its arrays, as JSON: "iterator", the position in the data, "sets", which data these were,
+and "window", what was trained on since the last logged step. A version that kept the first alone wrote no others."""
 
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 """For reading by process 0 without the others."""
@@ -26,9 +31,9 @@ _EDGE = 1 << 20  # bytes read at either end of a weight file: 16 GB are not read
 
 
 def fingerprint(directory: Path) -> str:
-    """Of a model directory: its config.json, and the size, first and last MiB of each weight file."""
+    """Of a model directory: its config.json, and the size, first and last MiB of each weight file that is read."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in weight_files(directory):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
@@ -88,7 +93,7 @@ class Checkpoints:
         if chosen is None:
             raise ValueError(f"{self.directory}: damaged: {reasons[0]}; choose another of the steps {self.steps()}")
 
-    def save(self, step: int, state: TrainState, data_state: Any, source: str) -> None:
+    def save(self, step: int, state: TrainState, place: Place, source: str) -> None:
         """Write in the background; returns when the arrays may be donated again.
 
         Damaged checkpoints that `newest` skipped are deleted here first: they would count among those that are kept.
@@ -101,27 +106,45 @@ class Checkpoints:
         of_arrays = digests.of_devices(dict(state))
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(dict(state)),
-            data=ocp.args.JsonSave({"iterator": data_state}),
+            data=ocp.args.JsonSave(dict(place)),
             source=ocp.args.JsonSave(
-                {"fingerprint": source, "digests": of_arrays, "seal": _seal(source, of_arrays, data_state)}
+                {"fingerprint": source, "digests": of_arrays, "seal": _seal(source, of_arrays, place)}
             ),
         )
         self.manager.save(step, args=args)
 
-    def restore(self, step: int, state: TrainState, source: str) -> tuple[TrainState, Any]:
-        """State and data position of ``step``, laid out as ``state`` is, on any number of devices and processes.
+    def restore(self, step: int, state: TrainState, source: str) -> TrainState:
+        """The state of ``step``, laid out as ``state`` is, on any number of devices and processes.
 
         Raises ValueError for other frozen towers.
         """
         saved = self._check_source(step, source)
-        args = ocp.args.Composite(state=_laid_out(dict(state)), data=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=_laid_out(dict(state)))
         restored = self.manager.restore(step, args=args)
         changed = _differing(saved.get("digests"), digests.of_devices(restored["state"]))
         if changed:
             raise ValueError(
                 f"{self.directory}/{step}: whole, but {changed}, now that they are read again; start again"
             )
-        return restored["state"], restored["data"]["iterator"]
+        return restored["state"]
+
+    def place(self, step: int) -> Place:
+        """Where the run stood after ``step``."""
+        return self.manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+
+    def check_sets(self, step: int, sets: Mapping[str, str]) -> None:
+        """Raise ValueError unless ``sets`` (name -> digest of its records) are those that ``step`` was trained on."""
+        known = self.place(step).get("sets")
+        if known is None:
+            if jax.process_index() == 0:
+                print(f"{self.directory}/{step}: written by an earlier version, which did not note its data")
+            return
+        changed = sorted(name for name, digest in sets.items() if known.get(name, digest) != digest)
+        if changed:
+            raise ValueError(
+                f"{self.directory}/{step}: trained on other records than {', '.join(changed)} holds now; "
+                "was it prepared anew? Put back what it held, or train from the start in another --workdir"
+            )
 
     def restore_train(self, step: int, train: Arrays, source: str) -> Arrays:
         """The trained parameters of ``step`` alone, laid out as ``train`` is."""
@@ -151,7 +174,7 @@ class Checkpoints:
                     answer = (step, answer[1])
                     break
                 answer[1].append(f"step {step} ({damage})")
-        return _from_first_process(answer)
+        return distributed.from_first(answer)
 
     def _damage(self, step: int, only: str | None) -> str | None:
         """What is wrong with the checkpoint of ``step``, or None."""
@@ -160,7 +183,9 @@ class Checkpoints:
             if "digests" not in saved:  # written before there were any
                 self._read_state(step, only)
                 return None
-            if saved["seal"] != _seal(saved["fingerprint"], saved["digests"], data["iterator"]):
+            # The seal of an earlier version is over the position alone, which was all that it kept.
+            sealed = data["iterator"] if data.keys() == {"iterator"} else data
+            if saved["seal"] != _seal(saved["fingerprint"], saved["digests"], sealed):
                 return "its data position or its digests differ from what was saved"
             expected = {
                 name: value for name, value in saved["digests"].items() if only is None or name.startswith(f"{only}/")
@@ -206,9 +231,9 @@ def _laid_out(tree: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(abstract, restore_args=layout, **options)
 
 
-def _seal(source: str, of_arrays: dict[str, int], data_state: Any) -> str:
+def _seal(source: str, of_arrays: dict[str, int], place: Any) -> str:
     """Over the small files of a checkpoint, which have no digests."""
-    content = json.loads(json.dumps([source, of_arrays, data_state]))  # as it will be read again
+    content = json.loads(json.dumps([source, of_arrays, place]))  # as it will be read again
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -218,12 +243,3 @@ def _differing(expected: dict[str, int] | None, found: dict[str, int]) -> str | 
         return None
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     return f"{len(names)} of {len(expected)} arrays differ from what was saved, {names[0]} for one"
-
-
-def _from_first_process(answer: Any) -> Any:
-    """What process 0 says, on every process; something small that JSON can hold."""
-    if jax.process_count() == 1:
-        return answer
-    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(text, size))))

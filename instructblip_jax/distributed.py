@@ -5,6 +5,7 @@ step of several tasks; the hosts of a TPU pod slice, or of several slices. Every
 """
 
 import atexit
+import json
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -177,6 +179,15 @@ def barrier(name: str) -> None:
     """Return when every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def from_first(answer: Any) -> Any:
+    """What process 0 says, on every process; something small that JSON can hold. All of them must call it."""
+    if jax.process_count() == 1:
+        return answer
+    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(text, size))))
 
 
 def lost(error: Exception) -> str | None:

@@ -26,6 +26,7 @@ def get_config(variant=""):
         "log_every": 1,
         "log_examples": False,
         "checkpoint_every": 7,
+        "validate_every": 0,
         "seed": 4 if variant else 3,
         "dtype": "float32",
         "mesh": {{"data": -1, "fsdp": 1, "tensor": 1}},

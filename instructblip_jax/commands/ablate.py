@@ -112,6 +112,14 @@ def plot(table: Summary, path: epath.Path) -> None:
     pyplot.close(figure)
 
 
+def _judged(workdir: epath.Path) -> bool:
+    """Whether the run's last step was evaluated."""
+    evaluation, finished = (workdir / name for name in ("evaluation.json", "train.json"))
+    return (
+        evaluation.exists() and json.loads(evaluation.read_text())["step"] == json.loads(finished.read_text())["steps"]
+    )
+
+
 def run(args: Sequence[str]) -> None:
     """Run what is missing, then write the comparison."""
     root = Workdir(FLAGS.workdir)
@@ -123,8 +131,11 @@ def run(args: Sequence[str]) -> None:
             evaluation = workdir / "evaluation.json"
             print(f"{name}, seed {seed}: {workdir}", flush=True)
             config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
-            # `train` returns at once from a finished run, and refuses one made with other overrides than these.
-            for command in ("train",) if evaluation.exists() else ("train", "evaluate"):
+            for command in ("train", "evaluate"):
+                # `train` returns at once from a finished run, goes on with one that is to have more steps, and refuses
+                # one made with other overrides than these.
+                if command == "evaluate" and _judged(workdir):
+                    continue
                 flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
                 done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)
                 if done.returncode:

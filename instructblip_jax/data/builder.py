@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,12 @@ from instructblip_jax.data.places import VERSION, directory_of, is_prepared, on_
 from instructblip_jax.data.prepare import shards
 from instructblip_jax.data.prepare.finish import REPORT, VOCABULARY
 from instructblip_jax.data.prepare.pool import Run, here
-from instructblip_jax.data.prepare.shard import Chunk, Item
+from instructblip_jax.data.prepare.shard import SUFFIX, Chunk, Item
 from instructblip_jax.data.record import Record
 
 __all__ = ["Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
 Make = Callable[[], Iterator[Record]]
+_EDGE = 1 << 16  # bytes at either end of a file by which it is known
 
 
 @contextlib.contextmanager
@@ -107,8 +109,26 @@ class Source:
     @functools.cached_property
     def frames(self) -> int:
         """Pictures that a record has at most, at least 1."""
+        return max(1, *(split["pictures"] for split in self._told()))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Names the split's records and their order, wherever the set lies; it was made when they were written.
+
+        A set that an earlier version wrote has none: the sizes and both ends of its files serve there.
+        """
+        told = [split["digest"] for split in self._told() if split.get("digest")]
+        if told:
+            return told[0]
+        digest = hashlib.blake2b(digest_size=16)
+        for path in sorted(self.directory.glob(f"*-{on_disk(self.split)}{SUFFIX}-*")):
+            update_by_ends(digest, path)
+        return digest.hexdigest()
+
+    def _told(self) -> list[dict[str, Any]]:
+        """What report.json tells of the split."""
         told = files.read_json(self.directory / REPORT)["splits"].values()
-        return max(1, *(split["pictures"] for split in told if split["files"] == on_disk(self.split)))
+        return [split for split in told if split["files"] == on_disk(self.split)]
 
     def __getitem__(self, index: int) -> Record:
         try:
@@ -134,12 +154,27 @@ class Joined:
         """Pictures that a record has at most, at least 1."""
         return max(part.frames for part in self.parts)
 
+    @property
+    def digest(self) -> str:
+        """Names the records and their order; see `Source.digest`."""
+        return "+".join(part.digest for part in self.parts)
+
     def __getitem__(self, index: int) -> Record:
         for part in self.parts:
             if index < len(part):
                 return part[index]
             index -= len(part)
         raise IndexError(index)
+
+
+def update_by_ends(digest: Any, path: Path) -> None:
+    """Add a file to a `hashlib` digest by its name, its size and both its ends."""
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}\n".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_EDGE))
+        file.seek(max(0, size - _EDGE))
+        digest.update(file.read(_EDGE))
 
 
 def sizes(out: str | Path, name: str) -> dict[str, int]:

@@ -63,7 +63,7 @@ class _Places:
         return self.number, index
 
 
-def _drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
+def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
     """An instruction and an answer of a record: which of its templates, turns and answers is chance."""
     if not record.answers and not record.turns:
         raise ValueError(f"{record.uid}: has no answer to train on")
@@ -93,7 +93,7 @@ def _example(
     passed: tuple[str, ...] = ()
     for at in range(index, index + min(TRIES, len(source))):
         record = source[at % len(source)]
-        text = processor.encode(*_drawn(record, rng, templates), training=True)
+        text = processor.encode(*drawn(record, rng, templates), training=True)
         lengths = text_lengths(text, processor)
         if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
             kept = record if keep else dataclasses.replace(record, images=())
@@ -254,8 +254,8 @@ def sample_lengths(
     lengths = []
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
-        drawn = _drawn(source[int(rng.integers(len(source)))], rng, templates)
-        lengths.append(text_lengths(processor.encode(*drawn, training=True), processor))
+        texts = drawn(source[int(rng.integers(len(source)))], rng, templates)
+        lengths.append(text_lengths(processor.encode(*texts, training=True), processor))
     return np.array(lengths)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from instructblip_jax.data.builder import Joined, Source
+from instructblip_jax.data.builder import Joined, Source, update_by_ends
 
 KEY = np.dtype("S16")
 """Of pictures. Elements lose their trailing zeros when they are taken out one by one: arrays only."""
-_EDGE = 1 << 16  # bytes at either end of a file by which it is known
 _PART = 256  # records a task
 
 
@@ -81,12 +80,7 @@ def identity(source: Source | Joined) -> str:
     for part in source.parts if isinstance(source, Joined) else (source,):
         digest.update(f"{part.directory.parent.name} {part.split}\n".encode())
         for path in sorted(path for path in part.directory.iterdir() if path.is_file()):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(_EDGE))
-                file.seek(max(0, size - _EDGE))
-                digest.update(file.read(_EDGE))
+            update_by_ends(digest, path)
     return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ class OptConfig:
     max_position_embeddings: int = 2048
     activation_function: str = "relu"
     pad_token_id: int = 1
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = 2
 
     @property
     def width(self) -> int:

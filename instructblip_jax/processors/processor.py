@@ -11,7 +11,7 @@ from PIL import Image
 
 from instructblip_jax import source
 from instructblip_jax.files import read_json
-from instructblip_jax.processors.image import ImageProcessor, Picture, UnusableImageError
+from instructblip_jax.processors.image import ImageProcessor, Picture, UnusableImageError, settings
 from instructblip_jax.processors.text import TextTokenizer
 
 TRAINED_INSTRUCTION = 128
@@ -70,11 +70,12 @@ class Processor:
             qformer = TextTokenizer(directory / "qformer_tokenizer")
             rows = sections["qformer"].get("vocab_size", 30523)  # of the public Q-Formers
             qformer.check_fits(rows, f"{path}: qformer_config.vocab_size")
-        image = ImageProcessor.from_pretrained(directory)
+        video = config.get("model_type") == "instructblipvideo"
+        image = ImageProcessor.from_pretrained(directory, video=video)
         side = sections["vision"].get("image_size", 224)  # of the public vision towers
         if (image.height, image.width) != (side, side):
             raise ValueError(
-                f"{directory / 'preprocessor_config.json'}: size is {image.height} x {image.width}, "
+                f"{settings(directory, video=video)[0]}: size is {image.height} x {image.width}, "
                 f"but config.json's vision_config.image_size is {side}"
             )
         if image_size:

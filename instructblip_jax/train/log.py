@@ -1,17 +1,19 @@
 """Metrics of a run: one JSON line a logged step in ``W/metrics.jsonl``, the same for TensorBoard, a progress bar.
 
-A line holds: step, time (seconds since 1970), loss, tokens (response tokens), grad_norm, learning_rate, skipped (by the
-loss-spike guard, so far), of that step; and since the line before: seconds, samples_per_second, tokens_per_second
-(response tokens: those with a loss), mfu (where the chip's peak is known), input_wait (share of the time),
-compilations, losses (set -> mean token loss), too_long (records that were passed over for the first time, by uid).
-samples (set -> drawn so far), passed_over (visits of records that are too long) and memory (bytes) are of now.
+A line holds: step, time (seconds since 1970), grad_norm, learning_rate, skipped (by the loss-spike guard, so far), of
+that step; and of all steps since the line before: loss (the mean over their response tokens), tokens (the number of
+these), losses (set -> mean), seconds (without validation), samples_per_second, tokens_per_second, mfu (where the chip's
+peak is known), input_wait (share of the time), compilations, too_long (records that were passed over for the first
+time, by uid). samples (set -> drawn so far), passed_over (visits of records that are too long) and memory (bytes) are
+of now. validation (set -> mean token loss of held-out records) is of that step, where one was taken; a step that is
+validated and not logged has a line with nothing else.
 """
 
 import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +21,11 @@ from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
+
+from instructblip_jax.files import write_whole
+
+PARTS = 10
+"""Lines about a run's progress, where no terminal shows a bar."""
 
 
 class MetricsLog:
@@ -34,14 +41,24 @@ class MetricsLog:
         self.events = Events(events, step=step) if self.writes else None
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One logged step. The file is written anew and renamed: object stores know no appending."""
-        self.entries.append(entry)
+        """One logged step, or what has become known of the last one since."""
+        if self.entries and self.entries[-1]["step"] == entry["step"]:
+            self.entries[-1] |= entry
+        else:
+            self.entries.append(entry)
         if self.events is None:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-        partial.replace(self.path)
+        # The file is written anew and renamed: object stores know no appending.
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
         self.events.write(entry)
+
+    def losses(self) -> list[float]:
+        """Of the logged steps."""
+        return [entry["loss"] for entry in self.entries if "loss" in entry]
+
+    def validated(self, step: int) -> bool:
+        """Whether there is a validation loss of ``step``."""
+        return any(entry["step"] == step and "validation" in entry for entry in self.entries)
 
 
 class Events:
@@ -89,9 +106,41 @@ def read(path: epath.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def progress(steps: int, done: int) -> tqdm:
+class Lines:
+    """The bar's stand-in where no terminal shows one: a plain line every tenth of the run."""
+
+    def __init__(self, steps: int, done: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self.total, self.n, self.say, self.clock = steps, done, say, clock
+        self.start, self.begun, self.postfix = done, clock(), ""
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """A step is done."""
+        self.n += 1
+        if self.n == self.total or self.n * PARTS // self.total > (self.n - 1) * PARTS // self.total:
+            seconds = self.clock() - self.begun
+            left = seconds * (self.total - self.n) / (self.n - self.start)
+            figures = f", {self.postfix}" if self.postfix else ""
+            self.say(
+                f"step {self.n} of {self.total} ({100 * self.n // self.total} %){figures}, "
+                f"{tqdm.format_interval(seconds)} done, {tqdm.format_interval(left)} left"
+            )
+
+    def set_postfix(self, figures: Mapping[str, str], refresh: bool = False) -> None:
+        """Figures to be told with the next line."""
+        self.postfix = ", ".join(f"{name} {value}" for name, value in figures.items())
+
+
+def progress(steps: int, done: int) -> tqdm | Lines:
     """The bar of a run of ``steps``, standing at ``done``; it estimates the time left. One process shows it."""
     quiet = jax.process_index() > 0
+    if not quiet and not sys.stderr.isatty():
+        return Lines(steps, done, tell)
     return tqdm(
         total=steps, initial=done, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True, disable=quiet
     )
@@ -102,7 +151,13 @@ def tell(message: str) -> None:
     tqdm.write(f"instructblip train: {message}", file=sys.stderr)
 
 
-def show(bar: tqdm, entry: Mapping[str, Any]) -> None:
+def tell_validation(step: int, losses: Mapping[str, float]) -> None:
+    """The validation losses of a step. One process tells them."""
+    if jax.process_index() == 0:
+        tell(f"validation loss after step {step}: " + ", ".join(f"{name} {x:.4f}" for name, x in losses.items()))
+
+
+def show(bar: tqdm | Lines, entry: Mapping[str, Any]) -> None:
     """What the bar tells beside the time left."""
     figures = {"loss": f"{entry['loss']:.4f}", "samples/s": f"{entry['samples_per_second']:.1f}"}
     if "mfu" in entry:

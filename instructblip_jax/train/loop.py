@@ -13,12 +13,13 @@ import numpy as np
 from instructblip_jax.systems.protocol import Batch
 from instructblip_jax.train import guard, log
 from instructblip_jax.train.meter import Meter
-from instructblip_jax.train.step import Arrays, TrainState
+from instructblip_jax.train.step import Arrays, Step, TrainState
 from instructblip_jax.train.stop import SigtermNotice, Stopped
 from instructblip_jax.train.trace import Trace
 from instructblip_jax.train.watchdog import Watchdog
+from instructblip_jax.train.window import Window
 
-SHOWN = ("loss", "tokens", "grad_norm", "learning_rate", "skipped")
+SHOWN = ("grad_norm", "learning_rate", "skipped")
 """Of a step's metrics, those that stand in the log as they are."""
 
 
@@ -32,13 +33,16 @@ class Data(Protocol):
 
 
 class Save(Protocol):
-    def __call__(self, step: int, state: TrainState, data_state: Any) -> None: ...
+    """``place``: "iterator", the position in the data, and "window", the state of the job's `Window`."""
+
+    def __call__(self, step: int, state: TrainState, place: dict[str, Any]) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """Which steps to do (``start`` of ``steps`` are done), and whom to tell. ``save`` is called every
-    ``checkpoint_every`` steps and at the end."""
+    ``checkpoint_every`` steps and at the end, ``validate`` (trained parameters -> set -> loss), where there is any,
+    every ``validate_every`` steps and at the end. ``window`` stands where the step ``start`` left it."""
 
     start: int
     steps: int
@@ -47,7 +51,14 @@ class Job:
     save: Save
     metrics_log: log.MetricsLog
     meter: Meter
+    window: Window = dataclasses.field(default_factory=Window)
     trace: Trace | None = None
+    validate: Callable[[Arrays], dict[str, float]] | None = None
+    validate_every: int = 1
+
+    def validates(self, step: int) -> bool:
+        """Whether there is a validation loss of this step."""
+        return self.validate is not None and step > 0 and (step % self.validate_every == 0 or step == self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +74,7 @@ class _Running:
 def run(
     state: TrainState,
     frozen: Arrays,
-    step_fn: Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    step_fn: Step,
     data: Data,
     put: Callable[[Mapping[str, np.ndarray]], Batch],
     job: Job,
@@ -86,11 +97,19 @@ def run(
             watchdog.beat(done.step)
             guard.check(done.step, values, done.uids)
             meter.add(values, done.shapes)
+            job.window.add(values)
             if done.step % job.log_every == 0 or done.step == job.steps:
                 shown = {name: values[name].item() for name in SHOWN if name in values}
-                entry = {"step": done.step, "time": round(time.time(), 3), **shown, **meter.entry()}
+                entry = {**_now(done.step), **shown, **job.window.entry(), **meter.entry()}
                 job.metrics_log.write(entry)
                 log.show(bar, entry)
+
+    def validate(step: int) -> None:
+        meter.enter("validating")
+        losses = job.validate(state["train"])  # type: ignore[misc]
+        job.metrics_log.write({**_now(step), "validation": losses})
+        log.tell_validation(step, losses)
+        meter.enter("steps")
 
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(log.progress(job.steps, job.start))
@@ -99,6 +118,8 @@ def run(
         if job.trace:
             stack.callback(job.trace.end)
         meter.start_entries()
+        if job.validates(job.start) and not job.metrics_log.validated(job.start):
+            validate(job.start)  # it ended between the step and this
         for step in range(job.start + 1, job.steps + 1):
             if job.trace:
                 job.trace.before(step)
@@ -124,11 +145,18 @@ def run(
             if job.trace and job.trace.ends(step):
                 settle(keep=0)
                 job.trace.end()
+            if job.validates(step) and not stopping:  # who stops has little time
+                settle(keep=0)
+                validate(step)
             if stopping or step % job.checkpoint_every == 0 or step == job.steps:
                 settle(keep=0)
                 meter.enter("saving")
-                job.save(step, state, data.get_state())
+                job.save(step, state, {"iterator": data.get_state(), "window": job.window.get_state()})
                 meter.enter("steps")
             if stopping and step < job.steps:
                 raise Stopped(step)
     return state
+
+
+def _now(step: int) -> dict[str, Any]:
+    return {"step": step, "time": round(time.time(), 3)}

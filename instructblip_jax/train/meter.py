@@ -3,14 +3,14 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-PHASES = ("start_up", "compiling", "input_wait", "saving", "steps")
+PHASES = ("start_up", "compiling", "input_wait", "saving", "validating", "steps")
 """At every moment the run is in one of them. "steps": calling the step, waiting for the devices, and the log.
 "input_wait": making a batch while no device works."""
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own name of the event
@@ -22,30 +22,31 @@ class Meter:
 
     Args:
       begun: when the process set out, so that loading and restoring count as start-up.
-      sets: the mixture's names, in the order in which the batches' ``set`` counts them.
       flops_per_batch: global shapes of a batch -> the floating-point operations its step must do; None: not known.
       peak_flops: what all devices together can do in a second; None: not known, and no MFU is told.
+      clock: tells the time in seconds.
     """
 
     def __init__(
         self,
         *,
         begun: float | None = None,
-        sets: Sequence[str] = (),
         flops_per_batch: Callable[[Shapes], float] | None = None,
         peak_flops: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ):
-        self.begun = time.perf_counter() if begun is None else begun
-        self.sets, self.flops_per_batch, self.peak_flops = tuple(sets), flops_per_batch, peak_flops
+        self.clock = clock
+        self.begun = clock() if begun is None else begun
+        self.flops_per_batch, self.peak_flops = flops_per_batch, peak_flops
         self.now = ("start_up", self.begun)
         self.spent = dict.fromkeys(PHASES, 0.0)
         self.compilations = 0
         self.saves = 0
         self.passed: Counter[str] = Counter()  # records that were too long -> visits
         self.named: set[str] = set()  # those of them that an entry has named
-        self.whole = _Sums(len(self.sets))  # since the start
-        self.recent = _Sums(len(self.sets))  # since the last entry
-        self.mark = (self.begun, 0.0, 0)  # of the last entry: time, input wait, compilations
+        self.whole = _Sums()  # since the start
+        self.recent = _Sums()  # since the last entry
+        self.mark = (self.begun, 0.0, 0.0, 0)  # of the last entry: time, input wait, validation, compilations
 
     def __enter__(self) -> "Meter":
         jax.monitoring.register_event_duration_secs_listener(self._listen)
@@ -59,7 +60,7 @@ class Meter:
 
     def enter(self, phase: str) -> None:
         """From now on the run is in ``phase``, one of `PHASES`."""
-        now = time.perf_counter()
+        now = self.clock()
         before, since = self.now
         self.spent[before] += now - since
         self.saves += phase == "saving" != before
@@ -72,7 +73,10 @@ class Meter:
     def start_entries(self) -> None:
         """The first entry counts from here: what came before was start-up."""
         self.enter("steps")
-        self.mark = (self.now[1], self.spent["input_wait"], self.compilations)
+        self._mark()
+
+    def _mark(self) -> None:
+        self.mark = (self.now[1], self.spent["input_wait"], self.spent["validating"], self.compilations)
 
     def add(self, metrics: Mapping[str, np.ndarray], shapes: Shapes) -> None:
         """A finished step's metrics, and the global shapes of its batch."""
@@ -84,8 +88,8 @@ class Meter:
         """The figures since the last entry, of all hosts together but for memory and waiting, which are this one's."""
         self.enter("steps")
         now = self.now[1]
-        then, waited, compiled = self.mark
-        seconds, recent = now - then, self.recent
+        then, waited, validated, compiled = self.mark
+        seconds, recent = now - then - (self.spent["validating"] - validated), self.recent
         figures: dict[str, Any] = {
             "seconds": round(seconds, 3),
             "samples_per_second": recent.samples / seconds,
@@ -94,10 +98,10 @@ class Meter:
             "input_wait": (self.spent["input_wait"] - waited) / seconds,
             "compilations": self.compilations - compiled,
             "memory": memory(),
-            **self._of_sets(recent),
             **self._passed_over(),
         }
-        self.mark, self.recent = (now, self.spent["input_wait"], self.compilations), _Sums(len(self.sets))
+        self._mark()
+        self.recent = _Sums()
         return figures
 
     def _passed_over(self) -> dict[str, Any]:
@@ -108,16 +112,6 @@ class Meter:
     def _mfu(self, sums: "_Sums", seconds: float) -> dict[str, float]:
         return {"mfu": sums.flops / seconds / self.peak_flops} if self.peak_flops and sums.flops else {}
 
-    def _of_sets(self, sums: "_Sums") -> dict[str, dict[str, float]]:
-        if sums.drawn is None:
-            return {}
-        means = {
-            name: float(loss / tokens)
-            for name, loss, tokens in zip(self.sets, sums.set_loss, sums.set_tokens, strict=True)
-            if tokens
-        }
-        return {"losses": means, "samples": dict(zip(self.sets, map(int, sums.drawn), strict=True))}
-
     def shares(self) -> dict[str, float]:
         """The share of the process's time so far that each phase took; they add up to 1."""
         self.enter(self.now[0])
@@ -127,7 +121,7 @@ class Meter:
     def summary(self) -> str:
         """A Markdown table. The steady state leaves out start-up, compiling and saving."""
         self.enter(self.now[0])
-        waited, saved = self.spent["input_wait"], self.spent["saving"]
+        waited, saved, validated = (self.spent[phase] for phase in ("input_wait", "saving", "validating"))
         steady = max(waited + self.spent["steps"], 1e-9)
         use = memory()
         rows = {
@@ -137,6 +131,7 @@ class Meter:
             "waiting for input": f"{100 * waited / steady:.1f} %",
             "programs compiled": f"{self.compilations} ({self.spent['compiling']:.1f} s)",
             "checkpoints": f"{self.saves} ({saved:.1f} s)",
+            **({"validation": f"{validated:.1f} s"} if validated else {}),
             **({"records too long": f"{len(self.passed):,}"} if self.passed else {}),
             "start-up": f"{self.spent['start_up']:.1f} s",
             **{f"memory, {name.replace('_', ' ')}": f"{size / 2**30:.2f} GiB" for name, size in use.items()},
@@ -147,21 +142,15 @@ class Meter:
 
 
 class _Sums:
-    """What steps add up to. ``set_loss``, ``set_tokens``: [sets]; ``drawn``: [sets], as the last step told them."""
+    """What steps add up to."""
 
-    def __init__(self, sets: int):
+    def __init__(self) -> None:
         self.samples, self.tokens, self.flops = 0, 0.0, 0.0
-        self.set_loss, self.set_tokens = np.zeros(sets), np.zeros(sets)
-        self.drawn: np.ndarray | None = None
 
     def add(self, metrics: Mapping[str, np.ndarray], samples: int, flops: float) -> None:
         self.samples += samples
         self.tokens += float(metrics["tokens"])
         self.flops += flops
-        if "drawn" in metrics:
-            self.set_loss += metrics["set_loss"]
-            self.set_tokens += metrics["set_tokens"]
-            self.drawn = metrics["drawn"]
 
 
 def memory() -> dict[str, int]:

@@ -12,6 +12,8 @@ from instructblip_jax.systems.protocol import Batch, System
 from instructblip_jax.train import guard
 
 Arrays = dict[str, jax.Array]
+Step = Callable[["TrainState", Arrays, Batch], tuple["TrainState", Arrays]]
+"""(state, frozen, batch) -> the state after it, and what `make_step` tells of it."""
 
 
 class TrainState(TypedDict):
@@ -101,7 +103,7 @@ def make_step(
     spike_factor: float = 0.0,
     rate: optax.Schedule | None = None,
     compiler_options: dict[str, str] | None = None,
-) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Step:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
     ``merge(train, frozen)`` makes the system. Metrics are scalars: loss (mean over real tokens), tokens, grad_norm

@@ -25,6 +25,10 @@ DOING = {
     "input_wait": ("waits for data", "the disk or bucket that holds the sets is slow or gone"),
     "compiling": ("compiles the step for a new batch shape", "the model is large, or another host has not got so far"),
     "steps": ("waits for the devices", "another host of this job is gone or stuck: look at the logs of the others"),
+    "validating": (
+        "takes the validation loss",
+        "the disk or bucket that holds the sets is slow, or the model is large",
+    ),
     "saving": ("saves a checkpoint", "the disk or bucket of --workdir is slow, full or gone"),
 }
 """Phase of the meter -> what the loop does in it, and why that may take long."""

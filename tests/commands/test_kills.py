@@ -73,6 +73,7 @@ def live(environment, world: Path, workdir: Path, moment, delay: float) -> Life:
         return Life(int(told[1] or 0) if told else None, run.returncode == -signal.SIGKILL, errors)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)  # many kills take long; each start of the run has a limit of its own
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(
     environment, world, finished, tmp_path, pytestconfig

@@ -32,21 +32,12 @@ def command(world, workdir, *more):
     return ["train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", *more]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(process, world, tmp_path_factory):
-    """The workdir of a run that traced two of its steps, and what it printed."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = process(*command(world, workdir, "--profile=9:10"))
-    assert result.code == 0, result.err
-    return workdir, result.out
-
-
 def entries(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_tells_what_it_did_with_its_time(undisturbed):
-    workdir, out = undisturbed
+def test_a_run_tells_what_it_did_with_its_time(finished):
+    workdir, _ = finished
     lines = entries(workdir)
     late = lines[15:]  # after the first steps of both response lengths
     assert sum(line["compilations"] for line in lines) >= 1
@@ -59,17 +50,13 @@ def test_a_run_tells_what_it_did_with_its_time(undisturbed):
     assert all(min(line["losses"].values()) <= line["loss"] <= max(line["losses"].values()) for line in known)
     goodput = json.loads((workdir / "train.json").read_text())["goodput"]
     assert sum(goodput.values()) == pytest.approx(1, abs=1e-3)
-    assert "| samples/s" in out
     events = EventAccumulator(str(workdir / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [
         (line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines
     ]
-    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 1
 
 
-def test_sigterm_saves_and_the_same_command_ends_with_the_same_weights(
-    environment, process, world, undisturbed, tmp_path
-):
+def test_sigterm_saves_and_the_same_command_ends_with_the_same_weights(environment, process, world, finished, tmp_path):
     workdir = tmp_path / "run"
     # Step 10 takes long, so that the signal comes in the middle of the run.
     source = SLOW.format(seconds=4, step=10)
@@ -97,13 +84,15 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_weights(
     assert (workdir / "checkpoints" / str(last)).exists()
     assert "instructblip train: no step has finished for " in err  # the watchdog: step 10 took long
 
-    result = process(*command(world, workdir))
+    result = process(*command(world, workdir, "--profile=29:30"))
     assert result.code == 0, result.err
     assert f"from step {last}" in result.out
-    again, want = (json.loads((path / "train.json").read_text()) for path in (workdir, undisturbed[0]))
+    assert "| samples/s" in result.out
+    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 1
+    again, want = (json.loads((path / "train.json").read_text()) for path in (workdir, finished[0]))
     assert again["weights_sha256"] == want["weights_sha256"]
     assert again["losses"] == want["losses"]
-    assert entries(workdir)[-1]["samples"] == entries(undisturbed[0])[-1]["samples"]  # the counts go on, too
+    assert entries(workdir)[-1]["samples"] == entries(finished[0])[-1]["samples"]  # the counts go on, too
     events = EventAccumulator(str(workdir / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 31))
     np.testing.assert_allclose([e.value for e in events.Scalars("loss")], want["losses"], rtol=1e-6)

@@ -19,8 +19,9 @@ def test_a_run_on_features_learns_what_one_on_pixels_learns(finished, on_feature
     _, pixels = finished
     result, stored, _ = on_features
     assert "81 pictures to compute, 960 bytes each" in result.out  # of 40 + 24 + 16 records, and the mean colour
+    # Rounding grows from step to step; those of other pictures differ at the second step.
     np.testing.assert_allclose(stored["losses"][:5], pixels["losses"][:5], rtol=1e-4)
-    np.testing.assert_allclose(stored["losses"], pixels["losses"], rtol=0.02)  # rounding grows from step to step
+    np.testing.assert_allclose(stored["losses"][:15], pixels["losses"][:15], rtol=1e-3)
 
 
 def test_a_run_may_go_on_with_features_where_it_began_without(cli, world, finished):

@@ -110,6 +110,7 @@ def test_two_processes_do_what_one_does(start, process, world, one, tmp_path):
     assert report(again)["losses"] == report(two)["losses"]
 
 
+@pytest.mark.long
 def test_four_processes_of_which_one_is_killed_go_on_as_two(start, world, one, tmp_path):
     """On another mesh, too. No example is lost, and none comes twice."""
     workdir = tmp_path / "run"

@@ -114,4 +114,4 @@ def test_without_beam_the_extra_is_named(command, tmp_path, monkeypatch):
     source = write_source(tmp_path / "s", 10)
     code, _, err = command("tiny", f"--source={source}", f"--out={tmp_path / 'o'}", "--beam=--runner=DirectRunner")
     assert code == 1
-    assert "instructblip_jax[beam]" in err
+    assert "pip install -e '.[beam]'" in err

@@ -13,7 +13,16 @@ from instructblip_jax.mesh import put_batch
 from instructblip_jax.train.optimizer import OptimConfig, schedule
 
 STEPS = 6
-OPTIM = OptimConfig(learning_rate=2e-3, warmup_steps=2, warmup_start=1e-4, weight_decay=0.05, clip_norm=1.0)
+OPTIM = OptimConfig(
+    learning_rate=2e-3,
+    warmup_steps=2,
+    warmup_start=1e-4,
+    weight_decay=0.05,
+    beta1=0.8,  # other than either library's own
+    beta2=0.95,
+    epsilon=1e-6,
+    clip_norm=1.0,
+)
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])

@@ -1,9 +1,9 @@
-"""The loop over a step that is no model: what it logs, how it stops, what it traces."""
+"""The loop over a step that is no model: what it logs, how it stops, what it traces, when it validates."""
 
+import dataclasses
 import json
 import os
 import signal
-import time
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,21 @@ from etils import epath
 from instructblip_jax.train import guard, log, loop, trace
 from instructblip_jax.train.meter import PHASES, Meter
 from instructblip_jax.train.stop import Stopped
+from instructblip_jax.train.window import Window
+
+SETS = ["a", "b"]
+
+
+class Clock:
+    """Goes on when it is told to."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @jax.jit
@@ -22,7 +37,7 @@ def step_fn(state, frozen, batch):
     drawn = state["drawn"] + jnp.array([1, 3])
     metrics = {
         "loss": jnp.mean(batch["x"]),
-        "tokens": jnp.float32(20),
+        "tokens": 20 * batch["x"][0],
         "grad_norm": jnp.float32(1),
         "learning_rate": jnp.float32(1e-3),
         "skipped": jnp.int32(0),
@@ -31,7 +46,7 @@ def step_fn(state, frozen, batch):
         "set_tokens": jnp.array([5.0, 15.0]),
         "drawn": drawn,
     }
-    return {"drawn": drawn, "total": state["total"] + metrics["loss"]}, metrics
+    return state | {"drawn": drawn, "total": state["total"] + metrics["loss"]}, metrics
 
 
 class Numbers:
@@ -50,22 +65,45 @@ class Numbers:
         return self.n
 
 
-def run(tmp_path, data, *, steps=12, start=0, meter=None, profile=None, log_every=4, checkpoint_every=5, step=step_fn):
-    """The last state, the log's entries, and what was saved: (step, data position, the state's total)."""
-    saved = []
+def run(
+    tmp_path,
+    data,
+    *,
+    steps=12,
+    start=0,
+    meter=None,
+    profile=None,
+    log_every=4,
+    checkpoint_every=5,
+    step=step_fn,
+    window=None,
+    validate=None,
+    validate_every=1,
+):
+    """The last state, the log's entries, and what was saved: (step, data position, the state's total). The places of
+    the checkpoints are in ``run.places``, by step."""
+    saved, run.places = [], {}
+
+    def save(step, state, place):
+        run.places[step] = json.loads(json.dumps(place))
+        saved.append((step, place["iterator"], float(state["total"])))
+
     metrics_log = log.MetricsLog(epath.Path(tmp_path / "metrics.jsonl"), epath.Path(tmp_path / "events"), step=start)
-    with meter or Meter(sets=["a", "b"]) as meter:
+    with meter or Meter() as meter:
         job = loop.Job(
             start=start,
             steps=steps,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
-            save=lambda step, state, position: saved.append((step, position, float(state["total"]))),
+            save=save,
             metrics_log=metrics_log,
             meter=meter,
+            window=window or Window(SETS),
             trace=trace.Trace(trace.parse(profile), epath.Path(tmp_path / "profile")) if profile else None,
+            validate=validate,
+            validate_every=validate_every,
         )
-        state = {"drawn": jnp.zeros(2, jnp.int32), "total": jnp.zeros(())}
+        state = {"drawn": jnp.zeros(2, jnp.int32), "total": jnp.zeros(()), "train": {}}
         try:
             state = loop.run(state, {}, step, data, lambda batch: jax.tree.map(jnp.asarray, batch), job)
         finally:
@@ -74,28 +112,114 @@ def run(tmp_path, data, *, steps=12, start=0, meter=None, profile=None, log_ever
 
 
 def test_entries_say_how_fast_and_how_well(tmp_path):
-    meter = Meter(sets=["a", "b"], flops_per_batch=lambda shapes: 1e6 * shapes["x"][0], peak_flops=1e9)
-    state, entries, saved = run(tmp_path, Numbers(lambda n: time.sleep(0.02)), meter=meter, steps=12)
+    """By a clock of the test's own: a batch takes a second, a step half of one."""
+    clock = Clock()
+    meter = Meter(flops_per_batch=lambda shapes: 1e6 * shapes["x"][0], peak_flops=1e9, clock=clock)
+
+    def step(state, frozen, batch):
+        clock.tick(0.5)
+        return jax.block_until_ready(step_fn(state, frozen, batch))
+
+    state, entries, saved = run(tmp_path, Numbers(lambda n: clock.tick(1)), meter=meter, steps=12, step=step)
     assert float(state["total"]) == sum(range(1, 13))
     assert saved == [(5, 5, 15.0), (10, 10, 55.0), (12, 12, 78.0)]
     assert [entry["step"] for entry in entries] == [4, 8, 12]
     second = entries[1]
-    assert (second["loss"], second["tokens"], second["skipped"]) == (8.0, 20.0, 0)
+    assert (second["grad_norm"], second["skipped"]) == (1.0, 0)
     assert second["learning_rate"] == pytest.approx(1e-3)
-    assert second["samples_per_second"] == pytest.approx(16 / second["seconds"], rel=0.05)
-    assert second["tokens_per_second"] == pytest.approx(80 / second["seconds"], rel=0.05)
-    assert second["mfu"] == pytest.approx(4 * 4e6 / second["seconds"] / 1e9, rel=0.05)
-    assert second["losses"] == {"a": pytest.approx(6.5), "b": pytest.approx(13.0)}  # of steps 5 to 8
+    # Of steps 5 to 8, each with as many times 20 tokens as its loss says.
+    assert second["tokens"] == 20 * 26
+    assert second["loss"] == (25 + 36 + 49 + 64) / 26
+    assert second["losses"] == {"a": pytest.approx(6.5), "b": pytest.approx(13.0)}
     assert second["samples"] == {"a": 8, "b": 24}
+    assert second["seconds"] == 6
+    assert second["samples_per_second"] == 16 / 6
+    assert second["tokens_per_second"] == 20 * 26 / 6
+    assert second["mfu"] == pytest.approx(4 * 4e6 / 6 / 1e9)
+    assert second["input_wait"] == 4 / 6
     assert second["memory"]["host"] > 1e7
     assert [entry["compilations"] for entry in entries[1:]] == [0, 0]
-    assert all(0.5 < entry["input_wait"] <= 1 for entry in entries[1:])  # the data takes longer than the step
     shares = meter.shares()
     assert shares.keys() == set(PHASES)
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
-    assert shares["input_wait"] > 0.2
+    assert shares["input_wait"] == pytest.approx(12 / 18, abs=1e-3)
     for row in ("| samples/s ", "| MFU ", "| waiting for input ", "| checkpoints ", "3 ("):
         assert row in meter.summary()
+    assert "| validation " not in meter.summary()
+
+
+def test_the_loss_of_one_step_is_its_own_bit_for_bit():
+    rng, window = np.random.default_rng(0), Window()
+    for _ in range(1000):
+        loss, tokens = np.float32(rng.exponential(3)), np.float32(rng.integers(1, 100_000))
+        window.add({"loss": loss, "tokens": tokens})
+        assert window.entry() == {"loss": float(loss), "tokens": float(tokens)}
+
+
+@pytest.mark.parametrize("start", [3, 6, 9])
+def test_a_run_that_goes_on_between_two_logged_steps_logs_what_an_undisturbed_one_does(tmp_path, start):
+    every = {"log_every": 5, "checkpoint_every": 3}
+    _, want, _ = run(tmp_path / "one", Numbers(), **every)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "metrics.jsonl").write_text((tmp_path / "one" / "metrics.jsonl").read_text())
+    place, data, window = run.places[start], Numbers(), Window(SETS)
+    data.n = place["iterator"]
+    window.set_state(place["window"])
+    _, entries, _ = run(tmp_path / "two", data, start=start, window=window, **every)
+    own = ("step", "loss", "tokens", "losses")
+    assert [[entry[name] for name in own] for entry in entries] == [[entry[name] for name in own] for entry in want]
+    assert len(entries) == 3
+
+
+# The validation loss
+
+
+@dataclasses.dataclass
+class Held:
+    """Stands for `validation.Validation`: the loss is the number of times it was asked for."""
+
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    asked: int = 0
+
+    def __call__(self, train):
+        self.clock.tick(10)
+        self.asked += 1
+        return {"a": float(self.asked), "b": 0.5}
+
+
+def test_a_validation_loss_is_taken_every_so_often_and_at_the_end(tmp_path, capsys):
+    clock = Clock()
+    held, meter = Held(clock), Meter(clock=clock)
+    _, entries, _ = run(
+        tmp_path, Numbers(lambda n: clock.tick(1)), meter=meter, steps=13, validate=held, validate_every=6
+    )
+    assert [(e["step"], e.get("validation"), "loss" in e) for e in entries] == [
+        (4, None, True),
+        (6, {"a": 1.0, "b": 0.5}, False),  # a line of its own
+        (8, None, True),
+        (12, {"a": 2.0, "b": 0.5}, True),
+        (13, {"a": 3.0, "b": 0.5}, True),
+    ]
+    assert log.read(epath.Path(tmp_path / "metrics.jsonl")) == entries
+    assert [entry["seconds"] for entry in entries if "seconds" in entry][1:3] == [4, 3]  # without the validation's
+    assert meter.spent["validating"] == 30
+    assert "| validation        |           30.0 s |" in meter.summary()
+    assert "validation loss after step 6: a 1.0000, b 0.5000\n" in capsys.readouterr().err
+
+
+def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path):
+    """Whoever is told to stop has little time: the run that goes on takes the loss of the step it goes on from."""
+    held = Held()
+    stop = Numbers(lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == 6 else None)
+    with pytest.raises(Stopped):
+        run(tmp_path, stop, validate=held, validate_every=3)
+    assert held.asked == 1
+    data = Numbers()
+    data.n = 6
+    _, entries, _ = run(tmp_path, data, start=6, validate=held, validate_every=3)
+    assert [e["step"] for e in entries if "validation" in e] == [3, 6, 9, 12]
+    _, entries, _ = run(tmp_path, data, start=12, validate=held, validate_every=3)
+    assert held.asked == 4  # and once only
 
 
 def test_records_that_were_too_long_are_named_once_and_counted(tmp_path):
@@ -106,7 +230,7 @@ def test_records_that_were_too_long_are_named_once_and_counted(tmp_path):
                 "passed": {2: ["set/train/7", "set/train/3"], 6: ["set/train/7", "set/train/1"]}.get(self.n, [])
             }
 
-    meter = Meter(sets=["a", "b"])
+    meter = Meter()
     _, entries, _ = run(tmp_path, Some(), meter=meter)
     assert [entry["too_long"] for entry in entries] == [["set/train/3", "set/train/7"], ["set/train/1"], []]
     assert [entry["passed_over"] for entry in entries] == [2, 4, 4]
@@ -116,19 +240,31 @@ def test_records_that_were_too_long_are_named_once_and_counted(tmp_path):
     assert not any("too_long" in entry for entry in entries)
 
 
-def test_only_idle_devices_wait_for_input(tmp_path):
+class Loss:
+    """A step's loss that is ready when the test says so."""
+
+    def __init__(self, value, ready):
+        self.value, self.ready = value, ready
+
+    def is_ready(self):
+        return self.ready
+
+    def __array__(self, *_, **__):
+        return np.asarray(self.value)
+
+
+@pytest.mark.parametrize(("ready", "waited"), [(True, 1.0), (False, 0.0)])
+def test_only_idle_devices_wait_for_input(tmp_path, ready, waited):
     """A batch that is made while a step still runs costs nothing."""
+    clock = Clock()
 
-    @jax.jit
-    def long_step(state, frozen, batch):
-        work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), jnp.ones((256, 256)))
+    def step(state, frozen, batch):
         state, metrics = step_fn(state, frozen, batch)
-        return state, metrics | {"loss": metrics["loss"] + 0 * work[0, 0]}
+        return state, metrics | {"loss": Loss(metrics["loss"], ready)}
 
-    short = Numbers(lambda n: time.sleep(0.005))
-    _, entries, _ = run(tmp_path, short, step=long_step)
-    assert all(entry["seconds"] > 4 * 0.02 for entry in entries), entries
-    assert all(entry["input_wait"] < 0.05 for entry in entries[1:]), entries
+    every = {"checkpoint_every": 100}  # a checkpoint waits for all steps
+    _, entries, _ = run(tmp_path, Numbers(lambda n: clock.tick(1)), step=step, meter=Meter(clock=clock), **every)
+    assert [entry["input_wait"] for entry in entries[1:]] == [waited, waited]
 
 
 def test_another_shape_is_a_compilation_and_is_counted(tmp_path):

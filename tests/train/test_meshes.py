@@ -1,7 +1,5 @@
 """One device or eight, one part or several: the same training."""
 
-from functools import partial
-
 import checkpoints
 import jax
 import numpy as np
@@ -11,7 +9,6 @@ import training
 from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.mesh import make_mesh, put_batch
 from instructblip_jax.systems.tree import merge
-from instructblip_jax.train.step import token_gradients
 
 STEPS = 20
 
@@ -49,7 +46,13 @@ def eight(directory):
     return train(directory, make_mesh(data=2, fsdp=2, tensor=2))
 
 
-@pytest.mark.parametrize("layout", [Layout("fsdp", "replicated", "sequence"), Layout("replicated", "fsdp", "tensor")])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout("fsdp", "tensor", "sequence"),  # what of `axes.LAYOUTS` splits anything, and `eight` does not use
+        pytest.param(Layout("replicated", "fsdp", "tensor"), marks=pytest.mark.long),
+    ],
+)
 def test_the_layout_changes_nothing_but_rounding(directory, one, layout):
     run = train(directory, make_mesh(data=2, fsdp=2, tensor=2), layout)
     np.testing.assert_allclose(run["losses"][:3], one["losses"][:3], rtol=1e-6)
@@ -107,27 +110,6 @@ def test_minus_one_is_the_rest():
 def without_dropout(tmp_path_factory):
     raw = training.config_json(dropout=0.0)
     return training.load(checkpoints.write(tmp_path_factory.mktemp("model"), raw, seed=42)), raw
-
-
-def test_accumulation_weighs_every_token_the_same(without_dropout):
-    """Parts of unequal token counts: a mean of the parts' means would be another number."""
-    model, raw = without_dropout
-    batch = checkpoints.batch(raw, rows=8, seed=3)
-    counts = (batch["labels"] != -100).sum(1)
-    assert len({counts[n::4].sum() for n in range(4)}) > 2
-    assert len({counts[n * 2 : n * 2 + 2].sum() for n in range(4)}) > 2
-    whole, parts = (
-        jax.jit(partial(token_gradients, partial(merge, model.graph), count=count))(
-            model.train, model.frozen, put_batch(model.mesh, batch), jax.random.key(0)
-        )
-        for count in (1, 4)
-    )
-    assert float(parts[1]["tokens"]) == float(whole[1]["tokens"]) == counts.sum()
-    assert float(parts[0]) == pytest.approx(float(whole[0]), rel=1e-6)
-    top = max(float(abs(g).max()) for g in whole[2].values())
-    for path, want in whole[2].items():
-        error = np.abs(np.asarray(parts[2][path]) - np.asarray(want)).max()
-        assert error < 2e-5 * float(abs(want).max()) + 1e-7 * top, path
 
 
 def test_the_key_changes_nothing_where_no_dropout_is_asked_for(without_dropout):

@@ -19,6 +19,8 @@ def test_the_defaults_are_the_papers():
     config = OptimConfig()
     assert (config.learning_rate, config.warmup_steps, config.warmup_start) == (1e-5, 1000, 1e-8)
     assert (config.weight_decay, config.beta1, config.beta2, config.clip_norm) == (0.05, 0.9, 0.999, 0.0)
+    assert (config.epsilon, config.final_learning_rate) == (1e-8, 0.0)
+    assert (config.accumulation, config.spike_factor) == (1, 0.0)
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine_to_its_floor():
@@ -80,6 +82,20 @@ def test_decay_acts_through_the_learning_rate_on_what_decays_only():
     np.testing.assert_allclose(updates["a/kernel"], -1e-2 * 0.5 * 4.0, rtol=1e-6)
     np.testing.assert_allclose(updates["query_tokens"], 1e-2 * 0.5 * 8.0, rtol=1e-6)
     np.testing.assert_array_equal(updates["a/bias"], 0.0)
+
+
+def test_betas_and_epsilon_are_adams():
+    """Two updates, written out as in the paper of Adam, with other settings than any library's."""
+    beta1, beta2, epsilon = 0.6, 0.75, 0.05
+    config = OptimConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.0, beta1=beta1, beta2=beta2, epsilon=epsilon)
+    tx, params = optimizer(config, 1_000_000), {"a/kernel": np.zeros((1, 2))}
+    state, mean, square = tx.init(params), np.zeros((1, 2)), np.zeros((1, 2))
+    for n, gradient in enumerate((np.array([[0.3, -2.0]]), np.array([[-0.1, 0.5]])), start=1):
+        updates, state = tx.update({"a/kernel": gradient}, state, params)
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        want = -0.1 * (mean / (1 - beta1**n)) / (np.sqrt(square / (1 - beta2**n)) + epsilon)
+        np.testing.assert_allclose(updates["a/kernel"], want, rtol=1e-5)
 
 
 def test_clipping_scales_all_gradients_together_and_only_long_ones():

@@ -64,10 +64,6 @@ def test_everything_that_trains_has_moved(run):
     assert still == {(f"qformer/layers/text_ffn/{name}", 1) for name in names}
 
 
-def test_it_learns(run):
-    assert np.mean(run["losses"][-3:]) < 0.85 * run["losses"][0]
-
-
 def test_the_optimizer_holds_two_moments_of_what_trains_and_nothing_else(run, model):
     sizes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(run["last"]["opt"]):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from instructblip_jax.mesh import make_mesh, put_batch
@@ -57,6 +58,51 @@ def test_losses_tokens_and_draws_of_each_set(batch, parts):
     assert float(first["loss"]) == pytest.approx(losses.sum() / batch["tokens"].sum(), rel=1e-5)
     assert metrics["drawn"].tolist() == state["drawn"].tolist() == [8, 0, 24]
     assert all(metrics[name].is_fully_replicated for name in ("set_loss", "set_tokens", "drawn"))
+
+
+def test_accumulation_weighs_every_token_the_same(batch):
+    """Parts of unequal token counts: a mean of the parts' means would be another number, and another gradient."""
+    assert len({batch["tokens"][n::4].sum() for n in range(4)}) > 2
+    (whole, wanted), (parts, metrics) = (step(state, {}, batch) for state, step in (start(1), start(4)))
+    for name in ("loss", "tokens", "grad_norm"):
+        assert float(metrics[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
+    means = [
+        float(start()[1](start()[0], {}, {name: x[n::4] for name, x in batch.items()})[1]["loss"]) for n in range(4)
+    ]
+    assert float(metrics["loss"]) != pytest.approx(np.mean(means), rel=1e-2)
+    first, second = (jax.tree.leaves(state["opt"]) for state in (whole, parts))
+    for one, other in zip(first, second, strict=True):  # the moments, which are the gradient's
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+class Noisy(Product):
+    """A dropout of its own: the key moves the product."""
+
+    def loss(self, batch, *, key=None):
+        moved = self.weight + jax.random.normal(key, self.weight.shape)
+        return Product(moved).loss(batch)
+
+
+def test_a_step_gives_the_gradient_of_its_mean_loss_to_the_optimizer(batch):
+    """With the randomness of the seed and the step's number."""
+    optim = OptimConfig(learning_rate=1e-2, warmup_steps=0, clip_norm=2.0)
+    tx = optimizer(optim, STEPS)
+    step = make_step(lambda train, frozen: Noisy(train["weight"] + frozen["weight"]), tx, seed=5)
+    train, frozen = {"weight": jnp.array([1.0, -2.0, 0.5])}, {"weight": jnp.array([0.5, 0.5, 0.25])}
+    state, opt = init_state(jax.tree.map(jnp.copy, train), tx, SETS), tx.init(train)
+
+    def loss(train, key):
+        losses, tokens = Noisy(train["weight"] + frozen["weight"]).loss(batch, key=key)
+        return losses.sum() / tokens.sum()
+
+    for n in range(3):
+        want, grads = jax.value_and_grad(loss)(train, jax.random.fold_in(jax.random.key(5), n))
+        updates, opt = tx.update(grads, opt, train)
+        train = optax.apply_updates(train, updates)
+        state, metrics = step(state, frozen, batch)
+        assert float(metrics["loss"]) == pytest.approx(float(want), rel=1e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(float(optax.global_norm(grads)), rel=1e-5)
+        np.testing.assert_allclose(state["train"]["weight"], train["weight"], rtol=1e-5)
 
 
 def test_sets_change_nothing_that_is_learned(batch):

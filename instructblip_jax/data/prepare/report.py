@@ -1,6 +1,7 @@
 """What became of a set's rows: a table for people, report.json for programs, skipped.jsonl for whoever mends them."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ class SplitReport:
       pictured, missing: rows with pictures, and of them those whose pictures are not there.
       expected: records of the whole release; None where that is not known.
       shards: records of each.
+      digest: of all records, in order; "" where there are none.
     """
 
     files: str
@@ -39,6 +41,7 @@ class SplitReport:
     missing: int = 0
     expected: int | None = None
     shards: list[int] = dataclasses.field(default_factory=list)
+    digest: str = ""
 
     def add(self, told: Written) -> None:
         """Count a shard."""
@@ -51,6 +54,7 @@ class SplitReport:
         self.missing += told.missing
         if told.written:
             self.shards.append(told.written)
+            self.digest = hashlib.blake2b((self.digest + told.content).encode(), digest_size=16).hexdigest()
         for where, reason, detail in told.skips:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
             first = self.first.setdefault(reason, [])

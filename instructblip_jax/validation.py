@@ -1,0 +1,148 @@
+"""The loss of held-out records while a run trains: without dropout, and without touching its state or its data.
+
+Of each set of the mixture that has a split "validation" the same records are read in the same words every time, in
+batches of the static shapes of training.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructblip_jax import mesh as meshes
+from instructblip_jax.data import builder
+from instructblip_jax.data.buckets import Shape
+from instructblip_jax.data.collate import collate, text_lengths
+from instructblip_jax.data.loader import drawn, pixels_of
+from instructblip_jax.data.templates import Templates
+from instructblip_jax.model import InstructBlip
+from instructblip_jax.processors.processor import IGNORE, Processor
+from instructblip_jax.systems.tree import Arrays, merge
+
+SPLIT = "validation"
+RECORDS = 256
+"""Of a set at most, spread evenly over the split."""
+
+
+class HeldOut:
+    """Batches of ``rows`` rows, of which each has the rows ``own``, this host's; they can be gone through again and
+    again. The arrays are those of training; rows beyond the records have no label that counts.
+
+    ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the mean
+    colour. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
+    """
+
+    def __init__(
+        self,
+        source: builder.Source | builder.Joined,
+        processor: Processor,
+        templates: Templates,
+        *,
+        rows: int,
+        shapes: Sequence[Shape],
+        seed: int,
+        own: np.ndarray,
+        blank_image: bool = False,
+    ):
+        self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
+        self.own, self.blank_image, self.frames = own.tolist(), blank_image, source.frames
+        largest = np.max(shapes, axis=0)
+        count, found = min(RECORDS, len(source)), []
+        for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
+            record = source[index]
+            if record.answers or record.turns:
+                # Always the same template, turn and answer.
+                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), training=True)
+                lengths = text_lengths(text, processor)
+                if (lengths <= largest).all():
+                    found.append((lengths[::-1], index, text))
+        found.sort(key=lambda one: one[:2])  # like lengths share a batch
+        self.examples = [(index, text) for _, index, text in found]
+        self.taken, self.left_out = len(found), count - len(found)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self.examples), self.rows):
+                examples = self.examples[start : start + self.rows]
+                count = len(examples)
+                examples += examples[:1] * (self.rows - count)
+                samples: list[dict[str, np.ndarray]] = [dict(text) for _, text in examples]
+                for n, pixels in zip(self.own, pool.map(self._pixels, [examples[n][0] for n in self.own]), strict=True):
+                    samples[n]["pixel_values"] = pixels
+                batch = collate(samples, self.processor, shapes=self.shapes, blank_image=self.blank_image, own=self.own)
+                batch["labels"][np.array(self.own) >= count] = IGNORE
+                yield batch
+
+    def _pixels(self, index: int) -> np.ndarray:
+        return pixels_of(self.source[index], self.processor, self.frames)
+
+
+class Validation:
+    """Called with the trained parameters, gives set -> mean loss over the response tokens of its held-out records.
+
+    ``sets``: set -> its batches of ``rows`` rows, this host's of them. All processes must call it.
+    """
+
+    def __init__(self, model: InstructBlip, sets: Mapping[str, Iterable[Mapping[str, np.ndarray]]], rows: int):
+        def sums(train: Arrays, frozen: Arrays, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            losses, tokens = merge(model.graph, train, frozen).loss(batch)
+            return losses.sum(), tokens.sum()
+
+        self.sums = jax.jit(sums, compiler_options=model.compiler_options)
+        self.frozen, self.sets = model.frozen, sets
+        self.put = partial(meshes.put_rows, model.mesh, own=meshes.local_rows(model.mesh, rows), rows=rows)
+
+    def __call__(self, train: Arrays) -> dict[str, float]:
+        return {name: self._mean(train, batches) for name, batches in self.sets.items()}
+
+    def _mean(self, train: Arrays, batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+        total = np.zeros(2)
+        running: tuple[jax.Array, jax.Array] | None = None
+        for batch in batches:
+            now = self.sums(train, self.frozen, self.put(batch))
+            if running is not None:  # read while the devices compute this batch
+                total += jax.device_get(running)
+            running = now
+        total += jax.device_get(running) if running is not None else 0.0
+        return float(total[0] / max(total[1], 1.0))
+
+
+def held_out(directory: str, names: Iterable[str]) -> dict[str, builder.Source | builder.Joined]:
+    """The validation splits of those sets of a mixture that have one and do not train on it, by the sets' own names."""
+    found = {}
+    for name in names:
+        bare, split = builder.split_of(name, "train")
+        if SPLIT in builder.sizes(directory, bare) and SPLIT not in split.split("+"):
+            found[bare] = builder.open_set(directory, bare, SPLIT)
+    return found
+
+
+def prepare(
+    model: InstructBlip,
+    processor: Processor,
+    sources: Mapping[str, builder.Source | builder.Joined],
+    templates: Templates,
+    *,
+    rows: int,
+    shapes: Sequence[Shape],
+    seed: int,
+    blank_image: bool = False,
+) -> Validation | None:
+    """The validation of these sets, in batches of ``rows``; None where nothing of them can be judged.
+
+    Says how many records are left out, if any are; see `HeldOut`.
+    """
+    sets = {}
+    for name, source in sources.items():
+        own = meshes.local_rows(model.mesh, rows)
+        held = HeldOut(
+            source, processor, templates, rows=rows, shapes=shapes, seed=seed, own=own, blank_image=blank_image
+        )
+        if held.left_out:
+            print(f"validation of {name}: {held.left_out} records left out, too long or without an answer", flush=True)
+        if held.taken:
+            sets[name] = held
+    return Validation(model, sets, rows) if sets else None
