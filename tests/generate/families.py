@@ -65,7 +65,7 @@ def prompts(family: str, seed: int, rows: int = 4, text: int = 9) -> dict[str, n
 
 def endless(family: str, batch: dict[str, np.ndarray], **options) -> np.ndarray:
     """Answers that nothing ends: the end token is one that these models never write."""
-    never = model(family).config.text.vocab_size - 1
+    never = model(family).config.text.vocab_size - 5
     ids = ib.generate_ids(model(family), batch, eos_token_id=never, **options)
     assert not (ids == never).any()
     return ids

@@ -79,12 +79,11 @@ def test_the_beginning_of_a_long_prompt_counts(roomy):
     assert np.abs(first - other).max() > 1e-4
 
 
-def test_a_candidate_is_scored_whole(roomy):
+def test_a_candidate_is_scored_whole():
     long = "a dog sits on the red bench . " * 40
-    asked = (roomy.model, roomy.processor, picture(), "what is it ?")
-    score, longer = ib.rank(*asked, [long, f"{long} yes"])[0]
-    batch = roomy.processor([picture()], ["what is it ?"], [long])
-    loss, aux = ib.loss(roomy.model, batch)
+    model, processor = families.model("llama"), ib.Processor.from_pretrained(families.directory("llama"))
+    score, longer = ib.rank(model, processor, picture(), "what is it ?", [long, f"{long} yes"])[0]
+    loss, aux = ib.loss(model, processor([picture()], ["what is it ?"], [long]))
     assert aux["tokens"] > 256
     assert score == pytest.approx(-float(loss) * int(aux["tokens"]), rel=1e-4)
     assert longer != score
@@ -100,9 +99,9 @@ def test_more_than_opt_has_positions_for_is_refused():
         ib.rank(*asked, "is it raining ?", ["a dog sits on the red bench . " * 15])
 
 
-@pytest.mark.parametrize("family", ["instructblip", "llama"])
-def test_the_qformer_reads_as_much_of_the_end_as_it_can_and_says_so_once(family):
-    model, processor = families.model(family), ib.Processor.from_pretrained(families.directory(family))
+def test_the_qformer_reads_as_much_of_the_end_as_it_can_and_says_so_once():
+    model = families.model("instructblip")
+    processor = ib.Processor.from_pretrained(families.directory("instructblip"))
     options = {"max_new_tokens": LENGTH}
     with pytest.warns(UserWarning, match=r"\d+ tokens long, and the Q-Former has 40 positions: it reads the last 40"):
         (answer,) = ib.generate(model, processor, picture(), LONG, **options)
@@ -110,9 +109,6 @@ def test_the_qformer_reads_as_much_of_the_end_as_it_can_and_says_so_once(family)
         warnings.simplefilter("error")
         assert "".join(ib.stream(model, processor, picture(), LONG, **options)) == answer
         batch = processor([picture()], [LONG])
-        assert batch["qformer_input_ids"].shape == (1, 40)
-        assert len(batch["input_ids"][0]) > 290
-        scores = ib.rank(model, processor, picture(), LONG, CANDIDATES)
+    assert batch["qformer_input_ids"].shape == (1, 40)
+    assert len(batch["input_ids"][0]) > 290
     assert processor.decode(ib.generate_ids(model, batch, **options)) == [answer]
-    loss, aux = ib.loss(model, processor([picture()], [LONG], CANDIDATES[:1]))
-    assert scores[0, 0] == pytest.approx(-float(loss) * int(aux["tokens"]), rel=1e-4)
