@@ -79,9 +79,6 @@ class Workdir:
         with contextlib.ExitStack() as stack:
             if distributed.is_writer():
                 try:
-                    if not self.path.exists():
-                        self.path.mkdir(parents=True)
-                        stack.callback(self._remove_if_empty)
                     if "://" in str(self.path):
                         print(f"{self.path}: a bucket cannot be locked; see to it that no second `train` writes there")
                     else:
@@ -105,7 +102,8 @@ class Workdir:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        path = os.fspath(self.path / LOCK)
+        path, made = os.fspath(self.path / LOCK), not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -130,13 +128,11 @@ class Workdir:
             os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             yield
         finally:
-            if [found.name for found in self.path.iterdir()] == [LOCK]:  # of a run that was refused
+            if os.listdir(self.path) == [LOCK]:  # of a run that was refused
                 os.unlink(path)
+                if made:
+                    os.rmdir(self.path)
             os.close(fd)
-
-    def _remove_if_empty(self) -> None:
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
 
     def claim(self, run: RunConfig) -> None:
         """Make W, which is held, this run's; see `check`. In a job of several processes all of them call it."""

@@ -15,6 +15,7 @@ from instructblip_jax.train import log
 from instructblip_jax.workdir import Workdir
 
 STEPS = 30  # with a checkpoint every seven steps
+MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")  # of this process's eight devices
 
 
 def checkpoints(workdir) -> list[int]:
@@ -69,8 +70,7 @@ def test_eight_devices_lose_what_one_does_and_a_line_is_the_mean_over_all_tokens
     windows = [steps[first : first + 4] for first in range(0, STEPS, 4)]
     tokens = [sum(line["tokens"] for line in window) for window in windows]
     losses = [sum(line["loss"] * line["tokens"] for line in window) for window in windows]
-    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    given = ("train", f"--config={world / 'tiny.py'}", f"--json={tmp_path / 'run.json'}", "--config.log_every=4", *mesh)
+    given = ("train", f"--config={world / 'tiny.py'}", f"--json={tmp_path / 'run.json'}", "--config.log_every=4", *MESH)
     run = tmp_path / "run"
     result = cli(*given, f"--workdir={run}", "--config.validate_every=15")
     assert result.code == 0, result.err
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_is_kept(
     """That a run goes on from a checkpoint as if nothing had been: above."""
     workdir = tmp_path / "run"
     monkeypatch.setattr(train_command, "training_batches", Poisoned)
-    done = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}")
+    done = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", *MESH)
     assert done.code == 1, done.err
     last = done.err.splitlines()[-1]
     assert last.startswith("instructblip train: step 10: loss nan")
