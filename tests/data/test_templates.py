@@ -69,3 +69,13 @@ def test_a_wrong_template_is_one_error_naming_set_template_field_and_slots(templ
 def test_a_set_without_templates_is_named(templates):
     with pytest.raises(ValueError, match="'shapes': no instruction templates"):
         check(templates, RECORD)
+
+
+def test_a_record_that_lacks_a_slot_is_named():
+    """Only the first record of a set is checked before; any other says it when it is asked."""
+    record = Record("own/test/3", "own", "test", "vqa", (), {"what": "digit"}, ("1",))
+    with pytest.raises(ValueError, match=r"own/test/3: template .* has the field question; .* record: what"):
+        instruction({"own": ("{question}",)}, record, 0)
+    bare = Record("own/test/4", "own", "test", "vqa", (), {}, ("1",))
+    with pytest.raises(ValueError, match="slots of this record: none"):
+        instruction({"own": ("{question}",)}, bare, 0)
