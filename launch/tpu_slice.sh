@@ -8,14 +8,14 @@
 #                                                           preemptions; then delete the slice (KEEP=1: keep it)
 #   bash launch/tpu_slice.sh [--dry-run] stop | status | delete
 #
-# COMMAND is instructblip's, for example: train --config configs/digits.py --workdir gs://BUCKET/run. A workdir that is
-# not on gs:// is refused, because a slice's own disks go with it; from there the same command resumes by itself.
+# COMMAND is instructblip's, for example: train --config C --workdir gs://BUCKET/run. A workdir that is not on gs:// is
+# refused, because a slice's own disks go with it; from there the same command resumes by itself.
 #
 # Settings, by environment variable:
 #   TPU_NAME, ZONE   the slice's name and zone;  PROJECT   (default: gcloud's)
 #   TYPE             v4-32, v5litepod-16, v5p-32, v6e-16 ...;  RUNTIME   its software (default: by TYPE)
 #   BILLING          on-demand (default), spot or reserved;  QUEUED=1   wait in the queue for it
-#   EXTRA            what the workers install (default tpu, buckets included; tpu,demo for the digits world)
+#   EXTRA            what the workers install (default tpu, buckets included; tpu,demo for configs/digits.py)
 #   WORKER_ENV       more of the workers' environment, "A=1 B=2";  SETUP   a shell line they run after each copy
 #   RETRIES          how often in a row COMMAND is started again on a slice that still stands (default 3)
 #   POLL             seconds between looks at what is waited for (default 30)
