@@ -115,8 +115,7 @@ def test_sampled_lengths_are_those_of_what_is_drawn(processor, prepared):
     sources, shares = {"short": [short], "long": [long]}, {"short": 0.75, "long": 0.25}
     got = loader.sample_lengths(sources, shares, processor, {}, seed=1, count=400)
     want = [
-        text_lengths(processor.encode(r.instruction, r.answers[0], training=True), processor)
-        for r in (short, long)
+        text_lengths(processor.encode(r.instruction, r.answers[0], training=True), processor) for r in (short, long)
     ]
     assert got.shape == (400, 2)
     assert {tuple(row) for row in got.tolist()} == set(want)

@@ -27,6 +27,8 @@ class SplitReport:
       expected: records of the whole release; None where that is not known.
       shards: records of each.
       digest: of all records, in order; "" where there are none.
+      held: rows of the source that all these stand for: captions of a picture may be one record.
+      noted: what was joined or left out of records, how often, and of each the ``first_noted`` places.
     """
 
     files: str
@@ -44,6 +46,9 @@ class SplitReport:
     expected: int | None = None
     shards: list[int] = dataclasses.field(default_factory=list)
     digest: str = ""
+    held: int = 0
+    noted: dict[str, int] = dataclasses.field(default_factory=dict)
+    first_noted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, told: Written) -> None:
         """Count a shard."""
@@ -64,6 +69,12 @@ class SplitReport:
             first = self.first.setdefault(reason, [])
             if len(first) < FIRST:
                 first.append({"where": where, "detail": detail})
+        self.held += told.held
+        for where, note in told.notes:
+            self.noted[note] = self.noted.get(note, 0) + 1
+            places = self.first_noted.setdefault(note, [])
+            if len(places) < FIRST:
+                places.append(where)
 
 
 @dataclasses.dataclass
@@ -95,6 +106,11 @@ class Report:
         for split, told in self.splits.items():
             if told.expected is not None and told.written + told.skipped != told.expected:
                 yield f"{split}: {told.rows:,} rows of the {told.expected:,} of the release; a partial download?"
+            for note, count in sorted(told.noted.items()):
+                places = ", ".join(told.first_noted[note])
+                yield f"{split}: {count:,} × {note}: {places}" + (" and more" if count > FIRST else "")
+            if told.held not in (0, told.rows):
+                yield f"{split}: {told.rows:,} records and skips stand for {told.held:,} rows of the source"
             if told.repeated:
                 yield f"{split}: {told.repeated:,} rows have the id of an earlier one; #2, #3, … was put behind it"
             if told.pictures > 1 and len(told.by_pictures) > 1:
@@ -116,6 +132,8 @@ class Report:
         yield f"{'split':<{width}} {'written':>12} {'skipped':>10}  reasons"
         for split, told in self.splits.items():
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(told.reasons.items()))
+            noted = ", ".join(f"{count:,} {note}" for note, count in sorted(told.noted.items()))
+            reasons += f"{'; ' if reasons else ''}noted: {noted}" if noted else ""
             yield f"{split:<{width}} {told.written:>12,} {told.skipped:>10,}  {reasons}".rstrip()
         for split, told in self.splits.items():
             for reason, first in sorted(told.first.items()):

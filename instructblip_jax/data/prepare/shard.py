@@ -51,6 +51,8 @@ class Written:
       pictured, missing: rows with pictures or videos, and those whose are not there at all.
       unread: rows skipped for what became of reading their pictures.
       skips: (where, reason, detail) of every row that is no record, in order.
+      held: rows of the source that all these stand for.
+      notes: (where, note) of what was joined or left out of a record.
     """
 
     digest: str
@@ -65,6 +67,8 @@ class Written:
     missing: int
     unread: int
     skips: list[tuple[str, str, str]]
+    held: int
+    notes: list[tuple[str, str]]
 
 
 def digest_of(payload: bytes) -> str:
@@ -115,10 +119,12 @@ class _Tally:
     """Counts while a shard is written."""
 
     def __init__(self) -> None:
-        self.rows = self.written = self.bytes = self.pictures = self.pictured = self.missing = self.unread = 0
+        self.rows = self.written = self.bytes = self.held = 0
+        self.pictures = self.pictured = self.missing = self.unread = 0
         self.by_pictures: dict[str, int] = {}
         self.content = hashlib.blake2b(digest_size=16)
         self.skips: list[tuple[str, str, str]] = []
+        self.notes: list[tuple[str, str]] = []
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
         self.skips.append((_printable(where), _printable(reason), _printable(detail[:_DETAIL])))
@@ -155,12 +161,15 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
         missing=tally.missing,
         unread=tally.unread,
         skips=tally.skips,
+        held=tally.held,
+        notes=tally.notes,
     )
 
 
 def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Iterator[bytes]:
     for item in items:
         tally.rows += 1
+        tally.held += 1 if isinstance(item, Record) else item.rows
         if isinstance(item, Skip):
             tally.skip(item.where, item.reason, item.detail)
             continue
@@ -171,13 +180,15 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
             number = str(len(record.images))
             tally.pictures = max(tally.pictures, len(record.images))
             tally.by_pictures[number] = tally.by_pictures.get(number, 0) + 1
-            yield example
         except UnusableMediaError as error:
             tally.unread += 1
             tally.missing += error.reason.startswith("missing ")
             tally.skip(where, error.reason, error.detail)
         except UnicodeEncodeError as error:  # half of a surrogate pair
             tally.skip(where, "text that is no Unicode", str(error))
+        else:
+            tally.notes += [(_printable(where), note) for note in (item.notes if isinstance(item, Draft) else ())]
+            yield example
 
 
 def _with_pictures(draft: Draft, tally: _Tally, load: media.Recent) -> Record:

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from instructblip_jax.data.draft import Draft, Rows, Skip
+from instructblip_jax.data.draft import Draft, Reading, Rows, Skip
 from instructblip_jax.data.media import load as media
 from instructblip_jax.data.places import directory_of, incomplete, is_prepared
 from instructblip_jax.data.prepare.finish import REPORT, SKIPPED, VOCABULARY, finish, there
@@ -77,14 +77,14 @@ def write(
     many as there are cores) or by ``run``.
 
     A set that is there already is left as it is. Raises ValueError for one of which nothing, or too little, can be
-    written, and what ``splits`` raise.
+    written, for a split whose drafts and skips do not add up to the rows of its source, and what ``splits`` raise.
     """
     repeated: dict[str, int] = {}
 
     def chunks(split: str, rows: Rows) -> Iterator[Chunk]:
         uids = seen
         before = uids.repeated
-        for part in _portions(rows()):
+        for part in _portions(_adding_up(name, split, rows())):
             yield list(uids.distinct(part))
             repeated[split] = uids.repeated - before
 
@@ -135,6 +135,20 @@ def _replace(work: Path, directory: Path) -> None:
         os.rename(directory, before)
     os.rename(work, directory)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[Draft | Skip]:
+    """The rows of a split. Raises ValueError after the last one, if they stand for more or fewer than its source holds:
+    a reader that loses rows is a mistake that no report would show."""
+    reading, told = Reading(rows), 0
+    for row in reading:
+        told += row.rows
+        yield row
+    if reading.held is not None and reading.held != told:
+        raise ValueError(
+            f"{name}, split {split}: its source holds {reading.held:,} rows, and {told:,} were read or counted as "
+            "skipped; that is a mistake of the reader, so no set is made: please report it with the file's first rows"
+        )
 
 
 def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
