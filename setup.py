@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 # jax 0.10.2 is the newest for Python 3.11; flax 0.12 uses a class that jax 0.11.1 removed.
 JAX = ">=0.10.2,<0.11.1"
+GCS = ["gcsfs>=2025.5", "google-cloud-storage>=2.18"]  # gs:// paths: ours, and Orbax's
 
 setup(
     name="instructblip_jax",
@@ -14,6 +15,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["instructblip_jax", "instructblip_jax.*"]),
     package_data={"instructblip_jax": ["assets/**/*"]},
@@ -42,17 +44,15 @@ setup(
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={
-        "tpu": [f"jax[tpu]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}", *GCS],  # a slice's own disks go with it: what a run leaves lies in a bucket
         "cuda": [f"jax[cuda12]{JAX}"],
-        "gcs": ["gcsfs>=2025.5", "google-cloud-storage>=2.18"],  # gs:// paths: ours, and Orbax's
+        "gcs": GCS,
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
-        # Here torch is the reference; where it is absent those tests are skipped.
         "test": [
-            "torch==2.13.0",
-            "gcsfs>=2025.5",
-            "google-cloud-storage>=2.18",
+            "torch==2.13.0",  # the reference, and no part of the product: one release, whatever else is new
+            *GCS,
             "pytest>=8",
             "pytest-xdist>=3.7",
             "pytest-timeout>=2.3",

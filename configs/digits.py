@@ -7,6 +7,8 @@ from importlib.resources import files
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.config import complete
+
 HELD_IN = (
     "caption",
     "describe",
@@ -40,43 +42,23 @@ def get_config(variant: str = "") -> ConfigDict:
     """The run, or one of its `VARIANTS`."""
     if variant not in VARIANTS:
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
-    config = ConfigDict()
-    config.model = str(files("instructblip_jax") / "assets" / "digits")
-    config.steps = 4800
+    config = complete(ConfigDict({"model": str(files("instructblip_jax") / "assets" / "digits"), "steps": 4800}))
     # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
     config.batch_size = 8
     config.log_every = 25
-    config.checkpoint_every = 1000
     config.validate_every = 2400  # over all twelve sets, which takes as long as 100 steps
-    config.seed = 0
     config.dtype = "float32"
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.layout = ConfigDict({"trained": "sharded", "vit": "sharded", "llm": "sharded"})
     # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
-    config.optim = ConfigDict(
-        {
-            "learning_rate": 6e-4,
-            "warmup_start": 1e-6,
-            "warmup_steps": 500,
-            "final_learning_rate": 1e-5,
-            "weight_decay": 0.05,
-            "beta2": 0.99,
-            "clip_norm": 1.0,
-        }
-    )
+    config.optim.learning_rate, config.optim.final_learning_rate = 6e-4, 1e-5
+    config.optim.warmup_start, config.optim.warmup_steps = 1e-6, 500
+    config.optim.beta2 = 0.99
+    config.optim.clip_norm = 1.0
     # Captions weigh more: they name every cell, and stand in for BLIP-2's pre-training, which the paper starts from.
-    config.mixture = ConfigDict({"sets": HELD_IN, "exponent": 0.5, "weights": {"caption": 5.0, "describe": 2.0}})
-    config.data = ConfigDict(
-        {
-            "directory": "data",
-            "instruction_lengths": (24,),
-            "response_lengths": (4, 16),
-            "templates": "instructions",
-            "blank_image": False,
-            "features": "",
-        }
-    )
-    config.evaluation = ConfigDict({"held_in": HELD_IN, "held_out": HELD_OUT, "batch_size": 100, "max_new_tokens": 16})
+    config.mixture.sets = HELD_IN
+    config.mixture.weights = {"caption": 5.0, "describe": 2.0}
+    config.data.instruction_lengths, config.data.response_lengths = (24,), (4, 16)
+    config.evaluation.held_in, config.evaluation.held_out = HELD_IN, HELD_OUT
+    config.evaluation.batch_size, config.evaluation.max_new_tokens = 100, 16
     with config.unlocked():
         config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from types import ModuleType
 
 from absl import flags, logging
@@ -43,7 +44,7 @@ def _reason(error: Exception, args: list[str]) -> str:
         return text
     for arg in args if isinstance(error, (AttributeError, KeyError)) else ():
         override = arg.partition("=")[0]
-        if override.startswith("--config.") and override.rpartition(".")[2] in text:
+        if override.startswith("--config.") and any(name in text for name in override.split(".")[1:]):
             meant = re.search(r'Did you mean "(\w+)"', text)
             return f"{override}: the configuration has no such field" + (f"; {meant[1]}?" if meant else "")
     given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
@@ -53,6 +54,11 @@ def _reason(error: Exception, args: list[str]) -> str:
 def _job() -> ModuleType | None:
     """`distributed`, where a command has used it: it brings jax, which scoring and --help need not wait for."""
     return sys.modules.get("instructblip_jax.distributed")
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line, without the place in the code."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.showwarning = _note
     command = importlib.import_module(f"instructblip_jax.commands.{name}")
     command.define_flags(args)
     if {"-h", "--help"} & set(args):

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from instructblip_jax import digests, distributed
+from instructblip_jax.convert.shards import weight_files
 from instructblip_jax.mesh import fetch
 from instructblip_jax.train.step import Arrays, TrainState
 
@@ -30,9 +31,9 @@ _EDGE = 1 << 20  # bytes read at either end of a weight file: 16 GB are not read
 
 
 def fingerprint(directory: Path) -> str:
-    """Of a model directory: its config.json, and the size, first and last MiB of each weight file."""
+    """Of a model directory: its config.json, and the size, first and last MiB of each weight file that is read."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in weight_files(directory):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

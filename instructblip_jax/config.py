@@ -1,11 +1,14 @@
-"""A run's ConfigDict -> frozen dataclasses. An unknown field is an error, a field of the wrong type another."""
+"""A run's ConfigDict -> frozen dataclasses. An unknown field is an error, a field of the wrong type another.
+
+The dataclasses hold the defaults, and nothing else does: a configuration file states what differs.
+"""
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.train.optimizer import OptimConfig
@@ -48,7 +51,7 @@ class DataConfig:
     share, where the frozen tower's image features are kept, computed once for all runs; "" computes them in every step.
     """
 
-    directory: str
+    directory: str = "data"
     instruction_lengths: tuple[int, ...] = (32, 64, 128)
     response_lengths: tuple[int, ...] = (16, 64, 256)
     shapes: int = 0
@@ -67,8 +70,8 @@ class EvaluationConfig:
     `evals.suite.SUITE` does not know.
     """
 
-    held_in: tuple[str, ...]
-    held_out: tuple[str, ...]
+    held_in: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     batch_size: int = 64
     max_new_tokens: int = 64
     blind: bool = True
@@ -88,11 +91,11 @@ class RunConfig:
     model: str
     steps: int
     batch_size: int
-    data: DataConfig
     mixture: MixtureConfig
-    evaluation: EvaluationConfig
-    optim: OptimConfig
-    mesh: MeshConfig
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = MeshConfig()
     layout: Layout = SHARDED
     log_every: int = 50
     checkpoint_every: int = 1000
@@ -114,6 +117,57 @@ FREE = (
     *("log_examples", "data.features"),
 )
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
+
+
+def complete(config: ConfigDict, overridden: Iterable[str] = ()) -> ConfigDict:
+    """Add the fields that ``config`` leaves out, with their defaults, so that every one of them can be overridden.
+
+    ``overridden``: paths such as "mixture.weights.vqav2"; an entry that a mapping lacks is added without a value.
+    """
+    with config.unlocked():
+        _fill(RunConfig, config)
+        for path in overridden:
+            _make_room(RunConfig, config, path.split("."))
+    return config
+
+
+def _fill(cls: type, section: ConfigDict) -> None:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, name = hints[field.name], field.name
+        if dataclasses.is_dataclass(hint):
+            if name not in section:
+                section[name] = ConfigDict()
+            if isinstance(section[name], ConfigDict):
+                _fill(typing.cast(type, hint), section[name])
+        elif name in section:
+            # An override is read as the type that stands there, so that must be the field's, not the file's 1 or [].
+            read_as: Any = float if hint is float else typing.get_origin(hint)
+            if (read_as, section.get_type(name)) in ((float, int), (tuple, list)):
+                value = section[name]
+                del section[name]  # a ConfigDict casts a new value to the type of the old one
+                section[name] = read_as(value)
+        elif field.default is not dataclasses.MISSING:
+            section[name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            section[name] = ConfigDict(field.default_factory())
+
+
+def _make_room(hint: Any, section: Any, path: Sequence[str]) -> None:
+    """Add the entry at ``path`` where the fields of ``hint`` allow one; a name that is none of them stays unknown."""
+    name, *rest = path
+    if not isinstance(section, ConfigDict):
+        return
+    if dataclasses.is_dataclass(hint):
+        hint = typing.get_type_hints(hint).get(name)
+        if rest and name in section:
+            _make_room(hint, section[name], rest)
+    elif typing.get_origin(hint) is Mapping:
+        hint = typing.get_args(hint)[1]
+        if name not in section:
+            section[name] = ConfigDict() if rest else config_dict.placeholder(object if hint is Any else hint)
+        if rest:
+            _make_room(hint, section[name], rest)
 
 
 def resolve(config: ConfigDict) -> RunConfig:

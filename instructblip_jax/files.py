@@ -20,7 +20,17 @@ def check_installed(argument: str) -> None:
     except ModuleNotFoundError:  # of google.cloud, a parent
         there = False
     if not there:
-        raise ValueError(f"{argument}: gs:// paths need two more packages: pip install 'instructblip_jax[gcs]'")
+        raise ValueError(f"{argument}: gs:// paths need two more packages: pip install -e '.[gcs]'")
+
+
+def check_json(path: str | None) -> None:
+    """Raise ValueError where a command's --json cannot be written: before the work, not after it."""
+    if path is None or "://" in path:
+        return
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"--json {path}: there is no such directory; make it first")
+    if Path(path).is_dir():
+        raise ValueError(f"--json {path}: is a directory; name a file in it")
 
 
 def write_json(path: str, content: Any) -> None:
@@ -36,13 +46,15 @@ def write_whole(path: epath.Path, content: str) -> None:
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
+    """A JSON object. Raises FileNotFoundError or ValueError naming the file, whatever is in it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model is a directory in the Hugging Face layout")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except ValueError as error:  # text that is no JSON, bytes that are no text, numbers of thousands of digits
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not readable JSON (nested too deeply)") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")
     return content

@@ -126,7 +126,10 @@ class InstructBlip:
         return next(self.search_steps(context, options, seed, options.max_new_tokens))
 
     def search_steps(self, context: Context, options: Options, seed: int, every: int) -> Iterator[np.ndarray]:
-        """`search`, telling every so many tokens what there is of the answers; the last one told is the whole."""
+        """`search`, telling every so many tokens what there is of the answers; the last one told is the whole.
+
+        Raises ValueError where logits are NaN or infinite.
+        """
         with jax.set_mesh(self.mesh):
             state = self._begin(self.train, self.frozen, context, options, jax.random.key(seed))
         over, until = False, 0
@@ -134,14 +137,27 @@ class InstructBlip:
             until = min(until + every, options.max_new_tokens)
             with jax.set_mesh(self.mesh):
                 state, out, done = self._decode(self.train, self.frozen, context, state, options, until)
+            self._check_numbers(bool(state["finite"]))
             over = bool(done)
             # Beams that are still live are no answers.
             if over or options.num_beams == 1:
                 yield meshes.fetch(out)
 
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
-        """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N]."""
-        return meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
+        """Continuations int [B, N, T] of what was read -> the summed log-probability of their counted tokens [B, N].
+
+        Raises ValueError where logits are NaN or infinite.
+        """
+        sums = meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
+        self._check_numbers(bool(np.isfinite(sums).all()))
+        return sums
+
+    def _check_numbers(self, finite: bool) -> None:
+        if not finite:
+            raise ValueError(
+                f"{self.directory}: the model's logits are not numbers: its weights or its configuration hold NaN or "
+                "infinity, or it overflows in this compute type, and float32 is needed"
+            )
 
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):

@@ -6,6 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.config import complete
+
 HELD_IN = (
     "coco_caption",
     "capfilt",
@@ -47,59 +49,17 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
     """
     if variant not in variants:
         raise ValueError(f"{model} has no variant {variant!r}; it has {', '.join(filter(None, variants))}")
-    config = ConfigDict()
-    config.model = model
-    config.steps = 60_000
-    config.batch_size = batch_size
-    config.log_every = 50
+    config = complete(ConfigDict({"model": model, "steps": 60_000, "batch_size": batch_size}))
     config.checkpoint_every = 3000  # as often as the paper validates
-    config.seed = 0
-    config.dtype = "bfloat16"
     config.trainable = "original"
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.layout = ConfigDict({"trained": "replicated", "vit": "replicated", "llm": "replicated"})
-    config.image_size = 0  # the checkpoint's: 224
+    config.layout = {"trained": "replicated", "vit": "replicated", "llm": "replicated"}
     config.remat = "layer"
-    config.int8 = False
-    config.optim = ConfigDict(
-        {
-            "learning_rate": 1e-5,
-            "warmup_steps": 1000,
-            "warmup_start": 1e-8,
-            "final_learning_rate": 0.0,
-            "weight_decay": 0.05,
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "epsilon": 1e-8,
-            "clip_norm": 0.0,
-            "accumulation": 1,
-        }
-    )
     # Drawn by the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
-    config.mixture = ConfigDict({"sets": HELD_IN, "exponent": 0.5, "weights": {"aokvqa": 0.5, "okvqa": 2.0}})
-    config.data = ConfigDict(
-        {
-            "directory": "data",
-            "instruction_lengths": (32, 64, 128),
-            "response_lengths": (16, 64, 256),
-            # 32 pairs of lengths pad 14 % of a mixture like this one; the nine of the lengths above pad 60 %.
-            "shapes": 32,
-            "window": 128,
-            "templates": "instructions",
-            "blank_image": False,
-            "features": "",
-        }
-    )
-    config.evaluation = ConfigDict(
-        {
-            "held_in": JUDGED,
-            "held_out": HELD_OUT,
-            "batch_size": 64,
-            "max_new_tokens": 64,
-            "blind": False,
-            "settings": {},
-        }
-    )
+    config.mixture.sets = HELD_IN
+    config.mixture.weights = {"aokvqa": 0.5, "okvqa": 2.0}
+    # 32 pairs of lengths pad 14 % of a mixture like this one; the nine of the default lengths pad 60 %.
+    config.data.shapes, config.data.window = 32, 128
+    config.evaluation.held_in, config.evaluation.held_out, config.evaluation.blind = JUDGED, HELD_OUT, False
     with config.unlocked():
         config.update_from_flattened_dict(variants[variant])
     return config
@@ -123,7 +83,7 @@ def finetune(model: str, training: str, records: int, *, epochs: int, batch_size
     config.checkpoints_kept = epochs
     config.optim.warmup_steps = min(1000, config.steps // 10)
     config.data.shapes, config.data.window = 8, 16  # one set's texts are alike: few programs hold them well
-    config.mixture = ConfigDict({"sets": (training,), "exponent": 0.5, "weights": {}})
+    config.mixture.sets, config.mixture.weights = (training,), {}
     config.evaluation.held_in, config.evaluation.held_out = (training.partition(":")[0],), ()
     return config
 
@@ -140,8 +100,7 @@ def own_data(model: str, sets: tuple[str, ...], batch_size: int = 16) -> ConfigD
     config.optim.warmup_steps = 100
     config.optim.clip_norm = 1.0
     config.data.shapes, config.data.window = 0, 4  # few records: rather padding than many programs to compile
-    config.mixture = ConfigDict({"sets": sets, "exponent": 0.5, "weights": {}})
-    config.evaluation = ConfigDict(
-        {"held_in": sets, "held_out": (), "batch_size": batch_size, "max_new_tokens": 64, "blind": True, "settings": {}}
-    )
+    config.mixture.sets, config.mixture.weights = sets, {}
+    config.evaluation.held_in, config.evaluation.held_out = sets, ()
+    config.evaluation.batch_size, config.evaluation.blind = batch_size, True
     return config

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 FLAGS = flags.FLAGS
+OVERRIDE = "config."
 
 
 def define(argv: Sequence[str]) -> None:
@@ -20,6 +23,22 @@ def define_config(argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
     )
+    FLAGS["config"].parser = _Completed(argv)
+
+
+class _Completed(ConfigFileFlagParser):
+    """Reads a configuration file, and adds the fields that it leaves out before overrides are looked up in it."""
+
+    def __init__(self, argv: Sequence[str]):
+        super().__init__(name="config")
+        names = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith("-")]
+        self.overridden = [name.removeprefix(OVERRIDE) for name in names if name.startswith(OVERRIDE)]
+
+    def parse(self, path: str) -> Any:
+        from instructblip_jax.config import complete  # brings jax, which --help need not wait for
+
+        config = super().parse(path)
+        return complete(config, self.overridden) if isinstance(config, ConfigDict) else config
 
 
 def check(args: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Of each set of the mixture that has a split "validation" the same records are re
 batches of the static shapes of training.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +17,7 @@ from instructblip_jax import mesh as meshes
 from instructblip_jax.data import builder
 from instructblip_jax.data.buckets import Shape
 from instructblip_jax.data.collate import collate, text_lengths
-from instructblip_jax.data.loader import WHOLE, drawn, pixels_of
+from instructblip_jax.data.loader import drawn, pixels_of
 from instructblip_jax.data.templates import Templates
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import IGNORE, Processor
@@ -48,36 +49,43 @@ class HeldOut:
         blank_image: bool = False,
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
-        self.own, self.blank_image, self.frames = own.tolist(), blank_image, source.frames
+        self.own, self.blank_image = own.tolist(), blank_image
+        shown = builder.pictures_shown(source)
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
             record = source[index]
             if record.answers or record.turns:
                 # Always the same template, turn and answer.
-                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), whole=WHOLE)
+                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), training=True)
                 lengths = text_lengths(text, processor)
                 if (lengths <= largest).all():
-                    found.append((lengths[::-1], index, text))
-        found.sort(key=lambda one: one[:2])  # like lengths share a batch
-        self.examples = [(index, text) for _, index, text in found]
+                    found.append((int(shown[index]), lengths[::-1], index, text))
+        found.sort(key=lambda one: one[:3])  # the same number of pictures, and then like lengths, share a batch
+        self.examples = [(pictures, index, text) for pictures, _, index, text in found]
         self.taken, self.left_out = len(found), count - len(found)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self.examples), self.rows):
-                examples = self.examples[start : start + self.rows]
-                count = len(examples)
-                examples += examples[:1] * (self.rows - count)
-                samples: list[dict[str, np.ndarray]] = [dict(text) for _, text in examples]
-                for n, pixels in zip(self.own, pool.map(self._pixels, [examples[n][0] for n in self.own]), strict=True):
-                    samples[n]["pixel_values"] = pixels
-                batch = collate(samples, self.processor, shapes=self.shapes, blank_image=self.blank_image, own=self.own)
-                batch["labels"][np.array(self.own) >= count] = IGNORE
-                yield batch
+            for pictures, group in itertools.groupby(self.examples, key=lambda one: one[0]):
+                alike = list(group)
+                pixels_of_record = partial(self._pixels, pictures)
+                for start in range(0, len(alike), self.rows):
+                    examples = alike[start : start + self.rows]
+                    count = len(examples)
+                    examples += examples[:1] * (self.rows - count)
+                    samples: list[dict[str, np.ndarray]] = [dict(text) for *_, text in examples]
+                    numbers = [examples[n][1] for n in self.own]
+                    for n, pixels in zip(self.own, pool.map(pixels_of_record, numbers), strict=True):
+                        samples[n]["pixel_values"] = pixels
+                    batch = collate(
+                        samples, self.processor, shapes=self.shapes, blank_image=self.blank_image, own=self.own
+                    )
+                    batch["labels"][np.array(self.own) >= count] = IGNORE
+                    yield batch
 
-    def _pixels(self, index: int) -> np.ndarray:
-        return pixels_of(self.source[index], self.processor, self.frames)
+    def _pixels(self, pictures: int, index: int) -> np.ndarray:
+        return pixels_of(self.source[index], self.processor, pictures)
 
 
 class Validation:

@@ -7,11 +7,12 @@
 #   bash launch/gke.sh [--dry-run] status | delete
 #
 # The cluster has node pools of the slices' kind and the JobSet controller (docs/clusters.md has the two commands).
-# GKE tells each host who its peers are; a lost host restarts the whole job, which resumes from its gs:// workdir.
+# GKE tells each host who its peers are; a lost host restarts the whole job, which resumes from its gs:// workdir. A
+# workdir on the pods' own disks is refused: it would go with them.
 #
 # Settings, by environment variable:
 #   NAME           the job's (default instructblip)
-#   IMAGE          REGION-docker.pkg.dev/PROJECT/REPOSITORY/instructblip:TAG;  EXTRA   what it holds (default tpu)
+#   IMAGE          REGION-docker.pkg.dev/PROJECT/REPOSITORY/instructblip:TAG;  EXTRA   what it holds (default tpu, buckets included)
 #   ACCELERATOR    tpu-v6e-slice, tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v4-podslice
 #   TOPOLOGY       chips of a slice, such as 4x4;  SLICES   how many of them (default 1)
 #   CHIPS          chips of a host (default: 4, or all of a smaller slice)
@@ -62,7 +63,7 @@ case $action in
         call docker push "$IMAGE"
         ;;
     apply)
-        [ $# -gt 0 ] || refuse "apply what? for example: apply train --config C --workdir gs://BUCKET/run"
+        on_bucket apply "$@"
         needs IMAGE "the image's full name"
         needs ACCELERATOR "the kind of TPU, such as tpu-v6e-slice"
         needs TOPOLOGY "the shape of a slice, such as 4x4"

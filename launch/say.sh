@@ -36,3 +36,24 @@ show() {
 call() {
     if [ -n "$dry" ]; then show "$@"; else "$@"; fi
 }
+
+# on_bucket ACTION COMMAND ...: refuse a command that would leave what it makes on machines that go away.
+on_bucket() {
+    local action=$1 command=${2:-} workdir="" out="" looked=""
+    [ -n "$command" ] || refuse "$action what? for example: $action train --config C --workdir gs://BUCKET/run"
+    case $command in train | evaluate | ablate) looked=yes ;; esac
+    shift 2
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        case $1 in
+            --workdir=* | -workdir=*) looked=yes workdir=${1#*=} ;;
+            --workdir | -workdir) looked=yes workdir=${2:-} ;;
+            --out=* | -out=*) out=${1#*=} ;;
+            --out | -out) out=${2:-} ;;
+        esac
+        shift
+    done
+    [ -z "$looked" ] || [[ $workdir = gs://?* ]] ||
+        refuse "$command needs --workdir gs://BUCKET/run: what lies on the machines goes with them${workdir:+, $workdir too}"
+    [ "$action" != watch ] || [ "${KEEP:-0}" = 1 ] || [ -z "$out" ] || [[ $out = gs://?* ]] ||
+        refuse "watch deletes the slice, and --out '$out' with it: keep the slice by KEEP=1, or say run instead of watch"
+}

@@ -8,14 +8,14 @@
 #                                                           preemptions; then delete the slice (KEEP=1: keep it)
 #   bash launch/tpu_slice.sh [--dry-run] stop | status | delete
 #
-# COMMAND is instructblip's, for example: train --config configs/digits.py --workdir gs://BUCKET/run. Its workdir must
-# be on gs://, for a slice's own disks go with it; from there the same command resumes by itself.
+# COMMAND is instructblip's, for example: train --config C --workdir gs://BUCKET/run. A workdir that is not on gs:// is
+# refused, because a slice's own disks go with it; from there the same command resumes by itself.
 #
 # Settings, by environment variable:
 #   TPU_NAME, ZONE   the slice's name and zone;  PROJECT   (default: gcloud's)
 #   TYPE             v4-32, v5litepod-16, v5p-32, v6e-16 ...;  RUNTIME   its software (default: by TYPE)
 #   BILLING          on-demand (default), spot or reserved;  QUEUED=1   wait in the queue for it
-#   EXTRA            what the workers install (default tpu; tpu,demo for the digits world)
+#   EXTRA            what the workers install (default tpu, buckets included; tpu,demo for configs/digits.py)
 #   WORKER_ENV       more of the workers' environment, "A=1 B=2";  SETUP   a shell line they run after each copy
 #   RETRIES          how often in a row COMMAND is started again on a slice that still stands (default 3)
 #   POLL             seconds between looks at what is waited for (default 30)
@@ -28,7 +28,7 @@ action=${1:---help}
 case $action in
     --help | -h) usage && exit ;;
     create | copy | stop | status | delete) [ $# = 0 ] || refuse "$action takes no arguments" ;;
-    run | watch) [ $# -gt 0 ] || refuse "$action what? for example: $action train --config C --workdir gs://BUCKET/run" ;;
+    run | watch) on_bucket "$action" "$@" ;;
     *) refuse "no '$action'; it is create, copy, run, watch, stop, status or delete" ;;
 esac
 needs TPU_NAME "the slice's name"
@@ -100,7 +100,7 @@ worker() {
 }
 
 copy() { # what git tracks or would track: neither runs nor environments
-    local archive=${TMPDIR:-/tmp}/$TPU_NAME.tgz
+    archive=${archive:-$(mktemp)} # of a name that nobody guesses, for this user alone
     call bash -c "git ls-files -z -co --exclude-standard | tar --null -T - -czf $(quoted "$archive")" &&
         call "${vm[@]}" scp "$archive" "$TPU_NAME:checkout.tgz" "${where[@]}" --worker=all &&
         on_all "mkdir -p instructblip_jax && tar -xzf checkout.tgz -C instructblip_jax" &&
@@ -134,8 +134,8 @@ watch() {
     done
 }
 
-remains=""
-trap '[ -z "$remains" ] || echo "$TPU_NAME ($ZONE, $BILLING) $remains and is billed until: bash launch/tpu_slice.sh delete"' EXIT
+remains="" archive=${dry:+CHECKOUT.tgz}
+trap '[ -n "$dry" ] || rm -f "$archive"; [ -z "$remains" ] || echo "$TPU_NAME ($ZONE, $BILLING) $remains and is billed until: bash launch/tpu_slice.sh delete"' EXIT
 case $action in
     create) create ;;
     status) call "${kind[@]}" list "${where[@]}" ;;

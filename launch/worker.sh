@@ -11,6 +11,8 @@
 # Settings, by environment variable:
 #   EXTRA       what is installed besides the package: tpu, cuda, demo, several with commas
 #               (default: cuda where nvidia-smi answers, else nothing)
+#   CONSTRAINTS exact versions of all that is installed (default launch/constraints.txt; empty: the newest that
+#               setup.py allows, which extra beam needs)
 #   VENV        the virtual environment (default .venv); INSTALL=0 takes it as it is
 #   PYTHON      the Python >= 3.11 that makes it (default: the first found; none found: uv fetches one)
 #   JAX_COMPILATION_CACHE_DIR   compiled programs, kept for the next start (default ~/.cache/instructblip_jax)
@@ -18,6 +20,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
 VENV=${VENV:-.venv}
+CONSTRAINTS=${CONSTRAINTS-launch/constraints.txt}
 RUN=runs/worker
 
 able() {
@@ -35,10 +38,11 @@ make_venv() {
 
 install() {
     local wanted
-    wanted="$PWD [$EXTRA] $(cksum <setup.py)"
+    wanted="$PWD [$EXTRA] $(cat setup.py ${CONSTRAINTS:+"$CONSTRAINTS"} | cksum)"
     if [ "${INSTALL:-1}" = 0 ] || [ "$(cat "$VENV/instructblip" 2>/dev/null)" = "$wanted" ]; then return; fi
     [ -x "$VENV/bin/python" ] || make_venv
-    call "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${EXTRA:+[$EXTRA]}"
+    call "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        ${CONSTRAINTS:+-c "$CONSTRAINTS"} -e ".${EXTRA:+[$EXTRA]}"
     [ -n "$dry" ] || echo "$wanted" >"$VENV/instructblip"
 }
 

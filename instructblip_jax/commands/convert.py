@@ -80,7 +80,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ValueError(f"{path}: reading it needs torch: pip install 'instructblip_jax[original]'") from error
+        raise ValueError(f"{path}: reading it needs torch: pip install -e '.[original]'") from error
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

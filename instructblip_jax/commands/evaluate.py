@@ -6,34 +6,37 @@ answered in W/predictions/SET.jsonl, and W/submissions/SET.json for the sets tha
 where it was stopped; --again judges anew.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from instructblip_jax import distributed, run_flags
+from instructblip_jax import distributed, files, run_flags
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data import builder
 from instructblip_jax.data.digits.prepare import prepare_missing
+from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.pictures import identity
 from instructblip_jax.data.prompts import evaluation_templates
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.questions import Questions, questions
+from instructblip_jax.data.templates import Templates, instruction
 from instructblip_jax.evals import plot, submission
-from instructblip_jax.evals.metrics import METRICS, as_dict
-from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, reference_of
-from instructblip_jax.evals.predict import answered
-from instructblip_jax.evals.suite import PAPER, Judging, judging
+from instructblip_jax.evals.judge import judged, line, settled
+from instructblip_jax.evals.predict import answered, candidates
+from instructblip_jax.evals.suite import PAPER, SUITE, Judging, judging
 from instructblip_jax.evals.table import Row, markdown
 from instructblip_jax.evals.table import as_dict as table_as_dict
+from instructblip_jax.evals.table import notes as notes_of
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.processor import Processor
 from instructblip_jax.workdir import Workdir
@@ -41,13 +44,20 @@ from instructblip_jax.workdir import Workdir
 FLAGS = flags.FLAGS
 PART = 8
 """Batches after which what was answered is written down."""
+ASKED = 2
+"""Which version of `data/questions.py` asks: what another one asked may be other questions."""
 
 
 def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     run_flags.define(argv)
     flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint to judge; the newest if not given.")
-    flags.DEFINE_enum("split", "test", ["validation", "test"], "Which split of the sets that have no official one.")
+    flags.DEFINE_enum(
+        "split",
+        None,
+        ["validation", "test"],
+        "Which split of the sets that have no official one. Default: test, or validation where there is no test.",
+    )
     flags.DEFINE_bool("int8", False, "Judge with the language model's matrices as int8: half the memory of bfloat16.")
     flags.DEFINE_bool("again", False, "Judge anew what this checkpoint has answered already.")
     flags.DEFINE_string("json", None, "Also write the table here, for programs.")
@@ -56,6 +66,7 @@ def define_flags(argv: Sequence[str]) -> None:
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
     run_flags.check(args)
+    files.check_json(FLAGS.json)
 
 
 def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[InstructBlip, int]:
@@ -89,11 +100,10 @@ def run(args: Sequence[str]) -> None:
     stray = sorted(set(suite.settings) - set(splits))
     if stray:
         raise ValueError(f"config.evaluation.settings names {', '.join(stray)}, which is in neither list of sets")
-    ways = {name: judging(name, FLAGS.split, suite.max_new_tokens, suite.settings.get(name, {})) for name in splits}
+    given = {name: suite.settings.get(name, {}) for name in splits}
+    ways = {name: judging(name, FLAGS.split or "test", suite.max_new_tokens, given[name]) for name in splits}
     prepare_missing(config.data.directory, tuple(splits))
-    sources = {
-        name: builder.open_set(config.data.directory, name, how.split) for name, how in ways.items()
-    }  # all of them before any is answered
+    sets = {name: _opened(config, name, how, given[name]) for name, how in ways.items()}  # before any is answered
     model, step = load(config, workdir, FLAGS.checkpoint)
     processor = Processor.from_pretrained(model.directory, image_size=config.image_size)
     weights = weights_sha256(model.train)
@@ -101,12 +111,12 @@ def run(args: Sequence[str]) -> None:
     rows = {}
     writer = distributed.is_writer()
     paper = PAPER.get(Path(config.model).name, {})
-    for name, split in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
-        how, source = ways[name], sources[name]
-        vocabulary = builder.vocabulary(config.data.directory, name) if how.way == "vocabulary" else ()
+    for name, half in tqdm(splits.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
+        how, known, asked, templates, vocabulary, notes = sets[name]
         told = {
             "weights": weights,
-            "set": identity(source),
+            "set": known,
+            "asked": ASKED,
             **vars(how),
             "int8": FLAGS.int8 or config.int8,
             "blind": suite.blind,
@@ -115,21 +125,20 @@ def run(args: Sequence[str]) -> None:
         }
         kept = Kept(workdir, name, hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest())
         batches = evaluation_batches(
-            source,
+            asked,
             processor,
-            evaluation_templates(name, how.prompt),
+            templates,
             batch_size=suite.batch_size,
             instruction_lengths=config.data.instruction_lengths,
-            frames=source.frames,
             start=kept.count,
             own=lambda count: meshes.local_rows(model.mesh, count),
         )
         blank = config.data.blank_image
         answers = answered(model, processor, batches, how, vocabulary, blind=suite.blind, blank_image=blank)
-        bar = tqdm(total=len(source), initial=kept.count, desc=name, unit="record", leave=False, disable=not writer)
+        bar = tqdm(total=len(asked), initial=kept.count, desc=name, unit="question", leave=False, disable=not writer)
         part: list[str] = []
         for number, batch in enumerate(answers):
-            part += [_line(*one) for one in batch]
+            part += [line(record, instruction(templates, record, 0), seen, unseen) for record, seen, unseen in batch]
             bar.update(len(batch))
             if (number + 1) % PART == 0:
                 kept.add(part)
@@ -138,20 +147,58 @@ def run(args: Sequence[str]) -> None:
         bar.close()
         if writer:
             said = list(map(json.loads, lines))
-            rows[name] = _judged(split, how, said, paper.get(name))
+            rows[name] = judged(half, how, said, paper.get(name), notes)
             if name in submission.FORMATS:
                 workdir.write_text(f"submissions/{name}.json", json.dumps(submission.FORMATS[name](said)) + "\n")
     if not writer:
         return
     seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
     table = markdown(rows)
-    result = {**table_as_dict(rows), "step": step, "data_split": FLAGS.split, "seconds": round(seconds, 1)}
+    result = {**table_as_dict(rows), "step": step, "seconds": round(seconds, 1)}
     written = [workdir.write_json("evaluation.json", result), workdir.write_text("evaluation.md", table)]
     written += _draw(workdir, rows)
     if FLAGS.json:
-        epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{table}\nstep {step}; {result['seconds']} s with its training")
+        files.write_json(FLAGS.json, result)
+    print(f"\n{table}")
+    print("".join(f"note: {note}\n" for note in notes_of(rows)))
+    print(f"step {step}; {result['seconds']} s with its training")
     print("\n".join(map(str, written)))
+
+
+class _Set(NamedTuple):
+    """A set that is ready to be asked, and what is to be said of it."""
+
+    how: Judging
+    identity: str
+    asked: Questions
+    templates: Templates
+    vocabulary: Sequence[str]
+    notes: Sequence[str]
+
+
+def _opened(config: RunConfig, name: str, how: Judging, changes: Mapping[str, Any]) -> _Set:
+    """Raises FileNotFoundError or ValueError for a set that cannot be judged."""
+    directory, notes = config.data.directory, []
+    if name not in SUITE and FLAGS.split is None and "split" not in changes and builder.is_prepared(directory, name):
+        there = builder.sizes(directory, name)
+        split = next((split for split in ("test", "validation", "val") if split in there), None)
+        if split is None:
+            raise ValueError(
+                f"{builder.directory_of(directory, name)}: has no split to be judged by, only {', '.join(there)}; "
+                "`instructblip prepare` with --validation 0.1 keeps one from training (over a set that is there with "
+                f"--overwrite), or config.evaluation.settings.{name}.split names one"
+            )
+        if split != "test":
+            notes.append(f"split {split}: it has no split test")
+        how = dataclasses.replace(how, split=split)
+    source = builder.open_set(directory, name, how.split)
+    templates = evaluation_templates(name, how.prompt)
+    asked = questions(source, templates, known=name in SUITE or name in TASKS)
+    how, more = settled(how, asked, changes)
+    vocabulary = builder.vocabulary(directory, name) if how.way == "vocabulary" else ()
+    if how.way != "generate":
+        candidates(asked[0], how.way, vocabulary)
+    return _Set(how, identity(source), asked, templates, vocabulary, [*notes, *more])
 
 
 class Kept:
@@ -202,46 +249,6 @@ class Kept:
             for path in (self.workdir.path / "predictions").glob(f"{self.name}.part-*.jsonl"):
                 path.unlink()
         return self.lines
-
-
-def _line(record: Record, seen: Prediction, unseen: Prediction | None) -> str:
-    """A prediction beside all that it is judged by, so that the file is complete in itself."""
-    fields: dict[str, Any] = {"uid": record.uid, "prediction": seen.text, "scores": seen.scores}
-    if unseen is not None:
-        fields |= {"blind": unseen.text, "blind_scores": unseen.scores}
-    fields |= {"question_id": record.question_id, "image_id": record.image_id}
-    reference = reference_of(record)
-    fields |= {name: getattr(reference, name) for name in ("answers", "candidates", "label", "relevance", "difficult")}
-    said = {name: value for name, value in fields.items() if value is not None and value is not False and value != ()}
-    return json.dumps({**said, "answers": reference.answers, **reference.groups}, ensure_ascii=False)
-
-
-def _reference(fields: Mapping[str, Any], how: Judging) -> Reference:
-    return Reference(
-        uid=fields["uid"],
-        answers=tuple(fields["answers"]),
-        candidates=() if how.way == "binary" else tuple(fields.get("candidates", ())),  # there the score is that of yes
-        label=fields.get("label"),
-        relevance=tuple(fields.get("relevance", ())),
-        groups={name: fields[name] for name in GROUPS if name in fields},
-        difficult=fields.get("difficult", False),
-    )
-
-
-def _judged(split: str, how: Judging, answers: Sequence[Mapping[str, Any]], paper: float | None) -> Row:
-    references = [_reference(fields, how) for fields in answers]
-    if not any(one.answers or one.label is not None for one in references):
-        return Row(split, how.metric, None, len(answers), details={"judging": vars(how), "reason": "a blind split"})
-
-    def pairs(text: str, scores: str) -> list[Pair]:
-        said = [Prediction(fields[text], tuple(fields.get(scores, ()))) for fields in answers]
-        return list(zip(said, references, strict=True))
-
-    judged = as_dict(how.metric, pairs("prediction", "scores"))
-    unseen = METRICS[how.metric](pairs("blind", "blind_scores")).value if "blind" in answers[0] else None
-    details = {**judged["details"], "judging": vars(how)} | ({"reason": judged["reason"]} if "reason" in judged else {})
-    target = None if paper is None else paper / 100
-    return Row(split, how.metric, judged["value"], judged["count"], unseen, judged["interval"], target, details)
 
 
 def _draw(workdir: Workdir, rows: Mapping[str, Row]) -> list[epath.Path]:

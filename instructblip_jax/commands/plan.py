@@ -3,7 +3,8 @@
     instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
 
 Compiles the real train step, and what answers, for a slice that need not be there: any Linux machine with libtpu does.
-Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned by the program of as many TPU chips.
+Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned by the program of as many TPU chips. The last
+line says whether the run fits; the exit status is 1 where it does not, and --sweep (if asked) finds no way that does.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from instructblip_jax.convert import hf_config
 from instructblip_jax.plan import chips, programs, report, sweep, table
 from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.plan.programs import DoesNotFit, Setting
-from instructblip_jax.plan.report import Generation
+from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.public import PUBLIC
 
@@ -90,7 +91,7 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
 
 
 def run(args: Sequence[str]) -> None:
-    """Plan, print, write."""
+    """Plan, print, write. Raises ValueError with the verdict where the run does not fit."""
     config = resolve(FLAGS.config)
     topology = chips.parse(FLAGS.topology)
     timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
@@ -112,24 +113,30 @@ def run(args: Sequence[str]) -> None:
     if longest != timed and plan.fits:
         _tell(f"compiling the largest shape, {longest.lengths.instruction} + {longest.lengths.response} tokens")
         largest = report.plan(longest, topology, devices)
-        print(
-            f"\nLargest shape, {longest.lengths.instruction} + {longest.lengths.response} tokens: "
-            f"peak {largest.peak / chips.GIB:.2f} GiB a chip"
-        )
         out |= {"largest_shape": largest.as_json()}
-    out |= {"fits": plan.fits and largest.fits, "peak_bytes_per_chip": max(plan.peak, largest.peak)}
-    print("", table.verdict(largest), sep="\n")
+    out |= {"fits": largest.fits, "peak_bytes_per_chip": max(plan.peak, largest.peak)}
 
+    verdict = table.verdict(largest, longest.lengths)
     if plan.fits:
         _tell("compiling generation")
         made = _generation(config, timed, topology, devices)
         if made is not None:
             print("", table.answering(made), sep="\n")
             out |= {"generation": made.as_json()}
+        if made is None or not made.fits:
+            verdict += f"; answering {config.evaluation.batch_size} at a time does not fit"
+    tried: list[Plan] = []
     if FLAGS.sweep:
-        out |= {"sweep": _sweep(timed, topology, devices)}
+        tried, out["sweep"] = _sweep(timed, topology, devices)
     if FLAGS.json:
         files.write_json(FLAGS.json, out)
+    if not largest.fits:
+        print("", table.advice(largest), sep="\n")
+        if not (tried and tried[0].fits):
+            sys.stdout.flush()  # the error is the last line wherever both go
+            raise ValueError(verdict)
+        verdict += f"; the sweep's first row does, at {timed.lengths.instruction} + {timed.lengths.response} tokens"
+    print("", verdict, sep="\n")
 
 
 def _generation(run: RunConfig, timed: Setting, topology: chips.Topology, devices: list[Any]) -> Generation | None:
@@ -141,19 +148,20 @@ def _generation(run: RunConfig, timed: Setting, topology: chips.Topology, device
         return None
 
 
-def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> dict[str, Any]:
+def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> tuple[list[Plan], dict[str, Any]]:
+    """What was tried, the best first; and what --json says of it."""
     plans = sweep.fastest(timed, topology, devices, lambda found: tqdm(found, desc="sweep", unit="program"))
     print("", table.compared(plans), sep="\n")
     if not plans or not plans[0].fits:
         print("\nNothing that was tried fits: take a larger slice, or a smaller batch")
-        return {"tried": [plan.as_json() for plan in plans]}
+        return plans, {"tried": [plan.as_json() for plan in plans]}
     _tell("looking for the largest batch")
     largest = sweep.largest_batch(plans[0], devices)
     print(
         f"\nFastest for batch {timed.rows}: the first row. The largest batch that it holds is {largest.setting.rows}."
     )
     print("", table.compared([largest]), sep="\n")
-    return {"tried": [plan.as_json() for plan in plans], "largest_batch": largest.as_json()}
+    return plans, {"tried": [plan.as_json() for plan in plans], "largest_batch": largest.as_json()}
 
 
 def _tell(what: str) -> None:

@@ -2,8 +2,9 @@
 
 NAME is digits, the embedded world (all its task sets, drawn from scikit-learn's scans, without a --source); one of the
 known data sets, whose official files lie in --source and their pictures there or in --images; or custom, your own
-files. What is there is left as it is; what was broken off is gone on with by the same command. Rows that cannot be read
-are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
+files. A set that is there is left as it is, and refused where its annotation files or the flags that decide what is in
+it are others now; --overwrite makes it anew. What was broken off is gone on with by the same command. Rows that cannot
+be read are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
 """
 
 import re
@@ -16,7 +17,7 @@ from absl import flags
 from tqdm import tqdm
 
 from instructblip_jax import files
-from instructblip_jax.data import builder
+from instructblip_jax.data import annotations, builder
 from instructblip_jax.data.digits.prepare import prepare
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.draft import Release
@@ -45,6 +46,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("format", None, "custom: what the files are, if it is not to be guessed.")
     flags.DEFINE_string("encoding", None, "custom: of the text. Default: UTF-8.")
     flags.DEFINE_float("validation", 0.0, "custom: share of the pictures kept for validation.", 0.0, 0.9)
+    flags.DEFINE_bool("overwrite", False, "Make a set that is there anew; it stays until the new one is whole.")
     flags.DEFINE_bool("inspect", False, "Tell what is there, and write nothing; --out is not needed.")
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
 
@@ -58,6 +60,9 @@ def check_flags(args: Sequence[str]) -> None:
         raise ValueError("--out is needed")
     if args[0] == "digits" and FLAGS.source:
         raise ValueError("digits is drawn, and takes no --source")
+    if args[0] == "digits" and FLAGS.overwrite:
+        raise ValueError("digits is drawn, always the same, and takes no --overwrite")
+    files.check_json(FLAGS.json)
     if args[0] != "digits" and not FLAGS.source:
         raise ValueError(f"--source is needed: where the files of {args[0]} lie")
     foreign = [name for name in CUSTOM if FLAGS[name].present]
@@ -97,7 +102,8 @@ def _release(name: str) -> dict[str, Any]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or directory")
     configuration: dict[str, Any] = {"source": str(source), "images": [str(path) for path in images]}
-    if name == "custom":
+    own = name == "custom"
+    if own:
         from instructblip_jax.data.readers import custom
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
@@ -112,10 +118,24 @@ def _release(name: str) -> dict[str, Any]:
         found = inspect.summary(release.splits(source, images))
         print(inspect.report(found))
         return {"splits": found}
+    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)  # what cannot be made is told before anything is read
+    configuration |= {
+        "frames": FLAGS.frames,
+        "files": annotations.of_source(source, Path(FLAGS.out).resolve(), custom=own),
+    }
+    changed, unknown = ([], "") if FLAGS.overwrite else annotations.changes(FLAGS.out, name, configuration)
+    if changed:
+        raise ValueError(
+            f"{builder.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
+            "--overwrite makes it anew"
+        )
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))
+    notes = list(report.notes())
     if report.kept:
-        print(f"{name}: there already, whole, and left as it is; remove {report.directory} to prepare it anew")
+        print(f"{name}: there already, whole, and left as it is; --overwrite makes it anew")
+        notes += [unknown] if unknown else []
+        print(f"note: {unknown}" if unknown else "note: its annotation files and flags are still the same")
     return {
         "splits": {
             split: {
@@ -128,7 +148,7 @@ def _release(name: str) -> dict[str, Any]:
         },
         "directory": report.directory,
         "kept": report.kept,
-        "notes": list(report.notes()),
+        "notes": notes,
     }
 
 
@@ -143,6 +163,7 @@ def write(
         options = shards.Options(
             frames=FLAGS.frames,
             configuration=configuration,
+            overwrite=FLAGS.overwrite,
             expected=release.expected,
             vocabulary=release.vocabulary and partial(release.vocabulary, source),
             max_skipped=FLAGS.max_skipped,

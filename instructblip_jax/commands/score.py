@@ -4,7 +4,7 @@ docs/metrics.md tells what each METRIC is and how rows are written. Ids join the
 prediction counts as wrong. Prints the score times 100 with its 95 % bootstrap interval; --json FILE holds it as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -31,6 +31,7 @@ def check_flags(args: Sequence[str]) -> None:
         raise ValueError(f"one METRIC is needed, of {', '.join(METRICS)}; not {' '.join(args) or 'none'}")
     if not FLAGS.predictions or not FLAGS.references:
         raise ValueError("--predictions and --references are needed")
+    files.check_json(FLAGS.json)
 
 
 def table(score: Mapping[str, Any]) -> str:
@@ -52,13 +53,23 @@ def table(score: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def reasons(score: Mapping[str, Any]) -> Iterator[str]:
+    """Why the score, or that of a group, is not what one would think."""
+    if "reason" in score:
+        yield score["reason"]
+    for detail, parts in score["details"].items():
+        for group, part in parts.items() if isinstance(parts, Mapping) else ():
+            if "reason" in part and "reason" not in score:
+                yield f"{detail} {group}: {part['reason']}"
+
+
 def run(args: Sequence[str]) -> None:
     """Score and report."""
     score = as_dict(args[0], read_pairs(FLAGS.predictions, FLAGS.references))
     print(table(score))
     if score["missing"]:
         print(f"references without a prediction, which count as wrong: {score['missing']:,}")
-    if "reason" in score:
-        print(score["reason"])
+    for reason in reasons(score):
+        print(reason)
     if FLAGS.json:
         files.write_json(FLAGS.json, score)

@@ -326,7 +326,6 @@ def open_data(config: RunConfig, processor: Processor, mesh: Mesh) -> Data:
         seed=config.seed,
         shapes=shapes,
         window=config.data.window,
-        frames={name: source.frames for name, source in drawn.items()},
         blank_image=config.data.blank_image,
         own=own,
     )

@@ -14,6 +14,7 @@ from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 from instructblip_jax.files import read_json
+from instructblip_jax.processors.image import NESTED, PREPROCESSOR, PROCESSOR, VIDEO_PREPROCESSOR
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
 """Files beside the weights: configurations, tokenizers, image processor."""
@@ -68,11 +69,17 @@ def export(
 
 def _say_size(directory: Path, image_size: int) -> None:
     """Write the pictures' size into the configurations of a model directory."""
-    config, preprocessor = directory / "config.json", directory / "preprocessor_config.json"
+    size = {"size": {"height": image_size, "width": image_size}}
+    config = directory / "config.json"
     raw = read_json(config)
     _write(config, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": image_size}})
-    if preprocessor.is_file():
-        _write(preprocessor, read_json(preprocessor) | {"size": {"height": image_size, "width": image_size}})
+    for path in (directory / PREPROCESSOR, directory / VIDEO_PREPROCESSOR):
+        if path.is_file():
+            _write(path, read_json(path) | size)
+    path = directory / PROCESSOR
+    if path.is_file():
+        raw = read_json(path)
+        _write(path, raw | {name: raw[name] | size for name in NESTED if isinstance(raw.get(name), dict)})
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

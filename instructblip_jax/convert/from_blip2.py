@@ -20,6 +20,7 @@ from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 from instructblip_jax.files import read_json
 from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.tree import abstract
 
@@ -83,14 +84,14 @@ def from_blip2(
     pieces, positions = (tensors[f"qformer.{name}"].shape[0] for name in (bert.WORDS, bert.POSITIONS))
     qformer_words = vocabulary.for_qformer(bert_model, pieces - 1)
     written_config = _config(raw, text, pieces, positions, words.add(vocabulary.IMAGE))
-    preprocessor = read_json(blip2 / "preprocessor_config.json") | {"processor_class": "InstructBlipProcessor"}
+    preprocessor = settings(blip2)[2] | {"processor_class": "InstructBlipProcessor"}
 
     with new_directory(out, sum(tensor.nbytes for tensor in tensors.values())) as directory:
         _write_json(directory / "config.json", written_config)
         _write_json(directory / "generation_config.json", _generation_config(text))
-        _write_json(directory / "preprocessor_config.json", preprocessor)
+        _write_json(directory / PREPROCESSOR, preprocessor)
         processor = {"num_query_tokens": written_config["num_query_tokens"], "processor_class": "InstructBlipProcessor"}
-        _write_json(directory / "processor_config.json", processor)
+        _write_json(directory / PROCESSOR, processor)
         words.write(directory)
         qformer_words.write(directory / "qformer_tokenizer")
         # What it was made of is whole; what may still not fit is the other language model.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from instructblip_jax.files import read_json
 from instructblip_jax.models.layers import ACTIVATIONS
 from instructblip_jax.models.llama import LlamaConfig
@@ -18,23 +20,42 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 
 MODEL_TYPES = {"instructblip": True, "instructblipvideo": True, "blip-2": False}
 """Model types this reads -> whether their Q-Former has a text half."""
+LARGEST = float(np.finfo(np.float32).max)
+"""Numbers are computed with in float32."""
 
 
 def _checked(path: Path, field: str, value: Any, kind: type) -> Any:
-    """``value``, if it is of its type, and a positive one if it counts something. Raises ValueError."""
+    """``value``, if it is of its type: a count of at least 1, an id of at least 0, or a finite number of at least 0.
+
+    Raises ValueError naming file and field.
+    """
     number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if not (number if kind in (int, float) else isinstance(value, kind)):
         raise ValueError(f"{path}: {field} is {value!r}, not of type {kind.__name__}")
-    if kind is int and value < (0 if field.endswith("_id") else 1):
-        raise ValueError(f"{path}: {field} is {value}; it must be at least {0 if field.endswith('_id') else 1}")
+    least = 0 if kind is float or field.partition("[")[0].endswith("_id") else 1
+    if kind is int and value < least:
+        raise ValueError(f"{path}: {field} is {value}; it must be at least {least}")
+    if kind is float and not least <= value <= LARGEST:  # false for NaN
+        raise ValueError(f"{path}: {field} is {value}; it must be a finite number of at least {least}")
     return value
+
+
+def _ends(path: Path, field: str, value: Any) -> int | tuple[int, ...]:
+    """One end token, or several. Raises ValueError as `_checked` does."""
+    if not isinstance(value, list):
+        return _checked(path, field, value, int)
+    if not value:
+        raise ValueError(f"{path}: {field} is an empty list; name a token that ends an answer, or leave it out")
+    return tuple(_checked(path, f"{field}[{n}]", token, int) for n, token in enumerate(value))
 
 
 def _fields(path: Path, name: str, config_class: type, section: Mapping[str, Any]) -> dict[str, Any]:
     """What section ``name`` says of the fields of ``config_class``; null counts as not said, and so does the
     padding id -1 of older LLaMA files."""
     return {
-        field: _checked(path, f"{name}.{field}", section[field], kind)
+        field: _ends(path, f"{name}.{field}", section[field])
+        if field == "eos_token_id"
+        else _checked(path, f"{name}.{field}", section[field], kind)
         for field, kind in typing.get_type_hints(config_class).items()
         if section.get(field) is not None and not (field == "pad_token_id" and section[field] == -1)
     }
@@ -49,8 +70,12 @@ def _t5(path: Path, section: Mapping[str, Any]) -> T5Config:
     activation = section.get("dense_act_fn") or {"gelu": "gelu_new"}.get(name, name)
     fields = _fields(path, "text_config", T5Config, section)
     fields.setdefault("num_decoder_layers", fields.get("num_layers", T5Config.num_layers))
-    fields |= {"activation": activation, "scale_outputs": section.get("tie_word_embeddings") is not False}
-    return T5Config(**fields)
+    # transformers 5 says so in a field of its own, beside a tie_word_embeddings that is true in all that it saves.
+    if "scale_decoder_outputs" in section:
+        scale = _checked(path, "text_config.scale_decoder_outputs", section["scale_decoder_outputs"] or False, bool)
+    else:
+        scale = section.get("tie_word_embeddings") is not False
+    return T5Config(**fields, activation=activation, scale_outputs=scale)
 
 
 def _must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -62,16 +87,13 @@ def _must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) 
 
 def _llama(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
     _must_be(path, section, {"attention_bias": False, "mlp_bias": False})
-    # Newer files keep the base under rope_parameters, with the kind of scaling, of which the public files have none.
-    rope = section.get("rope_parameters") or section.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"{path}: text_config's rotary scaling is {kind!r}; only plain rotary positions are read here")
-    fields = _fields(path, "text_config", LlamaConfig, {"rope_theta": rope.get("rope_theta"), **section})
-    config = LlamaConfig(**fields)
+    config = LlamaConfig(**_fields(path, "text_config", LlamaConfig, {**section, **_rotary(path, section)}))
     if (path.parent / "tokenizer.json").is_file():
-        # The public files' eos_token_id, 1, is not what these models end with; their tokenizer knows.
-        config = dataclasses.replace(config, eos_token_id=TextTokenizer(path.parent).end_id(path.parent))
+        # The public files' eos_token_id, 1, is not what these models end with; their tokenizer knows. Whoever lists
+        # several has thought about it.
+        end, named = TextTokenizer(path.parent).end_id(path.parent), config.eos_token_id
+        ends = end if isinstance(named, int) else (end, *(token for token in named if token != end))
+        config = dataclasses.replace(config, eos_token_id=ends)
     if not config.head_dim:
         _check_divisible(path, "text_config", config.hidden_size, config.num_attention_heads)
     if config.num_key_value_heads and config.num_attention_heads % config.num_key_value_heads:
@@ -80,6 +102,24 @@ def _llama(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
             f"num_key_value_heads {config.num_key_value_heads}"
         )
     return config
+
+
+def _rotary(path: Path, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The base of the rotary positions, if the file says one.
+
+    Newer files keep it under rope_parameters, which then wins, with the kind of scaling, of which the public files
+    have none. Raises ValueError for any scaling.
+    """
+    field = "rope_scaling" if section.get("rope_scaling") else "rope_parameters"
+    rope = _checked(path, f"text_config.{field}", section.get(field) or {}, dict)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    partial = rope.get("partial_rotary_factor", section.get("partial_rotary_factor"))
+    if kind != "default" or partial not in (None, 1) or any(isinstance(value, dict) for value in rope.values()):
+        raise ValueError(
+            f"{path}: text_config.{field} is {rope or partial!r}; only plain rotary positions are read here, without "
+            "scaling and alike in all layers"
+        )
+    return {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
 
 
 def _opt(path: Path, section: Mapping[str, Any]) -> OptConfig:

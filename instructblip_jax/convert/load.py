@@ -35,6 +35,11 @@ def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct
         if not rule.stacked and present:
             rule = Rule(rule.ours, present[0], rule.transform)
         resolved[path] = rule
+        if rule.stacked and leaf.shape[0] > len(shards.shapes):
+            raise ValueError(
+                f"{shards.directory}: config.json asks for {leaf.shape[0]} tensors {rule.theirs}, and the files "
+                f"hold {len(shards.shapes)} tensors in all"
+            )
         want = rule.tensor_shape(leaf.shape)
         for name in rule.names(leaf.shape):
             used.add(name)

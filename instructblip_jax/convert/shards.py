@@ -1,6 +1,7 @@
 """safetensors files, one or sharded: what they hold, tensor by tensor."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,23 +39,37 @@ def _open(path: Path):
         raise ValueError(f"{path}: truncated, or not a safetensors file ({error}); fetch it again") from error
 
 
-def open_shards(directory: Path) -> Shards:
-    """The tensors of a model directory. Raises FileNotFoundError or ValueError naming the file."""
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a model directory's weights, whether they are there or not: ``model.safetensors`` if it is,
+    as transformers takes it, else those that the index names. Raises ValueError naming an index that is none."""
     index = directory / INDEX
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{index}: has no weight_map")
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise ValueError(f"{index}: weight_map names {name!r}, which is not a file of this directory")
-    else:
-        names = [SINGLE]
+    if (directory / SINGLE).is_file() or not index.is_file():
+        return [directory / SINGLE]
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: has no weight_map")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{index}: weight_map names {name!r} for {tensor}, which is not a file of this directory")
+    return [directory / name for name in sorted(set(weight_map.values()))]
+
+
+def open_shards(directory: Path) -> Shards:
+    """The tensors of a model directory. Raises FileNotFoundError or ValueError naming the file.
+
+    Warns where an index lies beside ``model.safetensors``: one of the two is left over from another save.
+    """
+    paths = weight_files(directory)
+    if paths == [directory / SINGLE] and (directory / INDEX).is_file():
+        warnings.warn(
+            f"{directory}: the weights are those of {SINGLE}, as transformers takes them; {INDEX} and what it names "
+            "are left over from another save and are not read: remove them",
+            stacklevel=2,
+        )
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, str] = {}
-    for path in (directory / name for name in names):
+    for path in paths:
         if not path.is_file():
             raise FileNotFoundError(_absent(path))
         with _open(path) as file:

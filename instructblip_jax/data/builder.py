@@ -6,11 +6,13 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from instructblip_jax import files
@@ -21,9 +23,11 @@ from instructblip_jax.data.prepare.pool import Run, here
 from instructblip_jax.data.prepare.shard import SUFFIX, Chunk, Item
 from instructblip_jax.data.record import Record
 
-__all__ = ["Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
+__all__ = ["Records", "Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
 Make = Callable[[], Iterator[Record]]
 _EDGE = 1 << 16  # bytes at either end of a file by which it is known
+T = TypeVar("T")
+_PART = 256  # records a task of `each`
 
 
 @contextlib.contextmanager
@@ -78,8 +82,49 @@ class _Encoded(tfds.decode.SkipDecoding):
         return serialized_example
 
 
+class Records(Sequence[Record]):
+    """Records by number; a negative number counts from the end, and a slice is a list."""
+
+    def record(self, index: int) -> Record:
+        """The record number ``index``, which is in 0..len-1."""
+        raise NotImplementedError
+
+    @property
+    def shown(self) -> np.ndarray:
+        """int64 [records]: the pictures that each record shows; 1 for a record without any, which shows a blank one."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        numbers = range(len(self))
+        return [self.record(n) for n in numbers[index]] if isinstance(index, slice) else self.record(numbers[index])
+
+
+def each(records: Sequence[Record], of: Callable[[Record], T]) -> Iterator[T]:
+    """``of`` every record, in order; several threads read them."""
+
+    def part(start: int) -> list[T]:
+        return [of(records[n]) for n in range(start, min(start + _PART, len(records)))]
+
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(part, range(0, len(records), _PART)):
+            yield from found
+
+
+def pictures_shown(records: Sequence[Record]) -> np.ndarray:
+    """`Records.shown` of any sequence of records."""
+    return records.shown if isinstance(records, Records) else _counted(records)
+
+
+def _counted(records: Sequence[Record]) -> np.ndarray:
+    return np.fromiter(each(records, lambda record: max(1, len(record.images))), np.int64, len(records))
+
+
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Source(Records):
     """Random access to the records of a prepared split; what Grain reads."""
 
     directory: Path
@@ -107,9 +152,15 @@ class Source:
         return len(self._data)  # type: ignore[attr-defined]
 
     @functools.cached_property
+    def _told(self) -> Mapping[str, Any]:
+        """The split's part of the set's report."""
+        splits = files.read_json(self.directory / REPORT)["splits"].values()
+        return next(split for split in splits if split["files"] == on_disk(self.split))
+
+    @property
     def frames(self) -> int:
         """Pictures that a record has at most, at least 1."""
-        return max(1, *(split["pictures"] for split in self._told()))
+        return max(1, self._told["pictures"])
 
     @functools.cached_property
     def digest(self) -> str:
@@ -117,20 +168,23 @@ class Source:
 
         A set that an earlier version wrote has none: the sizes and both ends of its files serve there.
         """
-        told = [split["digest"] for split in self._told() if split.get("digest")]
-        if told:
-            return told[0]
+        if told := self._told.get("digest"):
+            return told
         digest = hashlib.blake2b(digest_size=16)
         for path in sorted(self.directory.glob(f"*-{on_disk(self.split)}{SUFFIX}-*")):
             update_by_ends(digest, path)
         return digest.hexdigest()
 
-    def _told(self) -> list[dict[str, Any]]:
-        """What report.json tells of the split."""
-        told = files.read_json(self.directory / REPORT)["splits"].values()
-        return [split for split in told if split["files"] == on_disk(self.split)]
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """See `Records`. Where the report does not say that all records show as many, every record is read."""
+        numbers = {max(1, int(number)) for number in self._told.get("by_pictures", {})}
+        if self.frames == 1 or len(numbers) == 1:
+            return np.full(len(self), self.frames)
+        return _counted(self)
 
-    def __getitem__(self, index: int) -> Record:
+    def record(self, index: int) -> Record:
+        """See `Records`. Raises ValueError for a record that is damaged."""
         try:
             example = self._data[index]  # type: ignore[attr-defined]
             return Record.from_json(example["record"], example["images"])
@@ -141,7 +195,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined:
+class Joined(Records):
     """Several splits of a set, one after the other."""
 
     parts: tuple[Source, ...]
@@ -159,10 +213,16 @@ class Joined:
         """Names the records and their order; see `Source.digest`."""
         return "+".join(part.digest for part in self.parts)
 
-    def __getitem__(self, index: int) -> Record:
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """See `Records`."""
+        return np.concatenate([part.shown for part in self.parts])
+
+    def record(self, index: int) -> Record:
+        """See `Records`."""
         for part in self.parts:
             if index < len(part):
-                return part[index]
+                return part.record(index)
             index -= len(part)
         raise IndexError(index)
 

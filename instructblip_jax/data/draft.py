@@ -1,8 +1,9 @@
 """What readers yield: records whose pictures are still files, and rows that are no records."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from instructblip_jax.data.record import Record
 
@@ -29,25 +30,54 @@ class Media:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """``record`` without its pictures, which are to be read from ``media``; ``where``: "FILE:LINE" or "FILE:KEY"."""
+    """``record`` without its pictures, which are to be read from ``media``; ``where``: "FILE:LINE" or "FILE:KEY".
+
+    Attributes:
+      rows: of the source that it stands for: several where captions of a picture are joined, 0 where another draft
+        stands for its row already.
+      notes: what was joined or left out of the row, each one of few phrases, which are counted and told.
+    """
 
     where: str
     record: Record
     media: tuple[Media, ...] = ()
+    rows: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
     """A row that is no record. ``reason`` is one of few phrases, by which the report counts ("empty answer");
-    ``detail`` is what is particular to the row."""
+    ``detail`` is what is particular to the row. ``rows``: see `Draft`."""
 
     where: str
     reason: str
     detail: str = ""
+    rows: int = 1
+
+
+Stream = Generator[Draft | Skip, None, int]
+"""Drafts and skips. What it returns is the number of rows that its source holds, counted before they were interpreted:
+the shard writer refuses a split whose drafts and skips stand for more or fewer."""
+
+
+T = TypeVar("T")
+
+
+class Reading(Generic[T]):
+    """The items of a stream, iterated once. ``held`` is what the stream returned: None before its end, and where an
+    iterator returns nothing."""
+
+    def __init__(self, items: Iterable[T]):
+        self._items = items
+        self.held: int | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        self.held = yield from self._items  # type: ignore[func-returns-value]  # a generator does
 
 
 Rows = Callable[[], Iterator[Draft | Skip]]
-"""Streams the rows of a split, in the same order every time."""
+"""Streams the rows of a split, in the same order every time; a `Stream` where it can be checked that none is lost."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from instructblip_jax.data.builder import Joined, Source
+from instructblip_jax.data.builder import pictures_shown
 from instructblip_jax.data.loader import pixels_of
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, check, instruction
@@ -33,28 +33,33 @@ class Asked:
 
 
 def evaluation_batches(
-    source: Source | Joined | Sequence[Record],
+    source: Sequence[Record],
     processor: Processor,
     templates: Templates,
     *,
     batch_size: int,
     instruction_lengths: Sequence[int],
-    frames: int = 1,
     start: int = 0,
     own: Callable[[int], np.ndarray] | None = None,
 ) -> Iterator[Asked]:
-    """The records of a split in order from number ``start`` on, each with its set's first template.
+    """The records of a split, or its `questions.Questions`, in order from number ``start`` on, each with its set's
+    first template. A batch ends early where the next record shows another number of pictures.
 
     ``own``: of so many pictures those that this host decodes (default: all). The number of pictures of a batch is
     ``batch_size`` or that halved again and again, so that few programs are compiled. The language model reads an
-    instruction whole, whatever its length; the Q-Former its end, as the original does.
+    instruction whole, whatever its length; the Q-Former as much of its end as it has positions for.
     """
     check(templates, source[0])
     lengths = sorted(instruction_lengths)
-    for first in range(start, len(source), batch_size):
-        records = [source[n] for n in range(first, min(first + batch_size, len(source)))]
+    shown = pictures_shown(source)
+    first = start
+    while first < len(source):
+        alike = shown[first : first + batch_size] == shown[first]
+        frames = int(shown[first])
+        records = [source[first + n] for n in range(len(alike) if alike.all() else int(alike.argmin()))]
+        first += len(records)
         rows = records + [records[0]] * (batch_size - len(records))
-        texts = [processor.encode(instruction(templates, row, 0), whole=("input_ids",)) for row in rows]
+        texts = [processor.encode(instruction(templates, row, 0)) for row in rows]
         longest = max(len(ids) for text in texts for ids in text.values())
         while lengths[-1] < longest:
             lengths.append(lengths[-1] + LONGER)
@@ -68,5 +73,4 @@ def evaluation_batches(
         distinct += [rows[0]] * (pictures - len(distinct))
         decoded = range(pictures) if own is None else own(pictures).tolist()
         pixels = np.stack([pixels_of(distinct[n], processor, frames) for n in decoded])
-        padded = {key: length if key == "input_ids" else min(length, processor.qformer_limit) for key in texts[0]}
-        yield Asked(records, pixels, pictures, place, processor.pad(texts, padded))
+        yield Asked(records, pixels, pictures, place, processor.pad(texts, processor.lengths(texts[0], length)))

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
-from instructblip_jax.data.builder import Joined, Source
+from instructblip_jax.data.builder import Joined, Source, pictures_shown
 from instructblip_jax.data.collate import collate, grid, text_lengths
 from instructblip_jax.data.feature_cache import Features
 from instructblip_jax.data.record import Record
@@ -33,8 +33,6 @@ KEPT = 1024
 """Records of a window whose pictures are kept; of larger ones each is read again when its batch is made."""
 TRIES = 100
 """Records of a set that may be too long in a row."""
-WHOLE = ("input_ids", "labels")
-"""Texts that are not cut. The Q-Former reads the end of an instruction, as much as the original has it read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _Example:
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Stands for a set's records: (the set's number in the mixture, the record's in the set)."""
+    """Stands for some of a set's records: (the set's number in the mixture, the record's among these)."""
 
     number: int
     size: int
@@ -84,22 +82,25 @@ def _example(
     place: tuple[int, int],
     rng: np.random.Generator,
     sources: Sequence[Source | Joined],
+    members: Mapping[int, Sequence[int] | np.ndarray],
     processor: Processor,
     templates: Templates,
     largest: Shape,
     keep: bool,
 ) -> _Example:
-    """The record at ``place``, or the first after it that is not longer than ``largest``: no text is ever cut."""
-    number, index = place
-    source = sources[number]
+    """The record at ``place`` among a set's ``members``, or the first of them after it that is not longer than
+    ``largest``: no text is ever cut."""
+    number, first = place
+    source, own = sources[number], members[number]
     passed: tuple[str, ...] = ()
-    for at in range(index, index + min(TRIES, len(source))):
-        record = source[at % len(source)]
-        text = processor.encode(*drawn(record, rng, templates), whole=WHOLE)
+    for place_of_try in range(first, first + min(TRIES, len(own))):
+        index = int(own[place_of_try % len(own)])
+        record = source[index]
+        text = processor.encode(*drawn(record, rng, templates), training=True)
         lengths = text_lengths(text, processor)
         if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
             kept = record if keep else dataclasses.replace(record, images=())
-            return _Example(kept, number, text, lengths, passed, at % len(source))
+            return _Example(kept, number, text, lengths, passed, index)
         passed = (*passed, record.uid)
     raise ValueError(
         f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
@@ -142,6 +143,16 @@ def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape])
     return batches
 
 
+def _by_pictures(shown: Sequence[np.ndarray]) -> list[dict[int, Sequence[int] | np.ndarray]]:
+    """For each number of pictures that occurs, ascending: set's number -> its records that show so many."""
+    groups: dict[int, dict[int, Sequence[int] | np.ndarray]] = {}
+    for number, counts in enumerate(shown):
+        for count in np.unique(counts).tolist():
+            own = np.flatnonzero(counts == count)
+            groups.setdefault(count, {})[number] = range(len(counts)) if len(own) == len(counts) else own
+    return [groups[count] for count in sorted(groups)]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batches:
     """Batch n of a run, by number; the window after the one that is asked for is made in the meantime."""
@@ -180,7 +191,6 @@ def training_batches(
     seed: int,
     shapes: Sequence[Shape] = (),
     window: int = WINDOW,
-    frames: Mapping[str, int] | None = None,
     blank_image: bool = False,
     own: np.ndarray | None = None,
     features: Features | None = None,
@@ -190,20 +200,21 @@ def training_batches(
 
     Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; and two lists, "uid", the
     rows' records by name, and "passed", those that were too long for the batch, of all hosts. Each set is shuffled anew
-    every pass. ``frames``: set -> pictures a record (default 1); sets of different numbers do not share
-    batches. ``shapes``, ``window``: as in `config.DataConfig`. ``features``: give "image_features" [B, (F,) P, Dv] from
-    there for "pixel_values", and decode no picture. Raises ValueError for templates that do not fit the records.
+    every pass. The rows of a batch show as many pictures each: a set's records of one number of pictures are drawn as
+    if they were a set of their own, as often as they are in their set. ``shapes``, ``window``: as in
+    `config.DataConfig`. ``features``: give "image_features" [B, (F,) P, Dv] from there for "pixel_values", and decode
+    no picture. Raises ValueError for templates that do not fit the records.
     """
     names = tuple(probabilities)
     numbered = [sources[name] for name in names]
     pairs = shapes or grid(instruction_lengths, response_lengths)
     largest = (max(instruction_lengths), max(response_lengths))
     rows = range(batch_size) if own is None else own.tolist()
-    pictures = [(frames or {}).get(name, 1) for name in names]
+    shown = [pictures_shown(source) for source in numbered]
     keep = features is None and window * batch_size <= KEPT
 
     def assemble(batch: Sequence[_Example]) -> dict[str, Any]:
-        frames = pictures[batch[0].set]
+        frames = int(shown[batch[0].set][batch[0].index])
         if features is None:
             records = {n: batch[n].record if keep else numbered[batch[n].set][batch[n].index] for n in rows}
             samples = _samples(batch, records, processor, frames)
@@ -220,23 +231,26 @@ def training_batches(
         cut = _cut(examples, batch_size, pairs)
         return [cut[n] for n in rng.permutation(len(cut))]
 
-    def stream(numbers: Sequence[int]) -> grain.MapDataset:
-        """Windows of batches over these sets, as text."""
+    def stream(members: Mapping[int, Sequence[int] | np.ndarray]) -> grain.MapDataset:
+        """Windows of batches over these records of these sets, as text."""
         sets = []
-        for number in numbers:
-            check(templates, numbered[number][0])
-            places = grain.MapDataset.source(_Places(number, len(numbered[number])))
+        for number, own in members.items():
+            check(templates, numbered[number][int(own[0])])
+            places = grain.MapDataset.source(_Places(number, len(own)))
             sets.append(places.seed(seed + 1000 * number).shuffle().repeat())
-        examples = grain.MapDataset.mix(sets, [probabilities[names[number]] for number in numbers]).seed(seed)
+        examples = grain.MapDataset.mix(sets, shares(members)).seed(seed)
         examples = examples.random_map(
-            lambda place, rng: _example(place, rng, numbered, processor, templates, largest, keep)
+            lambda place, rng: _example(place, rng, numbered, members, processor, templates, largest, keep)
         )
         windows = examples.batch(window * batch_size, drop_remainder=True, batch_fn=list)
         return windows.random_map(shuffled)
 
-    groups = [[n for n in range(len(names)) if pictures[n] == count] for count in sorted(set(pictures))]
-    shares = [sum(probabilities[names[n]] for n in group) for group in groups]
-    windows = grain.MapDataset.mix(list(map(stream, groups)), shares) if len(groups) > 1 else stream(groups[0])
+    def shares(members: Mapping[int, Sequence[int] | np.ndarray]) -> list[float]:
+        return [probabilities[names[n]] * (len(own) / len(numbered[n])) for n, own in members.items()]
+
+    groups = _by_pictures(shown)
+    each_share = [sum(shares(members)) for members in groups]
+    windows = grain.MapDataset.mix(list(map(stream, groups)), each_share) if len(groups) > 1 else stream(groups[0])
     batches = grain.MapDataset.source(_Batches(windows, window, assemble))
     return iter(batches.to_iter_dataset(READ_AHEAD))  # pictures are decoded in the threads that read ahead
 
@@ -257,7 +271,7 @@ def sample_lengths(
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         texts = drawn(source[int(rng.integers(len(source)))], rng, templates)
-        lengths.append(text_lengths(processor.encode(*texts, whole=WHOLE), processor))
+        lengths.append(text_lengths(processor.encode(*texts, training=True), processor))
     return np.array(lengths)
 
 

@@ -1,21 +1,18 @@
 """Which pictures the records of a prepared set hold, each named by a digest of its encoded bytes."""
 
 import dataclasses
-import functools
 import hashlib
 import os
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from instructblip_jax.data.builder import Joined, Source, update_by_ends
+from instructblip_jax.data.builder import Joined, Source, each, update_by_ends
 
 KEY = np.dtype("S16")
 """Of pictures. Elements lose their trailing zeros when they are taken out one by one: arrays only."""
-_PART = 256  # records a task
 
 
 def key_of(picture: bytes) -> bytes:
@@ -85,16 +82,10 @@ def identity(source: Source | Joined) -> str:
 
 
 def _read(source: Source | Joined, progress: Callable[[int], None]) -> tuple[np.ndarray, list[int]]:
-    keys, counts = [], []
-    with ThreadPoolExecutor() as pool:
-        parts = range(0, len(source), _PART)
-        for part in pool.map(functools.partial(_part, source), parts):
-            progress(len(part))
-            keys += [key for record in part for key in record]
-            counts += [len(record) for record in part]
+    keys: list[bytes] = []
+    counts = []
+    for own in each(source, lambda record: [key_of(image) for image in record.images]):
+        progress(1)
+        keys += own
+        counts.append(len(own))
     return np.frombuffer(b"".join(keys), KEY), counts
-
-
-def _part(source: Source | Joined, start: int) -> list[list[bytes]]:
-    records = range(start, min(start + _PART, len(source)))
-    return [[key_of(image) for image in source[n].images] for n in records]

@@ -47,7 +47,7 @@ def at_turn(record: Record, turn: int) -> Record:
     """The record as it stands before the answer of a turn: slots ``history`` and ``question``, one answer."""
     question, answer = record.turns[turn]
     slots = {**record.slots, "history": history(record.turns[:turn]), "question": question}
-    return dataclasses.replace(record, slots=slots, answers=(answer,), turns=())
+    return dataclasses.replace(record, slots=slots, answers=(answer,), weights=(), references=(), turns=())
 
 
 def _own(templates: Templates, record: Record) -> Sequence[str]:
@@ -61,8 +61,18 @@ def _own(templates: Templates, record: Record) -> Sequence[str]:
 
 
 def instruction(templates: Templates, record: Record, choice: int) -> str:
-    """The instruction of a record: its own, or its set's template number ``choice`` (modulo their number)."""
+    """The instruction of a record: its own, or its set's template number ``choice`` (modulo their number).
+
+    Raises ValueError naming the record for a template whose slots it has not.
+    """
     if record.instruction is not None:
         return record.instruction
     own = _own(templates, record)
-    return own[choice % len(own)].format(**record.slots)
+    template = own[choice % len(own)]
+    try:
+        return template.format(**record.slots)
+    except KeyError as error:
+        slots = ", ".join(record.slots) or "none"
+        raise ValueError(
+            f"{record.uid}: template {template!r} has the field {error.args[0]}; slots of this record: {slots}"
+        ) from None

@@ -72,6 +72,21 @@ def cider(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence
     return 10 * scores / (ORDER * counts)
 
 
+def alike(references: Sequence[Sequence[Sentence]]) -> bool:
+    """Whether the references of every picture hold the same n-grams, as those of one picture alone do: then no n-gram
+    tells pictures apart, and CIDEr-D is 0 whatever is said."""
+
+    def held(of_one: Sequence[Sentence]) -> set[tuple[str, ...]]:
+        return {
+            tuple(sentence[at : at + size])
+            for sentence in of_one
+            for size in range(1, ORDER + 1)
+            for at in range(len(sentence) - size + 1)
+        }
+
+    return bool(references) and all(held(of_one) == held(references[0]) for of_one in references[1:])
+
+
 def bleu_counts(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]) -> np.ndarray:
     """What BLEU adds up, [N, 10] float64: matched n-grams of orders 1 to 4, n-grams there, length, closest reference's.
 

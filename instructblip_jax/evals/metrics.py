@@ -70,7 +70,13 @@ def _sentences(pairs: Sequence[Pair]) -> tuple[list[list[str]], list[list[list[s
 
 
 def _cider(pairs: Sequence[Pair]) -> Result:
-    return _mean(captions.cider(*_sentences(pairs)))
+    said, references = _sentences(pairs)
+    result = _mean(captions.cider(said, references))
+    if not captions.alike(references):
+        return result
+    what = "one picture" if len(pairs) == 1 else "pictures whose references are alike"
+    reason = f"CIDEr of {what} is 0 whatever is said: document frequencies need several pictures that differ"
+    return dataclasses.replace(result, reason=reason)
 
 
 def _rouge(pairs: Sequence[Pair]) -> Result:
@@ -200,11 +206,15 @@ def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]
 
 
 def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Metric, value, count, missing, interval and details of a set, as JSON knows them."""
+    """Metric, value, count, missing, interval and details of a set, as JSON knows them, and a reason where the value
+    is not what one would think."""
     result = METRICS[metric](pairs)
     interval = result.interval()
     groups = {
-        name: {value: {"value": part.value, "count": part.count} for value, part in parts.items()}
+        name: {
+            value: {"value": part.value, "count": part.count} | ({"reason": part.reason} if part.reason else {})
+            for value, part in parts.items()
+        }
         for name, parts in by_group(metric, pairs).items()
     }
     told = {

@@ -46,11 +46,12 @@ class Result:
     """A metric over a set.
 
     Attributes:
-      value: in 0..1, of CIDEr in 0..10; None where it is not defined, for the ``reason`` given.
+      value: in 0..1, of CIDEr in 0..10; None where it is not defined.
       count: how many examples it is about.
       scores: of each example, [count] float64, where the value is their mean.
       details: what else is worth telling, by name.
       resampled: of a value that is no mean: how often each example counts, [B, count] -> values [B].
+      reason: why there is no value, or one that says nothing about the predictions.
     """
 
     value: float | None

@@ -17,7 +17,8 @@ class Row:
       blind: the value with all pictures blanked, if that was asked for.
       interval: 95 % of the value, by bootstrap over the records.
       paper: the paper's value for this model.
-      details: what else the metric tells, and how the answers were made.
+      data_split: the split of the data set that was judged.
+      details: what else the metric tells, how the answers were made, "notes" and the "reason" of an odd value.
     """
 
     split: str
@@ -27,6 +28,7 @@ class Row:
     blind: float | None = None
     interval: tuple[float, float] | None = None
     paper: float | None = None
+    data_split: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -51,6 +53,15 @@ def as_dict(rows: Mapping[str, Row]) -> dict[str, Any]:
     return {"sets": {name: dataclasses.asdict(row) for name, row in rows.items()}, **means(rows)}
 
 
+def notes(rows: Mapping[str, Row]) -> list[str]:
+    """What is to be told of each set below the table, a line each."""
+    told = []
+    for name, row in rows.items():
+        reason = [row.details["reason"]] if "reason" in row.details else []
+        told += [f"{name}: {note}" for note in [*row.details.get("notes", ()), *reason]]
+    return told
+
+
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
@@ -58,18 +69,20 @@ def _percent(value: float | None) -> str:
 def markdown(rows: Mapping[str, Row]) -> str:
     """A Markdown table, all values times 100: held-in sets, their mean, held-out sets, their mean. Columns that no row
     has anything for are left out."""
-    columns = ["", "set", "metric", "records", "score", "95 %", "paper", "image blanked"]
+    columns = ["", "set", "split", "metric", "records", "score", "95 %", "paper", "image blanked"]
     body, overall = [], means(rows)
     for split, title in (("held_in", "held-in"), ("held_out", "held-out")):
         for name, row in rows.items():
             if row.split == split:
                 span = "" if row.interval is None else f"{_percent(row.interval[0])} to {_percent(row.interval[1])}"
                 score, blind = _percent(row.value), _percent(row.blind)
-                body.append([title, name, row.metric, str(row.count), score, span, _percent(row.paper), blind])
+                told = [title, name, row.data_split, row.metric, str(row.count)]
+                body.append([*told, score, span, _percent(row.paper), blind])
         score, blind = _percent(overall[f"{split}_mean"]), _percent(overall[f"{split}_mean_blind"])
         if score:
-            means_row = [f"**{title}**", "**mean**", "", "", f"**{score}**", "", "", f"**{blind}**" if blind else ""]
-            body.append(means_row)
-    kept = [n for n in range(len(columns)) if n < 5 or any(row[n] for row in body)]
-    lines = [columns, ["---"] * 3 + ["---:"] * (len(columns) - 3), *body]
+            scores = [f"**{score}**", "", "", f"**{blind}**" if blind else ""]
+            body.append([f"**{title}**", "**mean**", "", "", "", *scores])
+    always = {"", "set", "metric", "records", "score"}
+    kept = [n for n in range(len(columns)) if columns[n] in always or any(row[n] for row in body)]
+    lines = [columns, ["---"] * 4 + ["---:"] * (len(columns) - 4), *body]
     return "".join("| " + " | ".join(line[n] for n in kept) + " |\n" for line in lines)

@@ -19,7 +19,8 @@ NEVER = -1e9
 
 
 def begin(system: System, context: Context, options: Options, key: jax.Array) -> State:
-    """One live beam and its copies, no answer. Live beams: "ids", "out", "scores"; answers: "best", "best_scores"."""
+    """One live beam and its copies, no answer. Live beams: "ids", "out", "scores"; answers: "best", "best_scores";
+    "finite": whether all logits were numbers."""
     beams, batch = options.num_beams, context["first"].shape[0]
     return {
         "index": jnp.int32(0),
@@ -31,6 +32,7 @@ def begin(system: System, context: Context, options: Options, key: jax.Array) ->
         "ended": jnp.zeros((batch, beams), bool),
         "hopeful": jnp.ones((batch, 1), bool),
         "open": jnp.bool_(True),
+        "finite": jnp.bool_(True),
         "cache": system.cache(context, beams, options.capacity),
         "key": key,
     }
@@ -62,8 +64,9 @@ def step(system: System, context: Context, state: State, options: Options) -> St
     if options.do_sample:
         # The largest of log-probabilities with Gumbel noise are draws without replacement.
         key, own = jax.random.split(key)
-        _, flat = jax.lax.top_k(total + jax.random.gumbel(own, total.shape), count)
-        top = jnp.take_along_axis(total, flat, axis=1)
+        _, drawn = jax.lax.top_k(total + jax.random.gumbel(own, total.shape), count)
+        top, order = jax.lax.top_k(jnp.take_along_axis(total, drawn, axis=1), count)
+        flat = jnp.take_along_axis(drawn, order, axis=1)
     else:
         top, flat = jax.lax.top_k(total, count)
     parent, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
@@ -102,6 +105,7 @@ def step(system: System, context: Context, state: State, options: Options) -> St
         "ended": ended,
         "hopeful": hopeful,
         "open": jnp.any(hopeful) & ~all_ended & ~jnp.all(stops),
+        "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
         # The beams' own tokens move with them; what they share of the prompt stays where it is.
         "cache": jax.tree.map(lambda x: jnp.take_along_axis(x, origin[None, :, :, None, None, None], axis=2), cache),
         "key": key,

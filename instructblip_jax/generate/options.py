@@ -3,12 +3,17 @@ what it is given as numbers."""
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import jax
+import numpy as np
 
 CAPACITY_STEP = 16
 """Room for new tokens comes in multiples of so many, so that few programs are compiled."""
+MOST_TOKENS = MOST_SEQUENCES = 2**16
+MOST_BEAMS = 2**10
+"""Beyond these a mistyped number would fill the memory or compute for hours."""
 
 _NUMBERS = (
     "max_new_tokens",
@@ -50,6 +55,7 @@ class Options:
         *,
         ends: int | Iterable[int],
         pad: int,
+        vocabulary: int,
         max_new_tokens: int = 64,
         min_new_tokens: int = 0,
         num_beams: int = 1,
@@ -66,29 +72,39 @@ class Options:
     ) -> "Options":
         """Raises ValueError naming the option that cannot be.
 
-        ``top_k`` (50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` matter when sampling;
-        ``length_penalty`` and ``early_stopping`` matter for beams.
+        ``ends``: the ids that end an answer, of a ``vocabulary`` of so many. ``top_k`` (50, as in Hugging Face; 0 is
+        off), ``top_p`` and ``temperature`` matter when sampling; ``length_penalty`` and ``early_stopping`` matter for
+        beams.
         """
-        tokens = (ends,) if isinstance(ends, int) else tuple(ends)
-        for name, value, least in (
-            ("max_new_tokens", max_new_tokens, 1),
-            ("min_new_tokens", min_new_tokens, 0),
-            ("num_beams", num_beams, 1),
-            ("num_return_sequences", num_return_sequences, 1),
-            ("top_k", top_k, 0),
-            ("no_repeat_ngram_size", no_repeat_ngram_size, 0),
+        for name, count, least, most in (
+            ("max_new_tokens", max_new_tokens, 1, MOST_TOKENS),
+            ("min_new_tokens", min_new_tokens, 0, MOST_TOKENS),
+            ("num_beams", num_beams, 1, MOST_BEAMS),
+            ("num_return_sequences", num_return_sequences, 1, MOST_SEQUENCES),
+            ("top_k", top_k, 0, None),
+            ("no_repeat_ngram_size", no_repeat_ngram_size, 0, None),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is needed")
+            if not _whole(count) or count < least or (most is not None and count > most):
+                wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+                raise ValueError(f"{name} is {count!r}; a whole number {wanted} is needed")
         if min_new_tokens > max_new_tokens:
             raise ValueError(f"min_new_tokens {min_new_tokens} is more than max_new_tokens {max_new_tokens}")
-        if not repetition_penalty > 0 or not temperature > 0:
+        if not _finite(length_penalty):
             raise ValueError(
-                f"repetition_penalty {repetition_penalty} and temperature {temperature} must be above 0; for the "
-                "likeliest token at every step leave do_sample off"
+                f"length_penalty is {length_penalty!r}; a finite number is needed: above 0 prefers long answers of "
+                "beams, below 0 short ones"
             )
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p is {top_p}; it is a probability above 0 and up to 1")
+        if not _finite(repetition_penalty) or not np.float32(repetition_penalty) > 0:
+            raise ValueError(
+                f"repetition_penalty is {repetition_penalty!r}; a finite number above 0 is needed, 1 for none"
+            )
+        if not _finite(temperature) or not np.float32(temperature) > 0:
+            raise ValueError(
+                f"temperature is {temperature!r}; a finite number above 0 is needed; for the likeliest token at every "
+                "step leave do_sample off"
+            )
+        if not _finite(top_p) or not 0 < top_p <= 1:
+            raise ValueError(f"top_p is {top_p!r}; it is a probability above 0 and up to 1")
         if early_stopping not in (True, False, "never"):
             raise ValueError(f"early_stopping is {early_stopping!r}; choose True, False or 'never'")
         if num_return_sequences > 1 and not do_sample and num_return_sequences > num_beams:
@@ -113,7 +129,7 @@ class Options:
             penalize_prompt=bool(penalize_prompt),
             no_repeat_ngram_size=no_repeat_ngram_size,
             early_stopping=early_stopping,
-            ends=tokens,
+            ends=_tokens(ends, vocabulary),
             pad=pad,
         )
 
@@ -121,6 +137,27 @@ class Options:
     def rows(self) -> int:
         """Continuations of each example that are worked on at a time."""
         return self.num_beams if self.num_beams > 1 else self.num_return_sequences
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a number that is finite in float32, which programs compute with."""
+    largest: Any = float(np.finfo(np.float32).max)
+    return isinstance(value, Real) and not isinstance(value, bool) and -largest <= value <= largest
+
+
+def _tokens(ends: Any, vocabulary: int) -> tuple[int, ...]:
+    """One or several end tokens as a tuple. Raises ValueError where one is none."""
+    tokens = tuple(ends) if isinstance(ends, Iterable) and not isinstance(ends, str) else (ends,)
+    if not tokens or not all(_whole(token) and 0 <= token < vocabulary for token in tokens):
+        raise ValueError(
+            f"eos_token_id is {ends!r}; a token's number from 0 to {vocabulary - 1} is needed, or a list of them (by "
+            "default the checkpoint's own; for answers of a fixed length set min_new_tokens to max_new_tokens)"
+        )
+    return tuple(map(int, tokens))
 
 
 jax.tree_util.register_dataclass(

@@ -13,13 +13,15 @@ State = dict[str, Any]
 
 
 def begin(system: System, context: Context, options: Options, key: jax.Array) -> State:
-    """No token yet: ids to feed [B, N], answers so far [B, N, T], which rows have ended, the cache, the random key."""
+    """No token yet: ids to feed [B, N], answers so far [B, N, T], which rows have ended, whether all logits were
+    numbers, the cache, the random key."""
     rows, batch = options.rows, context["first"].shape[0]
     return {
         "index": jnp.int32(0),
         "ids": jnp.broadcast_to(context["first"][:, None], (batch, rows)).astype(jnp.int32),
         "out": jnp.full((batch, rows, options.capacity), options.pad, jnp.int32),
         "done": jnp.zeros((batch, rows), bool),
+        "finite": jnp.bool_(True),
         "cache": system.cache(context, rows, options.capacity),
         "key": key,
     }
@@ -47,6 +49,7 @@ def step(system: System, context: Context, state: State, options: Options) -> St
         "ids": ids,
         "out": jax.lax.dynamic_update_slice_in_dim(state["out"], ids[..., None], index, axis=2),
         "done": state["done"] | jnp.isin(ids, jnp.array(options.ends)),
+        "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
         "cache": cache,
         "key": key,
     }

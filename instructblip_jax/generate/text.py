@@ -13,12 +13,13 @@ LENGTH_STEP = 16
 
 
 def options_for(model: Any, *, eos_token_id: int | Sequence[int] | None = None, **options: Any) -> Options:
-    """Hugging Face's options for this model. Raises ValueError for values that cannot be, TypeError for no option."""
-    config = model.config
-    ends = config.text.eos_token_id if eos_token_id is None else eos_token_id
-    if not config.decoder_only:
+    """Hugging Face's options for this model; without ``eos_token_id`` its own end tokens. Raises ValueError for values
+    that cannot be, TypeError for no option."""
+    text = model.config.text
+    ends = text.eos_token_id if eos_token_id is None else eos_token_id
+    if not model.config.decoder_only:
         options["penalize_prompt"] = True  # T5's is the start token alone
-    return Options.of(ends=ends, pad=config.text.pad_token_id, **options)
+    return Options.of(ends=ends, pad=text.pad_token_id, vocabulary=text.vocab_size, **options)
 
 
 def generate_ids(
@@ -29,7 +30,7 @@ def generate_ids(
 
     Options are Hugging Face's: max_new_tokens (64), min_new_tokens, num_beams, length_penalty, repetition_penalty,
     no_repeat_ngram_size, early_stopping, do_sample, temperature, top_k, top_p, num_return_sequences, eos_token_id
-    (one or several; by default the checkpoint's own end token). ``seed`` makes sampling repeatable.
+    (one or several; by default the checkpoint's own). ``seed`` makes sampling repeatable.
     ``penalize_prompt``: the repetition penalty of a decoder-only model counts the prompt's tokens, too. ``image``: what
     `InstructBlip.encode_image` made, in place of the batch's pixels. Raises ValueError for options that cannot be.
     """
@@ -47,7 +48,8 @@ def _answers(model: Any, image: Any, batch: Mapping[str, np.ndarray], options: O
 def prepare(model: Any, processor: Any, images: Any, instructions: str | Sequence[str]) -> tuple[Any, dict]:
     """Pictures and instructions -> image tokens, one row an instruction, and the padded text of a batch.
 
-    A picture that is given several times is encoded once.
+    A picture that is given several times is encoded once. The language model reads instructions whole; the Q-Former as
+    much of their ends as it has positions for.
     """
     texts = [instructions] if isinstance(instructions, str) else list(instructions)
     rows = processor.rows(images, len(texts), share=True)
@@ -56,7 +58,7 @@ def prepare(model: Any, processor: Any, images: Any, instructions: str | Sequenc
     place = {key: n for n, key in enumerate(distinct)}
     tokens = model.encode_image(processor.pixels(list(distinct.values())))
     longest = max(len(ids) for row in encoded for ids in row.values())
-    batch = processor.pad(encoded, dict.fromkeys(encoded[0], -(-longest // LENGTH_STEP) * LENGTH_STEP))
+    batch = processor.pad(encoded, processor.lengths(encoded[0], -(-longest // LENGTH_STEP) * LENGTH_STEP))
     return tokens[np.array([place[id(row)] for row in rows])], batch
 
 

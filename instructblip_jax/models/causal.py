@@ -100,6 +100,8 @@ class CausalLM(nnx.Module):
         Without a cache ids begin right after the context; with one, they go on at ``index``, and it is returned with
         them in it.
         """
+        if cache is None:
+            self.check_length(context["k"].shape[3] + ids.shape[2])
         first = jnp.sum(context["mask"].astype(jnp.int32), axis=1)[:, None, None]
         x, place = self.enter(self.embed(ids), first + index + jnp.arange(ids.shape[2]))
         seen = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]

@@ -29,7 +29,7 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     pad_token_id: int = 0
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = 2
 
     @property
     def width(self) -> int:

@@ -29,7 +29,7 @@ class OptConfig:
     max_position_embeddings: int = 2048
     activation_function: str = "relu"
     pad_token_id: int = 1
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = 2
 
     @property
     def width(self) -> int:
@@ -81,7 +81,10 @@ class Opt(CausalLM):
     def check_length(self, length: int) -> None:
         most = self.config.max_position_embeddings
         if length > most:
-            raise ValueError(f"visual prompt, text and answer take {length} positions; this OPT has {most}")
+            raise ValueError(
+                f"visual prompt, text and answer take {length} positions; this OPT has {most}: shorten the text or "
+                "lower max_new_tokens"
+            )
 
     def enter(self, embeds: jax.Array, positions: jax.Array) -> tuple[jax.Array, None]:
         return embeds.astype(self.dtype) + self.position(positions + OFFSET), None

@@ -38,7 +38,7 @@ class T5Config:
     scale_outputs: bool = False
     decoder_start_token_id: int = 0
     pad_token_id: int = 0
-    eos_token_id: int = 1
+    eos_token_id: int | tuple[int, ...] = 1
 
     @property
     def width(self) -> int:

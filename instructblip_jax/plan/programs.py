@@ -33,6 +33,7 @@ programs widen bfloat16. What a chip keeps and sends is decided before, and alik
 INSTALL = "pip install 'jax[tpu]', which takes the version that this jax can read"
 KEEP = {
     "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any will do: the topology is given, but that none is named would be told
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing runs: another process may hold a TPU, or compile
     "TPU_STDERR_LOG_LEVEL": "3",

@@ -170,7 +170,13 @@ def generation(
     mesh = programs.mesh_of(setting, devices)
     described: Described = programs.describe(setting, mesh)
     text = setting.model.text
-    options = Options.of(ends=text.eos_token_id, pad=text.pad_token_id, num_beams=beams, max_new_tokens=max_new_tokens)
+    options = Options.of(
+        ends=text.eos_token_id,
+        pad=text.pad_token_id,
+        vocabulary=text.vocab_size,
+        num_beams=beams,
+        max_new_tokens=max_new_tokens,
+    )
     read = programs.compiled(programs.reading(described), mesh)
     begun = programs.compiled(programs.beginning(described, read.result, options), mesh)
     decoded = programs.compiled(programs.stepping(described, read.result, begun.result, options), mesh)
@@ -186,10 +192,10 @@ def generation(
 
 
 def remedies(plan: Plan) -> list[str]:
-    """What to change where a plan does not fit, what helps most first, each with its share of the memory."""
+    """What to change where a plan does not fit, what helps most first, with its share of the memory; never empty."""
     setting, chips = plan.setting, plan.topology.devices
     missing = (plan.peak - plan.topology.chip.usable) / GIB
-    said = [f"{missing:.2f} GiB a chip too much"]
+    said = []
     frozen, temporaries = plan.bytes["frozen"] / GIB, plan.bytes["temporaries"] / GIB
     if not setting.int8 and frozen > missing / 2:
         said.append(f"--config.int8=True halves the language model (frozen weights take {frozen:.2f} GiB)")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from instructblip_jax.plan.chips import GIB
+from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.plan.report import Generation, Plan, remedies
 
 KINDS = {
@@ -82,11 +83,23 @@ def hours(plan: Plan, steps: int) -> float:
     return plan.roofline.bound * steps / 3600 if plan.roofline else 0.0
 
 
-def verdict(plan: Plan) -> str:
-    """Whether it fits, and what to change if not."""
+def verdict(plan: Plan, longest: Lengths) -> str:
+    """Whether a run fits, in one line: by the largest shape that was compiled, with what helps most where it does not.
+
+    ``longest``: the largest shape of the run.
+    """
+    chip, lengths = plan.topology.chip, plan.setting.lengths
+    size = f"{plan.peak / GIB:.2f} of {chip.usable / GIB:.2f} GiB a chip"
+    size += f" at {lengths.instruction} + {lengths.response} tokens"
+    size += ", its largest shape" if lengths == longest else ""
     if plan.fits:
-        return f"It fits (compiled in {plan.seconds:.0f} s)."
-    return "IT DOES NOT FIT: " + "\n- ".join(remedies(plan))
+        return f"It fits {plan.topology.name}: {size} (compiled in {plan.seconds:.0f} s)"
+    return f"IT DOES NOT FIT {plan.topology.name}: {size}; first of all, {remedies(plan)[0]}"
+
+
+def advice(plan: Plan) -> str:
+    """What to change where a run does not fit, as a list."""
+    return "\n- ".join(["What helps, most of all first:", *remedies(plan)])
 
 
 def answering(made: Generation) -> str:

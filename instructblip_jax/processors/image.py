@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import io
+import math
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -139,6 +141,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+PREPROCESSOR, VIDEO_PREPROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+"""Where transformers 5 writes the settings of pictures, in a field of `NESTED`; older files have none of these."""
+NESTED = ("image_processor", "video_processor")
+
+
+def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[str, Any]]:
+    """The settings of a model directory's pictures, the file that they are from, and the field there ("": all of it).
+
+    What `PROCESSOR` holds wins over `PREPROCESSOR`, as in transformers. Settings of the other kind, of frames or of
+    single pictures, serve where there are no others. Raises FileNotFoundError or ValueError naming the file.
+    """
+    own, other = NESTED[::-1] if video else NESTED
+    path = directory / PROCESSOR
+    processor = read_json(path) if path.is_file() else {}
+    files = [directory / name for name in ((VIDEO_PREPROCESSOR,) if video else ()) + (PREPROCESSOR,)]
+    there = next((file for file in files if file.is_file()), None)
+    for field in (own, other):
+        if processor.get(field) is not None:
+            if not isinstance(processor[field], dict):
+                raise ValueError(f"{path}: {field} is not an object")
+            return path, field, processor[field]
+        if there is not None:
+            return there, "", read_json(there)
+    raise FileNotFoundError(f"{directory / PREPROCESSOR}: no such file, and {PROCESSOR} says nothing of {own} either")
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageProcessor:
     """Resize straight to (height, width) without regard to the aspect, rescale, subtract the mean, divide."""
@@ -151,10 +180,13 @@ class ImageProcessor:
     resample: Image.Resampling
 
     @classmethod
-    def from_pretrained(cls, directory: Path) -> "ImageProcessor":
-        """Read ``preprocessor_config.json``. Raises FileNotFoundError or ValueError naming file and field."""
-        path = directory / "preprocessor_config.json"
-        raw = read_json(path)
+    def from_pretrained(cls, directory: Path, *, video: bool = False) -> "ImageProcessor":
+        """Read a model directory's `settings`. Raises FileNotFoundError or ValueError naming file and field."""
+        path, field, raw = settings(directory, video=video)
+        where = f"{path}: {field}." if field else f"{path}: "
+        for switch in ("do_resize", "do_rescale", "do_normalize"):
+            if raw.get(switch) is False:
+                raise ValueError(f"{where}{switch} is false; pictures are always resized, rescaled and normalised here")
         size = raw.get("size", {})
         size = {"height": size, "width": size} if isinstance(size, int) else size
         try:
@@ -172,9 +204,13 @@ class ImageProcessor:
                 raise ValueError(
                     f"mean {processor.mean}, deviation {processor.std}: three numbers each, none divides by 0"
                 )
-        except (KeyError, TypeError, ValueError) as error:
+            if not all(map(math.isfinite, (*processor.mean, *processor.std, processor.rescale))):
+                raise ValueError(
+                    f"mean {processor.mean}, deviation {processor.std}, factor {processor.rescale}: not all are finite"
+                )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             names = "size, image_mean, image_std, rescale_factor or resample"
-            raise ValueError(f"{path}: {names} is unusable ({error})") from error
+            raise ValueError(f"{where}{names} is unusable ({error})") from error
         return processor
 
     def at(self, side: int) -> "ImageProcessor":

@@ -1,7 +1,8 @@
 """The public Processor: pictures, instructions and responses -> the contract's batch of NumPy arrays."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,11 +11,11 @@ from PIL import Image
 
 from instructblip_jax import source
 from instructblip_jax.files import read_json
-from instructblip_jax.processors.image import ImageProcessor, Picture, UnusableImageError
+from instructblip_jax.processors.image import ImageProcessor, Picture, UnusableImageError, settings
 from instructblip_jax.processors.text import TextTokenizer
 
-MAX_INSTRUCTION, MAX_RESPONSE = 128, 256
-"""The original model's text limits, in tokens: instructions lose their beginning, responses their end."""
+TRAINED_INSTRUCTION = 128
+"""Tokens of an instruction, its last ones, that the original's Q-Former reads in training."""
 IGNORE = -100
 FAMILIES = ("t5", "llama", "opt")
 
@@ -35,6 +36,7 @@ class Processor:
         end_id: int,
         stop_ids: frozenset[int],
         decoder_only: bool,
+        qformer_positions: int,
     ):
         self.image, self.tokenizer, self.qformer = image, tokenizer, qformer
         self.end_id = end_id
@@ -43,8 +45,9 @@ class Processor:
         """End an answer that is decoded."""
         self.decoder_only = decoder_only
         """Whether a response goes on in the same row as its instruction (LLaMA, OPT), or has its own (T5)."""
-        self.qformer_limit = MAX_INSTRUCTION
-        """Instruction tokens that the Q-Former reads, the last ones."""
+        self.qformer_positions = qformer_positions
+        """Instruction tokens that the Q-Former can read."""
+        self._warned = False
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, image_size: int = 0) -> "Processor":
@@ -67,11 +70,12 @@ class Processor:
             qformer = TextTokenizer(directory / "qformer_tokenizer")
             rows = sections["qformer"].get("vocab_size", 30523)  # of the public Q-Formers
             qformer.check_fits(rows, f"{path}: qformer_config.vocab_size")
-        image = ImageProcessor.from_pretrained(directory)
+        video = config.get("model_type") == "instructblipvideo"
+        image = ImageProcessor.from_pretrained(directory, video=video)
         side = sections["vision"].get("image_size", 224)  # of the public vision towers
         if (image.height, image.width) != (side, side):
             raise ValueError(
-                f"{directory / 'preprocessor_config.json'}: size is {image.height} x {image.width}, "
+                f"{settings(directory, video=video)[0]}: size is {image.height} x {image.width}, "
                 f"but config.json's vision_config.image_size is {side}"
             )
         if image_size:
@@ -83,11 +87,25 @@ class Processor:
             image = image.at(image_size)
         end = tokenizer.end_id(directory)
         stops = {end}
-        if family == "opt" and isinstance(sections["text"].get("eos_token_id"), int):
-            stops.add(sections["text"]["eos_token_id"])  # the newline, which BLIP-2's captions were trained to end with
-        processor = cls(image, tokenizer, qformer, end_id=end, stop_ids=frozenset(stops), decoder_only=family != "t5")
-        processor.qformer_limit = min(MAX_INSTRUCTION, sections["qformer"].get("max_position_embeddings", 512))
-        return processor
+        named = sections["text"].get("eos_token_id")
+        if isinstance(named, list):
+            stops.update(named)
+        elif family == "opt" and isinstance(named, int):
+            stops.add(named)  # the newline, which BLIP-2's captions were trained to end with
+        return cls(
+            image,
+            tokenizer,
+            qformer,
+            end_id=end,
+            stop_ids=frozenset(stops),
+            decoder_only=family != "t5",
+            qformer_positions=sections["qformer"].get("max_position_embeddings") or 512,  # of the public Q-Formers
+        )
+
+    @property
+    def qformer_limit(self) -> int:
+        """Instruction tokens that the Q-Former reads in training."""
+        return min(TRAINED_INSTRUCTION, self.qformer_positions)
 
     def __call__(
         self,
@@ -100,7 +118,8 @@ class Processor:
         pixel_values float32 [B, H, W, 3], or [B, F, H, W, 3] for videos; qformer_input_ids and its mask int32
         [B, Tq] (absent for BLIP-2); input_ids, attention_mask int32 [B, T]: the instruction, and in training of a
         decoder-only model the response after it; labels, if there are responses: int32 [B, To] for T5 and [B, T]
-        otherwise, -100 where no loss is taken. Raises UnusableImageError, or ValueError naming the row.
+        otherwise, -100 where no loss is taken. Texts are read whole, as `encode` says. Raises UnusableImageError, or
+        ValueError naming the row.
         """
         rows = self.rows(images, None)
         texts = self.checked(instructions, "instructions", len(rows))
@@ -157,34 +176,48 @@ class Processor:
             raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
         return np.stack(arrays)
 
-    def encode(
-        self, instruction: str, response: str | None = None, *, whole: Collection[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels.
 
-        Each is cut as the original cuts it, to `MAX_INSTRUCTION`, `qformer_limit` or `MAX_RESPONSE` tokens, but not
-        those in ``whole``.
+        Nothing is cut but the Q-Former's row, which loses its beginning: in ``training`` beyond `qformer_limit`, as the
+        original's does, and else beyond `qformer_positions`. The first row that does not fit the positions warns.
         """
-        cut = {"input_ids": MAX_INSTRUCTION, "qformer_input_ids": self.qformer_limit, "labels": MAX_RESPONSE}
-        most: dict[str, int | None] = cut | dict.fromkeys(whole)
-        row = {"input_ids": self.tokenizer.encode(instruction, most["input_ids"], keep="end")}
+        row = {"input_ids": self.tokenizer.encode(instruction)}
         if self.qformer is not None:
-            row["qformer_input_ids"] = self.qformer.encode(instruction, most["qformer_input_ids"], keep="end")
+            limit = self.qformer_limit if training else self.qformer_positions
+            row["qformer_input_ids"] = self.qformer.encode(instruction)
+            if (count := len(row["qformer_input_ids"])) > limit:
+                row["qformer_input_ids"] = self.qformer.encode(instruction, limit)
+                if limit == self.qformer_positions:
+                    self._warn(count)
         if response is not None:
-            row["labels"] = self.response(response, most["labels"])
+            row["labels"] = self.response(response)
             if self.decoder_only:
                 prompt, answer = row["input_ids"], row["labels"]
                 row["input_ids"] = np.concatenate([prompt, answer])
                 row["labels"] = np.concatenate([np.full_like(prompt, IGNORE), answer])
         return row
 
-    def response(self, text: str, longest: int | None = MAX_RESPONSE) -> np.ndarray:
-        """A response's tokens with the end token, int32 [n]: its beginning, if it is too long."""
+    def _warn(self, count: int) -> None:
+        if not self._warned:
+            self._warned = True
+            limit = self.qformer_positions
+            warnings.warn(
+                f"an instruction is {count} tokens long, and the Q-Former has {limit} positions: it reads the last "
+                f"{limit}, the language model reads all (told for the first such instruction only)",
+                stacklevel=3,
+            )
+
+    def lengths(self, keys: Iterable[str], length: int) -> dict[str, int]:
+        """``length`` tokens for each of a batch's instruction rows, but for the Q-Former's no more than it can read."""
+        return {key: min(length, self.qformer_positions) if key == "qformer_input_ids" else length for key in keys}
+
+    def response(self, text: str) -> np.ndarray:
+        """A response's tokens with the end token, int32 [n]."""
         if not self.decoder_only:
-            return self.tokenizer.encode(text, longest, keep="start")
-        # The begin token stands before the instruction alone; an answer that is cut has no end, as in the original.
-        ids = self.tokenizer.encode(text, None, keep="start", special=False)
-        return np.append(ids, np.int32(self.end_id))[:longest]
+            return self.tokenizer.encode(text)
+        # The begin token stands before the instruction alone.
+        return np.append(self.tokenizer.encode(text, special=False), np.int32(self.end_id))
 
     def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
         """Token rows -> arrays [B, n] with masks, padded on the right to ``lengths[key]`` or to the longest row."""

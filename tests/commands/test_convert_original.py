@@ -208,4 +208,4 @@ def test_without_torch_the_extra_is_named(cli, base, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "f.pth").write_text("x")
     result = cli("convert", f"--original={tmp_path / 'f.pth'}", f"--model={base}", f"--out={tmp_path / 'out'}")
-    refused(result, "instructblip_jax[original]")
+    refused(result, "pip install -e '.[original]'")

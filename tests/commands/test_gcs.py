@@ -190,5 +190,5 @@ def test_without_the_packages_that_read_buckets_there_is_one_line(cli, world, mo
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     result = cli("train", f"--config={world / 'tiny.py'}", "--workdir=gs://bucket/run")
     assert result.code == 2
-    assert result.err.endswith("gs:// paths need two more packages: pip install 'instructblip_jax[gcs]'\n")
+    assert result.err.endswith("gs:// paths need two more packages: pip install -e '.[gcs]'\n")
     assert cli("train", "--help").code == 0

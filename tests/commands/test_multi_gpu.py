@@ -1,4 +1,7 @@
-"""launch/multi_gpu.sh for real: two processes of two devices train, until one is killed."""
+"""launch/multi_gpu.sh for real: two processes of two devices train, until one is killed.
+
+In CI the script is held by tests/launch/test_running.py, and the processes by tests/distributed/test_jobs.py.
+"""
 
 import json
 import os
@@ -46,12 +49,10 @@ def test_two_processes_train_and_when_one_is_killed_the_job_ends_with_one_messag
                 time.sleep(0.01)
             _, one = processes(job.pid)
             os.kill(one, signal.SIGKILL)
-            killed = time.monotonic()
             out, err = job.communicate(timeout=60)
         finally:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
-    assert time.monotonic() - killed < 60
     assert job.returncode == 128 + signal.SIGKILL
     told = [line for line in err.splitlines() if line.startswith("multi_gpu.sh: ")]
     assert len(told) == 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import checkpoints
 import numpy as np
@@ -106,11 +107,25 @@ def test_a_truncated_shard_is_named(sharded):
     assert str(shard) in refused(sharded)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"metadata": {}}', '{"weight_map": {"a": "../a.safetensors"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"metadata": {}}',
+        '{"weight_map": {"a": "../a.safetensors"}}',
+        '{"weight_map": {"a": ["model.safetensors"]}}',
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": 1, "c": null}}',
+        '{"weight_map": ["model.safetensors"]}',
+        '{"weight_map": ' + "[" * 100_000 + "}",
+    ],
+)
 def test_a_broken_index_is_named(sharded, content):
     index = sharded / "model.safetensors.index.json"
     index.write_text(content)
-    assert str(index) in refused(sharded)
+    message = refused(sharded)
+    assert str(index) in message
+    assert "\n" not in message
 
 
 def test_weights_that_are_not_safetensors_are_not_looked_for(directory):
@@ -121,10 +136,72 @@ def test_weights_that_are_not_safetensors_are_not_looked_for(directory):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"model_type": ', "[1]", "\x00\x01"])
+DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
+LONG = '{"model_type": "blip-2", "num_query_tokens": ' + "9" * 100_000 + "}"
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model_type": ', "[1]", "\x00\x01", DEEP, LONG])
 def test_a_broken_config_is_named(directory, content):
     (directory / "config.json").write_text(content)
-    assert str(directory / "config.json") in refused(directory)
+    message = refused(directory)
+    assert str(directory / "config.json") in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("vision_config", "layer_norm_eps", "NaN"),
+        ("vision_config", "layer_norm_eps", "-1e-6"),
+        ("qformer_config", "layer_norm_eps", "Infinity"),
+        ("qformer_config", "hidden_dropout_prob", "NaN"),
+        ("text_config", "layer_norm_epsilon", "-Infinity"),
+        ("text_config", "layer_norm_epsilon", "1e999"),
+        ("text_config", "layer_norm_epsilon", "1" + "0" * 400),
+        ("text_config", "num_heads", "NaN"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_file_and_field(directory, section, field, value):
+    edit_config(directory, **{f"{section}__{field}": "HERE"})
+    path = directory / "config.json"
+    path.write_text(path.read_text().replace('"HERE"', value))
+    message = refused(directory)
+    assert f"{path}: {section}.{field} is " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("field", ["unread", "initializer_range"])
+def test_what_nobody_reads_may_be_anything(directory, field):
+    edit_config(directory, **{f"text_config__{field}": float("nan")})
+    assert ib.InstructBlip.from_pretrained(directory, dtype="float32").config.text.num_layers == 3
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "vision_config__num_hidden_layers",
+        "qformer_config__num_hidden_layers",
+        "text_config__num_layers",
+        "text_config__num_decoder_layers",
+    ],
+)
+def test_more_layers_than_there_are_tensors_are_told_without_naming_each(directory, field):
+    edit_config(directory, **{field: 10**8})
+    tracemalloc.start()
+    message = refused(directory)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(directory) in message
+    assert f"asks for {10**8} tensors " in message or f"asks for {5 * 10**7} tensors " in message
+    assert "\n" not in message
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize("value", [[], [-1], [1, "2"], ["</s>"], [True], "1", {"a": 1}, [[1]]])
+def test_end_tokens_that_are_none_are_refused_by_file_and_field(directory, value):
+    edit_config(directory, text_config__eos_token_id=value)
+    assert f"{directory / 'config.json'}: text_config.eos_token_id" in refused(directory)
 
 
 def test_a_config_with_bytes_that_are_no_text_is_named(directory):
@@ -162,6 +239,11 @@ def test_a_config_of_another_kind_is_refused_by_file_and_field(directory, change
     [
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rotary", "linear"]),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, ["rotary", "llama3"]),
+        ("llama", {"rope_parameters": {"rope_theta": float("nan")}}, ["text_config.rope_theta is nan"]),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["rope_parameters", "rotary"]),
+        ("llama", {"rope_parameters": [1e4]}, ["text_config.rope_parameters", "not of type dict"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["rotary", "0.5"]),
+        ("llama", {"rms_norm_eps": float("inf")}, ["text_config.rms_norm_eps is inf"]),
         ("llama", {"num_key_value_heads": 3}, ["num_attention_heads 4", "num_key_value_heads 3"]),
         ("llama", {"num_attention_heads": 5}, ["text_config.hidden_size 32", "num_attention_heads 5"]),
         ("llama", {"attention_bias": True}, ["text_config.attention_bias", "True"]),

@@ -1,6 +1,8 @@
 """Prepared sets: written whole or not at all, read back record for record."""
 
+import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -153,3 +155,43 @@ def test_writing_prints_nothing(tmp_path, capfd):
     builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
     builder.open_set(tmp_path, "own_set", "train")[0]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_set_is_a_sequence(tmp_path):
+    """Iterating ends, and what is no record's number is no damage."""
+    want = records("own_set", "train", 7)
+    more = records("own_set", "test", 2)
+    builder.write(tmp_path, "own_set", {"train": lambda: iter(want), "test": lambda: iter(more)})
+    for split, all_of_them in (("train", want), ("train+test", [*want, *more]), ("test+train", [*more, *want])):
+        source = builder.open_set(tmp_path, "own_set", split)
+        assert len(source) == len(all_of_them)
+        assert list(source) == all_of_them
+        assert [source[n] for n in range(-len(source), 0)] == all_of_them
+        assert source[-1] == all_of_them[-1]
+        assert source[1:4] == all_of_them[1:4]
+        assert source[::-2] == all_of_them[::-2]
+        assert source[np.int64(1)] == all_of_them[1]
+        assert source.shown.tolist() == [1] * len(source)
+        for beyond in (len(source), -len(source) - 1):
+            with pytest.raises(IndexError):
+                source[beyond]
+
+
+@pytest.mark.parametrize("by_report", [True, False], ids=["counted", "an earlier version's report"])
+def test_how_many_pictures_a_record_shows(tmp_path, by_report):
+    mixed = [
+        dataclasses.replace(r, images=(png(1),) * n) for r, n in zip(records("s", "a", 4), (1, 2, 0, 2), strict=True)
+    ]
+    two = [dataclasses.replace(r, images=(png(1),) * 2) for r in records("s", "b", 3)]
+    none = [dataclasses.replace(r, images=()) for r in records("s", "c", 2)]
+    builder.write(tmp_path, "s", {"a": lambda: iter(mixed), "b": lambda: iter(two), "c": lambda: iter(none)})
+    report = builder.directory_of(tmp_path, "s") / "report.json"
+    told = json.loads(report.read_text())
+    assert [told["splits"][split]["by_pictures"] for split in "abc"] == [{"0": 1, "1": 1, "2": 2}, {"2": 3}, {"0": 2}]
+    if not by_report:
+        for split in told["splits"].values():
+            del split["by_pictures"]
+        report.write_text(json.dumps(told))
+    shown = {split: builder.open_set(tmp_path, "s", split).shown.tolist() for split in ("a", "b", "c", "b+a")}
+    assert shown == {"a": [1, 2, 1, 2], "b": [2, 2, 2], "c": [1, 1], "b+a": [2, 2, 2, 1, 2, 1, 2]}
+    assert builder.open_set(tmp_path, "s", "b+a").frames == 2

@@ -5,7 +5,8 @@ import pytest
 import toys
 
 from instructblip_jax.data.buckets import assign
-from instructblip_jax.data.collate import collate, grid
+from instructblip_jax.data.collate import collate, grid, text_lengths
+from instructblip_jax.processors.processor import Processor
 
 
 def sample(processor, text: str, answer: str | None = None, grey: float = 1.0) -> dict:
@@ -59,3 +60,24 @@ def test_a_blank_image_is_the_mean_colour(processor):
 def test_rows_that_fit_no_shape_are_an_error_that_names_the_fields(processor, shape):
     with pytest.raises(ValueError, match=r"data\.instruction_lengths and data\.response_lengths go up to .* 9 \+ 2"):
         collate([sample(processor, "which digit is top-left ?", "3")], processor, shapes=[shape])
+
+
+@pytest.fixture(scope="module")
+def joined():
+    """A processor of a decoder-only model, whose responses stand behind the instructions."""
+    return Processor.from_pretrained(toys.GOLDENS / "opt")
+
+
+def test_a_decoder_only_row_has_its_response_behind_its_instruction(joined):
+    rows = [sample(joined, "which digit is top-left ?", "3"), sample(joined, "where ?", "top-left red 3 , 4")]
+    lengths = [text_lengths(row, joined) for row in rows]
+    for row, (asked, said) in zip(rows, lengths, strict=True):
+        assert asked + said == len(row["input_ids"]) == len(row["labels"])
+        assert (row["labels"] == -100).sum() == asked
+    (first, one), (second, other) = lengths
+    batch = collate(rows, joined, shapes=[(max(first, second) + 3, max(one, other) + 2)])
+    whole = max(first, second) + 3 + max(one, other) + 2
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (2, whole)
+    assert (batch["labels"] != -100).sum(1).tolist() == [one, other]
+    with pytest.raises(ValueError, match=rf"a row has {max(first, second)} \+ {max(one, other)} tokens"):
+        collate(rows, joined, shapes=[(max(first, second), max(one, other) - 1)])

@@ -10,11 +10,12 @@ import toys
 
 import instructblip_jax as ib
 from instructblip_jax import features
-from instructblip_jax.data import loader
+from instructblip_jax.data import builder, feature_cache, loader
 from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.data.feature_cache import FeatureCache, FeatureWriter
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.pictures import BLANK, KEY, Pictures, key_of, pictures_of
+from instructblip_jax.data.record import Record
 from instructblip_jax.plan import flops
 from instructblip_jax.systems.tree import merge
 
@@ -221,6 +222,57 @@ def test_damage_names_the_file(cached, tmp_path):
         cache.read(np.asarray(cache.keys))
     path.unlink()
     assert not len(FeatureCache(copy, SHAPE, np.dtype(np.float32)).keys)
+
+
+def test_an_index_that_lies_names_the_file_and_the_row(tmp_path):
+    """Of another picture the features are never given."""
+    keys = np.frombuffer(bytes(range(48)), KEY)
+    writer = FeatureWriter(tmp_path, 8)
+    writer.add(keys, np.arange(6, dtype=np.float32).reshape(3, 2))
+    writer.close()
+    cache = FeatureCache(tmp_path, (2,), np.dtype(np.float32))
+    np.testing.assert_array_equal(cache.read(keys), [[0, 1], [2, 3], [4, 5]])
+    (places,) = tmp_path.glob("index-*.places.npy")
+    np.save(places, np.load(places)[::-1])
+    cache = FeatureCache(tmp_path, (2,), np.dtype(np.float32))
+    with pytest.raises(ValueError, match=r"features-000000.*: row 2 is not what the index says; remove the file"):
+        cache.read(keys[:1])
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(self, record):
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(
+        feature_cache, "ArrayRecordWriter", type("Full", (), {"__init__": lambda *_: None, "write": full})
+    )
+    with pytest.raises(OSError, match=r"features-000000\.array_record: No space left on device"):
+        FeatureWriter(tmp_path, 8).add(np.frombuffer(bytes(16), KEY), np.zeros((1, 2), np.float32))
+    assert not len(FeatureCache(tmp_path, (2,), np.dtype(np.float32)).keys)
+
+
+def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, processor, sources, stream, tmp_path):
+    """One, two or no picture a row: in batches of their own, with features as with pixels."""
+    images = [record.images[0] for record in sources["count"]]
+    shown = [images[:1], images[1:3], [], images[3:5], images[5:6]]
+    own = [
+        Record(f"own/{n}", "own", "train", "vqa", tuple(pictures), {}, (str(n),), instruction="which digit ?")
+        for n, pictures in enumerate(shown)
+    ]
+    builder.write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
+    mixed = {"own": builder.open_set(tmp_path / "sets", "own", "train")}
+    cached = features.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
+    seen, stored, numbers = stream(sources=mixed), stream(cached, sources=mixed), set()
+    for _ in range(10):
+        want, got = next(seen), next(stored)
+        assert got["uid"] == want["uid"]
+        pixels = want["pixel_values"]
+        number = pixels.shape[1] if pixels.ndim == 5 else 1
+        assert {max(1, len(own[int(uid.split("/")[1])].images)) for uid in got["uid"]} == {number}
+        tokens = tower(model, pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], *SHAPE)
+        np.testing.assert_allclose(got["image_features"], tokens, rtol=1e-5, atol=1e-6)
+        numbers.add(number)
+    assert numbers == {1, 2}
 
 
 def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):

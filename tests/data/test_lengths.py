@@ -1,11 +1,13 @@
 """Texts of all lengths in few static shapes: what is padded, and what is too long."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
 
 from instructblip_jax.data import buckets, loader
 from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.collate import text_lengths
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.record import Record
 
@@ -105,6 +107,22 @@ def test_what_is_too_long_is_replaced_and_counted_and_nothing_is_cut(processor, 
     assert [next(first)["uid"] for _ in range(9)] == [next(again)["uid"] for _ in range(9)]
 
 
+def test_sampled_lengths_are_those_of_what_is_drawn(processor, prepared):
+    """Each set as often as in the mixture, instruction and response as the loader counts them."""
+    (one,) = records(prepared, 1)
+    short = dataclasses.replace(one, uid="short/0", instruction="where ?", answers=("red",))
+    long = dataclasses.replace(one, uid="long/0", instruction="which digit is top-left ?" * 3, answers=("red 3 , 4",))
+    sources, shares = {"short": [short], "long": [long]}, {"short": 0.75, "long": 0.25}
+    got = loader.sample_lengths(sources, shares, processor, {}, seed=1, count=400)
+    want = [
+        text_lengths(processor.encode(r.instruction, r.answers[0], training=True), processor) for r in (short, long)
+    ]
+    assert got.shape == (400, 2)
+    assert {tuple(row) for row in got.tolist()} == set(want)
+    assert abs((got == want[1]).all(1).mean() - 0.25) < 0.08  # 3.7 deviations
+    np.testing.assert_array_equal(got, loader.sample_lengths(sources, shares, processor, {}, seed=1, count=400))
+
+
 def test_answers_are_drawn_by_their_weights(processor, prepared):
     source = records(prepared, 1, weights=(0.75, 0.25), answers=("1", "2"))
     batches = stream(processor, [Record(**vars(source[0]))])
@@ -135,7 +153,7 @@ def test_a_turn_comes_with_what_was_said_before(processor, prepared):
     assert "which ?" in second[0]
 
 
-def test_sets_of_several_pictures_have_batches_of_their_own(processor, prepared):
+def test_a_batch_shows_one_number_of_pictures_a_row_and_none_is_shown_twice(processor, prepared):
     one, two = records(prepared, 3), records(prepared, 3)
     image = one[0].images[0]
     other = open_set(prepared, "count", "train")[1].images[0]
@@ -147,18 +165,54 @@ def test_sets_of_several_pictures_have_batches_of_their_own(processor, prepared)
     sources, shares = {"own": [*one[:2], none], "two": two}, {"own": 0.75, "two": 0.25}
     batches = training_batches(
         sources, shares, processor, {}, batch_size=4, instruction_lengths=(12,), response_lengths=(8,), seed=0,
-        frames={"two": 2},
     )  # fmt: skip
     pixels, second = processor.image(image), processor.image(other)
-    kinds = Counter()
-    for _ in range(64):
+    kinds, drawn = Counter(), Counter()
+    for _ in range(96):
         batch = next(batches)
-        names = {uid.split("/")[0] for uid in batch["uid"]}
-        assert len(names) == 1
-        kinds.update(names)
+        shown = batch["pixel_values"].shape[1] if batch["pixel_values"].ndim == 5 else 1
+        kinds[shown] += 1
+        drawn.update(batch["uid"])
         for uid, row in zip(batch["uid"], batch["pixel_values"], strict=True):
-            if uid.startswith("own"):
-                np.testing.assert_array_equal(row, 0 * pixels if uid == none.uid else pixels)
+            if uid in ("two/0", "two/2"):
+                np.testing.assert_array_equal(row, [pixels, second])
             else:
-                np.testing.assert_array_equal(row, [pixels, pixels if uid == "two/1" else second])
-    assert kinds == {"own": 48, "two": 16}
+                np.testing.assert_array_equal(row, 0 * pixels if uid == none.uid else pixels)
+    assert kinds == {1: 80, 2: 16}  # the set "two" is a quarter, two thirds of which show two
+    assert {uid: drawn[uid] for uid in ("two/0", "two/1", "two/2")} == {"two/0": 32, "two/1": 32, "two/2": 32}
+
+
+def test_a_stream_of_mixed_numbers_of_pictures_resumes_anywhere(processor, prepared):
+    """And every record is drawn as often as any other, a lone one with two pictures, too."""
+    image, other = (open_set(prepared, "count", "train")[n].images[0] for n in (0, 1))
+    plain = records(prepared, 1)[0]
+    own = [dataclasses.replace(plain, uid=f"own/{n}", images=(image, other)[: 1 + (n == 3)]) for n in range(6)]
+
+    def make():
+        return training_batches(
+            {"own": own},
+            {"own": 1.0},
+            processor,
+            {},
+            batch_size=4,
+            instruction_lengths=(12,),
+            response_lengths=(8,),
+            seed=3,
+        )
+
+    whole = make()
+    batches = [next(whole) for _ in range(48)]
+    drawn = Counter(uid for batch in batches for uid in batch["uid"])
+    assert drawn == {f"own/{n}": 32 for n in range(6)}
+    assert {
+        (batch["pixel_values"].ndim, *batch["uid"][:1]) for batch in batches if batch["pixel_values"].ndim == 5
+    } == {(5, "own/3")}
+    for cut in (1, 21, 22, 30):
+        first, second = make(), make()
+        for _ in range(cut):
+            next(first)
+        second.set_state(first.get_state())
+        for want in batches[cut : cut + 4]:
+            got = next(second)
+            assert got["uid"] == want["uid"]
+            np.testing.assert_array_equal(got["pixel_values"], want["pixel_values"])

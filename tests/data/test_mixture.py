@@ -43,6 +43,28 @@ def test_a_set_of_weight_zero_is_not_in_the_mixture():
     assert sum(got.values()) == pytest.approx(1)
 
 
+def test_a_cap_is_the_size_that_a_set_counts_as_at_most():
+    got = probabilities(SIZES, caps={"large": 200, "small": 5_000})
+    assert got["large"] == pytest.approx(got["small"])  # the small one's cap is above its size
+    assert got["middle"] / got["large"] == pytest.approx(3.0)
+    weighed = probabilities(SIZES, exponent=1, weights={"large": 0.5}, caps={"large": 1_000})
+    assert weighed["large"] / weighed["middle"] == pytest.approx(500 / 1_800)
+
+
+@pytest.mark.parametrize(
+    ("caps", "words"),
+    [
+        ({"small": 0}, "mixture.caps: that of small is below 1; a weight of 0 leaves a set out"),
+        ({"small": -3, "large": 0}, "mixture.caps: that of large, small is below 1"),
+        ({"tiny": 5}, "mixture.caps names tiny, not among mixture.sets (large, middle, small)"),
+    ],
+)
+def test_a_cap_that_cannot_be_is_refused(caps, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        probabilities(SIZES, caps=caps)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("sizes", "weights", "words"),
     [

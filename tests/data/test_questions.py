@@ -67,13 +67,14 @@ def test_a_question_longer_than_all_lengths_is_asked_whole(prepared, processor):
     record = own_records(prepared, processor, (0,))[0]
     long = Record(**{**vars(record), "instruction": "where is the digit ? " * 30})
     (asked,) = evaluation_batches([long], processor, {}, batch_size=1, instruction_lengths=(24, 32))
-    want = processor.encode(long.instruction, whole=("input_ids",))
+    want = processor.encode(long.instruction)
     assert len(want["input_ids"]) > 128
     length = asked.text["input_ids"].shape[1]
     assert (length - 32) % LONGER == 0
     np.testing.assert_array_equal(asked.text["input_ids"][0, : len(want["input_ids"])], want["input_ids"])
     assert asked.text["attention_mask"].sum() == len(want["input_ids"])
-    assert asked.text["qformer_attention_mask"].sum() == processor.qformer_limit  # the original cuts there
+    np.testing.assert_array_equal(asked.text["qformer_input_ids"][0], want["qformer_input_ids"])
+    assert asked.text["qformer_attention_mask"].sum() == processor.qformer_positions  # it reads the end
 
 
 def test_the_templates_are_checked_first(prepared, processor):

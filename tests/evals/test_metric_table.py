@@ -43,13 +43,17 @@ PAIRS = {
 }
 
 
+SECOND = {"vqa_accuracy": (0 + 1 / 3) / 2, "mrr": 1 / 1.5}
+"""Scores of the second pair that are not 0: an answer out of two that differ, and two ranks shared."""
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_value_is_the_mean_of_its_scores(name):
     """And a missing prediction counts as nothing."""
     first, want, second = PAIRS[name]
     result = METRICS[name]([first, second, (None, first[1])])
     assert result.scores[0] == pytest.approx(want)
-    assert result.scores[1] < result.scores[0] or name == "mrr"
+    assert result.scores[1] == pytest.approx(SECOND.get(name, 0))
     assert result.scores[2] == 0
     assert result.value == pytest.approx(result.scores.mean())
     assert result.count == 3
@@ -187,7 +191,21 @@ def test_within_a_domain_cider_is_that_of_the_domain():
     told = as_dict("cider", grouped)
     assert told["value"] == pytest.approx(2.0666639395)
     assert told["details"]["domain"]["near"]["value"] == pytest.approx(METRICS["cider"](CAPTIONS[:2]).value)
-    assert told["details"]["domain"]["out"] == {"value": 0.0, "count": 1}
+    out = told["details"]["domain"]["out"]
+    assert (out["value"], out["count"], "one picture" in out["reason"]) == (0.0, 1, True)
+    assert "reason" not in told["details"]["domain"]["near"]
+    assert "reason" not in told
+
+
+def test_cider_that_no_caption_could_raise_says_why():
+    perfect = said("a dog runs", ("a dog runs", "a brown dog"))
+    for pairs, words in (([perfect], "one picture"), ([perfect, perfect], "references are alike")):
+        told = as_dict("cider", pairs)
+        assert told["value"] == 0
+        assert words in told["reason"]
+        assert "document frequencies" in told["reason"]
+    assert "reason" not in as_dict("cider", [perfect, said("a dog runs", ("a dog runs", "a dog brown"))])
+    assert "reason" not in as_dict("cider", [])
 
 
 def test_what_is_read_of_a_record():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import toys
 from PIL import Image
 
 from instructblip_jax import recipe
@@ -12,14 +13,154 @@ from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import PAPER, SUITE, WAYS, Judging, judging
 from instructblip_jax.evals.table import Row, markdown
 
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
+JUDGED = {
+    "coco_caption": ("test", "cider", "generate"),
+    "textcaps": ("val_images", "cider", "generate"),
+    "vqav2": ("val", "vqa_accuracy", "generate"),
+    "okvqa": ("val", "vqa_accuracy", "generate"),
+    "aokvqa": ("val", "aokvqa_da", "generate"),
+    "ocrvqa": ("test", "exact_match", "generate"),
+    "vqav2_qg": ("val", "rouge_l", "generate"),
+    "okvqa_qg": ("val", "rouge_l", "generate"),
+    "aokvqa_qg": ("val", "rouge_l", "generate"),
+    "nocaps": ("val", "cider", "generate"),
+    "flickr30k": ("test", "cider", "generate"),
+    "gqa": ("testdev_balanced", "gqa", "generate"),
+    "vsr": ("zeroshot/test", "yes_no", "generate"),
+    "iconqa": ("choose_txt/test", "accuracy", "rank"),
+    "textvqa": ("val", "vqa_accuracy_evalai", "generate"),
+    "visdial": ("val", "mrr", "rank"),
+    "hateful_memes": ("dev_seen+dev_unseen", "auc", "binary"),
+    "vizwiz": ("val", "vqa_accuracy_evalai", "generate"),
+    "scienceqa": ("test_img", "accuracy", "rank"),
+    "msvd_qa": ("test", "top1", "vocabulary"),
+    "msrvtt_qa": ("test", "top1", "vocabulary"),
+    "ivqa": ("test", "ivqa", "generate"),
+}
+"""Set -> split, metric and way."""
+WORDS = {
+    "cider": "CIDEr",
+    "vqa_accuracy": "VQA accuracy",
+    "vqa_accuracy_evalai": "VQA accuracy (EvalAI)",
+    "aokvqa_da": "direct answer",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "gqa": "exact, normalised",
+    "yes_no": "accuracy",
+    "accuracy": "accuracy, ranked",
+    "mrr": "MRR, ranked",
+    "auc": "AUC",
+    "top1": "top-1 of a vocabulary",
+    "ivqa": "iVQA accuracy",
+}
+"""Metric -> how docs/datasets.md calls it."""
 
-def test_every_public_set_is_judged_but_those_that_are_only_trained_on():
-    only_trained = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
-    assert SUITE.keys() == {*recipe.HELD_IN, *recipe.HELD_OUT} - only_trained == PROMPTS.keys()
+
+def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
+    assert {name: (how.split, how.metric, how.way) for name, how in SUITE.items()} == JUDGED
+    assert JUDGED.keys() == {*recipe.HELD_IN, *recipe.HELD_OUT} - ONLY_TRAINED
     assert {how.metric for how in SUITE.values()} <= METRICS.keys()
     assert {how.way for how in SUITE.values()} == set(WAYS)
-    for numbers in PAPER.values():
-        assert numbers.keys() == set(recipe.HELD_OUT)
+    page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    told = {name.strip("` "): cells[-2:] for cells in lines for name in cells[0].split(",")}
+    assert told == {
+        **{name: [split, WORDS[metric]] for name, (split, metric, _) in JUDGED.items()},
+        **{key: ["", ""] for key in ONLY_TRAINED},
+    }
+
+
+ONE_BEAM, THREE_BEAMS = {"vsr", "ocrvqa"}, {"nocaps"}
+CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k"}
+ASKING = {"vqav2_qg", "okvqa_qg", "aokvqa_qg"}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, way) in JUDGED.items() if way == "generate"])
+def test_how_a_set_is_answered(name):
+    """Beams of the paper's appendix, the original code's repetition penalty, short answers of 1 to 10 tokens."""
+    how = SUITE[name]
+    assert how.repetition_penalty == 1.5
+    assert how.num_beams == (1 if name in ONE_BEAM else 3 if name in THREE_BEAMS else 5)
+    lengths = (10, 80) if name in CAPTIONS else (1, 30) if name in ASKING else (1, 10)
+    assert (how.min_new_tokens, how.max_new_tokens) == lengths
+    assert how.length_penalty == (1.0 if name in CAPTIONS | ASKING else None)
+    assert how.prompt is None
+
+
+def test_what_ranks_counts_the_end_token():
+    assert all(how.include_end for how in SUITE.values())
+
+
+APPENDIX = {
+    "gqa": "Question: {question} Short answer:",
+    "vizwiz": "Question: {question} Short answer:",
+    "ivqa": "Question: {question} Short answer:",
+    "msvd_qa": "Question: {question} Short answer:",
+    "msrvtt_qa": "Question: {question} Short answer:",
+    "nocaps": "A short image description:",
+    "flickr30k": "A short image description:",
+    "textvqa": "OCR tokens: {ocr}. Question: {question} Short answer:",
+    "iconqa": "Question: {question} Options: {options}. Short answer:",
+    "scienceqa": "Context: {context} Question: {question} Options: {options}. Answer:",
+    "hateful_memes": 'This is an image with: "{text}" written on it. Is it hateful? Answer:',
+    "vsr": 'Based on the image, is this statement true or false? "{statement}" Answer:',
+    "visdial": "Dialog history: {history}\n Question: {question} Short answer:",
+}
+"""Prompts of the paper's appendix, for what it holds out."""
+LIKE_THEM = {
+    "coco_caption": "A short image description:",
+    "textcaps": "OCR tokens: {ocr}. A short image description:",
+    "vqav2": "Question: {question} Short answer:",
+    "okvqa": "Question: {question} Short answer:",
+    "aokvqa": "Question: {question} Short answer:",
+    "ocrvqa": "OCR tokens: {ocr}. Question: {question} Short answer:",
+    "vqav2_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+    "okvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+    "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+}
+
+
+def test_what_each_set_is_asked_with():
+    assert APPENDIX.keys() == set(recipe.HELD_OUT)
+    assert PROMPTS == {**APPENDIX, **LIKE_THEM}
+
+
+TABLE_1 = """
+NoCaps  Flickr30K GQA  VSR  IconQA TextVQA VisDial HM   VizWiz SciQA MSVD MSRVTT iVQA | model
+104.5   76.1      44.0 60.5 45.5   43.1    45.7    53.0 29.8   54.9  33.7 16.2   40.4 | blip2-flan-t5-xl
+ 98.4   73.7      44.6 68.2 45.4   44.1    46.9    52.0 29.4   64.5  34.4 17.4   45.8 | blip2-flan-t5-xxl
+119.9   84.5      48.4 64.8 50.0   46.6    46.6    56.6 32.7   70.4  43.4 25.0   53.1 | instructblip-flan-t5-xl
+120.0   83.5      47.9 65.6 51.2   46.6    48.5    54.1 30.9   70.6  44.3 25.6   53.8 | instructblip-flan-t5-xxl
+123.1   82.4      49.2 54.3 43.1   50.1    45.2    59.6 34.5   60.5  41.8 22.1   52.2 | instructblip-vicuna-7b
+121.9   82.8      49.5 52.1 44.8   50.7    45.4    57.5 33.4   63.1  41.2 24.8   51.0 | instructblip-vicuna-13b
+"""
+COLUMNS = {
+    "NoCaps": "nocaps",
+    "Flickr30K": "flickr30k",
+    "GQA": "gqa",
+    "VSR": "vsr",
+    "IconQA": "iconqa",
+    "TextVQA": "textvqa",
+    "VisDial": "visdial",
+    "HM": "hateful_memes",
+    "VizWiz": "vizwiz",
+    "SciQA": "scienceqa",
+    "MSVD": "msvd_qa",
+    "MSRVTT": "msrvtt_qa",
+    "iVQA": "ivqa",
+}
+
+
+def test_the_papers_table_1():
+    """Written a second time, with its columns' names."""
+    head, *rows = [line.partition("|") for line in TABLE_1.strip().splitlines()]
+    names = [COLUMNS[column] for column in head[0].split()]
+    assert {
+        model.strip(): dict(zip(names, map(float, numbers.split()), strict=True)) for numbers, _, model in rows
+    } == PAPER
 
 
 def test_what_is_said_of_a_set_stands_above_its_own():

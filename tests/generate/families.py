@@ -63,6 +63,14 @@ def prompts(family: str, seed: int, rows: int = 4, text: int = 9) -> dict[str, n
     return batch
 
 
+def endless(family: str, batch: dict[str, np.ndarray], **options) -> np.ndarray:
+    """Answers that nothing ends: the end token is one that these models never write."""
+    never = model(family).config.text.vocab_size - 5
+    ids = ib.generate_ids(model(family), batch, eos_token_id=never, **options)
+    assert not (ids == never).any()
+    return ids
+
+
 def until(row: np.ndarray, end: int) -> list[int]:
     """A row's ids up to and with its end token; what follows is filling, of which there are two kinds over there."""
     ends = np.flatnonzero(row == end)

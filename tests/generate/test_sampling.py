@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from packaging.version import Version
 from scipy import stats
 
 import instructblip_jax as ib
@@ -33,18 +34,26 @@ def p_value(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(stats.chisquare(seen, want * seen.sum() / want.sum()).pvalue)
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
-@pytest.mark.parametrize("run", RUNS, ids=str)
+REST = tuple(family for family in families.FAMILIES if family != "instructblip")
+
+
+@pytest.mark.parametrize(
+    ("family", "run"),
+    [
+        *(("instructblip", run) for run in RUNS),
+        ("llama", RUNS[-1]),
+        *(pytest.param(family, run, marks=pytest.mark.reference) for family in REST for run in RUNS),
+    ],
+    ids=str,
+)
 def test_draws_follow_the_references_distribution(family, run):
     model, batch = families.model(family), families.prompts(family, 3, rows=1)
     theirs = reference.load(families.directory(family), dtype=reference.torch.float32)
-    options = {"do_sample": True, "eos_token_id": [], **run}
-    ids = ib.generate_ids(
-        model, batch, max_new_tokens=2, num_return_sequences=DRAWS, penalize_prompt=True, seed=5, **options
-    )
     words = model.config.text.vocab_size
     first = reference.next_token_probabilities(theirs, batch, [], **run)
     assert np.count_nonzero(first) > 3
+    options = {"do_sample": True, "penalize_prompt": True, "eos_token_id": int(np.argmin(first)), **run}
+    ids = ib.generate_ids(model, batch, max_new_tokens=2, num_return_sequences=DRAWS, seed=5, **options)
     drawn = np.bincount(ids[:, 0], minlength=words)
     assert not drawn[first == 0].any()
     assert p_value(drawn, first) > LEVEL
@@ -58,12 +67,17 @@ def test_draws_follow_the_references_distribution(family, run):
     assert p_value(drawn, second) > LEVEL
 
 
+@pytest.mark.skipif(
+    Version(reference.transformers.__version__) < Version("5.24"),
+    reason="transformers sorts the candidates that it draws by score since 5.24",
+)
 def test_beams_are_sampled_as_the_reference_samples_them():
+    """With many common answers: keeping the candidates in the order of their draw gives p < 1e-8."""
     family, rows = "instructblip", 400
     model, one = families.model(family), families.prompts(family, 4, rows=1)
     theirs = reference.load(families.directory(family), dtype=reference.torch.float32)
     batch = {name: np.repeat(x, rows, axis=0) for name, x in one.items()}
-    run = {"num_beams": 3, "do_sample": True, "top_k": 6, "max_new_tokens": 3}
+    run = {"num_beams": 3, "do_sample": True, "top_k": 6, "temperature": 3.0, "max_new_tokens": 3}
     reference.torch.manual_seed(0)
     want = Counter(map(tuple, reference.generate(theirs, batch, **run)[:, :2].tolist()))
     got = Counter(map(tuple, ib.generate_ids(model, batch, seed=1, **run)[:, :2].tolist()))
@@ -71,13 +85,13 @@ def test_beams_are_sampled_as_the_reference_samples_them():
     table = [[counts[answer] for answer in common] + [rows - sum(counts[a] for a in common)] for counts in (want, got)]
     table = np.array(table)
     table = table[:, table.sum(axis=0) >= 10]
-    assert table.shape[1] >= 4
+    assert table.shape[1] >= 5
     assert stats.chi2_contingency(table).pvalue > LEVEL
 
 
 def test_a_seed_repeats_its_answers_and_another_gives_others():
     model, batch = families.model("instructblip"), families.prompts("instructblip", 5)
-    draw = {"do_sample": True, "max_new_tokens": 12, "num_return_sequences": 3, "eos_token_id": []}
+    draw = {"do_sample": True, "max_new_tokens": 12, "min_new_tokens": 12, "num_return_sequences": 3}
     first, again, other = (ib.generate_ids(model, batch, seed=seed, **draw) for seed in (1, 1, 2))
     assert first.shape == (12, 12)
     np.testing.assert_array_equal(first, again)

@@ -1,5 +1,7 @@
 """What a search costs and refuses: programs compiled once, images encoded once, an early end; options checked."""
 
+import re
+
 import families
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from instructblip_jax.generate.search import widths
 
 FAMILY = "instructblip"
 SIDE = 30
+NO_NUMBERS = (float("nan"), float("inf"), 1e39)  # the last one is infinite in float32
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_a_batch_whose_rows_have_all_ended_stops(model):
     batch = families.prompts(FAMILY, 2)
     ids = ib.generate_ids(model, batch, max_new_tokens=64, eos_token_id=range(model.config.text.vocab_size))
     assert ids.shape == (4, 1)
-    options = Options.of(ends=(1,), pad=0, max_new_tokens=64)
+    options = Options.of(ends=(1,), pad=0, vocabulary=model.config.text.vocab_size, max_new_tokens=64)
     context = model.read(model.encode_image(batch["pixel_values"]), batch)
     out = model.search(context, options)
     assert out.shape == (4, 1, 64)
@@ -76,7 +79,7 @@ def test_a_batch_whose_rows_have_all_ended_stops(model):
 
 def test_several_end_tokens_and_what_follows_them(model):
     batch = families.prompts(FAMILY, 2)
-    free = ib.generate_ids(model, batch, max_new_tokens=8, eos_token_id=[])
+    free = families.endless(FAMILY, batch, max_new_tokens=8)
     ends = [int(free[0, 2]), int(free[1, 4])]
     got = ib.generate_ids(model, batch, max_new_tokens=8, eos_token_id=ends)
     for row, whole in zip(got, free, strict=True):
@@ -99,11 +102,26 @@ def test_a_stream_is_the_answer_in_pieces(model, processor, every, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; a whole number of at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; a whole number from 1"),
+        ({"max_new_tokens": 2_000_000_000}, "max_new_tokens is 2000000000; a whole number from 1 to 65536"),
         ({"num_beams": 2.0}, "num_beams is 2.0"),
+        ({"num_beams": 1_000_000}, "num_beams is 1000000; a whole number from 1 to 1024"),
+        ({"num_return_sequences": 10**9, "do_sample": True}, "num_return_sequences is 1000000000"),
         ({"min_new_tokens": 70}, "min_new_tokens 70 is more than max_new_tokens 64"),
-        ({"temperature": 0.0, "do_sample": True}, "temperature 0.0 must be above 0"),
-        ({"repetition_penalty": -1.0}, "repetition_penalty -1.0"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature is 0.0; a finite number above 0 .* leave do_sample off"),
+        *(({"temperature": bad}, f"temperature is {re.escape(str(bad))}") for bad in NO_NUMBERS),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0; a finite number above 0 is needed, 1 for none"),
+        *(({"repetition_penalty": bad}, f"repetition_penalty is {re.escape(str(bad))}") for bad in NO_NUMBERS),
+        *(({"length_penalty": bad}, f"length_penalty is {re.escape(str(bad))}; a finite number") for bad in NO_NUMBERS),
+        ({"length_penalty": 10**400}, "length_penalty is 10000"),
+        ({"length_penalty": "long"}, "length_penalty is 'long'"),
+        ({"length_penalty": True}, "length_penalty is True"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]; a token's number from 0 to 345 .* or a list"),
+        *(
+            ({"eos_token_id": bad}, f"eos_token_id is {re.escape(repr(bad))}; a token's number from 0 to 345")
+            for bad in (10**6, 346, -1, True, 1.0, "1", [1, 10**6], [1, None], [True], [[1]], [1.0])
+        ),
         ({"top_p": 1.2}, "top_p is 1.2"),
         ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
         ({"num_return_sequences": 2}, "num_return_sequences 2 is more than num_beams 1"),
@@ -111,8 +129,36 @@ def test_a_stream_is_the_answer_in_pieces(model, processor, every, options):
     ],
 )
 def test_options_that_cannot_be_are_refused_by_name(model, processor, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         ib.generate(model, processor, picture(0), "is it raining ?", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_numpy_are_end_tokens_too(model):
+    batch = families.prompts(FAMILY, 2)
+    free = families.endless(FAMILY, batch, max_new_tokens=8)
+    for ends in (free[0, 2], free[0, 2:3], (int(free[0, 2]),)):
+        got = ib.generate_ids(model, batch, max_new_tokens=8, eos_token_id=ends)
+        assert got[0, :3].tolist() == free[0, :3].tolist()
+        assert not got[0, 3:].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=str)
+def test_logits_that_are_no_numbers_are_no_empty_answer(processor, options):
+    model = ib.InstructBlip.from_pretrained(families.GOLDENS / FAMILY, dtype="float32")
+    broken = "llm/decoder/norm/scale"
+    model.frozen[broken] = model.frozen[broken].at[3].set(np.nan)
+    asked = (model, processor, picture(0), "is it raining ?")
+    words = rf"{FAMILY}: the model's logits are not numbers"
+    with pytest.raises(ValueError, match=words):
+        ib.generate(*asked, max_new_tokens=3, **options)
+    with pytest.raises(ValueError, match=words):
+        list(ib.stream(*asked, max_new_tokens=3, **options))
+    if not options:
+        with pytest.raises(ValueError, match=words):
+            ib.rank(*asked, ["yes", "no"])
+        with pytest.raises(ValueError, match=words):
+            ib.rank(*asked, [["yes"]], normalize=True)
 
 
 def test_an_option_that_does_not_exist_is_refused(model, processor):
@@ -122,12 +168,15 @@ def test_an_option_that_does_not_exist_is_refused(model, processor):
         list(ib.stream(model, processor, picture(0), "?", num_beams=2, num_return_sequences=2))
 
 
-@pytest.mark.parametrize("family", ["instructblip", "llama"])
-def test_eight_devices_give_the_answers_of_one(family):
+@pytest.mark.parametrize(
+    ("family", "runs"),
+    [("instructblip", ({}, {"num_beams": 3, "length_penalty": 0.5})), ("llama", ({"num_beams": 3},))],
+)
+def test_eight_devices_give_the_answers_of_one(family, runs):
     mesh = ib.make_mesh(data=2, fsdp=2, tensor=2)
     one, eight = families.model(family), ib.InstructBlip.from_pretrained(families.directory(family), mesh, "float32")
     batch = families.prompts(family, 6)
-    for options in ({}, {"num_beams": 3, "length_penalty": 0.5}):
+    for options in runs:
         want = ib.generate_ids(one, batch, max_new_tokens=12, **options)
         assert len(np.unique(want)) > 3
         np.testing.assert_array_equal(ib.generate_ids(eight, batch, max_new_tokens=12, **options), want)

@@ -11,9 +11,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["gke.sh", "multi_gpu.sh", "slurm.sh", "tpu_slice.sh", "worker.sh"]
+SCRIPTS = ["demo.sh", "gke.sh", "multi_gpu.sh", "slurm.sh", "test.sh", "tpu_slice.sh", "worker.sh"]
 TRAIN = ["train", "--config", "configs/digits.py", "--workdir", "gs://bucket/a run"]
-SLICE = {"TPU_NAME": "blip", "ZONE": "us-west4-a", "TYPE": "v5litepod-16", "TMPDIR": "/tmp"}
+SLICE = {"TPU_NAME": "blip", "ZONE": "us-west4-a", "TYPE": "v5litepod-16"}
+LOST = [
+    (["train", "--config=C", "--workdir", "runs/x"], "runs/x too"),
+    (["evaluate", "--workdir=/mnt/x"], "/mnt/x too"),
+    (["ablate", "-workdir", "x", "--", "--workdir=gs://b/run"], "ablate needs --workdir gs://"),
+    (["answer", "--model", "M", "-workdir=gs:/b/run", "what is it ?"], "gs:/b/run too"),
+    (["train", "--workdir=gs://b/run", "--workdir=runs/y"], "runs/y too"),  # the last one counts
+    (["train", "--workdir=gs://"], "gs:// too"),
+    (["train", "--config=C"], "train needs --workdir gs://"),
+    (["evaluate", "--config=C", "--workdir"], "evaluate needs --workdir gs://"),
+]
+"""Command lines that would leave their results on disks which go with the machines, and what is said to them."""
 POD = {"IMAGE": "r/blip:1", "ACCELERATOR": "tpu-v6e-slice", "TOPOLOGY": "4x4"}
 
 
@@ -62,12 +73,18 @@ def test_scripts_are_strict_short_and_tell_their_use(checkout, script):
         ("tpu_slice.sh", ["create"], SLICE | {"BILLING": "free"}, "BILLING is 'free'"),
         ("tpu_slice.sh", ["watch"], SLICE, "watch what?"),
         ("tpu_slice.sh", ["begin"], SLICE, "no 'begin'"),
+        *[("tpu_slice.sh", [action, *line], SLICE, word) for action in ("run", "watch") for line, word in LOST],
+        ("tpu_slice.sh", ["watch", "export", "--model", "M", "--out", "tuned"], SLICE, "--out 'tuned' with it"),
+        ("tpu_slice.sh", ["watch", "prepare", "vqav2", "-out=sets"], SLICE, "--out 'sets' with it"),
         ("gke.sh", ["apply", *TRAIN], {}, "set IMAGE"),
         ("gke.sh", ["apply", *TRAIN], POD | {"ACCELERATOR": ""}, "set ACCELERATOR"),
         ("gke.sh", ["apply", *TRAIN], POD | {"TOPOLOGY": "16"}, "TOPOLOGY '16'"),
         ("gke.sh", ["apply", *TRAIN], POD | {"TOPOLOGY": "2x3"}, "6 chips, not a multiple of CHIPS 4"),
         ("gke.sh", ["apply"], POD, "apply what?"),
         ("gke.sh", ["start"], POD, "no 'start'"),
+        *[("gke.sh", ["apply", *line], POD, word) for line, word in LOST],
+        ("demo.sh", ["--steps=10"], {}, "'--steps=10' is no argument of it"),
+        ("demo.sh", ["--dry-run", "runs/x"], {}, "'runs/x' is no argument of it"),
     ],
 )
 def test_what_is_missing_or_wrong_is_told_in_one_line(checkout, script, args, settings, word):
@@ -92,6 +109,8 @@ def test_dry_run_of_a_worker(checkout):
         "install",
         "--quiet",
         "--disable-pip-version-check",
+        "-c",
+        "launch/constraints.txt",
         "-e",
         ".[tpu]",
     ]
@@ -126,7 +145,7 @@ def test_dry_run_of_a_slice(checkout, settings, words):
     assert {"--zone=us-west4-a", f"--version={software}", *words} <= set(create)
     assert ("--spot" in create) == (settings.get("BILLING") == "spot")
     assert "git ls-files" in pack[-1]
-    assert send[:7] == [*vm, "scp", "/tmp/blip.tgz", "blip:checkout.tgz"]
+    assert send[:7] == [*vm, "scp", "CHECKOUT.tgz", "blip:checkout.tgz"]
     for step in (send, unpack, install, setup, run):
         assert "--worker=all" in step
     assert install[-1] == "--command=cd instructblip_jax && EXTRA=tpu,demo bash launch/worker.sh --install"

@@ -61,7 +61,7 @@ def resident(field: str) -> int:
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's record of peak memory")
 def test_the_compilers_figures_are_the_plans_and_what_a_step_takes():
-    rows = 512
+    rows = 64
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     model, described, state, batch = digits(mesh, WHOLE, rows)
     traced = programs.train_step(described)

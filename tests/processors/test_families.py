@@ -9,7 +9,7 @@ import toys
 from PIL import Image
 
 from instructblip_jax.data.collate import collate, grid
-from instructblip_jax.processors.processor import MAX_INSTRUCTION, MAX_RESPONSE, Processor
+from instructblip_jax.processors.processor import Processor
 from instructblip_jax.processors.text import TextTokenizer
 
 FAMILIES = ("instructblip", "llama", "opt")
@@ -19,7 +19,7 @@ TEXTS = [
     "What is unusual about this image?",
     "how many people\nare there",
     "a",
-    "is it raining ? café 3×4 <0x41> [PAD]",
+    "is it raining ? café 3×4 <0x41>",
 ]
 ANSWERS = ["a dog sits on the table", "7", "naïve, very naïve 😀", "no"]
 IMAGES = [Image.fromarray(np.full((9 + n, 14, 3), 40 * n, np.uint8)) for n in range(len(TEXTS))]
@@ -55,21 +55,21 @@ def test_decoding_random_ids_is_transformers_decoding(directory):
 
 def test_special_tokens_are_never_shown():
     llama = TextTokenizer(toys.GOLDENS / "llama")
-    ids = llama.encode("a dog", None, keep="start")
+    ids = llama.encode("a dog")
     assert ids[0] == 2  # the public Vicuna files begin with </s>
     assert llama.decode([1, *ids, 0, *ids[1:], 2, llama.pad_id]) == "a dog a dog"
 
 
 def test_byte_tokens_make_characters():
     llama = TextTokenizer(toys.GOLDENS / "llama")
-    ids = llama.encode("😀", None, keep="start")
+    ids = llama.encode("😀")
     assert len(ids) > 4
     assert llama.decode(ids) == "😀"
     assert llama.decode(ids[:-1]).endswith("\ufffd")
 
 
 def test_a_decoded_answer_ends_at_a_stop_token(name, ours):
-    words = ours.tokenizer.encode("a dog", None, keep="start", special=False)
+    words = ours.tokenizer.encode("a dog", special=False)
     rows = np.full((3, 12), ours.tokenizer.pad_id)
     rows[0, : len(words)] = words
     rows[1, : len(words)], rows[1, len(words)] = words, ours.end_id
@@ -78,6 +78,20 @@ def test_a_decoded_answer_ends_at_a_stop_token(name, ours):
     rows[2, len(words) + 1 :] = words[0]
     assert ours.decode(rows) == ["a dog"] * 3
     assert len(ours.stop_ids) == (2 if name == "opt" else 1)  # OPT's captions end with a line
+
+
+@pytest.mark.parametrize("directory", FAMILIES)
+def test_an_answer_ends_at_any_of_the_ends_that_a_configuration_lists(directory, tmp_path):
+    copy = shutil.copytree(toys.GOLDENS / directory, tmp_path / "model")
+    raw = json.loads((copy / "config.json").read_text())
+    raw["text_config"]["eos_token_id"] = [9, 11]
+    (copy / "config.json").write_text(json.dumps(raw))
+    processor = Processor.from_pretrained(copy)
+    assert processor.stop_ids == {processor.end_id, 9, 11}
+    words = processor.tokenizer.encode("a dog", special=False).tolist()
+    rows = np.array([[*words, end, *words] for end in processor.stop_ids])
+    assert processor.decode(rows) == ["a dog"] * 3
+    assert processor.response("a dog").tolist() == [*words, processor.end_id]
 
 
 def test_prompts_are_the_reference_processors(name, ours):
@@ -121,17 +135,15 @@ def test_a_training_row_is_instruction_answer_and_end(name, ours):
         np.testing.assert_array_equal(batch["qformer_input_ids"], ours(IMAGES, TEXTS)["qformer_input_ids"])
 
 
-def test_long_instructions_lose_their_beginning_and_long_answers_their_end(name, ours):
+def test_long_texts_are_read_whole(name, ours):
     numbered = " ".join(str(n % 10) for n in range(600))
+    tokenizer = theirs(name)
     row = ours.encode(numbered, numbered)
-    answer = row["labels"] != -100
-    assert len(row["input_ids"]) == MAX_INSTRUCTION + MAX_RESPONSE
-    assert answer.sum() == MAX_RESPONSE
-    assert not answer[:MAX_INSTRUCTION].any()
-    assert row["input_ids"][0] == 2  # the begin token stays
-    np.testing.assert_array_equal(row["input_ids"][answer], row["labels"][answer])
-    assert row["labels"][-1] != ours.end_id  # an answer that is cut has not ended
-    assert ours.encode("a", "b")["labels"][-1] == ours.end_id
+    start = tokenizer(numbered)["input_ids"]
+    tail = [*tokenizer(numbered, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert len(tail) > 600
+    assert row["input_ids"].tolist() == start + tail
+    assert row["labels"].tolist() == [-100] * len(start) + tail
 
 
 def test_rows_are_collated_to_the_sum_of_two_static_lengths(name, ours):

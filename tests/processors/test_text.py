@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.processors.processor import MAX_INSTRUCTION, MAX_RESPONSE, Processor
+from instructblip_jax.processors.processor import Processor
 from instructblip_jax.processors.text import TextTokenizer
 
 TEXTS = [
@@ -24,7 +25,6 @@ TEXTS = [
     "emoji 😀👩‍👩‍👧 and \u200bzero width",
     "control \x00\x07 characters \ufffd",
     "عربى עברית",
-    "special </s> tokens <pad> in <unk> text [SEP] [CLS] [MASK] <image>",
     "don't stop , can ' t ...",
     "3.14159 1,000,000 $5 50% a_b@c.de",
     "\u00a0no-break\u3000space",
@@ -73,37 +73,60 @@ def test_ids_are_those_of_transformers(directory, part):
     ours, reference = TextTokenizer(directory / part), theirs(directory / part, "left")
     assert ours.pad_id == reference.pad_token_id
     for text in TEXTS:
-        got = ours.encode(text, 1000, keep="end")
+        got = ours.encode(text)
         assert got.dtype == np.int32
         assert got.tolist() == reference(text)["input_ids"], text
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize(("keep", "side"), [("end", "left"), ("start", "right")])
-def test_too_long_texts_are_cut_as_transformers_cuts_them(directory, part, keep, side):
-    ours, reference = TextTokenizer(directory / part), theirs(directory / part, side)
-    for text in [*TEXTS, "which digit is top-left ? " * 40, "</s> [SEP] " * 60]:
+def test_too_long_texts_are_cut_as_transformers_cuts_them(directory, part):
+    ours, reference = TextTokenizer(directory / part), theirs(directory / part, "left")
+    for text in [*TEXTS, "which digit is top-left ? " * 40]:
         for length in (3, 4, 8, 17):
             want = reference(text, truncation=True, max_length=length)["input_ids"]
-            assert ours.encode(text, length, keep=keep).tolist() == want, (text, length)
+            assert ours.encode(text, length).tolist() == want, (text, length)
 
 
-def test_an_instruction_loses_its_beginning_and_a_response_its_end(directory):
+def test_only_the_qformer_loses_the_beginning_of_an_instruction_and_says_so(directory):
     processor = Processor.from_pretrained(directory)
-    numbered = " ".join(str(n % 10) for n in range(400))
-    row = processor.encode(numbered, numbered)
-    whole = processor.encode(numbered[-20:])  # what stands last
+    numbered = " ".join(str(n % 10) for n in range(700))
     positions = json.loads((directory / "config.json").read_text())["qformer_config"]["max_position_embeddings"]
-    assert len(row["input_ids"]) == MAX_INSTRUCTION == 128
-    assert len(row["qformer_input_ids"]) == min(128, positions)
-    assert len(row["labels"]) == MAX_RESPONSE == 256
-    assert row["input_ids"][-9:].tolist() == whole["input_ids"][-9:].tolist()
-    assert row["qformer_input_ids"][-9:].tolist() == whole["qformer_input_ids"][-9:].tolist()
-    assert row["input_ids"][-1] == row["labels"][-1] == processor.end_id == 1
-    bert = theirs(directory / "qformer_tokenizer", "left")
-    assert row["qformer_input_ids"][[0, -1]].tolist() == [bert.cls_token_id, bert.sep_token_id]
-    first = processor.encode("x", numbered[:20])["labels"]
-    assert row["labels"][:9].tolist() == first[:9].tolist()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        row = processor.encode(numbered, numbered)
+        processor.encode(f"{numbered} 1", "2")
+        assert processor.qformer_limit == positions < 128
+        trained = processor.encode(numbered, numbered, training=True)
+    (warning,) = told  # the second one is not told again
+    own, bert = theirs(directory, "left"), theirs(directory / "qformer_tokenizer", "left")
+    assert row["input_ids"].tolist() == row["labels"].tolist() == own(numbered)["input_ids"]
+    assert len(row["labels"]) > 700
+    want = bert(numbered, truncation=True, max_length=positions)["input_ids"]
+    assert row["qformer_input_ids"].tolist() == want
+    assert want[-2] == bert(numbered[-1])["input_ids"][1]  # its end
+    words = str(warning.message)
+    assert f"{len(bert(numbered)['input_ids'])} tokens" in words
+    assert f"{positions} positions" in words
+    assert "last" in words
+    for name, ids in row.items():
+        np.testing.assert_array_equal(trained[name], ids)
+
+
+def test_training_reads_what_the_original_read(directory, tmp_path):
+    """The last 128 tokens of an instruction, for a Q-Former with the 512 positions of the public ones."""
+    copy = shutil.copytree(directory, tmp_path / "model")
+    raw = json.loads((copy / "config.json").read_text())
+    raw["qformer_config"]["max_position_embeddings"] = 512
+    (copy / "config.json").write_text(json.dumps(raw))
+    processor = Processor.from_pretrained(copy)
+    numbered = " ".join(str(n % 10) for n in range(300))
+    whole, trained = processor.encode(numbered), processor.encode(numbered, training=True)
+    assert len(trained["qformer_input_ids"]) == processor.qformer_limit == 128
+    np.testing.assert_array_equal(trained["qformer_input_ids"][1:], whole["qformer_input_ids"][-127:])
+    assert len(whole["qformer_input_ids"]) == 302
+    np.testing.assert_array_equal(trained["input_ids"], whole["input_ids"])
+    assert processor.lengths(whole, 600) == {"input_ids": 600, "qformer_input_ids": 512}
+    assert processor.lengths(whole, 320) == {"input_ids": 320, "qformer_input_ids": 320}
 
 
 def test_a_batch_is_the_reference_processors(directory):
@@ -117,7 +140,7 @@ def test_a_batch_is_the_reference_processors(directory):
         num_query_tokens=0,
     )
     images = [Image.fromarray(np.full((9 + n, 14, 3), 40 * n, np.uint8)) for n in range(4)]
-    texts = [TEXTS[0], TEXTS[3], TEXTS[5], TEXTS[-3]]
+    texts = [TEXTS[0], TEXTS[3], TEXTS[5], TEXTS[-1]]
     want = reference(images=images, text=texts, padding=True, return_tensors="np")
     got = Processor.from_pretrained(directory)(images, texts)
     assert got.keys() == set(want.keys())
@@ -323,5 +346,5 @@ def test_padding_and_truncation_that_a_tokenizer_file_asks_for_are_not_done(digi
     }
     path.write_text(json.dumps(raw))
     text = "which digit is top-left ?"
-    want = TextTokenizer(digits).encode(text, 99, keep="end")
-    np.testing.assert_array_equal(TextTokenizer(directory).encode(text, 99, keep="end"), want)
+    want = TextTokenizer(digits).encode(text)
+    np.testing.assert_array_equal(TextTokenizer(directory).encode(text), want)

@@ -14,9 +14,7 @@ def load(split: str) -> tuple[np.ndarray, ...]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "the digits world needs scikit-learn: pip install 'instructblip_jax[demo]'"
-        ) from error
+        raise ModuleNotFoundError("the digits world needs scikit-learn: pip install -e '.[demo]'") from error
     data = load_digits()
     ink = np.rint(data.images * (255 / 16)).astype(np.uint8)
     bounds = dict(zip(SHARES, np.cumsum([0.0, *SHARES.values()]), strict=False))

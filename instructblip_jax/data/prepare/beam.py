@@ -24,7 +24,7 @@ def runner(options: str) -> Run:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise ValueError("--beam needs Apache Beam: pip install 'instructblip_jax[beam]'") from error
+        raise ValueError("--beam needs Apache Beam: pip install -e '.[beam]'") from error
     pipeline_options = PipelineOptions(options.split())
 
     def run(jobs: Iterator[Job]) -> Iterator[int]:

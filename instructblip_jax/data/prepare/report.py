@@ -22,10 +22,13 @@ class SplitReport:
       reasons: of the skips, and the ``first`` ones of each, as {"where", "detail"}.
       repeated: uids that were there before, and got "#2" and so on behind them.
       pictures: the most that a record has, frames counted.
+      by_pictures: number of pictures, as text -> records that have so many; empty where an earlier version wrote.
       pictured, missing: rows with pictures, and of them those whose pictures are not there.
       expected: records of the whole release; None where that is not known.
       shards: records of each.
       digest: of all records, in order; "" where there are none.
+      held: rows of the source that all these stand for: captions of a picture may be one record.
+      noted: what was joined or left out of records, how often, and of each the ``first_noted`` places.
     """
 
     files: str
@@ -37,11 +40,15 @@ class SplitReport:
     first: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     repeated: int = 0
     pictures: int = 0
+    by_pictures: dict[str, int] = dataclasses.field(default_factory=dict)
     pictured: int = 0
     missing: int = 0
     expected: int | None = None
     shards: list[int] = dataclasses.field(default_factory=list)
     digest: str = ""
+    held: int = 0
+    noted: dict[str, int] = dataclasses.field(default_factory=dict)
+    first_noted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, told: Written) -> None:
         """Count a shard."""
@@ -50,6 +57,8 @@ class SplitReport:
         self.skipped += len(told.skips)
         self.bytes += told.bytes
         self.pictures = max(self.pictures, told.pictures)
+        for number, count in told.by_pictures.items():
+            self.by_pictures[number] = self.by_pictures.get(number, 0) + count
         self.pictured += told.pictured
         self.missing += told.missing
         if told.written:
@@ -60,6 +69,12 @@ class SplitReport:
             first = self.first.setdefault(reason, [])
             if len(first) < FIRST:
                 first.append({"where": where, "detail": detail})
+        self.held += told.held
+        for where, note in told.notes:
+            self.noted[note] = self.noted.get(note, 0) + 1
+            places = self.first_noted.setdefault(note, [])
+            if len(places) < FIRST:
+                places.append(where)
 
 
 @dataclasses.dataclass
@@ -91,8 +106,17 @@ class Report:
         for split, told in self.splits.items():
             if told.expected is not None and told.written + told.skipped != told.expected:
                 yield f"{split}: {told.rows:,} rows of the {told.expected:,} of the release; a partial download?"
+            for note, count in sorted(told.noted.items()):
+                places = ", ".join(told.first_noted[note])
+                yield f"{split}: {count:,} × {note}: {places}" + (" and more" if count > FIRST else "")
+            if told.held not in (0, told.rows):
+                yield f"{split}: {told.rows:,} records and skips stand for {told.held:,} rows of the source"
             if told.repeated:
                 yield f"{split}: {told.repeated:,} rows have the id of an earlier one; #2, #3, … was put behind it"
+            if told.pictures > 1 and len(told.by_pictures) > 1:
+                counts = sorted((int(number), count) for number, count in told.by_pictures.items())
+                rows = ", ".join(f"{_rows(count)} {_pictures(number)}" for number, count in counts)
+                yield f"{split}: {rows}; each number of pictures gets batches of its own"
             if told.pictured and told.missing == told.pictured:
                 yield f"{split}: none of its pictures is there"
             if not told.rows:
@@ -108,6 +132,8 @@ class Report:
         yield f"{'split':<{width}} {'written':>12} {'skipped':>10}  reasons"
         for split, told in self.splits.items():
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(told.reasons.items()))
+            noted = ", ".join(f"{count:,} {note}" for note, count in sorted(told.noted.items()))
+            reasons += f"{'; ' if reasons else ''}noted: {noted}" if noted else ""
             yield f"{split:<{width}} {told.written:>12,} {told.skipped:>10,}  {reasons}".rstrip()
         for split, told in self.splits.items():
             for reason, first in sorted(told.first.items()):
@@ -119,6 +145,14 @@ class Report:
         if self.directory:
             more = " and skipped.jsonl" if any(told.skipped for told in self.splits.values()) else ""
             yield f"report: {self.directory}/report.json{more}"
+
+
+def _rows(count: int) -> str:
+    return "1 row shows" if count == 1 else f"{count:,} rows show"
+
+
+def _pictures(number: int) -> str:
+    return "no picture" if number == 0 else "1 picture" if number == 1 else f"{number:,} pictures"
 
 
 def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str, int | None]) -> Report:

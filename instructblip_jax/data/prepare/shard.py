@@ -47,9 +47,12 @@ class Written:
       size: of the shard's file; None where no record was written, and there is none.
       content: a digest of the records.
       pictures: the most that a record has, frames counted.
+      by_pictures: number of pictures, as text -> records that have so many.
       pictured, missing: rows with pictures or videos, and those whose are not there at all.
       unread: rows skipped for what became of reading their pictures.
       skips: (where, reason, detail) of every row that is no record, in order.
+      held: rows of the source that all these stand for.
+      notes: (where, note) of what was joined or left out of a record.
     """
 
     digest: str
@@ -59,10 +62,13 @@ class Written:
     size: int | None
     content: str
     pictures: int
+    by_pictures: dict[str, int]
     pictured: int
     missing: int
     unread: int
     skips: list[tuple[str, str, str]]
+    held: int
+    notes: list[tuple[str, str]]
 
 
 def digest_of(payload: bytes) -> str:
@@ -113,9 +119,12 @@ class _Tally:
     """Counts while a shard is written."""
 
     def __init__(self) -> None:
-        self.rows = self.written = self.bytes = self.pictures = self.pictured = self.missing = self.unread = 0
+        self.rows = self.written = self.bytes = self.held = 0
+        self.pictures = self.pictured = self.missing = self.unread = 0
+        self.by_pictures: dict[str, int] = {}
         self.content = hashlib.blake2b(digest_size=16)
         self.skips: list[tuple[str, str, str]] = []
+        self.notes: list[tuple[str, str]] = []
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
         self.skips.append((_printable(where), _printable(reason), _printable(detail[:_DETAIL])))
@@ -147,30 +156,39 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
         size=os.stat(part).st_size if tally.written else None,
         content=tally.content.hexdigest(),
         pictures=tally.pictures,
+        by_pictures=dict(sorted(tally.by_pictures.items())),
         pictured=tally.pictured,
         missing=tally.missing,
         unread=tally.unread,
         skips=tally.skips,
+        held=tally.held,
+        notes=tally.notes,
     )
 
 
 def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Iterator[bytes]:
     for item in items:
         tally.rows += 1
+        tally.held += 1 if isinstance(item, Record) else item.rows
         if isinstance(item, Skip):
             tally.skip(item.where, item.reason, item.detail)
             continue
         where = item.where if isinstance(item, Draft) else item.uid
         try:
             record = _with_pictures(item, tally, load) if isinstance(item, Draft) else item
+            example = _example(record)
+            number = str(len(record.images))
             tally.pictures = max(tally.pictures, len(record.images))
-            yield _example(record)
+            tally.by_pictures[number] = tally.by_pictures.get(number, 0) + 1
         except UnusableMediaError as error:
             tally.unread += 1
             tally.missing += error.reason.startswith("missing ")
             tally.skip(where, error.reason, error.detail)
         except UnicodeEncodeError as error:  # half of a surrogate pair
             tally.skip(where, "text that is no Unicode", str(error))
+        else:
+            tally.notes += [(_printable(where), note) for note in (item.notes if isinstance(item, Draft) else ())]
+            yield example
 
 
 def _with_pictures(draft: Draft, tally: _Tally, load: media.Recent) -> Record:

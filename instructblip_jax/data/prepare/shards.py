@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from instructblip_jax.data.draft import Draft, Rows, Skip
+from instructblip_jax.data.draft import Draft, Reading, Rows, Skip
 from instructblip_jax.data.media import load as media
 from instructblip_jax.data.places import directory_of, incomplete, is_prepared
 from instructblip_jax.data.prepare.finish import REPORT, SKIPPED, VOCABULARY, finish, there
@@ -45,7 +45,9 @@ class Options:
 
     Attributes:
       frames: of a video.
-      configuration: what the rows depend on, as JSON; shards that were written by another are thrown away.
+      configuration: what the rows depend on, as JSON; shards that were written by another are thrown away. Under
+        "files" it may have digests of the annotation files; shards of rows that are still there survive another one.
+      overwrite: make a set that is there anew; it stays until the new one is whole.
       expected: split -> records of the whole release.
       vocabulary: the answers that are ranked, for a set that has such; they are kept beside the records.
       max_skipped: share of the rows that may be skipped.
@@ -55,6 +57,7 @@ class Options:
 
     frames: int = media.FRAMES
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overwrite: bool = False
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     vocabulary: Callable[[], Sequence[str]] | None = None
     max_skipped: float = 1.0
@@ -74,14 +77,14 @@ def write(
     many as there are cores) or by ``run``.
 
     A set that is there already is left as it is. Raises ValueError for one of which nothing, or too little, can be
-    written, and what ``splits`` raise.
+    written, for a split whose drafts and skips do not add up to the rows of its source, and what ``splits`` raise.
     """
     repeated: dict[str, int] = {}
 
     def chunks(split: str, rows: Rows) -> Iterator[Chunk]:
         uids = seen
         before = uids.repeated
-        for part in _portions(rows()):
+        for part in _portions(_adding_up(name, split, rows())):
             yield list(uids.distinct(part))
             repeated[split] = uids.repeated - before
 
@@ -105,11 +108,11 @@ def write_chunks(
     directory = directory_of(out, name)
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
-    if is_prepared(out, name):
+    if is_prepared(out, name) and not options.overwrite:
         return there(directory, name)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(Path(out) / f".{name}.lock"):
-        if is_prepared(out, name):
+        if is_prepared(out, name) and not options.overwrite:
             return there(directory, name)
         work = incomplete(out, name)
         configuration = {"frames": options.frames, **options.configuration}
@@ -119,9 +122,33 @@ def write_chunks(
             report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
             _all_shards(work, report, splits, run, options, {} if repeated is None else repeated)
         finish(work, report)
-        os.rename(work, directory)
+        _replace(work, directory)
         report.directory = str(directory)
         return report
+
+
+def _replace(work: Path, directory: Path) -> None:
+    """The whole set gets its name; one that had it before goes only then."""
+    before = directory.with_name(f"{directory.name}.replaced")
+    if directory.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        os.rename(directory, before)
+    os.rename(work, directory)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[Draft | Skip]:
+    """The rows of a split. Raises ValueError after the last one, if they stand for more or fewer than its source holds:
+    a reader that loses rows is a mistake that no report would show."""
+    reading, told = Reading(rows), 0
+    for row in reading:
+        told += row.rows
+        yield row
+    if reading.held is not None and reading.held != told:
+        raise ValueError(
+            f"{name}, split {split}: its source holds {reading.held:,} rows, and {told:,} were read or counted as "
+            "skipped; that is a mistake of the reader, so no set is made: please report it with the file's first rows"
+        )
 
 
 def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
@@ -149,12 +176,12 @@ def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[
         before = report.configuration if report else None
         with contextlib.suppress(OSError, ValueError):
             before = before or json.loads((work / _CONFIGURATION).read_bytes())
-        if before == configuration:
-            say(f"{name}: going on with what is in {work}")
-            return report
         changed = sorted(
             key for key in {*(before or {}), *configuration} if (before or {}).get(key) != configuration.get(key)
         )
+        if before is not None and (not changed or (changed == ["files"] and report is None)):
+            say(f"{name}: going on with what is in {work}")
+            return report
         say(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
         shutil.rmtree(work)
     work.mkdir(parents=True)

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.draft import Draft, Media, Skip
+from instructblip_jax.data.draft import Draft, Media, Skip, Stream
+from instructblip_jax.data.readers import forms
 from instructblip_jax.data.readers.fields import Bad, Row, caption, captions, distinct, ident, need, one_line, typed
 from instructblip_jax.data.readers.json_files import Entry, elements
-from instructblip_jax.data.readers.rows import Made, drafts, training
+from instructblip_jax.data.readers.rows import Elsewhere, Made, drafts, training
 from instructblip_jax.data.record import Record
 
+KARPATHY = ("train", "restval", "val", "test")
+"""The splits that his files name."""
 Picture = tuple[int | str, Path, dict[str, Any]]
 """Its id, where it lies, and what else is told about it."""
 
@@ -51,7 +54,11 @@ def karpathy(
 
     def make(row: Row) -> Iterator[Made]:
         own = typed(need(row, "split"), str, "split")
-        if own in parts:
+        if own not in KARPATHY and training(split):  # told once
+            raise Bad("unknown split", own[:40])
+        if own not in parts:
+            yield Elsewhere()
+        else:
             said = [
                 entry.get("raw") if isinstance(entry, dict) else None
                 for entry in typed(need(row, "sentences"), list, "sentences")
@@ -76,35 +83,48 @@ def listed(path: Path, name: str, split: str, picture: Callable[[Row], Picture])
     return drafts(elements(path), make)
 
 
-def coco_form(path: Path, name: str, split: str, picture: Callable[[Row], Picture]) -> Iterator[Draft | Skip]:
+def coco_form(path: Path, name: str, split: str, picture: Callable[[Row], Picture]) -> Stream:
     """A split of COCO's form. Captions are held in memory; pictures stream. One without captions is skipped."""
-    said: dict[int | str, list[Any]] = {}
+    said: dict[str | None, list[Any]] = {}
+    broken = 0
     for where, row in elements(path, "annotations"):
         try:
+            if isinstance(row, Bad):
+                raise row
             if not isinstance(row, dict):
                 raise Bad("not an object")
-            said.setdefault(ident(row, "image_id"), []).append(row.get("caption"))
+            said.setdefault(forms.id_text(ident(row, "image_id")), []).append(row.get("caption"))
         except Bad as bad:
+            broken += 1
             yield Skip(where, bad.reason, bad.detail)
 
     def make(row: Row) -> Iterator[Made]:
-        values = said.pop(ident(row, "id"), None)
+        values = said.pop(forms.id_text(ident(row, "id")), None)
         if values is None:
             raise Bad("empty answer", "no caption")
         yield from records(name, split, picture(row), values)
 
-    yield from drafts(elements(path, "images"), make)
-    for left in said:
-        yield Skip(f"{path}:{left}", "no such picture", "captions without one")
+    def stands_for(row: Row) -> int:
+        return 1 + len(said.get(forms.id_text(row.get("id")), ()))
+
+    held = broken + (yield from drafts(elements(path, "images"), make, stands_for))
+    for left, values in said.items():
+        yield Skip(f"{path}:{left}", "no such picture", "captions without one", len(values))
+        held += len(values)
+    return held
 
 
 def by_picture(
     entries: Iterator[Entry], name: str, split: str, field: str, picture: Callable[[Row], Picture]
-) -> Iterator[Draft | Skip]:
+) -> Stream:
     """An evaluation split out of rows with a caption each in ``field``: a record a picture, the first seen first."""
     pictures: dict[int | str, tuple[str, Picture, list[str]]] = {}
+    held = 0
     for where, row in entries:
+        held += 1
         try:
+            if isinstance(row, Bad):
+                raise row
             if not isinstance(row, dict):
                 raise Bad("not an object")
             found = picture(row)
@@ -115,6 +135,7 @@ def by_picture(
     for where, found, values in pictures.values():
         try:
             for record, media in records(name, split, found, values):  # type: ignore[misc]
-                yield Draft(where, record, media)
+                yield Draft(where, record, media, rows=len(values))
         except Bad as bad:
-            yield Skip(where, bad.reason, bad.detail)
+            yield Skip(where, bad.reason, bad.detail, len(values))
+    return held

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.draft import Draft, Media, Release, Rows, Skip
+from instructblip_jax.data.draft import Draft, Media, Release, Rows, Skip, Stream
+from instructblip_jax.data.readers import forms
 from instructblip_jax.data.readers.coco_caption import listed_image
 from instructblip_jax.data.readers.fields import Bad, Row, answer_text, full_text, ident, need, texts, told, typed
 from instructblip_jax.data.readers.json_files import elements
@@ -48,14 +49,18 @@ def given(row: Row) -> tuple[str, ...]:
     )
 
 
-Annotations = dict[int | str, "tuple[tuple[str, ...], dict[str, Any]] | Bad"]
+Annotations = dict[str | None, "tuple[tuple[str, ...], dict[str, Any]] | Bad"]
 
 
 def _annotations(path: Path, found: Annotations) -> Iterator[Skip]:
     """Fill ``found``: question -> its answers and what else is told, or what is wrong."""
     for where, row in elements(path, "annotations"):
         try:
-            key = ident(typed(row, dict, "annotation"), "question_id")
+            if isinstance(row, Bad):
+                raise row
+            key = forms.id_text(ident(typed(row, dict, "annotation"), "question_id"))
+            if key in found:
+                raise Bad("a second annotation of a question", f"question_id {key}")
         except Bad as bad:
             yield Skip(where, bad.reason, bad.detail)
             continue
@@ -65,16 +70,19 @@ def _annotations(path: Path, found: Annotations) -> Iterator[Skip]:
             found[key] = bad
 
 
-def _joined(name: str, split: str, questions: Path, annotations: Path | None, where: Store) -> Iterator[Draft | Skip]:
+def _joined(name: str, split: str, questions: Path, annotations: Path | None, where: Store) -> Stream:
     found: Annotations = {}
+    held = 0
     if annotations:
-        yield from _annotations(annotations, found)
+        for skip in _annotations(annotations, found):
+            held += 1
+            yield skip
     folder = SUBTYPES[split].replace("-dev", "")
 
     def make(row: Row) -> Iterator[Made]:
         fields: dict[str, Any] = {"answers": ()}
         if annotations:
-            said = found.pop(ident(row, "question_id"), None)
+            said = found.pop(forms.id_text(ident(row, "question_id")), None)
             if said is None:
                 raise Bad("no annotation", f"question_id {row['question_id']}")
             if isinstance(said, Bad):
@@ -84,9 +92,13 @@ def _joined(name: str, split: str, questions: Path, annotations: Path | None, wh
         path = coco_picture(where, image_id, folder)
         yield _record(name, split, row, image_id, **fields), (Media(path),)
 
-    yield from drafts(elements(questions, "questions"), make)
+    def stands_for(row: Row) -> int:
+        return 1 + (forms.id_text(row.get("question_id")) in found)
+
+    held += yield from drafts(elements(questions, "questions"), make, stands_for)
     for left in found:
         yield Skip(f"{annotations}:{left}", "no such question", "an annotation without one")
+    return held + len(found)
 
 
 def _listed(name: str, split: str, path: Path, where: Store) -> Iterator[Draft | Skip]:

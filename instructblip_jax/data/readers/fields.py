@@ -3,10 +3,11 @@
 import json
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from instructblip_jax.data.readers import forms
 
 Row = Mapping[str, Any]
 
@@ -24,15 +25,10 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """NFC, line ends \\n, no control character but tab and newline, no outer space.
-
-    Raises Bad for lone surrogates: such a text cannot be written.
-    """
+    """`forms.normal`. Raises Bad for lone surrogates: such a text cannot be written."""
     if _SURROGATE.search(text):
         raise Bad("lone surrogate", ascii(text[:60]))
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", _CONTROL.sub("", text)).strip()
+    return forms.normal(text)
 
 
 def _shown(value: Any) -> str:
@@ -104,8 +100,8 @@ def captions(values: Any, name: str = "caption") -> tuple[str, ...]:
 
 
 def ident(row: Row, name: str) -> int | str:
-    """An id, of the type it has. Raises Bad for one that is neither a number nor a text."""
-    found = need(row, name)
+    """An id, of the type it has; `forms.id_text` joins both. Raises Bad for one that is neither number nor text."""
+    found = forms.whole(need(row, name))
     if isinstance(found, bool) or not isinstance(found, (int, str)) or found == "":
         raise Bad("wrong type", f"{name}: {_shown(found)}")
     if isinstance(found, str) and (_SURROGATE.search(found) or _CONTROL.search(found)):

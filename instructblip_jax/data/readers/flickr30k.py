@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from instructblip_jax.data.draft import Draft, Release, Rows, Skip
+from instructblip_jax.data.draft import Release, Rows, Skip, Stream
 from instructblip_jax.data.readers import captioned
 from instructblip_jax.data.readers.captioned import Picture
 from instructblip_jax.data.readers.fields import Row, text, told
@@ -38,16 +38,18 @@ def _part(file: str) -> str:
     return {0: "test", 1: "val"}.get(zlib.crc32(file.encode()) % 31, "train")
 
 
-def _plain(path: Path, split: str, where: Store) -> Iterator[Draft | Skip]:
+def _plain(path: Path, split: str, where: Store) -> Stream:
     """The .token file or results.csv; captions are held in memory. Broken lines are told with "train"."""
     pattern = _TOKEN if path.suffix == ".token" else _PIPED
     said: dict[str, tuple[str, list[str]]] = {}
+    broken = 0
     for number, line in lines(path):
         if not line.strip() or (number == 1 and line.startswith("image_name")):
             continue
         found = pattern.fullmatch(line)
         if found is None:
             if split == "train":
+                broken += 1
                 yield Skip(f"{path}:{number}", "broken line", line[:80])
         elif _part(found["name"]) == split:
             said.setdefault(found["name"], (f"{path}:{number}", []))[1].append(found["caption"])
@@ -55,7 +57,8 @@ def _plain(path: Path, split: str, where: Store) -> Iterator[Draft | Skip]:
     def make(row: Row) -> Iterator[captioned.Made]:
         yield from captioned.records(NAME, split, _picture(where, "name", row), row["captions"])
 
-    yield from drafts(((place, {"name": name, "captions": texts}) for name, (place, texts) in said.items()), make)
+    entries = ((place, {"name": name, "captions": texts}) for name, (place, texts) in said.items())
+    return broken + (yield from drafts(entries, make, lambda row: len(row["captions"])))
 
 
 def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:

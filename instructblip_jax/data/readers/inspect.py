@@ -18,7 +18,7 @@ def summary(splits: Mapping[str, Rows], examples: int = EXAMPLES) -> dict[str, A
 
 
 def _split(rows: Rows, examples: int) -> dict[str, Any]:
-    reasons, tasks = Counter[str](), Counter[str]()
+    reasons, tasks, notes = Counter[str](), Counter[str](), Counter[str]()
     words: dict[str, Counter[int]] = {"instruction": Counter(), "answer": Counter()}
     seen: set[int] = set()
     records = missing = twice = 0
@@ -27,6 +27,7 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
         if not isinstance(row, Draft):
             reasons[row.reason] += 1
             continue
+        notes.update(row.notes)
         record = row.record
         records += 1
         tasks[record.task] += 1
@@ -44,6 +45,7 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
         "records": records,
         "skipped": sum(reasons.values()),
         "reasons": dict(reasons.most_common()),
+        "noted": dict(notes.most_common()),
         "missing_pictures": missing,
         "duplicate_ids": twice,
         "tasks": dict(tasks.most_common()),
@@ -75,6 +77,7 @@ def report(found: Mapping[str, Mapping[str, Any]]) -> str:
         tasks = ", ".join(f"{count:,} {task}" for task, count in told["tasks"].items())
         lines.append(f"{split}: {told['records']:,} records ({tasks or 'none'}), {told['skipped']:,} skipped")
         lines += [f"  skipped: {reason:<40} {count:>8,}" for reason, count in told["reasons"].items()]
+        lines += [f"  noted: {note:<42} {count:>8,}" for note, count in told["noted"].items()]
         for field, text in (
             ("missing_pictures", "pictures that are not there"),
             ("duplicate_ids", "ids that were there"),

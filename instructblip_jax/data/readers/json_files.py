@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from instructblip_jax.data.readers.fields import Bad
+from instructblip_jax.data.readers.json_text import Decoder
 from instructblip_jax.data.readers.text_files import lines, pieces
 
 Entry = tuple[str, Any]
 """Where it stands ("FILE:LINE", "FILE:KEY" or "FILE:[NUMBER]") and its value, a `Bad` for one that cannot be read."""
 
-_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MARGIN = 64
 """Nearer than this to the window's end, what is decoded may be cut off: a number, a literal, an escape."""
@@ -31,6 +31,7 @@ class _Window:
 
     def __init__(self, path: Path, text: Iterator[str] | None = None):
         self.path, self._pieces = path, pieces(path) if text is None else text
+        self._decoder = Decoder()
         self.text, self.at, self._dropped, self._lines, self.ended = "", 0, 0, 1, False
         self.grow()
 
@@ -70,11 +71,11 @@ class _Window:
         return mark
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """The next value, whole; a `Bad` for an object with a key twice."""
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
+                value, end = self._decoder.value(self.text, self.at)
             except RecursionError:
                 self.fail("nested too deeply", self.at)
             except json.JSONDecodeError as error:
@@ -135,6 +136,8 @@ def value(path: Path, *keys: str, text: Iterator[str] | None = None) -> Any:
     """
     window = _enter(path, keys, text)
     found = window.value()
+    if isinstance(found, Bad):
+        window.fail(f"{found.reason}: {found.detail}", window.at)
     if not keys and window.peek():
         window.fail("something follows the value", window.at)
     return found
@@ -200,11 +203,12 @@ def members(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 def json_lines(path: Path) -> Iterator[Entry]:
     """The entries of a file with one JSON value a line; blank lines are no entries."""
+    decoder = Decoder()
     for number, line in lines(path):
         if line.strip():
             where = f"{path}:{number}"
             try:
-                found = json.loads(line)
+                found = decoder.only(line)
             except RecursionError:
                 yield where, Bad("broken line", "nested too deeply")
             except ValueError as error:

@@ -13,7 +13,7 @@ from instructblip_jax.data.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.data.readers import rosetta
 from instructblip_jax.data.readers.fields import Bad, Row, answer_text, clean, need, text, told, typed
 from instructblip_jax.data.readers.json_files import members
-from instructblip_jax.data.readers.rows import Made, drafts, find, judged, keyed, places, some
+from instructblip_jax.data.readers.rows import Elsewhere, Made, drafts, find, judged, keyed, places, some
 from instructblip_jax.data.readers.stores import Store, store
 from instructblip_jax.data.record import Record
 
@@ -36,6 +36,7 @@ def _cover(where: Store, split: str, row: Row) -> Iterator[Made]:
     if own not in SPLITS.values() and split == "train":  # told once
         raise Bad("unknown split", str(own)[:40])
     if own != SPLITS[split]:
+        yield Elsewhere()
         return
     key, words = clean(row["id"]), rosetta.tokens(row)
     if not key:

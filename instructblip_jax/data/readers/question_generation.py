@@ -4,21 +4,22 @@ The slot ``answer`` is the most frequent answer, and the question is to be said.
 records; an answer "unanswerable" asks for nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from instructblip_jax.data.draft import Draft, Release, Rows, Skip
+from instructblip_jax.data.draft import Draft, Reading, Release, Rows, Skip
 from instructblip_jax.data.readers.rows import some
 from instructblip_jax.data.record import Record
 
 
-def _turned(name: str, rows: Rows) -> Iterator[Draft | Skip]:
-    for draft in rows():
+def _turned(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]:
+    reading = Reading(rows())
+    for draft in reading:
         if isinstance(draft, Skip):
             yield draft
         elif draft.record.answers[0].lower() == "unanswerable":
-            yield Skip(draft.where, "unanswerable")
+            yield Skip(draft.where, "unanswerable", rows=draft.rows)
         else:
             old = draft.record
             record = Record(
@@ -32,7 +33,8 @@ def _turned(name: str, rows: Rows) -> Iterator[Draft | Skip]:
                 image_id=old.image_id,
                 question_id=old.question_id,
             )
-            yield Draft(draft.where, record, draft.media)
+            yield Draft(draft.where, record, draft.media, draft.rows)
+    return reading.held
 
 
 def _splits(base: Release, name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:

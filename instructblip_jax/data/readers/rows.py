@@ -4,28 +4,51 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.draft import Draft, Media, Rows, Skip
+from instructblip_jax.data.draft import Draft, Media, Rows, Skip, Stream
 from instructblip_jax.data.readers.fields import Bad, Row, counted
 from instructblip_jax.data.readers.json_files import Entry
 from instructblip_jax.data.record import Record
 
-Made = tuple[Record, tuple[Media, ...]] | Bad
+
+class Elsewhere:
+    """Yielded for a row of another split."""
+
+
+Made = tuple[Record, tuple[Media, ...]] | Bad | Elsewhere
 """A record and its media, or what is wrong with one of several in a row."""
 
 
-def drafts(entries: Iterable[Entry], make: Callable[[Row], Iterable[Made]]) -> Iterator[Draft | Skip]:
-    """The drafts that ``make`` takes out of each entry's row, a `Skip` where it raises or yields `Bad`."""
+def drafts(
+    entries: Iterable[Entry],
+    make: Callable[[Row], Iterable[Made]],
+    stands_for: Callable[[Row], int] = lambda row: 1,
+) -> Stream:
+    """The drafts that ``make`` takes out of each entry's row, a `Skip` where it raises or yields `Bad`.
+
+    ``stands_for``: the rows of the source that are in an entry's row. The first draft or skip of an entry stands for
+    all of them. An entry of which ``make`` yields nothing is lost, which the shard writer tells.
+    """
+    held = 0
     for where, entry in entries:
         where = where.encode("utf-8", "replace").decode()  # a key may hold what cannot be printed
+        rows = stands_for(entry) if isinstance(entry, Mapping) else 1
+        held += rows
         try:
             if isinstance(entry, Bad):
                 raise entry
             if not isinstance(entry, Mapping):
                 raise Bad("not an object")
             for made in make(entry):
-                yield Skip(where, made.reason, made.detail) if isinstance(made, Bad) else Draft(where, *made)
+                if isinstance(made, Elsewhere):
+                    held -= rows
+                elif isinstance(made, Bad):
+                    yield Skip(where, made.reason, made.detail, rows)
+                else:
+                    yield Draft(where, *made, rows=rows)
+                rows = 0
         except Bad as bad:
-            yield Skip(where, bad.reason, bad.detail)
+            yield Skip(where, bad.reason, bad.detail, rows)
+    return held
 
 
 def keyed(entries: Iterable[tuple[str, str, Any]], name: str) -> Iterator[Entry]:

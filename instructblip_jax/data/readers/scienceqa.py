@@ -9,7 +9,7 @@ from typing import Any
 from instructblip_jax.data.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.data.readers.fields import Bad, Row, full_text, ident, index, need, options, text, texts, told
 from instructblip_jax.data.readers.json_files import Entry, value
-from instructblip_jax.data.readers.rows import Made, drafts, find, some
+from instructblip_jax.data.readers.rows import Elsewhere, Made, drafts, find, some
 from instructblip_jax.data.readers.stores import Store, store
 from instructblip_jax.data.record import Record
 
@@ -42,6 +42,7 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
     pictured = row.get("image") is not None
     part = split.removesuffix("_img")
     if split != part and not pictured:
+        yield Elsewhere()
         return
     pid, choices = ident(row, "pid"), texts(row, "choices")
     label = index(need(row, "answer"), len(choices), "answer")

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.draft import Draft, Media, Release, Rows, Skip
+from instructblip_jax.data.draft import Media, Release, Rows, Skip, Stream
+from instructblip_jax.data.readers import forms
 from instructblip_jax.data.readers.fields import Bad, Row, clean, ident, index, need, text, typed
 from instructblip_jax.data.readers.json_files import elements, value
 from instructblip_jax.data.readers.rows import Made, drafts, find, judged, places, some
@@ -19,7 +20,7 @@ from instructblip_jax.data.readers.stores import Store, coco_picture, coco_store
 from instructblip_jax.data.record import Record
 
 NAME = "visdial"
-Relevance = Mapping[tuple[int | str, int], tuple[float, ...]]
+Relevance = Mapping[tuple[str | None, int], tuple[float, ...]]
 
 
 def _picture(where: Store, image_id: int | str, split: str) -> Path:
@@ -42,12 +43,17 @@ def _spoken(pool: Sequence[Any], row: Row, name: str) -> str:
     return clean(typed(pool[index(need(row, name), len(pool), name)], str, name))
 
 
-def _dense(path: Path | None) -> tuple[dict[tuple[int | str, int], tuple[float, ...]], list[Skip]]:
+def _dense(path: Path | None) -> tuple[dict[tuple[str | None, int], tuple[float, ...]], list[Skip]]:
     """(picture, round) -> relevance of each candidate, and the rows that are none."""
     found, skips = {}, []
     for where, row in elements(path) if path else ():
         try:
-            key = ident(typed(row, dict, "row"), "image_id"), typed(need(row, "round_id"), int, "round_id")
+            if isinstance(row, Bad):
+                raise row
+            key = (
+                forms.id_text(ident(typed(row, dict, "row"), "image_id")),
+                typed(need(row, "round_id"), int, "round_id"),
+            )
             name = "gt_relevance" if "gt_relevance" in row else "relevance"
             shares = typed(need(row, name), list, name)
             if not all(type(share) in (int, float) and math.isfinite(share) and 0 <= share <= 1 for share in shares):
@@ -90,7 +96,7 @@ class _Dialogs:
             if "answer" in said and _spoken(self.answers, said, "answer") != candidates[label]:
                 raise Bad("the answer is not the candidate of gt_index")
             fields = {**judged((candidates[label],)), "label": label}
-        relevance = self.relevance.get((image_id, number), ())
+        relevance = self.relevance.get((forms.id_text(image_id), number), ())
         if relevance and len(relevance) != len(candidates):
             raise Bad("relevance and candidates differ in number")
         return Record(
@@ -108,10 +114,10 @@ class _Dialogs:
         )
 
 
-def _rows(path: Path, dense: Path | None, split: str, where: Store) -> Iterator[Draft | Skip]:
+def _rows(path: Path, dense: Path | None, split: str, where: Store) -> Stream:
     relevance, skips = _dense(dense)
     yield from skips
-    yield from drafts(elements(path, "data", "dialogs"), _Dialogs(path, split, where, relevance))
+    return len(skips) + (yield from drafts(elements(path, "data", "dialogs"), _Dialogs(path, split, where, relevance)))
 
 
 def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:

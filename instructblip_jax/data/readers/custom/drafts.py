@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.draft import Draft, Media
+from instructblip_jax.data.readers import forms
 from instructblip_jax.data.readers.custom import pictures, splits
 from instructblip_jax.data.readers.custom.row import Row
 from instructblip_jax.data.readers.custom.text import Unusable, clean, text_of, without_markers
@@ -80,7 +81,7 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
         question_id=question_id,
         meta=_meta(fields.get("meta", {})),
     )
-    return Draft(row.where, record, placed.media)
+    return Draft(row.where, record, placed.media, row.rows, row.notes)
 
 
 def _task(row: Row, instruction: str | None, choices: Sequence[str]) -> str:
@@ -108,8 +109,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 
 def _answers(fields: Mapping[str, Any], needed: bool) -> tuple[tuple[str, ...], tuple[float, ...], tuple[str, ...]]:
     """Distinct answers, the heaviest first, their weights where they are not alike, and all as they were given."""
-    value = fields.get("answer")
-    given = [text_of(item, "answer") or "" for item in (value if isinstance(value, (list, tuple)) else [value])]
+    given = [text_of(item, "answer") or "" for item in forms.answers_of(fields.get("answer"))]
     shares = _weights(fields.get("weights"), len(given))
     total: dict[str, float] = {}
     for answer, share in zip(given, shares or [1.0] * len(given), strict=True):
@@ -145,21 +145,23 @@ def _weights(value: Any, count: int) -> list[float]:
 
 def _id(value: Any) -> int | str | None:
     """As it is written; what is neither number nor text as JSON."""
+    value = forms.whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return text_of(value, "id") or None
 
 
 def _meta(value: Any) -> Any:
-    """Cleaned, and what JSON does not know as text."""
+    """Cleaned, and what JSON does not know as text. A number that is none, NaN or Infinity, is absent."""
     if isinstance(value, str):
         return clean(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {clean(str(name)): _meta(item) for name, item in value.items()}
+        kept = {clean(str(name)): _meta(item) for name, item in value.items()}
+        return {name: item for name, item in kept.items() if item is not None or value.get(name) is None}
     if isinstance(value, (list, tuple)):
         return [_meta(item) for item in value]
     return f"{len(value)} bytes" if isinstance(value, bytes) else clean(str(value))

@@ -7,7 +7,7 @@ from pathlib import Path
 from instructblip_jax.data.draft import Media, Skip
 from instructblip_jax.data.readers.custom import json_rows, tables
 from instructblip_jax.data.readers.custom.pictures import EXTENSIONS, OUTSIDE
-from instructblip_jax.data.readers.custom.row import ASKS_LABEL, FOLDER_COLUMNS, Row
+from instructblip_jax.data.readers.custom.row import ASKS_LABEL, FOLDER_COLUMNS, Row, Rows
 from instructblip_jax.data.readers.custom.splits import of_folder
 from instructblip_jax.data.readers.custom.text import Unusable, clean, opened
 
@@ -20,7 +20,7 @@ def metadata(root: Path) -> list[Path]:
     return sorted(path for pattern in ("", "*/") for name in METADATA for path in root.glob(pattern + name))
 
 
-def from_metadata(path: Path, encoding: str | None) -> Iterator[Row | Skip]:
+def from_metadata(path: Path, encoding: str | None) -> Rows:
     """Rows of a metadata file."""
     split = of_folder(path.parent.name)
     if path.suffix == ".csv":
@@ -54,16 +54,22 @@ def classes(root: Path) -> list[str]:
     return sorted(found)
 
 
-def from_classes(root: Path) -> Iterator[Row | Skip]:
+def from_classes(root: Path) -> Rows:
     """A row a picture; the folder's name is the answer, one of all of them."""
     names = classes(root)
+    held = 0
     for top, split in _below(root):
         for path in walk(top):
+            if not is_picture(path):
+                continue
+            held += 1
             kind = path.relative_to(top).parts[0]
-            if not is_picture(path) or kind not in names:
+            if kind not in names:
+                yield Skip(f"{path}:1", "picture outside the folders of the classes")
                 continue
             fields = {"instruction": ASKS_LABEL, "answer": kind, "candidates": names, "task": "choice"}
             yield _row(root, path, fields, split)
+    return held
 
 
 def paired(root: Path) -> bool:
@@ -73,12 +79,15 @@ def paired(root: Path) -> bool:
     return any(path.with_suffix("") in texts for path in files if is_picture(path))
 
 
-def from_pairs(root: Path, encoding: str | None) -> Iterator[Row | Skip]:
+def from_pairs(root: Path, encoding: str | None) -> Rows:
     """A row a picture; the text beside it is its caption."""
+    held = 0
     for path in walk(root):
         where = f"{path}:1"
+        held += is_picture(path)
         if path.suffix.lower() == ".txt":
             if not any(path.with_suffix(end).exists() for end in (*EXTENSIONS, *map(str.upper, EXTENSIONS))):
+                held += 1
                 yield Skip(where, "no picture beside the text")
         elif is_picture(path):
             text = path.with_suffix(".txt")
@@ -89,6 +98,7 @@ def from_pairs(root: Path, encoding: str | None) -> Iterator[Row | Skip]:
                 caption = file.read(LONGEST_TEXT)
             split = next(filter(None, map(of_folder, reversed(path.relative_to(root.parent).parts[:-1]))), None)
             yield _row(root, path, {"answer": caption, "task": "caption"}, split)
+    return held
 
 
 def _row(root: Path, path: Path, fields: dict, split: str | None) -> Row | Skip:

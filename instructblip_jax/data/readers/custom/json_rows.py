@@ -2,31 +2,38 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from instructblip_jax.data.draft import Skip
+from instructblip_jax.data.draft import Reading, Skip
 from instructblip_jax.data.readers import json_files
-from instructblip_jax.data.readers.custom.row import COLUMNS, Row, canonical
+from instructblip_jax.data.readers.custom.row import COLUMNS, Row, Rows, made
 from instructblip_jax.data.readers.custom.splits import of_name
 from instructblip_jax.data.readers.custom.text import opened
+from instructblip_jax.data.readers.fields import Bad
+from instructblip_jax.data.readers.json_text import Decoder
 
+ROWS = "annotations"
+"""Where the rows of a file stand that is one object."""
 CHUNK = 1 << 18
 """Characters read at once."""
 Item = tuple[str, int, dict[str, Any]]
 """Where an object stands, its number, the object."""
 
 
-def objects(path: Path, encoding: str | None, lines: bool) -> Iterator[Item | Skip]:
-    """The objects of a file, one a line or in one list, with line or item numbers from 1."""
+def objects(path: Path, encoding: str | None, lines: bool) -> Generator[Item | Skip, None, int]:
+    """The objects of a file, one a line or in one list, numbered from 1. Returns how many there are."""
+    held = 0
     for where, number, value in _lines(path, encoding) if lines else _items(path, encoding):
+        held += 1
         if isinstance(value, Skip):
             yield value
         elif isinstance(value, dict):
             yield where, number, value
         else:
             yield Skip(where, "no JSON object", f"{type(value).__name__} {str(value)[:60]!r}")
+    return held
 
 
 def rows(
@@ -35,14 +42,21 @@ def rows(
     lines: bool,
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     split: str | None = None,
-) -> Iterator[Row | Skip]:
+) -> Rows:
     """Objects with the own format's columns. LAVIS's lists have them, too."""
-    for item in objects(path, encoding, lines):
-        if isinstance(item, Skip):
-            yield item
-            continue
-        where, number, fields = item
-        yield Row(where, number, canonical(fields, where, columns), path.parent, split or of_name(path))
+    split = split or of_name(path)
+    items = objects(path, encoding, lines)
+    return (
+        yield from each(items, lambda where, number, fields: made(where, number, fields, path.parent, split, columns))
+    )
+
+
+def each(items: Generator[Item | Skip, None, int], row: Callable[[str, int, dict[str, Any]], Row | Skip]) -> Rows:
+    """The objects as rows; what cannot be read as it is."""
+    found = Reading(items)
+    for item in found:
+        yield item if isinstance(item, Skip) else row(*item)
+    return found.held or 0
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
@@ -56,7 +70,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
 def parse(text: str, where: str) -> Any:
     """One JSON value, or the `Skip` that tells what is wrong with it."""
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return _or_skip(Decoder().only(text), where)
     except json.JSONDecodeError as error:
         excerpt = text[max(0, error.pos - 40) : error.pos + 40].strip()
         return Skip(where, "broken JSON", f"column {error.colno}: {error.msg}: {excerpt!r}")
@@ -64,17 +78,24 @@ def parse(text: str, where: str) -> Any:
         return Skip(where, "broken JSON", str(error)[:80])
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+def _or_skip(value: Any, where: str) -> Any:
+    return Skip(where, value.reason, value.detail) if isinstance(value, Bad) else value
 
 
 def _items(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
-    for number, value in enumerate(within(path, encoding), 1):
-        yield f"{path}:{number}", number, value
+    """The elements of the list that the file is, or that its object has as ``annotations``."""
+    found = 0
+    for keys in ((), (ROWS,)):
+        for found, value in enumerate(within(path, encoding, *keys), 1):
+            where = f"{path}:{found}"
+            yield where, found, _or_skip(value, where)
+        if found:
+            return
 
 
 def within(path: Path, encoding: str | None, *keys: str) -> Iterator[Any]:
-    """The elements of the list at a place of one JSON document; none where there is no list.
+    """The elements of the list at a place of one JSON document, a `Bad` for one that cannot be read; none where there
+    is no list.
 
     Raises ValueError where the file is broken.
     """

@@ -1,13 +1,15 @@
 """Parquet tables that hold their pictures, and data sets that the library `datasets` saved."""
 
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.draft import Skip
 from instructblip_jax.data.readers.custom import pictures
-from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, LABEL, Row, canonical
+from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, LABEL, Row, Rows, made
 from instructblip_jax.data.readers.custom.splits import of_field, of_name
 from instructblip_jax.data.readers.custom.text import Unusable
 
@@ -15,16 +17,20 @@ BATCH = 64
 """Rows that are in memory at a time."""
 
 
-def rows(path: Path) -> Iterator[Row | Skip]:
+def rows(path: Path) -> Rows:
     """The rows of a Parquet file."""
     try:
         from pyarrow import ArrowException, parquet  # not needed for anything else
     except ImportError as error:
         raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
 
+    held = 0
+
     def values() -> Iterator[dict]:
+        nonlocal held
         try:
             with parquet.ParquetFile(path) as table:
+                held = table.metadata.num_rows
                 names.update(_label_names(table.schema_arrow.metadata or {}))
                 for batch in table.iter_batches(batch_size=BATCH):
                     yield from batch.to_pylist()
@@ -33,9 +39,10 @@ def rows(path: Path) -> Iterator[Row | Skip]:
 
     names: dict[str, list[str]] = {}
     yield from _rows(path, values(), names, path.parent, of_name(path))
+    return held
 
 
-def saved(path: Path) -> dict[str | None, Iterable[Row | Skip]]:
+def saved(path: Path) -> dict[str | None, Callable[[], Rows]]:
     """The splits of a directory that `save_to_disk` wrote; None where it has no name."""
     try:
         import datasets
@@ -43,7 +50,7 @@ def saved(path: Path) -> dict[str | None, Iterable[Row | Skip]]:
         raise ValueError(f"{path}: was saved by the library datasets, which reads it: pip install datasets") from error
     loaded = datasets.load_from_disk(str(path))
     parts = loaded.items() if isinstance(loaded, Mapping) else [(None, loaded)]
-    found: dict[str | None, Iterable[Row | Skip]] = {}
+    found: dict[str | None, Callable[[], Rows]] = {}
     for name, part in parts:
         names = {}
         for column, feature in part.features.items():
@@ -55,8 +62,13 @@ def saved(path: Path) -> dict[str | None, Iterable[Row | Skip]]:
             split = of_field(str(name)) if name is not None else of_name(path)
         except Unusable:
             split = None
-        found[name] = _rows(path / str(name or ""), part, names, path, split)
+        found[name] = partial(_saved, path / str(name or ""), part, names, path, split)
     return found
+
+
+def _saved(where: Path, part: Any, names: Mapping[str, list[str]], folder: Path, split: str | None) -> Rows:
+    yield from _rows(where, part, names, folder, split)
+    return len(part)
 
 
 def _rows(
@@ -64,25 +76,25 @@ def _rows(
 ) -> Iterator[Row | Skip]:
     for number, value in enumerate(values, 1):
         where = f"{path}:{number}"
-        yield from _row(where, number, dict(value), names, folder, split)
+        yield _row(where, number, dict(value), names, folder, split)
 
 
 def _row(
     where: str, number: int, value: dict, names: Mapping[str, list[str]], folder: Path, split: str | None
-) -> Iterator[Row | Skip]:
+) -> Row | Skip:
     for column, known in names.items():
         index = value.get(column)
         if isinstance(index, int) and 0 <= index < len(known):
             value[column] = known[index]
-    fields = canonical(value, where, FOLDER_COLUMNS)
+    row = made(where, number, value, folder, split, FOLDER_COLUMNS)
+    if isinstance(row, Skip):
+        return row
+    fields = dict(row.fields)
     if LABEL in names and fields.get("answer") == value.get(LABEL):
         fields.setdefault("candidates", names[LABEL])
+    # What is in the table needs no root. `path` beside bytes says where they came from.
     held = _held(fields.get("image"))
-    if held:
-        # What is in the table needs no root. `path` beside bytes says where they came from.
-        yield Row(where, number, fields, folder, split, media=pictures.media(held, folder, ()))
-    else:
-        yield Row(where, number, fields, folder, split)
+    return dataclasses.replace(row, fields=fields, media=pictures.media(held, folder, ()) if held else ())
 
 
 def _held(image: Any) -> list[bytes]:

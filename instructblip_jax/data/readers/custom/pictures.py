@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.draft import Media
-from instructblip_jax.data.readers.custom.text import Unusable, clean
+from instructblip_jax.data.readers.custom.text import Unusable, encodable
+from instructblip_jax.data.readers.forms import printable
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"))
 OUTSIDE = "path outside the image root"
@@ -49,27 +50,32 @@ def _inline(uri: str) -> bytes:
 
 def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
     """The file ``name`` in one of ``roots``, or in ``folder``. One that is in none of them is named where it was looked
-    for first. Raises `Unusable` for what lies outside, an absolute path outside ``roots`` too."""
-    text = clean(name)
+    for first. Raises `Unusable` for what lies outside, an absolute path outside ``roots`` too.
+
+    It is looked for as it is written, then with "/" for each "\\", as Windows parts folders. In every part of it the
+    case of letters and the form of accents are forgiven.
+    """
+    text = printable(encodable(name))
     if _URL.match(text):
         raise Unusable("picture is a URL, nothing is downloaded", text[:200])
-    if "\\" in text and "/" not in text:
-        text = text.replace("\\", "/")
-    where = (*roots, folder) if not os.path.isabs(text) else tuple(roots)
-    inside = [path for root in where if (path := _inside(root, text)) is not None]
+    inside: list[Path] = []
+    for spelled in dict.fromkeys((text, text.replace("\\", "/"))):
+        where = (*roots, folder) if not os.path.isabs(spelled) else tuple(roots)
+        inside = [root / spelled for root in where if _is_inside(root, root / spelled)]
+        for root in where:
+            if root / spelled in inside and (found := _there(root, spelled)) is not None:
+                return found
     if not inside:
         raise Unusable(OUTSIDE, text[:200])
-    return next((found for path in inside if (found := _there(path)) is not None), inside[0])
+    return inside[0]
 
 
-def _inside(root: Path, name: str) -> Path | None:
-    """root/name, if no "..", link or absolute path leads out of the root."""
+def _is_inside(root: Path, path: Path) -> bool:
+    """Whether no "..", link or absolute path leads out of the root."""
     try:
-        if not (root / name).resolve().is_relative_to(_resolved(root)):
-            return None
+        return path.resolve().is_relative_to(_resolved(root))
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that no file can have
-        raise Unusable("no possible path", f"{name[:200]!r} ({error})") from None
-    return root / name
+        raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
 
 
 @lru_cache(maxsize=64)
@@ -77,24 +83,43 @@ def _resolved(root: Path) -> Path:
     return root.resolve()
 
 
-def _there(path: Path) -> Path | None:
-    """The file, or the one of its folder that differs only in case or in the form of accents."""
+def _there(root: Path, name: str) -> Path | None:
+    """The file ``name`` in a root, or the one whose path differs only in the case of letters or the form of accents."""
+    path = root / name
     try:
         if path.exists():
             return path
     except OSError as error:
         raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
-    other = _folder(path.parent).get(_folded(path.name))
-    return path.parent / other if other else None
+    folder = _folder(path.parent)
+    other = folder and _part(folder, path.name)
+    # what is forgiven may be a link
+    return other if other and _is_inside(root, other) else None
+
+
+@lru_cache(maxsize=1 << 14)
+def _folder(path: Path) -> Path | None:
+    """The folder, or the one that each part of its path is forgiven to mean; None where there is none."""
+    if path.is_dir():
+        return path
+    above = _folder(path.parent) if path.parent != path else None
+    found = above and _part(above, path.name)
+    return found if found and found.is_dir() else None
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    """What in a folder has this name, but for case and accents."""
+    other = _names(folder).get(_folded(name))
+    return folder / other if other else None
 
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-@lru_cache(maxsize=16)
-def _folder(folder: Path) -> dict[str, str]:
+@lru_cache(maxsize=1 << 10)
+def _names(folder: Path) -> dict[str, str]:
     try:
-        return {_folded(name): name for name in sorted(os.listdir(folder))}
+        return {_folded(name): name for name in sorted(os.listdir(folder), reverse=True)}
     except OSError:
         return {}

@@ -1,11 +1,11 @@
 """The user's own files as a `Release`: what there is, in which splits, and its rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from instructblip_jax.data.draft import Draft, Release, Rows, Skip
+from instructblip_jax.data.draft import Reading, Release, Rows, Skip, Stream
 from instructblip_jax.data.readers.custom import (
     coco,
     conversations,
@@ -20,10 +20,10 @@ from instructblip_jax.data.readers.custom import (
     vqa,
     webdataset,
 )
-from instructblip_jax.data.readers.custom.row import Row
+from instructblip_jax.data.readers.custom.row import Rows as FileRows
 from instructblip_jax.data.readers.custom.text import Unusable, encoding_of
 
-Read = Callable[[], Iterator[Row | Skip]]
+Read = Callable[[], FileRows]
 """The rows of a file or folder, in the same order every time."""
 
 
@@ -83,7 +83,7 @@ def _read(kind: str, path: Path, images: Sequence[Path], encoding: str | None) -
     if kind in ("classfolder", "pairs", "datasets") and not path.is_dir():
         raise ValueError(f"{path}: --format {kind} needs a folder")
     if kind == "datasets":
-        return [_Part(partial(_saved, path, name), None) for name in parquet.saved(path)]
+        return [_Part(read, None) for read in parquet.saved(path).values()]
     if kind == "imagefolder":
         files = folders.metadata(path) if path.is_dir() else [path]
         if not files:
@@ -105,10 +105,6 @@ def _read(kind: str, path: Path, images: Sequence[Path], encoding: str | None) -
         "parquet": lambda: parquet.rows(path),
     }
     return [_Part(read[kind], splits.of_name(path) if path.is_file() else splits.of_folder(path.name))]
-
-
-def _saved(path: Path, name: str | None) -> Iterator[Row | Skip]:
-    return iter(parquet.saved(path)[name])
 
 
 def _splits(
@@ -140,28 +136,38 @@ def _split(placed: drafts.Placed, shares: splits.Shares) -> str:
     return shares.split(placed.keys())
 
 
-def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Iterator[drafts.Placed | tuple[Skip, str]]:
-    """Rows with their pictures found; those that are none with the split that they are counted in."""
+def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Generator[drafts.Placed | tuple[Skip, str], None, int]:
+    """Rows with their pictures found; those that are none with the split that they are counted in. Returns how many
+    rows the sources hold."""
+    held = 0
     for part in parts:
-        for row in part.read():
+        rows = Reading(part.read())
+        for row in rows:
             if isinstance(row, Skip):
                 yield row, part.split or "train"
                 continue
             try:
                 yield drafts.place(row, images)
             except Unusable as error:
-                yield Skip(row.where, error.reason, error.detail), row.split or "train"
+                yield Skip(row.where, error.reason, error.detail, row.rows), row.split or "train"
+        held += rows.held or 0
+    return held
 
 
-def _stream(
-    parts: Sequence[_Part], images: tuple[Path, ...], name: str, shares: splits.Shares, split: str
-) -> Iterator[Draft | Skip]:
-    for placed in _placed(parts, images):
+def _stream(parts: Sequence[_Part], images: tuple[Path, ...], name: str, shares: splits.Shares, split: str) -> Stream:
+    elsewhere = 0
+    found = Reading(_placed(parts, images))
+    for placed in found:
         if not isinstance(placed, drafts.Placed):
             if placed[1] == split:
                 yield placed[0]
-        elif _split(placed, shares) == split:
+            else:
+                elsewhere += placed[0].rows
+        elif _split(placed, shares) != split:
+            elsewhere += placed.row.rows
+        else:
             try:
                 yield drafts.draft(placed, name, split)
             except Unusable as error:
-                yield Skip(placed.row.where, error.reason, error.detail)
+                yield Skip(placed.row.where, error.reason, error.detail, placed.row.rows)
+    return (found.held or 0) - elsewhere

@@ -1,11 +1,14 @@
 """A row of any format in the columns of the own format, and the names that these columns may have."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.draft import Media
+from instructblip_jax.data.draft import Media, Skip
+from instructblip_jax.data.readers import forms
+from instructblip_jax.data.readers.custom import lists
+from instructblip_jax.data.readers.custom.text import Unusable
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "images", "video"),
@@ -27,7 +30,9 @@ LABEL = "label"
 ASKS_LABEL = "What is in the picture?"
 """The instruction of a picture with nothing but a class."""
 LISTS = {"images", "answers", "candidates", "choices", "weights", "file_names"}
-"""Columns whose cells in a CSV file may be JSON lists."""
+"""Columns that hold lists: a text there that begins as a list must be one."""
+TEXTS = {"answer", "caption"}
+"""Columns that hold texts, and lists of texts: a text there that is no such list stays as it is."""
 CAPTIONS = ("caption", "text")
 
 
@@ -43,6 +48,7 @@ class Row:
       split: what file and folder are called, if that says it.
       media: its pictures, where the format holds them itself.
       turns: of a conversation, which need not have a picture.
+      rows, notes: see `Draft`.
     """
 
     where: str
@@ -52,26 +58,52 @@ class Row:
     split: str | None = None
     media: tuple[Media, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
+    rows: int = 1
+    notes: tuple[str, ...] = ()
 
 
-def _is_file_name(name: str) -> bool:
+Rows = Generator[Row | Skip, None, int]
+"""The rows of a file or folder; what it returns is how many it holds, see `draft.Stream`."""
+
+
+def made(
+    where: str,
+    number: int | str,
+    fields: Mapping[str, Any],
+    folder: Path,
+    split: str | None,
+    columns: Mapping[str, tuple[str, ...]] = COLUMNS,
+    rows: int = 1,
+) -> Row | Skip:
+    """The row of such fields, or why there is none. Raises ValueError like `canonical`."""
+    try:
+        return Row(where, number, canonical(fields, where, columns), folder, split, rows=rows)
+    except Unusable as error:
+        return Skip(where, error.reason, error.detail, rows)
+
+
+def is_file_name(name: str) -> bool:
     return name in ("file_name", "file_names") or name.endswith(("_file_name", "_file_names"))
 
 
 def canonical(
     fields: Mapping[str, Any], where: str, columns: Mapping[str, tuple[str, ...]] = COLUMNS
 ) -> dict[str, Any]:
-    """Fields under the names of `COLUMNS`. Raises ValueError where two names of one column are there at once."""
+    """Fields under the names of `COLUMNS`. Raises ValueError where two names of one column are there at once, and
+    `Unusable` for what begins as a list and is none, where a list is expected."""
+    fields = {name: None if forms.absent(value) else value for name, value in fields.items()}
     found: dict[str, Any] = {}
     known: set[str] = set()
     names = {name: name.strip().lower() for name in fields if isinstance(name, str)}
     for column, aliases in columns.items():
         present = [name for name, plain in names.items() if plain in aliases]
         if column == "image":
-            files = [name for name, plain in names.items() if _is_file_name(plain)]
+            files = [name for name, plain in names.items() if is_file_name(plain)]
             if files:
                 known |= set(files)
-                found["image"] = [each for name in files for each in _listed(fields[name]) if each is not None]
+                found["image"] = [
+                    each for name in files for each in _listed(_value(names[name], fields[name])) if each is not None
+                ]
                 present += files[:1]
         if len(present) > 1:  # exporters fill columns that a row does not have with nulls
             said = [name for name in present if fields[name] is not None]
@@ -83,7 +115,7 @@ def canonical(
             continue
         name = present[0]
         known.add(name)
-        found.setdefault(column, fields[name])
+        found.setdefault(column, _value(names[name], fields[name]))
         if column == "image" and names[name] == "video":
             found["video"] = True
         if column == "answer" and names[name] in CAPTIONS and not _said(found.get("instruction")):
@@ -97,6 +129,15 @@ def canonical(
             found.setdefault("task", "choice")
     found["meta"] = {name: value for name, value in fields.items() if name not in known and value not in (None, "")}
     return found
+
+
+def _value(name: str, value: Any) -> Any:
+    """The list that a text is, in the columns that may hold one: tables have no other way to hold it."""
+    if not isinstance(value, str):
+        return value
+    if name in LISTS or name.endswith("_file_names"):
+        return lists.of_text(value, name)
+    return lists.of_texts(value) if name in TEXTS else value
 
 
 def _listed(value: Any) -> list:

@@ -1,7 +1,6 @@
 """Which format a file or a folder has: what is in it, then what it is called."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from instructblip_jax.data.readers.custom import folders, json_rows, tables, vqa
@@ -66,30 +65,42 @@ def _of_text(path: Path, encoding: str | None) -> str:
 
 
 def _of_objects(path: Path, encoding: str | None, text: str) -> str:
-    """An object a line, or one object with lists in it."""
+    """An object a line, or one object with lists in it, however that is laid out."""
     line, _, rest = text.partition("\n")
     try:
         first = json.loads(line)
+        alone = not rest.strip()
     except (ValueError, RecursionError):
-        first = None
-    if first is None and not rest.lstrip().startswith("{") and path.suffix.lower() != ".jsonl":
-        first = dict.fromkeys(_top(path, encoding))
+        first, alone = _top(path, encoding), True
     first = first if isinstance(first, dict) else {}
     said = "annotations" in first and "images" not in first
     if "questions" in first or (said and vqa.kind(path) == "annotations"):
         return "vqa"
     if "annotations" in first and "images" in first:
         return "coco"
-    return "llava-jsonl" if _is_conversation(first) else "jsonl"
+    if _is_conversation(first):
+        return "llava-jsonl"
+    if alone and json_rows.ROWS in first:
+        said = json_rows.first(path, encoding, json_rows.ROWS)
+        return "llava" if isinstance(said, dict) and _is_conversation(said) else "json"
+    return "jsonl"
 
 
-def _top(path: Path, encoding: str | None) -> Iterator[str]:
-    seen = []
-    for key in json_rows.names(path, encoding):
-        seen.append(key)
-        if "questions" in seen or {"images", "annotations"} <= set(seen):
-            break  # what follows may be long
-    return iter(seen)
+def _top(path: Path, encoding: str | None) -> dict[str, None]:
+    """The names at the top of a file that is one object over several lines; none of broken JSON lines, each of which is
+    told by itself then. Raises ValueError for one broken object."""
+    seen: dict[str, None] = {}
+    try:
+        for key in json_rows.names(path, encoding):
+            seen[key] = None
+            if "questions" in seen or {"images", "annotations"} <= seen.keys():
+                break  # what follows may be long
+    except ValueError:
+        text = beginning(path, encoding)
+        if path.suffix.lower() == ".jsonl" or sum(line.startswith("{") for line in text.splitlines()) > 1:
+            return {}
+        raise
+    return seen
 
 
 def _is_conversation(fields: dict) -> bool:

@@ -3,10 +3,12 @@
 import codecs
 import contextlib
 import json
-import unicodedata
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from instructblip_jax.data.readers import forms
 
 IMAGE = "<image>"
 _BOMS = (
@@ -16,7 +18,6 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_REMOVED = dict.fromkeys(code for code in range(32) if chr(code) not in "\t\n")
 
 
 class Unusable(ValueError):
@@ -28,22 +29,27 @@ class Unusable(ValueError):
 
 
 def clean(text: str) -> str:
-    """NFC, line ends as \\n, no other control characters but tabs, nothing around it. Raises `Unusable` for a half of a
-    surrogate pair, which no UTF-8 file can hold."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_REMOVED)
+    """`forms.normal`. Raises `Unusable` for a half of a surrogate pair, which no UTF-8 file can hold."""
+    return forms.normal(encodable(text))
+
+
+def encodable(text: str) -> str:
+    """The text as it is. Raises `Unusable` for one that no UTF-8 file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise Unusable("lone surrogate", ascii(text[max(0, error.start - 20) : error.end + 20])) from None
-    return unicodedata.normalize("NFC", text).strip()
+    return text
 
 
 def text_of(value: Any, what: str) -> str | None:
-    """A cell as text; numbers, true and false as JSON writes them."""
+    """A cell as text; numbers, true and false as JSON writes them. None for None and NaN. Raises `Unusable`."""
     if isinstance(value, str):
         return clean(value)
-    if value is None:
+    if forms.absent(value):
         return None
+    if isinstance(value, float) and math.isinf(value):
+        raise Unusable(f"{what} is an infinite number")
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     raise Unusable(f"{what} is not text", f"{type(value).__name__} {str(value)[:60]!r}")

@@ -1,14 +1,15 @@
 """Prepared TFDS data sets whose files are on this machine: tfds:NAME[/CONFIG], or tfds: and their directory."""
 
+import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from instructblip_jax.data.draft import Media
-from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, LABEL, Row, canonical
+from instructblip_jax.data.draft import Media, Skip
+from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, LABEL, Rows, made
 from instructblip_jax.data.readers.custom.splits import of_field
 from instructblip_jax.data.readers.custom.text import Unusable
 
@@ -62,7 +63,7 @@ def _builder(source: str) -> Any:
         raise ValueError(f"{where}: is no TFDS data set that can be read: {str(error)[:160]}") from error
 
 
-def rows(source: str, name: str, split: str) -> Iterator[Row]:
+def rows(source: str, name: str, split: str) -> Rows:
     """The rows of a split. Columns are named as in the user's own files; the only picture is the image."""
     builder = _builder(source)
     features = builder.info.features
@@ -79,10 +80,15 @@ def rows(source: str, name: str, split: str) -> Iterator[Row]:
         held = example[image] if not isinstance(example[image], (bytes, str)) else [example[image]]
         media = tuple(Media(data=bytes(item)) for item in held)
         told = {column: _plain(features[column], value) for column, value in example.items() if column not in pictures}
-        fields = canonical(told, where, FOLDER_COLUMNS)
+        row = made(where, number, told, Path(source), split, FOLDER_COLUMNS)
+        if isinstance(row, Skip):
+            yield row
+            continue
+        fields = dict(row.fields)
         if LABEL in told and fields.get("answer") == told[LABEL] and hasattr(features[LABEL], "names"):
             fields.setdefault("candidates", list(features[LABEL].names))
-        yield Row(where, number, fields, Path(source), split, media=media)
+        yield dataclasses.replace(row, fields=fields, media=media)
+    return builder.info.splits[name].num_examples
 
 
 def _is_image(feature: Any) -> bool:

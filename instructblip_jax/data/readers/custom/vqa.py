@@ -1,12 +1,13 @@
 """VQA pairs: a file of questions and one of annotations, joined by question_id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.draft import Skip
+from instructblip_jax.data.readers import forms
 from instructblip_jax.data.readers.custom.json_rows import field, first, names, within
-from instructblip_jax.data.readers.custom.row import Row
+from instructblip_jax.data.readers.custom.row import Row, Rows
 from instructblip_jax.data.readers.custom.splits import of_name
 
 _SHAPES = ("COCO_{subtype}_{id:0>12}.jpg", "{id:0>12}.jpg", "{id}.jpg", "{id}.png")
@@ -44,7 +45,7 @@ def _bare(path: Path) -> str:
     return name.strip("_-. ")
 
 
-def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Iterator[Row | Skip]:
+def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Rows:
     """The questions of a pair, of which ``path`` is either."""
     own = kind(path)
     other = partner(path, own or "questions")
@@ -52,17 +53,24 @@ def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Iterator[Ro
     if questions is None:
         raise FileNotFoundError(f"{path}: annotations, but there is no file of questions in {path.parent}")
     answers: dict[str, dict[str, Any]] = {}
+    held = number = 0
     if annotations is not None:
-        for said in within(annotations, encoding, "annotations"):
-            if isinstance(said, dict):
-                answers[str(said.get("question_id"))] = said
+        for held, said in enumerate(within(annotations, encoding, "annotations"), 1):
+            where = f"{annotations}:{held}"
+            name = forms.id_text(said.get("question_id")) if isinstance(said, dict) else None
+            if name is None:
+                yield Skip(where, "annotation without a question_id", str(said)[:60])
+            elif name in answers:
+                yield Skip(where, "a second annotation of a question", f"question_id {name[:60]}")
+            else:
+                answers[name] = said
     subtype = field(questions, encoding, "data_subtype")
     for number, asked in enumerate(within(questions, encoding, "questions"), 1):
         where = f"{questions}:{number}"
         if not isinstance(asked, dict):
             yield Skip(where, "no JSON object", str(asked)[:60])
             continue
-        said = answers.get(str(asked.get("question_id")), {})
+        said = answers.pop(forms.id_text(asked.get("question_id")) or "", {})
         given = said.get("answers", said.get("answer", said.get("multiple_choice_answer")))
         image = asked.get("image", asked.get("file_name")) or _named(
             asked.get("image_id"), str(subtype or ""), (*roots, questions.parent)
@@ -70,16 +78,15 @@ def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> Iterator[Ro
         fields = {
             "image": image,
             "instruction": asked.get("question"),
-            "answer": [_answer(each) for each in given] if isinstance(given, list) else given,
+            "answer": given,
             "image_id": asked.get("image_id"),
             "question_id": asked.get("question_id"),
             "meta": {name: said[name] for name in ("question_type", "answer_type") if said.get(name)},
         }
-        yield Row(where, number, fields, questions.parent, of_name(questions))
-
-
-def _answer(value: Any) -> Any:
-    return value.get("answer") if isinstance(value, dict) else value
+        yield Row(where, number, fields, questions.parent, of_name(questions), rows=1 + bool(said))
+    for left in answers:
+        yield Skip(f"{annotations}:{left[:60]}", "no such question", "an annotation without one")
+    return held + number
 
 
 def _named(image: Any, subtype: str, roots: Sequence[Path]) -> str | None:

@@ -1,5 +1,6 @@
 """WebDataset shards: tar archives in which the files of one sample follow each other and share a name."""
 
+import dataclasses
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from instructblip_jax.data.draft import Media, Skip
 from instructblip_jax.data.readers.custom.json_rows import parse
 from instructblip_jax.data.readers.custom.pictures import EXTENSIONS, OUTSIDE
-from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, Row, canonical
+from instructblip_jax.data.readers.custom.row import FOLDER_COLUMNS, Row, Rows, made
 from instructblip_jax.data.readers.custom.splits import of_name
 
 LONGEST_TEXT = 1 << 24
@@ -54,9 +55,11 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.lower()
 
 
-def rows(path: Path) -> Iterator[Row | Skip]:
+def rows(path: Path) -> Rows:
     """A row a sample."""
+    held = 0
     for sample in members(path):
+        held += 1
         if isinstance(sample, Skip):
             yield sample
             continue
@@ -81,9 +84,12 @@ def rows(path: Path) -> Iterator[Row | Skip]:
             yield failed
             continue
         media = tuple(part for _, part in sorted(parts.items(), key=lambda item: item[0]) if isinstance(part, Media))
-        told = canonical(_without(fields), where, FOLDER_COLUMNS)
-        told.pop("image", None)  # what the picture was called where it came from
-        yield Row(where, name, told, path.parent, of_name(path), media=media)
+        row = made(where, name, _without(fields), path.parent, of_name(path), FOLDER_COLUMNS)
+        if isinstance(row, Row):
+            told = {column: value for column, value in row.fields.items() if column != "image"}  # as it was elsewhere
+            row = dataclasses.replace(row, fields=told, media=media)
+        yield row
+    return held
 
 
 def _without(fields: dict[str, Any]) -> dict[str, Any]:

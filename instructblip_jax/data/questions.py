@@ -1,0 +1,108 @@
+"""A prepared split as what a model is asked: a dialogue turn by turn, all captions of a picture as one question."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from instructblip_jax.data.builder import Records, each, pictures_shown
+from instructblip_jax.data.pictures import key_of
+from instructblip_jax.data.record import Record
+from instructblip_jax.data.templates import Templates, at_turn, check, instruction
+
+
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """About the record number ``record``: one ``turn`` of its dialogue, or all of it. ``others``: records of the same
+    pictures and the same instruction, whose answers are references, too."""
+
+    record: int
+    turn: int | None = None
+    others: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What decides how a record is asked: its task, its number of turns, a digest of its pictures and instruction."""
+
+    task: str
+    turns: int
+    key: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions(Records):
+    """The questions of a split as records, those that show fewer pictures first, and in the split's order otherwise.
+
+    A dialogue's turn has the uid "UID#turnN", N counted from 1, what was said before in its slot ``history``, and its
+    own answer. A picture's captions have the uid of the first one's record.
+
+    Attributes:
+      captions: whether the split holds nothing but captions.
+      dialogues: records that are asked turn by turn.
+    """
+
+    source: Sequence[Record]
+    order: tuple[_Question, ...]
+    captions: bool = False
+    dialogues: int = 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """See `Records`."""
+        return pictures_shown(self.source)[[question.record for question in self.order]]
+
+    def record(self, index: int) -> Record:
+        """See `Records`."""
+        question = self.order[index]
+        record = self.source[question.record]
+        if question.turn is not None:
+            return dataclasses.replace(at_turn(record, question.turn), uid=f"{record.uid}#turn{question.turn + 1}")
+        if question.others:
+            told = (record, *(self.source[n] for n in question.others))
+            references = tuple(text for one in told for text in one.references or one.answers)
+            return dataclasses.replace(record, answers=tuple(dict.fromkeys(references)), references=references)
+        return record
+
+
+def questions(source: Sequence[Record], templates: Templates, *, known: bool) -> Questions:
+    """The questions of a split. One of a ``known`` set has no dialogues and one record a picture already; any other is
+    read through once, to see what its records are and that each can be asked.
+
+    Raises ValueError naming the set or the record that ``templates`` do not fit.
+    """
+    check(templates, source[0])
+    if known:
+        order, captions, dialogues = [_Question(n) for n in range(len(source))], False, 0
+    else:
+        seen = list(each(source, functools.partial(_seen, templates=templates)))
+        captions = all(one.task == "caption" and not one.turns for one in seen)
+        dialogues = sum(one.turns > 0 for one in seen)
+        order = _together(seen) if captions else _turn_by_turn(seen)
+    shown = pictures_shown(source)
+    order.sort(key=lambda question: shown[question.record])  # a batch shows one number of pictures
+    return Questions(source, tuple(order), captions, dialogues)
+
+
+def _seen(record: Record, templates: Templates) -> _Seen:
+    asked = [at_turn(record, turn) for turn in range(len(record.turns))] or [record]
+    said = [instruction(templates, one, 0) for one in asked]
+    told = json.dumps([said, [key_of(image).hex() for image in record.images] or record.uid])
+    return _Seen(record.task, len(record.turns), hashlib.blake2b(told.encode(), digest_size=16).digest())
+
+
+def _turn_by_turn(seen: Sequence[_Seen]) -> list[_Question]:
+    return [_Question(n, turn) for n, one in enumerate(seen) for turn in (range(one.turns) if one.turns else [None])]
+
+
+def _together(seen: Sequence[_Seen]) -> list[_Question]:
+    members: dict[bytes, list[int]] = {}
+    for n, one in enumerate(seen):
+        members.setdefault(one.key, []).append(n)
+    return [_Question(own[0], others=tuple(own[1:])) for own in members.values()]

@@ -1,0 +1,89 @@
+"""The fields of a run's configuration that decide what `evaluate` loads and asks: each reaches what it is about."""
+
+import importlib
+import runpy
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from instructblip_jax.config import resolve
+from instructblip_jax.evals.pairs import Prediction
+from instructblip_jax.mesh import make_mesh
+from instructblip_jax.workdir import Workdir
+
+CONFIG = """
+from instructblip_jax.recipe import own_data
+
+def get_config():
+    config = own_data("{model}", sets=("count",))
+    config.data.directory, config.data.instruction_lengths = "{sets}", (56,)
+    config.evaluation.batch_size = 4
+    {line}
+    return config
+"""
+MODEL = {"trainable": "qformer", "instruct_qformer": True, "int8": False, "image_size": 0}
+"""What the model is loaded with if nothing is said."""
+
+
+class SeenError(Exception):
+    """Stops where the model would be loaded."""
+
+
+@pytest.fixture
+def evaluate(cli, world, tmp_path):
+    def run(line, *flags):
+        path = tmp_path / "own.py"
+        path.write_text(CONFIG.format(model=world / "model", sets=world / "sets", line=line))
+        Workdir(str(tmp_path / "run")).claim(resolve(runpy.run_path(str(path))["get_config"]()))
+        return cli("evaluate", f"--config={path}", f"--workdir={tmp_path / 'run'}", *flags)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "want"),
+    [
+        ("", (), {}),
+        ("config.instruct_qformer = False", (), {"instruct_qformer": False}),
+        ("config.int8 = True", (), {"int8": True}),
+        ("", ("--int8",), {"int8": True}),
+        ("config.image_size = 32", (), {"image_size": 32}),
+        ("config.trainable = 'projection'", (), {"trainable": "projection"}),
+    ],
+)
+def test_the_model_is_loaded_as_the_run_says(evaluate, monkeypatch, line, flags, want):
+    module, seen = importlib.import_module("instructblip_jax.commands.evaluate"), []
+
+    def load(model, mesh, dtype, **options):
+        seen.append(options)
+        raise SeenError
+
+    monkeypatch.setattr(module.InstructBlip, "from_pretrained", load)
+    assert evaluate(line, *flags).code == 1
+    (options,) = seen
+    assert {name: options[name] for name in MODEL} == MODEL | want
+
+
+@pytest.mark.parametrize(
+    ("line", "want"),
+    [
+        ("", {"blind": True, "blank_image": False}),
+        ("config.data.blank_image = True", {"blind": True, "blank_image": True}),
+        ("config.evaluation.blind = False", {"blind": False, "blank_image": False}),
+    ],
+)
+def test_pictures_are_blanked_as_the_run_says(evaluate, world, monkeypatch, line, want):
+    module, seen = importlib.import_module("instructblip_jax.commands.evaluate"), []
+    model = SimpleNamespace(mesh=make_mesh(1, 1, 1, jax.devices()[:1]), directory=world / "model", train={})
+    monkeypatch.setattr(module, "load", lambda *_: (model, 1))
+
+    def answered(model, processor, batches, how, vocabulary, **options):
+        seen.append(options)
+        for batch in batches:
+            yield [(record, Prediction("1"), Prediction("1") if options["blind"] else None) for record in batch.records]
+
+    monkeypatch.setattr(module, "answered", answered)
+    result = evaluate(line)
+    assert result.code == 0, result.err
+    assert seen == [want]

@@ -1,0 +1,100 @@
+"""README's two commands, demo.sh and test.sh: what --dry-run prints, and how they end, without installing anything."""
+
+import sys
+
+import pytest
+from test_launch import planned
+
+DRY = {"INSTALL": "1", "PYTHON": sys.executable}
+INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+PINNED = ["-c", "launch/constraints.txt"]
+
+# In place of the environment's programs: each says that it was called, and fails where its name is in $FAILS.
+PROGRAM = """#!/usr/bin/env bash
+echo "ran ${0##*/} $*" >&2
+case "${FAILS:-nothing}" in ${0##*/}) exit 9 ;; import) [ "$1" != -c ] || exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def ready(checkout):
+    """A checkout whose .venv has stand-ins."""
+    (checkout.root / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "ruff", "mypy"):
+        path = checkout.root / ".venv" / "bin" / name
+        path.write_text(PROGRAM)
+        path.chmod(0o755)
+    return checkout
+
+
+def ran(result) -> list[str]:
+    """The programs that were called, in their order, with their first word."""
+    return [" ".join(line.split()[1:3]) for line in result.stderr.splitlines() if line.startswith("ran ")]
+
+
+def test_dry_run_of_the_demo(checkout):
+    make, install, train, evaluate, scene, answer = planned(checkout.run("demo.sh", "--dry-run", **DRY))
+    assert make == [sys.executable, "-m", "venv", ".venv"]
+    assert install == [".venv/bin/python", *INSTALL, *PINNED, "-e", ".[demo]"]
+    run = ["--config", "configs/digits.py", "--workdir", "runs/digits"]
+    assert train == [".venv/bin/instructblip", "train", *run]
+    assert evaluate == [".venv/bin/instructblip", "evaluate", *run]
+    assert scene[-1] == "runs/digits/scene.png"
+    assert answer[-3:] == [  # one word each: as they could be typed
+        "list all digits with place and colour",
+        "how many digits are there ?",
+        "which digit is the largest ?",
+    ]
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_dry_run_of_the_tests(checkout):
+    make, install, check, lint, form, types, tests = planned(checkout.run("test.sh", "--dry-run", "-k", "a b", **DRY))
+    assert make == [sys.executable, "-m", "venv", ".venv"]
+    assert install == [".venv/bin/python", *INSTALL, *PINNED, "-e", ".[test]"]
+    assert check[:2] == [".venv/bin/python", "-c"]
+    assert [lint, form, types] == [
+        [".venv/bin/ruff", "check", "."],
+        [".venv/bin/ruff", "format", "--check", "."],
+        [".venv/bin/mypy"],
+    ]
+    assert tests[:3] == [".venv/bin/python", "-m", "pytest"]
+    assert "--durations=40" in tests
+    assert tests[-2:] == ["-k", "a b"]
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_the_newest_releases_have_an_environment_of_their_own_made_anew(checkout):
+    (checkout.root / ".venv-newest").mkdir()
+    (checkout.root / ".venv-newest" / "pyvenv.cfg").touch()
+    remove, make, install, *rest = planned(checkout.run("test.sh", "--newest", "--dry-run", **DRY))
+    assert remove == ["rm", "-rf", ".venv-newest"]
+    assert make[-1] == ".venv-newest"
+    assert install == [".venv-newest/bin/python", *INSTALL, "-e", ".[test]"]
+    assert {command[0].split("/")[0] for command in rest} == {".venv-newest"}
+    assert (checkout.root / ".venv-newest" / "pyvenv.cfg").exists()
+
+
+def test_all_tests_are_those_that_no_marker_deselects(checkout):
+    *_, tests = planned(checkout.run("test.sh", "tests/plan", "--all", "--dry-run", "--", "--all", **DRY))
+    assert tests[-4:] == ["tests/plan", "-m", "", "--all"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "parts", "told"),
+    [
+        ("nothing", 0, ["python -c", "ruff check", "ruff format", "mypy", "python -m"], 4),
+        ("ruff", 9, ["python -c", "ruff check"], 2),
+        ("mypy", 9, ["python -c", "ruff check", "ruff format", "mypy"], 3),
+        ("import", 1, ["python -c"], 1),
+    ],
+)
+def test_the_tests_end_with_the_first_failure_and_say_how_long_each_part_took(ready, fails, status, parts, told):
+    done = ready.run("test.sh", FAILS=fails)
+    assert done.returncode == status
+    assert ran(done) == parts
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("test.sh: installation ")
+    assert last.count(" s") - last.count(" s,") == 1
+    assert len(last.split(", ")) == told
+    assert ("many would be skipped" in done.stderr) == (fails == "import")  # no torch: no reference
