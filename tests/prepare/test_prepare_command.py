@@ -1,6 +1,5 @@
 """`instructblip prepare NAME --source …`, with a small data set in place of the public ones."""
 
-import importlib
 import json
 import sys
 
@@ -13,21 +12,19 @@ from instructblip_jax.__main__ import main
 from instructblip_jax.data import builder
 from instructblip_jax.data.draft import Release
 from instructblip_jax.data.readers import custom
+from instructblip_jax.data.readers.releases import RELEASES
 
 
 @pytest.fixture
 def command(capfd, monkeypatch):
     """Runs `instructblip prepare`; of its flags nothing stays. The data set `tiny` is known."""
-    module = importlib.import_module("instructblip_jax.commands.prepare")
     asked = []
 
     def splits(source, images):
         asked.append((source, list(images)))
         return {"val": lambda: rows(source), "test-dev": lambda: rows(source, 10)}
 
-    monkeypatch.setattr(
-        module, "releases", lambda: {"tiny": Release(splits, {"val": 70}, lambda source: ["yes", "no"])}
-    )
+    monkeypatch.setitem(RELEASES, "tiny", Release(splits, {"val": 70}, lambda source: ["yes", "no"]))
     before = set(flags.FLAGS)
 
     def run(*argv):
