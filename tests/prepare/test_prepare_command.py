@@ -73,7 +73,7 @@ def test_what_is_wrong_is_told_in_a_line(command, tmp_path):
     for wrong, said in (
         (("tiny", out), "--source is needed"),
         (("tiny", f"--source={source}"), "--out is needed"),
-        (("tinny", out), "one NAME is needed, of digits, custom, tiny"),
+        (("tinny", out), "tiny; not tinny"),
         (("tiny", f"--source={source}", out, "--frames=0"), "frames"),
         (("tiny", f"--source={source}", out, "--encoding=latin-1"), "--encoding is for custom sets alone"),
         (("digits", f"--source={source}", out), "takes no --source"),
