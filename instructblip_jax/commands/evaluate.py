@@ -154,7 +154,7 @@ def run(args: Sequence[str]) -> None:
         return
     seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
     table = markdown(rows)
-    result = {**table_as_dict(rows), "step": step, "data_split": FLAGS.split or "test", "seconds": round(seconds, 1)}
+    result = {**table_as_dict(rows), "step": step, "seconds": round(seconds, 1)}
     written = [workdir.write_json("evaluation.json", result), workdir.write_text("evaluation.md", table)]
     written += _draw(workdir, rows)
     if FLAGS.json:

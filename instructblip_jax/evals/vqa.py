@@ -126,7 +126,7 @@ def ivqa_soft(prediction: str, answers: Sequence[str]) -> float:
 
 
 def normalised_match(prediction: str, answers: Sequence[str]) -> float:
-    """GQA as LAVIS judges it, and OCR-VQA: equal to an answer after steps 2 and 3."""
+    """GQA as LAVIS judges it: equal to an answer after steps 2 and 3."""
     normal = simplify_words(strip_punctuation(prediction))
     return float(normal in {simplify_words(strip_punctuation(answer)) for answer in answers})
 
@@ -145,5 +145,5 @@ def tidy(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers, both made `tidy`, else 0."""
+    """OCR-VQA, the digits and sets that nobody knows: 1 if the prediction is one of the answers, both made `tidy`."""
     return float(tidy(prediction) in {tidy(answer) for answer in answers})

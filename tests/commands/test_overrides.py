@@ -1,7 +1,9 @@
 """Every field of a run can be overridden on every shipped configuration, and on one that states next to nothing."""
 
+import ast
 import dataclasses
 import inspect
+import re
 import runpy
 import typing
 from collections.abc import Iterator, Mapping
@@ -11,10 +13,10 @@ from typing import Any
 import pytest
 import toys
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from instructblip_jax import run_flags
-from instructblip_jax.config import RunConfig, resolve
+from instructblip_jax.config import FREE, RunConfig, resolve
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
 DIGITS = str(toys.ROOT / "configs" / "digits.py")
@@ -228,3 +230,19 @@ def test_what_is_no_field_and_no_value_is_refused(override, told, cli):
     assert run.code == 2
     assert told in run.err
     assert run.err.count("\n") == 1
+
+
+def test_the_page_lists_every_field_with_its_default():
+    page = (toys.ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| (?:`(.*?)` )?\| (.*) \|$", page, re.MULTILINE)
+    required = {"model": "M", "steps": 1, "batch_size": 1, "mixture": {"sets": ("a",)}}
+    fields = {name: value for name, _, value in leaves(RunConfig, resolve(ConfigDict(required)))}
+    assert [name for name, *_ in rows] == list(dict.fromkeys(name for name, *_ in rows))
+    assert {name for name, *_ in rows} == fields.keys()
+    for name, default, meaning in rows:
+        if name in (*required, "mixture.sets"):
+            assert default == ""
+        else:
+            assert ast.literal_eval(default) == fields[name], name
+        if not name.startswith("evaluation."):
+            assert ("*Free*" in meaning) == (name in FREE or name.partition(".")[0] in FREE), name

@@ -1,6 +1,7 @@
 """`score`: files of anybody's predictions, in the forms that are about; no model and no jax."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -155,6 +156,124 @@ def test_what_is_wrong_is_told_with_its_place(score, predictions, references, wo
     assert "\n" not in line
     for word in words:
         assert word in line, line
+
+
+PICTURES = [f"{number}0" for number in range(20)]
+CAPTIONED = [
+    {"id": 5 * n + k, "image_id": int(name), "caption": f"a {name} box number {k} by the {PICTURES[n - 1]} wall"}
+    for n, name in enumerate(PICTURES)
+    for k in range(5)
+]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        lambda n, name: {"image_id": name},
+        lambda n, name: {"id": n, "image_id": int(name)},  # n is also the number of a caption, of another picture
+        lambda n, name: {"image_id": float(name), "id": None},
+        lambda n, name: {"id": name},
+        lambda n, name: {"id": n, "image_id": int(name), "image": "x/a.png"},
+    ],
+)
+def test_captions_are_joined_by_their_picture_whatever_their_own_ids(score, ids):
+    said = [
+        ids(n, name) | {"caption": f"a {name} box number 2 by the {PICTURES[n - 1]} wall"}
+        for n, name in enumerate(PICTURES)
+    ]
+    got = score("cider", said, json.dumps({"images": [], "annotations": CAPTIONED}))
+    plain = [
+        {"image_id": int(name), "captions": [row["caption"] for row in CAPTIONED[5 * n : 5 * n + 5]]}
+        for n, name in enumerate(PICTURES)
+    ]
+    want = score(
+        "cider",
+        [{"image_id": int(name), "caption": row["caption"]} for name, row in zip(PICTURES, said, strict=True)],
+        plain,
+    )
+    assert got["value"] == want["value"] > 2
+    assert (got["count"], got["missing"]) == (20, 0)
+
+
+def test_a_single_caption_may_be_joined_by_its_own_id(score):
+    known = [{"id": f"c{n}", "image_id": n // 1, "caption": text} for n, text in enumerate(("a dog", "a cat"))]
+    assert (
+        score("exact_match", [{"id": f"c{n}", "caption": row["caption"]} for n, row in enumerate(known)], known)[
+            "value"
+        ]
+        == 1
+    )
+    assert (
+        score("exact_match", [{"id": n, "caption": row["caption"]} for n, row in enumerate(known)], known)["value"] == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "words"),
+    [
+        (
+            {"question_id": 1, "image_id": 7},
+            {"question_id": 1, "image_id": 8},
+            ["image_id is '7', but '8'", "question_id"],
+        ),
+        ({"uid": "a", "id": 1}, {"uid": "a", "id": 2}, ["id is '1', but '2'"]),
+        ({"id": 1, "image": "a.png"}, {"id": 1, "image": "b.png"}, ["image is 'a.png', but 'b.png'"]),
+        ({"id": 1, "image": "C:\\x\\a.png", "image_id": 3.0}, {"id": "1", "image": "y/a.png", "image_id": "3"}, []),
+    ],
+)
+def test_rows_that_another_id_tells_apart_are_an_error(score, said, known, words):
+    result = score("exact_match", [said | {"answer": "x"}], [known | {"answer": "x"}])
+    if not words:
+        assert result["value"] == 1
+        return
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert all(word in result.err for word in ["p.jsonl, line 1", "r.jsonl, line 1", *words]), result.err
+
+
+def test_what_never_ends_or_is_no_file_is_refused(cli, tmp_path):
+    good = tmp_path / "r.jsonl"
+    good.write_text('{"id": 1, "answer": "x"}\n')
+    os.mkfifo(tmp_path / "pipe")
+    for wrong in ("/dev/zero", tmp_path / "pipe", tmp_path):
+        result = cli("score", "exact_match", f"--predictions={wrong}", f"--references={good}")
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"{wrong}: not an ordinary file" in result.err
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"id": 1, "answer": ' + "[" * 100_000, '[{"id": ' * 50_000])
+def test_predictions_nested_without_end_are_told_in_a_line(score, text):
+    result = score("exact_match", text, GOOD)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "p.jsonl" in result.err
+    assert "nested too deeply" in result.err
+
+
+def test_nan_is_absent_where_nobody_reads_it_and_keys_are_there_once(score):
+    said = (
+        '{"id": 1, "answer": "a", "score": NaN, "more": [NaN]}\n{"id": 2, "answer": NaN, "caption": "b", "uid": NaN}\n'
+    )
+    assert score("exact_match", said, GOOD)["value"] == 1
+    result = score("exact_match", '{"id": 1, "answer": "a", "answer": "b"}', GOOD)
+    assert (result.code, "p.jsonl, line 1: key twice in an object: 'answer'" in result.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"answer": "red", "answer_confidence": "yes"}] * 4,
+        {"answer": ["red"] * 4, "answer_id": [1, 2, 3, 4]},
+        [{"caption": "red"}] * 4,
+        ["red"] * 4,
+    ],
+)
+def test_answers_as_objects(score, answers):
+    assert (
+        score("vqa_accuracy", [{"question_id": 1, "answer": "red"}], [{"question_id": "1", "answers": answers}])[
+            "value"
+        ]
+        == 1
+    )
 
 
 def test_a_wrong_command_line(cli, tmp_path):

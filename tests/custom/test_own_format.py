@@ -159,7 +159,7 @@ def test_a_row_that_is_none_is_skipped_alone(folder, reason, change):
     [
         ('{"image": "a.png", "answer": "cut', "column 30"),
         ("{'image': 1}", "column 2"),
-        ('{"answer": NaN}', "NaN"),
+        ('{"answer": nan}', "column 12"),
         ("[" * 100_000, ""),
     ],
 )

@@ -45,10 +45,11 @@ def test_cells_that_may_hold_lists(folder):
     source.write_text(
         'images,question,answers,weights\n"[""a.png"", ""b.png""]",[Q],"[""x"", ""y""]","[1, 3]"\na.png,Q,[x,\n'
     )
-    first, second = drafts(source)
+    first, second = rows(source)
     assert first.media == (Media(path=folder / "a.png"), Media(path=folder / "b.png"))
     assert (first.record.answers, first.record.weights) == (("y", "x"), (0.75, 0.25))
-    assert (first.record.instruction, second.record.answers) == ("[Q]", ("[x",))
+    assert first.record.instruction == "[Q]"
+    assert (second.reason, second.where) == ("broken list in answers", f"{source}:3")
 
 
 def test_rows_with_too_many_or_too_few_cells(folder):
@@ -62,7 +63,8 @@ def test_a_quotation_without_end_is_told_and_ends(folder):
     source.write_text('image,answer\na.png,x\na.png,"' + "y\n" * 70_000)
     found = rows(source)
     assert found[0].record.answers == ("x",)
-    assert (found[1].reason, found[1].where) == ("broken row", f"{source}:3")
+    assert (found[1].reason, found[1].where) == ("unbalanced quote", f"{source}:3")
+    assert len(found) == 70_001
     assert {row.reason for row in found[2:]} == {"empty answer"}
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from instructblip_jax.data.record import Record
-from instructblip_jax.data.templates import check, fields, instruction
+from instructblip_jax.data.templates import at_turn, check, fields, instruction
 
 RECORD = Record("shapes/train/0", "shapes", "train", "vqa", (), {"place": "top {left}", "what": "disc"}, ("yes",))
 
@@ -79,3 +79,12 @@ def test_a_record_that_lacks_a_slot_is_named():
     bare = Record("own/test/4", "own", "test", "vqa", (), {}, ("1",))
     with pytest.raises(ValueError, match="slots of this record: none"):
         instruction({"own": ("{question}",)}, bare, 0)
+
+
+def test_a_turn_is_judged_by_its_own_answer_alone():
+    turns = (("what ?", "a disc"), ("where ?", "above"))
+    record = dataclasses.replace(RECORD, turns=turns, answers=(), references=("a disc", "above"), weights=(0.5, 0.5))
+    second = at_turn(record, 1)
+    assert (second.answers, second.references, second.weights, second.turns) == (("above",), (), (), ())
+    assert second.slots["history"] == "Question: what ? Answer: a disc\n"
+    assert second.slots["question"] == "where ?"

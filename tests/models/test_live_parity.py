@@ -115,6 +115,8 @@ def test_every_token_may_be_a_label(tmp_path):
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
 def test_bfloat16_is_as_good_as_the_references_own(family, tmp_path):
+    """Within a fifth: it holds that weights, activations and gradients are rounded where theirs are. A softmax or a
+    score in bfloat16 costs less than that; `test_half_precision.py` reads these from the program."""
     raw = checkpoints.config_json(family=family)
     directory = checkpoints.write(tmp_path, raw, seed=6)
     batch = checkpoints.batch(raw, rows=4, seed=6)

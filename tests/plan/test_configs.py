@@ -1,5 +1,6 @@
 """The configurations of the public models: the paper's recipe in every variant, for a model whose sizes are known."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
@@ -50,12 +51,81 @@ def test_an_unknown_variant_is_told_with_those_there_are():
         run_of("vicuna7b", "v9")
 
 
+VISION = {
+    "hidden_size": 1408,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 39,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+}
+QFORMER = {
+    "vocab_size": 30523,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "cross_attention_frequency": 2,
+    "encoder_hidden_size": 1408,
+    "use_text": True,
+}
+FLAN_T5 = {
+    "vocab_size": 32128,
+    "d_kv": 64,
+    "num_layers": 24,
+    "num_decoder_layers": 24,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "activation": "gelu",
+    "scale_outputs": False,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+VICUNA = {
+    "vocab_size": 32064,
+    "num_key_value_heads": 0,  # as many as heads
+    "head_dim": 0,  # what the heads leave of the width
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+}
 TEXT = {
+    "flan-t5-xl": FLAN_T5 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
+    "flan-t5-xxl": FLAN_T5 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
+    "vicuna-7b": VICUNA
+    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "vicuna-13b": VICUNA
+    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+}
+"""Facts of the hub's models, whether their files say them or leave them to the library's defaults."""
+SAID = {
     "flan-t5-xl": {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
     "flan-t5-xxl": {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
     "vicuna-7b": {},
     "vicuna-13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40, "num_hidden_layers": 40},
 }
+"""The sizes that their config.json says."""
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_public_models_are_what_the_hub_has(name):
+    model = dataclasses.asdict(PUBLIC[f"Salesforce/instructblip-{name}"])
+    assert model.pop("vision") == VISION
+    assert model.pop("qformer") == QFORMER
+    assert model.pop("text") == TEXT[name]
+    assert model["num_query_tokens"] == 32
+    assert model["instruct_qformer"]
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -66,6 +136,6 @@ def test_known_sizes_are_what_the_public_file_says(tmp_path, name):
         text = {"model_type": "t5", "num_layers": 24, "d_kv": 64, "vocab_size": 32128, "tie_word_embeddings": False}
         text |= {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}
     qformer = {"vocab_size": 30523}
-    raw = {"model_type": "instructblip", "text_config": text | TEXT[name], "qformer_config": qformer}
+    raw = {"model_type": "instructblip", "text_config": text | SAID[name], "qformer_config": qformer}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert hf_config.parse(tmp_path / "config.json") == PUBLIC[f"Salesforce/instructblip-{name}"]

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import psutil
@@ -14,7 +15,7 @@ from preparing import draft, encoded, killed_at_every_step, noise, prepare, rows
 
 from instructblip_jax.data import builder
 from instructblip_jax.data.draft import Media, Skip
-from instructblip_jax.data.places import directory_of, incomplete
+from instructblip_jax.data.places import directory_of, incomplete, is_prepared
 from instructblip_jax.data.prepare import shards
 from instructblip_jax.data.prepare.pool import Pool, here
 from instructblip_jax.data.record import Record
@@ -292,3 +293,25 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         assert not told["jax"]
         peaks.append(told["peak"])
     assert peaks[1] < peaks[0] + 8_000, peaks  # kB
+
+
+@pytest.mark.parametrize(("held", "right"), [(None, True), (6, True), (7, False), (5, False)])
+def test_a_split_whose_rows_do_not_add_up_is_refused(tmp_path, held, right):
+    """The second draft stands for three rows of the source, the third for none."""
+
+    def rows():
+        for number, stands_for in enumerate((1, 3, 0)):
+            yield replace(draft(f"f:{number}", f"own/train/{number}"), rows=stands_for)
+        yield Skip("f:4", "empty answer", rows=2)
+        return held
+
+    options = shards.Options(say=lambda line: None)
+    if not right:
+        with pytest.raises(ValueError, match=f"own, split train: its source holds {held} rows, and 6 were read"):
+            shards.write(tmp_path, "own", {"train": rows}, options, 1)
+        assert not is_prepared(tmp_path, "own")
+        return
+    report = shards.write(tmp_path, "own", {"train": rows}, options, 1)
+    told = report.splits["train"]
+    assert (told.written, told.skipped, told.rows, told.held) == (3, 1, 4, 6)
+    assert "train: 4 records and skips stand for 6 rows of the source" in list(report.notes())

@@ -50,15 +50,31 @@ def test_expected_sizes_are_of_splits_that_readers_have(layouts, name):
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_prompts_fit_their_records(world, name):
-    """Every template and prompt can be filled from every record; a dialogue's slots come with the turn."""
+    """Every template and prompt can be filled from every record and from each turn of a dialogue, and the instruction
+    holds what is asked. Only IconQA's blanks have no options, which its templates name: they are refused."""
+    filled = 0
     for split, make in RELEASES[name].splits(world / ROOTS.get(name, name), ()).items():
-        if split.startswith("fill_in_blank"):
-            continue  # has no options
         for row in make():
-            if isinstance(row, Skip) or row.record.turns:
+            if isinstance(row, Skip):
                 continue
-            templates.check(prompts.TRAINING, row.record)
-            templates.check({name: [prompts.PROMPTS.get(name, "")]}, row.record)
+            if split.startswith("fill_in_blank"):
+                with pytest.raises(
+                    ValueError, match=r"set 'iconqa': template .* has the field options; slots: question"
+                ):
+                    templates.check(prompts.TRAINING, row.record)
+                continue
+            turns = range(len(row.record.turns))
+            for record in [templates.at_turn(row.record, turn) for turn in turns] or [row.record]:
+                templates.check(prompts.TRAINING, record)
+                templates.check({name: [prompts.PROMPTS.get(name, "")]}, record)
+                for choice in range(len(prompts.TRAINING[name])):
+                    said = templates.instruction(prompts.TRAINING, record, choice)
+                    assert said
+                    assert (
+                        record.slots.get("question", "") in said or "{question}" not in prompts.TRAINING[name][choice]
+                    )
+                filled += 1
+    assert filled
 
 
 def test_how_many_templates_there_are():

@@ -113,8 +113,8 @@ class Splitter:
         self, text: str, at: int, own: list[str], ahead: Callable[[int], str | None]
     ) -> tuple[list[str], int] | str:
         """The cells of the row whose cell at ``at`` is closed in a line below, and how many lines below it takes; else
-        why it is not. Where ``own``, the cells of its own line, are as many as the columns, the closing line may be a
-        row, too."""
+        why it is not. Where ``own``, the cells of its own line, may be a row's, the closing line may be another."""
+        full = len(own) >= self._count and self._looks(own, own)
         parts, size, number = [text], len(text), 0
         while (line := ahead(number)) is not None:
             before, size, number = size, size + len(line), number + 1
@@ -125,7 +125,7 @@ class Splitter:
                 whole = "".join(parts)
                 _, end, closed = self._cell(whole, at)
                 if closed:
-                    if self._is_row(own, line if len(own) >= self._count else line[: end - before]):
+                    if self._is_row(own, line if full else line[: end - before]):
                         return "is closed only in a line below that looks like a row"
                     return self.cells(whole), number
             if self._is_row(own, line):
