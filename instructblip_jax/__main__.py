@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -53,11 +52,6 @@ def _reason(error: Exception, args: list[str]) -> str:
     text = str(error)
     if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
         return text
-    for arg in args if isinstance(error, (AttributeError, KeyError)) else ():
-        override = arg.partition("=")[0]
-        if override.startswith("--config.") and any(name in text for name in override.split(".")[1:]):
-            meant = re.search(r'Did you mean "(\w+)"', text)
-            return f"{override}: the configuration has no such field" + (f"; {meant[1]}?" if meant else "")
     given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
     return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
 

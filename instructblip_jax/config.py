@@ -4,8 +4,10 @@ The dataclasses hold the defaults, and nothing else does: a configuration file s
 """
 
 import dataclasses
+import math
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -119,15 +121,10 @@ FREE = (
 """Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
 
 
-def complete(config: ConfigDict, overridden: Iterable[str] = ()) -> ConfigDict:
-    """Add the fields that ``config`` leaves out, with their defaults, so that every one of them can be overridden.
-
-    ``overridden``: paths such as "mixture.weights.vqav2"; an entry that a mapping lacks is added without a value.
-    """
+def complete(config: ConfigDict) -> ConfigDict:
+    """Add the fields that ``config`` leaves out, with their defaults, so that every one of them can be overridden."""
     with config.unlocked():
         _fill(RunConfig, config)
-        for path in overridden:
-            _make_room(RunConfig, config, path.split("."))
     return config
 
 
@@ -140,34 +137,52 @@ def _fill(cls: type, section: ConfigDict) -> None:
                 section[name] = ConfigDict()
             if isinstance(section[name], ConfigDict):
                 _fill(typing.cast(type, hint), section[name])
-        elif name in section:
-            # An override is read as the type that stands there, so that must be the field's, not the file's 1 or [].
-            read_as: Any = float if hint is float else typing.get_origin(hint)
-            if (read_as, section.get_type(name)) in ((float, int), (tuple, list)):
-                value = section[name]
-                del section[name]  # a ConfigDict casts a new value to the type of the old one
-                section[name] = read_as(value)
-        elif field.default is not dataclasses.MISSING:
+        elif name not in section and field.default is not dataclasses.MISSING:
             section[name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
+        elif name not in section and field.default_factory is not dataclasses.MISSING:
             section[name] = ConfigDict(field.default_factory())
 
 
-def _make_room(hint: Any, section: Any, path: Sequence[str]) -> None:
-    """Add the entry at ``path`` where the fields of ``hint`` allow one; a name that is none of them stays unknown."""
-    name, *rest = path
-    if not isinstance(section, ConfigDict):
-        return
-    if dataclasses.is_dataclass(hint):
-        hint = typing.get_type_hints(hint).get(name)
-        if rest and name in section:
-            _make_room(hint, section[name], rest)
-    elif typing.get_origin(hint) is Mapping:
-        hint = typing.get_args(hint)[1]
-        if name not in section:
-            section[name] = ConfigDict() if rest else config_dict.placeholder(object if hint is Any else hint)
-        if rest:
-            _make_room(hint, section[name], rest)
+def make_room(config: ConfigDict, path: Sequence[str]) -> None:
+    """Prepare the field at ``path`` for an override: ("optim", "clip_norm"), or ("mixture", "weights", SET).
+
+    An override is read as the type that stands there. Where that is not the field's (a file may write 1 for 1.0, and a
+    list for a tuple), or where a mapping has no such entry yet, an empty place of the field's type is put there.
+    Raises ValueError where no field can be, with the nearest.
+    """
+    hint: Any = RunConfig
+    section: Any = config
+    with config.unlocked():
+        for depth, name in enumerate(path, 1):
+            fields = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+            if name not in fields and typing.get_origin(hint) is not Mapping:
+                near = get_close_matches(".".join(path), list(_paths(RunConfig)), n=1)
+                raise ValueError("the configuration has no such field" + (f"; {near[0]}?" if near else ""))
+            if not isinstance(section, ConfigDict):
+                raise ValueError(f"the file gives config.{'.'.join(path[: depth - 1])} as {section!r}")
+            hint = fields[name] if fields else typing.get_args(hint)[1]
+            if dataclasses.is_dataclass(hint) and depth == len(path):
+                raise ValueError(f"has several fields, to be set one by one: {', '.join(typing.get_type_hints(hint))}")
+            if not dataclasses.is_dataclass(hint):
+                kind = ConfigDict if typing.get_origin(hint) is Mapping else typing.get_origin(hint) or hint
+                _put_type(section, name, object if kind is Any else kind)
+            section = section[name]
+
+
+def _put_type(section: ConfigDict, name: str, kind: type) -> None:
+    if name in section and section.get_type(name) is not kind:
+        del section[name]
+    if name not in section:
+        section[name] = ConfigDict() if kind is ConfigDict else config_dict.placeholder(kind)
+
+
+def _paths(cls: type, where: str = "") -> Iterator[str]:
+    """The paths of all fields that hold no others."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _paths(typing.cast(type, hint), f"{where}{name}.")
+        else:
+            yield where + name
 
 
 def resolve(config: ConfigDict) -> RunConfig:
@@ -193,7 +208,8 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(hints)}")
+        meant = [name + "".join(f" ({near}?)" for near in get_close_matches(name, hints, n=1)) for name in unknown]
+        raise ValueError(f"{where} has no field {', '.join(meant)}; it has {', '.join(hints)}")
     required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
     missing = sorted(required - set(values))
     if missing:
@@ -213,6 +229,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(typing.get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, not a finite number")
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = hint.__name__ if isinstance(hint, type) else hint

@@ -1,15 +1,16 @@
 """The flags of the commands that work on a run: --config C, with its overrides, and --workdir W."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path, tuple_parser
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 FLAGS = flags.FLAGS
-OVERRIDE = "config."
 
 
 def define(argv: Sequence[str]) -> None:
@@ -31,14 +32,44 @@ class _Completed(ConfigFileFlagParser):
 
     def __init__(self, argv: Sequence[str]):
         super().__init__(name="config")
-        names = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith("-")]
-        self.overridden = [name.removeprefix(OVERRIDE) for name in names if name.startswith(OVERRIDE)]
+        self.overridden = [found[1] for arg in argv if (found := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
 
     def parse(self, path: str) -> Any:
-        from instructblip_jax.config import complete  # brings jax, which --help need not wait for
+        from instructblip_jax.config import complete, make_room  # brings jax, which --help need not wait for
 
         config = super().parse(path)
-        return complete(config, self.overridden) if isinstance(config, ConfigDict) else config
+        if isinstance(config, ConfigDict):
+            complete(config)
+            for override in self.overridden:
+                try:
+                    make_room(config, _names(override))
+                except ValueError as error:
+                    raise flags.Error(f"--config.{override}: {error}") from error
+        return config
+
+
+def _names(override: str) -> tuple[str, ...]:
+    """The path of an override: mixture.weights['gqa:val'] -> ("mixture", "weights", "gqa:val")."""
+    try:
+        names = config_path.split(override)
+        if all(isinstance(name, str) for name in names):
+            return names
+    except ValueError:
+        pass
+    raise ValueError("not a field; what is no plain name stands in quotes: \"--config.mixture.weights['gqa:val']=2\"")
+
+
+class _Tuple(tuple_parser.TupleParser):
+    """Names in a row need neither brackets nor quotes: --config.mixture.sets=vqav2,gqa:val."""
+
+    def parse(self, argument: Any) -> tuple:
+        if isinstance(argument, str) and re.fullmatch(r"[^\[\]()'\"]*", argument):
+            words = [word.strip() for word in argument.split(",") if word.strip()]
+            return tuple(int(word) if word.isdecimal() else word for word in words)
+        return super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
 
 
 def check(args: Sequence[str]) -> None:
@@ -54,6 +85,12 @@ def check_config(args: Sequence[str]) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if not isinstance(FLAGS.config, ConfigDict):
-        raise ValueError(f"{path}: get_config() returns {FLAGS.config!r}, not a ConfigDict")
+        raise ValueError(f"{path}: get_config() returns a {type(FLAGS.config).__name__}, not a ConfigDict")
     if args:
         raise ValueError(f"does not know what to do with {' '.join(args)}")
+    from instructblip_jax.config import resolve
+
+    try:
+        resolve(FLAGS.config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -68,8 +68,8 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(f"config.data.features keeps a frozen tower's features; trainable {run.trainable!r} trains it")
     if run.validate_every < -1:
         raise ValueError(f"config.validate_every is {run.validate_every}; it is -1, 0 (never) or a number of steps")
-    if run.seed < 0:
-        raise ValueError(f"config.seed is {run.seed}; it must be at least 0")
+    if not 0 <= run.seed < 2**32:
+        raise ValueError(f"config.seed is {run.seed}; it is a number from 0 to {2**32 - 1}")
     for name in ("log_every", "checkpoint_every", "checkpoints_kept"):
         if getattr(run, name) < 1:
             raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")

@@ -19,6 +19,9 @@ from instructblip_jax import run_flags
 from instructblip_jax.config import FREE, RunConfig, resolve
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
+DIGITS = str(toys.ROOT / "configs" / "digits.py")
+WEIGHTS = {"caption": 5.0, "describe": 2.0}
+"""Those of configs/digits.py."""
 BARE = """
 from ml_collections import ConfigDict
 
@@ -106,18 +109,87 @@ def test_every_field_can_be_overridden(config, parsed, tmp_path):
 
 
 def test_an_override_leaves_all_other_fields_alone(parsed):
-    digits = str(toys.ROOT / "configs" / "digits.py")
     run = parsed(
-        f"--config={digits}", "--config.optim.spike_factor=3", "--config.int8", "--config.mixture.weights.count=2"
+        f"--config={DIGITS}", "--config.optim.spike_factor=3", "--config.int8", "--config.mixture.weights.count=2"
     )
-    plain = resolve(runpy.run_path(digits)["get_config"]())
+    plain = resolve(runpy.run_path(DIGITS)["get_config"]())
     assert run == dataclasses.replace(
         plain,
         int8=True,
         optim=dataclasses.replace(plain.optim, spike_factor=3.0),
-        mixture=dataclasses.replace(plain.mixture, weights={"caption": 5.0, "describe": 2.0, "count": 2.0}),
+        mixture=dataclasses.replace(plain.mixture, weights=WEIGHTS | {"count": 2.0}),
     )
     assert config_flags.get_override_values(flags.FLAGS["config"])["optim.spike_factor"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value"),
+    [
+        (["--config.mixture.sets=own,gqa:val"], "mixture.sets", ("own", "gqa:val")),
+        (["--config.mixture.sets=own"], "mixture.sets", ("own",)),
+        (["--config.mixture.sets=own", "--config.mixture.sets=gqa:val"], "mixture.sets", ("own", "gqa:val")),
+        (["--config.mixture.sets=['own', 'gqa:val']"], "mixture.sets", ("own", "gqa:val")),
+        (["--config.evaluation.held_out="], "evaluation.held_out", ()),
+        (["--config.evaluation.held_out=()"], "evaluation.held_out", ()),
+        (["--config.data.instruction_lengths=32,64"], "data.instruction_lengths", (32, 64)),
+        (["--config.data.instruction_lengths=(32, 64)"], "data.instruction_lengths", (32, 64)),
+        (["--config.data.instruction_lengths=32"], "data.instruction_lengths", (32,)),
+        (["--config.int8"], "int8", True),
+        (["--config.evaluation.blind=False"], "evaluation.blind", False),
+        (["--noconfig.evaluation.blind"], "evaluation.blind", False),
+        (["--config.steps", "17"], "steps", 17),
+        (["--config.optim.clip_norm=2"], "optim.clip_norm", 2.0),
+        (
+            ["--config.mixture.weights['gqa:val']=2"],
+            "mixture.weights",
+            {"caption": 5.0, "describe": 2.0, "gqa:val": 2.0},
+        ),
+        (['--config.mixture.weights["my-set"]=2'], "mixture.weights", {"caption": 5.0, "describe": 2.0, "my-set": 2.0}),
+        (["--config.mixture.weights={'caption': 3}"], "mixture.weights", {"caption": 3.0}),
+        (["--config.evaluation.settings.count.prompt=None"], "evaluation.settings", {"count": {"prompt": None}}),
+    ],
+    ids=str,
+)
+def test_the_ways_to_write_a_value(overrides, field, value, parsed):
+    run = parsed(f"--config={DIGITS}", *overrides)
+    assert {path: found for path, _, found in leaves(RunConfig, run)}[field] == value
+
+
+OWN = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config():
+    config = ConfigDict({{"model": "M", "steps": 3, "batch_size": 2, "mixture": {{"sets": ("a",)}}}})
+    config.evaluation = {{"batch_size": config.get_ref("batch_size")}}
+    {}
+    return config
+"""
+JUDGED = "config.evaluation.settings = {'a': {'prompt': None, 'length_penalty': 1}}"
+
+
+def settings(**fields: Any) -> dict[str, Any]:
+    return {"evaluation.settings": {"a": fields}}
+
+
+@pytest.mark.parametrize(
+    ("stated", "override", "wanted"),
+    [
+        ("config.mixture.weights = {'a': 1}", "mixture.weights.a=2.5", {"mixture.weights": {"a": 2.5}}),
+        (JUDGED, "evaluation.settings.a.prompt=x", settings(prompt="x", length_penalty=1)),
+        (JUDGED, "evaluation.settings.a.length_penalty=0.5", settings(prompt=None, length_penalty=0.5)),
+        ("", "batch_size=6", {"batch_size": 6, "evaluation.batch_size": 6}),
+        ("config.log_every = config_dict.placeholder(int)", "log_every=6", {"log_every": 6}),
+        ("del config.steps", "steps=6", {"steps": 6}),
+        ("del config.mixture", "mixture.sets=a,b", {"mixture.sets": ("a", "b")}),
+        ("config.lock()", "remat=dots", {"remat": "dots"}),
+    ],
+    ids=str,
+)
+def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.format(stated))
+    run = parsed(f"--config={tmp_path / 'own.py'}", f"--config.{override}")
+    found = {path: value for path, _, value in leaves(RunConfig, run)}
+    assert {path: found[path] for path in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -125,16 +197,36 @@ def test_an_override_leaves_all_other_fields_alone(parsed):
     [
         (
             "--config.optim.learning_rat=1",
-            "--config.optim.learning_rat: the configuration has no such field; learning_rate?",
+            "--config.optim.learning_rat: the configuration has no such field; optim.learning_rate?",
         ),
         ("--config.remats=layer", "--config.remats: the configuration has no such field; remat?"),
         ("--config.mixture.weight.count=1", "--config.mixture.weight.count: the configuration has no such field"),
+        (
+            "--config.learning_rate=1",
+            "--config.learning_rate: the configuration has no such field; optim.learning_rate?",
+        ),
+        ("--config.steps.more=1", "--config.steps.more: the configuration has no such field; steps?"),
+        ("--noconfig.int", "--config.int: the configuration has no such field; int8?"),
+        (
+            "--config.optim={'clip_norm': 1}",
+            "--config.optim: has several fields, to be set one by one: learning_rate, ",
+        ),
+        ("--config.mixture.weights.gqa:val=2", "in quotes: \"--config.mixture.weights['gqa:val']=2\""),
+        ("--config.evaluation.held_in[0]=count", "--config.evaluation.held_in[0]: not a field"),
         ("--config.steps=many", "flag --config.steps=many: invalid literal for int() with base 10: 'many'"),
         ("--config.mixture.weights.count=often", "flag --config.mixture.weights.count=often: could not convert string"),
+        ("--config.mixture.caps.count=2.5", "flag --config.mixture.caps.count=2.5: invalid literal for int()"),
+        ("--config.evaluation.settings.count=3", "flag --config.evaluation.settings.count=3: Failed to parse '3'"),
+        ("--config.int8=perhaps", "flag --config.int8=perhaps: "),
+        (
+            "--config.data.instruction_lengths=32.5,64",
+            "digits.py: config.data.instruction_lengths is '32.5', not of type",
+        ),
+        ("--config.optim.clip_norm=nan", "digits.py: config.optim.clip_norm is nan, not a finite number"),
     ],
 )
 def test_what_is_no_field_and_no_value_is_refused(override, told, cli):
-    run = cli("evaluate", f"--config={toys.ROOT / 'configs' / 'digits.py'}", "--workdir=/nowhere", override)
+    run = cli("evaluate", f"--config={DIGITS}", "--workdir=/nowhere", override)
     assert run.code == 2
     assert told in run.err
     assert run.err.count("\n") == 1
