@@ -31,8 +31,8 @@ class _Completed(ConfigFileFlagParser):
     """Reads a configuration file, and adds the fields that it leaves out before overrides are looked up in it."""
 
     def __init__(self, argv: Sequence[str]):
-        super().__init__(name="config")
-        self.overridden = [found[1] for arg in argv if (found := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
+        super().__init__(name="config", lock_config=False)  # which no file with a required placeholder survives
+        self.argv = argv
 
     def parse(self, path: str) -> Any:
         from instructblip_jax.config import complete, make_room  # brings jax, which --help need not wait for
@@ -40,11 +40,12 @@ class _Completed(ConfigFileFlagParser):
         config = super().parse(path)
         if isinstance(config, ConfigDict):
             complete(config)
-            for override in self.overridden:
+            for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with those of a --flagfile
+                override = re.match(r"--?(?:no)?config\.([^=]*)", arg)
                 try:
-                    make_room(config, _names(override))
+                    make_room(config, _names(override[1]) if override else ())
                 except ValueError as error:
-                    raise flags.Error(f"--config.{override}: {error}") from error
+                    raise flags.Error(f"{arg.partition('=')[0]}: {error}") from error
         return config
 
 

@@ -179,6 +179,7 @@ def settings(**fields: Any) -> dict[str, Any]:
         (JUDGED, "evaluation.settings.a.length_penalty=0.5", settings(prompt=None, length_penalty=0.5)),
         ("", "batch_size=6", {"batch_size": 6, "evaluation.batch_size": 6}),
         ("config.log_every = config_dict.placeholder(int)", "log_every=6", {"log_every": 6}),
+        ("config.log_every = config_dict.required_placeholder(int)", "log_every=6", {"log_every": 6}),
         ("del config.steps", "steps=6", {"steps": 6}),
         ("del config.mixture", "mixture.sets=a,b", {"mixture.sets": ("a", "b")}),
         ("config.lock()", "remat=dots", {"remat": "dots"}),
@@ -190,6 +191,20 @@ def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
     run = parsed(f"--config={tmp_path / 'own.py'}", f"--config.{override}")
     found = {path: value for path, _, value in leaves(RunConfig, run)}
     assert {path: found[path] for path in wanted} == wanted
+
+
+def test_a_file_that_wants_a_field_given(parsed, tmp_path):
+    (tmp_path / "own.py").write_text(
+        OWN.format("config.optim = {'clip_norm': config_dict.required_placeholder(float)}")
+    )
+    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is to be given on the command line"):
+        parsed(f"--config={tmp_path / 'own.py'}")
+
+
+def test_overrides_in_a_file_of_flags(parsed, tmp_path):
+    (tmp_path / "flags").write_text("--config.mixture.weights.count=2\n--config.int8\n")
+    run = parsed(f"--config={DIGITS}", f"--flagfile={tmp_path / 'flags'}")
+    assert (run.mixture.weights, run.int8) == (WEIGHTS | {"count": 2.0}, True)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +221,7 @@ def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
             "--config.learning_rate: the configuration has no such field; optim.learning_rate?",
         ),
         ("--config.steps.more=1", "--config.steps.more: the configuration has no such field; steps?"),
-        ("--noconfig.int", "--config.int: the configuration has no such field; int8?"),
+        ("--noconfig.int", "--noconfig.int: the configuration has no such field; int8?"),
         (
             "--config.optim={'clip_norm': 1}",
             "--config.optim: has several fields, to be set one by one: learning_rate, ",
