@@ -1,6 +1,7 @@
 """InstructBLIP in JAX: instruction-tuned vision-language models, TPU first."""
 
 import importlib
+import importlib.metadata
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """The public names are imported when first asked for: jax takes seconds, and metrics and --help need none of it."""
+    if name == "__version__":
+        return importlib.metadata.version(__name__)
     for home, names in _HOMES.items():
         if name in names:
             found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
@@ -46,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__"})
 
 
 class _Package(ModuleType):

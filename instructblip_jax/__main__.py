@@ -1,6 +1,7 @@
 """The console script: ``instructblip COMMAND [--flags]``, the same as ``python -m instructblip_jax``."""
 
 import importlib
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -9,7 +10,7 @@ from types import ModuleType
 
 from absl import flags, logging
 
-from instructblip_jax import files, run_flags
+from instructblip_jax import compile_cache, files, printing, run_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
@@ -22,7 +23,11 @@ COMMANDS = {
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
-"""Command -> what it does; each is a file of its name in ``commands/`` with ``define_flags`` and ``run``."""
+"""Command -> what it does. Each is two files of its name: in ``command_lines/``, with ``define_flags`` and
+``check_flags``, and in ``commands/``, with ``run``, which is imported when nothing is wrong with the command line."""
+
+COMPILING = ("train", "evaluate", "answer", "ablate")
+"""Commands that run a model. (JAX keeps no programs of a slice that is not there, which `plan` compiles.)"""
 
 TRY_AGAIN = 75
 """Exit code (sysexits.h: EX_TEMPFAIL) where a machine or the network failed, not the command: start it again."""
@@ -32,7 +37,13 @@ def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
-        ["usage: instructblip COMMAND [--flags]", "", *lines, "", "instructblip COMMAND --help tells the rest"]
+        [
+            "usage: instructblip COMMAND [--flags]",
+            "",
+            *lines,
+            "",
+            "instructblip COMMAND --help tells the rest; instructblip --version",
+        ]
     )
 
 
@@ -58,9 +69,17 @@ def _note(message: Warning | str, *_: object, **__: object) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
     `TRY_AGAIN`."""
-    name, *args = (sys.argv if argv is None else argv)[1:] or ["--help"]
+    with printing.whoever_reads():
+        return _main(*(sys.argv if argv is None else argv)[1:])
+
+
+def _main(name: str = "--help", *given: str) -> int:
+    args = list(given)
     if name in ("-h", "--help", "help"):
         print(_usage())
+        return 0
+    if name == "--version":
+        print(importlib.metadata.version("instructblip_jax"))
         return 0
     if name not in COMMANDS:
         print(f"instructblip: no command {name!r}\n{_usage()}", file=sys.stderr)
@@ -70,34 +89,43 @@ def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.showwarning = _note
-    command = importlib.import_module(f"instructblip_jax.commands.{name}")
-    command.define_flags(args)
+    line = importlib.import_module(f"instructblip_jax.command_lines.{name}")
+    line.define_flags(args)
     if {"-h", "--help"} & set(args):
-        own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, command.__name__)]
-        print("\n\n".join(filter(None, [command.__doc__, *own])))
+        own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
+        kept = compile_cache.HELP if name in COMPILING else None
+        print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
         return 0
+    not_kept = compile_cache.use() if name in COMPILING else ""  # before jax is imported, as a configuration does
     try:
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
-        command.check_flags(rest)
+        line.check_flags(rest)
         for argument in args:
             files.check_installed(argument)
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
         print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
         return 2
+    if not_kept:
+        print(f"note: compiled programs are not kept for the next start: {not_kept}", file=sys.stderr)
     try:
-        command.run(rest)
+        importlib.import_module(f"instructblip_jax.commands.{name}").run(rest)
+    except SystemExit:
+        raise
     except KeyboardInterrupt:
         print(f"instructblip {name}: interrupted", file=sys.stderr)
         if job := _job():
             job.leave(130)
         return 130
-    except Exception as error:  # the last resort of a command line: one line, and the rest when asked for
+    except BaseException as error:  # one line, and the rest when asked for; the panics of Rust are no Exception
+        expected = isinstance(error, (ValueError, OSError))
+        told = str(error) if expected else repr(error)
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
-        expected = isinstance(error, (ValueError, OSError))
+        elif not expected:
+            told += "; --verbosity=1 shows the traceback"
         job = _job()
         gone = job.lost(error) if job else None
-        print(f"instructblip {name}: {gone or (error if expected else repr(error))}", file=sys.stderr)
+        print(f"instructblip {name}: {gone or told}", file=sys.stderr)
         code = TRY_AGAIN if gone or isinstance(error, ConnectionError) else 1
         if job:
             job.leave(code)

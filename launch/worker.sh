@@ -15,7 +15,7 @@
 #               setup.py allows, which extra beam needs)
 #   VENV        the virtual environment (default .venv); INSTALL=0 takes it as it is
 #   PYTHON      the Python >= 3.11 that makes it (default: the first found; none found: uv fetches one)
-#   JAX_COMPILATION_CACHE_DIR   compiled programs, kept for the next start (default ~/.cache/instructblip_jax)
+#   JAX_COMPILATION_CACHE_DIR   compiled programs, kept for the next start (default: as train --help says)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
@@ -49,7 +49,6 @@ install() {
 environment() {
     # Steps allocate and free the same buffers again and again: huge pages make that cheap on Linux.
     call export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
-    call export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/instructblip_jax}"
     case ,$EXTRA, in
         *,cuda,*) call export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}" ;;
         *,tpu,*) # the TPU runtime starts and stops much faster with them

@@ -16,9 +16,16 @@ from instructblip_jax.systems.tree import merge
 
 GOLDENS = Path(__file__).parent / "goldens"
 STEP = 8  # see make.py
-STAGE, LOGITS, GRADIENT = 1e-5, 2e-5, 2e-5
-"""Largest errors: absolute ones, and relative to the largest entry of a gradient. They have to be small: a vision
-epsilon of 1e-5 for 1e-6 moves the logits by 6e-5 only, a Q-Former epsilon of 1e-6 for 1e-12 by 3e-5."""
+STAGE, ENCODER, LOGITS, GRADIENT = 1e-5, 2e-5, 5e-5, 1e-4
+"""Largest errors: absolute ones, and relative to the largest entry of a gradient.
+
+They are about three times the rounding of one AMD chip, which already differs between two ways of compiling (that of
+the tests, and jax's default): vision, Q-Former and prompt 2e-6; T5's encoder 5.4e-6 and 7.3e-6; logits 8.6e-6 and
+1.7e-5; gradients 2.9e-5 and 1.6e-5, all of blip2, whose are the largest. Every chip adds in an order of its own.
+
+They still tell a vision epsilon of 1e-5 for 1e-6: 2.6e-5 at that stage, 5.1e-5 after the encoder, 6.5e-5 in the
+logits, 1.8e-4 in the gradients. A Q-Former epsilon of 1e-6 for 1e-12 moves its stage by less than rounding does, and
+gradients by 5.6e-5: no bound that holds everywhere tells it, so `models/test_class_defaults.py` reads every norm's."""
 
 
 class Golden:
@@ -87,7 +94,7 @@ def test_vision_qformer_prompt_and_encoder(golden):
         stages["encoder"] = np.where(real[..., None], stages["encoder"], golden.expected["encoder"])
     for name, got in stages.items():
         assert got.shape == golden.expected[name].shape, name
-        assert np.abs(got - golden.expected[name]).max() < STAGE, name
+        assert np.abs(got - golden.expected[name]).max() < (ENCODER if name == "encoder" else STAGE), name
 
 
 def test_logits(golden):
@@ -130,7 +137,7 @@ def test_gradients_of_every_trained_tensor(golden):
 def test_greedy_ids(golden):
     known = golden.prompts["input_ids"].shape[1] + golden.expected["prefix"].shape[1] if golden.decoder_only else 1
     want = golden.expected["greedy_ids"][:, known:]  # without the prompt, or the start token
-    assert golden.expected["greedy_margin"].min() > 40 * LOGITS  # no tie that rounding could decide
+    assert golden.expected["greedy_margin"].min() > 10 * LOGITS  # no tie that rounding could decide
     assert len(np.unique(want)) > 8
     meta = json.loads(str(golden.expected["meta"]))
     # Where a tokenizer is at hand, our LLaMA ends with its end token; theirs with the configuration's.

@@ -33,6 +33,9 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"config"},
     "plan": {"axes", "generate", "mesh", "models", "systems", "train"},
     "run_flags": {"config"},
+    "compile_cache": set(),
+    "printing": set(),
+    "command_lines": {"data", "evals", "files", "generate.options", "plan.chips", "run_flags"},
     "workdir": {"checkpoint", "config", "distributed", "files", "train.step"},
     "evals": {"generate", "data", "mesh", "processors"},
 }

@@ -1,1 +1,1 @@
-"""One file a command: ``define_flags()``, and ``run(args)`` with what stood behind the flags."""
+"""One file a command: ``run(args)``, called once `command_lines` found nothing wrong; it may take seconds to import."""

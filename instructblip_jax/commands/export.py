@@ -1,8 +1,4 @@
-"""A Hugging Face directory of a trained model: instructblip export --model M [--workdir W] --out DIR
-
-M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Tensors that
-were not trained are copied as M stores them; without --workdir all are.
-"""
+"""`instructblip export` behind its command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,23 +18,6 @@ from instructblip_jax.systems.tree import Arrays, abstract
 from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
-
-
-def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
-    flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose newest trained parameters are used.")
-    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
-    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Raise ValueError for a wrong command line."""
-    if args:
-        raise ValueError(f"unexpected {' '.join(args)}")
-    if not FLAGS.model or not FLAGS.out:
-        raise ValueError("--model and --out are needed")
 
 
 def run(args: Sequence[str]) -> None:

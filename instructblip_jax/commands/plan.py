@@ -1,11 +1,4 @@
-"""What a run will need and how fast it can be, before it is paid for:
-
-    instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
-
-Compiles the real train step, and what answers, for a slice that need not be there: any Linux machine with libtpu does.
-Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned by the program of as many TPU chips. The last
-line says whether the run fits; the exit status is 1 where it does not, and --sweep (if asked) finds no way that does.
-"""
+"""`instructblip plan` behind its command line."""
 
 import dataclasses
 import sys
@@ -17,7 +10,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from instructblip_jax import files, run_flags
+from instructblip_jax import files
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.convert import hf_config
 from instructblip_jax.plan import chips, programs, report, sweep, table
@@ -28,28 +21,6 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.public import PUBLIC
 
 FLAGS = flags.FLAGS
-
-
-def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    run_flags.define_config(argv)
-    flags.DEFINE_string("topology", None, "The slice: CHIP:SHAPE, such as v5e:4x4, v4:2x2x4, v5e:4x4*2, h200:8.")
-    flags.DEFINE_integer("batch_size", None, "Instead of the configuration's.")
-    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens that the time is told for.")
-    flags.DEFINE_bool("sweep", False, "Find the fastest mesh and layout, and the largest batch.")
-    flags.DEFINE_string("json", None, "Also write what was found here, for programs.")
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Raise ValueError for a wrong command line."""
-    if not FLAGS["config"].present or not FLAGS.topology:
-        raise ValueError("--config and --topology are needed")
-    run_flags.check_config(args)
-    chips.parse(FLAGS.topology)
-    if len(FLAGS.lengths) != 2 or not all(n.isdigit() and int(n) > 0 for n in FLAGS.lengths):
-        raise ValueError(f"--lengths {','.join(FLAGS.lengths)}: two numbers are needed, such as 64,64")
-    if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
-        raise ValueError(f"--batch_size {FLAGS.batch_size}: it must be at least 1")
 
 
 def model_config(name: str) -> InstructBlipConfig:

@@ -1,11 +1,4 @@
-"""A data set into sharded ArrayRecord (a TFDS data set): instructblip prepare NAME --source DIR --out DIR [--json FILE]
-
-NAME is digits, the embedded world (all its task sets, drawn from scikit-learn's scans, without a --source); one of the
-known data sets, whose official files lie in --source and their pictures there or in --images; or custom, your own
-files. A set that is there is left as it is, and refused where its annotation files or the flags that decide what is in
-it are others now; --overwrite makes it anew. What was broken off is gone on with by the same command. Rows that cannot
-be read are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
-"""
+"""`instructblip prepare` behind its command line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,64 +10,17 @@ from absl import flags
 from tqdm import tqdm
 
 from instructblip_jax import files
+from instructblip_jax.command_lines.prepare import CUSTOM
 from instructblip_jax.data import annotations, builder
 from instructblip_jax.data.digits.prepare import prepare
 from instructblip_jax.data.digits.tasks import TASKS
 from instructblip_jax.data.draft import Release
-from instructblip_jax.data.media.load import FRAMES
 from instructblip_jax.data.prepare import shards
 from instructblip_jax.data.prepare.report import Report
 from instructblip_jax.data.readers import inspect
+from instructblip_jax.data.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
-CUSTOM = ("name", "format", "encoding", "validation")
-"""Flags that are handed on to the reader of the user's own files."""
-
-
-def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    flags.DEFINE_string("out", None, "Directory to write the sets under.")
-    flags.DEFINE_string("source", None, "Directory of the data set's official files; of custom, a file or directory.")
-    flags.DEFINE_multi_string(
-        "images", [], "Directory of pictures or videos; may be repeated. Default: the official place."
-    )
-    flags.DEFINE_integer("frames", FRAMES, "Frames taken of a video.", lower_bound=1, upper_bound=256)
-    flags.DEFINE_float("max_skipped", 1.0, "Share of rows that may be skipped; with more, no set is made.", 0.0, 1.0)
-    flags.DEFINE_integer("workers", None, "Processes that read pictures and write. Default: one a core.", lower_bound=1)
-    flags.DEFINE_string("beam", None, "Have Apache Beam write, with these pipeline options: --beam='--runner=…'.")
-    flags.DEFINE_string("name", None, "custom: the set's name. Default: the source's.")
-    flags.DEFINE_string("format", None, "custom: what the files are, if it is not to be guessed.")
-    flags.DEFINE_string("encoding", None, "custom: of the text. Default: UTF-8.")
-    flags.DEFINE_float("validation", 0.0, "custom: share of the pictures kept for validation.", 0.0, 0.9)
-    flags.DEFINE_bool("overwrite", False, "Make a set that is there anew; it stays until the new one is whole.")
-    flags.DEFINE_bool("inspect", False, "Tell what is there, and write nothing; --out is not needed.")
-    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Raise ValueError for a wrong command line."""
-    if len(args) != 1 or (args[0] not in ("digits", "custom") and args[0] not in releases()):
-        names = ", ".join(["digits", "custom", *releases()])
-        raise ValueError(f"one NAME is needed, of {names}; not {' '.join(args) or 'none'}")
-    if not FLAGS.out and not FLAGS.inspect:
-        raise ValueError("--out is needed")
-    if args[0] == "digits" and FLAGS.source:
-        raise ValueError("digits is drawn, and takes no --source")
-    if args[0] == "digits" and FLAGS.overwrite:
-        raise ValueError("digits is drawn, always the same, and takes no --overwrite")
-    files.check_json(FLAGS.json)
-    if args[0] != "digits" and not FLAGS.source:
-        raise ValueError(f"--source is needed: where the files of {args[0]} lie")
-    foreign = [name for name in CUSTOM if FLAGS[name].present]
-    if args[0] != "custom" and foreign:
-        raise ValueError(f"--{foreign[0]} is for custom sets alone")
-
-
-def releases() -> Mapping[str, Release]:
-    """The known data sets."""
-    from instructblip_jax.data.readers.releases import RELEASES  # many readers, needed here alone
-
-    return RELEASES
 
 
 def run(args: Sequence[str]) -> None:
@@ -107,13 +53,13 @@ def _release(name: str) -> dict[str, Any]:
         from instructblip_jax.data.readers import custom
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
-        if name in releases() or name in TASKS:
+        if name in RELEASES or name in TASKS:
             raise ValueError(f"--name {name}: that is a known set's; choose another name for yours")
         given = {flag: FLAGS[flag].value for flag in CUSTOM} | {"name": name}
         configuration |= given
         release = custom.release(source, images, **given)
     else:
-        release = releases()[name]
+        release = RELEASES[name]
     if FLAGS.inspect:
         found = inspect.summary(release.splits(source, images))
         print(inspect.report(found))

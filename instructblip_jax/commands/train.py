@@ -1,9 +1,4 @@
-"""Instruction tuning: instructblip train --config C --workdir W [--json FILE] [--profile FIRST:LAST]
-
-Resumes from W by itself, and goes on with a finished run that is given more steps. Only the trained parameters, the
-optimizer and the position in the data are saved there. SIGTERM ends it after the current step, saved, with exit code
-143.
-"""
+"""`instructblip train` behind its command line: the run, from its configuration to its last checkpoint."""
 
 import dataclasses
 import functools
@@ -24,9 +19,10 @@ from absl import flags
 from etils import epath
 from jax.sharding import Mesh
 
-from instructblip_jax import distributed, features, run_flags, validation
+from instructblip_jax import distributed, features, validation
 from instructblip_jax import mesh as meshes
 from instructblip_jax.checkpoint import fingerprint, weights_sha256
+from instructblip_jax.command_lines.train import traced
 from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.buckets import Shape, fit
 from instructblip_jax.data.builder import Joined, Source, is_prepared, open_set, split_of
@@ -54,20 +50,6 @@ from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
 TEMPLATE_SETS = {"instructions": training_templates(), "plain": PLAIN}
-
-
-def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    run_flags.define(argv)
-    flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
-    flags.DEFINE_string("profile", None, "FIRST:LAST, steps of which a profiler trace is written to W/profile.")
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Raise ValueError for a wrong command line."""
-    run_flags.check(args)
-    if FLAGS.profile is not None:
-        trace.parse(FLAGS.profile)
 
 
 def check(run: RunConfig, mesh: Mesh) -> None:
@@ -191,7 +173,7 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
     # 4. The loop.
     step_fn = step_of(config, model, tx, data.steps)
     metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start)
-    traced = FLAGS.profile and writer
+    profile = traced(FLAGS.profile) if FLAGS.profile and writer else None
     meter = meter_of(config, model, begun)
     with jax.set_mesh(mesh), meter:
         job = loop.Job(
@@ -203,7 +185,7 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
             metrics_log=metrics_log,
             meter=meter,
             window=window,
-            trace=trace.Trace(trace.parse(FLAGS.profile), workdir.path / "profile") if traced else None,
+            trace=trace.Trace(profile, workdir.path / "profile") if profile else None,
             validate=validate,
             validate_every=validate_every(config, data.steps),
         )

@@ -117,7 +117,7 @@ def _document(path: str, text: str, lines: list[tuple[int, str]]) -> list[tuple[
                 Decoder().only(text)
             except (ValueError, RecursionError):
                 return None
-    content = _parse(text, path)
+    content = _parse(text, path if several else f"{path}, line {lines[0][0]}")
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     elif not isinstance(content, list):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 CAPACITY_STEP = 16
@@ -15,7 +14,7 @@ MOST_TOKENS = MOST_SEQUENCES = 2**16
 MOST_BEAMS = 2**10
 """Beyond these a mistyped number would fill the memory or compute for hours."""
 
-_NUMBERS = (
+NUMBERS = (
     "max_new_tokens",
     "min_new_tokens",
     "length_penalty",
@@ -23,6 +22,7 @@ _NUMBERS = (
     "temperature",
     "top_p",
 )
+"""Fields whose values may change without a compilation; see `search`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +158,3 @@ def _tokens(ends: Any, vocabulary: int) -> tuple[int, ...]:
             "default the checkpoint's own; for answers of a fixed length set min_new_tokens to max_new_tokens)"
         )
     return tuple(map(int, tokens))
-
-
-jax.tree_util.register_dataclass(
-    Options,
-    data_fields=list(_NUMBERS),
-    meta_fields=[field.name for field in dataclasses.fields(Options) if field.name not in _NUMBERS],
-)

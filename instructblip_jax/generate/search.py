@@ -3,14 +3,22 @@
 The two kinds of search (`sample`, `beam`) are files with the same four functions.
 """
 
+import dataclasses
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 
 from instructblip_jax.generate import beam, sample
-from instructblip_jax.generate.options import Options
+from instructblip_jax.generate.options import NUMBERS, Options
 from instructblip_jax.systems.protocol import Context, System
+
+# The numbers are what a program is given; the rest is what it is compiled for.
+jax.tree_util.register_dataclass(
+    Options,
+    data_fields=list(NUMBERS),
+    meta_fields=[field.name for field in dataclasses.fields(Options) if field.name not in NUMBERS],
+)
 
 
 def kind(options: Options) -> ModuleType:

@@ -7,15 +7,6 @@ import jax
 from etils import epath
 
 
-def parse(text: str) -> range:
-    """ "FIRST:LAST" -> these steps, both included. Raises ValueError unless 1 <= FIRST <= LAST."""
-    first, _, last = text.partition(":")
-    steps = range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else range(0)
-    if not steps or steps[0] < 1:
-        raise ValueError(f"--profile {text!r}: give the first and the last step to trace, such as 20:24")
-    return steps
-
-
 class Trace:
     """Traces ``steps`` (those of them that are still to come) into ``directory``."""
 

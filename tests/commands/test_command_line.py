@@ -1,7 +1,15 @@
 """What a wrong command line or configuration gets: its exit code, one line on stderr, and nothing written."""
 
+import importlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
+import instructblip_jax
 from instructblip_jax.__main__ import COMMANDS
 
 
@@ -66,6 +74,99 @@ def test_every_command_has_help_about_its_own_flags(cli, name, flag):
 
 def test_help_wins_over_everything_else_on_the_line(cli):
     assert cli("train", "--config", "nowhere.py", "--help").code == 0
+
+
+HEAVY = {"jax", "flax", "optax", "orbax", "transformers", "grain"}
+EVERY_COMMAND = """
+import sys
+from absl import flags
+from instructblip_jax.__main__ import COMMANDS, main
+
+for name in COMMANDS:
+    for argument, code in (("--help", 0), ("--no_such_flag", 2)):
+        before = set(flags.FLAGS)
+        assert main(["instructblip", name, argument]) == code, name
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
+        print("heavy:", name, *HEAVY & sys.modules.keys())
+"""
+
+
+def test_help_and_a_wrong_flag_wait_for_no_library_that_takes_seconds():
+    done = subprocess.run([sys.executable, "-c", f"{HEAVY=}\n{EVERY_COMMAND}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("heavy:")]
+    assert told == [f"heavy: {name}" for name in COMMANDS for _ in range(2)]
+
+
+def test_the_version_is_that_of_the_package(cli):
+    result = cli("--version")
+    assert (result.code, result.out) == (0, importlib.metadata.version("instructblip_jax") + "\n")
+    assert instructblip_jax.__version__ == result.out.strip()
+
+
+def test_the_package_shows_its_public_names_only():
+    assert dir(instructblip_jax) == sorted([*instructblip_jax.__all__, "__version__"])
+
+
+class PanicException(BaseException):
+    """As Rust's panics arrive here, those of the tokenizers among them: no Exception."""
+
+
+@pytest.fixture
+def raising(cli, monkeypatch):
+    """Runs a right command line, behind which an error waits."""
+
+    def run(error: BaseException, *more: str):
+        def fail(args):
+            raise error
+
+        monkeypatch.setattr(importlib.import_module("instructblip_jax.commands.score"), "run", fail)
+        return cli("score", "exact_match", "--predictions=p", "--references=r", *more)
+
+    return run
+
+
+@pytest.mark.parametrize("error", [KeyError("history"), PanicException("retry-limit-in-match over")])
+def test_an_error_nobody_expected_is_one_line_that_says_how_to_see_more(raising, error):
+    result = raising(error)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"instructblip score: {error!r}; --verbosity=1 shows the traceback\n"
+    result = raising(error, "--verbosity=1")
+    assert result.code == 1
+    assert result.err.startswith("Traceback")
+    assert result.err.endswith(f"\ninstructblip score: {error!r}\n")
+
+
+def test_an_expected_error_is_its_message_alone(raising):
+    assert raising(ValueError("p: line 3 has no id")).err == "instructblip score: p: line 3 has no id\n"
+
+
+def test_who_ends_a_command_by_its_exit_code_is_let_go(raising):
+    with pytest.raises(SystemExit) as ended:
+        raising(SystemExit(143))
+    assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_does_not_fail_what_is_done(write, unbuffered):
+    """As `| head` does: without a buffer the first line finds nobody, with one the last flush."""
+    report = write("score.json", "")
+    write("p.jsonl", '{"id": 1, "prediction": "two"}\n')
+    write("r.jsonl", '{"id": 1, "answers": ["two"]}\n')
+    argv = ["score", "exact_match", "--predictions=p.jsonl", "--references=r.jsonl", "--json=score.json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "instructblip_jax", *argv],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(report.read_text())["value"] == 1.0
 
 
 def test_an_unknown_command_lists_the_commands(cli):

@@ -158,7 +158,7 @@ def test_what_is_wrong_is_told_with_its_place(score, predictions, references, wo
         assert word in line, line
 
 
-PICTURES = [f"{number}0" for number in range(20)]
+PICTURES = [f"{number}0" for number in range(1, 21)]
 CAPTIONED = [
     {"id": 5 * n + k, "image_id": int(name), "caption": f"a {name} box number {k} by the {PICTURES[n - 1]} wall"}
     for n, name in enumerate(PICTURES)

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 
+import checkpoints
 import pytest
+from flax import nnx
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.models.llama import LlamaConfig
@@ -11,6 +13,7 @@ from instructblip_jax.models.opt import OptConfig
 from instructblip_jax.models.qformer import QFormerConfig
 from instructblip_jax.models.t5 import T5Config
 from instructblip_jax.models.vit import VitConfig
+from instructblip_jax.systems.instructblip import InstructBlipSystem
 
 DEFAULTS = {
     VitConfig: {
@@ -141,3 +144,24 @@ def test_a_sparse_file_is_read_as_the_library_reads_it(tmp_path, kind, family):
         assert ours.text.rope_theta == text.rope_parameters["rope_theta"]
         assert text.head_dim * text.num_attention_heads == ours.text.hidden_size
         assert text.num_key_value_heads == ours.text.num_attention_heads
+
+
+@pytest.mark.parametrize("family", ["t5", "llama", "opt"])
+def test_every_norm_has_the_epsilon_of_its_part(tmp_path, family):
+    """Epsilons move results by less than rounding may, so they are read from the modules."""
+    raw = checkpoints.config_json("blip-2", checkpoints.MINI, family)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    config = hf_config.parse(tmp_path / "config.json")
+    field = {"t5": "layer_norm_epsilon", "llama": "rms_norm_eps", "opt": None}[family]
+    config = dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, layer_norm_eps=1e-3),
+        qformer=dataclasses.replace(config.qformer, layer_norm_eps=2e-3),
+        text=dataclasses.replace(config.text, **{field: 3e-3} if field else {}),
+    )
+    system = nnx.eval_shape(lambda: InstructBlipSystem(config, dtype="float32", rngs=nnx.Rngs(0)))
+    found: dict[str, set[float]] = {}
+    for path, node in nnx.iter_graph(system):
+        if isinstance(node, nnx.LayerNorm | nnx.RMSNorm):
+            found.setdefault(str(path[0]), set()).add(node.epsilon)
+    assert found == {"vit": {1e-3}, "qformer": {2e-3}, "llm": {3e-3 if field else 1e-5}}  # OPT's is torch's default

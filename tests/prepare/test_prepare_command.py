@@ -1,6 +1,5 @@
 """`instructblip prepare NAME --source …`, with a small data set in place of the public ones."""
 
-import importlib
 import json
 import sys
 
@@ -13,21 +12,19 @@ from instructblip_jax.__main__ import main
 from instructblip_jax.data import builder
 from instructblip_jax.data.draft import Release
 from instructblip_jax.data.readers import custom
+from instructblip_jax.data.readers.releases import RELEASES
 
 
 @pytest.fixture
 def command(capfd, monkeypatch):
     """Runs `instructblip prepare`; of its flags nothing stays. The data set `tiny` is known."""
-    module = importlib.import_module("instructblip_jax.commands.prepare")
     asked = []
 
     def splits(source, images):
         asked.append((source, list(images)))
         return {"val": lambda: rows(source), "test-dev": lambda: rows(source, 10)}
 
-    monkeypatch.setattr(
-        module, "releases", lambda: {"tiny": Release(splits, {"val": 70}, lambda source: ["yes", "no"])}
-    )
+    monkeypatch.setitem(RELEASES, "tiny", Release(splits, {"val": 70}, lambda source: ["yes", "no"]))
     before = set(flags.FLAGS)
 
     def run(*argv):
@@ -76,7 +73,7 @@ def test_what_is_wrong_is_told_in_a_line(command, tmp_path):
     for wrong, said in (
         (("tiny", out), "--source is needed"),
         (("tiny", f"--source={source}"), "--out is needed"),
-        (("tinny", out), "one NAME is needed, of digits, custom, tiny"),
+        (("tinny", out), "tiny; not tinny"),
         (("tiny", f"--source={source}", out, "--frames=0"), "frames"),
         (("tiny", f"--source={source}", out, "--encoding=latin-1"), "--encoding is for custom sets alone"),
         (("digits", f"--source={source}", out), "takes no --source"),

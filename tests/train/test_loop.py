@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from instructblip_jax.command_lines.train import traced
 from instructblip_jax.train import guard, log, loop, trace
 from instructblip_jax.train.meter import PHASES, Meter
 from instructblip_jax.train.stop import Stopped
@@ -99,7 +100,7 @@ def run(
             metrics_log=metrics_log,
             meter=meter,
             window=window or Window(SETS),
-            trace=trace.Trace(trace.parse(profile), epath.Path(tmp_path / "profile")) if profile else None,
+            trace=trace.Trace(traced(profile), epath.Path(tmp_path / "profile")) if profile else None,
             validate=validate,
             validate_every=validate_every,
         )
@@ -344,4 +345,4 @@ def test_of_a_resumed_run_the_steps_that_are_left_are_traced(tmp_path, profile, 
 @pytest.mark.parametrize("text", ["", "5", "8:5", "0:3", "a:b", "3:", "-1:4", "1:2:3"])
 def test_a_range_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match=f"--profile '{text}': give the first and the last step"):
-        trace.parse(text)
+        traced(text)

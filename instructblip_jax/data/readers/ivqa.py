@@ -5,12 +5,12 @@ endings; either is taken for the clip itself, so that ``start`` and ``end`` are 
 Vocabulary: vocab.json, else the training answers that are there at least twice.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from instructblip_jax.data.draft import Draft, Release, Rows, Skip
+from instructblip_jax.data.readers.delimited import Splitter
 from instructblip_jax.data.readers.fields import Bad, Row, clean, full_text
 from instructblip_jax.data.readers.json_files import Entry
 from instructblip_jax.data.readers.rows import Made, drafts, find, judged, places, some
@@ -27,21 +27,19 @@ FOLDERS = ("video", "videos", "clips", "")
 
 def table(path: Path) -> Iterator[Entry]:
     """The rows of a CSV file with a header. Raises ValueError naming file and line."""
-    rows = csv.reader((f"{line}\n" for _, line in lines(path)), strict=True)
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        if missing := {"video_id", "question"} - set(header):
-            raise ValueError(f"{path}:1: the header lacks {', '.join(sorted(missing))}")
-        for cells in rows:
-            where = f"{path}:{rows.line_num}"
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                yield where, Bad("broken line", f"{len(cells)} cells under {len(header)} names")
-            else:
-                yield where, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}:{rows.line_num}: {error}") from error
+    numbered = lines(path)
+    _, first = next(numbered, (1, ""))
+    header = [name.strip() for name in Splitter(",", 1).cells(first)]
+    if missing := {"video_id", "question"} - set(header):
+        raise ValueError(f"{path}:1: the header lacks {', '.join(sorted(missing))}")
+    for number, cells, _ in Splitter(",", len(header)).rows((f"{line}\n" for _, line in numbered), 2):
+        where = f"{path}:{number}"
+        if isinstance(cells, Bad):
+            yield where, cells
+        elif len(cells) != len(header):
+            yield where, Bad("broken line", f"{len(cells)} cells under {len(header)} names")
+        else:
+            yield where, dict(zip(header, cells, strict=True))
 
 
 def _seconds(row: Row, name: str) -> str:

@@ -1,0 +1,37 @@
+"""A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original F --model M)
+
+--blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
+plain T5 or LLaMA (Vicuna) in place of BLIP-2's. --original: a .pth file of the original project (LAVIS), whose
+Q-Former, query tokens, vision norm and projection replace those of the InstructBLIP directory --model.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+WAYS = "either --blip2 and --bert (with --language_model, or without), or --original and --model"
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    flags.DEFINE_string("blip2", None, "BLIP-2 directory, or a hub id.")
+    flags.DEFINE_string("bert", None, "BERT directory (bert-base-uncased) with its tokenizer, or a hub id.")
+    flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
+    flags.DEFINE_integer("seed", 0, "Of what begins at random: rows of new tokens, a new projection.", lower_bound=0)
+    flags.DEFINE_string("original", None, "A .pth file of the original project.")
+    flags.DEFINE_string("model", None, "InstructBLIP directory, or a hub id, whose towers and tokenizers are taken.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if args:
+        raise ValueError(f"unexpected {' '.join(args)}")
+    if not FLAGS.out:
+        raise ValueError("--out is needed")
+    given = {name for name in ("blip2", "bert", "language_model", "original", "model") if FLAGS[name].value}
+    if given - {"language_model"} != {"blip2", "bert"} and given != {"original", "model"}:
+        raise ValueError(f"{WAYS}; not {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}")
