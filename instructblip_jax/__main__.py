@@ -90,14 +90,16 @@ def _main(name: str = "--help", *given: str) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.showwarning = _note
     line = importlib.import_module(f"instructblip_jax.command_lines.{name}")
-    line.define_flags(args)
-    if {"-h", "--help"} & set(args):
-        own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
-        kept = compile_cache.HELP if name in COMPILING else None
-        print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
-        return 0
-    not_kept = compile_cache.use() if name in COMPILING else ""  # before jax is imported, as a configuration does
+    not_kept = ""
     try:
+        line.define_flags(args)
+        if {"-h", "--help"} & set(args):
+            own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
+            kept = compile_cache.HELP if name in COMPILING else None
+            print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
+            return 0
+        if name in COMPILING:
+            not_kept = compile_cache.use()  # before jax is imported, as a configuration does
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
         line.check_flags(rest)
         for argument in args:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags import config_path, tuple_parser
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
@@ -38,6 +38,8 @@ class _Completed(ConfigFileFlagParser):
         from instructblip_jax.config import complete, make_room  # brings jax, which --help need not wait for
 
         config = super().parse(path)
+        if isinstance(config, FrozenConfigDict):
+            config = config.as_configdict()
         if isinstance(config, ConfigDict):
             complete(config)
             for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with those of a --flagfile
