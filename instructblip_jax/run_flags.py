@@ -20,7 +20,9 @@ def define(argv: Sequence[str]) -> None:
 
 
 def define_config(argv: Sequence[str]) -> None:
-    """The first of them, for a command that leaves nothing."""
+    """The first of them, for a command that leaves nothing. Raises flags.Error where it is given twice."""
+    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # overrides would be lost between them
+        raise flags.Error("--config is given more than once")
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
     )
@@ -37,7 +39,11 @@ class _Completed(ConfigFileFlagParser):
     def parse(self, path: str) -> Any:
         from instructblip_jax.config import complete, make_room  # brings jax, which --help need not wait for
 
-        config = super().parse(path)
+        try:
+            config = super().parse(path)
+        except Exception as error:  # the file may raise anything; a ValueError comes with its traceback as text
+            last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+            raise flags.Error(f"{path}: {last.removeprefix('ValueError: ')}") from error
         if isinstance(config, FrozenConfigDict):
             config = config.as_configdict()
         if isinstance(config, ConfigDict):
@@ -72,7 +78,16 @@ class _Tuple(tuple_parser.TupleParser):
         return super().parse(argument)
 
 
+class _Bool(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("true or false is needed") from None
+
+
 config_flags.register_flag_parser_for_type(tuple, _Tuple())
+config_flags.register_flag_parser_for_type(bool, _Bool())
 
 
 def check(args: Sequence[str]) -> None:
@@ -88,6 +103,10 @@ def check_config(args: Sequence[str]) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if not isinstance(FLAGS.config, ConfigDict):
+        try:
+            getattr(FLAGS.config, "steps", None)  # ml_collections keeps the OSError of a file until it is used
+        except OSError as error:
+            raise ValueError(f"{path}: {error.__cause__}") from error
         raise ValueError(f"{path}: get_config() returns a {type(FLAGS.config).__name__}, not a ConfigDict")
     if args:
         raise ValueError(f"does not know what to do with {' '.join(args)}")

@@ -261,7 +261,8 @@ def test_overrides_in_a_file_of_flags(parsed, tmp_path):
         ("--config.mixture.caps.count=2.5", "flag --config.mixture.caps.count=2.5: invalid literal for int()"),
         ("--config.evaluation.settings.count=3", "flag --config.evaluation.settings.count=3: Failed to parse '3'"),
         ("--flagfile=/nowhere/flags", "Unable to open flagfile: [Errno 2] No such file or directory: '/nowhere/flags'"),
-        ("--config.int8=perhaps", "flag --config.int8=perhaps: "),
+        ("--config.int8=perhaps", "flag --config.int8=perhaps: true or false is needed"),
+        ("--config=configs/digits.py", "--config is given more than once"),
         (
             "--config.data.instruction_lengths=32.5,64",
             "digits.py: config.data.instruction_lengths is '32.5', not of type",
