@@ -47,13 +47,12 @@ def _usage() -> str:
     )
 
 
-def _reason(error: Exception, args: list[str]) -> str:
-    """One line. What a configuration file raised comes bare, or with its traceback: only its last line is told."""
-    text = str(error)
+def _reason(error: Exception) -> str:
+    """One line."""
+    text = str(error).strip()
     if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
         return text
-    given = [arg for arg in args if arg.split("=")[0] in ("--config", "-config") or not arg.startswith("-")]
-    return f"{' '.join(given)}: {type(error).__name__}: {text.strip().splitlines()[-1] if text else ''}"
+    return f"{type(error).__name__}: {text.splitlines()[-1] if text else ''}"
 
 
 def _job() -> ModuleType | None:
@@ -90,20 +89,22 @@ def _main(name: str = "--help", *given: str) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.showwarning = _note
     line = importlib.import_module(f"instructblip_jax.command_lines.{name}")
-    line.define_flags(args)
-    if {"-h", "--help"} & set(args):
-        own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
-        kept = compile_cache.HELP if name in COMPILING else None
-        print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
-        return 0
-    not_kept = compile_cache.use() if name in COMPILING else ""  # before jax is imported, as a configuration does
+    not_kept = ""
     try:
+        line.define_flags(args)
+        if {"-h", "--help"} & set(args):
+            own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
+            kept = compile_cache.HELP if name in COMPILING else None
+            print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
+            return 0
+        if name in COMPILING:
+            not_kept = compile_cache.use()  # before jax is imported, as a configuration does
         rest = flags.FLAGS([f"instructblip {name}", *args])[1:]
         line.check_flags(rest)
         for argument in args:
             files.check_installed(argument)
     except Exception as error:  # reading the flags runs the configuration file, which may raise anything
-        print(f"instructblip {name}: {_reason(error, args)}", file=sys.stderr)
+        print(f"instructblip {name}: {_reason(error)}", file=sys.stderr)
         return 2
     if not_kept:
         print(f"note: compiled programs are not kept for the next start: {not_kept}", file=sys.stderr)

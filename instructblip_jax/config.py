@@ -166,14 +166,24 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
             if not dataclasses.is_dataclass(hint):
                 kind = ConfigDict if typing.get_origin(hint) is Mapping else typing.get_origin(hint) or hint
                 _put_type(section, name, object if kind is Any else kind)
-            section = section[name]
+            if depth < len(path):
+                section = section[name]
 
 
 def _put_type(section: ConfigDict, name: str, kind: type) -> None:
-    if name in section and section.get_type(name) is not kind:
+    if name in section and (_is_required(section, name) or section.get_type(name) is not kind):
         del section[name]
     if name not in section:
         section[name] = ConfigDict() if kind is ConfigDict else config_dict.placeholder(kind)
+
+
+def _is_required(section: ConfigDict, name: str) -> bool:
+    """Whether the file leaves the value to the command line, with ml_collections' `required_placeholder`."""
+    try:
+        section[name]
+    except config_dict.RequiredValueError:
+        return True
+    return False
 
 
 def _paths(cls: type, where: str = "") -> Iterator[str]:
@@ -187,7 +197,17 @@ def _paths(cls: type, where: str = "") -> Iterator[str]:
 
 def resolve(config: ConfigDict) -> RunConfig:
     """Check and freeze a configuration. Raises ValueError naming the field."""
-    return _build(RunConfig, config.to_dict(), "config")
+    return _build(RunConfig, _values(config, "config"), "config")
+
+
+def _values(section: ConfigDict, where: str) -> dict[str, Any]:
+    for name in section:
+        if _is_required(section, name):
+            raise ValueError(f"{where}.{name} is to be given on the command line: --{where}.{name}=…")
+    return {
+        name: _values(value, f"{where}.{name}") if isinstance(value, ConfigDict) else value
+        for name, value in section.items()
+    }
 
 
 def saved(fields: Mapping[str, Any], where: str) -> RunConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags import config_path, tuple_parser
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
@@ -20,7 +20,9 @@ def define(argv: Sequence[str]) -> None:
 
 
 def define_config(argv: Sequence[str]) -> None:
-    """The first of them, for a command that leaves nothing."""
+    """The first of them, for a command that leaves nothing. Raises flags.Error where it is given twice."""
+    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # overrides would be lost between them
+        raise flags.Error("--config is given more than once")
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
     )
@@ -31,20 +33,27 @@ class _Completed(ConfigFileFlagParser):
     """Reads a configuration file, and adds the fields that it leaves out before overrides are looked up in it."""
 
     def __init__(self, argv: Sequence[str]):
-        super().__init__(name="config")
-        self.overridden = [found[1] for arg in argv if (found := re.match(r"--?(?:no)?config\.([^=]*)", arg))]
+        super().__init__(name="config", lock_config=False)  # which no file with a required placeholder survives
+        self.argv = argv
 
     def parse(self, path: str) -> Any:
         from instructblip_jax.config import complete, make_room  # brings jax, which --help need not wait for
 
-        config = super().parse(path)
+        try:
+            config = super().parse(path)
+        except Exception as error:  # the file may raise anything; a ValueError comes with its traceback as text
+            last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+            raise flags.Error(f"{path}: {last.removeprefix('ValueError: ')}") from error
+        if isinstance(config, FrozenConfigDict):
+            config = config.as_configdict()
         if isinstance(config, ConfigDict):
             complete(config)
-            for override in self.overridden:
+            for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with those of a --flagfile
+                override = re.match(r"--?(?:no)?config\.([^=]*)", arg)
                 try:
-                    make_room(config, _names(override))
+                    make_room(config, _names(override[1]) if override else ())
                 except ValueError as error:
-                    raise flags.Error(f"--config.{override}: {error}") from error
+                    raise flags.Error(f"{arg.partition('=')[0]}: {error}") from error
         return config
 
 
@@ -69,7 +78,16 @@ class _Tuple(tuple_parser.TupleParser):
         return super().parse(argument)
 
 
+class _Bool(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("true or false is needed") from None
+
+
 config_flags.register_flag_parser_for_type(tuple, _Tuple())
+config_flags.register_flag_parser_for_type(bool, _Bool())
 
 
 def check(args: Sequence[str]) -> None:
@@ -85,6 +103,10 @@ def check_config(args: Sequence[str]) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if not isinstance(FLAGS.config, ConfigDict):
+        try:
+            getattr(FLAGS.config, "steps", None)  # ml_collections keeps the OSError of a file until it is used
+        except OSError as error:
+            raise ValueError(f"{path}: {error.__cause__}") from error
         raise ValueError(f"{path}: get_config() returns a {type(FLAGS.config).__name__}, not a ConfigDict")
     if args:
         raise ValueError(f"does not know what to do with {' '.join(args)}")

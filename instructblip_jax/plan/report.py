@@ -203,14 +203,23 @@ def remedies(plan: Plan) -> list[str]:
         ways = min(8, chips)
         said.append(
             f"--config.layout.llm=tensor --config.mesh.tensor={ways} cuts the language model into {ways} "
-            f"(or llm=fsdp --config.mesh.fsdp={chips}, where a chip has many tokens)"
+            f"(or --config.layout.llm=fsdp --config.mesh.fsdp={chips}, where a chip has many tokens)"
         )
     if setting.remat != "layer":
         said.append(f"--config.remat=layer keeps least for the backward pass (temporaries take {temporaries:.2f} GiB)")
-    if temporaries > missing / 2:
+    parts = _parts(setting, chips)
+    if temporaries > missing / 2 and parts > 1:
         said.append(
-            f"--config.optim.accumulation={2 * setting.optim.accumulation}, or half the batch ({setting.rows // 2}), "
-            "halves most of the temporaries"
+            f"--config.optim.accumulation={parts * setting.optim.accumulation}, or --config.batch_size="
+            f"{setting.rows // parts}, leaves 1/{parts} of most of the temporaries"
         )
     said.append("a larger slice, or chips with more memory")
     return said
+
+
+def _parts(setting: Setting, chips: int) -> int:
+    """The fewest parts, two or more, into which the rows of each chip can be divided; 1 where it has a single row."""
+    data, fsdp, tensor = setting.mesh
+    shards = data * fsdp if tensor == -1 else chips // tensor
+    rows = setting.rows // (shards * setting.optim.accumulation)
+    return next((parts for parts in range(2, rows + 1) if rows % parts == 0), 1)

@@ -219,8 +219,8 @@ def test_a_configuration_that_is_not_there(cli):
 
 
 def test_an_unknown_variant_names_those_there_are(cli, world):
-    line = refused(train(cli, f"{world}/tiny.py:nope"), "'nope'", "other")
-    assert len(line) < 300
+    line = refused(cli("train", "--config", f"{world}/tiny.py:nope", "--workdir", "W"), "'nope'", "other", code=2)
+    assert line == f"instructblip train: {world}/tiny.py:nope: tiny.py has no variant 'nope'; it has other"
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,9 @@ def test_an_unknown_variant_names_those_there_are(cli, world):
         ("x = 1\n", ["own.py", "get_config"]),
         ("def get_config():\n    return None\n", ["own.py"]),
         ("def get_config():\n    return 1 / 0\n", ["own.py", "zero"]),
+        ("def get_config():\n    return open('nowhere.json')\n", ["own.py", "nowhere.json"]),
     ],
-    ids=["syntax", "import", "no function", "nothing returned", "raises"],
+    ids=["syntax", "import", "no function", "nothing returned", "raises", "opens a file"],
 )
 def test_a_configuration_file_that_is_none(cli, write, content, words):
     refused(train(cli, write("own.py", content)), *words)

@@ -10,13 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import toys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from instructblip_jax import run_flags
+from instructblip_jax.commands import plan
+from instructblip_jax.commands.train import check
 from instructblip_jax.config import FREE, RunConfig, resolve
+from instructblip_jax.mesh import make_mesh
+from instructblip_jax.plan import chips, report
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
 DIGITS = str(toys.ROOT / "configs" / "digits.py")
@@ -75,16 +80,20 @@ def parsed():
     """Reads a command line as the commands that take --config do."""
     before = set(flags.FLAGS)
 
+    def forget() -> None:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
     def read(*argv: str) -> RunConfig:
+        forget()
         run_flags.define_config(argv)
         flags.FLAGS(["instructblip", *argv])
         run_flags.check_config(())
         return resolve(flags.FLAGS.config)
 
     yield read
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
+    forget()
 
 
 @pytest.mark.parametrize("config", [*SHIPPED, "bare"], ids=lambda config: config.rpartition("/")[2])
@@ -156,7 +165,7 @@ def test_the_ways_to_write_a_value(overrides, field, value, parsed):
 
 
 OWN = """
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 def get_config():
     config = ConfigDict({{"model": "M", "steps": 3, "batch_size": 2, "mixture": {{"sets": ("a",)}}}})
@@ -179,9 +188,11 @@ def settings(**fields: Any) -> dict[str, Any]:
         (JUDGED, "evaluation.settings.a.length_penalty=0.5", settings(prompt=None, length_penalty=0.5)),
         ("", "batch_size=6", {"batch_size": 6, "evaluation.batch_size": 6}),
         ("config.log_every = config_dict.placeholder(int)", "log_every=6", {"log_every": 6}),
+        ("config.log_every = config_dict.required_placeholder(int)", "log_every=6", {"log_every": 6}),
         ("del config.steps", "steps=6", {"steps": 6}),
         ("del config.mixture", "mixture.sets=a,b", {"mixture.sets": ("a", "b")}),
         ("config.lock()", "remat=dots", {"remat": "dots"}),
+        ("config = FrozenConfigDict(config)", "remat=dots", {"remat": "dots"}),
     ],
     ids=str,
 )
@@ -190,6 +201,38 @@ def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
     run = parsed(f"--config={tmp_path / 'own.py'}", f"--config.{override}")
     found = {path: value for path, _, value in leaves(RunConfig, run)}
     assert {path: found[path] for path in wanted} == wanted
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:2x4"])
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda config: config.rpartition("/")[2])
+def test_what_plan_advises_can_be_typed(config, topology, parsed):
+    """Each advice on its own, on the file that was planned: the run has it, and `train` takes it on that slice."""
+    run, there = parsed(f"--config={config}"), chips.parse(topology)
+    timed, _ = plan.settings(run, (32, 16))
+    full = dict.fromkeys(("frozen", "temporaries"), 9 * there.chip.usable)
+    advice = report.remedies(report.Plan(timed, there, fits=False, peak=2 * there.chip.usable, bytes=full, flops=1.0))
+    typed = re.findall(r"(?:--config\.[\w.]+=\w+ ?)+", " ".join(advice))
+    assert ("--config.optim.accumulation=" in " ".join(typed)) == (run.batch_size > there.devices)
+    for overrides in map(str.split, typed):
+        advised = parsed(f"--config={config}", *overrides)
+        found, before = ({path: value for path, _, value in leaves(RunConfig, one)} for one in (advised, run))
+        for path, _, value in (override.removeprefix("--config.").partition("=") for override in overrides):
+            assert str(found[path]) == value != str(before[path])
+        check(advised, make_mesh(*dataclasses.astuple(advised.mesh), devices=jax.devices()[: there.devices]))
+
+
+def test_a_file_that_wants_a_field_given(parsed, tmp_path):
+    (tmp_path / "own.py").write_text(
+        OWN.format("config.optim = {'clip_norm': config_dict.required_placeholder(float)}")
+    )
+    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is to be given on the command line"):
+        parsed(f"--config={tmp_path / 'own.py'}")
+
+
+def test_overrides_in_a_file_of_flags(parsed, tmp_path):
+    (tmp_path / "flags").write_text("--config.mixture.weights.count=2\n--config.int8\n")
+    run = parsed(f"--config={DIGITS}", f"--flagfile={tmp_path / 'flags'}")
+    assert (run.mixture.weights, run.int8) == (WEIGHTS | {"count": 2.0}, True)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +249,7 @@ def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
             "--config.learning_rate: the configuration has no such field; optim.learning_rate?",
         ),
         ("--config.steps.more=1", "--config.steps.more: the configuration has no such field; steps?"),
-        ("--noconfig.int", "--config.int: the configuration has no such field; int8?"),
+        ("--noconfig.int", "--noconfig.int: the configuration has no such field; int8?"),
         (
             "--config.optim={'clip_norm': 1}",
             "--config.optim: has several fields, to be set one by one: learning_rate, ",
@@ -217,7 +260,9 @@ def test_files_of_the_users_own(stated, override, wanted, parsed, tmp_path):
         ("--config.mixture.weights.count=often", "flag --config.mixture.weights.count=often: could not convert string"),
         ("--config.mixture.caps.count=2.5", "flag --config.mixture.caps.count=2.5: invalid literal for int()"),
         ("--config.evaluation.settings.count=3", "flag --config.evaluation.settings.count=3: Failed to parse '3'"),
-        ("--config.int8=perhaps", "flag --config.int8=perhaps: "),
+        ("--flagfile=/nowhere/flags", "Unable to open flagfile: [Errno 2] No such file or directory: '/nowhere/flags'"),
+        ("--config.int8=perhaps", "flag --config.int8=perhaps: true or false is needed"),
+        ("--config=configs/digits.py", "--config is given more than once"),
         (
             "--config.data.instruction_lengths=32.5,64",
             "digits.py: config.data.instruction_lengths is '32.5', not of type",
