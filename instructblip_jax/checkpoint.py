@@ -31,7 +31,7 @@ _EDGE = 1 << 20  # bytes read at either end of a weight file: 16 GB are not read
 
 
 def fingerprint(directory: Path) -> str:
-    """Of a model directory: its config.json, and the size, first and last MiB of each weight file that is read."""
+    """A digest of a model directory: its config.json, and the size, first and last MiB of each weight file read."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for path in weight_files(directory):
         size = path.stat().st_size

@@ -178,7 +178,7 @@ def _put_type(section: ConfigDict, name: str, kind: type) -> None:
 
 
 def _is_required(section: ConfigDict, name: str) -> bool:
-    """Whether the file leaves the value to the command line, with ml_collections' `required_placeholder`."""
+    """True if the file leaves the value to the command line, by ml_collections' `required_placeholder`."""
     try:
         section[name]
     except config_dict.RequiredValueError:
@@ -263,7 +263,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def goes_further(old: RunConfig, new: RunConfig) -> bool:
-    """Whether ``new`` is ``old`` with more ``steps`` or more ``epochs``, and nothing else."""
+    """True if ``new`` is ``old`` with more ``steps`` or more ``epochs``, and nothing else differs."""
     more = new.steps > old.steps > 0 or new.epochs > old.epochs > 0
     return more and not differences(dataclasses.replace(old, steps=new.steps, epochs=new.epochs), new)
 

@@ -182,7 +182,7 @@ def barrier(name: str) -> None:
 
 
 def from_first(answer: Any) -> Any:
-    """What process 0 says, on every process; something small that JSON can hold. All of them must call it."""
+    """Process 0's value on every process: something small that JSON can hold. All processes must call it."""
     if jax.process_count() == 1:
         return answer
     text = np.frombuffer(json.dumps(answer).encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""What a command prints, where its reader may go away: `instructblip train ... | head -1` trains to the end."""
+"""Printing to a reader that may go away: `instructblip train ... | head -1` trains to the end."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ class _Output:
             self._leave()
 
     def _leave(self) -> None:
-        """What the stream still holds, and what libraries and other processes of ours print, goes nowhere, too."""
+        """Discard the stream's buffer, and all later output of libraries and of child processes."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

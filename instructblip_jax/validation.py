@@ -25,7 +25,7 @@ from instructblip_jax.systems.tree import Arrays, merge
 
 SPLIT = "validation"
 RECORDS = 256
-"""Of a set at most, spread evenly over the split."""
+"""The most records of a set, spread evenly over the split."""
 
 
 class HeldOut:

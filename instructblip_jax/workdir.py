@@ -63,7 +63,7 @@ class Workdir:
         )
 
     def holds_checkpoints(self) -> bool:
-        """Whether there is any, whole or damaged."""
+        """True if there is any checkpoint, whole or damaged."""
         return any((self.path / "checkpoints").glob("[0-9]*"))
 
     @contextlib.contextmanager

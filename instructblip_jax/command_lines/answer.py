@@ -51,5 +51,5 @@ def check_flags(args: Sequence[str]) -> None:
 
 
 def generation() -> dict[str, Any]:
-    """What the flags say of generation, under the names of `Options.of`."""
+    """The generation flags, under the names of `Options.of`."""
     return {name: getattr(FLAGS, name) for name in OPTIONS + SAMPLING}

@@ -1,4 +1,4 @@
-"""What a run will need and how fast it can be, before it is paid for:
+"""Memory and speed of a run, before it is paid for:
 
     instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
 

@@ -89,7 +89,7 @@ def plot(table: Summary, path: epath.Path) -> None:
 
 
 def _judged(workdir: epath.Path) -> bool:
-    """Whether the run's last step was evaluated."""
+    """True if the run's last step was evaluated."""
     evaluation, finished = (workdir / name for name in ("evaluation.json", "train.json"))
     return (
         evaluation.exists() and json.loads(evaluation.read_text())["step"] == json.loads(finished.read_text())["steps"]

@@ -39,7 +39,7 @@ FLAGS = flags.FLAGS
 PART = 8
 """Batches after which what was answered is written down."""
 ASKED = 2
-"""Which version of `data/questions.py` asks: what another one asked may be other questions."""
+"""The version of `data/questions.py`: another one may have asked other questions."""
 
 
 def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[InstructBlip, int]:

@@ -120,7 +120,7 @@ def _generation(run: RunConfig, timed: Setting, topology: chips.Topology, device
 
 
 def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> tuple[list[Plan], dict[str, Any]]:
-    """What was tried, the best first; and what --json says of it."""
+    """The settings tried, the best first, and their entry in --json."""
     plans = sweep.fastest(timed, topology, devices, lambda found: tqdm(found, desc="sweep", unit="program"))
     print("", table.compared(plans), sep="\n")
     if not plans or not plans[0].fits:

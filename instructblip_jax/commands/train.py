@@ -257,7 +257,7 @@ def open_sets(config: RunConfig, *, made: bool = True) -> dict[str, Source | Joi
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run is trained on.
+    """The data of a run.
 
     Attributes:
       sources: the sets that are drawn from, by name.
@@ -338,7 +338,7 @@ def step_of(config: RunConfig, model: InstructBlip, tx: optax.GradientTransforma
 
 
 def meter_of(config: RunConfig, model: InstructBlip, begun: float) -> Meter:
-    """What measures the run; MFU is a share of what all devices of the mesh can do together."""
+    """The meter of the run. MFU is relative to the peak of all devices of the mesh together."""
     chip = chips.chip_of(model.mesh.devices.flat[0].device_kind)
     return Meter(
         begun=begun,

@@ -1,4 +1,4 @@
-"""Which files a set was prepared from, so that one whose files changed is not taken for what they say now.
+"""The files that a set was prepared from, so that a set is not reused after they changed.
 
 Annotations are known by their content, large containers (tar, parquet, arrow) by their size and both ends. Pictures and
 videos are not looked at, for there are too many; but where a folder has no annotations and its pictures are the rows,

@@ -26,7 +26,7 @@ class _Question:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """What decides how a record is asked: its task, its number of turns, a digest of its pictures and instruction."""
+    """The key by which records become questions: task, number of turns, digest of pictures and instruction."""
 
     task: str
     turns: int

@@ -73,8 +73,8 @@ def cider(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence
 
 
 def alike(references: Sequence[Sequence[Sentence]]) -> bool:
-    """Whether the references of every picture hold the same n-grams, as those of one picture alone do: then no n-gram
-    tells pictures apart, and CIDEr-D is 0 whatever is said."""
+    """True if the references of all pictures hold the same n-grams, as with a single picture. No n-gram then tells
+    pictures apart, and CIDEr-D is 0 for any prediction."""
 
     def held(of_one: Sequence[Sentence]) -> set[tuple[str, ...]]:
         return {

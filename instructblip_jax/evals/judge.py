@@ -1,4 +1,4 @@
-"""What was answered, as lines of a file that is complete in itself, and a set's row of the table made of them."""
+"""Answers as lines of a file that is complete in itself, and the row of the table that is computed from them."""
 
 import dataclasses
 import json

@@ -37,11 +37,11 @@ class Row:
     fields: Mapping[str, Any]
 
     def first(self, names: Sequence[str]) -> Any:
-        """What stands under the first of the names that is there; else None."""
+        """The value under the first of the names that is present; else None."""
         return next((self.fields[name] for name in names if self.has(name)), None)
 
     def has(self, name: str) -> bool:
-        """Whether something stands under a name: neither null nor NaN, which Python writes for what is missing."""
+        """True if the field has a value: neither null nor NaN, which Python writes for a missing one."""
         return not forms.absent(self.fields.get(name))
 
     def error(self, what: str) -> ValueError:
@@ -201,7 +201,7 @@ def _names(rows: list[Row]) -> list[str]:
 
 
 def _id_of_pictures(predictions: list[Row], name: str, references: list[Row]) -> bool:
-    """Whether the predictions' only id is that of pictures: several captions share one, or no other id fits."""
+    """True if predictions are joined by picture: several captions share an image id, or no other id fits."""
     pictures = [_id(row, PICTURE) for row in references]
     if len(set(pictures)) < len(pictures):
         return True

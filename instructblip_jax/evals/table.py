@@ -54,7 +54,7 @@ def as_dict(rows: Mapping[str, Row]) -> dict[str, Any]:
 
 
 def notes(rows: Mapping[str, Row]) -> list[str]:
-    """What is to be told of each set below the table, a line each."""
+    """Notes about each set for below the table, a line each."""
     told = []
     for name, row in rows.items():
         reason = [row.details["reason"]] if "reason" in row.details else []

@@ -144,7 +144,7 @@ def _whole(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    """Whether it is a number that is finite in float32, which programs compute with."""
+    """True for a number that is finite in float32, the type that programs compute with."""
     largest: Any = float(np.finfo(np.float32).max)
     return isinstance(value, Real) and not isinstance(value, bool) and -largest <= value <= largest
 

@@ -192,7 +192,7 @@ def generation(
 
 
 def remedies(plan: Plan) -> list[str]:
-    """What to change where a plan does not fit, what helps most first, with its share of the memory; never empty."""
+    """Remedies for a plan that does not fit, the most effective first, with its share of the memory; never empty."""
     setting, chips = plan.setting, plan.topology.devices
     missing = (plan.peak - plan.topology.chip.usable) / GIB
     said = []

@@ -84,7 +84,7 @@ def hours(plan: Plan, steps: int) -> float:
 
 
 def verdict(plan: Plan, longest: Lengths) -> str:
-    """Whether a run fits, in one line: by the largest shape that was compiled, with what helps most where it does not.
+    """The verdict in one line, by the largest shape that was compiled, with the best remedy if the run does not fit.
 
     ``longest``: the largest shape of the run.
     """
@@ -98,7 +98,7 @@ def verdict(plan: Plan, longest: Lengths) -> str:
 
 
 def advice(plan: Plan) -> str:
-    """What to change where a run does not fit, as a list."""
+    """Remedies for a run that does not fit, as a list."""
     return "\n- ".join(["What helps, most of all first:", *remedies(plan)])
 
 

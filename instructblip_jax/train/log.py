@@ -53,11 +53,11 @@ class MetricsLog:
         self.events.write(entry)
 
     def losses(self) -> list[float]:
-        """Of the logged steps."""
+        """The losses of the logged steps."""
         return [entry["loss"] for entry in self.entries if "loss" in entry]
 
     def validated(self, step: int) -> bool:
-        """Whether there is a validation loss of ``step``."""
+        """True if ``step`` has a validation loss."""
         return any(entry["step"] == step and "validation" in entry for entry in self.entries)
 
 

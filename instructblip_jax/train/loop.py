@@ -57,7 +57,7 @@ class Job:
     validate_every: int = 1
 
     def validates(self, step: int) -> bool:
-        """Whether there is a validation loss of this step."""
+        """True if a validation loss is taken after this step."""
         return self.validate is not None and step > 0 and (step % self.validate_every == 0 or step == self.steps)
 
 

@@ -142,7 +142,7 @@ class Meter:
 
 
 class _Sums:
-    """What steps add up to."""
+    """Sums over steps."""
 
     def __init__(self) -> None:
         self.samples, self.tokens, self.flops = 0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What was learned since the last logged step: losses, of all tokens alike and of each set."""
+"""Losses since the last logged step: the mean over all tokens, and of each set."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

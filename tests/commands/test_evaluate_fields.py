@@ -23,7 +23,7 @@ def get_config():
     return config
 """
 MODEL = {"trainable": "qformer", "instruct_qformer": True, "int8": False, "image_size": 0}
-"""What the model is loaded with if nothing is said."""
+"""The arguments of the model if no field is set."""
 
 
 class SeenError(Exception):

@@ -377,7 +377,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(cli, tmp_path):
 
 
 def test_the_papers_number_stands_beside_the_papers_model(evaluate, model, folder, tmp_path, monkeypatch):
-    """Of a directory that is called as the hub calls it; the number is table 1's, in the table's own unit."""
+    """A directory that is called as the hub calls it gets table 1's number, in the table's own unit."""
     named = tmp_path / "instructblip-flan-t5-xl"
     named.symlink_to(model)
     module = importlib.import_module("instructblip_jax.commands.evaluate")

@@ -27,7 +27,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def given(world, pictures):
-    """What every command line below begins with."""
+    """The start of every command line below."""
     return ("answer", f"--model={world / 'model'}", f"--image={pictures[0]}", "--dtype=float32")
 
 

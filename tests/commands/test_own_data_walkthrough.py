@@ -16,7 +16,7 @@ FEWER = {"--count 400": "--count 12", "config.steps = 400": "config.steps = 2"}
 
 
 def walk(place, script, **variables):
-    """What the commands print; they run in ``place``, by this interpreter and from this tree."""
+    """Run the commands in ``place``, by this interpreter and from this tree; returns their output."""
     programs = place / "programs"
     programs.mkdir()
     for name, what in (("instructblip", "-m instructblip_jax "), ("python", "")):

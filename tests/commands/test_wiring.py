@@ -144,7 +144,7 @@ def stop(*_: Any, **__: Any) -> Any:
 
 @pytest.fixture
 def assembled(cli, off, tmp_path, monkeypatch) -> Spy:
-    """What `train` made of it, up to its first step."""
+    """The objects that `train` made, up to its first step."""
     spy = Spy(monkeypatch)
     for name in ("training_batches", "optimizer", "make_step"):
         spy.on(train, name)

@@ -102,7 +102,7 @@ def test_what_the_library_saves_is_read_as_the_library_reads_it(name, tmp_path):
 
 
 def parsed(tmp_path, **text):
-    """What is read of a T5 whose text_config says so; ... takes a field out."""
+    """The parsed configuration of a T5 with these fields in text_config; ... takes a field out."""
     directory = tmp_path / "model"
     if not directory.exists():
         shutil.copytree(toys.GOLDENS / "instructblip", directory)

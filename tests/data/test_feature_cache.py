@@ -225,7 +225,7 @@ def test_damage_names_the_file(cached, tmp_path):
 
 
 def test_an_index_that_lies_names_the_file_and_the_row(tmp_path):
-    """Of another picture the features are never given."""
+    """Features of another picture are never returned."""
     keys = np.frombuffer(bytes(range(48)), KEY)
     writer = FeatureWriter(tmp_path, 8)
     writer.add(keys, np.arange(6, dtype=np.float32).reshape(3, 2))

@@ -1,4 +1,4 @@
-"""What is asked of the model in each way of judging, and what is made of its answers; the model is a stand-in."""
+"""Each way of judging: the calls of the model, and the use of its answers. The model is a stand-in."""
 
 import dataclasses
 import math

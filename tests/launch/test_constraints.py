@@ -17,7 +17,7 @@ PYTHONS = ["3.11.7", "3.12.1", "3.13.0"]
 
 
 def declared() -> dict:
-    """What setup.py hands to setuptools."""
+    """The arguments that setup.py hands to setuptools."""
     with mock.patch.object(setuptools, "setup") as setup:
         runpy.run_path(str(ROOT / "setup.py"))
     return setup.call_args.kwargs

@@ -1,4 +1,4 @@
-"""What stays float32 in a bfloat16 program, read from the jaxpr: no CPU run tells it within the noise of bfloat16."""
+"""Float32 parts of a bfloat16 program, read from the jaxpr: a CPU run cannot tell them from bfloat16's noise."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which file says how pictures are made: of before transformers 5, of today, or of both."""
+"""The file that holds the picture settings: of before transformers 5, of today, or both."""
 
 import json
 

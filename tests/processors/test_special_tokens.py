@@ -33,7 +33,7 @@ def ours(kind) -> TextTokenizer:
 
 
 def special_tokens(directory) -> dict[str, int]:
-    """Of a tokenizer file, but the one that stands for what it does not know: name -> id."""
+    """The special tokens of a tokenizer file but the unknown one: name -> id."""
     raw = json.loads((directory / "tokenizer.json").read_text())
     added = {token["content"]: token["id"] for token in raw["added_tokens"] if token["special"]}
     return {name: n for name, n in added.items() if name not in ("<unk>", "[UNK]")}

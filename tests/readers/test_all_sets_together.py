@@ -99,7 +99,7 @@ def test_videos_have_frames_and_all_else_a_picture(prepared):
 
 
 def shown(record):
-    """How many pictures a record of these sets has, by what its makers say of it."""
+    """Pictures of a record of these sets, as their makers describe them."""
     if record.dataset in ("msvd_qa", "msrvtt_qa", "ivqa"):
         return 4  # frames
     if record.dataset == "iconqa" and record.split.startswith("choose_img"):

@@ -7,7 +7,7 @@ from instructblip_jax.data.readers.fields import Bad
 
 
 def split(text, sign=",", count=2):
-    """Of each row its line, its cells (None: unbalanced) and the lines it takes."""
+    """(line, cells or None if unbalanced, lines it takes) of each row."""
     found = Splitter(sign, count).rows(iter(text.splitlines(keepends=True)))
     return [(line.number, None if isinstance(line.cells, Bad) else line.cells, line.lines) for line in found]
 

@@ -46,7 +46,7 @@ class Splitter:
         self._unended = re.compile(r'"(?:(?:[^"]|"")*+|(?:[^"\\]|\\.)*+)\Z', re.DOTALL)
 
     def is_blank(self, line: str) -> bool:
-        """Whether nothing is in any cell of a line."""
+        """True if all cells of a line are empty."""
         return not line.strip(self._sign + QUOTE + " \t\r\n\ufeff")
 
     def cells(self, text: str) -> list[str]:

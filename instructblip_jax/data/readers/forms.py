@@ -43,7 +43,7 @@ def whole(value: Any) -> Any:
 
 
 def id_text(value: Any) -> str | None:
-    """What ids are joined by: 1, 1.0 and "1" are the same. None for what is no id."""
+    """The text by which ids are joined: 1, 1.0 and "1" are the same. None if ``value`` is not an id."""
     value = whole(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None

@@ -48,7 +48,7 @@ def of_texts(text: str) -> Any:
 
 
 def _read(text: str) -> list[Any] | Mapping[str, Any] | None:
-    """What a text in brackets holds; None where that cannot be read."""
+    """The items of a text in brackets; None if it cannot be read."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -71,7 +71,7 @@ def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
 
 
 def _is_inside(root: Path, path: Path) -> bool:
-    """Whether no "..", link or absolute path leads out of the root."""
+    """True unless "..", a link or an absolute path leads out of the root."""
     try:
         return path.resolve().is_relative_to(_resolved(root))
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that no file can have
@@ -108,7 +108,7 @@ def _folder(path: Path) -> Path | None:
 
 
 def _part(folder: Path, name: str) -> Path | None:
-    """What in a folder has this name, but for case and accents."""
+    """The entries of a folder that have this name, ignoring case and accents."""
     other = _names(folder).get(_folded(name))
     return folder / other if other else None
 
