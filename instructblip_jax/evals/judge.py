@@ -19,7 +19,7 @@ def settled(how: Judging, asked: Questions, changes: Mapping[str, Any]) -> tuple
     notes = []
     if asked.captions:
         if "metric" not in changes:
-            how = dataclasses.replace(how, metric="exact_match")
+            how = dataclasses.replace(how, metric="cider")
         notes.append(
             f"metric {how.metric}: its {len(asked.source):,} records are captions, of {len(asked):,} pictures, "
             "each judged once by all of its captions"
