@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_told_with_what_to_change(cli, tiny, tmp_path):
     assert plan["sweep"] == {"tried": []}
     assert plan["peak_bytes_per_chip"] > 15.75 * GIB
     assert "| **peak, of 15.75 usable** |" in done.out
-    for remedy in ("\n- --config.remat=layer", "half the batch (10000000)", "a larger slice"):
+    for remedy in ("\n- --config.remat=layer", "or --config.batch_size=10000000, leaves 1/2 of", "a larger slice"):
         assert remedy in done.out
     verdict = done.err.splitlines()[-1]
     peak = f"{plan['peak_bytes_per_chip'] / GIB:.2f} of 15.75 GiB a chip at 40 + 24 tokens, its largest shape"

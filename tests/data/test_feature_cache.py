@@ -86,8 +86,10 @@ def test_losses_and_gradients_are_those_of_pixels(directory, cached, stream, tra
         np.testing.assert_allclose(got_loss, want_loss, rtol=1e-5)
         assert got.keys() == want.keys()
         assert any("post_layernorm" in name for name in got) == (trainable == "original")
+        floor = 1e-7 * max(np.abs(x).max() for x in want.values())  # keys' biases have no gradient in truth
         for name in got:
-            np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=2e-5 * np.abs(want[name]).max())
+            atol = 2e-5 * np.abs(want[name]).max() + floor
+            np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=atol)
 
 
 def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, processor, sources, tmp_path):
