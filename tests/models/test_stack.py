@@ -59,7 +59,7 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
         return sum(np.prod(a.shape) for a, _ in saved_residuals(lambda p, x: loss(p, x, remat), params, x))
 
     want, got = (jax.grad(loss, argnums=(0, 1))(params, x, name) for name in ("none", remat))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), want, got)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(a).max()), want, got)
     assert kept(remat) < kept("none")
 
 
