@@ -1,13 +1,14 @@
 """`prepare` over a set that is there: the same is left, what changed is refused, and --overwrite makes it anew."""
 
 import json
+import os
 import shutil
 
 import pytest
 from PIL import Image
 
 from instructblip_jax.data import builder
-from instructblip_jax.data.prepare import finish
+from instructblip_jax.data.prepare import finish, shards
 
 
 @pytest.fixture
@@ -177,6 +178,26 @@ def test_the_old_set_stays_until_the_new_one_is_whole(prepare, tmp_path, source,
     assert prepare("--overwrite")[0].code == 0
     assert answers(tmp_path) == ["0", "1", "2", "3", "4", "5", "5"]
     assert set(state(tmp_path)) == set(before)
+
+
+def test_the_old_set_comes_back_where_the_new_one_cannot_get_its_name(prepare, tmp_path, source, monkeypatch):
+    assert prepare()[0].code == 0
+    before = state(tmp_path)
+    table(source / "a.csv", range(5))
+    rename, place = os.rename, builder.directory_of(tmp_path / "o", "own")
+
+    def fails_at_the_new_set(old, new):
+        if new == place and not str(old).endswith(".replaced"):
+            raise PermissionError(13, "not allowed", str(new))
+        rename(old, new)
+
+    monkeypatch.setattr(shards.os, "rename", fails_at_the_new_set)
+    result, _ = prepare("--overwrite")
+    assert result.code == 1
+    assert "not allowed" in result.err
+    kept = state(tmp_path)
+    assert {path: kept.get(path) for path in before} == before
+    assert not any(".replaced" in str(path) for path in kept)
 
 
 def test_official_files_count_as_well(cli, tmp_path):

@@ -43,9 +43,13 @@ CASES = {
         (2,),
     ),
 }
+OF_THEIR_OWN = {"legacy-tied-gelu_new", "llama-one-row", "video-t5"}
+"""Cases that no golden holds; the others run with the marker `reference`."""
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in OF_THEIR_OWN else pytest.param(case, marks=pytest.mark.reference) for case in CASES]
+)
 def test_logits_loss_gradients_and_greedy_ids(case, tmp_path):
     kind, layout, sizes, seeds = CASES[case]
     raw = checkpoints.config_json(**kind)

@@ -133,7 +133,12 @@ def _replace(work: Path, directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(before, ignore_errors=True)
         os.rename(directory, before)
-    os.rename(work, directory)
+    try:
+        os.rename(work, directory)
+    except OSError:
+        if before.exists():
+            os.rename(before, directory)
+        raise
     shutil.rmtree(before, ignore_errors=True)
 
 
