@@ -30,7 +30,12 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("frames", FRAMES, "Frames taken of a video.", lower_bound=1, upper_bound=256)
     flags.DEFINE_float("max_skipped", 1.0, "Share of rows that may be skipped; with more, no set is made.", 0.0, 1.0)
     flags.DEFINE_integer("workers", None, "Processes that read pictures and write. Default: one a core.", lower_bound=1)
-    flags.DEFINE_string("beam", None, "Have Apache Beam write, with these pipeline options: --beam='--runner=…'.")
+    flags.DEFINE_string(
+        "beam",
+        None,
+        "Have Apache Beam write, with these pipeline options: --beam='--runner=…'. Its workers read pickled rows from "
+        "--out, and whoever may write there can run code as them: only where nobody else may.",
+    )
     flags.DEFINE_string("name", None, "custom: the set's name. Default: the source's.")
     flags.DEFINE_string("format", None, "custom: what the files are, if it is not to be guessed.")
     flags.DEFINE_string("encoding", None, "custom: of the text. Default: UTF-8.")

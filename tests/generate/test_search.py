@@ -134,6 +134,15 @@ def test_options_that_cannot_be_are_refused_by_name(model, processor, options, m
     assert "\n" not in str(caught.value)
 
 
+def test_the_defaults_are_hugging_faces():
+    options = Options.of(ends=1, pad=0, vocabulary=5)
+    numbers = {"length_penalty": 1.0, "repetition_penalty": 1.0, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+    counts = {"num_beams": 1, "num_return_sequences": 1, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
+    switches = {"do_sample": False, "early_stopping": False, "penalize_prompt": False}
+    assert {name: getattr(options, name) for name in numbers | counts | switches} == numbers | counts | switches
+    assert options.max_new_tokens == 64  # ours: theirs is 20 tokens with the prompt
+
+
 def test_whole_numbers_of_numpy_are_end_tokens_too(model):
     batch = families.prompts(FAMILY, 2)
     free = families.endless(FAMILY, batch, max_new_tokens=8)
