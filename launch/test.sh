@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
-export VENV=.venv EXTRA=test
+VENV=.venv constraints=()
 newest="" pytest=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -37,10 +37,11 @@ begin() { # PART "what is done": the seconds of each part are told at the end, h
 
 begin installation "1/4 virtual environment $VENV and installation of this package with its test extra"
 if [ -n "$newest" ]; then
-    export CONSTRAINTS=""
+    constraints=(CONSTRAINTS=) # empty: none
     call rm -rf "$VENV"
 fi
-bash launch/worker.sh ${dry:+--dry-run} --install
+# For this command alone: the tests run the launch scripts, and these read the same variables.
+env VENV="$VENV" EXTRA=test ${constraints[@]+"${constraints[@]}"} bash launch/worker.sh ${dry:+--dry-run} --install
 # Tests that need one of these are skipped without it, and would look green.
 call "$VENV/bin/python" -c "import torch, transformers, libtpu, matplotlib, pyarrow" ||
     { echo "test.sh: what the tests need does not import, so many would be skipped; remove $VENV and try again" >&2 && exit 1; }

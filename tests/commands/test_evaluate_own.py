@@ -340,7 +340,9 @@ def test_what_was_said_is_kept_for_the_same_weights_and_way_alone(evaluate, fold
 
 def test_dialogues_are_trained_on_and_judged_by_a_model(cli, world, folder, tmp_path):
     """Nothing stands in: from LLaVA's JSON to the table."""
-    prepared(cli, tmp_path, dialogues(folder, 12), "--validation=0.3")
+    dialogues(folder, 8).rename(folder / "train.json")
+    dialogues(folder, 4).rename(folder / "validation.json")
+    prepared(cli, tmp_path, folder)
     given = (f"--config={world / 'tiny.py'}", f"--workdir={tmp_path / 'run'}")
     own = {"steps": 2, "mixture.sets": "('own',)", "data.directory": tmp_path / "sets"}
     own |= {"evaluation.blind": False}

@@ -58,7 +58,7 @@ class Checkout:
         plain = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("JAX_", "SLURM_", "CUDA_", "GLIBC_"))
+            if not name.startswith(("JAX_", "SLURM_", "CUDA_", "GLIBC_", "EXTRA", "CONSTRAINTS"))
         }
         own = {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "INSTALL": "0", "VENV": str(self.root / "venv")}
         return plain | own | {"HOME": str(self.root)} | {name: str(value) for name, value in settings.items()}
