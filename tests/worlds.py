@@ -72,6 +72,7 @@ def environment():
         return os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
             "PYTHONPATH": str(toys.ROOT),
+            "PYTHONFAULTHANDLER": "1",  # a crash of a library says where
         }
 
     return make

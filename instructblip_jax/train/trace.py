@@ -18,7 +18,9 @@ class Trace:
         """Start with the first of the steps that comes. JAX writes to a local disk only, so the trace begins there."""
         if self.local is None and step in self.steps:
             self.local = tempfile.TemporaryDirectory()
-            jax.profiler.start_trace(self.local.name)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # every Python call of every thread would slow the steps and fill the trace
+            jax.profiler.start_trace(self.local.name, profiler_options=options)
 
     def ends(self, step: int) -> bool:
         """Whether ``step`` is the last one; the caller waits for it, and then says `end`."""

@@ -340,22 +340,20 @@ def test_what_was_said_is_kept_for_the_same_weights_and_way_alone(evaluate, fold
 
 def test_dialogues_are_trained_on_and_judged_by_a_model(cli, world, folder, tmp_path):
     """Nothing stands in: from LLaVA's JSON to the table."""
-    dialogues(folder, 8).rename(folder / "train.json")
-    dialogues(folder, 4).rename(folder / "validation.json")
+    for split, count in (("train", 8), ("validation", 4)):
+        dialogues(folder, count).rename(folder / f"{split}.json")
     prepared(cli, tmp_path, folder)
     given = (f"--config={world / 'tiny.py'}", f"--workdir={tmp_path / 'run'}")
-    own = {"steps": 2, "mixture.sets": "('own',)", "data.directory": tmp_path / "sets"}
-    own |= {"evaluation.blind": False}
-    own |= {"evaluation.held_in": "('own',)", "evaluation.held_out": "()", "data.instruction_lengths": "(64,)"}
+    own = {"steps": 2, "mixture.sets": "own", "data.directory": tmp_path / "sets", "data.instruction_lengths": "64"}
+    own |= {"evaluation.blind": False, "evaluation.held_in": "own", "evaluation.held_out": "()"}
     given += tuple(f"--config.{field}={value}" for field, value in own.items())
-    trained = cli("train", *given)
-    assert trained.code == 0, trained.err
-    judged = cli("evaluate", *given)
-    assert judged.code == 0, judged.err
+    for command in ("train", "evaluate"):
+        result = cli(command, *given)
+        assert result.code == 0, result.err
     kept = [json.loads(line) for line in (tmp_path / "run" / "predictions" / "own.jsonl").read_text().splitlines()]
     assert len(kept) > len({row["uid"].partition("#")[0] for row in kept}) > 1
     assert all("#turn" in row["uid"] and row["answers"] and "prediction" in row for row in kept)
-    assert "| own | validation | exact_match |" in judged.out
+    assert "| own | validation | exact_match |" in result.out
 
 
 def test_a_way_that_a_set_does_not_have_is_named_before_the_model_is_loaded(evaluate, folder, monkeypatch):
