@@ -1,12 +1,12 @@
 """Float32 parts of a bfloat16 program, read from the jaxpr: a CPU run cannot tell them from bfloat16's noise."""
 
 import json
-from collections.abc import Iterator
 
 import checkpoints
 import jax
 import jax.numpy as jnp
 import pytest
+from jaxprs import equations
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
@@ -16,18 +16,6 @@ from instructblip_jax.systems.tree import abstract, merge
 HALF, FULL = jnp.dtype("bfloat16"), jnp.dtype("float32")
 B, N, T, S, OWN, H, G, K = 2, 3, 4, 5, 6, 8, 2, 7
 """Examples, continuations, queries, shared and own keys, heads, key heads, head size."""
-
-
-def equations(jaxpr) -> Iterator:
-    """All of them, those inside loops and calls too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-                elif hasattr(inner, "jaxpr"):
-                    yield from equations(inner.jaxpr)
 
 
 def half(*shape: int) -> jax.ShapeDtypeStruct:

@@ -5,13 +5,13 @@ has the shape of a weight: a product of that shape is a weight's gradient.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 
 import checkpoints
 import jax
 import pytest
 import training
+from jaxprs import equations
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
@@ -24,18 +24,6 @@ from instructblip_jax.train.step import init_state, make_step
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return checkpoints.write(tmp_path_factory.mktemp("model"), training.config_json(), seed=31)
-
-
-def equations(jaxpr) -> Iterator:
-    """All of them, those inside loops, calls and custom derivatives too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-                elif hasattr(inner, "jaxpr"):
-                    yield from equations(inner.jaxpr)
 
 
 def program(directory, trainable="qformer", dropout=0.1):
