@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from instructblip_jax.data.builder import update_by_ends
 from instructblip_jax.data.places import directory_of, is_prepared
 from instructblip_jax.data.prepare.finish import there
 from instructblip_jax.data.readers.custom import folders, sniff, vqa
@@ -20,7 +21,6 @@ DEPTH = 2
 """Folders below the source in which an official set's annotations lie at most: VSR's are in splits/zeroshot."""
 MANY = 32
 """Files of a folder with one ending that are told one by one; of more, one digest tells of all."""
-_EDGE = 1 << 16
 FLAGS = ("frames", "images", "format", "encoding", "validation")
 """Options that decide what is in a set, by the names of their flags."""
 
@@ -106,13 +106,12 @@ def _told(root: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
 
 
 def _content(path: Path) -> str:
+    if path.suffix.lower() in CONTAINERS:
+        digest = hashlib.blake2b(digest_size=16)
+        update_by_ends(digest, path)
+        return digest.hexdigest()
     with path.open("rb") as file:
-        if path.suffix.lower() not in CONTAINERS:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        size = path.stat().st_size
-        begins = file.read(_EDGE)
-        file.seek(max(0, size - _EDGE))
-        return _digest([str(size), begins.hex(), file.read(_EDGE).hex()])
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _digest(parts: Iterator[str] | list[str]) -> str:
