@@ -1,7 +1,7 @@
 """The loss of held-out records while a run trains: without dropout, and without touching its state or its data.
 
-For each set of the mixture with a split "validation", the same records are read in the same words every time, in batches
-of the static shapes of training.
+For each set of the mixture with a split "validation", the same records are read in the same words every time, in
+batches of the static shapes of training.
 """
 
 import itertools
