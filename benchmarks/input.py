@@ -56,7 +56,7 @@ def write(root: Path, count: int) -> int:
     """Pictures as files and as a prepared set, and a model directory without weights; their bytes."""
     import random_model
 
-    from instructblip_jax.data import builder
+    from instructblip_jax.data import prepared
     from instructblip_jax.data.record import Record
 
     random_model.write_processor(root / "model", SIDE, "t5")
@@ -76,7 +76,7 @@ def write(root: Path, count: int) -> int:
             uid = f"photos/train/{n}"
             yield Record(uid, "photos", "train", "vqa", (file.read_bytes(),), {}, (answer,), instruction=text)
 
-    builder.write(root / "sets", "photos", {"train": records})
+    prepared.write(root / "sets", "photos", {"train": records})
     return sum(file.stat().st_size for file in files)
 
 
@@ -84,9 +84,9 @@ class Ours:
     """The training loader over the prepared set."""
 
     def __init__(self, root: Path, batch: int, cores: int):
-        from instructblip_jax.data.builder import open_set
         from instructblip_jax.data.loader import training_batches
-        from instructblip_jax.processors.processor import Processor
+        from instructblip_jax.data.prepared import open_set
+        from instructblip_jax.processors.instructblip import Processor
 
         self.processor = Processor.from_pretrained(root / "model")
         options = {"batch_size": batch, "instruction_lengths": (32,), "response_lengths": (16,), "seed": 0}
@@ -220,7 +220,7 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
 
     import instructblip_jax as ib
     from instructblip_jax.mesh import pin, put_batch
-    from instructblip_jax.systems.tree import merge
+    from instructblip_jax.systems.build import merge
     from instructblip_jax.train.optimizer import OptimConfig, optimizer
     from instructblip_jax.train.step import init_state, make_step
 

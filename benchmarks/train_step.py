@@ -40,7 +40,7 @@ def ours(directory: Path, batch: dict):
 
     import instructblip_jax as ib
     from instructblip_jax.mesh import pin, put_batch
-    from instructblip_jax.systems.tree import merge
+    from instructblip_jax.systems.build import merge
     from instructblip_jax.train.optimizer import optimizer
     from instructblip_jax.train.step import init_state, make_step
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.config import complete
+from instructblip_jax.run.config import complete
 
 HELD_IN = (
     "caption",

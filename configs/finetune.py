@@ -9,7 +9,7 @@ tells what was published, and how to go on to larger pictures and a tower that t
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipe import finetune
+from instructblip_jax.recipes.instructblip import finetune
 
 SETS: dict[str, dict] = {
     "scienceqa": {"training": "scienceqa:train_img", "records": 6_218, "epochs": 5, "batch_size": 64},

@@ -5,7 +5,7 @@ A variant after a colon is the slice it runs on; docs/plan.md has what each take
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
 
 VARIANTS: dict[str, dict] = {
     "": {},

@@ -5,7 +5,7 @@ A variant after a colon is the slice it runs on; docs/plan.md has what each take
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
 
 INT8 = {"int8": True}
 """22 GB of bfloat16 are too much for most chips, and with four rows on each are read longer than they compute."""

@@ -8,7 +8,7 @@ Whatever the paper's configurations have can be set here, too: mesh, layout, int
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipe import own_data
+from instructblip_jax.recipes.instructblip import own_data
 
 
 def get_config() -> ConfigDict:

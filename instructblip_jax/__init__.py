@@ -7,11 +7,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from instructblip_jax.generate.rank import rank
-    from instructblip_jax.generate.text import generate, generate_ids, stream
+    from instructblip_jax.decoding.rank import rank
+    from instructblip_jax.decoding.text import generate, generate_ids, stream
     from instructblip_jax.mesh import make_mesh
     from instructblip_jax.model import InstructBlip, gradients, loss
-    from instructblip_jax.processors.processor import Processor
+    from instructblip_jax.processors.instructblip import Processor
     from instructblip_jax.systems.trainable import trainable
 
 __all__ = [

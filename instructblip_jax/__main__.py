@@ -10,7 +10,8 @@ from types import ModuleType
 
 from absl import flags, logging
 
-from instructblip_jax import compile_cache, files, printing, run_flags
+from instructblip_jax import compile_cache, files, printing
+from instructblip_jax.command_lines import run_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",

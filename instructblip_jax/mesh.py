@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from instructblip_jax.axes import BATCH_AXES, MESH_AXES, partition_spec
+from instructblip_jax.sharding import BATCH_AXES, MESH_AXES, partition_spec
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -12,18 +12,18 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from instructblip_jax import distributed, source
+from instructblip_jax import distributed, hub
 from instructblip_jax import mesh as meshes
-from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.convert import hf_config, positions, save, table
 from instructblip_jax.convert.export import MAX_SHARD_BYTES, export
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.generate import search
-from instructblip_jax.generate.options import Options
+from instructblip_jax.decoding import search
+from instructblip_jax.decoding.options import Options
+from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems.build import Arrays, abstract, merge
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.protocol import Context
-from instructblip_jax.systems.tree import Arrays, abstract, merge
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
 LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
@@ -83,7 +83,7 @@ class InstructBlip:
         """
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16 (float16 overflows in FlanT5)")
-        directory = source.resolve(model)
+        directory = hub.resolve(model)
         stored = hf_config.parse(directory / "config.json")
         config = dataclasses.replace(stored.at(image_size), instruct_qformer=instruct_qformer)
         mesh = meshes.single_device_mesh() if mesh is None else mesh

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from instructblip_jax import mesh as meshes
-from instructblip_jax.data import builder
+from instructblip_jax.data import prepared
 from instructblip_jax.data.buckets import Shape
 from instructblip_jax.data.collate import collate, text_lengths
 from instructblip_jax.data.loader import drawn, pixels_of
 from instructblip_jax.data.templates import Templates
 from instructblip_jax.model import InstructBlip
-from instructblip_jax.processors.processor import IGNORE, Processor
-from instructblip_jax.systems.tree import Arrays, merge
+from instructblip_jax.processors.instructblip import IGNORE, Processor
+from instructblip_jax.systems.build import Arrays, merge
 
 SPLIT = "validation"
 RECORDS = 256
@@ -38,7 +38,7 @@ class HeldOut:
 
     def __init__(
         self,
-        source: builder.Source | builder.Joined,
+        source: prepared.Source | prepared.Joined,
         processor: Processor,
         templates: Templates,
         *,
@@ -50,7 +50,7 @@ class HeldOut:
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image = own.tolist(), blank_image
-        shown = builder.pictures_shown(source)
+        shown = prepared.pictures_shown(source)
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
@@ -118,20 +118,20 @@ class Validation:
         return float(total[0] / max(total[1], 1.0))
 
 
-def held_out(directory: str, names: Iterable[str]) -> dict[str, builder.Source | builder.Joined]:
+def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source | prepared.Joined]:
     """The validation splits of those sets of a mixture that have one and do not train on it, by the sets' own names."""
     found = {}
     for name in names:
-        bare, split = builder.split_of(name, "train")
-        if SPLIT in builder.sizes(directory, bare) and SPLIT not in split.split("+"):
-            found[bare] = builder.open_set(directory, bare, SPLIT)
+        bare, split = prepared.split_of(name, "train")
+        if SPLIT in prepared.sizes(directory, bare) and SPLIT not in split.split("+"):
+            found[bare] = prepared.open_set(directory, bare, SPLIT)
     return found
 
 
 def prepare(
     model: InstructBlip,
     processor: Processor,
-    sources: Mapping[str, builder.Source | builder.Joined],
+    sources: Mapping[str, prepared.Source | prepared.Joined],
     templates: Templates,
     *,
     rows: int,

@@ -33,7 +33,7 @@ else
 fi
 
 echo "== 4/4 three questions about a scene of handwriting that no training set holds"
-call .venv/bin/python -m instructblip_jax.data.digits "$W/scene.png"
+call .venv/bin/python -m instructblip_jax.datasets.digits "$W/scene.png"
 questions=("list all digits with place and colour" "how many digits are there ?" "which digit is the largest ?")
 printf '   %s\n' "${questions[@]}"
 call .venv/bin/instructblip answer --model "$MODEL" --workdir "$W" --image "$W/scene.png" "${questions[@]}"

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from instructblip_jax.convert import hf_config, table
 from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.systems.build import abstract
 
 TINY = {
     "num_query_tokens": 6,

@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from instructblip_jax.data.draft import Draft, Skip
-from instructblip_jax.data.readers import custom
+from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.readers import custom
 
 
 def picture(path: Path, shade: int = 90) -> Path:

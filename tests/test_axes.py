@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from instructblip_jax.axes import LAYOUTS, Layout, constrain, laid_out, partition_spec
 from instructblip_jax.mesh import make_mesh
+from instructblip_jax.sharding import LAYOUTS, Layout, constrain, laid_out, partition_spec
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_manager import CheckpointManager
 
 from instructblip_jax import digests
-from instructblip_jax.checkpoint import Checkpoints
 from instructblip_jax.mesh import make_mesh, pin
+from instructblip_jax.run.checkpoint import Checkpoints
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state
 

@@ -11,8 +11,8 @@ import pytest
 
 import instructblip_jax as ib
 from instructblip_jax.convert import save, table
-from instructblip_jax.models.relative_bias import buckets
-from instructblip_jax.systems.tree import merge
+from instructblip_jax.models.layers.relative_bias import buckets
+from instructblip_jax.systems.build import merge
 
 GOLDENS = Path(__file__).parent / "goldens"
 STEP = 8  # see make.py

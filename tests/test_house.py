@@ -131,7 +131,7 @@ def test_nothing_of_ours_needs_torch_or_tensorflow_to_be_imported():
     """Neither do the libraries under it pull them in (checked in a process of its own)."""
     code = (
         "import sys, instructblip_jax, instructblip_jax.train.step, instructblip_jax.train.loop, "
-        "instructblip_jax.checkpoint, instructblip_jax.commands.convert; "
+        "instructblip_jax.run.checkpoint, instructblip_jax.commands.convert; "
         f"sys.exit(', '.join(sorted({BANNED_MODULES!r} & sys.modules.keys())) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

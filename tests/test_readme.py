@@ -7,7 +7,7 @@ import toys
 from PIL import Image
 
 import instructblip_jax as ib
-from instructblip_jax.data.digits import __main__ as digits
+from instructblip_jax.datasets.digits import __main__ as digits
 
 README = (toys.ROOT / "README.md").read_text(encoding="utf-8")
 PUBLIC = "Salesforce/instructblip-flan-t5-xl"

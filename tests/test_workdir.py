@@ -11,8 +11,8 @@ import threading
 import pytest
 from ml_collections import ConfigDict
 
-from instructblip_jax.config import RunConfig, resolve
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.config import RunConfig, resolve
+from instructblip_jax.run.workdir import Workdir
 
 FIELDS = {
     "model": "m",
@@ -166,7 +166,7 @@ def test_a_refused_run_leaves_nothing_and_a_begun_one_keeps_its_lock_file(tmp_pa
 
 def test_a_lock_whose_file_was_taken_away_meanwhile_is_none(tmp_path, monkeypatch):
     """The run before removes the file as it ends; whoever had opened it then must not hold what nobody sees."""
-    from instructblip_jax import workdir as module
+    from instructblip_jax.run import workdir as module
 
     path, flock, seen = tmp_path / "w" / "train.lock", module.fcntl.flock, []
 

@@ -15,11 +15,11 @@ from flax import nnx
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from instructblip_jax.data.digits.records import question
-from instructblip_jax.data.digits.tasks import TASKS
-from instructblip_jax.data.digits.templates import TEMPLATES
-from instructblip_jax.models.t5 import T5, T5Config
-from instructblip_jax.systems.loss import token_cross_entropy
+from instructblip_jax.datasets.digits.records import question
+from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.digits.templates import TEMPLATES
+from instructblip_jax.models.language.t5 import T5, T5Config
+from instructblip_jax.objectives.lm import token_cross_entropy
 
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8

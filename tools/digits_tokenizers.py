@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from instructblip_jax.data.digits.scene import COLOURS, COLUMNS, ROWS
-from instructblip_jax.data.digits.templates import TEMPLATES
+from instructblip_jax.datasets.digits.scene import COLOURS, COLUMNS, ROWS
+from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 PUNCTUATION = "?,.:!"
 

@@ -23,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.write import write_shards
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
+from instructblip_jax.systems.build import flatten
 from instructblip_jax.systems.instructblip import InstructBlipSystem
-from instructblip_jax.systems.tree import flatten
 
 IMAGE, PATCH, WIDTH = 48, 8, 96
 

@@ -10,9 +10,9 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from instructblip_jax.data.digits.scene import COLOURS, COLUMNS, ROWS, Scene, draw, render
-from instructblip_jax.models.layers import linear
-from instructblip_jax.models.vit import Vit, VitConfig
+from instructblip_jax.datasets.digits.scene import COLOURS, COLUMNS, ROWS, Scene, draw, render
+from instructblip_jax.models.layers.primitives import linear
+from instructblip_jax.models.towers.vit import Vit, VitConfig
 
 HEADS = {"digit": 11, "colour": 7, "row": 3, "column": 3}
 """What is asked of each patch -> number of answers; an empty cell is the last digit and the last colour."""

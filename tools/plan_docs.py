@@ -18,10 +18,10 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 
-from instructblip_jax.axes import Layout  # noqa: E402
 from instructblip_jax.commands.plan import settings  # noqa: E402
-from instructblip_jax.config import resolve  # noqa: E402
-from instructblip_jax.plan import chips, programs, report, table  # noqa: E402
+from instructblip_jax.plan import chips, compiled, report, table  # noqa: E402
+from instructblip_jax.run.config import resolve  # noqa: E402
+from instructblip_jax.sharding import Layout  # noqa: E402
 
 LENGTHS = (64, 64)
 MAIN = {
@@ -42,7 +42,7 @@ LAYOUTS = {
 GIB = chips.GIB
 
 
-def setting_of(name: str, variant: str) -> tuple[programs.Setting, programs.Setting, int]:
+def setting_of(name: str, variant: str) -> tuple[compiled.Setting, compiled.Setting, int]:
     """Of a configuration: what is timed, its largest shape, its steps."""
     path = ROOT / "configs" / f"instructblip_{name}.py"
     run = resolve(runpy.run_path(str(path))["get_config"](variant))
@@ -67,10 +67,10 @@ def cases() -> dict[str, tuple]:
     return found
 
 
-def make(name: str, topology: str, setting: programs.Setting, generation: bool, directory: Path) -> None:
+def make(name: str, topology: str, setting: compiled.Setting, generation: bool, directory: Path) -> None:
     """Plan one case and keep it."""
     slice_ = chips.parse(topology)
-    devices = programs.devices(slice_)
+    devices = compiled.devices(slice_)
     plan = report.plan(setting, slice_, devices)
     out = plan.as_json() | {
         "hours_for_run": table.hours(plan, 60_000),
@@ -79,7 +79,7 @@ def make(name: str, topology: str, setting: programs.Setting, generation: bool, 
     if generation:
         try:
             out["generation"] = report.generation(dataclasses.replace(setting, rows=64), slice_, devices).as_json()
-        except programs.DoesNotFit as error:
+        except compiled.DoesNotFit as error:
             out["generation"] = {"fits": False, "needed": error.needed}
     (directory / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
     print(f"{name}: {plan.peak / GIB:.2f} GiB, MFU bound {100 * plan.mfu:.0f} %, {plan.seconds:.0f} s", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from instructblip_jax.generate.options import Options
+from instructblip_jax.decoding.options import Options
 
 FLAGS = flags.FLAGS
 OPTIONS = ("max_new_tokens", "num_beams", "length_penalty", "repetition_penalty", "do_sample")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from instructblip_jax import files, run_flags
+from instructblip_jax import files
+from instructblip_jax.command_lines import run_flags
 
 FLAGS = flags.FLAGS
 

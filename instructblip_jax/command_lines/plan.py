@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from instructblip_jax import run_flags
+from instructblip_jax.command_lines import run_flags
 from instructblip_jax.plan import chips
 
 FLAGS = flags.FLAGS

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from instructblip_jax import files
-from instructblip_jax.data.media.load import FRAMES
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.datasets.media.load import FRAMES
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
 CUSTOM = ("name", "format", "encoding", "validation")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from instructblip_jax import run_flags
+from instructblip_jax.command_lines import run_flags
 
 FLAGS = flags.FLAGS
 

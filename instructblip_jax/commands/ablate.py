@@ -13,7 +13,7 @@ from absl import flags
 from etils import epath
 
 from instructblip_jax import files
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.workdir import Workdir
 
 FLAGS = flags.FLAGS
 COLUMNS = {

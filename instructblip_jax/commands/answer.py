@@ -10,15 +10,15 @@ import numpy as np
 from absl import flags
 
 from instructblip_jax import distributed, files
-from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.command_lines.answer import generation
-from instructblip_jax.generate.rank import rank
-from instructblip_jax.generate.text import generate, stream
+from instructblip_jax.decoding.rank import rank
+from instructblip_jax.decoding.text import generate, stream
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.processors.processor import Processor
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.run.checkpoint import fingerprint
+from instructblip_jax.run.workdir import Workdir
 
 FLAGS = flags.FLAGS
 

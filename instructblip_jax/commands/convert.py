@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from instructblip_jax import files, source
-from instructblip_jax.convert import lavis
+from instructblip_jax import files, hub
+from instructblip_jax.convert.assemble import from_blip2
 from instructblip_jax.convert.export import export
-from instructblip_jax.convert.from_blip2 import from_blip2
+from instructblip_jax.convert.layouts import lavis
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import as_dict, as_table
@@ -25,10 +25,10 @@ def run(args: Sequence[str]) -> None:
     limit = int(FLAGS.max_shard_gb * 1e9)
     skipped: list[str] = []
     if FLAGS.blip2:
-        parts = [source.resolve(name) for name in (FLAGS.blip2, FLAGS.bert, FLAGS.language_model) if name]
+        parts = [hub.resolve(name) for name in (FLAGS.blip2, FLAGS.bert, FLAGS.language_model) if name]
         written = from_blip2(FLAGS.out, *parts, seed=FLAGS.seed, max_shard_bytes=limit)
     else:
-        base = source.resolve(FLAGS.model)
+        base = hub.resolve(FLAGS.model)
         shapes = open_shards(base).shapes
         trained, skipped = lavis.rename(FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes)
         written = export(FLAGS.out, base, trained, max_shard_bytes=limit)

@@ -14,16 +14,13 @@ from tqdm import tqdm
 
 from instructblip_jax import distributed, files
 from instructblip_jax import mesh as meshes
-from instructblip_jax.checkpoint import fingerprint, weights_sha256
-from instructblip_jax.config import RunConfig, resolve
-from instructblip_jax.data import builder
-from instructblip_jax.data.digits.prepare import prepare_missing
-from instructblip_jax.data.digits.tasks import TASKS
+from instructblip_jax.data import prepared
 from instructblip_jax.data.evaluation import evaluation_batches
-from instructblip_jax.data.pictures import identity
-from instructblip_jax.data.prompts import evaluation_templates
 from instructblip_jax.data.questions import Questions, questions
 from instructblip_jax.data.templates import Templates, instruction
+from instructblip_jax.datasets.digits.prepare import prepare_missing
+from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.prompts import evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.judge import judged, line, settled
 from instructblip_jax.evals.predict import answered, candidates
@@ -31,9 +28,12 @@ from instructblip_jax.evals.suite import PAPER, SUITE, Judging, judging
 from instructblip_jax.evals.table import Row, markdown
 from instructblip_jax.evals.table import as_dict as table_as_dict
 from instructblip_jax.evals.table import notes as notes_of
+from instructblip_jax.features.pictures import identity
 from instructblip_jax.model import InstructBlip
-from instructblip_jax.processors.processor import Processor
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.run.checkpoint import fingerprint, weights_sha256
+from instructblip_jax.run.config import RunConfig, resolve
+from instructblip_jax.run.workdir import Workdir
 
 FLAGS = flags.FLAGS
 PART = 8
@@ -152,23 +152,23 @@ class _Set(NamedTuple):
 def _opened(config: RunConfig, name: str, how: Judging, changes: Mapping[str, Any]) -> _Set:
     """Raises FileNotFoundError or ValueError for a set that cannot be judged."""
     directory, notes = config.data.directory, []
-    if name not in SUITE and FLAGS.split is None and "split" not in changes and builder.is_prepared(directory, name):
-        there = builder.sizes(directory, name)
+    if name not in SUITE and FLAGS.split is None and "split" not in changes and prepared.is_prepared(directory, name):
+        there = prepared.sizes(directory, name)
         split = next((split for split in ("test", "validation", "val") if split in there), None)
         if split is None:
             raise ValueError(
-                f"{builder.directory_of(directory, name)}: has no split to be judged by, only {', '.join(there)}; "
+                f"{prepared.directory_of(directory, name)}: has no split to be judged by, only {', '.join(there)}; "
                 "`instructblip prepare` with --validation 0.1 keeps one from training (over a set that is there with "
                 f"--overwrite), or config.evaluation.settings.{name}.split names one"
             )
         if split != "test":
             notes.append(f"split {split}: it has no split test")
         how = dataclasses.replace(how, split=split)
-    source = builder.open_set(directory, name, how.split)
+    source = prepared.open_set(directory, name, how.split)
     templates = evaluation_templates(name, how.prompt)
     asked = questions(source, templates, known=name in SUITE or name in TASKS)
     how, more = settled(how, asked, changes)
-    vocabulary = builder.vocabulary(directory, name) if how.way == "vocabulary" else ()
+    vocabulary = prepared.vocabulary(directory, name) if how.way == "vocabulary" else ()
     if how.way != "generate":
         candidates(asked[0], how.way, vocabulary)
     return _Set(how, identity(source), asked, templates, vocabulary, [*notes, *more])

@@ -7,15 +7,15 @@ from typing import cast
 import numpy as np
 from absl import flags
 
-from instructblip_jax import distributed, files, source
-from instructblip_jax.checkpoint import fingerprint
+from instructblip_jax import distributed, files, hub
 from instructblip_jax.convert import hf_config, save, table
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.systems.tree import Arrays, abstract
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.checkpoint import fingerprint
+from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.systems.build import Arrays, abstract
 
 FLAGS = flags.FLAGS
 
@@ -26,7 +26,7 @@ def run(args: Sequence[str]) -> None:
     writer = distributed.is_writer()
     if writer and "://" in FLAGS.model:
         check_free(Path(FLAGS.out))  # before anything is fetched
-    directory = source.resolve(FLAGS.model)
+    directory = hub.resolve(FLAGS.model)
     if writer:
         check_free(Path(FLAGS.out), directory)  # before anything is read
     trained, step, image_size = _trained(directory, FLAGS.workdir) if FLAGS.workdir else ({}, None, 0)

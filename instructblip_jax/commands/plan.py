@@ -11,14 +11,14 @@ from absl import flags
 from tqdm import tqdm
 
 from instructblip_jax import files
-from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.convert import hf_config
-from instructblip_jax.plan import chips, programs, report, sweep, table
+from instructblip_jax.plan import chips, compiled, report, sweep, table
+from instructblip_jax.plan.compiled import DoesNotFit, Setting
 from instructblip_jax.plan.flops import Lengths
-from instructblip_jax.plan.programs import DoesNotFit, Setting
 from instructblip_jax.plan.report import Generation, Plan
+from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.systems.instructblip import InstructBlipConfig
-from instructblip_jax.systems.public import PUBLIC
 
 FLAGS = flags.FLAGS
 
@@ -70,7 +70,7 @@ def run(args: Sequence[str]) -> None:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
     # A TPU of this machine is left alone: nothing runs here.
     jax.config.update("jax_platforms", "cpu")
-    devices = programs.devices(topology)
+    devices = compiled.devices(topology)
     name = Path(config.model).name
 
     _tell(f"compiling the train step for {topology.name}")

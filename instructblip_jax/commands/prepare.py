@@ -11,14 +11,15 @@ from tqdm import tqdm
 
 from instructblip_jax import files
 from instructblip_jax.command_lines.prepare import CUSTOM
-from instructblip_jax.data import annotations, builder
-from instructblip_jax.data.digits.prepare import prepare
-from instructblip_jax.data.digits.tasks import TASKS
-from instructblip_jax.data.draft import Release
-from instructblip_jax.data.prepare import shards
-from instructblip_jax.data.prepare.report import Report
-from instructblip_jax.data.readers import inspect
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets import annotations
+from instructblip_jax.datasets.digits.prepare import prepare
+from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.draft import Release
+from instructblip_jax.datasets.prepare import shards
+from instructblip_jax.datasets.prepare.report import Report
+from instructblip_jax.datasets.readers import inspect
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
 
@@ -34,23 +35,23 @@ def _digits() -> dict[str, Any]:
     written = prepare(FLAGS.out)
     splits = {}
     for name in TASKS:
-        for split, count in builder.sizes(FLAGS.out, name).items():
+        for split, count in prepared.sizes(FLAGS.out, name).items():
             splits[f"{name}/{split}"] = {"written": count, "skipped": 0, "reasons": {}}
             print(f"{name + '/' + split:<28} {count:>7,} records{'' if name in written else ', there already'}")
     return {"splits": splits}
 
 
 def _release(name: str) -> dict[str, Any]:
-    prepared = name == "custom" and FLAGS.source.startswith("tfds:")  # no file of its own
-    source = Path(FLAGS.source) if prepared else Path(FLAGS.source).resolve()
+    from_tfds = name == "custom" and FLAGS.source.startswith("tfds:")  # no file of its own
+    source = Path(FLAGS.source) if from_tfds else Path(FLAGS.source).resolve()
     images = [Path(path).resolve() for path in FLAGS.images]
-    for path in images if prepared else (source, *images):
+    for path in images if from_tfds else (source, *images):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or directory")
     configuration: dict[str, Any] = {"source": str(source), "images": [str(path) for path in images]}
     own = name == "custom"
     if own:
-        from instructblip_jax.data.readers import custom
+        from instructblip_jax.datasets.readers import custom
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
         if name in RELEASES or name in TASKS:
@@ -72,7 +73,7 @@ def _release(name: str) -> dict[str, Any]:
     changed, unknown = ([], "") if FLAGS.overwrite else annotations.changes(FLAGS.out, name, configuration)
     if changed:
         raise ValueError(
-            f"{builder.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
+            f"{prepared.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
             "--overwrite makes it anew"
         )
     report = write(name, release, source, images, configuration)
@@ -118,6 +119,6 @@ def write(
         )
         if FLAGS.beam is None:
             return shards.write(FLAGS.out, name, splits, options, FLAGS.workers)
-        from instructblip_jax.data.prepare import beam  # an extra
+        from instructblip_jax.datasets.prepare import beam
 
         return shards.write(FLAGS.out, name, splits, options, run=beam.runner(FLAGS.beam))

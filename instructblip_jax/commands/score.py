@@ -7,7 +7,7 @@ from absl import flags
 
 from instructblip_jax import files
 from instructblip_jax.evals.metrics import as_dict
-from instructblip_jax.evals.rows import read_pairs
+from instructblip_jax.evals.prediction_files import read_pairs
 
 FLAGS = flags.FLAGS
 PLAIN = {"mean_rank", "difficult_left_out"}

@@ -19,25 +19,27 @@ from absl import flags
 from etils import epath
 from jax.sharding import Mesh
 
-from instructblip_jax import distributed, features, validation
+from instructblip_jax import distributed, validation
 from instructblip_jax import mesh as meshes
-from instructblip_jax.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.command_lines.train import traced
-from instructblip_jax.config import RunConfig, resolve
 from instructblip_jax.data.buckets import Shape, fit
-from instructblip_jax.data.builder import Joined, Source, is_prepared, open_set, split_of
 from instructblip_jax.data.collate import grid
-from instructblip_jax.data.digits.prepare import prepare_missing
-from instructblip_jax.data.digits.tasks import TASKS
-from instructblip_jax.data.digits.templates import PLAIN
 from instructblip_jax.data.loader import sample_lengths, training_batches
 from instructblip_jax.data.mixture import probabilities
-from instructblip_jax.data.prompts import training_templates
+from instructblip_jax.data.prepared import Joined, Source, is_prepared, open_set, split_of
+from instructblip_jax.datasets.digits.prepare import prepare_missing
+from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.digits.templates import PLAIN
+from instructblip_jax.datasets.prompts import training_templates
+from instructblip_jax.features import compute
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.plan import chips, flops
-from instructblip_jax.processors.processor import Processor
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.run.checkpoint import fingerprint, weights_sha256
+from instructblip_jax.run.config import RunConfig, resolve
+from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.systems.build import merge
 from instructblip_jax.systems.trainable import enters_tower
-from instructblip_jax.systems.tree import merge
 from instructblip_jax.train import log, loop, trace
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.guard import DivergedError
@@ -46,7 +48,6 @@ from instructblip_jax.train.optimizer import optimizer, schedule
 from instructblip_jax.train.step import Step, init_state, make_step
 from instructblip_jax.train.stop import Stopped
 from instructblip_jax.train.window import Window
-from instructblip_jax.workdir import Workdir
 
 FLAGS = flags.FLAGS
 TEMPLATE_SETS = {"instructions": training_templates(), "plain": PLAIN}
@@ -128,7 +129,7 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
     next(batches)
     batches.set_state(position)
     if config.data.features:
-        cached = features.prepare(
+        cached = compute.prepare(
             model,
             processor,
             data.sources,

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.files import read_json
-from instructblip_jax.models.layers import ACTIVATIONS
-from instructblip_jax.models.llama import LlamaConfig
-from instructblip_jax.models.opt import OptConfig
-from instructblip_jax.models.qformer import QFormerConfig
-from instructblip_jax.models.t5 import T5Config
-from instructblip_jax.models.vit import VitConfig
-from instructblip_jax.processors.text import TextTokenizer
+from instructblip_jax.models.bridges.qformer import QFormerConfig
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.opt import OptConfig
+from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.layers.primitives import ACTIVATIONS
+from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.processors.tokenizer import TextTokenizer
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 
 MODEL_TYPES = {"instructblip": True, "instructblipvideo": True, "blip-2": False}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.convert.table import IGNORED
-from instructblip_jax.models.int8 import quantize
+from instructblip_jax.models.layers.int8 import quantize
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of weights, in safetensors' names."""

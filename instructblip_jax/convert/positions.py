@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from instructblip_jax.convert.shards import Shards
-from instructblip_jax.models.vit import VitConfig
+from instructblip_jax.models.towers.vit import VitConfig
 
 TENSOR = "vision_model.embeddings.position_embedding"
 _A = -0.75

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Callable
 
-from instructblip_jax.convert import llama, opt, qformer, t5, vit
+from instructblip_jax.convert.parts import eva_vit, llama, opt, qformer, t5
 from instructblip_jax.convert.rule import Rule
-from instructblip_jax.models.llama import LlamaConfig
-from instructblip_jax.models.opt import OptConfig
-from instructblip_jax.models.t5 import T5Config
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.opt import OptConfig
+from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 IGNORED = re.compile(
@@ -27,5 +27,5 @@ LANGUAGE_MODELS: dict[type, Callable[[], list[Rule]]] = {
 
 def rules(config: InstructBlipConfig) -> dict[str, Rule]:
     """Path of ours -> its rule."""
-    table = vit.rules(config.vision) + qformer.rules(config.qformer) + LANGUAGE_MODELS[type(config.text)]()
+    table = eva_vit.rules(config.vision) + qformer.rules(config.qformer) + LANGUAGE_MODELS[type(config.text)]()
     return {rule.ours: rule for rule in table}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
-from instructblip_jax.processors.processor import IGNORE, Processor
+from instructblip_jax.processors.instructblip import IGNORE, Processor
 
 Sample = Mapping[str, np.ndarray]
 """pixel_values [H, W, 3], if any, and the unpadded token rows of `Processor.encode`."""

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from instructblip_jax.data.builder import pictures_shown
 from instructblip_jax.data.loader import pixels_of
+from instructblip_jax.data.prepared import pictures_shown
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, check, instruction
-from instructblip_jax.processors.processor import Processor
+from instructblip_jax.processors.instructblip import Processor
 
 LONGER = 64
 """Tokens by which the lengths go on where an instruction is longer than all that are configured."""

@@ -17,13 +17,13 @@ import grain
 import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
-from instructblip_jax.data.builder import Joined, Source, pictures_shown
 from instructblip_jax.data.collate import collate, grid, text_lengths
-from instructblip_jax.data.feature_cache import Features
+from instructblip_jax.data.prepared import Joined, Source, pictures_shown
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
+from instructblip_jax.features.cache import Features
 from instructblip_jax.processors.image import ImageProcessor, UnusableImageError
-from instructblip_jax.processors.processor import Processor
+from instructblip_jax.processors.instructblip import Processor
 
 WINDOW = 4
 """Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""

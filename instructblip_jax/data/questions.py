@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instructblip_jax.data.builder import Records, each, pictures_shown
-from instructblip_jax.data.pictures import key_of
+from instructblip_jax.data.prepared import Records, each, pictures_shown
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
+from instructblip_jax.features.pictures import key_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 from instructblip_jax import mesh as meshes
 from instructblip_jax.data.evaluation import Asked
 from instructblip_jax.data.record import Record
+from instructblip_jax.decoding.rank import score
+from instructblip_jax.decoding.text import generate_ids
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.evals.ranking import NO, YES, log_odds
 from instructblip_jax.evals.suite import Judging
-from instructblip_jax.generate.rank import score
-from instructblip_jax.generate.text import generate_ids
 
 _rows = jax.jit(lambda tokens, place: tokens[place])
 

@@ -4,12 +4,12 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
-from instructblip_jax.generate.options import Options
-from instructblip_jax.plan import collectives, flops, programs, roofline, work
+from instructblip_jax.decoding.options import Options
+from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
+from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Setting
 from instructblip_jax.plan.hlo import Program
-from instructblip_jax.plan.programs import Compiled, Described, DoesNotFit, Setting
 from instructblip_jax.plan.roofline import Place, Roofline
 
 
@@ -89,14 +89,14 @@ class Plan:
 
 
 def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
-    """Compile a setting's train step for ``devices`` (of `programs.devices`) and read what came out."""
-    mesh = programs.mesh_of(setting, devices)
+    """Compile a setting's train step for ``devices`` (of `compiled.devices`) and read what came out."""
+    mesh = compiled.mesh_of(setting, devices)
     setting = dataclasses.replace(setting, mesh=tuple(mesh.shape.values()))
-    described = programs.describe(setting, mesh)
+    described = compiled.describe(setting, mesh)
     given = described.bytes()
     model_flops = setting.rows * sum(flops.example(setting.model, setting.lengths, setting.trainable).values())
     try:
-        program = programs.compiled(programs.train_step(described), mesh)
+        program = compiled.compiled(compiled.train_step(described), mesh)
     except DoesNotFit as error:
         arguments = sum(given.values())
         peak = error.needed + (0.0 if error.whole else arguments)
@@ -104,7 +104,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
     text = Program(program.text)
     where = tuple(roofline.places(list(mesh.devices.flat)))
     found = tuple(collectives.find(text, mesh.size, described.weights()))
-    executed = work.executed_flops(text)
+    executed = hlo_cost.executed_flops(text)
     return Plan(
         setting,
         topology,
@@ -113,7 +113,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
         given | parts(program, sum(given.values())),
         model_flops,
         executed,
-        roofline.roofline(executed, work.memory_traffic(text), found, topology, where),
+        roofline.roofline(executed, hlo_cost.memory_traffic(text), found, topology, where),
         found,
         where,
         program.seconds,
@@ -167,8 +167,8 @@ def generation(
     setting: Setting, topology: Topology, devices: list[Any], *, beams: int = 1, max_new_tokens: int = 64
 ) -> Generation:
     """Compile what answers ``setting.rows`` instructions. Raises DoesNotFit."""
-    mesh = programs.mesh_of(setting, devices)
-    described: Described = programs.describe(setting, mesh)
+    mesh = compiled.mesh_of(setting, devices)
+    described: Described = compiled.describe(setting, mesh)
     text = setting.model.text
     options = Options.of(
         ends=text.eos_token_id,
@@ -177,15 +177,17 @@ def generation(
         num_beams=beams,
         max_new_tokens=max_new_tokens,
     )
-    read = programs.compiled(programs.reading(described), mesh)
-    begun = programs.compiled(programs.beginning(described, read.result, options), mesh)
-    decoded = programs.compiled(programs.stepping(described, read.result, begun.result, options), mesh)
+    read = compiled.compiled(compiled.reading(described), mesh)
+    begun = compiled.compiled(compiled.beginning(described, read.result, options), mesh)
+    decoded = compiled.compiled(compiled.stepping(described, read.result, begun.result, options), mesh)
     where = roofline.places(list(mesh.devices.flat))
 
     def speed(program: Compiled) -> Roofline:
         parsed = Program(program.text)
         found = collectives.find(parsed, mesh.size, described.weights())
-        return roofline.roofline(work.executed_flops(parsed), work.memory_traffic(parsed), found, topology, where)
+        return roofline.roofline(
+            hlo_cost.executed_flops(parsed), hlo_cost.memory_traffic(parsed), found, topology, where
+        )
 
     peaks = (read.peak, decoded.peak)
     return Generation(setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(read), speed(decoded))

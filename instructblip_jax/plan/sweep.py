@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from instructblip_jax.axes import Layout
-from instructblip_jax.models.stack import REMAT
-from instructblip_jax.models.t5 import T5Config
-from instructblip_jax.plan import flops, programs
+from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.layers.stack import REMAT
+from instructblip_jax.plan import compiled, flops
 from instructblip_jax.plan.chips import Topology
-from instructblip_jax.plan.programs import Setting
+from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.report import Plan, plan
+from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.trainable import enters_tower
 
 COMPILED = 4
@@ -100,8 +100,8 @@ def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list
     for way in ways(setting, topology):
         key = (way.mesh, way.layout, way.int8)
         if key not in given:
-            mesh = programs.mesh_of(way, devices)
-            given[key] = sum(programs.describe(way, mesh).bytes().values())
+            mesh = compiled.mesh_of(way, devices)
+            given[key] = sum(compiled.describe(way, mesh).bytes().values())
         guesses.append(guess(way, topology, given[key]))
     fitting = [g for g in guesses if g.memory < MARGIN * topology.chip.usable]
     # Three digits: what differs by less is not known.

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.axes import SHARDED, Layout, constrain, laid_out
-from instructblip_jax.models.layers import parameter
-from instructblip_jax.models.llama import Llama, LlamaConfig
-from instructblip_jax.models.opt import Opt, OptConfig
-from instructblip_jax.models.projector import projector
-from instructblip_jax.models.qformer import QFormer, QFormerConfig
-from instructblip_jax.models.t5 import T5, T5Config
-from instructblip_jax.models.vit import Vit, VitConfig
-from instructblip_jax.systems.loss import IGNORE, chunked_cross_entropy, token_log_likelihood
+from instructblip_jax.models.bridges.projector import projector
+from instructblip_jax.models.bridges.qformer import QFormer, QFormerConfig
+from instructblip_jax.models.language.llama import Llama, LlamaConfig
+from instructblip_jax.models.language.opt import Opt, OptConfig
+from instructblip_jax.models.language.t5 import T5, T5Config
+from instructblip_jax.models.layers.primitives import parameter
+from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.objectives.lm import IGNORE, chunked_cross_entropy, token_log_likelihood
+from instructblip_jax.sharding import SHARDED, Layout, constrain, laid_out
 from instructblip_jax.systems.protocol import Batch, Context
 
 TextConfig = T5Config | LlamaConfig | OptConfig

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructblip_jax.axes import constrain
+from instructblip_jax.sharding import constrain
 from instructblip_jax.systems.protocol import Batch, System
 from instructblip_jax.train import guard
 

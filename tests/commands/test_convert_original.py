@@ -9,7 +9,7 @@ import pytest
 import toys
 from safetensors.numpy import load_file
 
-from instructblip_jax.convert import lavis
+from instructblip_jax.convert.layouts import lavis
 
 EXTRAS = {
     "Qformer.cls.predictions.bias": (7,),

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from instructblip_jax.config import resolve
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.config import resolve
+from instructblip_jax.run.workdir import Workdir
 
 CONFIG = """
 from instructblip_jax.recipe import own_data

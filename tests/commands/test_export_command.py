@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import instructblip_jax as ib
-from instructblip_jax.checkpoint import fingerprint
-from instructblip_jax.config import resolve
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.checkpoint import fingerprint
+from instructblip_jax.run.config import resolve
+from instructblip_jax.run.workdir import Workdir
 
 
 @pytest.fixture(scope="module")

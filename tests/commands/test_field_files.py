@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from own_files import json_file, json_lines, picture
 
-from instructblip_jax.data.builder import open_set
+from instructblip_jax.data.prepared import open_set
 
 
 @pytest.fixture

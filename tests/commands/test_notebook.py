@@ -15,8 +15,8 @@ from absl import flags
 from nbclient import NotebookClient
 from PIL import Image
 
-from instructblip_jax.config import resolve
-from instructblip_jax.data.digits.tasks import HELD_IN
+from instructblip_jax.datasets.digits.tasks import HELD_IN
+from instructblip_jax.run.config import resolve
 
 STEPS = 20
 
@@ -85,7 +85,7 @@ def test_each_command_of_the_notebook_is_taken_as_it_stands_there(cells, cli, mo
             done = cli(*words[2:])
             assert done.code == 0, done.err
             return done.code
-        if words[:2] == ["-m", "instructblip_jax.data.digits"]:
+        if words[:2] == ["-m", "instructblip_jax.datasets.digits"]:
             Image.new("RGB", (48, 48)).save(words[2])
         return 0
 

@@ -16,12 +16,12 @@ import toys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from instructblip_jax import run_flags
+from instructblip_jax.command_lines import run_flags
 from instructblip_jax.commands import plan
 from instructblip_jax.commands.train import check
-from instructblip_jax.config import FREE, RunConfig, resolve
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.plan import chips, report
+from instructblip_jax.run.config import FREE, RunConfig, resolve
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
 DIGITS = str(toys.ROOT / "configs" / "digits.py")

@@ -7,9 +7,9 @@ import pytest
 import toys
 import worlds
 
-from instructblip_jax.plan import programs, report, sweep
+from instructblip_jax.plan import compiled, report, sweep
 from instructblip_jax.plan.chips import GIB
-from instructblip_jax.plan.programs import DoesNotFit
+from instructblip_jax.plan.compiled import DoesNotFit
 from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.plan.roofline import Roofline
 
@@ -94,7 +94,7 @@ def compiler(monkeypatch):
         def fastest(setting, topology, *_):
             return [plan_of(setting, topology, peak) for peak in swept]
 
-        monkeypatch.setattr(programs, "devices", lambda topology: [None] * topology.devices)
+        monkeypatch.setattr(compiled, "devices", lambda topology: [None] * topology.devices)
         monkeypatch.setattr(report, "plan", lambda s, where, _: plan_of(s, where, peaks[s.lengths.response]))
         monkeypatch.setattr(report, "generation", generation)
         monkeypatch.setattr(sweep, "fastest", fastest)

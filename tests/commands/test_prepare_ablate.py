@@ -11,10 +11,10 @@ import pytest
 import toys
 
 from instructblip_jax.commands import ablate
-from instructblip_jax.config import resolve
-from instructblip_jax.data import builder
-from instructblip_jax.data.digits import prepare
-from instructblip_jax.data.digits.tasks import HELD_OUT, TASKS
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.digits import prepare
+from instructblip_jax.datasets.digits.tasks import HELD_OUT, TASKS
+from instructblip_jax.run.config import resolve
 
 DIGITS = toys.ROOT / "configs" / "digits.py"
 
@@ -30,7 +30,7 @@ def test_prepare_writes_all_digits_sets_reports_them_and_leaves_them(cli, tmp_pa
     assert splits.keys() == want
     assert all(row == {"written": 2, "skipped": 0, "reasons": {}} for row in splits.values())
     assert all(name in result.out for name in splits)
-    assert all(len(builder.open_set(out, *key.split("/"))) == 2 for key in splits)
+    assert all(len(prepared.open_set(out, *key.split("/"))) == 2 for key in splits)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = cli("prepare", "digits", f"--out={out}", f"--json={report}")
     assert (again.code, again.err) == (0, "")

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from instructblip_jax.data import builder
-from instructblip_jax.data.prepare import finish, shards
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.prepare import finish, shards
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def state(tmp_path) -> dict:
 
 
 def answers(tmp_path) -> list[str]:
-    return sorted(record.answers[0] for record in builder.open_set(tmp_path / "o", "own", "train"))
+    return sorted(record.answers[0] for record in prepared.open_set(tmp_path / "o", "own", "train"))
 
 
 def test_the_same_again_is_left_and_said_to_be_the_same(prepare, tmp_path, source):
@@ -169,7 +169,7 @@ def test_the_old_set_stays_until_the_new_one_is_whole(prepare, tmp_path, source,
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("instructblip_jax.data.prepare.shards.finish", broken)
+        patch.setattr("instructblip_jax.datasets.prepare.shards.finish", broken)
         result, _ = prepare("--overwrite")
     assert (result.code, "the disk is full" in result.err) == (1, True)
     kept = state(tmp_path)
@@ -184,7 +184,7 @@ def test_the_old_set_comes_back_where_the_new_one_cannot_get_its_name(prepare, t
     assert prepare()[0].code == 0
     before = state(tmp_path)
     table(source / "a.csv", range(5))
-    rename, place = os.rename, builder.directory_of(tmp_path / "o", "own")
+    rename, place = os.rename, prepared.directory_of(tmp_path / "o", "own")
 
     def fails_at_the_new_set(old, new):
         if new == place and not str(old).endswith(".replaced"):
@@ -215,13 +215,13 @@ def test_official_files_count_as_well(cli, tmp_path):
     result = cli(*given)
     assert (result.code, "splits/zeroshot/test.jsonl has changed" in result.err) == (1, True), result.err
     assert cli(*given, "--overwrite").code == 0
-    (record,) = builder.open_set(tmp_path / "o", "vsr", "zeroshot/test")
+    (record,) = prepared.open_set(tmp_path / "o", "vsr", "zeroshot/test")
     assert record.label == 0
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_read(cli, tmp_path, source, monkeypatch):
     monkeypatch.setattr(
-        "instructblip_jax.data.readers.custom.reading._splits", lambda *_: pytest.fail("the source was read")
+        "instructblip_jax.datasets.readers.custom.reading._splits", lambda *_: pytest.fail("the source was read")
     )
     (tmp_path / "file").write_text("")
     given = ("prepare", "custom", f"--source={source}", "--name=own")

@@ -11,8 +11,8 @@ from PIL import Image
 from instructblip_jax.commands import train as train_command
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
-from instructblip_jax.workdir import Workdir
 
 STEPS = 30  # with a checkpoint every seven steps
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")  # of this process's eight devices

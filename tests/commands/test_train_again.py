@@ -8,12 +8,12 @@ import pytest
 import toys
 
 from instructblip_jax.commands import train
-from instructblip_jax.data import builder
-from instructblip_jax.data.digits.records import make
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
 from instructblip_jax.train.optimizer import OptimConfig, schedule
-from instructblip_jax.workdir import Workdir
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def count(world):
     """The set "count", to be prepared anew; it comes back afterwards."""
     there, kept = world / "sets" / "count", world / "kept"
     there.rename(kept)
-    yield lambda records: builder.write(world / "sets", "count", {"train": records})
+    yield lambda records: prepared.write(world / "sets", "count", {"train": records})
     shutil.rmtree(there)
     kept.rename(there)
 
@@ -82,25 +82,26 @@ def test_a_set_that_was_prepared_anew_from_the_same_rows_is_the_same(cli, world,
 
 
 def test_sets_are_known_wherever_they_lie(world, tmp_path):
-    one = builder.open_set(world / "sets", "count", "train")
-    two = builder.open_set(shutil.copytree(world / "sets", tmp_path / "elsewhere"), "count", "train")
+    one = prepared.open_set(world / "sets", "count", "train")
+    two = prepared.open_set(shutil.copytree(world / "sets", tmp_path / "elsewhere"), "count", "train")
     assert one.digest == two.digest
     told = json.loads((one.directory / "report.json").read_text())["splits"]
     assert one.digest == told["train"]["digest"]  # of all records: the middle of a large file counts, too
     assert (
-        len({builder.open_set(world / "sets", "count", split).digest for split in ("train", "test", "train+test")}) == 3
+        len({prepared.open_set(world / "sets", "count", split).digest for split in ("train", "test", "train+test")})
+        == 3
     )
 
 
 def test_a_set_of_an_earlier_version_is_known_by_its_files(world, tmp_path):
     def old(name: str, records: int):
         toys.write_sets(tmp_path / name, {"count": records})
-        path = builder.directory_of(tmp_path / name, "count") / "report.json"
+        path = prepared.directory_of(tmp_path / name, "count") / "report.json"
         report = json.loads(path.read_text())
         for split in report["splits"].values():
             del split["digest"]
         path.write_text(json.dumps(report))
-        return builder.open_set(tmp_path / name, "count", "train").digest
+        return prepared.open_set(tmp_path / name, "count", "train").digest
 
     one, same, other = old("a", 16), old("b", 16), old("c", 17)
     assert one == same != other

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from instructblip_jax.axes import Layout
 from instructblip_jax.commands import answer, evaluate, train
-from instructblip_jax.config import RunConfig
-from instructblip_jax.data.digits.templates import PLAIN
+from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.plan import chips, flops
+from instructblip_jax.run.config import RunConfig
+from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.sharding import Layout
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
-from instructblip_jax.workdir import Workdir
 
 OFF: dict[str, Any] = {
     "model": "{world}/model",

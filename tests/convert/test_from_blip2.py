@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 import instructblip_jax as ib
 from instructblip_jax.convert import vocabulary
-from instructblip_jax.convert.from_blip2 import from_blip2
+from instructblip_jax.convert.assemble import from_blip2
 
 
 @pytest.fixture(scope="module")

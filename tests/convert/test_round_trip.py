@@ -13,7 +13,7 @@ from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import write_shards
 from instructblip_jax.mesh import make_mesh, single_device_mesh
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.systems.build import abstract
 
 
 def read(directory, mesh=None, dtype="float32"):

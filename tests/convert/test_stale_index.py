@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from instructblip_jax.checkpoint import fingerprint
 from instructblip_jax.convert.export import export
 from instructblip_jax.convert.shards import INDEX, SINGLE, open_shards, weight_files
+from instructblip_jax.run.checkpoint import fingerprint
 
 
 @pytest.fixture

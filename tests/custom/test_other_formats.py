@@ -5,7 +5,7 @@ import json
 import pytest
 from own_files import drafts, json_file, json_lines, only, picture, read, reasons, rows
 
-from instructblip_jax.data.draft import Media
+from instructblip_jax.datasets.draft import Media
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 from own_files import drafts, json_lines, only, picture, png, read, rows
 
-from instructblip_jax.data.draft import Media
-from instructblip_jax.data.readers import inspect
+from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.readers import inspect
 
 
 def archive(path, members):

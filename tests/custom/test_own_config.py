@@ -8,9 +8,9 @@ import pytest
 import toys
 from own_files import drafts, read
 
-from instructblip_jax.config import resolve
-from instructblip_jax.data.digits.plain import export, main
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.datasets.digits.plain import export, main
+from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.run.config import resolve
 
 
 def test_the_configuration_has_the_fields_of_all_others():

@@ -6,8 +6,8 @@ import json
 import pytest
 from own_files import drafts, json_file, json_lines, only, picture, png, read, reasons, rows
 
-from instructblip_jax.data.draft import Media, Skip
-from instructblip_jax.data.readers.custom.row import COLUMNS
+from instructblip_jax.datasets.draft import Media, Skip
+from instructblip_jax.datasets.readers.custom.row import COLUMNS
 
 ROW = {"image": "a.png", "instruction": "What is it?", "answer": "a box"}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from own_files import json_file, json_lines, picture, png, rows
 
-from instructblip_jax.data.draft import Draft
+from instructblip_jax.datasets.draft import Draft
 
 ROW = {"id": "q", "image": "a.png", "instruction": "What colour is the box?", "answer": "réd", "weights": [1.0]}
 TALK = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>Who?"}, {"from": "gpt", "value": "I."}]}

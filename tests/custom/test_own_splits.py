@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 from own_files import json_lines, only, picture, read, reasons
 
-from instructblip_jax.data.draft import Media
-from instructblip_jax.data.readers.custom.splits import of_folder, of_name
+from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.readers.custom.splits import of_folder, of_name
 
 ROW = {"image": "0.png", "instruction": "What?", "answer": "x"}
 

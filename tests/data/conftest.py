@@ -3,8 +3,8 @@
 import pytest
 import toys
 
-from instructblip_jax.data.builder import open_set
-from instructblip_jax.processors.processor import Processor
+from instructblip_jax.data.prepared import open_set
+from instructblip_jax.processors.instructblip import Processor
 
 SIZES = {"caption": 48, "digit_at": 24, "count": 12}
 

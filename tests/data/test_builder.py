@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructblip_jax.data import builder
+from instructblip_jax.data import prepared
 from instructblip_jax.data.record import Record
 
 
@@ -36,17 +36,17 @@ def records(name: str, split: str, count: int) -> list[Record]:
 
 def test_what_was_written_is_read_back(tmp_path):
     want = {split: records("own_set", split, count) for split, count in (("train", 57), ("test", 3))}
-    counts = builder.write(tmp_path, "own_set", {split: lambda s=split: iter(want[s]) for split in want})
+    counts = prepared.write(tmp_path, "own_set", {split: lambda s=split: iter(want[s]) for split in want})
     assert counts == {"train": 57, "test": 3}
-    assert builder.is_prepared(tmp_path, "own_set")
+    assert prepared.is_prepared(tmp_path, "own_set")
     for split, expected in want.items():
-        source = builder.open_set(tmp_path, "own_set", split)
+        source = prepared.open_set(tmp_path, "own_set", split)
         assert len(source) == len(expected)
         got = {record.uid: record for record in (source[n] for n in range(len(source)))}
         assert got == {record.uid: record for record in expected}
         assert source[1] == source[1]
     kinds = {
-        path.name.split(".")[1].split("-")[0] for path in builder.directory_of(tmp_path, "own_set").glob("own_set-*")
+        path.name.split(".")[1].split("-")[0] for path in prepared.directory_of(tmp_path, "own_set").glob("own_set-*")
     }
     assert kinds == {"array_record"}
 
@@ -54,8 +54,8 @@ def test_what_was_written_is_read_back(tmp_path):
 def test_other_tools_read_the_set_without_this_package(tmp_path):
     import tensorflow_datasets as tfds
 
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
-    read = tfds.builder_from_directory(builder.directory_of(tmp_path, "own_set"))
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    read = tfds.builder_from_directory(prepared.directory_of(tmp_path, "own_set"))
     assert read.info.splits["train"].num_examples == 4
     example = read.as_data_source("train")[0]
     assert example["images"][0].shape == (5, 7, 3)
@@ -63,14 +63,14 @@ def test_other_tools_read_the_set_without_this_package(tmp_path):
 
 
 def test_a_set_that_is_there_is_left_as_it_is(tmp_path):
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def unwanted():
         raise AssertionError("made again")
         yield
 
-    assert builder.write(tmp_path, "own_set", {"train": unwanted}) == {"train": 4}
+    assert prepared.write(tmp_path, "own_set", {"train": unwanted}) == {"train": 4}
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -81,13 +81,13 @@ def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path
 
     splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": failing}
     with pytest.raises(OSError, match="the disk is full"):
-        builder.write(tmp_path, "own_set", splits)
-    assert not builder.is_prepared(tmp_path, "own_set")
-    assert not builder.directory_of(tmp_path, "own_set").exists()
+        prepared.write(tmp_path, "own_set", splits)
+    assert not prepared.is_prepared(tmp_path, "own_set")
+    assert not prepared.directory_of(tmp_path, "own_set").exists()
     with pytest.raises(FileNotFoundError, match="no such prepared set"):
-        builder.open_set(tmp_path, "own_set", "train")
+        prepared.open_set(tmp_path, "own_set", "train")
     splits["test"] = lambda: iter(records("own_set", "test", 2))
-    assert builder.write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}
+    assert prepared.write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}
 
 
 def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
@@ -97,38 +97,38 @@ def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
     (left / "train.000000.array_record").write_bytes(b"half")
     (left / "own_set-train.array_record-00000-of-00001").write_bytes(b"half")
     (left / "dataset_info.json").write_text("{}")
-    assert not builder.is_prepared(tmp_path, "own_set")
-    assert builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))}) == {"train": 4}
-    assert len(builder.open_set(tmp_path, "own_set", "train")) == 4
+    assert not prepared.is_prepared(tmp_path, "own_set")
+    assert prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))}) == {"train": 4}
+    assert len(prepared.open_set(tmp_path, "own_set", "train")) == 4
 
 
 def test_a_split_without_records_is_left_out_and_a_set_without_any_is_refused(tmp_path):
     splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": lambda: iter(())}
-    assert builder.write(tmp_path, "own_set", splits) == {"train": 4, "test": 0}
-    assert builder.sizes(tmp_path, "own_set") == {"train": 4}
+    assert prepared.write(tmp_path, "own_set", splits) == {"train": 4, "test": 0}
+    assert prepared.sizes(tmp_path, "own_set") == {"train": 4}
     with pytest.raises(ValueError, match=r"nothing: no row in any split \(train, test\)"):
-        builder.write(tmp_path, "nothing", {"train": lambda: iter(()), "test": lambda: iter(())})
-    assert not builder.is_prepared(tmp_path, "nothing")
+        prepared.write(tmp_path, "nothing", {"train": lambda: iter(()), "test": lambda: iter(())})
+    assert not prepared.is_prepared(tmp_path, "nothing")
 
 
 def test_a_split_is_found_by_its_official_name(tmp_path):
-    builder.write(tmp_path, "own_set", {"zeroshot/test-dev": lambda: iter(records("own_set", "x", 3))})
-    assert builder.sizes(tmp_path, "own_set") == {"zeroshot_test_dev": 3}
+    prepared.write(tmp_path, "own_set", {"zeroshot/test-dev": lambda: iter(records("own_set", "x", 3))})
+    assert prepared.sizes(tmp_path, "own_set") == {"zeroshot_test_dev": 3}
     for split in ("zeroshot/test-dev", "zeroshot_test_dev"):
-        assert [record.uid for record in map(builder.open_set(tmp_path, "own_set", split).__getitem__, range(3))]
+        assert [record.uid for record in map(prepared.open_set(tmp_path, "own_set", split).__getitem__, range(3))]
 
 
 def test_records_are_stored_in_order_whatever_their_pictures_end_in(tmp_path):
     """A picture's last bytes may be zeros, and a record may have none."""
     want = [Record(f"u{n}", "own_set", "train", "vqa", (png(3) + b"\0" * n,) * (n % 3), {}, ("a",)) for n in range(9)]
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(want)})
-    source = builder.open_set(tmp_path, "own_set", "train")
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(want)})
+    source = prepared.open_set(tmp_path, "own_set", "train")
     assert [source[n] for n in range(9)] == want
 
 
 def test_a_directory_without_a_set_names_it_and_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        builder.open_set(tmp_path, "nothing", "train")
+        prepared.open_set(tmp_path, "nothing", "train")
     message = str(caught.value)
     assert str(tmp_path / "nothing") in message
     assert "instructblip prepare" in message
@@ -136,24 +136,24 @@ def test_a_directory_without_a_set_names_it_and_the_remedy(tmp_path):
 
 def test_a_split_that_is_not_there_names_those_that_are(prepared):
     with pytest.raises(ValueError, match=r"no split 'trian'; it has .*train.*validation") as caught:
-        builder.open_set(prepared, "count", "trian")
+        prepared.open_set(prepared, "count", "trian")
     assert str(prepared) in str(caught.value)
 
 
 def test_truncated_files_are_told_with_the_directory(tmp_path):
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 40))})
-    directory = builder.directory_of(tmp_path, "own_set")
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 40))})
+    directory = prepared.directory_of(tmp_path, "own_set")
     (file,) = directory.glob("*.array_record*")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match="is corrupt") as caught:  # noqa: PT012  (where it is noticed is the library's)
-        source = builder.open_set(tmp_path, "own_set", "train")
+        source = prepared.open_set(tmp_path, "own_set", "train")
         [source[n] for n in range(40)]
     assert str(directory) in str(caught.value)
 
 
 def test_writing_prints_nothing(tmp_path, capfd):
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
-    builder.open_set(tmp_path, "own_set", "train")[0]
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    prepared.open_set(tmp_path, "own_set", "train")[0]
     assert capfd.readouterr() == ("", "")
 
 
@@ -161,9 +161,9 @@ def test_a_set_is_a_sequence(tmp_path):
     """Iterating ends, and what is no record's number is no damage."""
     want = records("own_set", "train", 7)
     more = records("own_set", "test", 2)
-    builder.write(tmp_path, "own_set", {"train": lambda: iter(want), "test": lambda: iter(more)})
+    prepared.write(tmp_path, "own_set", {"train": lambda: iter(want), "test": lambda: iter(more)})
     for split, all_of_them in (("train", want), ("train+test", [*want, *more]), ("test+train", [*more, *want])):
-        source = builder.open_set(tmp_path, "own_set", split)
+        source = prepared.open_set(tmp_path, "own_set", split)
         assert len(source) == len(all_of_them)
         assert list(source) == all_of_them
         assert [source[n] for n in range(-len(source), 0)] == all_of_them
@@ -184,14 +184,14 @@ def test_how_many_pictures_a_record_shows(tmp_path, by_report):
     ]
     two = [dataclasses.replace(r, images=(png(1),) * 2) for r in records("s", "b", 3)]
     none = [dataclasses.replace(r, images=()) for r in records("s", "c", 2)]
-    builder.write(tmp_path, "s", {"a": lambda: iter(mixed), "b": lambda: iter(two), "c": lambda: iter(none)})
-    report = builder.directory_of(tmp_path, "s") / "report.json"
+    prepared.write(tmp_path, "s", {"a": lambda: iter(mixed), "b": lambda: iter(two), "c": lambda: iter(none)})
+    report = prepared.directory_of(tmp_path, "s") / "report.json"
     told = json.loads(report.read_text())
     assert [told["splits"][split]["by_pictures"] for split in "abc"] == [{"0": 1, "1": 1, "2": 2}, {"2": 3}, {"0": 2}]
     if not by_report:
         for split in told["splits"].values():
             del split["by_pictures"]
         report.write_text(json.dumps(told))
-    shown = {split: builder.open_set(tmp_path, "s", split).shown.tolist() for split in ("a", "b", "c", "b+a")}
+    shown = {split: prepared.open_set(tmp_path, "s", split).shown.tolist() for split in ("a", "b", "c", "b+a")}
     assert shown == {"a": [1, 2, 1, 2], "b": [2, 2, 2], "c": [1, 1], "b+a": [2, 2, 2, 1, 2, 1, 2]}
-    assert builder.open_set(tmp_path, "s", "b+a").frames == 2
+    assert prepared.open_set(tmp_path, "s", "b+a").frames == 2

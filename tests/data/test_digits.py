@@ -9,13 +9,13 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.data import builder
-from instructblip_jax.data.digits import prepare, scans
-from instructblip_jax.data.digits import scene as scenes
-from instructblip_jax.data.digits.records import make, split_size
-from instructblip_jax.data.digits.tasks import EVALUATED, HELD_IN, HELD_OUT, TASKS
-from instructblip_jax.data.digits.templates import PLAIN, TEMPLATES
+from instructblip_jax.data import prepared
 from instructblip_jax.data.templates import check, fields
+from instructblip_jax.datasets.digits import prepare, scans
+from instructblip_jax.datasets.digits import scene as scenes
+from instructblip_jax.datasets.digits.records import make, split_size
+from instructblip_jax.datasets.digits.tasks import EVALUATED, HELD_IN, HELD_OUT, TASKS
+from instructblip_jax.datasets.digits.templates import PLAIN, TEMPLATES
 
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 CONFIG = runpy.run_path(str(toys.ROOT / "configs" / "digits.py"))
@@ -328,15 +328,15 @@ def test_preparing_writes_what_is_missing_in_several_processes(small, tmp_path, 
     toys.write_sets(tmp_path, {"count": 4}, evaluated=2)
     prepare.prepare_missing(tmp_path, ("count", "where", "digit_of", "somebody_elses"))
     assert "writing 2 digits sets" in capsys.readouterr().out
-    assert len(builder.open_set(tmp_path, "count", "train")) == 4  # was there, is left
-    assert not builder.is_prepared(tmp_path, "somebody_elses")
+    assert len(prepared.open_set(tmp_path, "count", "train")) == 4  # was there, is left
+    assert not prepared.is_prepared(tmp_path, "somebody_elses")
     for name, splits in {"where": ["train", "validation", "test"], "digit_of": ["validation", "test"]}.items():
         for split in splits:
-            source = builder.open_set(tmp_path, name, split)
+            source = prepared.open_set(tmp_path, name, split)
             got = sorted((source[n] for n in range(len(source))), key=lambda record: record.uid)
             assert got == list(make(name, split, 0, 7))
     with pytest.raises(ValueError, match="no split 'train'"):
-        builder.open_set(tmp_path, "digit_of", "train")
+        prepared.open_set(tmp_path, "digit_of", "train")
     prepare.prepare_missing(tmp_path, ("count", "where", "digit_of"))
     assert prepare.prepare(tmp_path, ("where",)) == {}
     assert capsys.readouterr().out == ""

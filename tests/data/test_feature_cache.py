@@ -9,15 +9,16 @@ import pytest
 import toys
 
 import instructblip_jax as ib
-from instructblip_jax import features
-from instructblip_jax.data import builder, feature_cache, loader
-from instructblip_jax.data.digits.templates import TEMPLATES
-from instructblip_jax.data.feature_cache import FeatureCache, FeatureWriter
+from instructblip_jax.data import loader, prepared
 from instructblip_jax.data.loader import training_batches
-from instructblip_jax.data.pictures import BLANK, KEY, Pictures, key_of, pictures_of
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.digits.templates import TEMPLATES
+from instructblip_jax.features import cache as feature_cache
+from instructblip_jax.features import compute
+from instructblip_jax.features.cache import FeatureCache, FeatureWriter
+from instructblip_jax.features.pictures import BLANK, KEY, Pictures, key_of, pictures_of
 from instructblip_jax.plan import flops
-from instructblip_jax.systems.tree import merge
+from instructblip_jax.systems.build import merge
 
 BATCH = 8
 SHAPE = (10, 24)  # (24 / 8) ** 2 patches and the class token
@@ -37,7 +38,7 @@ def model(directory):
 @pytest.fixture(scope="module")
 def cached(model, processor, sources, tmp_path_factory):
     """The features of all sets, in a directory of the module's."""
-    return features.prepare(model, processor, sources, tmp_path_factory.mktemp("cache"), batch_size=BATCH)
+    return compute.prepare(model, processor, sources, tmp_path_factory.mktemp("cache"), batch_size=BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_losses_and_gradients_are_those_of_pixels(directory, cached, stream, tra
 def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, processor, sources, tmp_path):
     model = ib.InstructBlip.from_pretrained(directory, dtype="bfloat16")
     own = {"count": sources["count"]}
-    cached = features.prepare(model, processor, own, tmp_path, batch_size=4)
+    cached = compute.prepare(model, processor, own, tmp_path, batch_size=4)
     assert cached.cache.dtype == jax.numpy.bfloat16
     pictures = [sources["count"][n].images[0] for n in range(4)]
     want = tower(model, np.stack([processor.image(picture) for picture in pictures]))
@@ -113,11 +114,11 @@ def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sou
         ib.InstructBlip.from_pretrained(other, dtype="float32"),
         ib.InstructBlip.from_pretrained(directory, dtype="bfloat16"),
     ]
-    keys = [features.tower_key(one, processor.image) for one in models] + [features.tower_key(model, smaller)]
+    keys = [compute.tower_key(one, processor.image) for one in models] + [compute.tower_key(model, smaller)]
     assert len(set(keys)) == len(keys)
     original = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
-    assert features.tower_key(original, processor.image) == keys[0]  # the norm that trains is no part of it
-    found = [features.prepare(one, processor, own, tmp_path / "cache", batch_size=4) for one in models[:2]]
+    assert compute.tower_key(original, processor.image) == keys[0]  # the norm that trains is no part of it
+    found = [compute.prepare(one, processor, own, tmp_path / "cache", batch_size=4) for one in models[:2]]
     pixels = np.stack([processor.image(sources["count"][n].images[0]) for n in range(4)])
     for one, cached in zip(models, found, strict=False):
         got = cached([("count", n) for n in range(4)], 1)
@@ -136,10 +137,10 @@ def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cache
     options = {"batch_size": BATCH, "shard_bytes": 12 * 10 * 24 * 4}
     monkeypatch.setattr(FeatureWriter, "add", dying)
     with pytest.raises(KeyboardInterrupt):
-        features.prepare(model, processor, sources, tmp_path, **options)
+        compute.prepare(model, processor, sources, tmp_path, **options)
     assert f"{PICTURES + 1} pictures to compute, 960 bytes each" in capsys.readouterr().out
     monkeypatch.undo()
-    again = features.prepare(model, processor, sources, tmp_path, **options)
+    again = compute.prepare(model, processor, sources, tmp_path, **options)
     kept = 5 * BATCH // 12 * 12
     assert f"{PICTURES + 1 - kept} pictures to compute" in capsys.readouterr().out
     assert len(again.cache.keys) == PICTURES + 1
@@ -147,14 +148,14 @@ def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cache
     places = [("digit_at", n) for n in range(24)]
     np.testing.assert_allclose(again(places, 1), cached(places, 1), rtol=1e-5, atol=1e-6)
     # What is there is neither computed nor written again.
-    monkeypatch.setattr(features._Tower, "compute", None)
+    monkeypatch.setattr(compute._Tower, "compute", None)
     monkeypatch.setattr(loader.Source, "__getitem__", None)
-    features.prepare(model, processor, sources, tmp_path, **options)
+    compute.prepare(model, processor, sources, tmp_path, **options)
     assert capsys.readouterr().out == ""
 
 
 def test_blank_images_need_one_entry(model, processor, sources, stream, tmp_path):
-    cached = features.prepare(model, processor, sources, tmp_path, batch_size=4, blank_image=True)
+    cached = compute.prepare(model, processor, sources, tmp_path, batch_size=4, blank_image=True)
     assert len(cached.cache.keys) == 1
     seen, stored = stream(blank_image=True), stream(cached, blank_image=True)
     want, got = next(seen), next(stored)
@@ -169,8 +170,8 @@ def test_several_pictures_a_record_come_in_their_order(model, processor, sources
     keys = np.frombuffer(b"".join(map(key_of, data)), KEY)
     pictures = Pictures(keys, np.array([0, 3, 3, 4]))
     assert [len(column) for column in pictures.shown(2)] == [3, 3, 3]
-    cached = features.prepare(model, processor, {"count": sources["count"]}, tmp_path, batch_size=4)
-    cached = features.Features(cached.cache, {"own": pictures})
+    cached = compute.prepare(model, processor, {"count": sources["count"]}, tmp_path, batch_size=4)
+    cached = compute.Features(cached.cache, {"own": pictures})
     got = cached([("own", n) for n in range(3)], 2)
     shown = [(data[0], data[1]), (None, None), (data[3], data[3])]
     zeros = np.zeros((24, 24, 3), np.float32)
@@ -261,9 +262,9 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
         Record(f"own/{n}", "own", "train", "vqa", tuple(pictures), {}, (str(n),), instruction="which digit ?")
         for n, pictures in enumerate(shown)
     ]
-    builder.write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
-    mixed = {"own": builder.open_set(tmp_path / "sets", "own", "train")}
-    cached = features.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
+    prepared.write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
+    mixed = {"own": prepared.open_set(tmp_path / "sets", "own", "train")}
+    cached = compute.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
     seen, stored, numbers = stream(sources=mixed), stream(cached, sources=mixed), set()
     for _ in range(10):
         want, got = next(seen), next(stored)
@@ -279,10 +280,10 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
 
 def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"data\.features is gs://"):
-        features.prepare(model, processor, sources, "gs://bucket/cache", batch_size=4)
+        compute.prepare(model, processor, sources, "gs://bucket/cache", batch_size=4)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="do not fit"):
-        features.prepare(model, processor, sources, tmp_path, batch_size=4)
+        compute.prepare(model, processor, sources, tmp_path, batch_size=4)
 
 
 def test_model_flops_are_without_the_tower_where_features_are_cached(model):

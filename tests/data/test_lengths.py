@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 
 from instructblip_jax.data import buckets, loader
-from instructblip_jax.data.builder import open_set
 from instructblip_jax.data.collate import text_lengths
 from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Record
 
 LARGEST = (128, 256)

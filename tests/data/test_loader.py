@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from instructblip_jax.data import loader
-from instructblip_jax.data.builder import open_set
-from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.data.loader import WINDOW, training_batches
 from instructblip_jax.data.mixture import probabilities
+from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 INSTRUCTION_LENGTHS, RESPONSE_LENGTHS = (12, 20, 40), (4, 24)
 BATCH = 8

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from instructblip_jax.data.builder import open_set
-from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.data.evaluation import LONGER, evaluation_batches
+from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 OPTIONS = {"batch_size": 4, "instruction_lengths": (24, 32)}
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from instructblip_jax.data.digits.templates import TEMPLATES
 from instructblip_jax.data.loader import READ_AHEAD, WINDOW, training_batches
 from instructblip_jax.data.mixture import probabilities
+from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 BATCH = 8
 

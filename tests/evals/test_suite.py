@@ -6,12 +6,12 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax import recipe
-from instructblip_jax.data.prompts import BY_TASK, PROMPTS, evaluation_templates
+from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import PAPER, SUITE, WAYS, Judging, judging
 from instructblip_jax.evals.table import Row, markdown
+from instructblip_jax.recipes import instructblip
 
 ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
 JUDGED = {
@@ -59,7 +59,7 @@ WORDS = {
 
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     assert {name: (how.split, how.metric, how.way) for name, how in SUITE.items()} == JUDGED
-    assert JUDGED.keys() == {*recipe.HELD_IN, *recipe.HELD_OUT} - ONLY_TRAINED
+    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT} - ONLY_TRAINED
     assert {how.metric for how in SUITE.values()} <= METRICS.keys()
     assert {how.way for how in SUITE.values()} == set(WAYS)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ LIKE_THEM = {
 
 
 def test_what_each_set_is_asked_with():
-    assert APPENDIX.keys() == set(recipe.HELD_OUT)
+    assert APPENDIX.keys() == set(instructblip.HELD_OUT)
     assert PROMPTS == {**APPENDIX, **LIKE_THEM}
 
 

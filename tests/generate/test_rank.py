@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import instructblip_jax as ib
-from instructblip_jax.generate import rank as ranking
+from instructblip_jax.decoding import rank as ranking
 
 pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 import families

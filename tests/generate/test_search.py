@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import instructblip_jax as ib
-from instructblip_jax.generate.options import Options
-from instructblip_jax.generate.search import widths
+from instructblip_jax.decoding.options import Options
+from instructblip_jax.decoding.search import widths
 
 FAMILY = "instructblip"
 SIDE = 30

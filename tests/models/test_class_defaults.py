@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 from instructblip_jax.convert import hf_config
-from instructblip_jax.models.llama import LlamaConfig
-from instructblip_jax.models.opt import OptConfig
-from instructblip_jax.models.qformer import QFormerConfig
-from instructblip_jax.models.t5 import T5Config
-from instructblip_jax.models.vit import VitConfig
+from instructblip_jax.models.bridges.qformer import QFormerConfig
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.opt import OptConfig
+from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.instructblip import InstructBlipSystem
 
 DEFAULTS = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructblip_jax.models.layers import dropout
+from instructblip_jax.models.layers.primitives import dropout
 
 COUNT = 200_000
 

@@ -10,8 +10,8 @@ from jaxprs import equations
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.models.attention import attend
-from instructblip_jax.systems.tree import abstract, merge
+from instructblip_jax.models.layers.attention import attend
+from instructblip_jax.systems.build import abstract, merge
 
 HALF, FULL = jnp.dtype("bfloat16"), jnp.dtype("float32")
 B, N, T, S, OWN, H, G, K = 2, 3, 4, 5, 6, 8, 2, 7

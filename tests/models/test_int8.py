@@ -12,8 +12,8 @@ from instructblip_jax.convert import hf_config, table
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.models.int8 import LEVELS, Int8Linear, quantize
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.models.layers.int8 import LEVELS, Int8Linear, quantize
+from instructblip_jax.systems.build import abstract
 
 LOGITS, GRADIENT = 0.025, 0.05
 """Largest errors allowed, root mean squares relative to the truth's own. Measured: logits 0.013 (T5) and 0.016 (LLaMA),

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 import instructblip_jax as ib
 from instructblip_jax.commands import plan
-from instructblip_jax.config import resolve
 from instructblip_jax.convert.positions import TENSOR, resized
 from instructblip_jax.plan import flops
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
+from instructblip_jax.run.config import resolve
 
 LARGER = 40  # the toys' pictures have 24 pixels in patches of 8: a grid of 3 becomes one of 5
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import instructblip_jax as ib
-from instructblip_jax.data.digits.records import question
-from instructblip_jax.data.digits.scene import render
-from instructblip_jax.models.relative_bias import buckets
+from instructblip_jax.datasets.digits.records import question
+from instructblip_jax.datasets.digits.scene import render
+from instructblip_jax.models.layers.relative_bias import buckets
 
 pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 import checkpoints

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from instructblip_jax.models import stack
-from instructblip_jax.models.t5 import EncoderBlock, T5Config
+from instructblip_jax.models.language.t5 import EncoderBlock, T5Config
+from instructblip_jax.models.layers import stack
 
 CONFIG = T5Config(vocab_size=20, d_model=12, d_kv=5, d_ff=18, num_layers=3, num_decoder_layers=2, num_heads=2)
 

@@ -13,8 +13,8 @@ import toys
 import instructblip_jax as ib
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.build import abstract, merge
 from instructblip_jax.systems.trainable import TRAINABLE, enters_tower
-from instructblip_jax.systems.tree import abstract, merge
 
 TOWER = ("query_tokens", "qformer.", "language_projection.", "vision_model.")
 GRADIENT = 5e-5

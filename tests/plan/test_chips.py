@@ -3,11 +3,11 @@
 import pytest
 
 from instructblip_jax.plan.chips import CHIPS, GIB, chip_of, parse
+from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.flops import Lengths
-from instructblip_jax.plan.programs import Setting
 from instructblip_jax.plan.report import Plan
 from instructblip_jax.plan.roofline import Roofline
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.recipes.public import PUBLIC
 
 SPECS = {
     "v4": (275, 275, 32 * GIB, 1200, 600, 6),

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from instructblip_jax.axes import Layout
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.plan import collectives, programs, roofline
+from instructblip_jax.plan import collectives, compiled, roofline
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.collectives import Collective, first_group, part_of, when_of
 from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.plan.hlo import Program, arrays
+from instructblip_jax.sharding import Layout
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 import training
@@ -55,7 +55,7 @@ def test_names_say_part_and_pass():
     assert part_of("jit(step)/mul") == ""
 
 
-def compiled(function, mesh, *args) -> Program:
+def program_of(function, mesh, *args) -> Program:
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec)) for shape, spec in args]
     return Program(jax.jit(function).lower(*shapes).compile().as_text())
 
@@ -74,7 +74,7 @@ def test_partial_sums_in_a_loop_are_counted_with_their_runs():
         return jax.lax.scan(body, x, (w, v))[0]
 
     cut = (((5, 32, 64), PartitionSpec(None, None, "tensor")), ((5, 64, 32), PartitionSpec(None, "tensor", None)))
-    program = compiled(run, mesh, ((16, 32), PartitionSpec("data", None)), *cut)
+    program = program_of(run, mesh, ((16, 32), PartitionSpec("data", None)), *cut)
     (found,) = collectives.find(program, 8, {})
     assert (found.kind, found.times, found.group) == ("all-reduce", 5, (0, 1, 2, 3))
     assert found.payload == 8 * 32 * 4
@@ -88,20 +88,20 @@ def test_a_gathered_weight_is_told_by_its_name():
     def run(x, w):
         return x @ jax.lax.with_sharding_constraint(w, whole)
 
-    program = compiled(run, mesh, ((64, 32), PartitionSpec("fsdp")), ((32, 48), PartitionSpec("fsdp")))
+    program = program_of(run, mesh, ((64, 32), PartitionSpec("fsdp")), ((32, 48), PartitionSpec("fsdp")))
     (found,) = collectives.find(program, 8, {"llm/head/kernel": ((32, 48), False)})
     assert found.kind == "all-gather"
     assert found.why == "frozen weights, gathered where they are used"
     assert found.moved == 7 / 8 * 32 * 48 * 4
 
 
-def step_of(tmp_path, layout: Layout, sizes, *, family="llama") -> tuple[programs.Described, list[Collective]]:
+def step_of(tmp_path, layout: Layout, sizes, *, family="llama") -> tuple[compiled.Described, list[Collective]]:
     (tmp_path / "config.json").write_text(json.dumps(training.config_json(family=family)))
     config = hf_config.parse(tmp_path / "config.json")
-    setting = programs.Setting(config, 16, Lengths(12, 12), layout=layout, dtype="float32", remat="layer")
+    setting = compiled.Setting(config, 16, Lengths(12, 12), layout=layout, dtype="float32", remat="layer")
     mesh = make_mesh(*sizes)
-    described = programs.describe(setting, mesh)
-    program = Program(programs.compiled(programs.train_step(described), mesh).text)
+    described = compiled.describe(setting, mesh)
+    program = Program(compiled.compiled(compiled.train_step(described), mesh).text)
     return described, collectives.find(program, 8, described.weights())
 
 

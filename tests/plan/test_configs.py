@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from instructblip_jax.config import resolve
 from instructblip_jax.convert import hf_config
-from instructblip_jax.recipe import HELD_IN, HELD_OUT
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT
+from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.run.config import resolve
 from instructblip_jax.systems.trainable import TRAINABLE
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from instructblip_jax.config import RunConfig, differences, resolve
-from instructblip_jax.data.prompts import PROMPTS, training_templates
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.datasets.prompts import PROMPTS, training_templates
+from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals.suite import SUITE
-from instructblip_jax.recipe import paper
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.recipes.instructblip import paper
+from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.run.config import RunConfig, differences, resolve
 from instructblip_jax.train.optimizer import schedule
 
 MODULE = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "finetune.py"))

@@ -10,11 +10,11 @@ import pytest
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.models.t5 import T5Config
-from instructblip_jax.plan import flops, programs, work
+from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.plan import compiled, flops, hlo_cost
 from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.plan.hlo import Program
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.recipes.public import PUBLIC
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 import training
@@ -52,9 +52,9 @@ def traced(tmp_path, family: str, trainable: str, rows: int, lengths: Lengths):
     raw = training.config_json(dropout=0.0, family=family)
     (tmp_path / "config.json").write_text(json.dumps(raw))
     config = hf_config.parse(tmp_path / "config.json")
-    setting = programs.Setting(config, rows, lengths, dtype="float32", trainable=trainable)
-    described = programs.describe(setting, single_device_mesh())
-    return config, described, programs.train_step(described)
+    setting = compiled.Setting(config, rows, lengths, dtype="float32", trainable=trainable)
+    described = compiled.describe(setting, single_device_mesh())
+    return config, described, compiled.train_step(described)
 
 
 @pytest.mark.parametrize("trainable", ["qformer", "original", "projection", "vision"])
@@ -74,7 +74,7 @@ def test_the_steps_trace_has_the_recipes_flops_and_what_is_explained(tmp_path, f
         spare = 4 * 11 * heads * config.text.vocab_size
     unread = 2 * config.qformer.hidden_size * config.qformer.intermediate_size * 11
     passes = 1 if trainable == "projection" else 3
-    assert work.traced_flops(step.jaxpr.jaxpr) == recipe + rows * (6 * hidden + spare + 2 * passes * unread)
+    assert hlo_cost.traced_flops(step.jaxpr.jaxpr) == recipe + rows * (6 * hidden + spare + 2 * passes * unread)
     shapes = {name: x.shape for name, x in described.batch.items()}
     assert flops.batch(config, shapes, trainable) == recipe
 
@@ -102,7 +102,7 @@ def test_a_compiled_programs_products_are_those_xla_counts():
 
     x, w, v = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 64, 128), (128, 128), (128, 512)))
     compiled = jax.jit(layer).lower(x, w, v).compile()
-    counted = work.executed_flops(Program(compiled.as_text()))
+    counted = hlo_cost.executed_flops(Program(compiled.as_text()))
     assert counted == 2 * (2 * 4 * 64 * 64 * 128 + 4 * 64 * 128 * 128 + 4 * 64 * 128 * 512)
     assert counted == pytest.approx(compiled.cost_analysis()["flops"], rel=0.01)
 
@@ -114,7 +114,7 @@ def test_a_scanned_product_counts_as_often_as_it_runs():
     x, weights = jax.ShapeDtypeStruct((8, 32), jnp.float32), jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
     traced = jax.jit(run).trace(x, weights)
     expected = 5 * 2 * 8 * 32 * 32
-    assert work.traced_flops(traced.jaxpr.jaxpr) == expected
+    assert hlo_cost.traced_flops(traced.jaxpr.jaxpr) == expected
     compiled = traced.lower().compile()
-    assert work.executed_flops(Program(compiled.as_text())) == expected
+    assert hlo_cost.executed_flops(Program(compiled.as_text())) == expected
     assert compiled.cost_analysis()["flops"] < expected / 2  # why loops are counted here

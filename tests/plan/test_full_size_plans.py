@@ -12,8 +12,8 @@ import pytest
 from test_configs import VARIANTS, run_of
 
 from instructblip_jax.commands.plan import settings
-from instructblip_jax.models.stack import REMAT
-from instructblip_jax.plan import programs, report, sweep
+from instructblip_jax.models.layers.stack import REMAT
+from instructblip_jax.plan import compiled, report, sweep
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.report import Plan
 
@@ -32,7 +32,7 @@ def topology_of(variant: str):
 @cache
 def planned(name: str, variant: str, largest: bool = False) -> Plan:
     topology = topology_of(variant)
-    return report.plan(settings(run_of(name, variant), (64, 64))[largest], topology, programs.devices(topology))
+    return report.plan(settings(run_of(name, variant), (64, 64))[largest], topology, compiled.devices(topology))
 
 
 @pytest.mark.parametrize(("name", "variant"), SLICES)
@@ -67,7 +67,7 @@ def test_a_gathered_model_is_gathered_once_a_pass():
     setting, _ = settings(run_of("vicuna7b", "v5e_4x4"), (64, 64))
     layout = dataclasses.replace(setting.layout, llm="fsdp")
     setting = dataclasses.replace(setting, mesh=(1, 16, 1), layout=layout, int8=False, remat="layer")
-    plan = report.plan(setting, topology, programs.devices(topology))
+    plan = report.plan(setting, topology, compiled.devices(topology))
     layers = 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     gathered = dict.fromkeys(("forward", "rematerialised", "backward"), 0.0)
     for one in plan.collectives:
@@ -79,7 +79,7 @@ def test_a_gathered_model_is_gathered_once_a_pass():
 
 def test_compiling_does_not_grow_with_the_layers():
     topology = parse("v6e:4x4")
-    devices = programs.devices(topology)
+    devices = compiled.devices(topology)
     full, _ = settings(run_of("vicuna13b", "v6e_4x4"), (64, 64))
     text = dataclasses.replace(full.model.text, num_hidden_layers=4)
     short = dataclasses.replace(full, model=dataclasses.replace(full.model, text=text))
@@ -93,7 +93,7 @@ def test_compiling_does_not_grow_with_the_layers():
 
 def test_a_sweep_finds_a_way_that_fits_and_its_largest_batch():
     topology = parse("v5e:4x4")
-    devices = programs.devices(topology)
+    devices = compiled.devices(topology)
     setting, _ = settings(run_of("vicuna7b", "v5e_4x4"), (64, 64))
     best, *_ = sweep.fastest(setting, topology, devices)
     assert best.fits

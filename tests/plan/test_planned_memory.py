@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import instructblip_jax as ib
-from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.mesh import make_mesh, pin, put_batch
-from instructblip_jax.plan import programs
+from instructblip_jax.plan import compiled
+from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.flops import Lengths
-from instructblip_jax.plan.programs import Setting
+from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.train.optimizer import optimizer
 from instructblip_jax.train.step import init_state
 
@@ -26,7 +26,7 @@ def digits(mesh, layout: Layout, rows: int):
     """The model on a mesh, the same as shapes, its state and a batch."""
     model = ib.InstructBlip.from_pretrained(DIGITS, mesh, "float32", layout=layout)
     setting = Setting(model.config, rows, Lengths(24, 16), layout=layout, dtype="float32")
-    described = programs.describe(setting, mesh)
+    described = compiled.describe(setting, mesh)
     state = pin(mesh, init_state(model.train, optimizer(setting.optim, 100)))
     batch = {name: np.ones(x.shape, x.dtype) for name, x in described.batch.items()}
     return model, described, state, put_batch(mesh, batch)
@@ -64,7 +64,7 @@ def test_the_compilers_figures_are_the_plans_and_what_a_step_takes():
     rows = 64
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     model, described, state, batch = digits(mesh, WHOLE, rows)
-    traced = programs.train_step(described)
+    traced = compiled.train_step(described)
     with jax.set_mesh(mesh):
         step = traced.lower().compile()
     memory = step.memory_analysis()

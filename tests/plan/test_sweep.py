@@ -2,9 +2,9 @@
 
 from instructblip_jax.plan import sweep
 from instructblip_jax.plan.chips import GIB, parse
+from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.flops import Lengths
-from instructblip_jax.plan.programs import Setting
-from instructblip_jax.systems.public import PUBLIC
+from instructblip_jax.recipes.public import PUBLIC
 
 SEVEN = Setting(PUBLIC["Salesforce/instructblip-vicuna-7b"], 128, Lengths(64, 64))
 

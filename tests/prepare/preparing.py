@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from instructblip_jax.data.draft import Draft, Media, Rows, Skip
-from instructblip_jax.data.prepare import shards
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Media, Rows, Skip
+from instructblip_jax.datasets.prepare import shards
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

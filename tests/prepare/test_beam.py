@@ -4,12 +4,12 @@ import pytest
 from preparing import prepare, splits, tree, write_source
 
 from instructblip_jax.data.places import directory_of
-from instructblip_jax.data.prepare import shards
+from instructblip_jax.datasets.prepare import shards
 
 
 def test_beam_writes_the_same_files(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam", reason="--beam needs Apache Beam, the extra beam")
-    from instructblip_jax.data.prepare import beam
+    from instructblip_jax.datasets.prepare import beam
 
     monkeypatch.setattr(shards, "SMALLEST", 16)
     source = write_source(tmp_path / "s", 120, bad=7)

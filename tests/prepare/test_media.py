@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from preparing import encoded, noise
 
-from instructblip_jax.data.draft import Media
-from instructblip_jax.data.media.frames import LONGER, UnusableMediaError, sample
-from instructblip_jax.data.media.load import Recent, load
-from instructblip_jax.data.media.video import NEEDS
+from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.media.frames import LONGER, UnusableMediaError, sample
+from instructblip_jax.datasets.media.load import Recent, load
+from instructblip_jax.datasets.media.video import NEEDS
 from instructblip_jax.processors.image import open_image
 
 

@@ -9,10 +9,10 @@ from absl import flags
 from preparing import rows, write_source
 
 from instructblip_jax.__main__ import main
-from instructblip_jax.data import builder
-from instructblip_jax.data.draft import Release
-from instructblip_jax.data.readers import custom
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.draft import Release
+from instructblip_jax.datasets.readers import custom
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def test_a_release_is_written_and_what_was_skipped_is_told(command, tmp_path):
     assert code == 0, err
     assert command.asked[-1] == (source, [tmp_path / "i", source])
     told = json.loads(report.read_text())
-    assert told["splits"]["val"]["written"] == len(builder.open_set(tmp_path / "o", "tiny", "val")) == 52
+    assert told["splits"]["val"]["written"] == len(prepared.open_set(tmp_path / "o", "tiny", "val")) == 52
     assert told["splits"]["val"]["skipped"] == 8
     assert told["splits"]["val"]["reasons"] == {"missing picture": 7, "empty answer": 1}
-    assert len(builder.open_set(tmp_path / "o", "tiny", "test-dev")) == told["splits"]["test-dev"]["written"] > 40
+    assert len(prepared.open_set(tmp_path / "o", "tiny", "test-dev")) == told["splits"]["test-dev"]["written"] > 40
     assert "rows.jsonl:1: " in out
     assert "and 2 more" in out  # the first five of seven
     assert "rows.jsonl:14: r13" in out
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_told_in_a_line(command, tmp_path):
     code, _, err = command("tiny", f"--source={source}", out, "--max_skipped=0.05")
     assert code == 1
     assert "more than --max_skipped 0.05" in err.strip().splitlines()[-1]
-    assert not builder.is_prepared(tmp_path / "o", "tiny")
+    assert not prepared.is_prepared(tmp_path / "o", "tiny")
     for wrong, said in (
         (("tiny", out), "--source is needed"),
         (("tiny", f"--source={source}"), "--out is needed"),
@@ -100,10 +100,10 @@ def test_flags_of_custom_sets_are_handed_on(command, tmp_path, monkeypatch):
     assert code == 0, err
     options = {"name": "my_pictures", "format": None, "encoding": "latin-1", "validation": 0.1}
     assert seen == [(source, [], options)]
-    assert len(builder.open_set(tmp_path / "o", "my_pictures", "train")) == 19
+    assert len(prepared.open_set(tmp_path / "o", "my_pictures", "train")) == 19
     code, _, err = command("custom", *given, "--name=mine")
     assert code == 0, err
-    assert len(builder.open_set(tmp_path / "o", "mine", "train")) == 19
+    assert len(prepared.open_set(tmp_path / "o", "mine", "train")) == 19
 
 
 def test_without_beam_the_extra_is_named(command, tmp_path, monkeypatch):

@@ -13,12 +13,12 @@ import psutil
 import pytest
 from preparing import draft, encoded, killed_at_every_step, noise, prepare, rows, splits, start, tree, write_source
 
-from instructblip_jax.data import builder
-from instructblip_jax.data.draft import Media, Skip
+from instructblip_jax.data import prepared
 from instructblip_jax.data.places import directory_of, incomplete, is_prepared
-from instructblip_jax.data.prepare import shards
-from instructblip_jax.data.prepare.pool import Pool, here
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Media, Skip
+from instructblip_jax.datasets.prepare import shards
+from instructblip_jax.datasets.prepare.pool import Pool, here
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_every_row_is_a_record_or_reported_in_order(source, tmp_path, small_shar
     report = shards.write(tmp_path, "own", splits(source), shards.Options(), 1)
     uids, reasons = expected(source)
     assert report.splits["train"].reasons == reasons
-    train = builder.open_set(tmp_path, "own", "train")
+    train = prepared.open_set(tmp_path, "own", "train")
     assert [train[n].uid for n in range(len(train))] == uids
     assert train[0].images == ((source / "1.png").read_bytes(),)
     later, later_reasons = expected(source, 20)
-    assert len(builder.open_set(tmp_path, "own", "test-dev")) == len(later)
+    assert len(prepared.open_set(tmp_path, "own", "test-dev")) == len(later)
     assert report.splits["test-dev"].reasons == later_reasons
     assert report.splits["test-dev"].files == "test_dev"
     assert report.splits["test-dev"].repeated == len(list(rows(source, 20))) - later_reasons["empty answer"]
@@ -168,7 +168,7 @@ def test_rows_that_changed_are_written_again_and_those_that_went_are_gone(source
             with pytest.raises(OSError, match="not yet"):
                 shards.write(tmp_path, "own", splits, shards.Options(say=print), 1)
     shards.write(tmp_path, "own", splits, shards.Options(say=print), 1)
-    train = builder.open_set(tmp_path, "own", "train")
+    train = prepared.open_set(tmp_path, "own", "train")
     assert [train[n].answers[0] for n in range(len(train))] == [str(n + (n == 20)) for n in range(50)]
 
 
@@ -205,7 +205,7 @@ def test_all_pictures_missing_is_an_error_that_shows_where_they_were_looked_for(
         shards.write(tmp_path, "own", {"train": lambda: iter(missing)}, shards.Options(), 1)
     assert str(tmp_path / "pics" / "4.jpg") in str(caught.value)
     assert str(tmp_path / "pics" / "5.jpg") not in str(caught.value)
-    assert not builder.is_prepared(tmp_path, "own")
+    assert not prepared.is_prepared(tmp_path, "own")
     (tmp_path / "pics").mkdir()
     for number in range(9):  # they came: the same command looks again
         (tmp_path / "pics" / f"{number}.jpg").write_bytes(encoded(noise(number), "JPEG"))
@@ -216,7 +216,7 @@ def test_all_pictures_missing_is_an_error_that_shows_where_they_were_looked_for(
 def test_too_many_skips_are_an_error_and_what_is_finished_is_kept(source, tmp_path, small_shards):
     with pytest.raises(ValueError, match=r"of 330 rows were skipped \(48 missing picture, .* --max_skipped 0.1"):
         shards.write(tmp_path, "own", {"train": partial(rows, source)}, shards.Options(max_skipped=0.1), 1)
-    assert not builder.is_prepared(tmp_path, "own")
+    assert not prepared.is_prepared(tmp_path, "own")
     assert len(list(incomplete(tmp_path, "own").glob("train.*.array_record"))) > 15
     report = shards.write(tmp_path, "own", {"train": partial(rows, source)}, shards.Options(max_skipped=0.2), 1)
     assert report.splits["train"].skipped > 33
@@ -259,7 +259,7 @@ def test_all_processes_write_and_none_has_jax(tmp_path):
     parts = {"train": lambda: (partial(_who, number) for number in range(12))}
     with Pool(3) as pool:
         shards.write_chunks(tmp_path, "own", parts, pool.run, shards.Options())
-    source = builder.open_set(tmp_path, "own", "train")
+    source = prepared.open_set(tmp_path, "own", "train")
     told = [source[n].meta for n in range(12)]
     assert len({one["process"] for one in told} - {os.getpid()}) == 3
     assert not any(one["jax"] for one in told)

@@ -2,8 +2,8 @@
 
 from preparing import draft
 
-from instructblip_jax.data.draft import Skip
-from instructblip_jax.data.prepare.uids import Uids
+from instructblip_jax.datasets.draft import Skip
+from instructblip_jax.datasets.prepare.uids import Uids
 
 
 def test_repeated_uids_get_a_number_within_and_across_portions():

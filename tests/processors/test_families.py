@@ -9,8 +9,8 @@ import toys
 from PIL import Image
 
 from instructblip_jax.data.collate import collate, grid
-from instructblip_jax.processors.processor import Processor
-from instructblip_jax.processors.text import TextTokenizer
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processors.tokenizer import TextTokenizer
 
 FAMILIES = ("instructblip", "llama", "opt")
 """Directories of goldens; the first is a T5."""

@@ -8,8 +8,8 @@ import pytest
 import toys
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from instructblip_jax.processors.processor import Processor
-from instructblip_jax.processors.text import TextTokenizer
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processors.tokenizer import TextTokenizer
 
 KINDS = {
     "T5": toys.GOLDENS / "instructblip",

@@ -9,8 +9,8 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.processors.processor import Processor
-from instructblip_jax.processors.text import TextTokenizer
+from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processors.tokenizer import TextTokenizer
 
 TEXTS = [
     "which digit is top-left ?",

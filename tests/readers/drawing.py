@@ -8,9 +8,9 @@ from typing import Any
 
 from fixtures import ROOTS
 
-from instructblip_jax.data.draft import Draft, Media, Skip
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Media, Skip
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 Pair = tuple[Record, list[str]]
 """A record, and where its media lie under the world."""

@@ -3,10 +3,11 @@
 import pytest
 from fixtures import ROOTS
 
-from instructblip_jax.data import prompts, templates
-from instructblip_jax.data.draft import Draft, Skip
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data import templates
 from instructblip_jax.data.record import TASKS, Record
+from instructblip_jax.datasets import prompts
+from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 @pytest.mark.parametrize("name", RELEASES)

@@ -11,11 +11,11 @@ import toys
 from fixtures import ROOTS, build
 from PIL import Image
 
-from instructblip_jax.data import builder
-from instructblip_jax.data.prepare import shards
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.prepare import shards
+from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals.suite import SUITE
-from instructblip_jax.recipe import HELD_IN, HELD_OUT, JUDGED
+from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT, JUDGED
 
 STEPS = 6
 SPLITS = {"gqa": "train_balanced", "vsr": "zeroshot/train", "iconqa": "choose_txt/train", "scienceqa": "train_img"}
@@ -55,7 +55,7 @@ def film(path, rng: np.random.Generator) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def all_sets(tmp_path_factory):
     """The directory of all sets, and the reports."""
     world, out = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("prepared")
     counts, rng = build(world, 0), np.random.default_rng(0)
@@ -74,8 +74,8 @@ def prepared(tmp_path_factory):
     return out, counts, reports
 
 
-def test_every_record_is_written_or_its_picture_is_missing(prepared):
-    _, counts, reports = prepared
+def test_every_record_is_written_or_its_picture_is_missing(all_sets):
+    _, counts, reports = all_sets
     assert reports.keys() == RELEASES.keys()
     lost = 0
     for name, report in reports.items():
@@ -86,12 +86,12 @@ def test_every_record_is_written_or_its_picture_is_missing(prepared):
     assert lost > 0  # of CapFilt and OCR-VQA
 
 
-def test_videos_have_frames_and_all_else_a_picture(prepared):
-    out, _, reports = prepared
+def test_videos_have_frames_and_all_else_a_picture(all_sets):
+    out, _, reports = all_sets
     for name, report in reports.items():
         for split, told in report.splits.items():
             if told.written:
-                source = builder.open_set(out, name, split)
+                source = prepared.open_set(out, name, split)
                 records = [source[n] for n in range(len(source))]
                 numbers = [len(record.images) for record in records]
                 assert numbers == [shown(record) for record in records], (name, split)
@@ -110,9 +110,9 @@ def shown(record):
 
 
 @pytest.fixture(scope="module")
-def run(prepared, process, tmp_path_factory):
+def run(all_sets, process, tmp_path_factory):
     """The workdir of a run over all sets, trained and judged."""
-    out, _, _ = prepared
+    out, _, _ = all_sets
     root = tmp_path_factory.mktemp("run")
     toys.write_model(root / "model")
     sets = tuple(
@@ -151,9 +151,9 @@ def test_all_sets_are_trained_on_as_one_mixture(run):
     assert len([count for count in samples.values() if count]) > 8
 
 
-def test_all_sets_are_judged_each_in_its_way(run, prepared):
+def test_all_sets_are_judged_each_in_its_way(run, all_sets):
     workdir, _, said, _ = run
-    out, _, _ = prepared
+    out, _, _ = all_sets
     result = json.loads((workdir / "evaluation.json").read_text())
     assert result["sets"].keys() == {*JUDGED, *HELD_OUT}
     for name, row in result["sets"].items():
@@ -164,21 +164,21 @@ def test_all_sets_are_judged_each_in_its_way(run, prepared):
         low, high = row["interval"]
         assert low <= row["value"] <= high
         lines = [json.loads(line) for line in (workdir / "predictions" / f"{name}.jsonl").read_text().splitlines()]
-        source = builder.open_set(out, name, how.split)
+        source = prepared.open_set(out, name, how.split)
         assert [line["uid"] for line in lines] == [source[n].uid for n in range(len(source))]
         if how.way == "rank":
             assert all(len(line["scores"]) == len(line["candidates"]) for line in lines)
             assert all(line["prediction"] in line["candidates"] for line in lines)
         if how.way == "vocabulary":
-            assert {line["prediction"] for line in lines} <= set(builder.vocabulary(out, name))
+            assert {line["prediction"] for line in lines} <= set(prepared.vocabulary(out, name))
     assert "| held-out | **mean** |" in said.replace("**held-out**", "held-out")
     assert (workdir / "evaluation.png").stat().st_size > 10_000
 
 
-def test_result_files_are_as_the_servers_want_them(run, prepared):
-    workdir, out = run[0], prepared[0]
+def test_result_files_are_as_the_servers_want_them(run, all_sets):
+    workdir, out = run[0], all_sets[0]
     vqa = json.loads((workdir / "submissions" / "vqav2.json").read_text())
-    source = builder.open_set(out, "vqav2", "val")
+    source = prepared.open_set(out, "vqav2", "val")
     assert [row["question_id"] for row in vqa] == [source[n].question_id for n in range(len(source))]
     assert all(isinstance(row["answer"], str) for row in vqa)
     nocaps = json.loads((workdir / "submissions" / "nocaps.json").read_text())
@@ -188,9 +188,9 @@ def test_result_files_are_as_the_servers_want_them(run, prepared):
     )
 
 
-def test_what_was_judged_is_not_answered_again_but_for_a_set_prepared_anew(run, prepared):
+def test_what_was_judged_is_not_answered_again_but_for_a_set_prepared_anew(run, all_sets):
     workdir, _, _, (process, own) = run
-    out = prepared[0]
+    out = all_sets[0]
     before = {path.name: path.stat().st_mtime_ns for path in (workdir / "predictions").glob("*.jsonl")}
     first = json.loads((workdir / "evaluation.json").read_text())
     # Of one set half is gone, as if the run had been stopped there.
@@ -200,10 +200,10 @@ def test_what_was_judged_is_not_answered_again_but_for_a_set_prepared_anew(run, 
     (workdir / "predictions" / "visdial.part-00000.jsonl").write_text("".join(lines[:16]))
     (workdir / "predictions" / "visdial.state.json").write_text(json.dumps(state | {"parts": 1, "whole": False}))
     # Another is prepared anew: as many records, in another order.
-    source = builder.open_set(out, "textvqa", SUITE["textvqa"].split)
+    source = prepared.open_set(out, "textvqa", SUITE["textvqa"].split)
     records = [source[n] for n in reversed(range(len(source)))]
     shutil.rmtree(out / "textvqa")
-    builder.write(out, "textvqa", {source.split: lambda: iter(records)})
+    prepared.write(out, "textvqa", {source.split: lambda: iter(records)})
     result = process("evaluate", *own)
     assert result.code == 0, result.err
     again = json.loads((workdir / "evaluation.json").read_text())

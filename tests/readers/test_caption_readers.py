@@ -5,9 +5,9 @@ import unicodedata
 
 from drawing import drawn, raw, skips
 
-from instructblip_jax.data.draft import Draft, Media
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Media
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 def tidy(text):

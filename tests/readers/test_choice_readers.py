@@ -5,8 +5,8 @@ import json
 import pytest
 from drawing import drawn, listing, raw, tally
 
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 def json_rows(path):

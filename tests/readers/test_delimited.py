@@ -2,8 +2,8 @@
 
 import pytest
 
-from instructblip_jax.data.readers.delimited import LONGEST, Splitter
-from instructblip_jax.data.readers.fields import Bad
+from instructblip_jax.datasets.readers.delimited import LONGEST, Splitter
+from instructblip_jax.datasets.readers.fields import Bad
 
 
 def split(text, sign=",", count=2):

@@ -3,9 +3,9 @@
 import pytest
 from drawing import drawn, listing, raw, rows, skips, tally
 
-from instructblip_jax.data.draft import Draft
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 COCO_VQA = {"vqav2": "v2_", "okvqa": ""}
 

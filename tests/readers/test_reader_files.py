@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from instructblip_jax.data.readers import fields, json_files, stores, text_files
-from instructblip_jax.data.readers.fields import Bad
+from instructblip_jax.datasets.readers import fields, json_files, stores, text_files
+from instructblip_jax.datasets.readers.fields import Bad
 
 
 @pytest.fixture(params=[1, 7, 300, 1 << 20])

@@ -8,9 +8,9 @@ import pytest
 from drawing import raw
 from fixtures import ROOTS
 
-from instructblip_jax.data.draft import Draft, Skip
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 ODD = (
     None,

@@ -8,8 +8,8 @@ import pytest
 from drawing import raw, skips
 from fixtures import ROOTS
 
-from instructblip_jax.data.draft import Draft, Media
-from instructblip_jax.data.readers.releases import RELEASES
+from instructblip_jax.datasets.draft import Draft, Media
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 def shuffled(value, rng):

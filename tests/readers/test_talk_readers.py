@@ -6,8 +6,8 @@ import pytest
 from drawing import raw, rows, tally, under
 from fixtures.talk import FILES
 
-from instructblip_jax.data.readers.releases import RELEASES
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.readers.releases import RELEASES
 
 
 def videos(name, world, split):

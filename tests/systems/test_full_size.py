@@ -9,7 +9,7 @@ import pytest
 
 from instructblip_jax.convert import hf_config, table
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.systems.build import abstract
 
 T5 = {"model_type": "t5", "num_layers": 24, "num_decoder_layers": 24, "d_kv": 64, "vocab_size": 32128}
 T5 |= {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": False}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructblip_jax.systems.loss import CHUNK, IGNORE, chunked_cross_entropy, token_cross_entropy
+from instructblip_jax.objectives.lm import CHUNK, IGNORE, chunked_cross_entropy, token_cross_entropy
 
 B, D, V = 3, 7, 11
 

@@ -10,7 +10,7 @@ import pytest
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.model import InstructBlip
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.systems.build import abstract
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -6,8 +6,8 @@ import pytest
 import instructblip_jax as ib
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.build import abstract
 from instructblip_jax.systems.trainable import TRAINABLE
-from instructblip_jax.systems.tree import abstract
 
 
 @pytest.fixture(scope="module")

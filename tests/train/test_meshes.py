@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import training
 
-from instructblip_jax.axes import SHARDED, Layout
 from instructblip_jax.mesh import make_mesh, put_batch
-from instructblip_jax.systems.tree import merge
+from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems.build import merge
 
 STEPS = 20
 

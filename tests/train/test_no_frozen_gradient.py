@@ -15,8 +15,8 @@ from jaxprs import equations
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.build import abstract, merge
 from instructblip_jax.systems.trainable import TRAINABLE
-from instructblip_jax.systems.tree import abstract, merge
 from instructblip_jax.train.optimizer import optimizer
 from instructblip_jax.train.step import init_state, make_step
 

@@ -11,7 +11,7 @@ import training
 
 from instructblip_jax.convert import hf_config
 from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.systems.tree import abstract
+from instructblip_jax.systems.build import abstract
 from instructblip_jax.train.optimizer import OptimConfig, decays, optimizer, schedule
 
 

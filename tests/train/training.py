@@ -6,9 +6,9 @@ import checkpoints
 import jax.numpy as jnp
 
 import instructblip_jax as ib
-from instructblip_jax.axes import SHARDED
 from instructblip_jax.mesh import pin
-from instructblip_jax.systems.tree import merge
+from instructblip_jax.sharding import SHARDED
+from instructblip_jax.systems.build import merge
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
 

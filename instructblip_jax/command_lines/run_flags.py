@@ -1,0 +1,118 @@
+"""The flags of the commands that work on a run: --config C, with its overrides, and --workdir W."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_flags import config_path, tuple_parser
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+FLAGS = flags.FLAGS
+
+
+def define(argv: Sequence[str]) -> None:
+    """The two flags; ``argv`` is where overrides such as --config.steps=5 stand."""
+    define_config(argv)
+    flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+
+
+def define_config(argv: Sequence[str]) -> None:
+    """The first of them, for a command that leaves nothing. Raises flags.Error where it is given twice."""
+    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # overrides would be lost between them
+        raise flags.Error("--config is given more than once")
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
+    )
+    FLAGS["config"].parser = _Completed(argv)
+
+
+class _Completed(ConfigFileFlagParser):
+    """Reads a configuration file, and adds the fields that it leaves out before overrides are looked up in it."""
+
+    def __init__(self, argv: Sequence[str]):
+        super().__init__(name="config", lock_config=False)  # which no file with a required placeholder survives
+        self.argv = argv
+
+    def parse(self, path: str) -> Any:
+        from instructblip_jax.run.config import complete, make_room
+
+        try:
+            config = super().parse(path)
+        except Exception as error:  # the file may raise anything; a ValueError comes with its traceback as text
+            last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+            raise flags.Error(f"{path}: {last.removeprefix('ValueError: ')}") from error
+        if isinstance(config, FrozenConfigDict):
+            config = config.as_configdict()
+        if isinstance(config, ConfigDict):
+            complete(config)
+            for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with those of a --flagfile
+                override = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+                try:
+                    make_room(config, _names(override[1]) if override else ())
+                except ValueError as error:
+                    raise flags.Error(f"{arg.partition('=')[0]}: {error}") from error
+        return config
+
+
+def _names(override: str) -> tuple[str, ...]:
+    """The path of an override: mixture.weights['gqa:val'] -> ("mixture", "weights", "gqa:val")."""
+    try:
+        names = config_path.split(override)
+        if all(isinstance(name, str) for name in names):
+            return names
+    except ValueError:
+        pass
+    raise ValueError("not a field; what is no plain name stands in quotes: \"--config.mixture.weights['gqa:val']=2\"")
+
+
+class _Tuple(tuple_parser.TupleParser):
+    """Names in a row need neither brackets nor quotes: --config.mixture.sets=vqav2,gqa:val."""
+
+    def parse(self, argument: Any) -> tuple:
+        if isinstance(argument, str) and re.fullmatch(r"[^\[\]()'\"]*", argument):
+            words = [word.strip() for word in argument.split(",") if word.strip()]
+            return tuple(int(word) if word.isdecimal() else word for word in words)
+        return super().parse(argument)
+
+
+class _Bool(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("true or false is needed") from None
+
+
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
+config_flags.register_flag_parser_for_type(bool, _Bool())
+
+
+def check(args: Sequence[str]) -> None:
+    """Raise ValueError or FileNotFoundError unless both are given, with a configuration that can be used."""
+    if not FLAGS["config"].present or not FLAGS.workdir:
+        raise ValueError("--config and --workdir are needed")
+    check_config(args)
+
+
+def check_config(args: Sequence[str]) -> None:
+    """Raise ValueError or FileNotFoundError unless there is a configuration that can be used, and nothing else."""
+    path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such configuration file")
+    if not isinstance(FLAGS.config, ConfigDict):
+        try:
+            getattr(FLAGS.config, "steps", None)  # ml_collections keeps the OSError of a file until it is used
+        except OSError as error:
+            raise ValueError(f"{path}: {error.__cause__}") from error
+        raise ValueError(f"{path}: get_config() returns a {type(FLAGS.config).__name__}, not a ConfigDict")
+    if args:
+        raise ValueError(f"does not know what to do with {' '.join(args)}")
+    from instructblip_jax.run.config import resolve
+
+    try:
+        resolve(FLAGS.config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

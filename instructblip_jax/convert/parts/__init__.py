@@ -1,0 +1,1 @@
+"""One table a part: its tensors' names there, its parameters' paths here."""

@@ -1,0 +1,1 @@
+"""Official files and people's own -> prepared records."""

@@ -1,0 +1,54 @@
+"""The digits sets, written under a directory."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.digits.records import make, split_size
+from instructblip_jax.datasets.digits.tasks import HELD_IN, TASKS
+from instructblip_jax.datasets.prepare.pool import Pool
+from instructblip_jax.datasets.prepare.shard import Chunk
+
+CHUNK = 1000
+LOCK = ".prepare.lock"
+
+
+def _chunks(name: str, split: str) -> Iterator[Chunk]:
+    """By shards, what makes the records: drawing them is all the work, so it is done where they are written."""
+    size = split_size(name, split)
+    for start in range(0, size, CHUNK):
+        yield partial(make, name, split, start, min(start + CHUNK, size))
+
+
+def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
+    """Write those of ``names`` that are digits sets and not there yet: the embedded world needs no preparing."""
+    prepare(out, [name for name in names if name in TASKS])
+
+
+def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
+    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records, of these.
+
+    Where several runs on a machine want them, one writes and the others wait.
+    """
+    if all(prepared.is_prepared(out, name) for name in names):
+        return {}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(out) / LOCK):
+        missing = [name for name in names if not prepared.is_prepared(out, name)]
+        return _write(out, missing) if missing else {}
+
+
+def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]:
+    print(f"writing {len(missing)} digits sets to {out}", flush=True)
+    counts: dict[str, dict[str, int]] = {}
+    splits = {name: ["train", "validation", "test"] if name in HELD_IN else ["validation", "test"] for name in missing}
+    total = sum(split_size(name, split) for name in missing for split in splits[name])
+    with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
+        for name in missing:
+            parts = {split: partial(_chunks, name, split) for split in splits[name]}
+            counts[name] = prepared.write_made(out, name, parts, pool.run, bar.update)
+    return counts

@@ -1,0 +1,191 @@
+"""A `Media` -> encoded pictures that are known to decode."""
+
+import io
+import os
+import re
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.media.animation import animated
+from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
+from instructblip_jax.datasets.media.video import container_of, decoded
+from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageError, open_image
+
+FRAMES = 4
+MOST_FILES = 200_000
+"""Of a folder of frames; more are refused."""
+_SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
+MISSING = "missing picture"
+
+
+def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
+    """The picture, as its file holds it, or of a video so many ``frames``, each decoded once to see that it can be.
+
+    Frames are taken uniformly: the floor(i * len / frames)-th; of fewer, the last is repeated. Raises
+    UnusableMediaError.
+    """
+    if not media.video:
+        data = _whole(media)
+        _verify(data, _name(media))
+        return (data,)
+    if media.path is not None and media.data is None and media.path.is_dir():
+        return _folder(media.path, frames)
+    return _moving(media, frames)
+
+
+class Recent:
+    """`load`, remembering the last few: rows that ask about the same picture or video mostly follow one another."""
+
+    def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
+        self._frames, self._most, self._size = frames, most, size
+        self._held: OrderedDict[Media, tuple[bytes, ...]] = OrderedDict()
+
+    def __call__(self, media: Media) -> tuple[bytes, ...]:
+        """As `load`; pictures of more than ``size`` bytes together are not kept."""
+        if media not in self._held:
+            pictures = load(media, self._frames)
+            if media.data is not None or sum(map(len, pictures)) > self._size // self._most:
+                return pictures
+            self._held[media] = pictures
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+        return self._held[media]
+
+
+def _name(media: Media) -> str:
+    return str(media.path) if media.data is None else "picture in the row"
+
+
+def _whole(media: Media) -> bytes:
+    name = _name(media)
+    if media.data is not None:
+        data = media.data
+        if len(data) > MAX_BYTES:
+            raise UnusableMediaError("too large", f"{name}: {len(data):,} bytes")
+        return data
+    if media.path is None:
+        raise UnusableMediaError(MISSING, "the row names none")
+    try:
+        _check_file(media.path)
+        with media.path.open("rb") as file:
+            size = media.size or os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise UnusableMediaError("too large", f"{name}: {size:,} bytes")
+            file.seek(media.offset)
+            data = file.read(size)
+    except UnusableMediaError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero in the name
+        raise UnusableMediaError(MISSING, name) from error
+    except OSError as error:
+        raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
+    if len(data) < media.size:
+        raise UnusableMediaError("truncated archive", f"{name}: ends before byte {media.offset + media.size:,}")
+    return data
+
+
+def _check_file(path: Path) -> None:
+    """Raise FileNotFoundError for what is no file: a pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise FileNotFoundError(path)
+
+
+def _verify(data: bytes, name: str) -> None:
+    if not data:
+        raise UnusableMediaError("empty file", name)
+    try:
+        open_image(data, name)
+    except UnusableImageError as error:
+        raise UnusableMediaError(error.reason, str(error)) from error
+
+
+def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
+    names = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if Path(entry.name).suffix.lower() in _SUFFIXES and not entry.name.startswith("."):
+                    names.append(entry.name)
+                if len(names) > MOST_FILES:
+                    raise UnusableMediaError("too large", f"{folder}: more than {MOST_FILES:,} frames")
+    except OSError as error:
+        raise UnusableMediaError("unreadable file", f"{folder}: {error.strerror}") from error
+    if not names:
+        raise UnusableMediaError(NO_FRAMES, f"{folder}: holds no picture")
+    names.sort(key=_natural)
+    pictures = {number: _whole(Media(folder / names[number])) for number in set(sample(len(names), frames))}
+    for number, data in pictures.items():
+        _verify(data, str(folder / names[number]))
+    return tuple(pictures[number] for number in sample(len(names), frames))
+
+
+def _natural(name: str) -> tuple[list[int], str]:
+    """frame_2 before frame_10."""
+    return [int(digits) for digits in re.findall(r"\d+", name)], name
+
+
+def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
+    name = str(media.path) if media.data is None else "video in the row"
+    try:
+        with _open(media) as file:
+            head = file.read(16)
+            file.seek(0)
+            if not head:
+                raise UnusableMediaError("empty file", name)
+            container = container_of(head)
+            if container is None:
+                return animated(file, media, frames, name)
+            return decoded(file, container, media, frames, name)
+    except UnusableMediaError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise UnusableMediaError("missing video", name) from error
+    except OSError as error:
+        raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
+
+
+def _open(media: Media) -> BinaryIO:
+    if media.data is not None:
+        return io.BytesIO(media.data)
+    if media.path is None:
+        raise UnusableMediaError("missing video", "the row names none")
+    _check_file(media.path)
+    if media.size:
+        return io.BufferedReader(_Part(media.path, media.offset, media.size))
+    return media.path.open("rb")
+
+
+class _Part(io.RawIOBase):
+    """A member of an archive, as a file of its own."""
+
+    def __init__(self, path: Path, offset: int, size: int):
+        self._file, self._offset, self._size = path.open("rb"), offset, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + to)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._offset + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,207 @@
+"""One shard of a prepared set, written by whichever process has time: the same drafts give the same bytes."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.media import load as media
+from instructblip_jax.datasets.media.frames import UnusableMediaError
+
+Item = Draft | Skip | Record
+Chunk = list[Item] | Callable[[], Iterable[Item]]
+"""What becomes a shard: rows, or what makes them, which then is called where the shard is written."""
+SUFFIX = ".array_record"
+_DETAIL = 300
+"""Characters of a skip's detail that are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A shard to be written: ``stem`` is its path without a suffix, ``payload`` the pickled `Chunk` or a file of it."""
+
+    stem: str
+    payload: bytes | Path
+    digest: str
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What the file beside a finished shard tells.
+
+    Attributes:
+      digest: of the rows it was made from.
+      rows, written: how many were there, and how many became records.
+      bytes: of the records, together.
+      size: of the shard's file; None where no record was written, and there is none.
+      content: a digest of the records.
+      pictures: the most that a record has, frames counted.
+      by_pictures: number of pictures, as text -> records that have so many.
+      pictured, missing: rows with pictures or videos, and those whose are not there at all.
+      unread: rows skipped for what became of reading their pictures.
+      skips: (where, reason, detail) of every row that is no record, in order.
+      held: rows of the source that all these stand for.
+      notes: (where, note) of what was joined or left out of a record.
+    """
+
+    digest: str
+    rows: int
+    written: int
+    bytes: int
+    size: int | None
+    content: str
+    pictures: int
+    by_pictures: dict[str, int]
+    pictured: int
+    missing: int
+    unread: int
+    skips: list[tuple[str, str, str]]
+    held: int
+    notes: list[tuple[str, str]]
+
+
+def digest_of(payload: bytes) -> str:
+    """Of the rows of a shard."""
+    return hashlib.blake2b(payload, digest_size=16).hexdigest()
+
+
+def finished(stem: str | Path) -> Written | None:
+    """What was told of the shard; None where it is not finished, or not as it was."""
+    try:
+        told = Written(**json.loads(Path(f"{stem}.json").read_bytes()))
+        there = os.stat(f"{stem}{SUFFIX}").st_size if told.size is not None else None
+    except (OSError, ValueError, TypeError):
+        return None
+    return told if there == told.size else None
+
+
+def write_shard(job: Job) -> int:
+    """Write what the job's rows become, and beside it what became of them; the number of rows.
+
+    Either file is renamed into place when it is whole, the second last: a shard is finished when both are there.
+    """
+    payload = job.payload if isinstance(job.payload, bytes) else job.payload.read_bytes()
+    chunk: Chunk = pickle.loads(payload)
+    part = f"{job.stem}.{os.getpid()}.part"
+    try:
+        told = _write(part, chunk if isinstance(chunk, list) else chunk(), job)
+        if told.size is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{job.stem}{SUFFIX}")
+        else:
+            os.replace(part, f"{job.stem}{SUFFIX}")
+        replace(f"{job.stem}.json", json.dumps(dataclasses.asdict(told), ensure_ascii=True))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+    return told.rows
+
+
+def replace(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = Path(f"{path}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+class _Tally:
+    """Counts while a shard is written."""
+
+    def __init__(self) -> None:
+        self.rows = self.written = self.bytes = self.held = 0
+        self.pictures = self.pictured = self.missing = self.unread = 0
+        self.by_pictures: dict[str, int] = {}
+        self.content = hashlib.blake2b(digest_size=16)
+        self.skips: list[tuple[str, str, str]] = []
+        self.notes: list[tuple[str, str]] = []
+
+    def skip(self, where: str, reason: str, detail: str = "") -> None:
+        self.skips.append((_printable(where), _printable(reason), _printable(detail[:_DETAIL])))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _write(part: str, items: Iterable[Item], job: Job) -> Written:
+    tally, writer = _Tally(), None
+    try:
+        for example in _examples(items, tally, media.Recent(job.frames)):
+            # Groups of one record, as TFDS writes: any record is read without its neighbours.
+            writer = writer or ArrayRecordWriter(part, "group_size:1")
+            writer.write(example)
+            tally.written += 1
+            tally.bytes += len(example)
+            tally.content.update(example)
+        if writer is not None:
+            writer.close()
+    except RuntimeError as error:  # the writer's, of a full disk
+        raise OSError(f"{part}: {error}") from error
+    return Written(
+        digest=job.digest,
+        rows=tally.rows,
+        written=tally.written,
+        bytes=tally.bytes,
+        size=os.stat(part).st_size if tally.written else None,
+        content=tally.content.hexdigest(),
+        pictures=tally.pictures,
+        by_pictures=dict(sorted(tally.by_pictures.items())),
+        pictured=tally.pictured,
+        missing=tally.missing,
+        unread=tally.unread,
+        skips=tally.skips,
+        held=tally.held,
+        notes=tally.notes,
+    )
+
+
+def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Iterator[bytes]:
+    for item in items:
+        tally.rows += 1
+        tally.held += 1 if isinstance(item, Record) else item.rows
+        if isinstance(item, Skip):
+            tally.skip(item.where, item.reason, item.detail)
+            continue
+        where = item.where if isinstance(item, Draft) else item.uid
+        try:
+            record = _with_pictures(item, tally, load) if isinstance(item, Draft) else item
+            example = _example(record)
+            number = str(len(record.images))
+            tally.pictures = max(tally.pictures, len(record.images))
+            tally.by_pictures[number] = tally.by_pictures.get(number, 0) + 1
+        except UnusableMediaError as error:
+            tally.unread += 1
+            tally.missing += error.reason.startswith("missing ")
+            tally.skip(where, error.reason, error.detail)
+        except UnicodeEncodeError as error:  # half of a surrogate pair
+            tally.skip(where, "text that is no Unicode", str(error))
+        else:
+            tally.notes += [(_printable(where), note) for note in (item.notes if isinstance(item, Draft) else ())]
+            yield example
+
+
+def _with_pictures(draft: Draft, tally: _Tally, load: media.Recent) -> Record:
+    tally.pictured += bool(draft.media)
+    pictures = tuple(picture for one in draft.media for picture in load(one))
+    return dataclasses.replace(draft.record, images=pictures)
+
+
+def _example(record: Record) -> bytes:
+    """As `places.FEATURES` says. TFDS's own serialiser goes through NumPy arrays, and orders the fields by chance."""
+    text = record.to_json().encode("utf-8")
+    example = tf_example_pb2.Example()
+    fields: Any = example.features.feature
+    fields["images"].bytes_list.value.extend(record.images)
+    fields["record"].bytes_list.value.append(text)
+    return example.SerializeToString(deterministic=True)

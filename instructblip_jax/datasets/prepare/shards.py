@@ -1,0 +1,258 @@
+"""Writes a set: rows in order, shard by shard, in all processes there are, going on where it was broken off.
+
+While it is written the set lies in OUT/NAME/2.0.0.incomplete: `configuration.json`, and for each finished shard its
+records and a file telling what became of its rows (`shard.Written`). When all rows are done, `report.json` is written;
+from then on the set is only finished: shards get their names, the description is written, the rest removed, and the
+directory is renamed. Each of these steps can be repeated, so a kill at any time costs the shards that were being
+written, and the files of the finished set are the same as without it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from instructblip_jax.data.places import directory_of, incomplete, is_prepared
+from instructblip_jax.datasets.draft import Draft, Reading, Rows, Skip
+from instructblip_jax.datasets.media import load as media
+from instructblip_jax.datasets.prepare.finish import REPORT, SKIPPED, VOCABULARY, finish, there
+from instructblip_jax.datasets.prepare.pool import Pool, Run
+from instructblip_jax.datasets.prepare.report import Report, judge, new_report
+from instructblip_jax.datasets.prepare.shard import SUFFIX, Chunk, Job, digest_of, finished, replace
+from instructblip_jax.datasets.prepare.uids import Uids
+
+Chunks = Callable[[], Iterator[Chunk]]
+"""The rows of a split, by shards, the same every time."""
+SMALLEST, LARGEST, STEPS = 256, 4096, 64
+"""Rows of a shard: at first few, so that a small set keeps all processes busy; after every ``STEPS`` shards twice as
+many, so that 14 million make 3,500 files."""
+_HEAVY = 1 << 16
+_CONFIGURATION = "configuration.json"
+_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a set is written.
+
+    Attributes:
+      frames: of a video.
+      configuration: what the rows depend on, as JSON; shards that were written by another are thrown away. Under
+        "files" it may have digests of the annotation files; shards of rows that are still there survive another one.
+      overwrite: make a set that is there anew; it stays until the new one is whole.
+      expected: split -> records of the whole release.
+      vocabulary: the answers that are ranked, for a set that has such; they are kept beside the records.
+      max_skipped: share of the rows that may be skipped.
+      progress: told the number of rows whenever a shard is finished, or found to be.
+      say: told in a line what else is going on.
+    """
+
+    frames: int = media.FRAMES
+    configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overwrite: bool = False
+    expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    vocabulary: Callable[[], Sequence[str]] | None = None
+    max_skipped: float = 1.0
+    progress: Callable[[int], None] = lambda rows: None
+    say: Callable[[str], None] = print
+
+
+def write(
+    out: str | Path,
+    name: str,
+    splits: Mapping[str, Rows],
+    options: Options | None = None,
+    workers: int | None = None,
+    run: Run | None = None,
+) -> Report:
+    """Write the set ``name`` (official split name -> its rows) under ``out``, by ``workers`` processes (default: as
+    many as there are cores) or by ``run``.
+
+    A set that is there already is left as it is. Raises ValueError for one of which nothing, or too little, can be
+    written, for a split whose drafts and skips do not add up to the rows of its source, and what ``splits`` raise.
+    """
+    repeated: dict[str, int] = {}
+
+    def chunks(split: str, rows: Rows) -> Iterator[Chunk]:
+        uids = seen
+        before = uids.repeated
+        for part in _portions(_adding_up(name, split, rows())):
+            yield list(uids.distinct(part))
+            repeated[split] = uids.repeated - before
+
+    seen = Uids()
+    by_shards = {split: (lambda s=split, r=rows: chunks(s, r)) for split, rows in splits.items()}
+    with contextlib.ExitStack() as stack:
+        run = run or stack.enter_context(Pool(workers)).run
+        return write_chunks(out, name, by_shards, run, options, repeated)
+
+
+def write_chunks(
+    out: str | Path,
+    name: str,
+    splits: Mapping[str, Chunks],
+    run: Run,
+    options: Options | None = None,
+    repeated: Mapping[str, int] | None = None,
+) -> Report:
+    """`write`, for rows that come by shards; ``repeated`` is read when all did: split -> uids that were changed."""
+    options = options or Options()
+    directory = directory_of(out, name)
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
+    if is_prepared(out, name) and not options.overwrite:
+        return there(directory, name)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(out) / f".{name}.lock"):
+        if is_prepared(out, name) and not options.overwrite:
+            return there(directory, name)
+        work = incomplete(out, name)
+        configuration = {"frames": options.frames, **options.configuration}
+        configuration = json.loads(json.dumps(configuration))
+        report = _begun(work, name, configuration, options.say)
+        if report is None:
+            report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
+            _all_shards(work, report, splits, run, options, {} if repeated is None else repeated)
+        finish(work, report)
+        _replace(work, directory)
+        report.directory = str(directory)
+        return report
+
+
+def _replace(work: Path, directory: Path) -> None:
+    """The whole set gets its name; one that had it before goes only then."""
+    before = directory.with_name(f"{directory.name}.replaced")
+    if directory.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        os.rename(directory, before)
+    try:
+        os.rename(work, directory)
+    except OSError:
+        if before.exists():
+            os.rename(before, directory)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[Draft | Skip]:
+    """The rows of a split. Raises ValueError after the last one, if they stand for more or fewer than its source holds:
+    a reader that loses rows is a mistake that no report would show."""
+    reading, told = Reading(rows), 0
+    for row in reading:
+        told += row.rows
+        yield row
+    if reading.held is not None and reading.held != told:
+        raise ValueError(
+            f"{name}, split {split}: its source holds {reading.held:,} rows, and {told:,} were read or counted as "
+            "skipped; that is a mistake of the reader, so no set is made: please report it with the file's first rows"
+        )
+
+
+def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
+    """Rows by shards. One with much in it counts as several, so that no shard is too large to be held."""
+    portion: list[Draft | Skip] = []
+    weight = number = 0
+    for row in rows:
+        portion.append(row)
+        weight += 1
+        if isinstance(row, Draft):
+            weight += len(row.record.candidates) // 16 + sum(len(one.data or b"") for one in row.media) // _HEAVY
+        if weight >= min(LARGEST, SMALLEST << (number // STEPS)):
+            yield portion
+            portion, weight, number = [], 0, number + 1
+    if portion:
+        yield portion
+
+
+def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[str], None]) -> Report | None:
+    """The report, where all rows are done; else makes the directory ready for those that are not."""
+    if work.exists():
+        report = None
+        with contextlib.suppress(OSError, ValueError):
+            report = Report.from_json(json.loads((work / REPORT).read_bytes()))
+        before = report.configuration if report else None
+        with contextlib.suppress(OSError, ValueError):
+            before = before or json.loads((work / _CONFIGURATION).read_bytes())
+        changed = sorted(
+            key for key in {*(before or {}), *configuration} if (before or {}).get(key) != configuration.get(key)
+        )
+        if before is not None and (not changed or (changed == ["files"] and report is None)):
+            say(f"{name}: going on with what is in {work}")
+            return report
+        say(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    replace(work / _CONFIGURATION, json.dumps(configuration))
+    return None
+
+
+def _all_shards(
+    work: Path,
+    report: Report,
+    splits: Mapping[str, Chunks],
+    run: Run,
+    options: Options,
+    repeated: Mapping[str, int],
+) -> None:
+    """Have all shards written that are not, and the report of all. Raises ValueError where that is too little."""
+    counts = dict.fromkeys(splits, 0)
+
+    def jobs() -> Iterator[Job]:
+        for split, chunks in splits.items():
+            for chunk in chunks():
+                stem = work / f"{report.splits[split].files}.{counts[split]:06d}"
+                counts[split] += 1
+                payload = pickle.dumps(chunk, protocol=5)
+                digest = digest_of(payload)
+                told = finished(stem)
+                if told is not None and told.digest == digest:
+                    options.progress(told.rows)
+                else:
+                    yield Job(str(stem), payload, digest, options.frames)
+
+    for rows in run(jobs()):
+        options.progress(rows)
+    for split, told in report.splits.items():
+        told.repeated = repeated.get(split, 0)
+    with (work / f"{SKIPPED}.part").open("w", encoding="utf-8") as skipped:
+        for split, count in counts.items():
+            for stem in _stems(work, report.splits[split].files, count):
+                written = finished(stem)
+                if written is None:
+                    raise OSError(f"{stem}{SUFFIX}: was written, and is not there or not whole any more")
+                report.splits[split].add(written)
+                for where, reason, detail in written.skips:
+                    row = {"split": split, "where": where, "reason": reason, "detail": detail}
+                    skipped.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(work / f"{SKIPPED}.part", work / SKIPPED)
+    try:
+        judge(report, options.max_skipped)
+    except ValueError:
+        # Pictures that are mended until the next attempt are to be looked for again.
+        for split, count in counts.items():
+            for stem in _stems(work, report.splits[split].files, count):
+                written = finished(stem)
+                if written is not None and written.unread:
+                    stem.with_name(f"{stem.name}.json").unlink()
+        raise
+    # Shards of rows that the source no longer has.
+    for split, count in counts.items():
+        files = report.splits[split].files
+        for path in (*work.glob(f"{files}.*.json"), *work.glob(f"{files}.*{SUFFIX}")):
+            if int(path.name.split(".")[1]) >= count:
+                path.unlink()
+    if options.vocabulary is not None:
+        replace(work / VOCABULARY, json.dumps(list(options.vocabulary()), ensure_ascii=False) + "\n")
+    replace(work / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def _stems(work: Path, split: str, count: int) -> list[Path]:
+    return [work / f"{split}.{number:06d}" for number in range(count)]

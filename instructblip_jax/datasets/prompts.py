@@ -1,0 +1,127 @@
+"""What sets are asked with: the published templates of the training mixture, and the prompts of the evaluation.
+
+`str.format` texts over the slots that `data/readers/` fill; `data/templates.py` checks them. Sets whose pictures are
+read get the words that were found in them in front. Of a dialogue's turn the slot ``history`` is empty, or what was
+said before with a line end behind it.
+"""
+
+from instructblip_jax.datasets.digits.templates import TEMPLATES as DIGITS
+
+CAPTION = (
+    "A short image caption:",
+    "A short image description:",
+    "A photo of",
+    "An image that shows",
+    "Write a short description for the image.",
+    "Write a description for the photo.",
+    "Provide a description of what is presented in the photo.",
+    "Briefly describe the content of the image.",
+    "Can you briefly explain what you see in the image?",
+    "Could you use a few words to describe what you perceive in the photo?",
+    "Please provide a short depiction of the picture.",
+    "Using language, provide a short account of the image.",
+    "Use a few words to illustrate what is happening in the picture.",
+)
+QUESTION = (
+    "{question}",
+    "Question: {question}",
+    "{question} A short answer to the question is",
+    "Q: {question} A:",
+    "Question: {question} Short answer:",
+    "Given the image, answer the following question with no more than three words. {question}",
+    "Based on the image, respond to this question with a short answer: {question}. Answer:",
+    "Use the provided image to answer the question: {question} Provide your answer as short as possible:",
+    'What is the answer to the following question? "{question}"',
+    'The question "{question}" can be answered using the image. A short answer is',
+)
+ANSWER = (
+    "Given the image, generate a question whose answer is: {answer}. Question:",
+    "Based on the image, provide a question with the answer: {answer}. Question:",
+    'Given the visual representation, create a question for which the answer is "{answer}".',
+    "From the image provided, craft a question that leads to the reply: {answer}. Question:",
+    "Considering the picture, come up with a question where the answer is: {answer}.",
+    "Taking the image into account, generate an question that has the answer: {answer}. Question:",  # as published
+)
+READ = "OCR tokens: {ocr}. "
+
+
+def _read(templates: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(READ + template for template in templates)
+
+
+_DESCRIBE, _SHORT = "A short image description:", "Question: {question} Short answer:"
+
+PROMPTS: dict[str, str] = {
+    "coco_caption": _DESCRIBE,
+    "textcaps": READ + _DESCRIBE,
+    "vqav2": _SHORT,
+    "okvqa": _SHORT,
+    "aokvqa": _SHORT,
+    "ocrvqa": READ + _SHORT,
+    "vqav2_qg": ANSWER[0],
+    "okvqa_qg": ANSWER[0],
+    "aokvqa_qg": ANSWER[0],
+    "nocaps": _DESCRIBE,
+    "flickr30k": _DESCRIBE,
+    "gqa": _SHORT,
+    "vsr": 'Based on the image, is this statement true or false? "{statement}" Answer:',
+    "iconqa": "Question: {question} Options: {options}. Short answer:",
+    "textvqa": READ + _SHORT,
+    "visdial": "Dialog history: {history}\n Question: {question} Short answer:",
+    "hateful_memes": 'This is an image with: "{text}" written on it. Is it hateful? Answer:',
+    "vizwiz": _SHORT,
+    "scienceqa": "Context: {context} Question: {question} Options: {options}. Answer:",
+    "msvd_qa": _SHORT,
+    "msrvtt_qa": _SHORT,
+    "ivqa": _SHORT,
+}
+"""Set -> its evaluation prompt: those of the paper for what it held out, like ones for the rest. ``fill_in_blank`` of
+iconqa has no options and takes vqav2's."""
+
+TRAINING: dict[str, tuple[str, ...]] = {
+    "coco_caption": CAPTION,
+    "capfilt": CAPTION,
+    "textcaps": _read(CAPTION),
+    "vqav2": QUESTION,
+    "okvqa": QUESTION,
+    "aokvqa": QUESTION,
+    "ocrvqa": _read(QUESTION),
+    "vqav2_qg": ANSWER,
+    "okvqa_qg": ANSWER,
+    "aokvqa_qg": ANSWER,
+    "llava_detail": ("{question}",),
+    "llava_conv": ("{history}{question}",),
+    "llava_reason": ("{question}",),
+    "nocaps": CAPTION,
+    "flickr30k": CAPTION,
+    "gqa": QUESTION,
+    "textvqa": _read(QUESTION),
+    "vizwiz": QUESTION,
+    "msvd_qa": QUESTION,
+    "msrvtt_qa": QUESTION,
+    "ivqa": QUESTION,
+    **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
+}
+"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations
+bring their own questions."""
+
+
+BY_TASK: dict[str, tuple[str, ...]] = {
+    "task:caption": CAPTION,
+    "task:vqa": QUESTION,
+    "task:dialog": ("{history}{question}",),
+    "task:open": ("{question}",),
+}
+"""For sets that nobody knows, where a record brings no instruction of its own."""
+
+
+def training_templates() -> dict[str, tuple[str, ...]]:
+    """Every set that is known, the digits' and the public ones -> its templates; of the others by "task:" and task."""
+    return {**DIGITS, **TRAINING, **BY_TASK}
+
+
+def evaluation_templates(name: str, prompt: str | None = None) -> dict[str, tuple[str, ...]]:
+    """What a set is judged with: ``prompt``, or its own, or by its records' task."""
+    if prompt is None:
+        prompt = PROMPTS.get(name) or next(iter(DIGITS.get(name, ())), None)
+    return dict(BY_TASK) if prompt is None else {name: (prompt,)}

@@ -1,0 +1,114 @@
+"""LLaVA's conversations, and those with roles and contents: a record a conversation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from instructblip_jax.datasets.draft import Skip
+from instructblip_jax.datasets.readers.custom.json_rows import each, objects
+from instructblip_jax.datasets.readers.custom.row import Row, Rows
+from instructblip_jax.datasets.readers.custom.splits import of_name
+from instructblip_jax.datasets.readers.custom.text import IMAGE, Unusable, text_of, without_markers
+
+KEYS = ("conversations", "messages")
+_ASKS = ("human", "user")
+_ANSWERS = ("gpt", "assistant")
+_SYSTEM = ("system", "developer")
+_PICTURES = ("image", "images", "video")
+
+
+def rows(path: Path, encoding: str | None, lines: bool) -> Rows:
+    """The conversations of a file."""
+    split = of_name(path)
+
+    def row(where: str, number: int, fields: dict[str, Any]) -> Row | Skip:
+        present = [name for name in KEYS if fields.get(name) is not None]
+        if len(present) > 1:
+            raise ValueError(f"{where}: {' and '.join(present)} both mean the conversation; keep one of them")
+        shown = [name for name in _PICTURES if fields.get(name) is not None]
+        if len(shown) > 1:
+            raise ValueError(f"{where}: {' and '.join(shown)} both mean the image; keep one of them")
+        try:
+            said = _turns(fields.get(present[0]) if present else None)
+        except Unusable as error:
+            return Skip(where, error.reason, error.detail)
+        named = ("id", "split", "task", "image_id", "question_id")
+        taken = {name: fields[name] for name in named if name in fields}
+        rest = {name: value for name, value in fields.items() if name not in (*KEYS, *_PICTURES, *named)}
+        taken["meta"] = rest | ({"system": said.system} if said.system else {})
+        taken["image"] = fields[shown[0]] if shown else said.images
+        taken["video"] = shown == ["video"]
+        return Row(where, number, taken, path.parent, split, turns=said.turns, notes=said.notes)
+
+    return (yield from each(objects(path, encoding, lines), row))
+
+
+class _Said(NamedTuple):
+    """A conversation: (question, answer) pairs, what the system says, pictures that stand in the contents, and what was
+    joined or left out."""
+
+    turns: tuple[tuple[str, str], ...]
+    system: str
+    images: list
+    notes: tuple[str, ...]
+
+
+def _turns(messages: Any) -> _Said:
+    """Messages of one speaker in a row are one turn. Raises `Unusable`."""
+    if not isinstance(messages, list):
+        raise Unusable("no conversation")
+    runs: list[tuple[str, list[str]]] = []
+    system: list[str] = []
+    images: list = []
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise Unusable("no conversation", f"a message is {str(message)[:60]!r}")
+        role = str(message.get("from", message.get("role", ""))).lower()
+        text = _content(message.get("value", message.get("content")), images)
+        if role in _SYSTEM:
+            system.append(text)
+            continue
+        if role not in (*_ASKS, *_ANSWERS):
+            raise Unusable("unknown speaker", repr(role[:40]))
+        asks = "question" if role in _ASKS else "answer"
+        if not runs or runs[-1][0] != asks:
+            runs.append((asks, []))
+        runs[-1][1].append(without_markers(text) if asks == "question" else text)
+    notes = [f"{asks}s in a row joined" for asks, texts in runs if len(texts) > 1]
+    joined = [(asks, "\n".join(filter(None, texts))) for asks, texts in runs]
+    if joined and joined[0][0] == "answer":
+        notes.append("answer before any question left out")
+        joined = joined[1:]
+    if len(joined) % 2:
+        notes.append("question without an answer left out")
+        joined = joined[:-1]
+    turns = tuple((asked, said) for (_, asked), (_, said) in zip(joined[::2], joined[1::2], strict=True))
+    if not turns:
+        raise Unusable("empty answer", "nobody answers in this conversation")
+    if not all(said for _, said in turns):
+        raise Unusable("empty answer")
+    if not turns[0][0]:
+        raise Unusable("blank instruction")
+    notes += ["answer to an empty question" for asked, _ in turns if not asked]
+    return _Said(turns, "\n".join(filter(None, system)), images, tuple(notes))
+
+
+def _content(value: Any, images: list) -> str:
+    """The text of a message; pictures among its parts go to ``images``."""
+    if not isinstance(value, list):
+        return text_of(value, "message") or ""
+    parts = []
+    for part in value:
+        if not isinstance(part, Mapping):
+            parts.append(text_of(part, "message") or "")
+        elif part.get("type") == "text" or "text" in part:
+            parts.append(text_of(part.get("text"), "message") or "")
+        elif str(part.get("type")).startswith("image"):
+            shown = part.get("image_url", part.get("image", part.get("url", part.get("path"))))
+            shown = shown.get("url") if isinstance(shown, Mapping) and "url" in shown else shown
+            parts.append(IMAGE)
+            if shown is not None:
+                images.append(shown)
+        else:
+            raise Unusable("unknown part of a message", str(part.get("type"))[:40])
+    return "\n".join(filter(None, parts))

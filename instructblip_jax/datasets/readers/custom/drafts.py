@@ -1,0 +1,167 @@
+"""A row -> the draft of a record, checked."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Media
+from instructblip_jax.datasets.readers import forms
+from instructblip_jax.datasets.readers.custom import pictures, splits
+from instructblip_jax.datasets.readers.custom.row import Row
+from instructblip_jax.datasets.readers.custom.text import Unusable, clean, text_of, without_markers
+
+TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
+"""Answers of a binary task -> its label."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A row with its pictures, and the split that it names itself (None: it is to be drawn)."""
+
+    row: Row
+    media: tuple[Media, ...]
+    split: str | None
+
+    def keys(self) -> list[str]:
+        """What the split is drawn by."""
+        return [splits.key(each) for each in self.media] or [f"{self.row.where.rpartition(':')[0]}#{self.row.number}"]
+
+
+def place(row: Row, roots: Sequence[Path]) -> Placed:
+    """Find a row's pictures and its split. Raises `Unusable`."""
+    named = text_of(row.fields.get("split"), "split")
+    split = splits.of_field(named) if named else row.split
+    video = bool(row.fields.get("video"))
+    media = row.media or pictures.media(row.fields.get("image"), row.folder, roots, video)
+    if not media and not row.turns:
+        raise Unusable("no picture")
+    return Placed(row, media, split)
+
+
+def draft(placed: Placed, name: str, split: str) -> Draft:
+    """The record of a row. Raises `Unusable` for one that cannot be trained on, in another split judged."""
+    row, fields = placed.row, placed.row.fields
+    instruction = text_of(fields.get("instruction"), "instruction")
+    task = text_of(fields.get("task"), "task")
+    if instruction is not None:
+        instruction = without_markers(instruction)
+        if not instruction and task != "caption":
+            raise Unusable("blank instruction", "only captions need none; leave the column out")
+    choices = _texts(fields.get("candidates"), "candidates")
+    answers, weights, references = _answers(fields, split == "train" and not row.turns)
+    if choices and any(answer not in choices for answer in answers):
+        strange = next(answer for answer in answers if answer not in choices)
+        raise Unusable("answer not among the candidates", f"{strange[:60]!r}")
+    task = task or _task(row, instruction, choices)
+    label = choices.index(answers[0]) if choices and answers else None
+    if task == "binary" and not choices and answers:
+        label = TRUTH.get(answers[0].lower())
+    slots, instruction = _slots(fields, instruction)
+    own = _id(fields.get("id"))
+    question_id = _id(fields.get("question_id"))
+    number = next(each for each in (own, question_id, row.number) if each is not None)
+    record = Record(
+        uid=f"{name}/{split}/{number}",
+        dataset=name,
+        split=split,
+        task=task,
+        images=(),
+        slots=slots,
+        answers=answers,
+        weights=weights,
+        references=references,
+        instruction=instruction,
+        candidates=choices,
+        label=label,
+        turns=row.turns,
+        image_id=_id(fields.get("image_id")),
+        question_id=question_id,
+        meta=_meta(fields.get("meta", {})),
+    )
+    return Draft(row.where, record, placed.media, row.rows, row.notes)
+
+
+def _task(row: Row, instruction: str | None, choices: Sequence[str]) -> str:
+    if row.turns:
+        return "dialog"
+    if choices:
+        return "choice"
+    return "vqa" if instruction else "caption"
+
+
+def _slots(fields: Mapping[str, Any], instruction: str | None) -> tuple[dict[str, str], str | None]:
+    """The slots, and the instruction with the row's context before it."""
+    context = text_of(fields.get("context"), "context")
+    slots = {"question": instruction} if instruction else {}
+    if context:
+        slots["context"] = context
+        instruction = f"{context}\n{instruction}" if instruction else None
+    return slots, instruction or None
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(text for item in items if (text := text_of(item, what)))
+
+
+def _answers(fields: Mapping[str, Any], needed: bool) -> tuple[tuple[str, ...], tuple[float, ...], tuple[str, ...]]:
+    """Distinct answers, the heaviest first, their weights where they are not alike, and all as they were given."""
+    given = [text_of(item, "answer") or "" for item in forms.answers_of(fields.get("answer"))]
+    shares = _weights(fields.get("weights"), len(given))
+    total: dict[str, float] = {}
+    for answer, share in zip(given, shares or [1.0] * len(given), strict=True):
+        if answer:
+            total[answer] = total.get(answer, 0.0) + share
+    whole = sum(total.values())
+    if total and not whole:
+        raise Unusable("weights are no shares", "all are 0")
+    if not total:
+        if needed:
+            raise Unusable("empty answer")
+        return (), (), ()
+    order = sorted(total, key=lambda answer: -total[answer])
+    alike = not shares and len(total) == sum(map(bool, given))
+    weights = () if alike else tuple(total[answer] / whole for answer in order)
+    return tuple(order), weights, tuple(given) if len(given) > 1 else ()
+
+
+def _weights(value: Any, count: int) -> list[float]:
+    if value in (None, "", [], ()):
+        return []
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if len(items) != count:
+        raise Unusable("weights and answers differ in number", f"{len(items)} weights, {count} answers")
+    try:
+        shares = [float(item) for item in items]
+    except (TypeError, ValueError, OverflowError):
+        raise Unusable("weights are no shares", str(items)[:60]) from None
+    if not all(math.isfinite(share) and share >= 0 for share in shares):
+        raise Unusable("weights are no shares", str(items)[:60])
+    return shares
+
+
+def _id(value: Any) -> int | str | None:
+    """As it is written; what is neither number nor text as JSON."""
+    value = forms.whole(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return text_of(value, "id") or None
+
+
+def _meta(value: Any) -> Any:
+    """Cleaned, and what JSON does not know as text. A number that is none, NaN or Infinity, is absent."""
+    if isinstance(value, str):
+        return clean(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        kept = {clean(str(name)): _meta(item) for name, item in value.items()}
+        return {name: item for name, item in kept.items() if item is not None or value.get(name) is None}
+    if isinstance(value, (list, tuple)):
+        return [_meta(item) for item in value]
+    return f"{len(value)} bytes" if isinstance(value, bytes) else clean(str(value))

@@ -1,0 +1,112 @@
+"""Folders: pictures beside metadata, a folder a class, a text file a picture."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from instructblip_jax.datasets.draft import Media, Skip
+from instructblip_jax.datasets.readers.custom import json_rows, tables
+from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
+from instructblip_jax.datasets.readers.custom.row import ASKS_LABEL, FOLDER_COLUMNS, Row, Rows
+from instructblip_jax.datasets.readers.custom.splits import of_folder
+from instructblip_jax.datasets.readers.custom.text import Unusable, clean, opened
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+LONGEST_TEXT = 1 << 20
+
+
+def metadata(root: Path) -> list[Path]:
+    """Metadata files in a folder or in those right below it."""
+    return sorted(path for pattern in ("", "*/") for name in METADATA for path in root.glob(pattern + name))
+
+
+def from_metadata(path: Path, encoding: str | None) -> Rows:
+    """Rows of a metadata file."""
+    split = of_folder(path.parent.name)
+    if path.suffix == ".csv":
+        return tables.rows(path, encoding, FOLDER_COLUMNS, split)
+    return json_rows.rows(path, encoding, True, FOLDER_COLUMNS, split)
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, in order; links to folders are not followed."""
+    for folder, below, files in os.walk(root):
+        below.sort()
+        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+
+
+def is_picture(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _below(root: Path) -> list[tuple[Path, str | None]]:
+    """The folders of the splits, if these come first, or the folder itself."""
+    found = [(path, split) for path in sorted(root.iterdir()) if path.is_dir() and (split := of_folder(path.name))]
+    return list(found) or [(root, of_folder(root.name))]
+
+
+def classes(root: Path) -> list[str]:
+    """The names of the folders with pictures in them."""
+    found = set()
+    for top, _ in _below(root):
+        found |= {path.name for path in top.iterdir() if path.is_dir() and any(map(is_picture, path.iterdir()))}
+    return sorted(found)
+
+
+def from_classes(root: Path) -> Rows:
+    """A row a picture; the folder's name is the answer, one of all of them."""
+    names = classes(root)
+    held = 0
+    for top, split in _below(root):
+        for path in walk(top):
+            if not is_picture(path):
+                continue
+            held += 1
+            kind = path.relative_to(top).parts[0]
+            if kind not in names:
+                yield Skip(f"{path}:1", "picture outside the folders of the classes")
+                continue
+            fields = {"instruction": ASKS_LABEL, "answer": kind, "candidates": names, "task": "choice"}
+            yield _row(root, path, fields, split)
+    return held
+
+
+def paired(root: Path) -> bool:
+    """Whether a picture and a text file share a name."""
+    files = list(walk(root))
+    texts = {path.with_suffix("") for path in files if path.suffix.lower() == ".txt"}
+    return any(path.with_suffix("") in texts for path in files if is_picture(path))
+
+
+def from_pairs(root: Path, encoding: str | None) -> Rows:
+    """A row a picture; the text beside it is its caption."""
+    held = 0
+    for path in walk(root):
+        where = f"{path}:1"
+        held += is_picture(path)
+        if path.suffix.lower() == ".txt":
+            if not any(path.with_suffix(end).exists() for end in (*EXTENSIONS, *map(str.upper, EXTENSIONS))):
+                held += 1
+                yield Skip(where, "no picture beside the text")
+        elif is_picture(path):
+            text = path.with_suffix(".txt")
+            if not text.is_file():
+                yield Skip(where, "no text beside the picture")
+                continue
+            with opened(text, encoding) as file:
+                caption = file.read(LONGEST_TEXT)
+            split = next(filter(None, map(of_folder, reversed(path.relative_to(root.parent).parts[:-1]))), None)
+            yield _row(root, path, {"answer": caption, "task": "caption"}, split)
+    return held
+
+
+def _row(root: Path, path: Path, fields: dict, split: str | None) -> Row | Skip:
+    """Its pictures are those that are there, but links may lead out."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        return Skip(f"{path}:1", OUTSIDE, str(path))
+    try:
+        name = clean(path.relative_to(root).with_suffix("").as_posix())
+    except Unusable as error:  # a file name of bytes that are no text
+        return Skip(ascii(path), error.reason, error.detail)
+    return Row(f"{path}:1", name, fields, root, split, media=(Media(path=path),))

@@ -1,0 +1,125 @@
+"""Where a row's pictures are: inside the image roots, or in the row itself. None is opened."""
+
+import base64
+import binascii
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.readers.custom.text import Unusable, encodable
+from instructblip_jax.datasets.readers.forms import printable
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"))
+OUTSIDE = "path outside the image root"
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) -> tuple[Media, ...]:
+    """What a cell names: a path, a data: URI, {"bytes", "path"} as Hugging Face has it, bytes, or a list of these."""
+    if isinstance(value, (list, tuple)):
+        return tuple(each for item in value for each in media(item, folder, roots, video))
+    if value is None or value == "":
+        return ()
+    if isinstance(value, Mapping):
+        if value.get("bytes"):
+            return media(value["bytes"], folder, roots, video)
+        return media(value.get("path"), folder, roots, video)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return (Media(data=bytes(value), video=video),)
+    if not isinstance(value, str):
+        raise Unusable("picture is not a path", f"{type(value).__name__} {str(value)[:60]!r}")
+    if value[:5].lower() == "data:":
+        return (Media(data=_inline(value), video=video),)
+    return (Media(path=find(value, folder, roots), video=video),)
+
+
+def _inline(uri: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    try:
+        if not comma or not head.lower().endswith(";base64"):
+            raise ValueError("not base64")
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise Unusable("broken data: URI", f"{head[:40]} ({error})") from None
+
+
+def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
+    """The file ``name`` in one of ``roots``, or in ``folder``. One that is in none of them is named where it was looked
+    for first. Raises `Unusable` for what lies outside, an absolute path outside ``roots`` too.
+
+    It is looked for as it is written, then with "/" for each "\\", as Windows parts folders. In every part of it the
+    case of letters and the form of accents are forgiven.
+    """
+    text = printable(encodable(name))
+    if _URL.match(text):
+        raise Unusable("picture is a URL, nothing is downloaded", text[:200])
+    inside: list[Path] = []
+    for spelled in dict.fromkeys((text, text.replace("\\", "/"))):
+        where = (*roots, folder) if not os.path.isabs(spelled) else tuple(roots)
+        inside = [root / spelled for root in where if _is_inside(root, root / spelled)]
+        for root in where:
+            if root / spelled in inside and (found := _there(root, spelled)) is not None:
+                return found
+    if not inside:
+        raise Unusable(OUTSIDE, text[:200])
+    return inside[0]
+
+
+def _is_inside(root: Path, path: Path) -> bool:
+    """True unless "..", a link or an absolute path leads out of the root."""
+    try:
+        return path.resolve().is_relative_to(_resolved(root))
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that no file can have
+        raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
+
+
+@lru_cache(maxsize=64)
+def _resolved(root: Path) -> Path:
+    return root.resolve()
+
+
+def _there(root: Path, name: str) -> Path | None:
+    """The file ``name`` in a root, or the one whose path differs only in the case of letters or the form of accents."""
+    path = root / name
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
+    folder = _folder(path.parent)
+    other = folder and _part(folder, path.name)
+    # what is forgiven may be a link
+    return other if other and _is_inside(root, other) else None
+
+
+@lru_cache(maxsize=1 << 14)
+def _folder(path: Path) -> Path | None:
+    """The folder, or the one that each part of its path is forgiven to mean; None where there is none."""
+    if path.is_dir():
+        return path
+    above = _folder(path.parent) if path.parent != path else None
+    found = above and _part(above, path.name)
+    return found if found and found.is_dir() else None
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    """The entries of a folder that have this name, ignoring case and accents."""
+    other = _names(folder).get(_folded(name))
+    return folder / other if other else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+@lru_cache(maxsize=1 << 10)
+def _names(folder: Path) -> dict[str, str]:
+    try:
+        return {_folded(name): name for name in sorted(os.listdir(folder), reverse=True)}
+    except OSError:
+        return {}

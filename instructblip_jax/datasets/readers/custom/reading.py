@@ -1,0 +1,173 @@
+"""The user's own files as a `Release`: what there is, in which splits, and its rows."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from instructblip_jax.datasets.draft import Reading, Release, Rows, Skip, Stream
+from instructblip_jax.datasets.readers.custom import (
+    coco,
+    conversations,
+    drafts,
+    folders,
+    json_rows,
+    parquet,
+    sniff,
+    splits,
+    tables,
+    tfds_set,
+    vqa,
+    webdataset,
+)
+from instructblip_jax.datasets.readers.custom.row import Rows as FileRows
+from instructblip_jax.datasets.readers.custom.text import Unusable, encoding_of
+
+Read = Callable[[], FileRows]
+"""The rows of a file or folder, in the same order every time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    read: Read
+    split: str | None
+    """Of its rows that cannot be read at all."""
+
+
+def release(
+    source: Path, images: Sequence[Path], *, name: str, format: str | None, encoding: str | None, validation: float
+) -> Release:
+    """The set ``name`` of the files at ``source``, in ``format`` (None: by what is in them) and ``encoding`` (None: by
+    its mark, or UTF-8). ``validation``: the share of the pictures that is kept from training where nothing says which.
+
+    Raises ValueError or FileNotFoundError naming the file, the flag, or both.
+    """
+    splits.Shares(validation)
+    if format is not None and format not in sniff.FORMATS:
+        raise ValueError(f"--format {format}: it is one of {', '.join(sniff.FORMATS)}")
+
+    def of(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
+        return _splits(source, _parts(source, images, format, encoding), tuple(images), name, validation)
+
+    return Release(of)
+
+
+def _parts(source: Path, images: Sequence[Path], format: str | None, encoding: str | None) -> list[_Part]:
+    for root in images:
+        if not root.is_dir():
+            raise FileNotFoundError(f"--images {root}: no such directory")
+    if format == "tfds" or str(source).startswith(tfds_set.PREFIX):
+        text = str(source)
+        own = tfds_set.splits(text)
+        if not own:
+            raise ValueError(f"{source}: no split of it is called train, validation or test")
+        return [_Part(partial(tfds_set.rows, text, name, split), split) for name, split in own.items()]
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or directory")
+    if source.is_file():
+        encoding_of(source, encoding)
+        return _read(format or sniff.of_file(source, encoding), source, images, encoding)
+    if format in sniff.OF_FOLDERS:
+        return _read(str(format), source, images, encoding)
+    if format:
+        files = [path for path in sorted(source.iterdir()) if path.suffix.lower() in sniff.ANNOTATIONS]
+        found = [(format, path) for path in files if path.is_file()]
+        if not found:
+            raise FileNotFoundError(f"{source}: no {', '.join(sniff.ANNOTATIONS)} file in it")
+    else:
+        found = sniff.of_folder(source, encoding)
+    return [part for kind, path in found for part in _read(kind, path, images, encoding)]
+
+
+def _read(kind: str, path: Path, images: Sequence[Path], encoding: str | None) -> list[_Part]:
+    if kind in ("classfolder", "pairs", "datasets") and not path.is_dir():
+        raise ValueError(f"{path}: --format {kind} needs a folder")
+    if kind == "datasets":
+        return [_Part(read, None) for read in parquet.saved(path).values()]
+    if kind == "imagefolder":
+        files = folders.metadata(path) if path.is_dir() else [path]
+        if not files:
+            raise FileNotFoundError(f"{path}: no {' or '.join(folders.METADATA)} in it or in a folder right below")
+        return [
+            _Part(partial(folders.from_metadata, each, encoding), splits.of_folder(each.parent.name)) for each in files
+        ]
+    read: dict[str, Read] = {
+        "jsonl": lambda: json_rows.rows(path, encoding, True),
+        "json": lambda: json_rows.rows(path, encoding, False),
+        "csv": lambda: tables.rows(path, encoding),
+        "llava": lambda: conversations.rows(path, encoding, False),
+        "llava-jsonl": lambda: conversations.rows(path, encoding, True),
+        "coco": lambda: coco.rows(path, encoding),
+        "vqa": lambda: vqa.rows(path, encoding, images),
+        "classfolder": lambda: folders.from_classes(path),
+        "pairs": lambda: folders.from_pairs(path, encoding),
+        "webdataset": lambda: webdataset.rows(path),
+        "parquet": lambda: parquet.rows(path),
+    }
+    return [_Part(read[kind], splits.of_name(path) if path.is_file() else splits.of_folder(path.name))]
+
+
+def _splits(
+    source: Path, parts: Sequence[_Part], images: tuple[Path, ...], name: str, validation: float
+) -> Mapping[str, Rows]:
+    """Reads everything once to see which splits there are, and with a validation share once more: a row with several
+    pictures ties these to one split."""
+    shares = splits.Shares(validation)
+    if validation:
+        for placed in _placed(parts, images):
+            if isinstance(placed, drafts.Placed) and placed.split is None and len(placed.media) > 1:
+                shares.link(placed.keys())
+    found: dict[str, None] = {}
+    empty = True
+    for placed in _placed(parts, images):
+        empty = False
+        if isinstance(placed, drafts.Placed):
+            found[_split(placed, shares)] = None
+        else:
+            found.setdefault(placed[1], None)
+    if empty:
+        raise ValueError(f"{source}: there is no row in it")
+    return {split: partial(_stream, parts, images, name, shares, split) for split in splits.SPLITS if split in found}
+
+
+def _split(placed: drafts.Placed, shares: splits.Shares) -> str:
+    if placed.split is not None or not shares.validation:
+        return placed.split or "train"
+    return shares.split(placed.keys())
+
+
+def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Generator[drafts.Placed | tuple[Skip, str], None, int]:
+    """Rows with their pictures found; those that are none with the split that they are counted in. Returns how many
+    rows the sources hold."""
+    held = 0
+    for part in parts:
+        rows = Reading(part.read())
+        for row in rows:
+            if isinstance(row, Skip):
+                yield row, part.split or "train"
+                continue
+            try:
+                yield drafts.place(row, images)
+            except Unusable as error:
+                yield Skip(row.where, error.reason, error.detail, row.rows), row.split or "train"
+        held += rows.held or 0
+    return held
+
+
+def _stream(parts: Sequence[_Part], images: tuple[Path, ...], name: str, shares: splits.Shares, split: str) -> Stream:
+    elsewhere = 0
+    found = Reading(_placed(parts, images))
+    for placed in found:
+        if not isinstance(placed, drafts.Placed):
+            if placed[1] == split:
+                yield placed[0]
+            else:
+                elsewhere += placed[0].rows
+        elif _split(placed, shares) != split:
+            elsewhere += placed.row.rows
+        else:
+            try:
+                yield drafts.draft(placed, name, split)
+            except Unusable as error:
+                yield Skip(placed.row.where, error.reason, error.detail, placed.row.rows)
+    return (found.held or 0) - elsewhere

@@ -1,0 +1,128 @@
+"""Which format a file or a folder has: what is in it, then what it is called."""
+
+import json
+from pathlib import Path
+
+from instructblip_jax.datasets.readers.custom import folders, json_rows, tables, vqa
+from instructblip_jax.datasets.readers.custom.conversations import KEYS
+from instructblip_jax.datasets.readers.custom.text import beginning
+
+FORMATS = (
+    "jsonl",
+    "json",
+    "csv",
+    "llava",
+    "llava-jsonl",
+    "coco",
+    "vqa",
+    "imagefolder",
+    "classfolder",
+    "pairs",
+    "webdataset",
+    "parquet",
+    "datasets",
+    "tfds",
+)
+OF_FOLDERS = ("imagefolder", "classfolder", "pairs", "datasets")
+"""Formats of a whole folder. The others are a file's, and a folder's files are read one by one."""
+ANNOTATIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar")
+_PACKED = {b"PK\x03\x04": "unzip", b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"Rar!": "unrar"}
+_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json", "features.json")
+
+
+def of_file(path: Path, encoding: str | None) -> str:
+    """The format of a file. Raises ValueError for one that is none of `FORMATS`."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"{path}: is empty")
+    for mark, tool in _PACKED.items():
+        if head.startswith(mark):
+            raise ValueError(f"{path}: is packed; unpack it first ({tool}) and give --source the folder")
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head[257:262] == b"ustar" or path.suffix.lower() == ".tar":
+        return "webdataset"
+    if path.name in folders.METADATA:
+        return "imagefolder"
+    return _of_text(path, encoding)
+
+
+def _of_text(path: Path, encoding: str | None) -> str:
+    text = beginning(path, encoding).lstrip("\ufeff \t\r\n")
+    if text.startswith("["):
+        first = json_rows.first(path, encoding)
+        return "llava" if isinstance(first, dict) and _is_conversation(first) else "json"
+    if text.startswith("{"):
+        return _of_objects(path, encoding, text)
+    if tables.header_known(text.splitlines()):
+        return "csv"
+    if path.suffix.lower() == ".jsonl" and text:
+        return "jsonl"  # its first line is broken
+    raise ValueError(
+        f"{path}: has none of the known forms; --format says which: {', '.join(FORMATS)} (it begins with {text[:40]!r})"
+    )
+
+
+def _of_objects(path: Path, encoding: str | None, text: str) -> str:
+    """An object a line, or one object with lists in it, however that is laid out."""
+    line, _, rest = text.partition("\n")
+    try:
+        first = json.loads(line)
+        alone = not rest.strip()
+    except (ValueError, RecursionError):
+        first, alone = _top(path, encoding), True
+    first = first if isinstance(first, dict) else {}
+    said = "annotations" in first and "images" not in first
+    if "questions" in first or (said and vqa.kind(path) == "annotations"):
+        return "vqa"
+    if "annotations" in first and "images" in first:
+        return "coco"
+    if _is_conversation(first):
+        return "llava-jsonl"
+    if alone and json_rows.ROWS in first:
+        said = json_rows.first(path, encoding, json_rows.ROWS)
+        return "llava" if isinstance(said, dict) and _is_conversation(said) else "json"
+    return "jsonl"
+
+
+def _top(path: Path, encoding: str | None) -> dict[str, None]:
+    """The names at the top of a file that is one object over several lines; none of broken JSON lines, each of which is
+    told by itself then. Raises ValueError for one broken object."""
+    seen: dict[str, None] = {}
+    try:
+        for key in json_rows.names(path, encoding):
+            seen[key] = None
+            if "questions" in seen or {"images", "annotations"} <= seen.keys():
+                break  # what follows may be long
+    except ValueError:
+        text = beginning(path, encoding)
+        if path.suffix.lower() == ".jsonl" or sum(line.startswith("{") for line in text.splitlines()) > 1:
+            return {}
+        raise
+    return seen
+
+
+def _is_conversation(fields: dict) -> bool:
+    return any(fields.get(name) is not None for name in KEYS)
+
+
+def of_folder(path: Path, encoding: str | None) -> list[tuple[str, Path]]:
+    """What there is to read in a folder: (format, file or folder). Raises FileNotFoundError where there is nothing."""
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return [("datasets", path)]
+    own = [each for each in sorted(path.iterdir()) if each.suffix.lower() in ANNOTATIONS and each.is_file()]
+    own = [each for each in own if each.name not in (*_MARKS, *folders.METADATA)]
+    if own:
+        found = [(of_file(each, encoding), each) for each in own]
+        return [part for part in found if part[0] != "vqa" or vqa.kind(part[1]) == "questions"]  # a pair is read once
+    if folders.metadata(path):
+        return [("imagefolder", path)]
+    if folders.paired(path):
+        return [("pairs", path)]
+    if folders.classes(path):
+        return [("classfolder", path)]
+    raise FileNotFoundError(
+        f"{path}: nothing to read: no {', '.join(ANNOTATIONS)} file, no {' or '.join(folders.METADATA)}, "
+        "no text beside a picture, and no folder with pictures"
+    )

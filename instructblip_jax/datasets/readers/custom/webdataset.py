@@ -1,0 +1,98 @@
+"""WebDataset shards: tar archives in which the files of one sample follow each other and share a name."""
+
+import dataclasses
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.datasets.draft import Media, Skip
+from instructblip_jax.datasets.readers.custom.json_rows import parse
+from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
+from instructblip_jax.datasets.readers.custom.row import FOLDER_COLUMNS, Row, Rows, made
+from instructblip_jax.datasets.readers.custom.splits import of_name
+
+LONGEST_TEXT = 1 << 24
+TEXTS = {"txt": "answer", "text": "answer", "caption": "answer", "cls": "label"}
+"""Last part of a name -> the column that the file's text is. A .json has columns of its own."""
+Sample = tuple[str, dict[str, Media | bytes]]
+"""Name, and ending -> a picture's place or a text."""
+
+
+def members(path: Path) -> Iterator[Sample | Skip]:
+    """The samples of an archive; pictures are not read. Raises ValueError where it breaks off."""
+    name, parts = "", dict[str, Media | bytes]()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of a big archive
+                if not member.isfile():
+                    continue
+                key, ending = _split(member.name)
+                if key != name and parts:
+                    yield name, parts
+                    parts = {}
+                name = key
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    yield Skip(f"{path}:{member.name}", OUTSIDE)
+                elif member.issparse():
+                    yield Skip(f"{path}:{member.name}", "sparse file in an archive")
+                elif f".{ending.rpartition('.')[2]}" in EXTENSIONS:
+                    parts[ending] = Media(path=path, offset=member.offset_data, size=member.size)
+                elif member.size <= LONGEST_TEXT:
+                    file = archive.extractfile(member)
+                    parts[ending] = file.read() if file else b""
+    except (tarfile.TarError, EOFError, OSError, UnicodeError, OverflowError) as error:
+        raise ValueError(f"{path}: broken archive: {error}") from error
+    if parts:
+        yield name, parts
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Folder and name up to the first dot; the rest, in lower case."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
+def rows(path: Path) -> Rows:
+    """A row a sample."""
+    held = 0
+    for sample in members(path):
+        held += 1
+        if isinstance(sample, Skip):
+            yield sample
+            continue
+        name, parts = sample
+        where = f"{path}:{name}"
+        fields: dict[str, Any] = {}
+        failed: Skip | None = None
+        for ending, part in parts.items():
+            if not isinstance(part, bytes) or ending not in (*TEXTS, "json"):
+                continue
+            try:
+                text = part.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                failed = Skip(where, "not UTF-8", f".{ending}, byte {error.start}")
+                break
+            value = parse(text, where) if ending == "json" else {TEXTS[ending]: text}
+            if isinstance(value, Skip):
+                failed = value
+                break
+            fields |= value if isinstance(value, Mapping) else {}
+        if failed:
+            yield failed
+            continue
+        media = tuple(part for _, part in sorted(parts.items(), key=lambda item: item[0]) if isinstance(part, Media))
+        row = made(where, name, _without(fields), path.parent, of_name(path), FOLDER_COLUMNS)
+        if isinstance(row, Row):
+            told = {column: value for column, value in row.fields.items() if column != "image"}  # as it was elsewhere
+            row = dataclasses.replace(row, fields=told, media=media)
+        yield row
+    return held
+
+
+def _without(fields: dict[str, Any]) -> dict[str, Any]:
+    """A caption both in .txt and in .json is one."""
+    same = [name for name in ("caption", "text") if "answer" in fields and fields.get(name) is not None]
+    return {name: value for name, value in fields.items() if name not in same}

@@ -1,0 +1,139 @@
+"""Lines of CSV and TSV files -> rows of cells: a row a line, unless a quoted cell really spans several.
+
+A cell is quoted if it begins and ends with a quote and those in between are doubled or behind a backslash, as
+spreadsheets and pandas write it. Any other quote is text: `5" disc`, `"so" he said`. One that is never closed is looked
+for in the lines below, but not beyond a line that looks like a row of its own. If none closes it, it is text in a TSV,
+where hardly anybody quotes; elsewhere its row is a `Bad`. Either way the lines below are rows as if it were not there.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from instructblip_jax.datasets.readers.fields import Bad
+
+QUOTE = '"'
+LONGEST = 1 << 17
+"""Characters of a row that spans several lines."""
+
+
+class Line(NamedTuple):
+    """A row: the number of its first line, its cells, and how many lines that are not blank it takes."""
+
+    number: int
+    cells: list[str] | Bad
+    lines: int
+
+
+class Splitter:
+    """Splits lines into the cells of ``count`` columns, parted by ``sign``. ``looks_like_a_row`` is asked, where a line
+    that an open quote would swallow has as many cells as there are columns: the row's own cells, and that line's."""
+
+    def __init__(
+        self,
+        sign: str,
+        count: int,
+        looks_like_a_row: Callable[[list[str], list[str]], bool] = lambda own, cells: True,
+    ):
+        self._sign, self._count, self._looks = sign, count, looks_like_a_row
+        end = rf" *(?={re.escape(sign)}|\r?\n?\Z)"
+        doubled, escaped = r'"((?:[^"]|"")*+)"', r'"((?:[^"\\]|\\.)*+)"'
+        self._quoted = (
+            (re.compile(doubled + end, re.DOTALL), re.compile('""'), '"'),
+            (re.compile(escaped + end, re.DOTALL), re.compile(r"\\([\"\\])"), r"\1"),
+        )
+        self._unended = re.compile(r'"(?:(?:[^"]|"")*+|(?:[^"\\]|\\.)*+)\Z', re.DOTALL)
+
+    def is_blank(self, line: str) -> bool:
+        """True if all cells of a line are empty."""
+        return not line.strip(self._sign + QUOTE + " \t\r\n\ufeff")
+
+    def cells(self, text: str) -> list[str]:
+        """The cells of one row."""
+        return self._split(text)[0]
+
+    def _split(self, text: str) -> tuple[list[str], int]:
+        """The cells, and where the first one begins whose quote is not closed; -1 where there is none."""
+        if QUOTE not in text:
+            return text.rstrip("\r\n").split(self._sign), -1
+        cells, at, unclosed = list[str](), 0, -1
+        while True:
+            cell, end, closed = self._cell(text, at)
+            cells.append(cell)
+            if unclosed < 0 and not closed and cell.count(QUOTE) % 2:
+                unclosed = at
+            if end == len(text) or text[end] != self._sign:
+                cells[-1] = cell if closed else cell.rstrip("\r\n")
+                return cells, unclosed
+            at = end + 1
+
+    def _cell(self, text: str, at: int) -> tuple[str, int, bool]:
+        """The cell at ``at``, where it ends, and whether it is quoted or has no quote at its beginning."""
+        if not text.startswith(QUOTE, at):
+            end = self._end(text, at)
+            return text[at:end].rstrip("\r\n") if end == len(text) else text[at:end], end, True
+        for form, marks, mark in self._quoted:
+            if found := form.match(text, at):
+                return marks.sub(mark, found[1]), found.end(), True
+        end = self._end(text, at)
+        return text[at:end], end, False
+
+    def _end(self, text: str, at: int) -> int:
+        found = text.find(self._sign, at)
+        return len(text) if found < 0 else found
+
+    def rows(self, lines: Iterator[str], first: int = 1) -> Iterator[Line]:
+        """The rows of lines numbered from ``first``; blank ones are none."""
+        below: deque[str] = deque()
+
+        def ahead(number: int) -> str | None:
+            while len(below) <= number and (line := next(lines, None)) is not None:
+                below.append(line)
+            return below[number] if number < len(below) else None
+
+        number = first
+        while ahead(0) is not None:
+            text = below.popleft()
+            found, unclosed = self._split(text)
+            cells: list[str] | Bad = found
+            taken = [text]
+            if unclosed >= 0:
+                closed = self._closed(text, unclosed, found, ahead)
+                if not isinstance(closed, str):
+                    cells, more = closed
+                    taken += [below.popleft() for _ in range(more)]
+                elif self._sign != "\t":
+                    cells = Bad("unbalanced quote", f"{text[unclosed : unclosed + 60].strip()} {closed}")
+            if not self.is_blank("".join(taken)):
+                yield Line(number, cells, sum(not self.is_blank(line) for line in taken))
+            number += len(taken)
+
+    def _closed(
+        self, text: str, at: int, own: list[str], ahead: Callable[[int], str | None]
+    ) -> tuple[list[str], int] | str:
+        """The cells of the row whose cell at ``at`` is closed in a line below, and how many lines below it takes; else
+        why it is not. Where ``own``, the cells of its own line, may be a row's, the closing line may be another."""
+        full = len(own) >= self._count and self._looks(own, own)
+        parts, size, number = [text], len(text), 0
+        while (line := ahead(number)) is not None:
+            before, size, number = size, size + len(line), number + 1
+            parts.append(line)
+            if size > LONGEST:
+                return f"is not closed within {LONGEST:,} characters"
+            if QUOTE in line:
+                whole = "".join(parts)
+                _, end, closed = self._cell(whole, at)
+                if closed:
+                    if self._is_row(own, line if full else line[: end - before]):
+                        return "is closed only in a line below that looks like a row"
+                    return self.cells(whole), number
+            if self._is_row(own, line):
+                return "is not closed before a line that looks like a row"
+            if QUOTE in line and not self._unended.match(whole, at):
+                return "is not closed: a quote in the text below it is not doubled"
+        return "is not closed before the end of the file"
+
+    def _is_row(self, own: list[str], line: str) -> bool:
+        cells = self.cells(line)
+        return len(cells) >= self._count and self._looks(own, cells)

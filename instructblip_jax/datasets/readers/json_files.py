@@ -1,0 +1,217 @@
+"""JSON files of any size, an entry at a time, with the standard library's decoder.
+
+It sees lone surrogates for what they are, refuses deep nesting and tells where a file is broken, at the speed of the
+parsers that are made for streams.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.json_text import Decoder
+from instructblip_jax.datasets.readers.text_files import lines, pieces
+
+Entry = tuple[str, Any]
+"""Where it stands ("FILE:LINE", "FILE:KEY" or "FILE:[NUMBER]") and its value, a `Bad` for one that cannot be read."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_MARGIN = 64
+"""Nearer than this to the window's end, what is decoded may be cut off: a number, a literal, an escape."""
+
+
+class Absent(ValueError):
+    """A file has no such field, or not of this kind."""
+
+
+class _Window:
+    """The part of a file's text that is looked at; ``at`` is where the next value begins."""
+
+    def __init__(self, path: Path, text: Iterator[str] | None = None):
+        self.path, self._pieces = path, pieces(path) if text is None else text
+        self._decoder = Decoder()
+        self.text, self.at, self._dropped, self._lines, self.ended = "", 0, 0, 1, False
+        self.grow()
+
+    def grow(self) -> None:
+        """Forget what is read, and look at no less than twice as much of the rest as before."""
+        self._dropped += self.at
+        self._lines += self.text.count("\n", 0, self.at)
+        parts, wanted = [self.text[self.at :]], max(len(self.text) - self.at, 1)
+        while wanted > 0 and not self.ended:
+            piece = next(self._pieces, None)
+            self.ended = piece is None
+            parts.append(piece or "")
+            wanted -= len(parts[-1])
+        self.text, self.at = "".join(parts), 0
+
+    def fail(self, what: str, at: int) -> NoReturn:
+        line = self._lines + self.text.count("\n", 0, at)
+        raise ValueError(f"{self.path}:{line}: broken JSON, {what} (character {self._dropped + at} of the file)")
+
+    def peek(self) -> str:
+        """The next character that is no space, "" at the end."""
+        while True:
+            found = _SPACE.match(self.text, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if self.ended:
+                return ""
+            self.grow()
+
+    def take(self, marks: str) -> str:
+        """The next character, which must be one of ``marks``."""
+        mark = self.peek()
+        if not mark or mark not in marks:
+            self.fail(f"{' or '.join(marks)} expected, {mark or 'the end'} found", self.at)
+        self.at += 1
+        return mark
+
+    def value(self) -> Any:
+        """The next value, whole; a `Bad` for an object with a key twice."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.value(self.text, self.at)
+            except RecursionError:
+                self.fail("nested too deeply", self.at)
+            except json.JSONDecodeError as error:
+                inside = error.pos < len(self.text) - _MARGIN and not error.msg.startswith("Unterminated string")
+                if self.ended or inside:
+                    self.fail(error.msg.lower(), error.pos)
+            except ValueError as error:  # a number of too many digits
+                self.fail(str(error), self.at)
+            else:
+                if self.ended or end < len(self.text) - _MARGIN:
+                    self.at = end
+                    return value
+            self.grow()
+
+    def skip(self) -> None:
+        """Pass the next value, of a list one element after the other."""
+        if self.peek() != "[":
+            self.value()
+            return
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            self.value()
+            if self.take(",]") == "]":
+                return
+
+
+def _enter(path: Path, keys: tuple[str, ...], text: Iterator[str] | None = None) -> _Window:
+    """A window at the value under ``keys``."""
+    window = _Window(path, text)
+    for depth, key in enumerate(keys, 1):
+        name = ".".join(keys[:depth])
+        if window.peek() != "{":
+            raise Absent(f"{path}: has no field {name}: no object where it should stand")
+        mark = window.take("{")
+        while True:
+            if window.peek() == "}":
+                raise Absent(f"{path}: has no field {name}")
+            if mark == ",":
+                window.peek()
+            found = window.value()
+            window.take(":")
+            if found == key:
+                break
+            window.skip()
+            mark = window.take(",}")
+            if mark == "}":
+                raise Absent(f"{path}: has no field {name}")
+    return window
+
+
+def value(path: Path, *keys: str, text: Iterator[str] | None = None) -> Any:
+    """What stands under ``keys`` of a file, whole; ``text``: the file's, if it is not UTF-8.
+
+    Raises ValueError naming the file and the line.
+    """
+    window = _enter(path, keys, text)
+    found = window.value()
+    if isinstance(found, Bad):
+        window.fail(f"{found.reason}: {found.detail}", window.at)
+    if not keys and window.peek():
+        window.fail("something follows the value", window.at)
+    return found
+
+
+def first_mark(path: Path) -> str:
+    """The first character of a file: "[", "{" or another."""
+    return _Window(path).peek()
+
+
+def names(path: Path, text: Iterator[str] | None = None) -> Iterator[str]:
+    """The keys of a file that is one object, as they come; none of one that is not. Raises ValueError like `value`."""
+    window = _Window(path, text)
+    if window.peek() != "{":
+        return
+    mark = window.take("{")
+    while window.peek() != "}" and mark != "}":
+        yield str(window.value())
+        window.take(":")
+        window.skip()
+        mark = window.take(",}")
+
+
+def elements(path: Path, *keys: str, text: Iterator[str] | None = None) -> Iterator[Entry]:
+    """The elements of the list under ``keys``. Raises ValueError naming the file and the line."""
+    window = _enter(path, keys, text)
+    if window.peek() != "[":
+        raise Absent(f"{path}: {'.'.join(keys) or 'the file'} is no list")
+    window.take("[")
+    number = 0
+    if window.peek() == "]":
+        window.take("]")
+    else:
+        while True:
+            yield f"{path}:[{number}]", window.value()
+            number += 1
+            if window.take(",]") == "]":
+                break
+    if not keys and window.peek():
+        window.fail("something follows the list", window.at)
+
+
+def members(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Where, key and value of the members of a file that is one object. Raises ValueError like `elements`."""
+    window = _Window(path)
+    if window.peek() != "{":
+        raise ValueError(f"{path}: the file is no object")
+    window.take("{")
+    if window.peek() == "}":
+        window.take("}")
+    else:
+        while True:
+            key = window.value()
+            if not isinstance(key, str):
+                window.fail(f"the key {str(key)[:40]} is no text", window.at)
+            window.take(":")
+            yield f"{path}:{key}", key, window.value()
+            if window.take(",}") == "}":
+                break
+    if window.peek():
+        window.fail("something follows the object", window.at)
+
+
+def json_lines(path: Path) -> Iterator[Entry]:
+    """The entries of a file with one JSON value a line; blank lines are no entries."""
+    decoder = Decoder()
+    for number, line in lines(path):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                found = decoder.only(line)
+            except RecursionError:
+                yield where, Bad("broken line", "nested too deeply")
+            except ValueError as error:
+                yield where, Bad("broken line", f"{error}: {line[:80]}")
+            else:
+                yield where, found

@@ -1,0 +1,55 @@
+"""All data sets by name."""
+
+from instructblip_jax.datasets.draft import Release
+from instructblip_jax.datasets.readers import (
+    aokvqa,
+    capfilt,
+    coco_caption,
+    coco_vqa,
+    flickr30k,
+    gqa,
+    hateful_memes,
+    iconqa,
+    ivqa,
+    llava,
+    nocaps,
+    ocrvqa,
+    scienceqa,
+    textcaps,
+    textvqa,
+    video_qa,
+    visdial,
+    vizwiz,
+    vsr,
+)
+from instructblip_jax.datasets.readers.question_generation import turned
+
+RELEASES: dict[str, Release] = {
+    "coco_caption": coco_caption.RELEASE,
+    "capfilt": capfilt.RELEASE,
+    "textcaps": textcaps.RELEASE,
+    "vqav2": coco_vqa.VQAV2,
+    "okvqa": coco_vqa.OKVQA,
+    "aokvqa": aokvqa.RELEASE,
+    "ocrvqa": ocrvqa.RELEASE,
+    "vqav2_qg": turned(coco_vqa.VQAV2, "vqav2_qg"),
+    "okvqa_qg": turned(coco_vqa.OKVQA, "okvqa_qg"),
+    "aokvqa_qg": turned(aokvqa.RELEASE, "aokvqa_qg"),
+    "llava_detail": llava.DETAIL,
+    "llava_conv": llava.CONVERSATION,
+    "llava_reason": llava.REASONING,
+    "nocaps": nocaps.RELEASE,
+    "flickr30k": flickr30k.RELEASE,
+    "gqa": gqa.RELEASE,
+    "vsr": vsr.RELEASE,
+    "iconqa": iconqa.RELEASE,
+    "textvqa": textvqa.RELEASE,
+    "visdial": visdial.RELEASE,
+    "hateful_memes": hateful_memes.RELEASE,
+    "vizwiz": vizwiz.RELEASE,
+    "scienceqa": scienceqa.RELEASE,
+    "msvd_qa": video_qa.MSVD,
+    "msrvtt_qa": video_qa.MSRVTT,
+    "ivqa": ivqa.RELEASE,
+}
+"""The first thirteen are those that InstructBLIP was trained on, the others it was measured on."""

@@ -1,0 +1,54 @@
+"""TextVQA: TextVQA_0.5.1_{train,val,test}.json, test without answers, and for the slot ``ocr``
+TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json. Pictures: train_images/ (train and val) and test_images/."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
+from instructblip_jax.datasets.readers import rosetta
+from instructblip_jax.datasets.readers.fields import Row, full_text, ident, texts, told
+from instructblip_jax.datasets.readers.json_files import elements
+from instructblip_jax.datasets.readers.rows import Made, drafts, find, judged, places, some
+from instructblip_jax.datasets.readers.stores import Store, store
+from instructblip_jax.datasets.readers.textcaps import open_image
+
+NAME = "textvqa"
+
+
+def _rows(path: Path, split: str, source: Path, where: Store) -> Iterator[Draft | Skip]:
+    read = rosetta.read(source, split)
+
+    def make(row: Row) -> Iterator[Made]:
+        image_id, question_id = full_text(row, "image_id"), ident(row, "question_id")
+        words = rosetta.tokens(row) or read.get(image_id, ())
+        blind = split == "test" and "answers" not in row
+        record = Record(
+            uid=f"{NAME}/{split}/{question_id}",
+            dataset=NAME,
+            split=split,
+            task="vqa",
+            images=(),
+            slots={"question": full_text(row, "question"), "ocr": rosetta.shown(words)},
+            image_id=image_id,
+            question_id=question_id,
+            meta={"ocr": list(words), **told(row, "image_classes")},
+            **({"answers": ()} if blind else judged(texts(row, "answers"))),
+        )
+        yield record, (Media(open_image(where, image_id, split)),)
+
+    return drafts(elements(path, "data"), make)
+
+
+def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
+    where = store(source, images, "images", "..")
+    folder = source.parent if source.is_file() else source
+    splits: dict[str, Rows] = {}
+    for split in ("train", "val", "test"):
+        if path := find(source, *places(f"TextVQA_0.5.1_{split}.json")):
+            splits[split] = partial(_rows, path, split, folder, where)
+    return some(splits, source, "TextVQA_0.5.1_{train,val,test}.json")
+
+
+RELEASE = Release(_splits, {"train": 34_602, "val": 5_000, "test": 5_734})

@@ -1,0 +1,149 @@
+"""Image features of one tower, on disk: ArrayRecord shards of (key, features), and an index over them.
+
+A shard is finished when its file of keys lies beside it; what else is there is of a run that was killed, and is written
+anew. The index, sorted keys -> (shard, row), is made from the keys of all finished shards and mapped into memory.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from instructblip_jax.features.pictures import BLANK, KEY, Pictures, save_whole
+
+RANDOM = "readahead_buffer_size:0,max_parallelism:0"
+WRITTEN = "group_size:1,uncompressed"  # any record is read without its neighbours; noise does not compress
+
+
+class FeatureCache:
+    """The features in ``directory``, each of this ``shape`` and ``dtype``, by the key of their picture."""
+
+    def __init__(self, directory: Path, shape: tuple[int, ...], dtype: np.dtype):
+        self.directory, self.shape, self.dtype = directory, shape, np.dtype(dtype)
+        self.bytes = int(np.prod(shape)) * self.dtype.itemsize
+        """Of one picture's features."""
+        self.shards = _finished(directory)
+        self.keys, self.places = self._index()
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """S16 [n] -> bool [n]."""
+        if not len(self.keys):
+            return np.zeros(len(keys), bool)
+        at = np.searchsorted(self.keys, keys)
+        return self.keys[np.minimum(at, len(self.keys) - 1)] == keys
+
+    def read(self, keys: np.ndarray) -> np.ndarray:
+        """S16 [...] -> features [..., *shape]. Raises KeyError for one that is not there, ValueError for damage."""
+        flat = np.ravel(keys)
+        if not self.holds(flat).all():
+            raise KeyError(f"{self.directory}: a picture of this batch has no features; was the set prepared again?")
+        out = np.empty((len(flat), *self.shape), self.dtype)
+        for n, (shard, row) in enumerate(self.places[np.searchsorted(self.keys, flat)].tolist()):
+            record = self._record(shard, row)
+            if record[: KEY.itemsize] != flat[n : n + 1].tobytes() or len(record) != KEY.itemsize + self.bytes:
+                raise ValueError(f"{_path(self.directory, shard)}: row {row} is not what the index says; {_AGAIN}")
+            out[n] = np.frombuffer(record, self.dtype, offset=KEY.itemsize).reshape(self.shape)
+        return out.reshape(*keys.shape, *self.shape)
+
+    def _record(self, shard: int, row: int) -> bytes:
+        path = _path(self.directory, shard)
+        try:
+            with self._lock:
+                if shard not in self._readers:
+                    self._readers[shard] = ArrayRecordReader(str(path), RANDOM, file_reader_buffer_size=1 << 15)
+                reader = self._readers[shard]
+            return reader.read([row])[0]
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path}: row {row} cannot be read ({error}); {_AGAIN}") from error
+
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted keys S16 [N], and for each (shard, row) int32 [N, 2]."""
+        if not self.shards:
+            return np.empty(0, KEY), np.empty((0, 2), np.int32)
+        name = hashlib.blake2b(repr(self.shards).encode(), digest_size=8).hexdigest()
+        paths = [self.directory / f"index-{name}.{what}.npy" for what in ("keys", "places")]
+        if not all(path.is_file() for path in paths):
+            parts = [np.load(_keys_path(self.directory, shard)) for shard in self.shards]
+            keys = np.concatenate(parts)
+            shards = np.repeat(np.array(self.shards, np.int32), [len(part) for part in parts])
+            rows = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts])
+            order = np.argsort(keys, kind="stable")
+            save_whole(paths[0], keys[order])
+            save_whole(paths[1], np.stack([shards, rows], axis=1)[order])
+        keys, places = (np.load(path, mmap_mode="r") for path in paths)
+        return keys, places
+
+
+_AGAIN = "remove the file, and its features are computed again"
+
+
+def _path(directory: Path, shard: int) -> Path:
+    return directory / f"features-{shard:06d}.array_record"
+
+
+def _keys_path(directory: Path, shard: int) -> Path:
+    return directory / f"features-{shard:06d}.keys.npy"
+
+
+def _finished(directory: Path) -> list[int]:
+    numbers = sorted(int(path.name.split(".")[0].split("-")[1]) for path in directory.glob("features-*.keys.npy"))
+    return [number for number in numbers if _path(directory, number).is_file()]
+
+
+class FeatureWriter:
+    """Writes features into ``directory`` in the order in which they come, ``rows`` of them a shard."""
+
+    def __init__(self, directory: Path, rows: int):
+        self.directory, self.rows = directory, rows
+        self.number = max(_finished(directory), default=-1)
+        self.keys: list[bytes] = []
+        self.writer: ArrayRecordWriter | None = None
+        for path in directory.glob("*.part"):
+            path.unlink()
+
+    def add(self, keys: np.ndarray, features: np.ndarray) -> None:
+        """S16 [n] and their features [n, ...]. Raises OSError for a full disk."""
+        try:
+            for n, row in enumerate(features):
+                if self.writer is None:
+                    self.number += 1
+                    self.writer = ArrayRecordWriter(f"{_path(self.directory, self.number)}.part", WRITTEN)
+                key = keys[n : n + 1].tobytes()
+                self.writer.write(key + row.tobytes())
+                self.keys.append(key)
+                if len(self.keys) == self.rows:
+                    self.close()
+        except RuntimeError as error:
+            raise OSError(f"{_path(self.directory, self.number)}: {error}") from error
+
+    def close(self) -> None:
+        """Finish the shard."""
+        if self.writer is None:
+            return
+        self.writer.close()
+        path = _path(self.directory, self.number)
+        os.replace(f"{path}.part", path)
+        save_whole(_keys_path(self.directory, self.number), np.frombuffer(b"".join(self.keys), KEY))
+        self.writer, self.keys = None, []
+
+
+class Features:
+    """What the loader asks: the features that records of the sets in ``pictures`` show; of ``blank``, the mean colour's
+    for all of them."""
+
+    def __init__(self, cache: FeatureCache, pictures: Mapping[str, Pictures], blank: bool = False):
+        self.cache, self.pictures, self.blank = cache, pictures, blank
+
+    def __call__(self, places: Sequence[tuple[str, int]], frames: int) -> np.ndarray:
+        """(set, record) of B rows -> [B, P, Dv], or of more than one frame [B, F, P, Dv]."""
+        keys = [self._keys(name, record, frames) for name, record in places]
+        return self.cache.read(np.stack(keys) if frames > 1 else np.concatenate(keys))
+
+    def _keys(self, name: str, record: int, frames: int) -> np.ndarray:
+        return np.repeat(BLANK, frames) if self.blank else self.pictures[name].of(record, frames)

@@ -1,0 +1,183 @@
+"""Q-Former: BERT layers whose learned queries read the image while they attend to the instruction.
+
+InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301.12597).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers.attention import Attention, mask_bias
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, embedding, layer_norm, linear
+from instructblip_jax.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class QFormerConfig:
+    """Sizes; the defaults are those of the public checkpoints (Hugging Face class defaults).
+
+    ``use_text`` is InstructBLIP's form: text embeddings, and a feed-forward of their own for the text positions.
+    """
+
+    vocab_size: int = 30523
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    cross_attention_frequency: int = 2
+    encoder_hidden_size: int = 1408
+    use_text: bool = True
+
+
+DROPOUTS = 6
+"""A layer's: weights and output of its self-attention and of its cross-attention, output of each feed-forward."""
+
+
+def _keys(keys: jax.Array | None, count: int = DROPOUTS) -> list[jax.Array | None]:
+    """Keys [count] one by one. They are all made at once: a split is a long program, and would stand in every layer."""
+    return [None] * count if keys is None else [keys[n] for n in range(count)]
+
+
+class AttentionBlock(nnx.Module):
+    """Attention with dropout, residual and norm after it (post-norm, as BERT)."""
+
+    def __init__(self, config: QFormerConfig, *, context_width: int | None = None, dtype, rngs: nnx.Rngs):
+        width, heads = config.hidden_size, config.num_attention_heads
+        rate = config.attention_probs_dropout_prob
+        self.rate = config.hidden_dropout_prob
+        self.attn = Attention(
+            width, heads, width // heads, context_width=context_width, dropout_rate=rate, dtype=dtype, rngs=rngs
+        )
+        self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        bias: jax.Array | None,
+        probs_key: jax.Array | None,
+        out_key: jax.Array | None,
+    ) -> jax.Array:
+        h = self.attn(x, *self.attn.keys_values(context), bias=bias, key=probs_key)
+        return self.norm(x + dropout(h, self.rate, out_key))
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers with dropout, residual and norm after them."""
+
+    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+        width, inner = config.hidden_size, config.intermediate_size
+        self.rate = config.hidden_dropout_prob
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.up = linear(width, inner, ("embed", "mlp"), dtype=dtype, rngs=rngs)
+        self.down = linear(inner, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        return self.norm(x + dropout(self.down(self.activation(self.up(x))), self.rate, key))
+
+
+class Layer(nnx.Module):
+    """Self-attention over queries and text together, and a feed-forward for each of them."""
+
+    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = AttentionBlock(config, dtype=dtype, rngs=rngs)
+        self.query_ffn = FeedForward(config, dtype=dtype, rngs=rngs)
+        self.text_ffn = FeedForward(config, dtype=dtype, rngs=rngs) if config.use_text else None
+
+    def __call__(
+        self,
+        x: jax.Array,
+        cross_attention: AttentionBlock | None,
+        image: jax.Array,
+        queries: int,
+        bias: jax.Array | None,
+        keys: jax.Array | None,
+    ) -> jax.Array:
+        """x [B, Q + Tq, D] -> the same; ``cross_attention``: that of the queries to the image, where there is one."""
+        *self_keys, cross_probs_key, cross_out_key, query_key, text_key = _keys(keys)
+        x = self.self_attention(x, x, bias, *self_keys)
+        query, text = x[:, :queries], x[:, queries:]
+        if cross_attention is not None:
+            query = cross_attention(query, image, None, cross_probs_key, cross_out_key)
+        query = self.query_ffn(query, query_key)
+        if self.text_ffn is None or text.shape[1] == 0:
+            return query
+        return jnp.concatenate([query, self.text_ffn(text, text_key)], axis=1)
+
+
+class QFormer(nnx.Module):
+    """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D]."""
+
+    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+        self.config, self.dtype = config, dtype
+        if config.use_text:
+            self.word = embedding(config.vocab_size, config.hidden_size, ("vocab", "embed"), dtype=dtype, rngs=rngs)
+            self.position = embedding(
+                config.max_position_embeddings, config.hidden_size, (None, "embed"), dtype=dtype, rngs=rngs
+            )
+        self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        # Every so many layers one has a cross-attention, so these are a stack of their own.
+        self.layers = stack.build(lambda rngs: Layer(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
+        self.cross_attention = stack.build(
+            lambda rngs: AttentionBlock(config, context_width=config.encoder_hidden_size, dtype=dtype, rngs=rngs),
+            -(-config.num_hidden_layers // config.cross_attention_frequency),
+            rngs,
+        )
+
+    def __call__(
+        self,
+        queries: jax.Array,
+        image: jax.Array,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """queries [Q, D]; image [B, P, Dv]; input_ids and attention_mask int [B, Tq], real tokens first, or None.
+
+        ``key`` switches dropout on (training). Without text the sequence is the queries alone. Text positions count
+        from 0; the queries have none, but pass the same norm and dropout. Raises ValueError for text that is longer
+        than the position table, or given to a BLIP-2 Q-Former.
+        """
+        config = self.config
+        count, batch = queries.shape[0], image.shape[0]
+        x = jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape))
+        bias = None
+        if input_ids is not None:
+            assert attention_mask is not None
+            length = input_ids.shape[1]
+            if not config.use_text:
+                raise ValueError("qformer_input_ids given, but this checkpoint's Q-Former takes no text (BLIP-2)")
+            if length > config.max_position_embeddings:
+                raise ValueError(
+                    f"qformer_input_ids: {length} tokens; the Q-Former has {config.max_position_embeddings} positions"
+                )
+            text = self.word(input_ids) + self.position(jnp.arange(length))
+            x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
+            seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
+            bias = mask_bias(seen)
+        count_of_layers = config.num_hidden_layers
+        keys = None if key is None else jax.random.split(key, 1 + count_of_layers * DROPOUTS)
+        embed_key = None if keys is None else keys[0]
+        layer_keys = None if keys is None else keys[1:].reshape(count_of_layers, DROPOUTS)
+        x = dropout(self.norm(x), config.hidden_dropout_prob, embed_key)
+        x = constrain(x, "batch", None, None)
+
+        def group(x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, keys: Any) -> jax.Array:
+            """A layer with cross-attention and those after it that have none."""
+            for n, layer in enumerate(layers):
+                x = layer(x, None if n else cross_attention, image, count, bias, None if keys is None else keys[n])
+            return x
+
+        x = stack.run_groups(self.layers, self.cross_attention, config.cross_attention_frequency, x, group, layer_keys)
+        return x[:, :count]

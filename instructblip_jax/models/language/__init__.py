@@ -1,0 +1,1 @@
+"""Language models: embeddings and a mask in, logits out."""

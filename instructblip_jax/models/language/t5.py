@@ -1,0 +1,232 @@
+"""T5 v1.1 / FlanT5 encoder-decoder: RMS pre-norm, gated feed-forward, relative-position bias, no other bias."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers.attention import Attention, attend, causal_bias, mask_bias
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, linear, parameter, rms_norm
+from instructblip_jax.models.layers.relative_bias import relative_bias
+from instructblip_jax.sharding import residual, whole
+
+Cache = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes; the defaults are Hugging Face's class defaults. ``activation`` gates the feed-forward.
+
+    ``scale_outputs``: a model trained with tied embeddings multiplies the decoder output by d_model ** -0.5.
+    """
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int = 6
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    activation: str = "gelu"
+    scale_outputs: bool = False
+    decoder_start_token_id: int = 0
+    pad_token_id: int = 0
+    eos_token_id: int | tuple[int, ...] = 1
+
+    @property
+    def width(self) -> int:
+        """Of the embeddings."""
+        return self.d_model
+
+
+class GatedFeedForward(nnx.Module):
+    """norm, then ``down(act(gate x) * up x)``."""
+
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        width, inner = config.d_model, config.d_ff
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = rms_norm(width, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+        self.gate = linear(width, inner, ("embed", "mlp"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
+        self.up = linear(width, inner, ("embed", "mlp"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
+        self.down = linear(inner, width, ("mlp", "embed"), bias=False, int8=int8, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = whole(self.norm(x))
+        return x + self.down(self.activation(self.gate(h)) * self.up(h))
+
+
+class NormedAttention(nnx.Module):
+    """norm and unscaled, bias-free attention; the residual is added here."""
+
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, int8=int8, dtype=dtype, rngs=rngs
+        )
+
+    def over_itself(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        """Self-attention over the whole sequence x [B, T, D]."""
+        h = whole(self.norm(x))
+        return residual(x + self.attn(h, *self.attn.keys_values(h), bias=bias))
+
+    def over_cache(self, x: jax.Array, own: Cache | None, index: Any, bias: jax.Array) -> tuple[jax.Array, Any]:
+        """Self-attention of positions x [B, N, T, D], whose keys and values enter the cache at ``index``; without a
+        cache, over themselves."""
+        h = whole(self.norm(x))
+        new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
+        if own is not None:
+            own = new = stack.update_cache(own, new, index)
+        mixed = attend(self.attn.queries(h), [(new["k"], new["v"], bias)])
+        return x + self.attn.output(mixed), own
+
+    def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
+        """Cross-attention of x [B, (N,) T, D] to keys and values [B, H, S, K] computed before."""
+        mixed = attend(self.attn.queries(whole(self.norm(x))), [(keys, values, bias)])
+        return residual(x + self.attn.output(mixed))
+
+
+class EncoderBlock(nnx.Module):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        return self.ffn(self.self_attention.over_itself(x, bias))
+
+
+class DecoderBlock(nnx.Module):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+        self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.cross_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
+        self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
+
+    def context(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encoder output [B, S, D] -> this layer's cross-attention keys and values, each [B, H, S, K]."""
+        return self.cross_attention.attn.keys_values(encoded)
+
+
+class Side(nnx.Module):
+    """What encoder and decoder both are: a scanned stack, the bias table that all its layers share, a last norm."""
+
+    def __init__(
+        self,
+        config: T5Config,
+        block: Callable[..., nnx.Module],
+        layers: int,
+        *,
+        int8: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.layers = stack.build(lambda rngs: block(config, int8=int8, dtype=dtype, rngs=rngs), layers, rngs)
+        shape = (config.relative_attention_num_buckets, config.num_heads)
+        # Heads that begin by looking different ways find out what belongs together much sooner.
+        self.relative = parameter(shape, (None, "heads"), std=1.0, rngs=rngs)
+        self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
+
+
+class T5(nnx.Module):
+    """Embeddings in, logits out. All sequences hold their real tokens first; masks are int or bool [B, T]."""
+
+    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+        self.config, self.dtype, self.remat = config, dtype, remat
+        width, vocab = config.d_model, config.vocab_size
+        self.shared = embedding(vocab, width, ("vocab", "embed"), std=1.0, dtype=dtype, rngs=rngs)
+        self.encoder = Side(config, EncoderBlock, config.num_layers, int8=int8, dtype=dtype, rngs=rngs)
+        self.decoder = Side(config, DecoderBlock, config.num_decoder_layers, int8=int8, dtype=dtype, rngs=rngs)
+        self.head = linear(
+            width, vocab, ("embed", "vocab"), bias=False, int8=int8, dtype=dtype, out_dtype=jnp.float32, rngs=rngs
+        )
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """ids int [B, T] -> [B, T, D]."""
+        return self.shared(ids)
+
+    def encode(self, embeds: jax.Array, mask: jax.Array) -> jax.Array:
+        """embeds [B, S, D], mask [B, S] -> encoder output [B, S, D]."""
+        length = embeds.shape[1]
+        bias = self._relative(self.encoder, length, bidirectional=True) + mask_bias(mask)
+        x = embeds.astype(self.dtype)
+        x, _ = stack.run(self.encoder.layers, x, lambda block, x, _: (block(x, bias), None), remat=self.remat)
+        return self.encoder.norm(x)
+
+    def run_decoder(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
+        """Teacher forcing: decoder_ids int [B, To] over the encoder output and mask -> the last layer's output
+        [B, To, D]."""
+        length = decoder_ids.shape[1]
+        bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
+        context_bias = mask_bias(mask)
+
+        def body(block: DecoderBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            x = block.self_attention.over_itself(x, bias)
+            x = block.cross_attention.over_context(x, *block.context(encoded), context_bias)
+            return block.ffn(x), None
+
+        return stack.run(self.decoder.layers, self.shared(decoder_ids), body, remat=self.remat)[0]
+
+    def prefill(self, embeds: jax.Array, mask: jax.Array) -> Cache:
+        """A prompt [B, S, D] -> what its continuations see of it: each layer's cross-attention keys and values
+        [L, B, H, S, K], computed once for all steps and continuations, and the mask."""
+        encoded = self.encode(embeds, mask)
+        _, (keys, values) = stack.run(self.decoder.layers, jnp.zeros(()), lambda b, x, _: (x, b.context(encoded)))
+        return {"k": keys, "v": values, "mask": mask}
+
+    def init_cache(self, context: Cache, rows: int, length: int) -> Cache:
+        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, H, T, K]."""
+        return stack.init_cache(context["k"], rows, length)
+
+    def decode(
+        self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
+    ) -> tuple[jax.Array, Cache | None]:
+        """N continuations of each example: decoder ids int [B, N, T] -> logits float32 [B, N, T, V].
+
+        Without a cache ids begin the answer; with one, they go on at ``index``, and it is returned with them in it.
+        """
+        length = ids.shape[2] if cache is None else cache["k"].shape[4]
+        first = 0 if cache is None else index
+        causal = jax.lax.dynamic_slice_in_dim(causal_bias(length), first, ids.shape[2], axis=2)
+        bias = self._relative(self.decoder, length, first=first, rows=ids.shape[2], bidirectional=False) + causal
+        context_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
+
+        def body(block: DecoderBlock, x: jax.Array, layer: tuple[Cache, Cache | None]) -> tuple[jax.Array, Any]:
+            prompt, own = layer
+            x, own = block.self_attention.over_cache(x, own, index, bias)
+            x = block.cross_attention.over_context(x, prompt["k"], prompt["v"], context_bias)
+            return block.ffn(x), own
+
+        prompt = {name: context[name] for name in ("k", "v")}
+        x, cache = stack.run(self.decoder.layers, self.shared(ids), body, inputs=(prompt, cache))
+        return self.logits(x), cache
+
+    def _relative(
+        self,
+        side: Side,
+        length: int,
+        *,
+        first: jax.Array | int = 0,
+        rows: int | None = None,
+        bidirectional: bool,
+    ) -> jax.Array:
+        """The bias [1, H, T, S] over ``length`` keys, of ``rows`` queries from ``first`` on, or of all."""
+        return relative_bias(
+            side.relative[...],
+            length if rows is None else rows,
+            length,
+            first=first,
+            bidirectional=bidirectional,
+            max_distance=self.config.relative_attention_max_distance,
+        )
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The decoder's last layer's output [..., T, D] -> logits float32 [..., T, V]."""
+        x = self.decoder.norm(x)
+        if self.config.scale_outputs:
+            x = x * self.config.d_model**-0.5
+        return self.head(x)

@@ -1,0 +1,98 @@
+"""The leaf layers that every part is made of, each parameter with its logical axes (see `instructblip_jax.sharding`).
+
+Parameters are created in float32; ``dtype`` is the type of the computation. Loading decides the stored types.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.layers.int8 import Int8Linear
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+"""Activations by their Hugging Face names; "gelu" is the exact (erf) one."""
+
+
+def _rows_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None):
+    """[..., D] @ [D, M] as one product of matrices: its kernel gradient then is one, too, and not a slower contraction
+    over several axes (on CPU by a factor of two)."""
+    rows = x.reshape(-1, x.shape[-1])
+    out = jnp.matmul(rows, kernel, precision=precision, preferred_element_type=preferred_element_type)
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def linear(
+    d_in: int,
+    d_out: int,
+    axes: tuple[str | None, str | None],
+    *,
+    bias: bool = True,
+    gain: float = 1.0,
+    dtype,
+    out_dtype=None,
+    int8: bool = False,
+    rngs: nnx.Rngs,
+) -> "nnx.Linear | Int8Linear":
+    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result.
+
+    A new kernel keeps the variance of its input, times ``gain`` squared. ``int8``: a frozen kernel in a byte a weight.
+    """
+    if int8:
+        return Int8Linear(d_in, d_out, axes, bias=bias, dtype=dtype, out_dtype=out_dtype)
+    return nnx.Linear(
+        d_in,
+        d_out,
+        use_bias=bias,
+        dtype=dtype,
+        dot_general=_rows_dot,
+        preferred_element_type=out_dtype,
+        kernel_init=nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal"),
+        rngs=rngs,
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[1:]},
+    )
+
+
+def layer_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics. The two-pass variance, for the fast one loses digits next to torch's."""
+    axes = {"axes": ("embed",)}
+    return nnx.LayerNorm(
+        width,
+        epsilon=epsilon,
+        dtype=dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+        scale_metadata=axes,
+        bias_metadata=axes,
+    )
+
+
+def rms_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Root-mean-square norm (no mean, no bias), mean of squares in float32."""
+    return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs, scale_metadata={"axes": ("embed",)})
+
+
+def embedding(
+    rows: int, width: int, axes: tuple[str | None, str | None], *, std: float = 0.02, dtype, rngs: nnx.Rngs
+) -> nnx.Embed:
+    """A table of ``rows`` vectors, new ones normal with deviation ``std``."""
+    init = nnx.initializers.normal(std)
+    return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata={"axes": axes})
+
+
+def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, std: float = 0.02, rngs: nnx.Rngs) -> nnx.Param:
+    """A bare array, a new one normal with deviation ``std``."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=axes)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout; the identity without a key, which is how frozen parts and evaluation run."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

@@ -1,0 +1,1 @@
+"""Encoders of media: arrays in, tokens out."""

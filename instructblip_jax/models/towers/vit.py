@@ -1,0 +1,96 @@
+"""EVA ViT, the vision tower: EVA-CLIP ViT-g/14 cut to 39 blocks in the public checkpoints."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers.attention import Attention
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, linear, parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """Sizes of the tower; the defaults are those of the public checkpoints (Hugging Face class defaults)."""
+
+    hidden_size: int = 1408
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 39
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    def at(self, image_size: int) -> "VitConfig":
+        """The same tower for pictures of ``image_size`` pixels a side, 0 for those that it has.
+
+        Raises ValueError for a size that its patches do not divide, naming the nearest that they do.
+        """
+        if image_size < 0 or image_size % self.patch_size:
+            below = max(1, image_size // self.patch_size) * self.patch_size
+            raise ValueError(
+                f"image_size {image_size} is no positive multiple of this vision tower's patch size {self.patch_size}; "
+                f"take {below} or {below + self.patch_size}, or 0 for the checkpoint's own {self.image_size}"
+            )
+        return dataclasses.replace(self, image_size=image_size or self.image_size)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block without layer scale."""
+
+    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs):
+        width, heads = config.hidden_size, config.num_attention_heads
+        self.norm1 = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, heads, width // heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        self.up = linear(width, config.intermediate_size, ("embed", "mlp"), dtype=dtype, rngs=rngs)
+        self.down = linear(config.intermediate_size, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.norm1(x)
+        x = x + self.attn(h, *self.attn.keys_values(h))
+        return x + self.down(self.activation(self.up(self.norm2(x))))
+
+
+class Vit(nnx.Module):
+    """Pixels [B, H, W, 3] -> normalised tokens [B, P, D], class token first (P = grid * grid + 1).
+
+    ``remat``: what the backward pass keeps of each block, a name of `stack.REMAT`.
+    """
+
+    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+        self.config, self.dtype, self.remat = config, dtype, remat
+        width, patch = config.hidden_size, config.patch_size
+        self.patch = linear(patch * patch * 3, width, (None, "embed"), dtype=dtype, rngs=rngs)
+        self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
+        self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
+        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
+        # LAVIS calls it ln_vision: outside the frozen tower there, and in the `original` trainable set here.
+        self.post_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+
+    def features(self, pixels: jax.Array) -> jax.Array:
+        """Normalised pixels [B, H, W, 3] -> tokens of the last block [B, P, D], before the final norm."""
+        config, grid, patch = self.config, self.config.grid, self.config.patch_size
+        if pixels.shape[1:] != (config.image_size, config.image_size, 3):
+            raise ValueError(
+                f"pixel_values {pixels.shape}: this vision tower takes [B, {config.image_size}, {config.image_size}, 3]"
+            )
+        x = pixels.astype(self.dtype).reshape(-1, grid, patch, grid, patch, 3)
+        x = x.swapaxes(2, 3).reshape(-1, grid * grid, patch * patch * 3)
+        x = self.patch(x)
+        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
+        x, _ = stack.run(self.layers, x, lambda block, x, _: (block(x), None), remat=self.remat)
+        return x
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        return self.post_norm(self.features(pixels))

@@ -1,0 +1,1 @@
+"""Runs as papers state them, as configurations."""

@@ -1,0 +1,135 @@
+"""Logical axis names and how they are sharded over the mesh: one table a layout.
+
+Every parameter carries ``axes``, one logical name (or None) per dimension; a layout of `LAYOUTS` says which mesh axes
+each name is split over, for parameters and for activations. Dimension letters used in shape comments everywhere:
+
+    B batch   F frames   P patches   Q queries   T text   Tq instruction   To output   S keys
+    L layers  D width    H heads     K head size M MLP width   V vocabulary   N candidates or beams
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+_TENSOR = {"batch": BATCH_AXES, "heads": ("tensor",), "mlp": ("tensor",), "vocab": ("tensor",)}
+LAYOUTS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    # Every device holds all parameters and works on its own rows: no communication.
+    "replicated": {"batch": MESH_AXES},
+    # Every device works on its own rows; parameters are stored in shards and gathered before use, layer by layer.
+    "fsdp": {"batch": MESH_AXES, "embed": ("fsdp", "tensor")},
+    # Each matrix is split; the devices of a tensor group work on the same rows and add up their partial results.
+    "tensor": _TENSOR,
+    # As "tensor", and between the products each device keeps a part of the sequence: less memory, same communication.
+    "sequence": _TENSOR | {"length": ("tensor",)},
+    # Split along both axes: least memory, most communication.
+    "sharded": _TENSOR | {"embed": ("fsdp",)},
+}
+"""Layout -> logical axis -> mesh axes. A logical axis without an entry ("layers", None, ...) is never split."""
+
+
+REST = "trained"
+"""Names, in a `Layout`, everything that is no part of its own: what most systems train."""
+DEFAULT = "sharded"
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Layout:
+    """How each part of a model is sharded: Layout(trained="fsdp", llm="tensor"), by names of `LAYOUTS`.
+
+    The parts are those that the system's configuration names (`systems.protocol.SystemConfig.parts`); `REST` is
+    everything else. A part that is not named is "sharded": split along both axes. Raises ValueError for an unknown
+    layout.
+    """
+
+    named: tuple[tuple[str, str], ...]
+
+    def __init__(self, **names: str):
+        for part, name in names.items():
+            if name not in LAYOUTS:
+                raise ValueError(f"layout.{part} {name!r} is unknown; there are {', '.join(LAYOUTS)}")
+        object.__setattr__(self, "named", tuple(sorted(names.items())))
+
+    def of(self, part: str) -> str:
+        """The layout of a part, or of `REST`."""
+        return dict(self.named).get(part, DEFAULT)
+
+    def of_path(self, path: str, parts: Collection[str]) -> str:
+        """The layout of the parameter at ``path`` ("llm/layers/attn/q/kernel") of a system with these parts."""
+        return self.of(part_of(path, parts))
+
+    def check(self, parts: Collection[str]) -> None:
+        """Raise ValueError naming a part that the system does not have."""
+        for part, _ in self.named:
+            if part != REST and part not in parts:
+                raise ValueError(f"layout.{part}: this system has no such part; it has {', '.join((*parts, REST))}")
+
+
+def part_of(path: str, parts: Collection[str]) -> str:
+    """The part that the parameter at ``path`` belongs to: a leading piece of the path, or `REST`."""
+    return next((part for part in parts if path.startswith(f"{part}/")), REST)
+
+
+SHARDED = Layout()
+"""The default: every part split along both axes."""
+_in_force: ContextVar[str] = ContextVar("layout", default=DEFAULT)
+
+
+@contextlib.contextmanager
+def laid_out(layout: str) -> Iterator[None]:
+    """Make `constrain` follow ``layout`` while a part is traced."""
+    token = _in_force.set(layout)
+    try:
+        yield
+    finally:
+        _in_force.reset(token)
+
+
+def partition_spec(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh, layout: str
+) -> PartitionSpec:
+    """The PartitionSpec of an array of ``shape`` whose dimensions have these logical names.
+
+    A dimension that is not divisible by its mesh axes is split over the first few axes that divide it, or not at all
+    (an odd vocabulary size, for example): correct, only less even.
+    """
+    parts: list[tuple[str, ...] | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        names = LAYOUTS[layout].get(name, ()) if name is not None else ()
+        while names and size % math.prod(mesh.shape[n] for n in names):
+            names = names[:-1]
+        parts.append(tuple(n for n in names if mesh.shape[n] > 1) or None)
+    return PartitionSpec(*parts)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrain the sharding of ``x`` by its logical axes and the layout and mesh in force; without a mesh, ``x``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh, _in_force.get()))
+
+
+def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
+    """All-gather a parameter along "embed" before use; some layouts store it sharded there.
+
+    Without this constraint the compiler moves activations instead, or multiplies shard by shard.
+    """
+    return constrain(parameter, *(None if name == "embed" else name for name in axes))
+
+
+def residual(x: jax.Array) -> jax.Array:
+    """The residual stream between layers, [B, (N,) T, D]; the "sequence" layout shards its length."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 3), "length", None)
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """[B, (N,) T, D] before a matrix product: gathered along its length, so that parameters need not move."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 1))
