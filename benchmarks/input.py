@@ -86,7 +86,7 @@ class Ours:
     def __init__(self, root: Path, batch: int, cores: int):
         from instructblip_jax.data.loader import training_batches
         from instructblip_jax.data.prepared import open_set
-        from instructblip_jax.processors.instructblip import Processor
+        from instructblip_jax.processor import Processor
 
         self.processor = Processor.from_pretrained(root / "model")
         options = {"batch_size": batch, "instruction_lengths": (32,), "response_lengths": (16,), "seed": 0}
@@ -219,7 +219,7 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
     import random_model
 
     import instructblip_jax as ib
-    from instructblip_jax.mesh import pin, put_batch
+    from instructblip_jax.mesh import put_batch, replicate
     from instructblip_jax.systems.build import merge
     from instructblip_jax.train.optimizer import OptimConfig, optimizer
     from instructblip_jax.train.step import init_state, make_step
@@ -234,7 +234,7 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
     batches["features"]["image_features"] = tokens
     tx = optimizer(OptimConfig(learning_rate=1e-4, warmup_steps=1), 10_000)
     step = make_step(partial(merge, model.graph), tx, seed=0)
-    state = pin(model.mesh, init_state(model.train, tx))
+    state = replicate(model.mesh, init_state(model.train, tx))
 
     def steps(kind: str, count: int) -> float:
         nonlocal state

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import checkpoints  # noqa: E402
 import toys  # noqa: E402
 
-from instructblip_jax.convert import hf_config  # noqa: E402
+from instructblip_jax.convert.layouts import hf_instructblip  # noqa: E402
 
 SCALES = {
     "tiny": checkpoints.TINY,
@@ -81,7 +81,7 @@ def write(directory: Path, scale: str, family: str, vocab: int = WORDS) -> Path:
 
 def batch(directory: Path, rows: int, text: int) -> dict[str, np.ndarray]:
     """A prompt of ``text`` random tokens in every row, and a random picture each, for any model directory."""
-    config = hf_config.parse(directory / "config.json")
+    config = hf_instructblip.read_config(directory / "config.json")
     rng = np.random.default_rng(rows)
 
     def ids(name: str, high: int) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from workers import Worker, fewest_seconds, serve  # noqa: E402
 
 import instructblip_jax as ib  # noqa: E402
 
-WAYS = {"rank": "ib.rank", "ours": "one pass each, ours", "theirs": "one pass each, PyTorch"}
+MODES = {"rank": "ib.rank", "ours": "one pass each, ours", "theirs": "one pass each, PyTorch"}
 CANDIDATES = [f"{n} and {m}" for n in range(10) for m in range(10)]
 INSTRUCTION = "which two digits are in the picture, from left to right? answer with both of them."
 TOLERANCE = 1e-3
@@ -128,16 +128,16 @@ def main() -> None:
         print(f"{name}; {len(CANDIDATES)} candidates; {args.rounds} rounds; {os.cpu_count()} CPU cores; float32")
         workers = {side: Worker(["--worker", side, "--model", str(model)]) for side in ("ours", "theirs")}
         worker_of = {"rank": workers["ours"], **workers}
-        first = {way: worker_of[way].ask(way=way) for way in WAYS}
-        rounds = [{way: worker_of[way].ask(way=way)["seconds"] for way in WAYS} for _ in range(args.rounds)]
+        first = {way: worker_of[way].ask(way=way) for way in MODES}
+        rounds = [{way: worker_of[way].ask(way=way)["seconds"] for way in MODES} for _ in range(args.rounds)]
         for worker in workers.values():
             worker.close()
     for way in ("ours", "theirs"):
         gap = np.abs(np.subtract(first[way]["scores"], first["rank"]["scores"])).max()
         if not gap < TOLERANCE:
-            sys.exit(f"{WAYS[way]}: log-likelihoods differ from those of ib.rank by {gap}")
+            sys.exit(f"{MODES[way]}: log-likelihoods differ from those of ib.rank by {gap}")
     print("| way | seconds | cost of ib.rank next to it |\n| --- | --- | --- |")
-    for way, title in WAYS.items():
+    for way, title in MODES.items():
         seconds = [turn[way] for turn in rounds]
         ratios = [turn["rank"] / turn[way] for turn in rounds]
         print(
@@ -145,7 +145,7 @@ def main() -> None:
             f"| {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f}) |"
         )
     if args.json:
-        out = {"model": name, "seconds": rounds, "first": {way: first[way]["seconds"] for way in WAYS}}
+        out = {"model": name, "seconds": rounds, "first": {way: first[way]["seconds"] for way in MODES}}
         args.json.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 

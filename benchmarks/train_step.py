@@ -39,14 +39,14 @@ def ours(directory: Path, batch: dict):
     import jax
 
     import instructblip_jax as ib
-    from instructblip_jax.mesh import pin, put_batch
+    from instructblip_jax.mesh import put_batch, replicate
     from instructblip_jax.systems.build import merge
     from instructblip_jax.train.optimizer import optimizer
     from instructblip_jax.train.step import init_state, make_step
 
     model = ib.InstructBlip.from_pretrained(directory, dtype="float32")
     tx = optimizer(OPTIM, 10_000)
-    state = pin(model.mesh, init_state(model.train, tx))
+    state = replicate(model.mesh, init_state(model.train, tx))
     step = make_step(partial(merge, model.graph), tx, seed=0)
 
     def one() -> float:

@@ -1,22 +1,30 @@
-"""InstructBLIP in JAX: instruction-tuned vision-language models, TPU first."""
+"""InstructBLIP and its relatives in JAX: instruction-tuned vision-language models, TPU first."""
 
 import importlib
 import importlib.metadata
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from instructblip_jax.decoding.rank import rank
     from instructblip_jax.decoding.text import generate, generate_ids, stream
+    from instructblip_jax.families import trainable
     from instructblip_jax.mesh import make_mesh
-    from instructblip_jax.model import InstructBlip, gradients, loss
-    from instructblip_jax.processors.instructblip import Processor
-    from instructblip_jax.systems.trainable import trainable
+    from instructblip_jax.model import InstructBlip, Model, from_pretrained, gradients, loss
+    from instructblip_jax.processor import Processor
 
+_HOMES = {
+    "decoding.rank": ["rank"],
+    "decoding.text": ["generate", "generate_ids", "stream"],
+    "families": ["trainable"],
+    "mesh": ["make_mesh"],
+    "model": ["InstructBlip", "Model", "from_pretrained", "gradients", "loss"],
+    "processor": ["Processor"],
+}
 __all__ = [
     "InstructBlip",
+    "Model",
     "Processor",
+    "from_pretrained",
     "generate",
     "generate_ids",
     "gradients",
@@ -27,18 +35,9 @@ __all__ = [
     "trainable",
 ]
 
-_HOMES = {
-    "generate.rank": ["rank"],
-    "generate.text": ["generate", "generate_ids", "stream"],
-    "mesh": ["make_mesh"],
-    "model": ["InstructBlip", "gradients", "loss"],
-    "processors.processor": ["Processor"],
-    "systems.trainable": ["trainable"],
-}
-
 
 def __getattr__(name: str) -> Any:
-    """The public names are imported when first asked for: jax takes seconds, and metrics and --help need none of it."""
+    """Import public names on first use: jax takes seconds to import, and metrics and --help do not need it."""
     if name == "__version__":
         return importlib.metadata.version(__name__)
     for home, names in _HOMES.items():
@@ -50,12 +49,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*__all__, "__version__"})
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in __all__ or not isinstance(value, ModuleType):  # importing generate/ would put it over `generate`
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

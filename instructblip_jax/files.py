@@ -33,8 +33,8 @@ def check_json(path: str | None) -> None:
         raise ValueError(f"--json {path}: is a directory; name a file in it")
 
 
-def write_json(path: str, content: Any) -> None:
-    """What a command's --json asks for."""
+def write_json(path: str | epath.Path | Path, content: Any) -> None:
+    """Write indented JSON."""
     epath.Path(path).write_text(json.dumps(content, indent=2) + "\n")
 
 

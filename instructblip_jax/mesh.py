@@ -109,7 +109,7 @@ def fetch(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def pin(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """Arrays that are not on the mesh yet (optimizer counters, keys) -> replicated over it."""
     replicated = NamedSharding(mesh, PartitionSpec())
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from instructblip_jax.convert import hf_config, table
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract
 
@@ -109,10 +109,10 @@ def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t
 
 def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the ``config.json`` in ``directory`` asks for."""
-    config = hf_config.parse(directory / "config.json")
+    config = hf_instructblip.read_config(directory / "config.json")
     _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable="qformer")
     shapes = {}
-    for path, rule in table.rules(config).items():
+    for path, rule in hf_instructblip.rules(config).items():
         ours = (train | frozen)[path].shape
         shapes |= dict.fromkeys(rule.names(ours), rule.tensor_shape(ours))
     return shapes

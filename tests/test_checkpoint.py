@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_manager import CheckpointManager
 
 from instructblip_jax import digests
-from instructblip_jax.mesh import make_mesh, pin
+from instructblip_jax.mesh import make_mesh, replicate
 from instructblip_jax.run.checkpoint import Checkpoints
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state
@@ -47,7 +47,7 @@ def state_of(seed: int, mesh):
         for name, spec in SPECS.items()
     }
     state = init_state(train, optimizer(OptimConfig(clip_norm=1.0), 10))
-    return pin(mesh, state | {"opt": jax.tree.map(lambda x: x + seed, state["opt"])})
+    return replicate(mesh, state | {"opt": jax.tree.map(lambda x: x + seed, state["opt"])})
 
 
 def same(left, right) -> bool:

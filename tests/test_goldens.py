@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import instructblip_jax as ib
-from instructblip_jax.convert import save, table
+from instructblip_jax.convert import save
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.models.layers.relative_bias import buckets
 from instructblip_jax.systems.build import merge
 
@@ -163,6 +164,6 @@ def test_relative_position_buckets(golden):
 def test_the_default_set_trains_all_but_the_norm_after_the_vision_tower(golden):
     names = {name[5:] for name in golden.expected if name.startswith("grad/")}
     model = ib.InstructBlip.from_pretrained(golden.model.directory, dtype="float32")
-    trained = {name for name, _ in save.tensors(table.rules(model.config), model.train)}
+    trained = {name for name, _ in save.tensors(hf_instructblip.rules(model.config), model.train)}
     assert trained == {name for name in names if not name.startswith("vision_model.")}
     assert trained < names

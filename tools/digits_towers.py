@@ -20,7 +20,8 @@ from digits_tokenizers import write_qformer, write_t5
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from instructblip_jax.convert import hf_config, save, table
+from instructblip_jax.convert import save
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.write import write_shards
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from instructblip_jax.systems.build import flatten
@@ -130,7 +131,7 @@ def main() -> None:
         qformer_tokenizer.get_vocab_size(),
         tokenizer.token_to_id("<image>"),
     )
-    config = hf_config.parse(args.out / "config.json")
+    config = hf_instructblip.read_config(args.out / "config.json")
     image = ImageProcessor.from_pretrained(args.out)
 
     def normalise(pixels: np.ndarray) -> np.ndarray:
@@ -149,7 +150,7 @@ def main() -> None:
             assert arrays[f"{name}/{path}"].shape == value.shape
             arrays[f"{name}/{path}"] = value
     stored = {path: value.astype(ml_dtypes.bfloat16) for path, value in arrays.items()}
-    write_shards(args.out, save.tensors(table.rules(config), stored), max_bytes=5 * 10**9)
+    write_shards(args.out, save.tensors(hf_instructblip.rules(config), stored), max_bytes=5 * 10**9)
     print(f"wrote {args.out}: {sum(x.size for x in stored.values()):,} parameters")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 
 FLAGS = flags.FLAGS
-WAYS = "either --blip2 and --bert (with --language_model, or without), or --original and --model"
+MODES = "either --blip2 and --bert (with --language_model, or without), or --original and --model"
 
 
 def define_flags(argv: Sequence[str]) -> None:
@@ -34,4 +34,4 @@ def check_flags(args: Sequence[str]) -> None:
         raise ValueError("--out is needed")
     given = {name for name in ("blip2", "bert", "language_model", "original", "model") if FLAGS[name].value}
     if given - {"language_model"} != {"blip2", "bert"} and given != {"original", "model"}:
-        raise ValueError(f"{WAYS}; not {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}")
+        raise ValueError(f"{MODES}; not {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}")

@@ -24,7 +24,7 @@ from instructblip_jax.datasets.prompts import evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.judge import judged, line, settled
 from instructblip_jax.evals.predict import answered, candidates
-from instructblip_jax.evals.suite import PAPER, SUITE, Judging, judging
+from instructblip_jax.evals.suite import PAPER, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import Row, markdown
 from instructblip_jax.evals.table import as_dict as table_as_dict
 from instructblip_jax.evals.table import notes as notes_of
@@ -74,7 +74,7 @@ def run(args: Sequence[str]) -> None:
     if stray:
         raise ValueError(f"config.evaluation.settings names {', '.join(stray)}, which is in neither list of sets")
     given = {name: suite.settings.get(name, {}) for name in splits}
-    ways = {name: judging(name, FLAGS.split or "test", suite.max_new_tokens, given[name]) for name in splits}
+    ways = {name: eval_spec(name, FLAGS.split or "test", suite.max_new_tokens, given[name]) for name in splits}
     prepare_missing(config.data.directory, tuple(splits))
     sets = {name: _opened(config, name, how, given[name]) for name, how in ways.items()}  # before any is answered
     model, step = load(config, workdir, FLAGS.checkpoint)
@@ -141,7 +141,7 @@ def run(args: Sequence[str]) -> None:
 class _Set(NamedTuple):
     """A set that is ready to be asked, and what is to be said of it."""
 
-    how: Judging
+    how: EvalSpec
     identity: str
     asked: Questions
     templates: Templates
@@ -149,7 +149,7 @@ class _Set(NamedTuple):
     notes: Sequence[str]
 
 
-def _opened(config: RunConfig, name: str, how: Judging, changes: Mapping[str, Any]) -> _Set:
+def _opened(config: RunConfig, name: str, how: EvalSpec, changes: Mapping[str, Any]) -> _Set:
     """Raises FileNotFoundError or ValueError for a set that cannot be judged."""
     directory, notes = config.data.directory, []
     if name not in SUITE and FLAGS.split is None and "split" not in changes and prepared.is_prepared(directory, name):
@@ -168,9 +168,9 @@ def _opened(config: RunConfig, name: str, how: Judging, changes: Mapping[str, An
     templates = evaluation_templates(name, how.prompt)
     asked = questions(source, templates, known=name in SUITE or name in TASKS)
     how, more = settled(how, asked, changes)
-    vocabulary = prepared.vocabulary(directory, name) if how.way == "vocabulary" else ()
-    if how.way != "generate":
-        candidates(asked[0], how.way, vocabulary)
+    vocabulary = prepared.vocabulary(directory, name) if how.mode == "vocabulary" else ()
+    if how.mode != "generate":
+        candidates(asked[0], how.mode, vocabulary)
     return _Set(how, identity(source), asked, templates, vocabulary, [*notes, *more])
 
 

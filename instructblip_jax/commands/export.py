@@ -8,8 +8,9 @@ import numpy as np
 from absl import flags
 
 from instructblip_jax import distributed, files, hub
-from instructblip_jax.convert import hf_config, save, table
+from instructblip_jax.convert import save
 from instructblip_jax.convert.export import export
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
 from instructblip_jax.mesh import make_mesh
@@ -51,8 +52,8 @@ def _trained(directory: Path, path: str) -> tuple[dict[str, np.ndarray], int, in
     model is not loaded."""
     workdir = Workdir(path)
     run = workdir.saved_config()
-    config = hf_config.parse(directory / "config.json").at(run.image_size)
+    config = hf_instructblip.read_config(directory / "config.json").at(run.image_size)
     _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=run.trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks for shapes and places only
     step = workdir.restore_into(train, None, fingerprint(directory))
-    return dict(save.tensors(table.rules(config), train)), step, run.image_size
+    return dict(save.tensors(hf_instructblip.rules(config), train)), step, run.image_size

@@ -11,7 +11,7 @@ from absl import flags
 from tqdm import tqdm
 
 from instructblip_jax import files
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.plan import chips, compiled, report, sweep, table
 from instructblip_jax.plan.compiled import DoesNotFit, Setting
 from instructblip_jax.plan.flops import Lengths
@@ -32,7 +32,7 @@ def model_config(name: str) -> InstructBlipConfig:
         raise ValueError(
             f"config.model {name!r} is no directory with a config.json, and of the hub plan knows {', '.join(PUBLIC)}"
         )
-    return hf_config.parse(path)
+    return hf_instructblip.read_config(path)
 
 
 def bucket(wanted: int, lengths: Sequence[int]) -> int:

@@ -156,7 +156,7 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
     workdir.claim(config)
     checkpoints = checkpoints or workdir.checkpoints(keep=keep)
     tx = optimizer(config.optim, data.steps)
-    state = meshes.pin(mesh, init_state(model.train, tx, sets=len(data.mixture)))
+    state = meshes.replicate(mesh, init_state(model.train, tx, sets=len(data.mixture)))
     source, window = fingerprint(model.directory), Window(list(data.mixture))
     if start:
         state = checkpoints.restore(start, state, source)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.convert import hf_config, qformer_from_bert, table, vocabulary
+from instructblip_jax.convert import qformer_from_bert, vocabulary
 from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.load import check
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.new_rows import with_rows
@@ -61,13 +62,13 @@ def from_blip2(
     raw = read_json(blip2 / "config.json")
     if raw.get("model_type") != "blip-2":
         raise ValueError(f"{blip2 / 'config.json'}: model_type is {raw.get('model_type')!r}, not 'blip-2'")
-    config = hf_config.parse(blip2 / "config.json")
+    config = hf_instructblip.read_config(blip2 / "config.json")
     shards = open_shards(blip2)
     _check(config, shards)
     text = raw.get("text_config") or {}
     tensors: dict[str, Tensor] = {
         name.replace("qformer.layernorm.", "qformer.embeddings.layernorm."): stored(shards, name)
-        for name in kept(table.rules(config), shards.shapes)
+        for name in kept(hf_instructblip.rules(config), shards.shapes)
     }
     tensors |= qformer_from_bert.text_half(bert_model, shards.shapes, seed=seed)
     if language_model is not None:
@@ -76,7 +77,7 @@ def from_blip2(
         plain = open_shards(language_model)
         tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
         tensors |= _new_projection(tensors, seed)
-    family = hf_config.text_family({"text_config": text})
+    family = hf_instructblip.text_family({"text_config": text})
     words = vocabulary.for_language_model(language_model or blip2, family)
     _grow(tensors, words.size, seed)
     rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
@@ -99,10 +100,10 @@ def from_blip2(
         # What it was made of is whole; what may still not fit is the other language model.
         source = language_model or blip2
         try:
-            result = hf_config.parse(directory / "config.json")
+            result = hf_instructblip.read_config(directory / "config.json")
         except ValueError as error:
             raise ValueError(str(error).replace(str(directory), str(source))) from error
-        names = kept(table.rules(result), tensors)
+        names = kept(hf_instructblip.rules(result), tensors)
         shapes = {name: tensors[name].shape for name in names}
         _check(result, Shards(source, {}, shapes, {name: CODES[tensors[name].dtype] for name in names}))
         return write_shards(directory, ((name, tensors[name]) for name in names), max_shard_bytes)
@@ -111,7 +112,7 @@ def from_blip2(
 def _check(config: InstructBlipConfig, shards: Shards) -> None:
     """Raise one ValueError for all tensors that do not fit the configuration."""
     _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable="qformer")
-    check(table.rules(config), train | frozen, shards)
+    check(hf_instructblip.rules(config), train | frozen, shards)
 
 
 def _text_config(directory: Path) -> dict[str, Any]:

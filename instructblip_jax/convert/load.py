@@ -1,5 +1,6 @@
 """Hugging Face tensors -> sharded arrays, one tensor in host memory at a time."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
@@ -12,19 +13,25 @@ from tqdm import tqdm
 
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards
-from instructblip_jax.convert.table import IGNORED
 from instructblip_jax.models.layers.int8 import quantize
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of weights, in safetensors' names."""
 SCALE = "/kernel_scale"
+NONE = re.compile(r"(?!)")
+"""Matches no name."""
 
 
-def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct], shards: Shards) -> dict[str, Rule]:
+def check(
+    rules: Mapping[str, Rule],
+    abstract: Mapping[str, jax.ShapeDtypeStruct],
+    shards: Shards,
+    ignored: re.Pattern[str] = NONE,
+) -> dict[str, Rule]:
     """Match the table against the files before anything is read.
 
-    Returns the rules with the names these files use. Raises one ValueError that lists every missing, unexpected,
-    mis-shaped and mis-typed tensor.
+    Returns the rules with the names these files use. Raises one ValueError that lists every missing, unexpected
+    (unless ``ignored`` matches its name), mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
     for path, leaf in abstract.items():
@@ -49,7 +56,7 @@ def check(rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct
                 wrong.append(f"mis-shaped  {name} {list(shards.shapes[name])}, config.json asks for {list(want)}")
             elif shards.types[name] not in FLOATS:
                 wrong.append(f"mis-typed   {name} is {shards.types[name]}; weights are {', '.join(FLOATS)}")
-    wrong += [f"unexpected  {name}" for name in shards.shapes if name not in used and not IGNORED.fullmatch(name)]
+    wrong += [f"unexpected  {name}" for name in shards.shapes if name not in used and not ignored.fullmatch(name)]
     if wrong:
         lines = sorted(set(wrong))
         raise ValueError(
@@ -85,14 +92,17 @@ def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tu
 
 
 def load(
-    rules: Mapping[str, Rule], abstract: Mapping[str, jax.ShapeDtypeStruct], shards: Shards
+    rules: Mapping[str, Rule],
+    abstract: Mapping[str, jax.ShapeDtypeStruct],
+    shards: Shards,
+    ignored: re.Pattern[str] = NONE,
 ) -> dict[str, jax.Array]:
     """Every parameter in ``abstract`` (path -> shape, dtype, sharding), read into place.
 
     Raises ValueError when the files do not fit (see `check`) or break off inside a tensor.
     """
     arrays: dict[str, jax.Array] = {}
-    resolved = check(rules, abstract, shards)
+    resolved = check(rules, abstract, shards, ignored)
     for whole, rule in tqdm(resolved.items(), "loading", unit="array", leave=False, disable=None, delay=2):
         for path, layer, value in _read(rule, abstract[whole], shards):
             leaf = abstract[path]

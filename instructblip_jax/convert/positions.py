@@ -1,4 +1,4 @@
-"""The vision tower's position embeddings for pictures of another size than the checkpoint's.
+"""Position embeddings for pictures of another size than the checkpoint's, as a transform of their rule.
 
 The class position stays; the grid of the others is resized bicubically, as the original (arXiv 2301.12597) and
 transformers' `interpolate_pos_encoding` do it: torch's kernel, whose constant is -0.75, sampled at the centres of the
@@ -9,10 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from instructblip_jax.convert.shards import Shards
-from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.convert.rule import LEADING, Transform
 
-TENSOR = "vision_model.embeddings.position_embedding"
 _A = -0.75
 
 
@@ -34,36 +32,20 @@ def _weights(old: int, new: int) -> np.ndarray:
     return weights
 
 
-def resized(positions: np.ndarray, grid: int) -> np.ndarray:
-    """Position embeddings [1, old * old + 1, D], class position first -> float32 [1, grid * grid + 1, D]."""
+def resize(positions: np.ndarray, grid: int) -> np.ndarray:
+    """Position embeddings [old * old + 1, D], class position first -> float32 [grid * grid + 1, D]."""
     positions = positions.astype(np.float32)
-    old = round((positions.shape[1] - 1) ** 0.5)
+    old = round((positions.shape[0] - 1) ** 0.5)
     weights = _weights(old, grid)
-    cells = positions[0, 1:].reshape(old, old, -1)
+    cells = positions[1:].reshape(old, old, -1)
     cells = np.einsum("yr,xc,rcd->yxd", weights, weights, cells, optimize=True).astype(np.float32)
-    return np.concatenate([positions[:, :1], cells.reshape(1, grid**2, -1)], axis=1)
+    return np.concatenate([positions[:1], cells.reshape(grid**2, -1)])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Resized(Shards):
-    """Files in which the position embeddings seem to be stored for a grid of ``grid`` patches a side, in float32."""
-
-    grid: int
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        tensor = super().read(name)
-        return resized(tensor, self.grid) if name == TENSOR else tensor
-
-
-def fitted(shards: Shards, stored: VitConfig, grid: int) -> Shards:
-    """``shards`` of a model whose config.json says ``stored``, as they would be with ``grid`` patches a side.
-
-    The resized tensor is float32 whatever it is stored as. Files that are not what config.json says stay as they are,
-    for `load.check` to tell.
-    """
-    shape = (1, stored.grid**2 + 1, stored.hidden_size)
-    if grid == stored.grid or shards.shapes.get(TENSOR) != shape:
-        return shards
-    shapes = {**shards.shapes, TENSOR: (1, grid**2 + 1, shape[2])}
-    return _Resized(shards.directory, shards.files, shapes, {**shards.types, TENSOR: "F32"}, grid)
+def resized(stored: int, grid: int) -> Transform:
+    """Stored for ``stored`` patches a side, used for ``grid``. Reading resizes; saving keeps the size that is used."""
+    return dataclasses.replace(
+        LEADING,
+        stored=lambda shape: (1, stored**2 + 1, shape[1]),
+        load=lambda tensor: resize(tensor[0], grid),
+    )

@@ -13,7 +13,8 @@ class Transform:
     """How an array of ours and its Hugging Face tensor correspond.
 
     ``shape`` maps the shape of ours to theirs, ``load`` their array to ours, ``save`` ours to theirs (for a part of a
-    fused tensor: to its slice of it). ``part``: which slice along axis 0, of ``parts``.
+    fused tensor: to its slice of it). ``part``: which slice along axis 0, of ``parts``. ``stored``: the shape of theirs
+    in the files, if loading changes it (`positions.resized`).
     """
 
     shape: Callable[[Shape], Shape]
@@ -21,6 +22,7 @@ class Transform:
     save: Callable[[np.ndarray], np.ndarray]
     part: int = 0
     parts: int = 1
+    stored: Callable[[Shape], Shape] | None = None
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
         """The whole Hugging Face tensor -> our array."""
@@ -28,8 +30,8 @@ class Transform:
         return self.load(tensor[self.part * size : (self.part + 1) * size])
 
     def full_shape(self, ours: Shape) -> Shape:
-        """The shape of the whole Hugging Face tensor."""
-        first, *rest = self.shape(ours)
+        """The shape of the whole Hugging Face tensor, as it is stored."""
+        first, *rest = (self.stored or self.shape)(ours)
         return (first * self.parts, *rest)
 
 

@@ -16,7 +16,7 @@ LONGER = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class EvalBatch:
     """Some records, and the B rows that ask about them; rows beyond the records repeat the first one.
 
     Attributes:
@@ -41,7 +41,7 @@ def evaluation_batches(
     instruction_lengths: Sequence[int],
     start: int = 0,
     own: Callable[[int], np.ndarray] | None = None,
-) -> Iterator[Asked]:
+) -> Iterator[EvalBatch]:
     """The records of a split, or its `questions.Questions`, in order from number ``start`` on, each with its set's
     first template. A batch ends early where the next record shows another number of pictures.
 
@@ -73,4 +73,4 @@ def evaluation_batches(
         distinct += [rows[0]] * (pictures - len(distinct))
         decoded = range(pictures) if own is None else own(pictures).tolist()
         pixels = np.stack([pixels_of(distinct[n], processor, frames) for n in decoded])
-        yield Asked(records, pixels, pictures, place, processor.pad(texts, processor.lengths(texts[0], length)))
+        yield EvalBatch(records, pixels, pictures, place, processor.pad(texts, processor.lengths(texts[0], length)))

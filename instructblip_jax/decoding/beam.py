@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from instructblip_jax.decoding.logits import adjust, warp
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.systems.protocol import Context, System
+from instructblip_jax.systems.protocol import Answers, Context
 
 State = dict[str, Any]
 NEVER = -1e9
 """Added to a score that must not win. Finite, as in the reference: what is left of the order under it is the same."""
 
 
-def begin(system: System, context: Context, options: Options, key: jax.Array) -> State:
+def begin(system: Answers, context: Context, options: Options, key: jax.Array) -> State:
     """One live beam and its copies, no answer. Live beams: "ids", "out", "scores"; answers: "best", "best_scores";
     "finite": whether all logits were numbers."""
     beams, batch = options.num_beams, context["first"].shape[0]
@@ -33,7 +33,7 @@ def begin(system: System, context: Context, options: Options, key: jax.Array) ->
         "hopeful": jnp.ones((batch, 1), bool),
         "open": jnp.bool_(True),
         "finite": jnp.bool_(True),
-        "cache": system.cache(context, beams, options.capacity),
+        "cache": system.init_cache(context, beams, options.capacity),
         "key": key,
     }
 
@@ -48,10 +48,15 @@ def _pick(rows: jax.Array, order: jax.Array) -> jax.Array:
     return jnp.take_along_axis(rows, order.reshape(*order.shape, *[1] * (rows.ndim - 2)), axis=1)
 
 
-def step(system: System, context: Context, state: State, options: Options) -> State:
+def _reorder(cache: jax.Array, origin: jax.Array) -> jax.Array:
+    """A cache array [L, B, N, ...] with its beams in the order [B, N]."""
+    return jnp.take_along_axis(cache, origin.reshape(1, *origin.shape, *[1] * (cache.ndim - 3)), axis=2)
+
+
+def step(system: Answers, context: Context, state: State, options: Options) -> State:
     """One more token of every beam."""
     index, beams = state["index"], options.num_beams
-    logits, cache = system.extend(state["ids"][..., None], context, state["cache"], index)
+    logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index)
     scores = adjust(jax.nn.log_softmax(logits[:, :, 0]), options, context["ids"], state["out"], index)
     if options.do_sample:
         scores = warp(scores, options)
@@ -107,7 +112,7 @@ def step(system: System, context: Context, state: State, options: Options) -> St
         "open": jnp.any(hopeful) & ~all_ended & ~jnp.all(stops),
         "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
         # The beams' own tokens move with them; what they share of the prompt stays where it is.
-        "cache": jax.tree.map(lambda x: jnp.take_along_axis(x, origin[None, :, :, None, None, None], axis=2), cache),
+        "cache": jax.tree.map(lambda x: _reorder(x, origin), cache),
         "key": key,
     }
 

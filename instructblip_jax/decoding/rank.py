@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from instructblip_jax.decoding.protocol import Model, Processor
 from instructblip_jax.decoding.text import prepare
+from instructblip_jax.systems.protocol import Media
 
 SCORE_ELEMENTS = 2**26
 """Logits that one call may hold (float32): candidates are scored in groups, so that many of them fit."""
@@ -13,8 +15,8 @@ LENGTH_STEP = 4
 
 
 def rank(
-    model: Any,
-    processor: Any,
+    model: Model,
+    processor: Processor,
     images: Any,
     instructions: str | Sequence[str],
     candidates: Sequence[str] | Sequence[Sequence[str]],
@@ -29,27 +31,27 @@ def rank(
     leaves the end token out, as the original does for Vicuna; ``normalize`` divides by the number of counted tokens.
     Raises ValueError for an empty list or an empty candidate, and as `generate` does.
     """
-    image, batch = prepare(model, processor, images, instructions)
-    lists = _lists(candidates, len(batch["input_ids"]))
-    return score(model, processor, image, batch, lists, include_end=include_end, normalize=normalize)
+    media, batch = prepare(model, processor, images, instructions)
+    lists = _lists(candidates, len(next(iter(batch.values()))))
+    return score(model, processor, media, batch, lists, include_end=include_end, normalize=normalize)
 
 
 def score(
-    model: Any,
-    processor: Any,
-    image: Any,
+    model: Model,
+    processor: Processor,
+    media: Media,
     batch: Mapping[str, np.ndarray],
     lists: Sequence[Sequence[str]],
     *,
     include_end: bool = True,
     normalize: bool = False,
 ) -> np.ndarray:
-    """`rank` on image tokens and a prepared batch of B instructions, with a list of candidates each."""
+    """`rank` on encoded media and a prepared batch of B instructions, with a list of candidates each."""
     tokens = {text: processor.response(text) for row in lists for text in row}
     longest = max(map(len, tokens.values()))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     most = max(map(len, lists))
-    group = max(1, SCORE_ELEMENTS // (len(lists) * length * model.config.text.vocab_size))
+    group = max(1, SCORE_ELEMENTS // (len(lists) * length * model.config.vocab_size))
     group = min(most, group)
     # The last group is filled up, so that one program serves all.
     ids = np.zeros((len(lists), -(-most // group) * group, length), np.int32)
@@ -58,7 +60,7 @@ def score(
         for n, text in enumerate(row):
             ids[b, n, : len(tokens[text])] = tokens[text]
             counted[b, n, : len(tokens[text]) - (not include_end)] = True
-    context = model.read(image, batch)
+    context = model.prefill(media, batch)
     groups = [slice(start, start + group) for start in range(0, most, group)]
     sums = [model.log_likelihood(context, ids[:, part], counted[:, part]) for part in groups]
     total, number = np.concatenate(sums, axis=1)[:, :most], counted[:, :most].sum(axis=2)

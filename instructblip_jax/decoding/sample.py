@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from instructblip_jax.decoding.logits import adjust, warp
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.systems.protocol import Context, System
+from instructblip_jax.systems.protocol import Answers, Context
 
 State = dict[str, Any]
 
 
-def begin(system: System, context: Context, options: Options, key: jax.Array) -> State:
+def begin(system: Answers, context: Context, options: Options, key: jax.Array) -> State:
     """No token yet: ids to feed [B, N], answers so far [B, N, T], which rows have ended, whether all logits were
     numbers, the cache, the random key."""
     rows, batch = options.rows, context["first"].shape[0]
@@ -22,7 +22,7 @@ def begin(system: System, context: Context, options: Options, key: jax.Array) ->
         "out": jnp.full((batch, rows, options.capacity), options.pad, jnp.int32),
         "done": jnp.zeros((batch, rows), bool),
         "finite": jnp.bool_(True),
-        "cache": system.cache(context, rows, options.capacity),
+        "cache": system.init_cache(context, rows, options.capacity),
         "key": key,
     }
 
@@ -32,10 +32,10 @@ def unfinished(state: State, options: Options) -> jax.Array:
     return (state["index"] < options.max_new_tokens) & ~jnp.all(state["done"])
 
 
-def step(system: System, context: Context, state: State, options: Options) -> State:
+def step(system: Answers, context: Context, state: State, options: Options) -> State:
     """One more token of every row; rows that have ended are padded."""
     index = state["index"]
-    logits, cache = system.extend(state["ids"][..., None], context, state["cache"], index)
+    logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index)
     scores = adjust(logits[:, :, 0], options, context["ids"], state["out"], index)
     key = state["key"]
     if options.do_sample:

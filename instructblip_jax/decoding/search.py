@@ -8,10 +8,12 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from instructblip_jax.decoding import beam, sample
 from instructblip_jax.decoding.options import NUMBERS, Options
-from instructblip_jax.systems.protocol import Context, System
+from instructblip_jax.objectives.lm import token_log_likelihood
+from instructblip_jax.systems.protocol import Answers, Context
 
 # The numbers are what a program is given; the rest is what it is compiled for.
 jax.tree_util.register_dataclass(
@@ -26,7 +28,7 @@ def kind(options: Options) -> ModuleType:
     return beam if options.num_beams > 1 else sample
 
 
-def decode(system: System, context: Context, state: dict, options: Options, until: jax.Array) -> dict:
+def run(system: Answers, context: Context, state: dict, options: Options, until: jax.Array) -> dict:
     """Steps from ``state`` until every answer is found, or ``until`` tokens are there (a stream's next few)."""
     search = kind(options)
 
@@ -41,7 +43,14 @@ def finished(state: dict, options: Options) -> jax.Array:
     return ~kind(options).unfinished(state, options)
 
 
-def widths(ids: jax.Array, options: Options) -> jax.Array:
+def widths(ids: jax.Array | np.ndarray, options: Options) -> jax.Array:
     """ids [..., T] -> int [...]: each answer's tokens up to and with its end token, or all that were asked for."""
     ends = jnp.isin(ids, jnp.array(options.ends))
     return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, options.max_new_tokens)
+
+
+def log_likelihood(system: Answers, context: Context, ids: jax.Array, counted: jax.Array) -> jax.Array:
+    """Continuations int [B, N, T] -> the summed log-probability of their ``counted`` tokens, float32 [B, N]."""
+    first = jnp.broadcast_to(context["first"][:, None, None], (*ids.shape[:2], 1))
+    logits, _ = system.decode(jnp.concatenate([first, ids[:, :, :-1]], axis=2), context)
+    return jnp.sum(token_log_likelihood(logits, ids) * counted, axis=2)

@@ -9,11 +9,11 @@ from instructblip_jax.data.questions import Questions
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals.metrics import METRICS, as_dict
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, reference_of
-from instructblip_jax.evals.suite import Judging
+from instructblip_jax.evals.suite import EvalSpec
 from instructblip_jax.evals.table import Row
 
 
-def settled(how: Judging, asked: Questions, changes: Mapping[str, Any]) -> tuple[Judging, list[str]]:
+def settled(how: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tuple[EvalSpec, list[str]]:
     """The way of judging a set once its records are known, and what is to be said of it: a set of nothing but captions
     is judged by CIDEr, unless ``changes`` (config.evaluation.settings) name another metric."""
     notes = []
@@ -44,11 +44,13 @@ def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction 
     return json.dumps({**said, "answers": reference.answers, **reference.groups}, ensure_ascii=False)
 
 
-def _reference(fields: Mapping[str, Any], how: Judging) -> Reference:
+def _reference(fields: Mapping[str, Any], how: EvalSpec) -> Reference:
     return Reference(
         uid=fields["uid"],
         answers=tuple(fields["answers"]),
-        candidates=() if how.way == "binary" else tuple(fields.get("candidates", ())),  # there the score is that of yes
+        candidates=()
+        if how.mode == "binary"
+        else tuple(fields.get("candidates", ())),  # there the score is that of yes
         label=fields.get("label"),
         relevance=tuple(fields.get("relevance", ())),
         groups={name: fields[name] for name in GROUPS if name in fields},
@@ -57,7 +59,11 @@ def _reference(fields: Mapping[str, Any], how: Judging) -> Reference:
 
 
 def judged(
-    half: str, how: Judging, answers: Sequence[Mapping[str, Any]], paper: float | None = None, notes: Sequence[str] = ()
+    half: str,
+    how: EvalSpec,
+    answers: Sequence[Mapping[str, Any]],
+    paper: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Row:
     """A set's row of the table, of its `line`s as they were read back.
 

@@ -8,27 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructblip_jax import mesh as meshes
-from instructblip_jax.data.evaluation import Asked
+from instructblip_jax.data.evaluation import EvalBatch
 from instructblip_jax.data.record import Record
 from instructblip_jax.decoding.rank import score
 from instructblip_jax.decoding.text import generate_ids
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.evals.ranking import NO, YES, log_odds
-from instructblip_jax.evals.suite import Judging
+from instructblip_jax.evals.suite import EvalSpec
 
 _rows = jax.jit(lambda tokens, place: tokens[place])
 
 
-def candidates(record: Record, way: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     """What is ranked for a record. Raises ValueError where it has nothing to rank."""
-    found = {"rank": record.candidates, "vocabulary": tuple(vocabulary), "binary": (*NO, *YES)}[way]
+    found = {"rank": record.candidates, "vocabulary": tuple(vocabulary), "binary": (*NO, *YES)}[mode]
     if not found:
-        raise ValueError(f"{record.uid}: has no candidates to rank; judge it by another way than {way!r}")
+        raise ValueError(f"{record.uid}: has no candidates to rank; judge it in another mode than {mode!r}")
     return found
 
 
 def predictions(
-    model: Any, processor: Any, asked: Asked, how: Judging, vocabulary: Sequence[str] = (), *, blind: bool = False
+    model: Any, processor: Any, asked: EvalBatch, how: EvalSpec, vocabulary: Sequence[str] = (), *, blind: bool = False
 ) -> list[Prediction]:
     """One a record. ``blind``: every picture is the processor's mean colour. All hosts of a job call it together."""
     pixels = np.zeros_like(asked.pixels) if blind else asked.pixels
@@ -36,7 +36,7 @@ def predictions(
     whole: Any = meshes.put_rows(model.mesh, {"pixels": pixels}, own, asked.pictures)
     with jax.set_mesh(model.mesh):
         image = _rows(model.encode_image(whole["pixels"]), jnp.asarray(asked.place))
-    if how.way == "generate":
+    if how.mode == "generate":
         penalty = how.length_penalty
         if penalty is None:
             penalty = 0.0 if processor.decoder_only else -1.0
@@ -51,15 +51,15 @@ def predictions(
             repetition_penalty=how.repetition_penalty,
         )
         return [Prediction(text) for text in processor.decode(ids)[: len(asked.records)]]
-    lists = [candidates(record, how.way, vocabulary) for record in asked.records]
+    lists = [candidates(record, how.mode, vocabulary) for record in asked.records]
     lists += lists[:1] * (len(asked.place) - len(lists))
     scores = score(model, processor, image, asked.text, lists, include_end=how.include_end)
     out = []
     for row, texts in zip(scores, lists[: len(asked.records)], strict=False):
         best = texts[int(np.argmax(row[: len(texts)]))]
-        if how.way == "vocabulary":  # thousands of scores for each of thousands of questions are of no use to anybody
+        if how.mode == "vocabulary":  # thousands of scores for each of thousands of questions are of no use to anybody
             out.append(Prediction(best))
-        elif how.way == "binary":
+        elif how.mode == "binary":
             out.append(Prediction(best, (log_odds(row[: len(texts)].tolist(), texts),)))
         else:
             out.append(Prediction(best, tuple(float(x) for x in row[: len(texts)])))
@@ -69,8 +69,8 @@ def predictions(
 def answered(
     model: Any,
     processor: Any,
-    batches: Iterator[Asked],
-    how: Judging,
+    batches: Iterator[EvalBatch],
+    how: EvalSpec,
     vocabulary: Sequence[str] = (),
     *,
     blind: bool,

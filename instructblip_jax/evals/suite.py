@@ -5,17 +5,18 @@ the code that was published with it; of binary tasks the log odds of yes against
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from instructblip_jax.evals.metrics import METRICS
 
-WAYS = ("generate", "rank", "vocabulary", "binary")
+MODES = ("generate", "rank", "vocabulary", "binary")
 
 
 @dataclasses.dataclass(frozen=True)
-class Judging:
-    """One set's way.
+class EvalSpec:
+    """How one data set is evaluated.
 
     Attributes:
       split: the one that is judged, or several joined by "+".
@@ -28,7 +29,7 @@ class Judging:
 
     split: str = "test"
     metric: str = "exact_match"
-    way: str = "generate"
+    mode: str = "generate"
     prompt: str | None = None
     num_beams: int = 1
     max_new_tokens: int = 64
@@ -48,29 +49,29 @@ _SHORT: dict[str, Any] = {
 _CAPTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 80, "min_new_tokens": 10, "length_penalty": 1.0}
 _QUESTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 30, "length_penalty": 1.0}
 
-SUITE: dict[str, Judging] = {
-    "coco_caption": Judging("test", "cider", **_CAPTION),
-    "textcaps": Judging("val_images", "cider", **_CAPTION),
-    "vqav2": Judging("val", "vqa_accuracy", **_SHORT),
-    "okvqa": Judging("val", "vqa_accuracy", **_SHORT),
-    "aokvqa": Judging("val", "aokvqa_da", **_SHORT),
-    "ocrvqa": Judging("test", "exact_match", **{**_SHORT, "num_beams": 1}),
-    "vqav2_qg": Judging("val", "rouge_l", **_QUESTION),
-    "okvqa_qg": Judging("val", "rouge_l", **_QUESTION),
-    "aokvqa_qg": Judging("val", "rouge_l", **_QUESTION),
-    "nocaps": Judging("val", "cider", **{**_CAPTION, "num_beams": 3}),
-    "flickr30k": Judging("test", "cider", **_CAPTION),
-    "gqa": Judging("testdev_balanced", "gqa", **_SHORT),
-    "vsr": Judging("zeroshot/test", "yes_no", **{**_SHORT, "num_beams": 1}),
-    "iconqa": Judging("choose_txt/test", "accuracy", "rank"),
-    "textvqa": Judging("val", "vqa_accuracy_evalai", **_SHORT),
-    "visdial": Judging("val", "mrr", "rank"),
-    "hateful_memes": Judging("dev_seen+dev_unseen", "auc", "binary"),
-    "vizwiz": Judging("val", "vqa_accuracy_evalai", **_SHORT),
-    "scienceqa": Judging("test_img", "accuracy", "rank"),
-    "msvd_qa": Judging("test", "top1", "vocabulary"),
-    "msrvtt_qa": Judging("test", "top1", "vocabulary"),
-    "ivqa": Judging("test", "ivqa", **_SHORT),
+SUITE: dict[str, EvalSpec] = {
+    "coco_caption": EvalSpec("test", "cider", **_CAPTION),
+    "textcaps": EvalSpec("val_images", "cider", **_CAPTION),
+    "vqav2": EvalSpec("val", "vqa_accuracy", **_SHORT),
+    "okvqa": EvalSpec("val", "vqa_accuracy", **_SHORT),
+    "aokvqa": EvalSpec("val", "aokvqa_da", **_SHORT),
+    "ocrvqa": EvalSpec("test", "exact_match", **{**_SHORT, "num_beams": 1}),
+    "vqav2_qg": EvalSpec("val", "rouge_l", **_QUESTION),
+    "okvqa_qg": EvalSpec("val", "rouge_l", **_QUESTION),
+    "aokvqa_qg": EvalSpec("val", "rouge_l", **_QUESTION),
+    "nocaps": EvalSpec("val", "cider", **{**_CAPTION, "num_beams": 3}),
+    "flickr30k": EvalSpec("test", "cider", **_CAPTION),
+    "gqa": EvalSpec("testdev_balanced", "gqa", **_SHORT),
+    "vsr": EvalSpec("zeroshot/test", "yes_no", **{**_SHORT, "num_beams": 1}),
+    "iconqa": EvalSpec("choose_txt/test", "accuracy", "rank"),
+    "textvqa": EvalSpec("val", "vqa_accuracy_evalai", **_SHORT),
+    "visdial": EvalSpec("val", "mrr", "rank"),
+    "hateful_memes": EvalSpec("dev_seen+dev_unseen", "auc", "binary"),
+    "vizwiz": EvalSpec("val", "vqa_accuracy_evalai", **_SHORT),
+    "scienceqa": EvalSpec("test_img", "accuracy", "rank"),
+    "msvd_qa": EvalSpec("test", "top1", "vocabulary"),
+    "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
+    "ivqa": EvalSpec("test", "ivqa", **_SHORT),
 }
 """Set -> how it is judged. Web CapFilt and the three LLaVA sets are trained on only."""
 
@@ -92,12 +93,15 @@ PAPER: dict[str, dict[str, float]] = {
 """Model -> set -> the paper's number, table 1, times 100 (VizWiz on its server's test-dev, here on val)."""
 
 
-def judging(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> Judging:
+def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:
     """How a set is judged: as `SUITE` has it, or for a set that is not known by exact match in ``split``; ``changes``
     of its fields on top. Raises ValueError naming a field that is not there or cannot be."""
-    base = SUITE.get(name, Judging(split, max_new_tokens=max_new_tokens))
-    kinds = {field.name: type(getattr(Judging(), field.name)) for field in dataclasses.fields(Judging)}
+    base = SUITE.get(name, EvalSpec(split, max_new_tokens=max_new_tokens))
+    kinds = {field.name: type(getattr(EvalSpec(), field.name)) for field in dataclasses.fields(EvalSpec)}
     where = f"config.evaluation.settings.{name}"
+    if "way" in changes:  # its name until 2026; to go with the next release
+        warnings.warn(f"{where}.way is now called mode", FutureWarning, stacklevel=2)
+        changes = {"mode" if field == "way" else field: value for field, value in changes.items()}
     for field, value in changes.items():
         if field not in kinds:
             raise ValueError(f"{where} has no field {field!r}; it has {', '.join(kinds)}")
@@ -106,6 +110,6 @@ def judging(name: str, split: str, max_new_tokens: int, changes: Mapping[str, An
     chosen = dataclasses.replace(base, **changes)
     if chosen.metric not in METRICS:
         raise ValueError(f"{where}.metric is {chosen.metric!r}; it is one of {', '.join(METRICS)}")
-    if chosen.way not in WAYS:
-        raise ValueError(f"{where}.way is {chosen.way!r}; it is one of {', '.join(WAYS)}")
+    if chosen.mode not in MODES:
+        raise ValueError(f"{where}.mode is {chosen.mode!r}; it is one of {', '.join(MODES)}")
     return chosen

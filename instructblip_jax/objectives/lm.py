@@ -1,14 +1,16 @@
-"""Losses a row, as (sum, count), so that padding, accumulation and the number of devices never change a mean."""
+"""The language-modelling loss: cross-entropy of the tokens after each position."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from instructblip_jax.objectives.term import Term
+
 IGNORE = -100
 """The label of a position where no loss is taken."""
 CHUNK = 32
-"""Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array of all."""
+"""Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array."""
 
 
 def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -18,23 +20,21 @@ def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def token_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """logits float32 [B, T, V], labels int [B, T] -> each row's negative log-likelihood, summed over its counted
-    tokens, and their number, both float32 [B]."""
+    """logits float32 [B, T, V], labels int [B, T] -> each row's negative log-likelihood, summed over the tokens that
+    count, and their number, both float32 [B]."""
     counted = labels != IGNORE
     each = token_log_likelihood(logits, jnp.where(counted, labels, 0))
     return -jnp.sum(each * counted, axis=1), jnp.sum(counted, axis=1, dtype=jnp.float32)
 
 
-def chunked_cross_entropy(
-    to_logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """`token_cross_entropy` of ``to_logits(hidden)``, hidden [B, T, D], `CHUNK` positions at a time.
+def chunked_cross_entropy(to_logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array) -> Term:
+    """The cross-entropy of ``to_logits(hidden)``, hidden [B, T, D], in chunks of `CHUNK` positions.
 
-    The logits of a chunk are thrown away, and made once more for the backward pass.
+    The logits of a chunk are discarded, and recomputed in the backward pass.
     """
     rows, length, _ = hidden.shape
     if length <= CHUNK:
-        return token_cross_entropy(to_logits(hidden), labels)
+        return Term(*token_cross_entropy(to_logits(hidden), labels))
     spare = -length % CHUNK
     hidden = jnp.pad(hidden, ((0, 0), (0, spare), (0, 0)))
     labels = jnp.pad(labels, ((0, 0), (0, spare)), constant_values=IGNORE)
@@ -48,4 +48,4 @@ def chunked_cross_entropy(
         return jax.tree.map(jnp.add, total, found), None
 
     zero = jnp.zeros(rows, jnp.float32)
-    return jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)))[0]
+    return Term(*jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)))[0])

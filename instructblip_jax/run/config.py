@@ -67,7 +67,7 @@ class DataConfig:
 class EvaluationConfig:
     """The suite: sets seen in training and sets that were not, and how they are answered.
 
-    ``settings``: set -> fields of `evals.suite.Judging` that are to be others than its own ("split", "prompt",
+    ``settings``: set -> fields of `evals.suite.EvalSpec` that are to be others than its own ("split", "prompt",
     "num_beams" ...). ``blind``: judge a second time with all pictures blanked. ``max_new_tokens``: of sets that
     `evals.suite.SUITE` does not know.
     """

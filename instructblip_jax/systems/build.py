@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from instructblip_jax.models.layers.stack import REMAT
 from instructblip_jax.sharding import SHARDED, Layout, partition_spec
-from instructblip_jax.systems.instructblip import InstructBlipConfig, InstructBlipSystem
-from instructblip_jax.systems.trainable import enters_tower, split
+from instructblip_jax.systems.protocol import Remembers, SystemConfig
+from instructblip_jax.systems.trainable import prefixes, split
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -35,30 +34,34 @@ def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
 
 
 def abstract(
-    config: InstructBlipConfig,
+    config: SystemConfig,
     *,
     mesh: Mesh,
     dtype: str,
-    trainable: str,
+    trainable: str | None = None,
     layout: Layout = SHARDED,
     remat: str = "none",
     int8: bool = False,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
     """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
 
-    Trained parameters are float32 (masters), frozen ones are stored in the compute type ``dtype``, or as their "stored"
-    metadata says (int8 kernels and their scales).
+    Trained parameters are float32 (masters); frozen ones are stored in the compute type ``dtype``, or as their "stored"
+    metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
+    first. Raises ValueError for an unknown set, part, layout or ``remat``.
     """
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
-    compute, tower = jnp.dtype(dtype), enters_tower(trainable)
-    make = partial(InstructBlipSystem, config, dtype=compute, layout=layout, remat=remat, int8=int8, train_tower=tower)
-    system = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-    graph, *states = split(system, trainable)
+    layout.check(config.parts)
+    compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
+
+    def make() -> Any:
+        return config.build(dtype=compute, rngs=nnx.Rngs(0), layout=layout, remat=remat, int8=int8, trained=trained)
+
+    graph, *states = split(nnx.eval_shape(make), trained)
 
     def describe(path: str, variable: nnx.Variable, dtype: Any) -> jax.ShapeDtypeStruct:
         metadata = variable.get_metadata()
-        spec = partition_spec(metadata["axes"], variable.shape, mesh, layout.of(path))
+        spec = partition_spec(metadata["axes"], variable.shape, mesh, layout.of_path(path, config.parts))
         sharding = NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(variable.shape, metadata.get("stored", dtype), sharding=sharding)
 
@@ -67,3 +70,8 @@ def abstract(
         for state, kind in zip(states, (jnp.float32, compute), strict=True)
     )
     return graph, train, frozen
+
+
+def begin_memory(config: SystemConfig, train: Arrays) -> Arrays:
+    """The untrained state before the first step; empty for most systems."""
+    return config.begin_memory(train) if isinstance(config, Remembers) else {}

@@ -1,41 +1,154 @@
-"""What training, generation and evaluation ask of a system."""
+"""What a system is: the protocols that training, decoding, evaluation, planning and conversion ask for.
+
+A system is a frozen configuration (`SystemConfig`), which describes everything without memory, and an `nnx.Module` that
+it builds (`System`), which is merged and called inside jitted functions only. A system that writes text is also
+`Answers`; one that compares images and texts is also `Compares`; a system may be both. ARCHITECTURE.md has a recipe.
+"""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
+from flax import nnx
+
+from instructblip_jax.objectives.term import Term
+from instructblip_jax.sharding import Layout
 
 Batch = Mapping[str, jax.Array]
-"""Arrays under the contract's keys: pixel_values, qformer_input_ids, input_ids, labels, and the masks; in training,
-image_features may stand for pixel_values."""
-
+"""Arrays under the keys that `SystemConfig.batch` lists."""
+Media = dict[str, jax.Array]
+"""Encoded media by name, rows first: {"image": [B, P, D]}, {"image": [B, F, P, D]} for frames, {"audio": ...}."""
+Memory = dict[str, jax.Array]
+"""State that changes in training but is not trained: momentum copies, queues. Empty for most systems."""
 Context = dict[str, jax.Array]
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+TOWER, LANGUAGE = "tower", "language"
+"""Roles of parts: an encoder of media; the language model."""
+
+
+class SystemConfig(Protocol):
+    """A frozen dataclass: the sizes of all parts, and what the rest of the house asks about the system."""
+
+    parts: ClassVar[Mapping[str, str]]
+    """Part -> role. A part is the leading piece of its parameters' paths, and has a layout of its own."""
+    trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Name -> path prefixes that train, the default set first. The prefix "" is every parameter."""
+    in_batch: ClassVar[bool]
+    """True if the loss of a row depends on the other rows of its batch; accumulation is then refused."""
+    media_keys: ClassVar[tuple[str, ...]]
+    """Batch keys that hold media: what `System.encode` reads, and decoding does not."""
+    label_keys: ClassVar[tuple[str, ...]]
+    """Batch keys that only a loss reads."""
+    feature_keys: ClassVar[Mapping[str, str]]
+    """Media key -> the key of its cached features, which may stand in its place; empty if nothing can be cached."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that `Answers.decode` gives logits of."""
+
+    @property
+    def end_ids(self) -> int | tuple[int, ...]:
+        """The token, or the tokens, that end an answer by default."""
+
+    @property
+    def pad_id(self) -> int:
+        """Fills answers behind their end."""
+
+    @property
+    def prompt_is_counted(self) -> bool:
+        """True if a repetition penalty counts the prompt's tokens by default."""
+
+    def configured(self, **options: Any) -> "SystemConfig":
+        """The same system with options of its own (`config.system`, keywords of `from_pretrained`).
+
+        Raises ValueError naming an option that the system does not have, and those that it has.
+        """
+
+    def build(
+        self, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str, int8: bool, trained: tuple[str, ...]
+    ) -> "System":
+        """The module. ``trained``: path prefixes of the trainable set, so that no gradient enters a frozen tower."""
+
+    def batch(
+        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+    ) -> Shapes:
+        """Shape and type of every array of a batch, the only description of it: fake data, tracing, `plan` and the
+        processor's padding come from here.
+
+        ``prompt``, ``response``: static text lengths in tokens. ``kinds``: the media of each row, in reading order.
+        ``training=False``: a batch of prompts to be answered, without responses and labels.
+        """
+
+    def feature_weights(self, path: str) -> bool:
+        """True for the parameters that cached features are computed with."""
+
+    def feature_settings(self) -> Mapping[str, Any]:
+        """What else cached features depend on, as JSON: the sizes of the tower."""
+
+    def trains_features(self, trained: tuple[str, ...]) -> bool:
+        """True if a trainable set with these prefixes changes what features would be cached of."""
 
 
 class System(Protocol):
-    """A wiring of parts (an `nnx.Module`), merged and called inside jitted functions only."""
+    """An `nnx.Module` built by its configuration."""
 
-    def loss(self, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Of each row the sum of its tokens' losses and their number, float32 [B]; ``key`` switches the dropout of what
-        trains on."""
+    def encode(self, batch: Batch) -> Media:
+        """The media of a batch, or their cached features, as the rest of the system reads them: the same whatever is
+        asked about them."""
+
+    def loss(
+        self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
+    ) -> tuple[dict[str, Term], Memory]:
+        """The loss terms of each row, and the memory after this batch. ``key`` enables dropout in the trained parts;
+        ``step`` counts optimizer steps, for ramps."""
+
+
+class Features(Protocol):
+    """A system whose frozen towers can be computed once and kept on disk."""
+
+    def features(self, batch: Batch) -> dict[str, jax.Array]:
+        """Media key -> what `System.encode` makes of it before anything that may train, rows first."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A configuration whose system keeps state beside its parameters."""
+
+    def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
+        """The memory before the first step: copies of trained parameters, empty queues."""
+
+
+class Answers(Protocol):
+    """A system that writes text."""
 
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, T, V], in Hugging Face's convention."""
 
-    def encode_image(self, pixels: jax.Array) -> jax.Array:
-        """pixels [B, H, W, 3] -> image tokens [B, P, D], whatever will be asked about them."""
+    def prefill(self, media: Media, batch: Batch) -> Context:
+        """Encoded media and prompts -> what all continuations of each row share: "first" [B], the token to continue
+        from; "ids" [B, S], those before the answer, as Hugging Face counts them; and arrays of the system's own."""
 
-    def read(self, image: jax.Array, batch: Batch) -> Context:
-        """Image tokens and instructions -> what all continuations of each example share: "first" [B], the token to
-        continue from; "ids" [B, S], those before the answer, as Hugging Face counts them; and the model's own."""
+    def init_cache(self, context: Context, rows: int, length: int) -> Any:
+        """An empty KV cache for ``length`` new tokens of ``rows`` continuations of each row: arrays [L, B, N, ...]."""
 
-    def cache(self, context: Context, rows: int, length: int) -> Any:
-        """Room for ``length`` new tokens of ``rows`` continuations of each example: arrays [L, B, N, ...]."""
-
-    def extend(
+    def decode(
         self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
     ) -> tuple[jax.Array, Any]:
-        """Continuations ids [B, N, T] -> logits float32 [B, N, T, V] of the tokens after them, and the cache."""
+        """Continuations int [B, N, T] -> float32 logits [B, N, T, V] of the tokens after them, and the updated cache.
 
-    def log_likelihood(self, context: Context, ids: jax.Array, counted: jax.Array) -> jax.Array:
-        """Continuations ids [B, N, T] -> summed log-probability of their ``counted`` tokens, float32 [B, N]."""
+        Without a cache the ids begin the answer; with one they continue it at ``index``.
+        """
+
+
+class Compares(Protocol):
+    """A system that embeds images and texts in one space, and judges whether they belong together."""
+
+    def embed_media(self, media: Media) -> jax.Array:
+        """Encoded media -> float32 unit vectors [B, E], or [B, Q, E] where the system has Q query embeddings."""
+
+    def embed_texts(self, batch: Batch) -> jax.Array:
+        """Texts -> float32 unit vectors [N, E]."""
+
+    def match(self, media: Media, batch: Batch) -> jax.Array:
+        """The probability that each row's media and text belong together, float32 [B]."""

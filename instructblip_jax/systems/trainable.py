@@ -1,52 +1,41 @@
-"""Named trainable sets, and a system split by one into what trains and what is frozen."""
+"""Named trainable sets: a system split by path prefixes into what trains and what is frozen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
 
-TRAINABLE: dict[str, tuple[tuple[str, ...], ...]] = {
-    "qformer": (("qformer",), ("query_tokens",), ("projector",)),
-    "original": (("qformer",), ("query_tokens",), ("projector",), ("vit", "post_norm")),
-    "projection": (("projector",),),
-    "vision": (("qformer",), ("query_tokens",), ("projector",), ("vit",)),
-}
-"""Name -> prefixes of the parameter paths that train.
-
-``qformer`` is the default; ``original`` adds the norm after the vision tower, as the original code trains it (its
-freezing loop covers the tower only); ``projection`` is the linear map into the language model alone; ``vision`` adds
-the whole vision tower to ``original``, as BLIP-2 is fine-tuned (arXiv 2301.12597, section 4.2).
-"""
+Prefixes = tuple[str, ...]
 
 
-def trainable(name: str) -> Callable[[tuple, Any], bool]:
-    """The NNX filter of a named trainable set. Raises ValueError for an unknown name."""
-    prefixes = _prefixes(name)
-    return lambda path, _: any(tuple(path[: len(prefix)]) == prefix for prefix in prefixes)
+def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
+    """The path prefixes of a named set; without a name, of the first. Raises ValueError for an unknown name."""
+    chosen = name or next(iter(sets))
+    if chosen not in sets:
+        raise ValueError(f"trainable set {chosen!r} is unknown; there are {', '.join(sorted(sets))}")
+    return sets[chosen]
 
 
-def enters_tower(name: str) -> bool:
-    """Whether a named trainable set holds anything of the vision tower before its last norm, so that gradients have to
-    go through it. Raises ValueError for an unknown name."""
-    return any(prefix[0] == "vit" and prefix[1:] != ("post_norm",) for prefix in _prefixes(name))
+def trains(path: str, trained: Prefixes) -> bool:
+    """True if the parameter at ``path`` is under one of the prefixes; the prefix "" is above all."""
+    return any(not prefix or path == prefix or path.startswith(f"{prefix}/") for prefix in trained)
 
 
-def _prefixes(name: str) -> tuple[tuple[str, ...], ...]:
-    if name not in TRAINABLE:
-        raise ValueError(f"trainable set {name!r} is unknown; there are {', '.join(sorted(TRAINABLE))}")
-    return TRAINABLE[name]
+def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:
+    """The NNX filter of these prefixes."""
+    return lambda path, _: trains("/".join(map(str, path)), trained)
 
 
-def split(system: nnx.Module, name: str) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+def split(system: nnx.Module, trained: Prefixes) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """graph, and the variables (with their metadata) of the trained and of the frozen part, as nested states.
 
-    Every prefix of the set must match something: a misspelt filter would otherwise train nothing, silently.
+    Raises ValueError for a prefix that matches no parameter: a misspelt one would silently train nothing.
     """
     states: list[nnx.State]
-    graph, *states = nnx.split(system, trainable(name), ...)
+    graph, *states = nnx.split(system, path_filter(trained), ...)
     train, frozen = states
-    paths = [path for path, _ in nnx.to_flat_state(train)]
-    for prefix in TRAINABLE[name]:
-        if not any(tuple(path[: len(prefix)]) == prefix for path in paths):
-            raise ValueError(f"trainable set {name!r}: this model has no parameter under {'/'.join(prefix)}")
+    paths = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(train)]
+    for prefix in trained:
+        if not any(trains(path, (prefix,)) for path in paths):
+            raise ValueError(f"trainable set: this model has no parameter under {prefix!r}")
     return graph, train, frozen

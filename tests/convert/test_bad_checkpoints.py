@@ -270,7 +270,7 @@ def test_a_language_model_of_another_form_is_refused_by_file_and_field(tmp_path,
 
 
 def test_what_older_and_newer_files_say_of_rotary_positions_is_read(tmp_path):
-    from instructblip_jax.convert.hf_config import parse
+    from instructblip_jax.convert.layouts.hf_instructblip import parse
 
     path = tmp_path / "config.json"
     for said, base in (
@@ -317,7 +317,7 @@ def test_an_unknown_dtype_trainable_set_or_remat_is_refused_with_the_choices(goo
 
 
 def test_sparse_configs_fall_back_to_the_public_sizes(tmp_path):
-    from instructblip_jax.convert.hf_config import parse
+    from instructblip_jax.convert.layouts.hf_instructblip import parse
 
     sparse = {
         "model_type": "instructblip",

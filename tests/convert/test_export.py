@@ -13,8 +13,9 @@ import toys
 from safetensors.numpy import load_file, save_file
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config, save, table
+from instructblip_jax.convert import save
 from instructblip_jax.convert.export import export
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.shards import INDEX, open_shards
 
 TRAINED = ("query_tokens", "qformer.", "language_projection.")
@@ -72,7 +73,7 @@ def test_trained_tensors_are_ours_and_all_others_are_the_stored_bits(model, sour
     model.save_pretrained(tmp_path / "new" / "out", max_shard_bytes=max_shard_bytes)
     out = tmp_path / "new" / "out"
     before, after = read(source), read(out)
-    trained = {name: x.copy() for name, x in save.tensors(table.rules(model.config), model.train)}
+    trained = {name: x.copy() for name, x in save.tensors(hf_instructblip.rules(model.config), model.train)}
     assert before.keys() == after.keys()
     assert {name for name in before if name.startswith((*TRAINED, "vision_model.post_layernorm."))} == set(trained)
     assert checkpoints.leaves_equal({name: after[name] for name in trained}, trained)
@@ -141,7 +142,7 @@ def test_an_alias_that_is_the_only_copy_stays(tmp_path):
 def test_a_part_of_a_fused_tensor_is_refused(model):
     arrays = {path: x for path, x in (model.train | model.frozen).items() if "/attn/v/" not in path}
     with pytest.raises(ValueError, match=r"self_attn\.qkv\.bias.*self_attn\.qkv\.weight"):
-        dict(save.tensors(table.rules(model.config), arrays))
+        dict(save.tensors(hf_instructblip.rules(model.config), arrays))
 
 
 def test_tensors_of_another_model_are_refused_by_name(source, tmp_path):
@@ -177,7 +178,7 @@ def test_a_place_in_use_is_refused_and_left_as_it_is(source, tmp_path):
 def test_an_empty_directory_is_filled_and_readable_by_all(source, tmp_path):
     (tmp_path / "out").mkdir()
     export(tmp_path / "out", source, {})
-    assert hf_config.parse(tmp_path / "out" / "config.json")
+    assert hf_instructblip.read_config(tmp_path / "out" / "config.json")
     assert (tmp_path / "out").stat().st_mode & 0o777 == tmp_path.joinpath(
         "out", "qformer_tokenizer"
     ).stat().st_mode & 0o777

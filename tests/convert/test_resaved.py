@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 
 pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 import reference
@@ -97,7 +97,7 @@ def test_what_the_library_saves_is_read_as_the_library_reads_it(name, tmp_path):
     counted = batch["attention_mask"] == 1 if model.config.decoder_only else slice(None)
     assert np.abs(np.asarray(model(batch)) - truth["logits"])[counted].max() < 1e-4
     assert abs(float(ib.loss(model, batch)[0]) - float(truth["loss"])) < 1e-4
-    new, old = (hf_config.parse(path / "config.json") for path in (after, before))
+    new, old = (hf_instructblip.read_config(path / "config.json") for path in (after, before))
     assert (new.vision, new.text, new.image_token_id) == (old.vision, old.text, old.image_token_id)
 
 
@@ -110,7 +110,7 @@ def parsed(tmp_path, **text):
     changed = raw["text_config"] | text
     raw["text_config"] = {field: value for field, value in changed.items() if value is not ...}
     (directory / "config.json").write_text(json.dumps(raw))
-    return hf_config.parse(directory / "config.json").text, directory
+    return hf_instructblip.read_config(directory / "config.json").text, directory
 
 
 @pytest.mark.parametrize("tied", [True, False, None, ...])
@@ -145,4 +145,8 @@ def test_the_rotary_base_is_the_one_that_the_library_takes(tmp_path, said, base)
     raw["text_config"] |= said
     (tmp_path / "config.json").write_text(json.dumps(raw))
     theirs = reference.transformers.AutoConfig.from_pretrained(tmp_path).text_config
-    assert hf_config.parse(tmp_path / "config.json").text.rope_theta == base == theirs.rope_parameters["rope_theta"]
+    assert (
+        hf_instructblip.read_config(tmp_path / "config.json").text.rope_theta
+        == base
+        == theirs.rope_parameters["rope_theta"]
+    )

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config, save, table
+from instructblip_jax.convert import save
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import write_shards
@@ -17,9 +18,9 @@ from instructblip_jax.systems.build import abstract
 
 
 def read(directory, mesh=None, dtype="float32"):
-    config = hf_config.parse(directory / "config.json")
+    config = hf_instructblip.read_config(directory / "config.json")
     _, train, frozen = abstract(config, mesh=mesh or single_device_mesh(), dtype=dtype, trainable="qformer")
-    return table.rules(config), load(table.rules(config), train | frozen, open_shards(directory))
+    return hf_instructblip.rules(config), load(hf_instructblip.rules(config), train | frozen, open_shards(directory))
 
 
 KINDS = [

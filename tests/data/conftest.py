@@ -4,7 +4,7 @@ import pytest
 import toys
 
 from instructblip_jax.data.prepared import open_set
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processor import Processor
 
 SIZES = {"caption": 48, "digit_at": 24, "count": 12}
 

@@ -6,7 +6,7 @@ import toys
 
 from instructblip_jax.data.buckets import assign
 from instructblip_jax.data.collate import collate, grid, text_lengths
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processor import Processor
 
 
 def sample(processor, text: str, answer: str | None = None, grey: float = 1.0) -> dict:

@@ -44,7 +44,7 @@ def save(step, state, position):
 with jax.set_mesh(mesh), Meter() as meter:
     metrics_log = log.MetricsLog(workdir / "metrics.jsonl", workdir / "events", step=0)
     job = loop.Job(0, 100_000, 1, 100_000, save, metrics_log, meter)
-    state = meshes.pin(mesh, {"steps": jnp.zeros((), jnp.int32)})
+    state = meshes.replicate(mesh, {"steps": jnp.zeros((), jnp.int32)})
     try:
         loop.run(state, {}, step, Ones(), lambda x: meshes.put_rows(mesh, x, own, 8), job)
     except Stopped as stopped:

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from instructblip_jax.data.evaluation import Asked
+from instructblip_jax.data.evaluation import EvalBatch
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals import predict
 from instructblip_jax.evals.pairs import Prediction
-from instructblip_jax.evals.suite import Judging
+from instructblip_jax.evals.suite import EvalSpec
 from instructblip_jax.mesh import make_mesh
 
 ROWS = 4
@@ -32,7 +32,7 @@ def asked():
     ]
     pixels = np.stack([np.full((2, 2, 3), grey, np.float32) for grey in (0.5, 0.25)])
     text = {"input_ids": np.zeros((ROWS, 6), np.int32)}
-    return Asked(records, pixels, 2, np.array([0, 1, 1, 0], np.int32), text)
+    return EvalBatch(records, pixels, 2, np.array([0, 1, 1, 0], np.int32), text)
 
 
 @pytest.fixture
@@ -53,19 +53,19 @@ def scored(monkeypatch):
 
 def test_candidates_of_each_record_are_ranked(model, asked, scored):
     scored.table = lambda b, n: -float(abs(n - 1))  # the second is the best, where there is one
-    got = predict.predictions(model, None, asked, Judging(way="rank"))
+    got = predict.predictions(model, None, asked, EvalSpec(mode="rank"))
     assert got == [Prediction("a", (-1.0,)), Prediction("b", (-1.0, 0.0)), Prediction("b", (-1.0, 0.0, -1.0))]
     ((shown, lists, end),) = scored.calls
     assert shown == [0.5, 0.25, 0.25, 0.5]  # each row its own picture
     assert lists == [("a",), ("a", "b"), ("a", "b", "c"), ("a",)]  # filled up with the first record's
     assert end is True
-    predict.predictions(model, None, asked, Judging(way="rank", include_end=False))
+    predict.predictions(model, None, asked, EvalSpec(mode="rank", include_end=False))
     assert scored.calls[1][2] is False
 
 
 def test_of_a_vocabulary_the_best_is_said_and_no_score_kept(model, asked, scored):
     scored.table = lambda b, n: 1.0 if n == b else 0.0
-    got = predict.predictions(model, None, asked, Judging(way="vocabulary"), ["x", "y", "z"])
+    got = predict.predictions(model, None, asked, EvalSpec(mode="vocabulary"), ["x", "y", "z"])
     assert got == [Prediction("x"), Prediction("y"), Prediction("z")]
     assert scored.calls[0][1] == [("x", "y", "z")] * ROWS
 
@@ -76,7 +76,7 @@ def test_yes_against_no_is_a_log_odds(model, asked, scored):
     scored.table = lambda b, n: logs[order[n]] if b < 2 else -logs[order[n]]
     order[:] = predict.candidates(asked.records[0], "binary", ())
     assert sorted(order) == sorted(logs)
-    got = predict.predictions(model, None, asked, Judging(way="binary"))
+    got = predict.predictions(model, None, asked, EvalSpec(mode="binary"))
     odds = math.log(math.exp(-2) + math.exp(-2.5)) - math.log(math.exp(-1) + math.exp(-3))
     assert [one.text for one in got] == ["no", "no", "false"]
     assert got[0].scores == pytest.approx((odds,))
@@ -89,7 +89,7 @@ def test_a_record_with_nothing_to_rank_is_named(model, asked, scored):
     bare = dataclasses.replace(asked.records[1], candidates=())
     broken = dataclasses.replace(asked, records=[asked.records[0], bare])
     with pytest.raises(ValueError, match="s/t/1: has no candidates to rank; judge it by another way than 'rank'"):
-        predict.predictions(model, None, broken, Judging(way="rank"))
+        predict.predictions(model, None, broken, EvalSpec(mode="rank"))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def processor(decoder_only: bool):
 )
 def test_answers_are_generated_as_the_set_says(model, asked, generated, given, decoder_only, want):
     """A length penalty that is not given is that of short answers."""
-    how = Judging(num_beams=3, max_new_tokens=9, min_new_tokens=2, length_penalty=given, repetition_penalty=1.5)
+    how = EvalSpec(num_beams=3, max_new_tokens=9, min_new_tokens=2, length_penalty=given, repetition_penalty=1.5)
     got = predict.predictions(model, processor(decoder_only), asked, how)
     assert got == [Prediction("said 0"), Prediction("said 1"), Prediction("said 2")]
     (options,) = generated
@@ -132,7 +132,7 @@ def test_answers_are_generated_as_the_set_says(model, asked, generated, given, d
     ("blind", "blank", "shown"), [(False, False, [0.5]), (True, False, [0.5, 0.0]), (False, True, [0.0])]
 )
 def test_a_blind_answer_stands_beside_the_other(model, asked, generated, blind, blank, shown):
-    answers = predict.answered(model, processor(False), iter([asked]), Judging(), blind=blind, blank_image=blank)
+    answers = predict.answered(model, processor(False), iter([asked]), EvalSpec(), blind=blind, blank_image=blank)
     ((first, *_),) = answers
     assert [call["shown"][0] for call in generated] == shown
     assert first == (asked.records[0], Prediction("said 0"), Prediction("said 0") if blind else None)

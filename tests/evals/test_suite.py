@@ -9,7 +9,7 @@ from PIL import Image
 from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
-from instructblip_jax.evals.suite import PAPER, SUITE, WAYS, Judging, judging
+from instructblip_jax.evals.suite import MODES, PAPER, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import Row, markdown
 from instructblip_jax.recipes import instructblip
 
@@ -58,10 +58,10 @@ WORDS = {
 
 
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
-    assert {name: (how.split, how.metric, how.way) for name, how in SUITE.items()} == JUDGED
+    assert {name: (how.split, how.metric, how.mode) for name, how in SUITE.items()} == JUDGED
     assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT} - ONLY_TRAINED
     assert {how.metric for how in SUITE.values()} <= METRICS.keys()
-    assert {how.way for how in SUITE.values()} == set(WAYS)
+    assert {how.mode for how in SUITE.values()} == set(MODES)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
@@ -164,10 +164,10 @@ def test_the_papers_table_1():
 
 
 def test_what_is_said_of_a_set_stands_above_its_own():
-    assert judging("gqa", "test", 7, {}) == SUITE["gqa"]
-    changed = judging("gqa", "test", 7, {"split": "val_balanced", "num_beams": 1, "length_penalty": 0})
+    assert eval_spec("gqa", "test", 7, {}) == SUITE["gqa"]
+    changed = eval_spec("gqa", "test", 7, {"split": "val_balanced", "num_beams": 1, "length_penalty": 0})
     assert changed == dataclasses.replace(SUITE["gqa"], split="val_balanced", num_beams=1, length_penalty=0)
-    assert judging("own", "validation", 7, {}) == Judging("validation", max_new_tokens=7)
+    assert eval_spec("own", "validation", 7, {}) == EvalSpec("validation", max_new_tokens=7)
     assert evaluation_templates("gqa") == {"gqa": ("Question: {question} Short answer:",)}
     assert evaluation_templates("gqa", "{question}") == {"gqa": ("{question}",)}
     assert evaluation_templates("own") == BY_TASK
@@ -179,12 +179,12 @@ def test_what_is_said_of_a_set_stands_above_its_own():
         ({"beams": 3}, ["settings.own", "'beams'", "num_beams"]),
         ({"num_beams": "3"}, ["settings.own.num_beams", "'3'", "int"]),
         ({"metric": "acc"}, ["settings.own.metric", "'acc'", "vqa_accuracy"]),
-        ({"way": "guess"}, ["settings.own.way", "'guess'", "vocabulary"]),
+        ({"mode": "guess"}, ["settings.own.mode", "'guess'", "vocabulary"]),
     ],
 )
 def test_what_cannot_be_is_named(changes, words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        judging("own", "test", 7, changes)
+        eval_spec("own", "test", 7, changes)
     for word in words:
         assert word in str(caught.value)
 

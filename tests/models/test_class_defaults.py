@@ -7,7 +7,7 @@ import checkpoints
 import pytest
 from flax import nnx
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.opt import OptConfig
@@ -127,7 +127,7 @@ SPARSE = {
 def test_a_sparse_file_is_read_as_the_library_reads_it(tmp_path, kind, family):
     transformers = pytest.importorskip("transformers", reason="the reference is not installed")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "text_config": SPARSE[family]}))
-    ours = hf_config.parse(tmp_path / "config.json")
+    ours = hf_instructblip.read_config(tmp_path / "config.json")
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert ours.num_query_tokens == theirs.num_query_tokens
     for field in DEFAULTS[VitConfig]:
@@ -151,7 +151,7 @@ def test_every_norm_has_the_epsilon_of_its_part(tmp_path, family):
     """Epsilons move results by less than rounding may, so they are read from the modules."""
     raw = checkpoints.config_json("blip-2", checkpoints.MINI, family)
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    config = hf_config.parse(tmp_path / "config.json")
+    config = hf_instructblip.read_config(tmp_path / "config.json")
     field = {"t5": "layer_norm_epsilon", "llama": "rms_norm_eps", "opt": None}[family]
     config = dataclasses.replace(
         config,

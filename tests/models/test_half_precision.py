@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jaxprs import equations
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.models.layers.attention import attend
 from instructblip_jax.systems.build import abstract, merge
@@ -59,7 +59,7 @@ def test_attention_scores_are_products_in_float32_under_one_float32_softmax(case
 def test_softmax_norms_angles_and_logits_are_float32_in_a_bfloat16_model(tmp_path, kind, family):
     raw = checkpoints.config_json(kind, checkpoints.MINI, family)
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    config = hf_config.parse(tmp_path / "config.json")
+    config = hf_instructblip.read_config(tmp_path / "config.json")
     graph, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="bfloat16", trainable="qformer")
     batch = checkpoints.batch(raw)
     logits = lambda train, frozen, batch: merge(graph, train, frozen).logits(batch)

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config, table
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.mesh import make_mesh
@@ -125,9 +125,9 @@ def test_logits_and_gradients_are_near_those_of_float32(models):
 
 def test_eight_devices_load_the_same_bytes(models):
     *_, small = models
-    config = hf_config.parse(small.directory / "config.json")
+    config = hf_instructblip.read_config(small.directory / "config.json")
     _, train, frozen = abstract(config, mesh=make_mesh(2, 2, 2), dtype="float32", trainable="qformer", int8=True)
-    arrays = load(table.rules(config), train | frozen, open_shards(small.directory))
+    arrays = load(hf_instructblip.rules(config), train | frozen, open_shards(small.directory))
     assert checkpoints.leaves_equal(checkpoints.host(arrays), checkpoints.host(small.train | small.frozen))
     split = {path for path in matrices(small) if not arrays[path].sharding.is_fully_replicated}
     assert split == matrices(small).keys()

@@ -11,7 +11,8 @@ import pytest
 import toys
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.files import read_json
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract, merge
 from instructblip_jax.systems.trainable import TRAINABLE, enters_tower
@@ -68,7 +69,7 @@ def test_only_a_set_with_the_tower_lets_gradients_into_it():
 
 def kept(path: Path, trainable: str, remat: str) -> int:
     """Bytes that the image tokens' backward pass is handed by the forward pass, parameters aside."""
-    raw, config = hf_config.read_json(path), hf_config.parse(path)
+    raw, config = read_json(path), hf_instructblip.read_config(path)
     mesh = single_device_mesh()
     graph, train, frozen = abstract(config, mesh=mesh, dtype="float32", trainable=trainable, remat=remat)
     pixels = jax.ShapeDtypeStruct(checkpoints.batch(raw, rows=64)["pixel_values"].shape, jnp.float32)
@@ -107,7 +108,7 @@ def test_what_is_written_has_the_trained_tower(directory, tmp_path):
     model.save_pretrained(tmp_path / "out")
     again = ib.InstructBlip.from_pretrained(tmp_path / "out", dtype="float32", trainable="vision")
     assert checkpoints.leaves_equal(checkpoints.host(again.train), checkpoints.host(model.train))
-    raw = hf_config.read_json(directory / "config.json")
+    raw = read_json(directory / "config.json")
     batch = checkpoints.batch(raw, seed=1)
     before = np.asarray(ib.InstructBlip.from_pretrained(directory, dtype="float32")(batch))
     got = np.asarray(again(batch))

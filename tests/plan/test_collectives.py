@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.plan import collectives, compiled, roofline
 from instructblip_jax.plan.chips import parse
@@ -97,7 +97,7 @@ def test_a_gathered_weight_is_told_by_its_name():
 
 def step_of(tmp_path, layout: Layout, sizes, *, family="llama") -> tuple[compiled.Described, list[Collective]]:
     (tmp_path / "config.json").write_text(json.dumps(training.config_json(family=family)))
-    config = hf_config.parse(tmp_path / "config.json")
+    config = hf_instructblip.read_config(tmp_path / "config.json")
     setting = compiled.Setting(config, 16, Lengths(12, 12), layout=layout, dtype="float32", remat="layer")
     mesh = make_mesh(*sizes)
     described = compiled.describe(setting, mesh)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT
 from instructblip_jax.recipes.public import PUBLIC
 from instructblip_jax.run.config import resolve
@@ -138,4 +138,4 @@ def test_known_sizes_are_what_the_public_file_says(tmp_path, name):
     qformer = {"vocab_size": 30523}
     raw = {"model_type": "instructblip", "text_config": text | SAID[name], "qformer_config": qformer}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert hf_config.parse(tmp_path / "config.json") == PUBLIC[f"Salesforce/instructblip-{name}"]
+    assert hf_instructblip.read_config(tmp_path / "config.json") == PUBLIC[f"Salesforce/instructblip-{name}"]

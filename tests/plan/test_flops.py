@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.plan import compiled, flops, hlo_cost
@@ -51,7 +51,7 @@ def test_a_language_model_costs_four_flops_a_parameter_and_token():
 def traced(tmp_path, family: str, trainable: str, rows: int, lengths: Lengths):
     raw = training.config_json(dropout=0.0, family=family)
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    config = hf_config.parse(tmp_path / "config.json")
+    config = hf_instructblip.read_config(tmp_path / "config.json")
     setting = compiled.Setting(config, rows, lengths, dtype="float32", trainable=trainable)
     described = compiled.describe(setting, single_device_mesh())
     return config, described, compiled.train_step(described)

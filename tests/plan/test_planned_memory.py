@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import instructblip_jax as ib
-from instructblip_jax.mesh import make_mesh, pin, put_batch
+from instructblip_jax.mesh import make_mesh, put_batch, replicate
 from instructblip_jax.plan import compiled
 from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.flops import Lengths
@@ -27,7 +27,7 @@ def digits(mesh, layout: Layout, rows: int):
     model = ib.InstructBlip.from_pretrained(DIGITS, mesh, "float32", layout=layout)
     setting = Setting(model.config, rows, Lengths(24, 16), layout=layout, dtype="float32")
     described = compiled.describe(setting, mesh)
-    state = pin(mesh, init_state(model.train, optimizer(setting.optim, 100)))
+    state = replicate(mesh, init_state(model.train, optimizer(setting.optim, 100)))
     batch = {name: np.ones(x.shape, x.dtype) for name, x in described.batch.items()}
     return model, described, state, put_batch(mesh, batch)
 

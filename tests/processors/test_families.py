@@ -9,7 +9,7 @@ import toys
 from PIL import Image
 
 from instructblip_jax.data.collate import collate, grid
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processor import Processor
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 FAMILIES = ("instructblip", "llama", "opt")

@@ -8,7 +8,7 @@ import pytest
 import toys
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processor import Processor
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 KINDS = {

@@ -9,7 +9,7 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processor import Processor
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 TEXTS = [

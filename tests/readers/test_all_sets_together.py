@@ -166,10 +166,10 @@ def test_all_sets_are_judged_each_in_its_way(run, all_sets):
         lines = [json.loads(line) for line in (workdir / "predictions" / f"{name}.jsonl").read_text().splitlines()]
         source = prepared.open_set(out, name, how.split)
         assert [line["uid"] for line in lines] == [source[n].uid for n in range(len(source))]
-        if how.way == "rank":
+        if how.mode == "rank":
             assert all(len(line["scores"]) == len(line["candidates"]) for line in lines)
             assert all(line["prediction"] in line["candidates"] for line in lines)
-        if how.way == "vocabulary":
+        if how.mode == "vocabulary":
             assert {line["prediction"] for line in lines} <= set(prepared.vocabulary(out, name))
     assert "| held-out | **mean** |" in said.replace("**held-out**", "held-out")
     assert (workdir / "evaluation.png").stat().st_size > 10_000

@@ -7,7 +7,7 @@ import jax
 import public_sizes
 import pytest
 
-from instructblip_jax.convert import hf_config, table
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.systems.build import abstract
 
@@ -100,7 +100,7 @@ class Full:
         raw |= {"vision_config": {"model_type": f"{prefix}_vision_model"}}
         path = directory / "config.json"
         path.write_text(json.dumps(raw))
-        self.config = hf_config.parse(path)
+        self.config = hf_instructblip.read_config(path)
         mesh = make_mesh(data=1, fsdp=4, tensor=2)
         _, self.train, self.frozen = abstract(self.config, mesh=mesh, dtype="bfloat16", trainable="qformer")
 
@@ -116,11 +116,11 @@ def count(arrays) -> int:
 
 def test_every_public_tensor_with_its_shape_and_no_other(full):
     ours = {}
-    for path, rule in table.rules(full.config).items():
+    for path, rule in hf_instructblip.rules(full.config).items():
         leaf = (full.train | full.frozen)[path]
         ours |= {name: list(rule.tensor_shape(leaf.shape)) for name in rule.names(leaf.shape)}
     assert ours == full.tensors
-    assert table.rules(full.config).keys() == (full.train | full.frozen).keys()
+    assert hf_instructblip.rules(full.config).keys() == (full.train | full.frozen).keys()
 
 
 def test_the_placeholder_is_read_where_there_is_one(full):

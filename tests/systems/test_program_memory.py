@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.systems.build import abstract
@@ -19,7 +19,7 @@ def test_a_narrow_model_is_widened_a_layer_at_a_time(tmp_path, int8):
     text = {"d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048, "num_layers": 24, "num_decoder_layers": 24}
     raw = checkpoints.config_json(**text)
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    config, mesh = hf_config.parse(tmp_path / "config.json"), single_device_mesh()
+    config, mesh = hf_instructblip.read_config(tmp_path / "config.json"), single_device_mesh()
     graph, train, frozen = abstract(config, mesh=mesh, dtype="bfloat16", trainable="qformer", int8=int8)
     model = InstructBlip(config, graph, train, frozen, mesh, tmp_path)
     batch = {name: jax.ShapeDtypeStruct(x.shape, jnp.dtype(x.dtype)) for name, x in checkpoints.batch(raw).items()}

@@ -4,7 +4,7 @@ import checkpoints
 import pytest
 
 import instructblip_jax as ib
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract
 from instructblip_jax.systems.trainable import TRAINABLE
@@ -15,7 +15,7 @@ def sets(tmp_path_factory):
     """Name -> paths that train, and all paths, of an InstructBLIP."""
     path = tmp_path_factory.mktemp("config") / "config.json"
     path.write_text(checkpoints.json.dumps(checkpoints.config_json(sizes=checkpoints.MINI)))
-    config = hf_config.parse(path)
+    config = hf_instructblip.read_config(path)
     out = {}
     for name in TRAINABLE:
         _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="bfloat16", trainable=name)
@@ -54,4 +54,4 @@ def test_unknown_and_empty_sets_are_refused(sets, tmp_path, monkeypatch):
     path.write_text(checkpoints.json.dumps(checkpoints.config_json(sizes=checkpoints.MINI)))
     monkeypatch.setitem(TRAINABLE, "misspelt", (("qformer",), ("vit", "postnorm")))
     with pytest.raises(ValueError, match="no parameter under vit/postnorm"):
-        abstract(hf_config.parse(path), mesh=single_device_mesh(), dtype="float32", trainable="misspelt")
+        abstract(hf_instructblip.read_config(path), mesh=single_device_mesh(), dtype="float32", trainable="misspelt")

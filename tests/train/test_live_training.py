@@ -8,7 +8,8 @@ import checkpoints
 import reference
 import training
 
-from instructblip_jax.convert import save, table
+from instructblip_jax.convert import save
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import put_batch
 from instructblip_jax.train.optimizer import OptimConfig, schedule
 
@@ -54,7 +55,7 @@ def test_losses_and_weights_follow_the_references(family, tmp_path):
     assert want[4] < want[0]  # of the same batch
     np.testing.assert_allclose(losses, want, rtol=1e-5)
     np.testing.assert_allclose(norms, want_norms, rtol=1e-4)
-    ours = dict(save.tensors(table.rules(model.config), state["train"]))
+    ours = dict(save.tensors(hf_instructblip.rules(model.config), state["train"]))
     assert ours.keys() == trained.keys()
     for name, parameter in trained.items():
         if name.endswith("key.bias"):  # its gradient is zero in truth, and Adam makes steps of its rounding

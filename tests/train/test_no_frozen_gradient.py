@@ -13,7 +13,7 @@ import pytest
 import training
 from jaxprs import equations
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract, merge
 from instructblip_jax.systems.trainable import TRAINABLE
@@ -103,7 +103,7 @@ def test_the_compiled_step_needs_no_room_for_gradients_or_copies_of_the_frozen_p
     (Activations are recomputed: with rows this few and layers this wide they would be as many.)"""
     raw = checkpoints.config_json("blip-2", sizes=checkpoints.MINI, d_ff=10_000, num_layers=40, num_decoder_layers=40)
     (tmp_path / "config.json").write_text(checkpoints.json.dumps(raw))
-    config, mesh = hf_config.parse(tmp_path / "config.json"), single_device_mesh()
+    config, mesh = hf_instructblip.read_config(tmp_path / "config.json"), single_device_mesh()
     graph, train, frozen = abstract(config, mesh=mesh, dtype="float32", trainable="qformer", remat="layer")
     tx = optimizer(training.FAST, 100)
     state = jax.eval_shape(lambda train: init_state(train, tx), train)

@@ -9,7 +9,7 @@ import optax
 import pytest
 import training
 
-from instructblip_jax.convert import hf_config
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract
 from instructblip_jax.train.optimizer import OptimConfig, decays, optimizer, schedule
@@ -55,7 +55,9 @@ def test_no_warm_up_starts_at_the_peak():
 def train(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "config.json"
     path.write_text(checkpoints.json.dumps(training.config_json()))
-    _, train, _ = abstract(hf_config.parse(path), mesh=single_device_mesh(), dtype="float32", trainable="original")
+    _, train, _ = abstract(
+        hf_instructblip.read_config(path), mesh=single_device_mesh(), dtype="float32", trainable="original"
+    )
     return train
 
 

@@ -6,7 +6,7 @@ import checkpoints
 import jax.numpy as jnp
 
 import instructblip_jax as ib
-from instructblip_jax.mesh import pin
+from instructblip_jax.mesh import replicate
 from instructblip_jax.sharding import SHARDED
 from instructblip_jax.systems.build import merge
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
@@ -29,5 +29,5 @@ def load(directory, mesh=None, dtype="float32", trainable="qformer", layout=SHAR
 def start(model, optim=FAST, *, steps=100, seed=5):
     """A state at step 0 and the step function, as the train command makes them; the state is a copy, to be donated."""
     tx = optimizer(optim, steps)
-    state = pin(model.mesh, init_state({path: jnp.copy(x) for path, x in model.train.items()}, tx))
+    state = replicate(model.mesh, init_state({path: jnp.copy(x) for path, x in model.train.items()}, tx))
     return state, make_step(partial(merge, model.graph), tx, seed=seed, accumulation=optim.accumulation)

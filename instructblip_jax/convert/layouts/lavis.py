@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from instructblip_jax.convert import table
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.rule import Shape
 
 _NAMES = (
@@ -61,7 +61,7 @@ def rename(
         if new is not None:
             renamed[new] = tensor
     for name, shape in shapes.items():
-        if name.startswith(REPLACED) and name not in renamed and not table.IGNORED.fullmatch(name):
+        if name.startswith(REPLACED) and name not in renamed and not hf_instructblip.IGNORED.fullmatch(name):
             wrong.append(f"missing     {name} {list(shape)}")
     if wrong:
         raise ValueError(f"{path}: {len(wrong)} tensors do not fit {base}:\n  " + "\n  ".join(sorted(wrong)))

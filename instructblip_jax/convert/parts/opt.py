@@ -1,6 +1,22 @@
 """OPT: their ``language_model.`` <-> our ``llm/``."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.convert.config_fields import check_divisible, fields, must_be
 from instructblip_jax.convert.rule import Rule, dense, norm
+from instructblip_jax.models.language.opt import OptConfig
+
+
+def read_config(path: Path, section: Mapping[str, Any]) -> OptConfig:
+    """``text_config`` -> its dataclass. Raises ValueError naming file and field."""
+    wanted = {"do_layer_norm_before": True, "enable_bias": True, "layer_norm_elementwise_affine": True}
+    width = section.get("hidden_size", OptConfig.hidden_size)
+    must_be(path, section, wanted | {"word_embed_proj_dim": width, "tie_word_embeddings": True})
+    config = OptConfig(**fields(path, "text_config", OptConfig, section))
+    check_divisible(path, "text_config", config.hidden_size, config.num_attention_heads)
+    return config
 
 
 def rules() -> list[Rule]:

@@ -1,6 +1,30 @@
 """T5: their ``language_model.`` <-> our ``llm/``."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.convert.config_fields import checked, fields
 from instructblip_jax.convert.rule import TRANSPOSE, Rule, dense, norm
+from instructblip_jax.models.language.t5 import T5Config
+
+
+def read_config(path: Path, section: Mapping[str, Any]) -> T5Config:
+    """``text_config`` -> its dataclass. Raises ValueError naming file and field."""
+    proj = checked(path, "text_config.feed_forward_proj", section.get("feed_forward_proj", "relu"), str)
+    gated, _, name = proj.rpartition("-")
+    if gated != "gated":
+        raise ValueError(f"{path}: text_config.feed_forward_proj is {name!r}; T5 v1.1 and FlanT5 are gated ones")
+    # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj says "gated-gelu".
+    activation = section.get("dense_act_fn") or {"gelu": "gelu_new"}.get(name, name)
+    found = fields(path, "text_config", T5Config, section)
+    found.setdefault("num_decoder_layers", found.get("num_layers", T5Config.num_layers))
+    # transformers 5 says so in a field of its own, beside a tie_word_embeddings that is true in all that it saves.
+    if "scale_decoder_outputs" in section:
+        scale = checked(path, "text_config.scale_decoder_outputs", section["scale_decoder_outputs"] or False, bool)
+    else:
+        scale = section.get("tie_word_embeddings") is not False
+    return T5Config(**found, activation=activation, scale_outputs=scale)
 
 
 def _attention(ours: str, theirs: str, name: str) -> list[Rule]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,12 @@ class LlamaConfig:
 
     @property
     def width(self) -> int:
-        """Of the embeddings."""
+        """Embedding width D."""
         return self.hidden_size
+
+    def build(self, *, dtype: Any, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Llama":
+        """The module; ``int8`` keeps its matrices in one byte a weight."""
+        return Llama(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
 
 class Block(nnx.Module):

@@ -42,8 +42,12 @@ class T5Config:
 
     @property
     def width(self) -> int:
-        """Of the embeddings."""
+        """Embedding width D."""
         return self.d_model
+
+    def build(self, *, dtype: Any, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "T5":
+        """The module; ``int8`` keeps its matrices in one byte a weight."""
+        return T5(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
 
 class GatedFeedForward(nnx.Module):

@@ -37,7 +37,9 @@ def init_cache(keys: jax.Array, rows: int, length: int) -> dict[str, jax.Array]:
     return {"k": empty, "v": empty}
 
 
-def update_cache(cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int) -> dict[str, jax.Array]:
+def update_cache(
+    cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int
+) -> dict[str, jax.Array]:
     """A layer's cached arrays [B, N, G, S, K] with new ones [B, N, G, T, K] in their places from ``index`` on."""
     return {
         name: jax.lax.dynamic_update_slice_in_dim(array, new[name].astype(array.dtype), index, axis=3)

@@ -1,0 +1,60 @@
+"""Checked fields of a ``config.json``. An absent field takes Hugging Face's class default, as in our dataclasses."""
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Numbers are computed with in float32."""
+
+
+def checked(path: Path, field: str, value: Any, kind: type) -> Any:
+    """``value``, if it is of its type: a count of at least 1, an id of at least 0, or a finite number of at least 0.
+
+    Raises ValueError naming file and field.
+    """
+    number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if not (number if kind in (int, float) else isinstance(value, kind)):
+        raise ValueError(f"{path}: {field} is {value!r}, not of type {kind.__name__}")
+    least = 0 if kind is float or field.partition("[")[0].endswith("_id") else 1
+    if kind is int and value < least:
+        raise ValueError(f"{path}: {field} is {value}; it must be at least {least}")
+    if kind is float and not least <= value <= LARGEST:  # false for NaN
+        raise ValueError(f"{path}: {field} is {value}; it must be a finite number of at least {least}")
+    return value
+
+
+def _ends(path: Path, field: str, value: Any) -> int | tuple[int, ...]:
+    """One end token, or several. Raises ValueError as `checked` does."""
+    if not isinstance(value, list):
+        return checked(path, field, value, int)
+    if not value:
+        raise ValueError(f"{path}: {field} is an empty list; name a token that ends an answer, or leave it out")
+    return tuple(checked(path, f"{field}[{n}]", token, int) for n, token in enumerate(value))
+
+
+def fields(path: Path, name: str, config_class: type, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``config_class`` that section ``name`` gives; null counts as not given, and so does the padding id
+    -1 of older LLaMA files."""
+    return {
+        field: _ends(path, f"{name}.{field}", section[field])
+        if field == "eos_token_id"
+        else checked(path, f"{name}.{field}", section[field], kind)
+        for field, kind in typing.get_type_hints(config_class).items()
+        if section.get(field) is not None and not (field == "pad_token_id" and section[field] == -1)
+    }
+
+
+def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError where a field of text_config asks for a form that is not built here; absent or null is fine."""
+    for field, value in wanted.items():
+        if section.get(field) is not None and section[field] != value:
+            raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
+
+
+def check_divisible(path: Path, section: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"{path}: {section}.hidden_size {width} is not a multiple of num_attention_heads {heads}")

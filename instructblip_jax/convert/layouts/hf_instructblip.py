@@ -1,0 +1,110 @@
+"""The public layout of InstructBLIP, InstructBlipVideo and BLIP-2 (stage 2) in Hugging Face's form."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.convert import language_models
+from instructblip_jax.convert.config_fields import check_divisible, checked, fields
+from instructblip_jax.convert.language_models import LANGUAGE_MODELS
+from instructblip_jax.convert.parts import eva_vit
+from instructblip_jax.convert.parts import qformer as qformer_part
+from instructblip_jax.convert.rule import Rule
+from instructblip_jax.files import read_json, write_json
+from instructblip_jax.models.bridges.qformer import QFormerConfig
+from instructblip_jax.models.layers.primitives import ACTIVATIONS
+from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.processors.image import NESTED, PREPROCESSOR, PROCESSOR, VIDEO_PREPROCESSOR
+from instructblip_jax.systems.instructblip import InstructBlipConfig
+
+HAS_TEXT = {"instructblip": True, "instructblipvideo": True, "blip-2": False}
+"""model_type -> True if its Q-Former has a text half."""
+IMAGE_TOKENS = {
+    "instructblip": ("image_token_index", "image_token_id"),
+    "instructblipvideo": ("video_token_index", "video_token_id"),
+    "blip-2": ("image_token_index", "image_token_id"),
+}
+"""model_type -> the fields that may name the placeholder of the visual prompt."""
+IGNORED = re.compile(
+    r"qformer\.embeddings\.position_ids"
+    r"|language_model\.(encoder|decoder)\.embed_tokens\.weight"
+    r"|language_model\.decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+    r"|language_model\.model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+    r"|language_model\.lm_head\.weight"  # OPT's, whose head is the embedding; for the others it is a row of the table
+)
+"""Buffers, aliases and a never-used table that files of 2023 hold; anything else that no rule names is an error."""
+
+
+def read_config(path: Path) -> InstructBlipConfig:
+    """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
+    raw = read_json(path)
+    kind = raw.get("model_type")
+    if kind not in HAS_TEXT:
+        raise ValueError(f"{path}: model_type is {kind!r}; this layout is that of {', '.join(sorted(HAS_TEXT))}")
+    sections = {}
+    for name in ("vision_config", "qformer_config", "text_config"):
+        sections[name] = raw.get(name) or {}
+        if not isinstance(sections[name], dict):
+            raise ValueError(f"{path}: {name} is not an object")
+    family = text_family(raw)
+    if family not in LANGUAGE_MODELS:
+        raise ValueError(
+            f"{path}: text_config.model_type is {family!r}; the language models read here are "
+            f"{', '.join(sorted(LANGUAGE_MODELS))}"
+        )
+    vision = VitConfig(**fields(path, "vision_config", VitConfig, sections["vision_config"]))
+    # Hugging Face overwrites encoder_hidden_size with the vision width whatever the file says.
+    qformer_fields = fields(path, "qformer_config", QFormerConfig, sections["qformer_config"]) | {
+        "encoder_hidden_size": vision.hidden_size,
+        "use_text": HAS_TEXT[kind],
+    }
+    qformer = QFormerConfig(**qformer_fields)
+    text = LANGUAGE_MODELS[family].read_config(path, sections["text_config"])
+    named = {"vision_config.hidden_act": vision.hidden_act, "qformer_config.hidden_act": qformer.hidden_act}
+    for field, ours in (("dense_act_fn", "activation"), ("hidden_act", "hidden_act"), ("activation_function",) * 2):
+        if hasattr(text, ours):
+            named[f"text_config.{field}"] = getattr(text, ours)
+    for name, value in named.items():
+        if value not in ACTIVATIONS:
+            raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
+    if vision.image_size % vision.patch_size:
+        raise ValueError(
+            f"{path}: vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
+        )
+    check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
+    check_divisible(path, "qformer_config", qformer.hidden_size, qformer.num_attention_heads)
+    queries = checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int)
+    token = next((raw[name] for name in IMAGE_TOKENS[kind] if raw.get(name) is not None), None)
+    token = -1 if token is None else checked(path, "image_token_index", token, int)
+    return InstructBlipConfig(vision, qformer, text, num_query_tokens=queries, image_token_id=token)
+
+
+def text_family(raw: Mapping[str, Any]) -> str:
+    """The language model's model_type; sparse files leave it to Hugging Face's class default, OPT."""
+    return (raw.get("text_config") or {}).get("model_type", "opt")
+
+
+def rules(config: InstructBlipConfig) -> dict[str, Rule]:
+    """Path of each parameter -> its rule."""
+    stored = config.stored_image_size // config.vision.patch_size
+    table = eva_vit.rules(config.vision, stored) + qformer_part.rules(config.qformer)
+    return {rule.ours: rule for rule in table + language_models.rules(config.text)}
+
+
+def describe(directory: Path, config: InstructBlipConfig) -> None:
+    """Write the pictures' size into the configurations of a model directory, if it is not the stored one."""
+    if not config.stored_image_size:
+        return
+    side = config.vision.image_size
+    size = {"size": {"height": side, "width": side}}
+    path = directory / "config.json"
+    raw = read_json(path)
+    write_json(path, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": side}})
+    for path in (directory / PREPROCESSOR, directory / VIDEO_PREPROCESSOR):
+        if path.is_file():
+            write_json(path, read_json(path) | size)
+    path = directory / PROCESSOR
+    if path.is_file():
+        raw = read_json(path)
+        write_json(path, raw | {name: raw[name] | size for name in NESTED if isinstance(raw.get(name), dict)})

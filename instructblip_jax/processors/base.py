@@ -1,0 +1,168 @@
+"""What every system's processor is: media and texts of people and of records -> the system's batch of NumPy arrays."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from PIL import Image
+
+from instructblip_jax.processors.image import Picture
+from instructblip_jax.processors.tokenizer import TextTokenizer
+
+IGNORE = -100
+"""The label of a position where no loss is taken."""
+Row = Mapping[str, np.ndarray]
+"""Token rows of one sample by batch key, unpadded int32 [n]."""
+Medium = tuple[str, Any]
+"""A kind ("image", "frame", "audio", "points") and its content: for a picture what `processors.image.Picture` is."""
+Given = Picture | Sequence[Picture]
+"""What people give for one row: a picture, or the frames of a video."""
+
+
+class BaseProcessor(ABC):
+    """See the module. It alone knows what a batch's arrays are called; `config.batch` alone their shapes."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("image", "frame")
+    """Kinds of media that this system reads."""
+
+    config: Any
+    """The system's configuration (`systems.protocol.SystemConfig`)."""
+    tokenizer: TextTokenizer
+    """The language model's."""
+    end_id: int
+    """Ends every response in training."""
+    stop_ids: frozenset[int]
+    """End a decoded answer."""
+
+    def __call__(
+        self,
+        images: Given | Sequence[Given],
+        instructions: str | Sequence[str],
+        responses: str | Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """B pictures or videos, B instructions and, for training, B responses -> a batch padded to its longest row.
+
+        See the contract for its keys. Texts are read whole, as `encode` says. Raises UnusableImageError, or ValueError
+        naming the row.
+        """
+        rows = self.rows(images, None)
+        texts = self.checked(instructions, "instructions", len(rows))
+        answers = [None] * len(texts) if responses is None else self.checked(responses, "responses", len(rows))
+        media = self.media_of(rows)
+        return {**media, **self.pad([self.encode(*pair) for pair in zip(texts, answers, strict=True)])}
+
+    # Texts
+
+    @abstractmethod
+    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded. Texts are never cut for the language model."""
+
+    @abstractmethod
+    def response(self, text: str) -> np.ndarray:
+        """A response's tokens with the end token, int32 [n]."""
+
+    @abstractmethod
+    def lengths(self, row: Row) -> tuple[int, int]:
+        """Tokens of a sample's prompt and of its response (0 without one): what a static shape must hold."""
+
+    @abstractmethod
+    def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+        """Token rows -> arrays [B, n] with masks, padded to ``lengths[key]``, or to the longest row of each key."""
+
+    @abstractmethod
+    def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """Make ``rows`` (bool [B]) of a batch count nothing in any loss, in place."""
+
+    def batch(
+        self, rows: Sequence[Row], prompt: int, response: int = 0, *, training: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Token rows -> the texts of a batch of static lengths, as `config.batch` describes them."""
+        shapes = self.config.batch(len(rows), prompt, response, training=training)
+        return self.pad(rows, {key: shapes[key].shape[1] for key in rows[0]})
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """Generated ids int [B, T] -> one text a row, up to its end token."""
+        texts = []
+        for row in ids:
+            ends = np.flatnonzero(np.isin(row, list(self.stop_ids)))
+            texts.append(self.tokenizer.decode(row[: ends[0]] if len(ends) else row))
+        return texts
+
+    def settled(self, text: str) -> str:
+        """The beginning of an unfinished answer that stays the same however the answer continues."""
+        return self.tokenizer.settled(text)
+
+    # Media
+
+    @abstractmethod
+    def media(
+        self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """The media arrays of one row, by batch key; without media, those of a blank one.
+
+        ``rng`` draws a training run's random augmentation; None is the fixed processing of evaluation. ``name`` names
+        the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
+        """
+
+    @abstractmethod
+    def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Media arrays of the same shapes that show nothing."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """What media arrays depend on beside the media, as JSON: names cached features."""
+
+    def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
+        """What people give, a row each -> the media arrays of a batch.
+
+        Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
+        """
+        found = [self.media(_of(row), f"image {n}") for n, row in enumerate(rows)]
+        shapes = sorted({next(iter(one.values())).shape[:-3] for one in found})
+        if len(shapes) > 1:
+            counts = ", ".join(str(shape[0]) if shape else "a picture" for shape in shapes)
+            raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
+        return self.stack(found)
+
+    def stack(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The media arrays of rows -> those of a batch."""
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    # What people give
+
+    def rows(self, images: Given | Sequence[Given], count: int | None, *, share: bool = False) -> list[Given]:
+        """What people give as images -> one picture or list of frames a row, ``count`` rows if that is known.
+
+        ``share``: a single picture is used for all rows. Raises ValueError for counts that do not match.
+        """
+        single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
+            isinstance(images, np.ndarray) and images.ndim == 3
+        )
+        rows = cast(list[Given], [images] if single else list(cast(Sequence[Given], images)))
+        if single and share and count:
+            rows = rows * count
+        if not rows:
+            raise ValueError("no image is given; at least one is needed")
+        if count is not None and len(rows) != count:
+            raise ValueError(f"{len(rows)} images but {count} instructions; give one for each image")
+        return rows
+
+    def checked(self, texts: str | Sequence[str], what: str, count: int) -> list[str]:
+        """``count`` texts. Raises ValueError for another number, or naming the one that is empty."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if len(texts) != count:
+            raise ValueError(f"{count} images but {len(texts)} {what}; give one for each image")
+        for n, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{what}[{n}] is {text!r}; a text is needed")
+        return texts
+
+
+def _of(row: Given) -> list[Medium]:
+    if not isinstance(row, (list, tuple)) and not (isinstance(row, np.ndarray) and row.ndim == 4):
+        return [("image", row)]
+    if not len(row):
+        raise ValueError("a video without frames")
+    return [("frame", frame) for frame in row]
