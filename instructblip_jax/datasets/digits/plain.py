@@ -24,25 +24,25 @@ SINGLE = "single"
 SHARES = {"train": 1.0, "validation": 0.1, "test": 0.25}
 """Pictures of a split, of ``count``."""
 
-EvalBatch = tuple[str, tuple[str, ...]]
+Asked = tuple[str, tuple[str, ...]]
 """A question and its answers."""
 
 
-def single(rng: np.random.Generator) -> tuple[scenes.Scene, list[EvalBatch]]:
+def single(rng: np.random.Generator) -> tuple[scenes.Scene, list[Asked]]:
     """A scene of one digit, and two questions about it."""
     row, column = int(rng.integers(2)), int(rng.integers(2))
     colours = tuple(scenes.COLOURS)
     cell = scenes.Cell(
         scenes.ROWS[2][row], scenes.COLUMNS[2][column], colours[int(rng.integers(len(colours)))], int(rng.integers(10))
     )
-    questions: list[EvalBatch] = [
+    questions: list[Asked] = [
         ("Which colour is the digit?", (cell.colour,)),
         ("Where is the digit?", (cell.place,)),
     ]
     return scenes.Scene(2, 2, (cell,)), questions
 
 
-def draw(ask: str, rng: np.random.Generator) -> tuple[scenes.Scene, list[EvalBatch]]:
+def draw(ask: str, rng: np.random.Generator) -> tuple[scenes.Scene, list[Asked]]:
     """A random scene and what is asked about it."""
     if ask == SINGLE:
         return single(rng)
