@@ -29,7 +29,7 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="binary",
-        images=(),
+        media=(),
         slots={"text": text(row, "text")},
         candidates=NO_YES,
         image_id=number,
