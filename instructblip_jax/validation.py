@@ -116,7 +116,7 @@ class Validation:
         def add(terms: Mapping[str, Term]) -> None:
             for name, term in jax.device_get(terms).items():
                 weights[name] = term.weight
-                totals[name] = totals.get(name, np.zeros(2)) + (term.sums, term.counts)
+                totals[name] = totals.get(name, np.zeros(2)) + np.array([term.sums, term.counts], np.float64)
 
         running: dict[str, Term] | None = None
         for batch in batches:

@@ -61,8 +61,8 @@ class Skip:
 
 
 Stream = Generator[Draft | Skip, None, int]
-"""Drafts and skips. It returns the number of rows that its source holds, counted before they were interpreted: the shard
-writer refuses a split whose drafts and skips stand for more or fewer."""
+"""Drafts and skips. It returns the number of rows that its source holds, counted before they are interpreted, so that
+the shard writer can refuse a split whose drafts and skips stand for more or fewer."""
 
 
 T = TypeVar("T")

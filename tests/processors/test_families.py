@@ -154,7 +154,7 @@ def test_rows_are_collated_to_the_sum_of_two_static_lengths(name, ours):
     ]
     prompts = [int((row["labels"] == -100).sum()) for row in rows]
     answers = [int((row["labels"] != -100).sum()) for row in rows]
-    batch = collate(rows, ours, shapes=grid((max(prompts) + 30, 200), (max(answers), 100)))
+    batch = collate(rows, (), ours, shapes=grid((max(prompts) + 30, 200), (max(answers), 100)))
     width = max(prompts) + 30 + max(answers)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (len(TEXTS), width)
     together = ours(IMAGES, TEXTS, ANSWERS)
@@ -162,9 +162,9 @@ def test_rows_are_collated_to_the_sum_of_two_static_lengths(name, ours):
         np.testing.assert_array_equal(batch[key][:, : together[key].shape[1]], together[key])
     assert (batch["labels"][:, together["labels"].shape[1] :] == -100).all()
     with pytest.raises(ValueError, match=r"data\.response_lengths"):
-        collate(rows, ours, shapes=[(200, max(answers) - 1)])
+        collate(rows, (), ours, shapes=[(200, max(answers) - 1)])
     alone = [{key: x for key, x in row.items() if key != "labels"} | ours.encode("a") for row in rows]
-    assert collate(alone, ours, shapes=[(50, 0)])["input_ids"].shape == (len(rows), 50)
+    assert collate(alone, (), ours, shapes=[(50, 0)])["input_ids"].shape == (len(rows), 50)
 
 
 @pytest.fixture(scope="module")
