@@ -31,6 +31,11 @@ class Media:
     start: float = 0.0
     end: float | None = None
 
+    @property
+    def video(self) -> bool:
+        """True if frames are to be taken from it."""
+        return self.kind == VIDEO
+
 
 @dataclasses.dataclass(frozen=True)
 class Draft:

@@ -19,7 +19,6 @@ from instructblip_jax.features import cache as feature_cache
 from instructblip_jax.features import compute
 from instructblip_jax.features.cache import FeatureCache, FeatureWriter
 from instructblip_jax.features.pictures import BLANK, KEY, Pictures, pictures_of
-from instructblip_jax.plan import flops
 from instructblip_jax.systems.build import merge
 
 BATCH = 8
@@ -305,6 +304,8 @@ def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, 
 
 
 def test_model_flops_are_without_the_tower_where_features_are_cached(model):
+    from instructblip_jax.plan import flops
+
     text = {"input_ids": (4, 8), "qformer_input_ids": (4, 8), "labels": (4, 6)}
     parts = flops.example(model.config, flops.Lengths(8, 6, 2))
     pixels = flops.batch(model.config, {"pixel_values": (4, 2, 24, 24, 3), **text})

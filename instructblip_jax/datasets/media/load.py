@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from instructblip_jax.data.record import IMAGE
-from instructblip_jax.datasets.draft import VIDEO, Media
+from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media.animation import animated
 from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
 from instructblip_jax.datasets.media.video import container_of, decoded
@@ -28,7 +28,7 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
     Frames are taken uniformly: the floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises
     UnusableMediaError.
     """
-    if media.kind != VIDEO:
+    if not media.video:
         data = _whole(media)
         if not data:
             raise UnusableMediaError("empty file", _name(media))

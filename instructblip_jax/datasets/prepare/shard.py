@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from instructblip_jax.data.places import MEDIA, RECORD, SUFFIX
 from instructblip_jax.data.record import FRAME, Medium, Record
-from instructblip_jax.datasets.draft import VIDEO, Draft, Skip
+from instructblip_jax.datasets.draft import Draft, Skip
 from instructblip_jax.datasets.media import load as media
 from instructblip_jax.datasets.media.frames import UnusableMediaError
 
@@ -189,7 +189,7 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
 
 def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> Record:
     tally.pictured += bool(draft.media)
-    loaded = [Medium(FRAME if one.kind == VIDEO else one.kind, data) for one in draft.media for data in load(one)]
+    loaded = [Medium(FRAME if one.video else one.kind, data) for one in draft.media for data in load(one)]
     return dataclasses.replace(draft.record, media=tuple(loaded))
 
 
