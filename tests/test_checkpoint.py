@@ -269,7 +269,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_over_any_data_and_says_so(co
     assert checkpoints.place(3) == {"iterator": iterator}
     assert capsys.readouterr().out == ""
     checkpoints.check_sets(3, {"count": "other"})
-    assert "3: written by an earlier version, which did not note its data" in capsys.readouterr().out
+    assert "3: written by an earlier version, which did not record its data" in capsys.readouterr().out
     checkpoints.close()
 
 

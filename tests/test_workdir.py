@@ -138,7 +138,7 @@ def test_a_second_run_is_refused_until_the_first_one_is_gone_however_it_went(tmp
             assert first.stdout.readline() == "held\n"
             with (
                 pytest.raises(
-                    ValueError, match=rf"^{path}: another `train` is at work here \(process {first.pid} on .*--workdir$"
+                    ValueError, match=rf"^{path}: another `train` is running here \(process {first.pid} on .*--workdir$"
                 ),
                 Workdir(str(path)).held(),
             ):

@@ -225,7 +225,7 @@ def test_a_file_that_wants_a_field_given(parsed, tmp_path):
     (tmp_path / "own.py").write_text(
         OWN.format("config.optim = {'clip_norm': config_dict.required_placeholder(float)}")
     )
-    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is to be given on the command line"):
+    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is missing; give it on the command line"):
         parsed(f"--config={tmp_path / 'own.py'}")
 
 

@@ -111,7 +111,7 @@ def test_a_second_run_in_a_workdir_is_refused_at_once(cli, world, begun, loaded)
     with Workdir(str(begun)).held():
         result = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={begun}")
     assert result.code == 1
-    assert result.err.startswith(f"instructblip train: {begun}: another `train` is at work here (process ")
+    assert result.err.startswith(f"instructblip train: {begun}: another `train` is running here (process ")
     assert result.err.count("\n") == 1
     assert not loaded
 
