@@ -122,7 +122,7 @@ def test_what_is_no_continuation_is_refused(workdir, run, change):
 
 HOLD = """
 import sys, time
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.workdir import Workdir
 
 with Workdir(sys.argv[1]).held():
     print("held", flush=True)

@@ -134,7 +134,7 @@ def predict(
     with tqdm(
         total=len(opened.asked),
         initial=store.count,
-        desc=store.name,
+        desc=opened.name,
         unit="question",
         leave=False,
         disable=not distributed.is_writer(),

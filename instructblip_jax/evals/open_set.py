@@ -19,6 +19,7 @@ class OpenSet(NamedTuple):
     """A set that can be evaluated.
 
     Attributes:
+      name: NAME, or NAME:SPLIT.
       spec: how it is evaluated.
       identity: a digest of its prepared files.
       asked: its questions.
@@ -27,6 +28,7 @@ class OpenSet(NamedTuple):
       notes: remarks for below the table.
     """
 
+    name: str
     spec: EvalSpec
     identity: str
     asked: Questions
@@ -67,4 +69,4 @@ def open_set(
     vocabulary = prepared.vocabulary(directory, name) if spec.mode == "vocabulary" else ()
     if spec.mode != "generate":
         candidates(asked[0], spec.mode, vocabulary)
-    return OpenSet(spec, identity(source), asked, templates, vocabulary, [*notes, *more])
+    return OpenSet(name, spec, identity(source), asked, templates, vocabulary, [*notes, *more])

@@ -75,6 +75,7 @@ SUITE: dict[str, EvalSpec] = {
 }
 """Set -> how it is evaluated. Web CapFilt and the three LLaVA sets serve for training only."""
 
+
 def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:
     """How a set is evaluated: by its entry in `SUITE`, or an unknown set by exact match on ``split``.
 

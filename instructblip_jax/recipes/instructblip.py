@@ -67,7 +67,7 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
     config.trainable = "original"
     config.layout = {"trained": "replicated", "vit": "replicated", "llm": "replicated"}
     config.remat = "layer"
-    # Drawn in proportion to the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
+    # In proportion to the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
     config.mixture.sets = HELD_IN
     config.mixture.weights = {"aokvqa": 0.5, "okvqa": 2.0}
     # On a mixture like this one, 32 pairs of lengths make 14 % of the tokens padding, the nine default pairs 60 %.

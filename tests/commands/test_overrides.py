@@ -18,9 +18,9 @@ from ml_collections import ConfigDict, config_flags
 
 from instructblip_jax.command_lines import run_flags
 from instructblip_jax.commands import plan
-from instructblip_jax.commands.train import check
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.plan import chips, report
+from instructblip_jax.run.check import check
 from instructblip_jax.run.config import FREE, RunConfig, resolve
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
@@ -34,7 +34,9 @@ def get_config():
     mixture, optim = {"sets": ["a"]}, {"clip_norm": 1}
     return ConfigDict({"model": "M", "steps": 3, "batch_size": 2, "mixture": mixture, "optim": optim})
 """
-MAPPINGS = {
+MAPPINGS: dict[str, tuple[str, str, Any]] = {
+    "layout": ("llm", "sequence", "sequence"),
+    "system": ("instruct_qformer", "False", False),
     "mixture.weights": ("new_set", "2.5", 2.5),
     "mixture.caps": ("new_set", "7", 7),
     "evaluation.settings": ("new_set.metric", "cider", {"metric": "cider"}),
@@ -63,8 +65,6 @@ def leaves(hint: Any, values: Any, where: str = "") -> Iterator[tuple[str, Any, 
 
 def other(path: str, kind: Any, value: Any) -> Any:
     """A value of the field's type that it does not have."""
-    if path.startswith("layout."):
-        return "tensor" if value != "tensor" else "fsdp"
     if kind is bool:
         return not value
     if kind in (int, float):
@@ -113,7 +113,7 @@ def test_every_field_can_be_overridden(config, parsed, tmp_path):
         else:
             wanted[field] = other(field, kind, value)
             argv.append(f"--config.{field}={wanted[field]}")
-    assert len(wanted) >= 45
+    assert len(wanted) >= 44
     assert {field: value for field, _, value in leaves(RunConfig, parsed(*argv))} == wanted
 
 
