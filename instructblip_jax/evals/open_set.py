@@ -12,7 +12,6 @@ from instructblip_jax.datasets.prompts import evaluation_templates
 from instructblip_jax.evals.judge import adapted
 from instructblip_jax.evals.predict import candidates
 from instructblip_jax.evals.suite import SUITE, EvalSpec, eval_spec
-from instructblip_jax.features.pictures import identity
 
 
 class OpenSet(NamedTuple):
@@ -69,4 +68,4 @@ def open_set(
     vocabulary = prepared.vocabulary(directory, name) if spec.mode == "vocabulary" else ()
     if spec.mode != "generate":
         candidates(asked[0], spec.mode, vocabulary)
-    return OpenSet(name, spec, identity(source), asked, templates, vocabulary, [*notes, *more])
+    return OpenSet(name, spec, source.identity, asked, templates, vocabulary, [*notes, *more])
