@@ -46,8 +46,9 @@ def run(args: Sequence[str]) -> None:
     distributed.start()
     workdir = Workdir(FLAGS.workdir)
     workdir.saved_config()
-    config, _ = with_system(config)
     workdir.check(config)
+    config = with_system(config)
+    workdir.check(config)  # again, now that the trainable set has its name
     suite = config.evaluation
     halves = halves_of(suite)
     prepare_missing(config.data.directory, tuple(halves))

@@ -50,9 +50,10 @@ def run(args: Sequence[str]) -> None:
     # Everything that can be refused is refused before anything is written or takes long.
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh))
     check(config, mesh)
-    config, _ = with_system(config)
     workdir = Workdir(FLAGS.workdir)
-    shorter = workdir.check(config, further=True)
+    workdir.check(config, further=True)
+    config = with_system(config)
+    shorter = workdir.check(config, further=True)  # again, now that the trainable set has its name
     finished = workdir.read_json("train.json")
     if finished is not None and shorter is None:
         _report(workdir, finished, "already trained")

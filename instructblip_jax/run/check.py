@@ -41,13 +41,12 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
 
 
-def with_system(run: RunConfig) -> tuple[RunConfig, SystemConfig]:
-    """The run with its trainable set named, and the configuration of the system that its model's config.json names.
+def with_system(run: RunConfig) -> RunConfig:
+    """`fitted` to the system that the config.json of the run's model names.
 
     Raises FileNotFoundError or ValueError for a model that cannot be read or a field that does not fit its system.
     """
-    system = families.read_config(hub.resolve(run.model)).configured(**run.system_options())
-    return fitted(run, system), system
+    return fitted(run, families.read_config(hub.resolve(run.model)).configured(**run.system_options()))
 
 
 def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:

@@ -8,7 +8,7 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.commands import train as train_command
+from instructblip_jax.run import open_data
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.run.workdir import Workdir
@@ -141,7 +141,7 @@ class Poisoned:
 def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_is_kept(cli, world, tmp_path, monkeypatch):
     """That a run goes on from a checkpoint as if nothing had been: above."""
     workdir = tmp_path / "run"
-    monkeypatch.setattr(train_command, "training_batches", Poisoned)
+    monkeypatch.setattr(open_data, "training_batches", Poisoned)
     done = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", *MESH)
     assert done.code == 1, done.err
     last = done.err.splitlines()[-1]
