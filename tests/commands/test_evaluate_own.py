@@ -381,7 +381,6 @@ def test_the_papers_number_stands_beside_the_papers_model(evaluate, model, folde
     """A directory that is called as the hub calls it gets table 1's number, in the table's own unit."""
     named = tmp_path / "instructblip-flan-t5-xl"
     named.symlink_to(model)
-    module = importlib.import_module("instructblip_jax.commands.evaluate")
     records = [
         Record(f"gqa/t/{n}", "gqa", "testdev_balanced", "vqa", (), {"question": "?"}, ("yes",)) for n in range(3)
     ]

@@ -8,9 +8,9 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.run import open_data
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.run import open_data
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import toys
 
+from instructblip_jax.data import places, prepared
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
 from instructblip_jax.model import InstructBlip
@@ -96,7 +97,7 @@ def test_sets_are_known_wherever_they_lie(world, tmp_path):
 def test_a_set_of_an_earlier_version_is_known_by_its_files(world, tmp_path):
     def old(name: str, records: int):
         toys.write_sets(tmp_path / name, {"count": records})
-        path = prepared.directory_of(tmp_path / name, "count") / "report.json"
+        path = places.directory_of(tmp_path / name, "count") / "report.json"
         report = json.loads(path.read_text())
         for split in report["splits"].values():
             del split["digest"]
