@@ -95,7 +95,7 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
         checkpoint_every=config.checkpoint_every,
         save=lambda step, state, place: checkpoints.save(step, state, place | {"sets": data.digests}, source),
         metrics_log=metrics_log,
-        meter=meter_of(config, model, begun),
+        meter=meter_of(model, begun),
         window=window,
         trace=trace.Trace(profile, workdir.path / "profile") if profile else None,
         validate=validate,
@@ -178,12 +178,12 @@ def open_validation(
     )
 
 
-def meter_of(config: RunConfig, model: Model, begun: float) -> Meter:
+def meter_of(model: Model, begun: float) -> Meter:
     """The meter of the run. MFU is relative to the peak of all devices of the mesh together."""
     chip = chips.chip_of(model.mesh.devices.flat[0].device_kind)
     return Meter(
         begun=begun,
-        flops_per_batch=lambda shapes: flops.batch(model.config, shapes, config.trainable),
+        flops_per_batch=partial(flops.of_batch, model),
         peak_flops=chip.bf16 * model.mesh.size if chip else None,
     )
 

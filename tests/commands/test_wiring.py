@@ -153,7 +153,7 @@ def assembled(cli, off, tmp_path, monkeypatch) -> Spy:
         spy.on(train, name)
     spy.on(Model, "from_pretrained")
     spy.on(train.validation, "prepare", lambda *_, **__: "the validation")
-    spy.on(flops, "batch", lambda *_: 7.0)
+    spy.on(flops, "of_batch", lambda *_: 7.0)
     spy.on(train.loop, "run", stop)
     spy.on(Workdir, "checkpoints")
     monkeypatch.setattr(chips, "chip_of", lambda kind: types.SimpleNamespace(bf16=1e12))
@@ -221,7 +221,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     # A run uses a share of what all of its eight devices can do together.
     assert job.meter.peak_flops == 8e12
     assert job.meter.flops_per_batch({"x": (16,)}) == 7.0
-    assert given["batch"]["args"] == (model.config, {"x": (16,)}, "original")
+    assert given["of_batch"]["args"] == (model, {"x": (16,)})
 
 
 @pytest.mark.parametrize(("every", "asked"), [("0", False), ("-1", True)])
@@ -336,7 +336,7 @@ def test_features_of_a_system_that_caches_none_are_refused(run, system):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--config.system.colour=3", "colour: the options of this system are image_size and instruct_qformer"),
+        ("--config.system.colour=3", "colour: this system has the options image_size and instruct_qformer"),
         ("--config.system.instruct_qformer=3", "instruct_qformer is 3; it is True or False"),
         ("--config.layout.audio=fsdp", "layout.audio: this system has no such part; it has vit, llm, trained"),
         ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, vision"),
