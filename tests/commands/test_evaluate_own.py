@@ -171,7 +171,7 @@ def test_training_data_is_not_judged_unless_one_says_so(evaluate, folder):
     result, _, _ = evaluate()
     assert result.code == 1
     (message,) = result.err.strip().splitlines()
-    assert "has no split to be judged by, only train" in message
+    assert "has no split for evaluation, only train" in message
     assert "--validation" in message
     result, told, _ = evaluate("--config.evaluation.settings={'own': {'split': 'train'}}")
     assert (result.code, told["data_split"]) == (0, "train"), result.err
