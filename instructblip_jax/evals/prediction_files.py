@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from instructblip_jax.datasets.readers import forms
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference
 
@@ -59,7 +59,7 @@ def _parse(text: str, place: str) -> Any:
         raise ValueError(f"{place}: JSON nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    if isinstance(found, Bad):
+    if isinstance(found, BadRow):
         raise ValueError(f"{place}: {found.reason}: {found.detail}")
     return found
 
