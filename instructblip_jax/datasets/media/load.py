@@ -1,4 +1,4 @@
-"""A `Media` -> encoded pictures that are known to decode."""
+"""Loads a `Media` as encoded pictures that are known to decode."""
 
 import io
 import os
@@ -16,16 +16,15 @@ from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageE
 
 FRAMES = 4
 MOST_FILES = 200_000
-"""Of a folder of frames; more are refused."""
+"""Limit of the files in a folder of frames; a larger folder is refused."""
 _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
 MISSING = "missing picture"
 
 
 def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
-    """The picture, as its file holds it, or of a video so many ``frames``, each decoded once to see that it can be.
+    """The bytes of a picture's file, or ``frames`` encoded frames of a video. Every picture is decoded once as a check.
 
-    Frames are taken uniformly: the floor(i * len / frames)-th; of fewer, the last is repeated. Raises
-    UnusableMediaError.
+    Frames are sampled uniformly, see `frames.sample`. Raises UnusableMediaError.
     """
     if not media.video:
         data = _whole(media)
@@ -37,14 +36,20 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 
 class Recent:
-    """`load`, remembering the last few: rows that ask about the same picture or video mostly follow one another."""
+    """`load` with a small cache: rows about the same picture or video are mostly adjacent.
+
+    Args:
+      frames: frames per video.
+      most: number of entries that are kept.
+      size: limit of all kept pictures together, in bytes.
+    """
 
     def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
         self._frames, self._most, self._size = frames, most, size
         self._held: OrderedDict[Media, tuple[bytes, ...]] = OrderedDict()
 
     def __call__(self, media: Media) -> tuple[bytes, ...]:
-        """As `load`; pictures of more than ``size`` bytes together are not kept."""
+        """Like `load`. Entries larger than ``size`` / ``most`` bytes are not kept."""
         if media not in self._held:
             pictures = load(media, self._frames)
             if media.data is not None or sum(map(len, pictures)) > self._size // self._most:
@@ -67,7 +72,7 @@ def _whole(media: Media) -> bytes:
             raise UnusableMediaError("too large", f"{name}: {len(data):,} bytes")
         return data
     if media.path is None:
-        raise UnusableMediaError(MISSING, "the row names none")
+        raise UnusableMediaError(MISSING, "the row names no picture")
     try:
         _check_file(media.path)
         with media.path.open("rb") as file:
@@ -78,7 +83,7 @@ def _whole(media: Media) -> bytes:
             data = file.read(size)
     except UnusableMediaError:
         raise
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero in the name
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UnusableMediaError(MISSING, name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
@@ -88,7 +93,7 @@ def _whole(media: Media) -> bytes:
 
 
 def _check_file(path: Path) -> None:
-    """Raise FileNotFoundError for what is no file: a pipe would be waited for, a device read without end."""
+    """Raise FileNotFoundError unless it is a regular file: reading a pipe may block, and a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise FileNotFoundError(path)
 
@@ -114,7 +119,7 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{folder}: {error.strerror}") from error
     if not names:
-        raise UnusableMediaError(NO_FRAMES, f"{folder}: holds no picture")
+        raise UnusableMediaError(NO_FRAMES, f"{folder}: contains no pictures")
     names.sort(key=_natural)
     pictures = {number: _whole(Media(folder / names[number])) for number in set(sample(len(names), frames))}
     for number, data in pictures.items():
@@ -123,7 +128,7 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
 
 
 def _natural(name: str) -> tuple[list[int], str]:
-    """frame_2 before frame_10."""
+    """Sort key that puts frame_2 before frame_10."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name
 
 
@@ -151,7 +156,7 @@ def _open(media: Media) -> BinaryIO:
     if media.data is not None:
         return io.BytesIO(media.data)
     if media.path is None:
-        raise UnusableMediaError("missing video", "the row names none")
+        raise UnusableMediaError("missing video", "the row names no video")
     _check_file(media.path)
     if media.size:
         return io.BufferedReader(_Part(media.path, media.offset, media.size))
@@ -159,7 +164,7 @@ def _open(media: Media) -> BinaryIO:
 
 
 class _Part(io.RawIOBase):
-    """A member of an archive, as a file of its own."""
+    """A member of an archive as a file of its own."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self._file, self._offset, self._size = path.open("rb"), offset, size
