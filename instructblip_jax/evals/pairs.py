@@ -75,7 +75,7 @@ class Result:
 
 
 def reference_of(record: Record, candidates: tuple[str, ...] | None = None) -> Reference:
-    """The reference of a record: its ``references`` or else its ``answers``. ``candidates`` replace the record's own."""
+    """The reference of a record: its ``references`` or else its ``answers``; ``candidates`` replace its own."""
     return Reference(
         uid=record.uid,
         answers=record.references or record.answers,
