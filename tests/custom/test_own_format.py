@@ -126,7 +126,7 @@ BAD = {
     "blank instruction": [{"instruction": "  "}, {"instruction": "<image>"}],
     "answer not among the candidates": [{"candidates": ["x", "y"]}, {"candidates": "x"}],
     "weights and answers differ in number": [{"weights": [0.5, 0.5]}, {"weights": 1, "answer": ["a", "b"]}],
-    "weights are not shares": [
+    "invalid weights": [
         {"weights": [-1]},
         {"weights": ["x"]},
         {"weights": [0]},

@@ -129,9 +129,9 @@ def coco_picture(where: Store, image_id: int | str, folder: str) -> Path:
     all of them), and last a flat folder. Raises BadRow if the id is not a COCO number.
     """
     if isinstance(image_id, str) and not (image_id.isascii() and image_id.isdigit()):
-        raise BadRow("wrong type", f"image_id: {image_id!r} is no COCO number")
+        raise BadRow("wrong type", f"image_id: {image_id!r} is not a COCO number")
     if not 0 <= (number := int(image_id)) < 10**12:
-        raise BadRow("wrong type", f"image_id: {image_id!r} is no COCO number")
+        raise BadRow("wrong type", f"image_id: {image_id!r} is not a COCO number")
     files = ((coco_file(number, name), deep) for name, deep in _coco_patterns(folder))
     return where.find(*(file if deep else file.split("/")[1] for file, deep in files))
 

@@ -118,7 +118,7 @@ def _answers(fields: Mapping[str, Any], needed: bool) -> tuple[tuple[str, ...], 
             total[answer] = total.get(answer, 0.0) + share
     whole = sum(total.values())
     if total and not whole:
-        raise BadRow("weights are not shares", "all are 0")
+        raise BadRow("invalid weights", "all are 0")
     if not total:
         if needed:
             raise BadRow("empty answer")
@@ -138,9 +138,9 @@ def _weights(value: Any, count: int) -> list[float]:
     try:
         shares = [float(item) for item in items]
     except (TypeError, ValueError, OverflowError):
-        raise BadRow("weights are not shares", str(items)[:60]) from None
+        raise BadRow("invalid weights", str(items)[:60]) from None
     if not all(math.isfinite(share) and share >= 0 for share in shares):
-        raise BadRow("weights are not shares", str(items)[:60])
+        raise BadRow("invalid weights", str(items)[:60])
     return shares
 
 

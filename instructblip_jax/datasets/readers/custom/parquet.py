@@ -48,7 +48,7 @@ def saved(path: Path) -> dict[str | None, Callable[[], OwnRows]]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"{path}: was saved by the library datasets, which must read it: pip install datasets"
+            f"{path}: was saved by the library datasets, which is needed to read it: pip install datasets"
         ) from error
     loaded = datasets.load_from_disk(str(path))
     parts = loaded.items() if isinstance(loaded, Mapping) else [(None, loaded)]
