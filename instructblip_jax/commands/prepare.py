@@ -74,13 +74,13 @@ def _release(name: str) -> dict[str, Any]:
     if changed:
         raise ValueError(
             f"{prepared.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
-            "--overwrite makes it anew"
+            "--overwrite builds it again"
         )
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))
     notes = list(report.notes())
     if report.kept:
-        print(f"{name}: there already, whole, and left as it is; --overwrite makes it anew")
+        print(f"{name}: there already, complete, left unchanged; --overwrite builds it again")
         notes += [unknown] if unknown else []
         print(f"note: {unknown}" if unknown else "note: its annotation files and flags are still the same")
     return {

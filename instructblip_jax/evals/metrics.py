@@ -76,7 +76,7 @@ def _cider(pairs: Sequence[Pair]) -> Result:
     if not captions.alike(references):
         return result
     what = "one picture" if len(pairs) == 1 else "pictures whose references are alike"
-    reason = f"CIDEr of {what} is 0 whatever is said: document frequencies need several pictures that differ"
+    reason = f"CIDEr of {what} is 0 for any prediction: document frequencies need several pictures that differ"
     return dataclasses.replace(result, reason=reason)
 
 
