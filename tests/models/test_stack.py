@@ -67,7 +67,7 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
 @pytest.mark.parametrize("remat", ["none", "layer"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, remat):
-    """Three layers: groups of 2 leave a smaller one, groups of 4 are never full. Each layer has an input and an output."""
+    """Three layers: groups of 2 leave a smaller one, a group of 4 is never full."""
     rngs = nnx.Rngs(1)
     leaders = stack.build(lambda rngs: linear(12, 12, (None, None), dtype=jnp.float32, rngs=rngs), -(-3 // size), rngs)
     bias, inputs = jnp.zeros((1, 2, 4, 4)), jnp.arange(3.0)
