@@ -166,7 +166,7 @@ def test_a_vqa_pair_that_is_none_is_told(folder):
     vqa_pair(folder, "questions.json", "annotations.json")
     (folder / "annotations.json").rename(folder / "a_annotations.json")
     (folder / "b_annotations.json").write_text((folder / "a_annotations.json").read_text())
-    with pytest.raises(ValueError, match=r"questions\.json: several annotations may be meant: a_ann.*, b_ann"):
+    with pytest.raises(ValueError, match=r"questions\.json: several files of annotations match: a_ann.*, b_ann"):
         read(folder / "questions.json", folder / "pics")
     (folder / "questions.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"a_annotations\.json: .*no file of questions"):

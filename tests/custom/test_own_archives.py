@@ -197,5 +197,5 @@ def test_a_look_at_a_release(tmp_path):
     assert told["words"]["answer"] == {"p50": 1, "p95": 2, "p99": 2, "p100": 2}
     assert len(told["examples"]) == 3
     text = inspect.report({"train": told})
-    for words in ("11 records (10 vqa, 1 caption), 2 skipped", "broken JSON", "p95 10", "ids that were there: 5"):
+    for words in ("11 records (10 vqa, 1 caption), 2 skipped", "broken JSON", "p95 10", "duplicate ids: 5"):
         assert words in text

@@ -7,7 +7,7 @@ import pytest
 from own_files import drafts, json_file, json_lines, only, picture, png, read, reasons, rows
 
 from instructblip_jax.datasets.draft import Media, Skip
-from instructblip_jax.datasets.readers.custom.row import COLUMNS
+from instructblip_jax.datasets.readers.custom.own_row import COLUMNS
 
 ROW = {"image": "a.png", "instruction": "What is it?", "answer": "a box"}
 
@@ -126,7 +126,7 @@ BAD = {
     "blank instruction": [{"instruction": "  "}, {"instruction": "<image>"}],
     "answer not among the candidates": [{"candidates": ["x", "y"]}, {"candidates": "x"}],
     "weights and answers differ in number": [{"weights": [0.5, 0.5]}, {"weights": 1, "answer": ["a", "b"]}],
-    "weights are no shares": [
+    "invalid weights": [
         {"weights": [-1]},
         {"weights": ["x"]},
         {"weights": [0]},
@@ -139,7 +139,7 @@ BAD = {
     "picture is a URL, nothing is downloaded": [{"image": "https://example.org/a.png"}],
     "broken data: URI": [{"image": "data:image/png;base64,###"}, {"image": "data:image/png,abc"}],
     "path outside the image root": [{"image": "../a.png"}, {"image": "/etc/hostname"}, {"image": "x/../../a.png"}],
-    "no possible path": [{"image": "a" * 5000}],
+    "impossible path": [{"image": "a" * 5000}],
     "unknown split": [{"split": "holdout"}],
     "lone surrogate": [{"answer": "b\ud800x"}, {"instruction": "\udfff"}, {"note": "\ud800"}, {"image": "\ud800.png"}],
 }
@@ -173,8 +173,12 @@ def test_a_broken_line_is_told_with_its_place(folder, line, detail):
 
 
 def test_what_is_no_object_is_skipped(folder):
-    assert reasons(json_lines(folder / "rows.jsonl", ROW, "3", "[1]")) == [None, "no JSON object", "no JSON object"]
-    assert reasons(json_file(folder / "rows.json", [ROW, 3, None])) == [None, "no JSON object", "no JSON object"]
+    assert reasons(json_lines(folder / "rows.jsonl", ROW, "3", "[1]")) == [
+        None,
+        "not a JSON object",
+        "not a JSON object",
+    ]
+    assert reasons(json_file(folder / "rows.json", [ROW, 3, None])) == [None, "not a JSON object", "not a JSON object"]
 
 
 def test_blank_lines_are_no_rows_and_count_as_lines(folder):

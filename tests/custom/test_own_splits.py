@@ -122,7 +122,7 @@ def test_links_that_lead_out_are_refused(tmp_path):
     os.symlink("loop.png", tmp_path / "set" / "loop.png")
     names = ("out.png", "stays.png", "loop.png")
     found = reasons(json_lines(tmp_path / "set" / "rows.jsonl", *(ROW | {"image": name} for name in names)))
-    assert found == ["path outside the image root", None, "no possible path"]
+    assert found == ["path outside the image root", None, "impossible path"]
 
 
 def test_names_that_differ_in_case_or_form_are_found(tmp_path):

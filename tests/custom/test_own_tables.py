@@ -105,7 +105,7 @@ def test_what_is_no_utf_8_is_told_with_line_and_byte(folder, name):
     }[name]
     source = folder / name
     source.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"{name}:2: byte {text.index('ô')} \(0xf4\) is not UTF-8; --encoding"):
+    with pytest.raises(ValueError, match=rf"{name}:2: byte {text.index('ô')} \(0xf4\) is not UTF-8; set --encoding"):
         read(source)
     found = drafts(source, encoding="latin-1")
     assert found[-1].record.answers[0].endswith("cône")
@@ -129,9 +129,9 @@ def test_an_unknown_encoding_is_told(folder):
         (b"", "is empty"),
         (b"PK\x03\x04rest", r"is packed; unpack it first \(unzip\)"),
         (b"\x1f\x8b\x08rest", r"is packed; unpack it first \(gunzip\)"),
-        (b"\xef\xbb\xbf\n", "has none of the known forms"),
-        (b"colour,size\nred,big\n", "has none of the known forms"),
-        (b"just words", "has none of the known forms"),
+        (b"\xef\xbb\xbf\n", "unknown format"),
+        (b"colour,size\nred,big\n", "unknown format"),
+        (b"just words", "unknown format"),
     ],
 )
 def test_what_is_no_table_is_told(folder, content, told):
@@ -145,9 +145,9 @@ def test_the_format_can_be_told(folder):
     source = folder / "rows.txt"
     source.write_text('{"image": "a.png", "answer": \n')
     assert reasons(source, format="jsonl") == ["broken JSON"]
-    with pytest.raises(ValueError, match="--format xml: it is one of jsonl, json"):
+    with pytest.raises(ValueError, match="--format xml: must be one of jsonl, json"):
         read(source, format="xml")
-    with pytest.raises(ValueError, match=r"rows\.txt:1: no column"):
+    with pytest.raises(ValueError, match=r"rows\.txt:1: the header has no known column"):
         read(source, format="csv")
     with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
         read(folder / "gone.csv")

@@ -3,13 +3,13 @@
 import pytest
 
 from instructblip_jax.datasets.readers.delimited import LONGEST, Splitter
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 
 def split(text, sign=",", count=2):
     """(line, cells or None if unbalanced, lines it takes) of each row."""
     found = Splitter(sign, count).rows(iter(text.splitlines(keepends=True)))
-    return [(line.number, None if isinstance(line.cells, Bad) else line.cells, line.lines) for line in found]
+    return [(line.number, None if isinstance(line.cells, BadRow) else line.cells, line.lines) for line in found]
 
 
 @pytest.mark.parametrize(

@@ -290,5 +290,5 @@ def test_a_shard_of_samples_that_are_none(tmp_path):
     assert all(row.media == (Media(path, row.media[0].offset, 3),) for row in drafts)
     data = path.read_bytes()
     path.write_bytes(data[: 512 * 3 + 100])
-    with pytest.raises(ValueError, match=r"00001\.tar: no whole tar"):
+    with pytest.raises(ValueError, match=r"00001\.tar: not a complete tar"):
         list(RELEASES["capfilt"].splits(tmp_path, ())["train"]())

@@ -81,8 +81,9 @@ def test_it_is_evaluated(world, command, trained):
 def test_it_answers_and_is_exported_with_what_it_learned(world, command, trained):
     picture = world / "picture.png"
     Image.new("RGB", (30, 20), "red").save(picture)
-    said = command("answer", f"--model={world / 'model'}", f"--workdir={trained[0]}", f"--image={picture}", "what is it ?")
-    written = command("export", f"--model={world / 'model'}", f"--workdir={trained[0]}", f"--out={world / 'out'}")
+    given = (f"--model={world / 'model'}", f"--workdir={trained[0]}")
+    said = command("answer", *given, f"--image={picture}", "what is it ?")
+    written = command("export", *given, f"--out={world / 'out'}")
     assert written["trained"] == ["bridge.bias", "bridge.weight"]
     there, here = (load_file(world / name / "model.safetensors") for name in ("model", "out"))
     assert {name for name, x in here.items() if (x != there[name]).any()} == {"bridge.bias", "bridge.weight"}

@@ -360,7 +360,7 @@ def test_sigterm_ends_the_run_after_the_step_saved_and_the_old_handler_is_back(t
         if n == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGTERM after step 7; the same command goes on from there$"):
+    with pytest.raises(Stopped, match=r"^stopped by SIGTERM after step 7; the same command resumes from there$"):
         run(tmp_path, Numbers(take_away), log_every=1)
     assert run.saved == [(5, 5, 15.0), (7, 7, 28.0)]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

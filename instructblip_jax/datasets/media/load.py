@@ -17,7 +17,7 @@ from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageE
 
 FRAMES = 4
 MOST_FILES = 200_000
-"""A folder of more frames is refused."""
+"""Limit of the files in a folder of frames; a larger folder is refused."""
 _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
 
 
@@ -41,14 +41,20 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 
 class Recent:
-    """`load`, remembering the last few media: rows that ask about the same one mostly follow one another."""
+    """`load` with a small cache: rows about the same medium are mostly adjacent.
+
+    Args:
+      frames: frames per video.
+      most: number of entries that are kept.
+      size: limit of all kept media together, in bytes.
+    """
 
     def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
         self._frames, self._most, self._size = frames, most, size
         self._held: OrderedDict[Media, tuple[bytes, ...]] = OrderedDict()
 
     def __call__(self, media: Media) -> tuple[bytes, ...]:
-        """See `load`. Media that are larger than their share of ``size`` bytes are not kept."""
+        """Like `load`. Entries larger than ``size`` / ``most`` bytes are not kept."""
         if media not in self._held:
             loaded = load(media, self._frames)
             if media.data is not None or sum(map(len, loaded)) > self._size // self._most:
@@ -86,7 +92,7 @@ def _whole(media: Media) -> bytes:
             data = file.read(size)
     except UnusableMediaError:
         raise
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero in the name
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UnusableMediaError(f"missing {_noun(media)}", name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
@@ -96,7 +102,7 @@ def _whole(media: Media) -> bytes:
 
 
 def _check_file(path: Path) -> None:
-    """Raise FileNotFoundError for what is not a regular file: reading a pipe would wait, a device would never end."""
+    """Raise FileNotFoundError unless it is a regular file: reading a pipe may block, and a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise FileNotFoundError(path)
 
@@ -120,7 +126,7 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{folder}: {error.strerror}") from error
     if not names:
-        raise UnusableMediaError(NO_FRAMES, f"{folder}: holds no picture")
+        raise UnusableMediaError(NO_FRAMES, f"{folder}: contains no pictures")
     names.sort(key=_natural)
     pictures = {number: _whole(Media(folder / names[number])) for number in set(sample(len(names), frames))}
     for number, data in pictures.items():
@@ -131,7 +137,7 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
 
 
 def _natural(name: str) -> tuple[list[int], str]:
-    """frame_2 before frame_10."""
+    """Sort key that puts frame_2 before frame_10."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name
 
 
@@ -159,7 +165,7 @@ def _open(media: Media) -> BinaryIO:
     if media.data is not None:
         return io.BytesIO(media.data)
     if media.path is None:
-        raise UnusableMediaError("missing video", "the row names none")
+        raise UnusableMediaError("missing video", "the row names no video")
     _check_file(media.path)
     if media.size:
         return io.BufferedReader(_Part(media.path, media.offset, media.size))
