@@ -196,7 +196,7 @@ def _ended(train: Any, start: Start, workdir: Workdir) -> TrainState:
     except Stopped as stopped:
         start.checkpoints.close()
         if writer:
-            log.tell(str(stopped))
+            log.report(str(stopped))
         sys.exit(143)
     except DivergedError as error:
         start.checkpoints.close()
