@@ -53,8 +53,11 @@ def ndcg(scores: Sequence[float], relevance: Sequence[float]) -> float | None:
 
 
 def auc(scores: npt.ArrayLike, classes: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half. None
-    unless both classes are present."""
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half.
+
+    ``scores`` and ``classes`` (0 or 1) are [N]. None unless both classes are present. Raises ValueError for a nan
+    score or another class.
+    """
     return _area(np.asarray(scores, np.float64), np.asarray(classes), np.ones((1, np.size(scores))))[0]
 
 
