@@ -8,10 +8,10 @@ import pytest
 
 import instructblip_jax as ib
 from instructblip_jax import validation
-from instructblip_jax.data import prepared
 from instructblip_jax.data.loader import drawn
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.datasets.digits.templates import TEMPLATES
+from instructblip_jax.datasets.prepare.write import write
 from instructblip_jax.mesh import make_mesh
 
 SHAPES = [(24, 12), (40, 24)]
@@ -79,7 +79,7 @@ def test_blank_pictures_long_texts_and_large_splits(world, processor, sources, m
 
 def test_a_split_without_answers_has_no_loss(world, processor, tmp_path, capsys):
     source = open_set(world / "sets", "count", "validation")
-    prepared.write(tmp_path, "count", {"validation": lambda: (replace(source[n], answers=()) for n in range(4))})
+    write(tmp_path, "count", {"validation": lambda: (replace(source[n], answers=()) for n in range(4))})
     held = validation.HeldOut(
         open_set(tmp_path, "count", "validation"),
         processor,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from instructblip_jax.evals.table import Row
+from instructblip_jax.evals.table import SetResult
 
 
-def draw(rows: Mapping[str, Row], path: Path) -> None:
+def draw(rows: Mapping[str, SetResult], path: Path) -> None:
     """Write the plot to ``path`` as PNG. Raises ImportError if matplotlib is not installed."""
     import matplotlib
 

@@ -15,7 +15,7 @@ from preparing import draft, encoded, killed_at_every_step, noise, prepare, rows
 
 from instructblip_jax.data import prepared
 from instructblip_jax.data.places import directory_of, incomplete, is_prepared
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import Medium, Record
 from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.prepare import shards
 from instructblip_jax.datasets.prepare.pool import Pool, here
@@ -60,7 +60,7 @@ def test_every_row_is_a_record_or_reported_in_order(source, tmp_path, small_shar
     assert report.splits["train"].reasons == reasons
     train = prepared.open_set(tmp_path, "own", "train")
     assert [train[n].uid for n in range(len(train))] == uids
-    assert train[0].images == ((source / "1.png").read_bytes(),)
+    assert train[0].media == (Medium("image", (source / "1.png").read_bytes()),)
     later, later_reasons = expected(source, 20)
     assert len(prepared.open_set(tmp_path, "own", "test-dev")) == len(later)
     assert report.splits["test-dev"].reasons == later_reasons
@@ -80,7 +80,7 @@ def test_every_row_is_a_record_or_reported_in_order(source, tmp_path, small_shar
         "reason": "missing picture",
         "detail": str(source / "gone.png"),
     }
-    assert [path.name for path in directory.parent.iterdir()] == ["2.0.0"]
+    assert [path.name for path in directory.parent.iterdir()] == ["3.0.0"]
     text = "\n".join(report.lines())
     assert "rows.jsonl:1: " in text
     assert f"{directory}/report.json" in text

@@ -27,9 +27,9 @@ def drawn(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> li
     return [(row.record, [under(world, media) for media in row.media]) for row in found]
 
 
-def under(world: Path, media: Media, video: bool = False) -> str:
+def under(world: Path, media: Media, kind: str = "image") -> str:
     """The path of a whole file."""
-    assert media == Media(media.path, video=media.video)
+    assert media == Media(media.path, kind=kind)
     return str(media.path.relative_to(world))
 
 

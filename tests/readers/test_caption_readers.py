@@ -115,7 +115,7 @@ def test_textcaps(world):
                 dataset="textcaps",
                 split=split,
                 task="caption",
-                images=(),
+                media=(),
                 slots=slots,
                 answers=(row["caption_str"],) if split != "test" else (),
                 references=tuple(row["reference_strs"]) if split == "val" else (),

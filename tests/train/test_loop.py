@@ -32,6 +32,9 @@ class Clock:
         self.now += seconds
 
 
+OF_SETS = ("set_totals", "set_counts", "drawn")
+
+
 @jax.jit
 def step_fn(state, frozen, batch):
     """The "loss" is the mean of the batch; samples alternate between two sets."""
@@ -43,8 +46,11 @@ def step_fn(state, frozen, batch):
         "learning_rate": jnp.float32(1e-3),
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
-        "set_loss": jnp.array([5.0, 30.0]) * batch["x"][0],
-        "set_tokens": jnp.array([5.0, 15.0]),
+        "terms": {"mean": jnp.mean(batch["x"])},
+        "counts": {"mean": 20 * batch["x"][0]},
+        "weights": {"mean": jnp.float32(1)},
+        "set_totals": {"mean": jnp.array([5.0, 30.0]) * batch["x"][0]},
+        "set_counts": {"mean": jnp.array([5.0, 15.0])},
         "drawn": drawn,
     }
     return state | {"drawn": drawn, "total": state["total"] + metrics["loss"]}, metrics
@@ -147,14 +153,6 @@ def test_entries_say_how_fast_and_how_well(tmp_path):
     for row in ("| samples/s ", "| MFU ", "| waiting for input ", "| checkpoints ", "3 ("):
         assert row in meter.summary()
     assert "| validation " not in meter.summary()
-
-
-def test_the_loss_of_one_step_is_its_own_bit_for_bit():
-    rng, window = np.random.default_rng(0), Window()
-    for _ in range(1000):
-        loss, tokens = np.float32(rng.exponential(3)), np.float32(rng.integers(1, 100_000))
-        window.add({"loss": loss, "tokens": tokens})
-        assert window.entry() == {"loss": float(loss), "tokens": float(tokens)}
 
 
 @pytest.mark.parametrize("start", [3, 6, 9])
@@ -286,7 +284,7 @@ def test_a_batch_without_sets_is_logged_without_them(tmp_path):
     @jax.jit
     def bare(state, frozen, batch):
         state, metrics = step_fn(state, frozen, batch)
-        return state, {name: metrics[name] for name in ("loss", "tokens", "grad_norm", "skipped", "skipped_in_row")}
+        return state, {name: x for name, x in metrics.items() if name not in (*OF_SETS, "learning_rate")}
 
     metrics_log = log.MetricsLog(epath.Path(tmp_path / "metrics.jsonl"), epath.Path(tmp_path / "events"), step=0)
     with Meter() as meter:
@@ -304,7 +302,7 @@ def test_sigterm_ends_the_run_after_the_step_saved_and_the_old_handler_is_back(t
         if n == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGTERM after step 7; the same command goes on from there$"):
+    with pytest.raises(Stopped, match=r"^stopped by SIGTERM after step 7; the same command resumes from there$"):
         run(tmp_path, Numbers(take_away), log_every=1)
     assert run.saved == [(5, 5, 15.0), (7, 7, 28.0)]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

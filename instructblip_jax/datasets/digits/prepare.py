@@ -12,6 +12,7 @@ from instructblip_jax.datasets.digits.records import make, split_size
 from instructblip_jax.datasets.digits.tasks import HELD_IN, TASKS
 from instructblip_jax.datasets.prepare.pool import Pool
 from instructblip_jax.datasets.prepare.shard import Chunk
+from instructblip_jax.datasets.prepare.write import write_made
 
 CHUNK = 1000
 LOCK = ".prepare.lock"
@@ -51,5 +52,5 @@ def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]
     with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
         for name in missing:
             parts = {split: partial(_chunks, name, split) for split in splits[name]}
-            counts[name] = prepared.write_made(out, name, parts, pool.run, bar.update)
+            counts[name] = write_made(out, name, parts, pool.run, bar.update)
     return counts

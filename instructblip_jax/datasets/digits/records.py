@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import IMAGE, Medium, Record
 from instructblip_jax.datasets.digits import scene as scenes
 from instructblip_jax.datasets.digits.tasks import EVALUATED, HELD_IN, TASKS, Question
 
@@ -31,4 +31,6 @@ def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:
         rng = np.random.default_rng(zlib.crc32(uid.encode()))
         scene, (slots, answers) = question(name, rng)
         image = scenes.encode(scenes.render(scene, split, rng))
-        yield Record(uid, name, split, TASKS[name][0], (image,), slots, answers, meta={"scene": scene.text()})
+        yield Record(
+            uid, name, split, TASKS[name][0], (Medium(IMAGE, image),), slots, answers, meta={"scene": scene.text()}
+        )

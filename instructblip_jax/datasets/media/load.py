@@ -1,4 +1,4 @@
-"""Loads a `Media` as encoded pictures that are known to decode."""
+"""A `Media` -> encoded bytes; pictures and frames are known to decode."""
 
 import io
 import os
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media.animation import animated
 from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
@@ -18,17 +19,21 @@ FRAMES = 4
 MOST_FILES = 200_000
 """Limit of the files in a folder of frames; a larger folder is refused."""
 _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
-MISSING = "missing picture"
 
 
 def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
-    """The bytes of a picture's file, or ``frames`` encoded frames of a video. Every picture is decoded once as a check.
+    """The bytes of a file as it holds them, or ``frames`` encoded frames of a video.
 
-    Frames are sampled uniformly, see `frames.sample`. Raises UnusableMediaError.
+    Pictures and frames are decoded once to see that they can be; recordings and point clouds are taken as they are.
+    Frames are taken uniformly: the floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises
+    UnusableMediaError.
     """
     if not media.video:
         data = _whole(media)
-        _verify(data, _name(media))
+        if not data:
+            raise UnusableMediaError("empty file", _name(media))
+        if media.kind == IMAGE:
+            _verify(data, _name(media))
         return (data,)
     if media.path is not None and media.data is None and media.path.is_dir():
         return _folder(media.path, frames)
@@ -36,12 +41,12 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 
 class Recent:
-    """`load` with a small cache: rows about the same picture or video are mostly adjacent.
+    """`load` with a small cache: rows about the same medium are mostly adjacent.
 
     Args:
       frames: frames per video.
       most: number of entries that are kept.
-      size: limit of all kept pictures together, in bytes.
+      size: limit of all kept media together, in bytes.
     """
 
     def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
@@ -51,17 +56,21 @@ class Recent:
     def __call__(self, media: Media) -> tuple[bytes, ...]:
         """Like `load`. Entries larger than ``size`` / ``most`` bytes are not kept."""
         if media not in self._held:
-            pictures = load(media, self._frames)
-            if media.data is not None or sum(map(len, pictures)) > self._size // self._most:
-                return pictures
-            self._held[media] = pictures
+            loaded = load(media, self._frames)
+            if media.data is not None or sum(map(len, loaded)) > self._size // self._most:
+                return loaded
+            self._held[media] = loaded
             if len(self._held) > self._most:
                 self._held.popitem(last=False)
         return self._held[media]
 
 
+def _noun(media: Media) -> str:
+    return "picture" if media.kind == IMAGE else media.kind
+
+
 def _name(media: Media) -> str:
-    return str(media.path) if media.data is None else "picture in the row"
+    return str(media.path) if media.data is None else f"{_noun(media)} in the row"
 
 
 def _whole(media: Media) -> bytes:
@@ -72,7 +81,7 @@ def _whole(media: Media) -> bytes:
             raise UnusableMediaError("too large", f"{name}: {len(data):,} bytes")
         return data
     if media.path is None:
-        raise UnusableMediaError(MISSING, "the row names no picture")
+        raise UnusableMediaError(f"missing {_noun(media)}", "the row names none")
     try:
         _check_file(media.path)
         with media.path.open("rb") as file:
@@ -84,7 +93,7 @@ def _whole(media: Media) -> bytes:
     except UnusableMediaError:
         raise
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise UnusableMediaError(MISSING, name) from error
+        raise UnusableMediaError(f"missing {_noun(media)}", name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
     if len(data) < media.size:
@@ -99,8 +108,6 @@ def _check_file(path: Path) -> None:
 
 
 def _verify(data: bytes, name: str) -> None:
-    if not data:
-        raise UnusableMediaError("empty file", name)
     try:
         open_image(data, name)
     except UnusableImageError as error:
@@ -123,6 +130,8 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
     names.sort(key=_natural)
     pictures = {number: _whole(Media(folder / names[number])) for number in set(sample(len(names), frames))}
     for number, data in pictures.items():
+        if not data:
+            raise UnusableMediaError("empty file", str(folder / names[number]))
         _verify(data, str(folder / names[number]))
     return tuple(pictures[number] for number in sample(len(names), frames))
 
@@ -133,7 +142,7 @@ def _natural(name: str) -> tuple[list[int], str]:
 
 
 def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
-    name = str(media.path) if media.data is None else "video in the row"
+    name = _name(media)
     try:
         with _open(media) as file:
             head = file.read(16)

@@ -31,7 +31,7 @@ def _rows(path: Path, split: str, where: Store) -> Iterator[Draft | Skip]:
             dataset=NAME,
             split=split,
             task="vqa",
-            images=(),
+            media=(),
             slots={"question": full_text(row, "question"), "options": options(choices)},
             candidates=choices,
             image_id=image_id,

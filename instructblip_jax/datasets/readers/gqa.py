@@ -48,7 +48,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=image_id,
         question_id=question_id,

@@ -32,7 +32,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="binary",
-        images=(),
+        media=(),
         slots={"text": text(row, "text")},
         candidates=NO_YES,
         image_id=number,

@@ -65,7 +65,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="vqa" if task == "fill_in_blank" else "choice",
-        images=(),
+        media=(),
         slots=slots,
         image_id=pid,
         question_id=pid,

@@ -58,7 +58,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=clip,
         meta=meta,

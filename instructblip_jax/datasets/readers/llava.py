@@ -57,7 +57,7 @@ def _rows(path: Path, name: str, task: str, where: Store) -> Iterator[Draft | Sk
             dataset=name,
             split="train",
             task=task,
-            images=(),
+            media=(),
             slots={},
             answers=(),
             turns=turns,

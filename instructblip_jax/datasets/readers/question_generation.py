@@ -27,7 +27,7 @@ def _swapped(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]
                 dataset=name,
                 split=old.split,
                 task="vqg",
-                images=(),
+                media=(),
                 slots={"answer": old.answers[0]},
                 answers=(old.slots["question"],),
                 image_id=old.image_id,

@@ -71,7 +71,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="choice",
-        images=(),
+        media=(),
         slots={
             "question": full_text(row, "question"),
             "context": text(row, "hint") if row.get("hint") is not None else "",

@@ -32,7 +32,7 @@ def _rows(path: Path, split: str, source: Path, where: Store) -> Iterator[Draft 
             dataset=NAME,
             split=split,
             task="vqa",
-            images=(),
+            media=(),
             slots={"question": full_text(row, "question"), "ocr": rosetta.shown(words)},
             image_id=image_id,
             question_id=question_id,

@@ -44,7 +44,7 @@ def _make(name: str, split: str, place: Find, row: SourceRow) -> Iterator[Made]:
         dataset=name,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=image_id,
         question_id=question_id,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.draft import VIDEO, Media
 from instructblip_jax.datasets.readers.stores import Store
 
 ENDINGS = (".mp4", ".webm", ".gif", ".avi", ".mkv")
@@ -17,4 +17,4 @@ def video(where: Store, stems: Sequence[str], folders: Sequence[str], official: 
         frames = [f"{folder}/{stem}" for folder in ("frames", *folders) if folder for stem in stems] + list(stems)
         place = where.find(official, *frames, folder=True)
         found = place if place.is_dir() else found
-    return Media(found, video=True)
+    return Media(found, kind=VIDEO)

@@ -104,7 +104,7 @@ class _Dialogs:
             dataset=NAME,
             split=self.split,
             task="rank",
-            images=(),
+            media=(),
             slots={"question": question, "history": history},
             candidates=candidates,
             relevance=relevance,

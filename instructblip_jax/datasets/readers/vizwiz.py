@@ -29,7 +29,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=image,
         question_id=image,

@@ -29,7 +29,7 @@ def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="binary",
-        images=(),
+        media=(),
         slots={"statement": full_text(row, "caption")},
         candidates=NO_YES,
         label=label,

@@ -69,7 +69,7 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
         dataset=name,
         split=split,
         task=task,
-        images=(),
+        media=(),
         slots=slots,
         answers=answers,
         weights=weights,

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.datasets.draft import Media
+from instructblip_jax.data.record import IMAGE
+from instructblip_jax.datasets.draft import VIDEO, Media
 from instructblip_jax.datasets.readers.fields import BadRow, encodable
 from instructblip_jax.datasets.readers.forms import printable
 
@@ -24,6 +25,7 @@ def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) 
 
     Raises BadRow for any other value, and like `find`.
     """
+    kind = VIDEO if video else IMAGE
     if isinstance(value, (list, tuple)):
         return tuple(each for item in value for each in media(item, folder, roots, video))
     if value is None or value == "":
@@ -33,12 +35,12 @@ def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) 
             return media(value["bytes"], folder, roots, video)
         return media(value.get("path"), folder, roots, video)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return (Media(data=bytes(value), video=video),)
+        return (Media(data=bytes(value), kind=kind),)
     if not isinstance(value, str):
         raise BadRow("picture is not a path", f"{type(value).__name__} {str(value)[:60]!r}")
     if value[:5].lower() == "data:":
-        return (Media(data=_inline(value), video=video),)
-    return (Media(path=find(value, folder, roots), video=video),)
+        return (Media(data=_inline(value), kind=kind),)
+    return (Media(path=find(value, folder, roots), kind=kind),)
 
 
 def _inline(uri: str) -> bytes:
