@@ -52,7 +52,8 @@ class Golden:
 
         def run(train, frozen, batch):
             system = merge(self.model.graph, train, frozen)
-            image = system.encode_image(batch["pixel_values"])
+            media = system.encode(batch)
+            image = media["image"]
             text = batch.get("qformer_input_ids"), batch.get("qformer_attention_mask")
             tokens = image.reshape(-1, *image.shape[-2:])
             if image.ndim == 4:  # every frame is asked the same
@@ -60,10 +61,10 @@ class Golden:
             out = {
                 "vision": tokens,
                 "qformer": system.qformer(system.query_tokens[...], tokens, *text),
-                "prefix": system.visual_prompt(image, batch),
+                "prefix": system.visual_prompt(media, batch),
             }
             if not self.decoder_only:
-                out["encoder"] = system.llm.encode(*system.prompt(image, batch))
+                out["encoder"] = system.llm.encode(*system.prompt(media, batch))
             return out
 
         with jax.set_mesh(self.model.mesh):

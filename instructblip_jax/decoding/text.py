@@ -1,5 +1,6 @@
 """Tokens and words out of a model: the public `generate_ids`, `generate` and `stream`."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,13 @@ def options_for(model: Model, *, eos_token_id: int | Sequence[int] | None = None
 
 
 def generate_ids(
-    model: Model, batch: Mapping[str, np.ndarray], *, media: Media | None = None, seed: int = 0, **options: Any
+    model: Model,
+    batch: Mapping[str, np.ndarray],
+    *,
+    media: Media | None = None,
+    image: Any = None,
+    seed: int = 0,
+    **options: Any,
 ) -> np.ndarray:
     """Answers to a prepared batch: int32 [B * num_return_sequences, T], the prompt excluded, as long as the longest;
     what follows a row's end token is the padding id.
@@ -37,6 +44,9 @@ def generate_ids(
     `Model.encode` made, in place of the batch's own. Raises ValueError for options that cannot be.
     """
     chosen = options_for(model, **options)
+    if image is not None:
+        warnings.warn("generate_ids(image=...) is now media=model.encode(batch)", FutureWarning, stacklevel=2)
+        media = {"image": image}
     return _answers(model, model.encode(batch) if media is None else media, batch, chosen, seed)
 
 

@@ -36,7 +36,7 @@ def test_other_numbers_compile_nothing_new(model):
     ib.generate_ids(model, batch, num_beams=2, max_new_tokens=9, repetition_penalty=1.5)
     ib.generate_ids(model, batch, max_new_tokens=9)
     ib.generate_ids(model, batch, do_sample=True, max_new_tokens=9, top_p=0.9)
-    programs = [model._read, model._decode, model._encode_image]
+    programs = [model._prefill, model._search, model._encode]
     before = [program._cache_size() for program in programs]
     assert before[0] == before[2] == 1  # a prompt is read, an image encoded, the same way whatever is asked of it
     other = families.prompts(FAMILY, 1)
@@ -51,8 +51,13 @@ def test_other_numbers_compile_nothing_new(model):
 
 def test_a_picture_is_encoded_once_however_many_instructions_it_gets(model, processor, monkeypatch):
     encoded = []
-    encode = model.encode_image
-    monkeypatch.setattr(model, "encode_image", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    encode = model.encode
+
+    def counting(batch, **options):
+        encoded.append(len(batch["pixel_values"]))
+        return encode(batch, **options)
+
+    monkeypatch.setattr(model, "encode", counting)
     texts = ["how many people are there ?", "is it raining ?", "which colour is the car ?"]
     one = ib.generate(model, processor, picture(0), texts, max_new_tokens=6)
     assert encoded == [1]
@@ -69,7 +74,7 @@ def test_a_batch_whose_rows_have_all_ended_stops(model):
     ids = ib.generate_ids(model, batch, max_new_tokens=64, eos_token_id=range(model.config.text.vocab_size))
     assert ids.shape == (4, 1)
     options = Options.of(ends=(1,), pad=0, vocabulary=model.config.text.vocab_size, max_new_tokens=64)
-    context = model.read(model.encode_image(batch["pixel_values"]), batch)
+    context = model.prefill(model.encode(batch), batch)
     out = model.search(context, options)
     assert out.shape == (4, 1, 64)
     longest = int(widths(out, options).max())
@@ -189,4 +194,4 @@ def test_eight_devices_give_the_answers_of_one(family, runs):
         want = ib.generate_ids(one, batch, max_new_tokens=12, **options)
         assert len(np.unique(want)) > 3
         np.testing.assert_array_equal(ib.generate_ids(eight, batch, max_new_tokens=12, **options), want)
-    assert len(eight.encode_image(batch["pixel_values"]).sharding.device_set) == 8
+    assert len(eight.encode(batch)["image"].sharding.device_set) == 8

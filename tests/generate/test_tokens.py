@@ -44,11 +44,11 @@ def test_every_token_is_the_references(family, runs):
     end = theirs.language_model.generation_config.eos_token_id
     ours = {"eos_token_id": end, "max_new_tokens": LENGTH, "penalize_prompt": True}
     batch = families.prompts(family, 0, ROWS)
-    image = model.encode_image(batch["pixel_values"])
+    media = model.encode(batch)
     cases, different, lengths, stopped = 0, [], set(), set()
     for run in runs:
         want = reference.generate(theirs, batch, max_new_tokens=LENGTH, **run)
-        got = ib.generate_ids(model, batch, image=image, **ours, **run)
+        got = ib.generate_ids(model, batch, media=media, **ours, **run)
         assert got.shape == want.shape
         pairs = [(families.until(a, end), families.until(b, end)) for a, b in zip(got, want, strict=True)]
         different += [(run, *pair) for pair in pairs if pair[0] != pair[1]]

@@ -90,9 +90,9 @@ def test_the_order_of_frames_matters_and_any_number_is_read(video):
     logits = np.asarray(model(batch))
     backwards = np.asarray(model(dict(batch, pixel_values=batch["pixel_values"][:, ::-1].copy())))
     assert np.abs(backwards - logits)[mask].max() > 1e-2
-    image = np.asarray(model.encode_image(batch["pixel_values"]))
+    image = np.asarray(model.encode(batch)["image"])
     for n in range(3):
-        alone = np.asarray(model.encode_image(batch["pixel_values"][:, n : n + 1]))
+        alone = np.asarray(model.encode({"pixel_values": batch["pixel_values"][:, n : n + 1]})["image"])
         np.testing.assert_allclose(alone[:, 0], image[:, n], atol=ROUNDING, rtol=0)
 
 

@@ -53,10 +53,10 @@ def test_more_padding_changes_neither_loss_nor_tokens_nor_answers(model, right, 
     longer_loss, longer_aux = ib.loss(model, longer)
     assert float(aux["tokens"]) == float(longer_aux["tokens"]) == (right["labels"] != -100).sum()
     assert float(longer_loss) == pytest.approx(float(loss), rel=1e-6)
-    image = model.encode_image(right["pixel_values"])
-    want = ib.generate_ids(model, right, image=image, max_new_tokens=10)
+    media = model.encode(right)
+    want = ib.generate_ids(model, right, media=media, max_new_tokens=10)
     assert len(np.unique(want)) > 3
-    np.testing.assert_array_equal(ib.generate_ids(model, longer, image=image, max_new_tokens=10), want)
+    np.testing.assert_array_equal(ib.generate_ids(model, longer, media=media, max_new_tokens=10), want)
 
 
 def test_the_loss_is_the_mean_over_tokens_not_over_rows(model, right, logits):

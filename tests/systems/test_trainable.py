@@ -7,7 +7,7 @@ import instructblip_jax as ib
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract
-from instructblip_jax.systems.trainable import TRAINABLE
+from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def sets(tmp_path_factory):
     path.write_text(checkpoints.json.dumps(checkpoints.config_json(sizes=checkpoints.MINI)))
     config = hf_instructblip.read_config(path)
     out = {}
-    for name in TRAINABLE:
+    for name in config.trainable_sets:
         _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="bfloat16", trainable=name)
         assert not train.keys() & frozen.keys()
         out[name] = set(train)
@@ -52,6 +52,7 @@ def test_unknown_and_empty_sets_are_refused(sets, tmp_path, monkeypatch):
         ib.trainable("qformr")
     path = tmp_path / "config.json"
     path.write_text(checkpoints.json.dumps(checkpoints.config_json(sizes=checkpoints.MINI)))
-    monkeypatch.setitem(TRAINABLE, "misspelt", (("qformer",), ("vit", "postnorm")))
-    with pytest.raises(ValueError, match="no parameter under vit/postnorm"):
+    sets = {"misspelt": ("qformer", "vit/postnorm")}
+    monkeypatch.setattr(InstructBlipConfig, "trainable_sets", sets)
+    with pytest.raises(ValueError, match="no parameter under 'vit/postnorm'"):
         abstract(hf_instructblip.read_config(path), mesh=single_device_mesh(), dtype="float32", trainable="misspelt")

@@ -49,8 +49,8 @@ def eight(directory):
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout("fsdp", "tensor", "sequence"),  # what of `axes.LAYOUTS` splits anything, and `eight` does not use
-        pytest.param(Layout("replicated", "fsdp", "tensor"), marks=pytest.mark.long),
+        Layout(trained="fsdp", vit="tensor", llm="sequence"),  # those of `sharding.LAYOUTS` that `eight` does not use
+        pytest.param(Layout(trained="replicated", vit="fsdp", llm="tensor"), marks=pytest.mark.long),
     ],
 )
 def test_the_layout_changes_nothing_but_rounding(directory, one, layout):
@@ -115,6 +115,11 @@ def without_dropout(tmp_path_factory):
 def test_the_key_changes_nothing_where_no_dropout_is_asked_for(without_dropout):
     """Frozen parts have dropout rates in their config.json too; they are never used."""
     model, raw = without_dropout
-    loss = jax.jit(lambda key: merge(model.graph, model.train, model.frozen).loss(batch, key=key)[0].sum())
+
+    @jax.jit
+    def loss(key):
+        terms, _ = merge(model.graph, model.train, model.frozen).loss(batch, memory={}, step=0, key=key)
+        return terms["lm"].sums.sum()
+
     batch = checkpoints.batch(raw, rows=3)
     assert float(loss(jax.random.key(1))) == float(loss(jax.random.key(2)))

@@ -16,7 +16,7 @@ from jaxprs import equations
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract, merge
-from instructblip_jax.systems.trainable import TRAINABLE
+from instructblip_jax.systems.instructblip import QFORMER, InstructBlipConfig
 from instructblip_jax.train.optimizer import optimizer
 from instructblip_jax.train.step import init_state, make_step
 
@@ -66,15 +66,16 @@ def test_only_trained_weights_get_a_gradient(directory):
 @pytest.mark.parametrize(
     ("prefix", "weight"),
     [
-        (("llm", "head"), "llm/head/kernel"),
-        (("llm", "shared"), "llm/shared/embedding"),
-        (("llm", "encoder"), "llm/encoder/layers/ffn/up/kernel"),
-        (("llm", "decoder"), "llm/decoder/layers/cross_attention/attn/k/kernel"),
-        (("llm", "encoder"), "llm/encoder/relative"),
+        ("llm/head", "llm/head/kernel"),
+        ("llm/shared", "llm/shared/embedding"),
+        ("llm/encoder", "llm/encoder/layers/ffn/up/kernel"),
+        ("llm/decoder", "llm/decoder/layers/cross_attention/attn/k/kernel"),
+        ("llm/encoder", "llm/encoder/relative"),
     ],
 )
 def test_the_search_finds_a_frozen_weight_that_was_made_to_train(directory, monkeypatch, prefix, weight):
-    monkeypatch.setitem(TRAINABLE, "more", (*TRAINABLE["qformer"], prefix))
+    sets = InstructBlipConfig.trainable_sets | {"more": (*QFORMER, prefix)}
+    monkeypatch.setattr(InstructBlipConfig, "trainable_sets", sets)
     model, eqns = program(directory, trainable="more")
     assert weight in model.train
     assert weight_gradients(model, eqns)[weight]

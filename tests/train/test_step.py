@@ -121,4 +121,8 @@ def test_masters_and_moments_are_float32_when_computing_in_bfloat16(model, batch
     state, metrics = jax.eval_shape(step, state, half.frozen, batch)
     assert {x.dtype.name for x in state["train"].values()} == {"float32"}
     assert {x.dtype.name for x in jax.tree.leaves(state["opt"]) if x.ndim} == {"float32"}
-    assert {x.dtype.name for name, x in metrics.items() if not name.startswith("skipped")} == {"float32"}
+    assert {x.dtype.name for x in jax.tree.leaves(metrics) if x is not None} == {"float32", "int32"}
+    assert {name for name, x in metrics.items() if getattr(x, "dtype", None) == "int32"} == {
+        "skipped",
+        "skipped_in_row",
+    }

@@ -7,11 +7,13 @@ import optax
 import pytest
 
 from instructblip_jax.mesh import make_mesh, put_batch
+from instructblip_jax.objectives.term import Term, mean
 from instructblip_jax.train import guard
 from instructblip_jax.train.optimizer import OptimConfig, optimizer, schedule
 from instructblip_jax.train.step import init_state, make_step
 
 ROWS, SETS, STEPS = 16, 3, 1000
+OF_SETS = ("set_totals", "set_counts", "drawn")
 
 
 class Product:
@@ -20,8 +22,8 @@ class Product:
     def __init__(self, weight):
         self.weight = weight
 
-    def loss(self, batch, *, key=None):
-        return batch["tokens"] * (batch["x"] @ self.weight) ** 2, batch["tokens"]
+    def loss(self, batch, *, memory, step, key=None):
+        return {"square": Term(batch["tokens"] * (batch["x"] @ self.weight) ** 2, batch["tokens"])}, memory
 
 
 def start(parts: int = 1, spike_factor: float = 0.0):
@@ -54,10 +56,12 @@ def test_losses_tokens_and_draws_of_each_set(batch, parts):
         state, metrics = step(state, {}, put_batch(mesh, batch))
     losses = batch["tokens"] * (batch["x"] @ weight) ** 2
     want = [[losses[batch["set"] == n].sum(), batch["tokens"][batch["set"] == n].sum()] for n in range(SETS)]
-    np.testing.assert_allclose(np.stack([first["set_loss"], first["set_tokens"]], 1), want, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.stack([first["set_totals"]["square"], first["set_counts"]["square"]], 1), want, rtol=1e-5
+    )
     assert float(first["loss"]) == pytest.approx(losses.sum() / batch["tokens"].sum(), rel=1e-5)
     assert metrics["drawn"].tolist() == state["drawn"].tolist() == [8, 0, 24]
-    assert all(metrics[name].is_fully_replicated for name in ("set_loss", "set_tokens", "drawn"))
+    assert all(x.is_fully_replicated for x in jax.tree.leaves([metrics[name] for name in OF_SETS]))
 
 
 def test_accumulation_weighs_every_token_the_same(batch):
@@ -78,9 +82,9 @@ def test_accumulation_weighs_every_token_the_same(batch):
 class Noisy(Product):
     """A dropout of its own: the key moves the product."""
 
-    def loss(self, batch, *, key=None):
+    def loss(self, batch, *, memory, step, key=None):
         moved = self.weight + jax.random.normal(key, self.weight.shape)
-        return Product(moved).loss(batch)
+        return Product(moved).loss(batch, memory=memory, step=step)
 
 
 def test_a_step_gives_the_gradient_of_its_mean_loss_to_the_optimizer(batch):
@@ -92,8 +96,8 @@ def test_a_step_gives_the_gradient_of_its_mean_loss_to_the_optimizer(batch):
     state, opt = init_state(jax.tree.map(jnp.copy, train), tx, SETS), tx.init(train)
 
     def loss(train, key):
-        losses, tokens = Noisy(train["weight"] + frozen["weight"]).loss(batch, key=key)
-        return losses.sum() / tokens.sum()
+        terms, _ = Noisy(train["weight"] + frozen["weight"]).loss(batch, memory={}, step=0, key=key)
+        return mean(terms)
 
     for n in range(3):
         want, grads = jax.value_and_grad(loss)(train, jax.random.fold_in(jax.random.key(5), n))
@@ -110,7 +114,7 @@ def test_sets_change_nothing_that_is_learned(batch):
     bare = {name: x for name, x in batch.items() if name != "set"}
     (one, with_sets), (other, without) = step(state, {}, batch), step(start()[0], {}, bare)
     assert np.array_equal(one["train"]["weight"], other["train"]["weight"])
-    assert without.keys() == with_sets.keys() - {"set_loss", "set_tokens", "drawn"}
+    assert without.keys() == with_sets.keys() - {*OF_SETS}
 
 
 def test_a_spike_changes_nothing_and_the_schedule_waits_for_it(batch):

@@ -44,12 +44,18 @@ def test_no_layout_splits_two_dimensions_of_an_array_over_one_mesh_axis(mesh, la
 def test_parts_lie_as_their_layouts_say():
     layout = Layout(trained="fsdp", vit="replicated", llm="tensor")
     paths = ("vit/layers/up/kernel", "llm/head/kernel", "qformer/norm/scale", "query_tokens", "projector/bias")
-    assert [layout.of(path) for path in paths] == ["replicated", "tensor", "fsdp", "fsdp", "fsdp"]
+    assert [layout.of_path(path, ("vit", "llm")) for path in paths] == ["replicated", "tensor", "fsdp", "fsdp", "fsdp"]
 
 
 def test_an_unknown_layout_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"layout\.llm 'zero' is unknown; there are replicated, fsdp"):
         Layout(llm="zero")
+
+
+def test_a_part_that_the_system_has_not_is_refused_with_those_it_has():
+    Layout(trained="fsdp", llm="tensor").check(("vit", "llm"))
+    with pytest.raises(ValueError, match=r"layout\.audio: this system has no such part; it has vit, llm, trained"):
+        Layout(audio="tensor").check(("vit", "llm"))
 
 
 def test_activations_follow_the_layout_in_force(mesh):
