@@ -183,13 +183,6 @@ class Described:
         """path -> (shape, True if it trains)."""
         return {path: (x.shape, path in self.train) for path, x in (self.train | self.frozen).items()}
 
-    def answers(self) -> bool:
-        """True if the system writes text, so that generation can be planned."""
-        found: list[bool] = []
-        # The module exists only while a function is traced.
-        jax.eval_shape(lambda *arrays: found.append(hasattr(self.merge(*arrays), "prefill")), self.train, self.frozen)
-        return found[0]
-
 
 def describe(setting: Setting, mesh: Mesh) -> Described:
     """Shapes, types and shardings of all arrays of a setting; no memory is taken."""

@@ -16,33 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructblip_jax.plan import tracing
-from instructblip_jax.systems.protocol import Shapes, SystemConfig
+from instructblip_jax.systems.protocol import Shapes
 
 RECOMPUTED = "rematted_computation"
 """In JAX's names, the scope of what a backward pass computes again."""
 
 
-def batch(config: SystemConfig, shapes: Mapping[str, tuple[int, ...]], trainable: str | None = None) -> float:
-    """FLOPs of one training step over a batch whose arrays have these global shapes.
+def of_batch(system: tracing.Traceable, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """FLOPs of one training step of a `Model`, or of a system that `tracing.describe` made, over a batch whose arrays
+    have these global shapes.
 
-    Features that stand in the place of their media are taken as they are: what made them costs nothing. ``trainable``
-    is the name of a trainable set, None for the system's first. A shape is traced once, in one or two seconds, without
-    memory or devices.
+    Features that stand in the place of their media cost nothing. Tracing takes one or two seconds, and neither memory
+    nor a device.
     """
-    frozen: Any = config  # a frozen dataclass, hence hashable
-    return _batch(frozen, tuple(sorted(shapes.items())), trainable or None)
-
-
-@functools.cache
-def _batch(config: SystemConfig, shapes: tuple[tuple[str, tuple[int, ...]], ...], trainable: str | None) -> float:
+    config = system.config
     known = config.batch(1, 1, 1)
     floats = {*config.media_keys, *config.feature_keys.values()}
 
     def dtype(name: str) -> Any:
         return known[name].dtype if name in known else jnp.float32 if name in floats else jnp.int32
 
-    arrays: Shapes = {name: jax.ShapeDtypeStruct(shape, dtype(name)) for name, shape in shapes}
-    return count(tracing.gradients(tracing.describe(config, trainable=trainable), arrays))
+    batch: Shapes = {name: jax.ShapeDtypeStruct(shape, dtype(name)) for name, shape in shapes.items()}
+    return count(tracing.gradients(system, batch))
 
 
 def count(jaxpr: Any, *, recomputed: bool = False) -> float:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline
+from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline, tracing
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
 from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Setting
@@ -22,7 +22,7 @@ class Plan:
     Attributes:
       peak: the most bytes on a chip at a time.
       bytes: the parts of the peak by kind.
-      flops: of one step over all chips, each operation once (`flops.batch`).
+      flops: of one step over all chips, each operation once (`flops.of_batch`).
       executed: FLOPs of the compiled program on one chip, including what is rematerialised.
       roofline, collectives, where: empty if the compiler found no way to hold the program; ``fits`` is then False.
       seconds: how long the program took to compile.
@@ -114,7 +114,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
     described = compiled.describe(setting, mesh)
     given = described.bytes()
     shapes = {name: x.shape for name, x in described.batch.items()}
-    model_flops = flops.batch(setting.model, shapes, setting.trainable)
+    model_flops = flops.of_batch(tracing.describe(setting.model, trainable=setting.trainable or None), shapes)
     try:
         program = compiled.compiled(compiled.train_step(described), mesh)
     except DoesNotFit as error:

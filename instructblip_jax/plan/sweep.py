@@ -27,7 +27,7 @@ WORKING = 8
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A setting with estimates of its bytes a chip and seconds a step. They are made without compiling, to rank ways."""
+    """A setting with estimates of its bytes a chip and seconds a step, made without compiling, to rank settings."""
 
     setting: Setting
     memory: float

@@ -2,8 +2,7 @@
 
 from instructblip_jax.plan import sweep
 from instructblip_jax.plan.chips import GIB, parse
-from instructblip_jax.plan.compiled import Setting
-from instructblip_jax.plan.flops import Lengths
+from instructblip_jax.plan.compiled import Lengths, Setting
 from instructblip_jax.recipes.public import PUBLIC
 
 SEVEN = Setting(PUBLIC["Salesforce/instructblip-vicuna-7b"], 128, Lengths(64, 64))
@@ -17,7 +16,7 @@ def test_every_way_uses_all_chips_and_is_considered_once():
         data, fsdp, tensor = way.mesh
         assert data * fsdp * tensor == topology.devices
         assert data % topology.slices == 0  # only rows lie across the slow network
-    assert {way.layout.llm for way in ways} == {"replicated", "fsdp", "tensor", "sequence", "sharded"}
+    assert {way.layout.of("llm") for way in ways} == {"replicated", "fsdp", "tensor", "sequence", "sharded"}
     assert len(sweep.ways(SEVEN, parse("v5e:1x1"))) == 6  # int8 or not, and what is kept
 
 
@@ -28,7 +27,7 @@ def test_guesses_rank_as_the_compiled_programs_do():
 
     def guess(llm: str, remat: str = "layer", int8: bool = False) -> sweep.Guess:
         ways = sweep.ways(SEVEN, topology)
-        way = next(w for w in ways if (w.layout.llm, w.remat, w.int8) == (llm, remat, int8))
+        way = next(w for w in ways if (w.layout.of("llm"), w.remat, w.int8) == (llm, remat, int8))
         return sweep.guess(way, topology, given)
 
     replicated = guess("replicated", int8=True)
