@@ -183,7 +183,10 @@ def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list
     for way in ways(setting, topology):
         key = (way.mesh, way.layout, way.int8)
         if key not in given:
-            mesh = compiled.mesh_of(way, devices)
+            try:
+                mesh = compiled.mesh_of(way, devices)
+            except NotImplementedError:  # jax cannot lay these sizes on the slice's torus
+                continue
             given[key] = sum(compiled.describe(way, mesh).bytes().values())
         guesses.append(guess(way, topology, given[key]))
     fitting = [g for g in guesses if g.memory < MARGIN * topology.chip.usable]

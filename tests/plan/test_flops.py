@@ -1,4 +1,4 @@
-"""FLOPs counted in traces against numbers worked out by hand, and those of compiled programs against XLA's own count."""
+"""FLOPs counted in traces against numbers worked out by hand, and FLOPs of compiled programs against XLA's count."""
 
 import dataclasses
 import json
