@@ -86,25 +86,26 @@ def _work(
 ) -> Work:
     system = tracing.describe(model, trainable=trainable, dtype=dtype, remat=remat, int8=int8)
     batch = model.batch(rows, lengths.prompt, lengths.response, lengths.kinds)
-    forward, parts = tracing.loss(system, batch), divided(model)
-    activations = [x.aval for equation, _ in _equations(forward) for x in equation.outvars]
-    inside = [equation for equation, scope in _equations(forward) if collectives.part_of(scope, model.parts) in parts]
+    jaxpr, parts = tracing.gradients(system, batch), divided(model)
+    forward = [(x, scope) for x, scope in _equations(jaxpr) if collectives.when_of(scope) == "forward"]
+    inside = [x for x, scope in forward if collectives.part_of(scope, model.parts) in parts]
+    made = (array.aval for x, _ in forward if not list(flops.parts(x)) for array in x.outvars)
     return Work(
-        flops=flops.count(tracing.gradients(system, batch), recomputed=True),
+        flops=flops.count(jaxpr, recomputed=True),
         kept=tracing.kept_bytes(system, batch),
-        residual=sum(_carried(equation) for equation in inside if equation.primitive.name == "scan"),
-        largest=max((tracing.nbytes(x) for x in activations if hasattr(x, "dtype")), default=0.0),
+        residual=sum(_carried(x) for x in inside if x.primitive.name == "scan"),
+        largest=max(tracing.nbytes(x) for x in made),
         weights=sum(
             tracing.nbytes(x)
             for path, x in (system.train | system.frozen).items()
             if part_of(path, model.parts) in parts
         ),
-        heads=frozenset(heads for equation in inside for heads in _heads(equation, rows)),
+        heads=frozenset(heads for x in inside for heads in _heads(x, rows)),
     )
 
 
 def _equations(jaxpr: Any, scope: str = "") -> Iterator[tuple[Any, str]]:
-    """All equations, those inside others too, each with its named scopes."""
+    """All equations, including those inside others, each with its named scopes."""
     for equation in jaxpr.eqns:
         here = f"{scope}/{equation.source_info.name_stack}"
         yield equation, here

@@ -73,11 +73,6 @@ def gradients(system: Traceable, batch: Shapes) -> Any:
     return jax.make_jaxpr(run)(*_arguments(system, batch)).jaxpr
 
 
-def loss(system: Traceable, batch: Shapes) -> Any:
-    """The jaxpr of the forward pass alone."""
-    return jax.make_jaxpr(functools.partial(_loss, system.graph))(*_arguments(system, batch)).jaxpr
-
-
 def kept_bytes(system: Traceable, batch: Shapes) -> float:
     """Bytes that the forward pass over a whole batch keeps for the backward pass, besides parameters and batch."""
 
