@@ -149,12 +149,12 @@ def _yes_no(pairs: Sequence[Pair]) -> Result:
 
 def _auc(pairs: Sequence[Pair]) -> Result:
     """ROC AUC; a missing prediction is ranked at the wrong end."""
-    labels = np.array([_side(ref) for _, ref in pairs], np.int64)
+    classes = np.array([_side(ref) for _, ref in pairs], np.int64)
     scores, odds = np.zeros(len(pairs)), True
     for n, (prediction, ref) in enumerate(pairs):
         given = prediction.scores if prediction else ()
         if prediction is None:
-            scores[n] = np.inf if labels[n] == 0 else -np.inf
+            scores[n] = np.inf if classes[n] == 0 else -np.inf
         elif ref.candidates and len(given) != 1:
             scores[n] = ranking.log_odds(_scores(prediction, ref), ref.candidates)
         elif len(given) == 2:
@@ -163,12 +163,12 @@ def _auc(pairs: Sequence[Pair]) -> Result:
             scores[n], odds = given[0], False  # an arbitrary scale, so there is no threshold for an accuracy
         else:
             raise ValueError(f"{ref.uid}: {len(given)} scores; must be one, or two: of no and of yes")
-    value = ranking.auc(scores, labels)
+    value = ranking.auc(scores, classes)
     return Result(
         value,
         len(pairs),
-        details={"accuracy": float(((scores > 0) == labels).mean())} if odds and len(pairs) else {},
-        resampled=partial(ranking.auc_resampled, scores, labels) if value is not None else None,
+        details={"accuracy": float(((scores > 0) == classes).mean())} if odds and len(pairs) else {},
+        resampled=partial(ranking.auc_resampled, scores, classes) if value is not None else None,
         reason=None if value is not None else "AUC needs examples of both classes",
     )
 

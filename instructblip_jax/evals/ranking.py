@@ -52,31 +52,34 @@ def ndcg(scores: Sequence[float], relevance: Sequence[float]) -> float | None:
     return float((found / discount).sum() / (ideal / discount).sum())
 
 
-def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half. None
-    unless both classes are present."""
-    return _area(np.asarray(scores, np.float64), np.asarray(labels), np.ones((1, np.size(scores))))[0]
+def auc(scores: npt.ArrayLike, classes: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half.
+
+    ``scores`` and ``classes`` (0 or 1) are [N]. None unless both classes are present. Raises ValueError for a nan
+    score or another class.
+    """
+    return _area(np.asarray(scores, np.float64), np.asarray(classes), np.ones((1, np.size(scores))))[0]
 
 
-def auc_resampled(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: np.ndarray) -> np.ndarray:
+def auc_resampled(scores: npt.ArrayLike, classes: npt.ArrayLike, weights: np.ndarray) -> np.ndarray:
     """AUC with the examples counted ``weights`` [B, N] times: float64 [B], nan where a class is missing."""
-    areas = _area(np.asarray(scores, np.float64), np.asarray(labels), weights)
+    areas = _area(np.asarray(scores, np.float64), np.asarray(classes), weights)
     return np.array([np.nan if area is None else area for area in areas])
 
 
-def _area(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> list[float | None]:
+def _area(scores: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> list[float | None]:
     if np.isnan(scores).any():
         raise ValueError("a score is not a number")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels are 0 and 1, not {sorted(set(labels.tolist()) - {0, 1})[:3]}")
+    if not np.isin(classes, (0, 1)).all():
+        raise ValueError(f"classes must be 0 or 1, not {sorted(set(classes.tolist()) - {0, 1})[:3]}")
     if not scores.size:
         return [None] * len(weights)
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     new = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # starts of runs of equal scores
     weights = weights[:, order].astype(np.float64)
-    positive = np.add.reduceat(weights * labels[order], new, axis=1)
-    negative = np.add.reduceat(weights * (1 - labels[order]), new, axis=1)
+    positive = np.add.reduceat(weights * classes[order], new, axis=1)
+    negative = np.add.reduceat(weights * (1 - classes[order]), new, axis=1)
     below = np.cumsum(negative, axis=1) - negative
     area = (positive * (below + negative / 2)).sum(1)
     pairs = positive.sum(1) * negative.sum(1)

@@ -1,4 +1,4 @@
-"""What readers yield, in a form that tests compare, and how tests read raw files."""
+"""Helpers that read raw files, and bring the readers' output into a form that tests can compare."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from instructblip_jax.datasets.draft import Draft, Media, Skip
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 Pair = tuple[Record, list[str]]
-"""A record, and where its media lie under the world."""
+"""A record, and the paths of its media below the world."""
 
 
 def rows(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> list[Draft | Skip]:
@@ -21,7 +21,7 @@ def rows(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> lis
 
 
 def drawn(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> list[Pair]:
-    """The records of a split, of whose rows none is skipped; pictures are whole files."""
+    """The records of a split in which no row is skipped and all pictures are whole files."""
     found = rows(name, world, split, images)
     assert not [row for row in found if isinstance(row, Skip)]
     return [(row.record, [under(world, media) for media in row.media]) for row in found]
@@ -34,7 +34,7 @@ def under(world: Path, media: Media, kind: str = "image") -> str:
 
 
 def skips(found: Sequence[Draft | Skip]) -> list[tuple[str, str]]:
-    """(where without the folder, reason) of rows that are no records."""
+    """(location without the folder, reason) of the skipped rows."""
     return [(row.where.rsplit("/", 1)[-1], row.reason) for row in found if isinstance(row, Skip)]
 
 

@@ -1,4 +1,4 @@
-"""Lines of tables -> rows: where a quoted cell ends, and what an open quote may swallow."""
+"""Splitting tables into rows: where a quoted cell ends, and how many lines an open quote may take."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_in_a_tsv_a_quote_that_is_not_closed_is_text():
 
 
 def test_many_open_quotes_are_read_in_one_pass():
-    """A look at what is below each of them has an end."""
+    """The search below each of them is bounded."""
     rows = split('a,"' + "x\n" * 30_000 + 'b,"y\n' * 30_000)
     assert len(rows) == 60_000
     assert sum(cells is None for _, cells, _ in rows) == 30_001

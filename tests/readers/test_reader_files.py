@@ -1,4 +1,4 @@
-"""JSON and text of any size, entry by entry; cleaned texts; where pictures lie."""
+"""Streaming JSON and text files of any size; cleaned texts; finding pictures."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from instructblip_jax.datasets.readers.fields import BadRow
 
 @pytest.fixture(params=[1, 7, 300, 1 << 20])
 def chunk(request, monkeypatch):
-    """Read in pieces of so many bytes."""
+    """Read in pieces of this many bytes."""
     monkeypatch.setattr(text_files, "CHUNK", request.param)
     return request.param
 
@@ -35,7 +35,7 @@ VALUES = [
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_elements_and_members_are_what_json_says(tmp_path, chunk, indent, mark):
+def test_elements_and_members_agree_with_json(tmp_path, chunk, indent, mark):
     path = tmp_path / "a.json"
     for values in ([], VALUES, VALUES * 3):
         path.write_text(mark + json.dumps(values, indent=indent, ensure_ascii=chunk == 7) + "\n", encoding="utf-8")
@@ -71,7 +71,7 @@ def test_elements_and_members_are_what_json_says(tmp_path, chunk, indent, mark):
         ("[1,,2]", 1),
     ],
 )
-def test_broken_json_is_told_with_its_line(tmp_path, chunk, text, line):
+def test_broken_json_is_reported_with_its_line(tmp_path, chunk, text, line):
     path = tmp_path / "broken.json"
     path.write_text(text)
     for read in (lambda: list(json_files.elements(path)), lambda: json_files.value(path)):
@@ -81,7 +81,7 @@ def test_broken_json_is_told_with_its_line(tmp_path, chunk, text, line):
 
 
 @pytest.mark.parametrize("text", ['{"b": []}', "{}", "[]", '{"data": 3}', '{"data": {}}', '"data"'])
-def test_a_file_without_its_list_is_told(tmp_path, text):
+def test_a_file_without_its_list_is_reported(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"other\.json: .*data"):
@@ -107,7 +107,7 @@ def test_lines_of_json(tmp_path):
 
 
 @pytest.mark.parametrize("before", ["", "é", "\n", "a\nbé\n" * 50])
-def test_what_is_not_utf8_is_told_with_line_and_byte(tmp_path, chunk, before):
+def test_invalid_utf8_is_reported_with_line_and_byte(tmp_path, chunk, before):
     path = tmp_path / "latin.txt"
     path.write_bytes(before.encode() + b"caf\xe9 x\n")
     line, byte = before.count("\n") + 1, len(before.encode()) + 3
@@ -187,7 +187,7 @@ def test_counted():
     assert fields.letter(26) == "27"
 
 
-def test_told():
+def test_extras():
     row = {"a": "x", "b": [1, "y"], "c": {"d": 1}, "e": None, "f": float("nan"), "g": [[1]], "h": "\ud800", "i": [None]}
     assert fields.extras(row, *row, "none") == {"a": "x", "b": [1, "y"]}
 

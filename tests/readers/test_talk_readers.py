@@ -1,4 +1,4 @@
-"""Conversations and questions about videos, compared field by field with what their raw files say."""
+"""Conversations and questions about videos, compared field by field with their raw files."""
 
 import csv
 
@@ -105,7 +105,7 @@ def test_ivqa(world, split):
 
 
 def test_vocabularies(world, tmp_path):
-    """The training answers, the most common first; of iVQA those that are there twice; a file of answers goes first."""
+    """The training answers, most common first, and for iVQA those that occur twice; a file of answers comes first."""
     for name in ("msvd_qa", "msrvtt_qa"):
         said = [row["answer"] for row in raw(world / name / "train_qa.json")]
         want = sorted(set(said), key=lambda answer: (-said.count(answer), said.index(answer)))
