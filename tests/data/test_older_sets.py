@@ -101,7 +101,7 @@ def test_overwriting_replaces_it_when_the_new_one_is_whole(out):
         shards.write(out, "older", {"train": failing}, shards.Options(overwrite=True), 1)
     assert contents(out) == before
     assert len(prepared.open_set(out, "older", "train")) == 5
-    options = shards.Options(overwrite=True, say=lambda line: None)
+    options = shards.Options(overwrite=True, log=lambda line: None)
     report = shards.write(out, "older", {"train": new_rows}, options, 1)
     assert report.directory == str(directory_of(out, "older")) == str(out / "older" / VERSION)
     assert [record.answers for record in prepared.open_set(out, "older", "train")] == [("new",)]
@@ -120,7 +120,7 @@ def test_what_an_older_writer_began_is_begun_anew(out):
     begun.mkdir()
     (begun / "train.000000.array_record").write_bytes(b"half")
     lines: list[str] = []
-    shards.write(out, "older", {"train": new_rows}, shards.Options(say=lines.append), 1)
+    shards.write(out, "older", {"train": new_rows}, shards.Options(log=lines.append), 1)
     assert lines == [f"older: what is in {begun} was begun by an earlier version; starting anew"]
     assert [path.name for path in (out / "older").iterdir()] == [VERSION]
 
