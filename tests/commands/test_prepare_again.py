@@ -9,7 +9,7 @@ from PIL import Image
 
 from instructblip_jax.data import prepared
 from instructblip_jax.data.places import REPORT
-from instructblip_jax.datasets.prepare import finish, shards
+from instructblip_jax.datasets.prepare import shards
 
 
 @pytest.fixture
