@@ -326,14 +326,3 @@ def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="do not fit"):
         compute.prepare(model, processor, sources, tmp_path, batch_size=4)
-
-
-def test_model_flops_are_without_the_tower_where_features_are_cached(model):
-    from instructblip_jax.plan import flops
-
-    text = {"input_ids": (4, 8), "qformer_input_ids": (4, 8), "labels": (4, 6)}
-    parts = flops.example(model.config, flops.Lengths(8, 6, 2))
-    pixels = flops.batch(model.config, {"pixel_values": (4, 2, 24, 24, 3), **text})
-    stored = flops.batch(model.config, {"image_features": (4, 2, *SHAPE), **text})
-    assert pixels == pytest.approx(4 * sum(parts.values()))
-    assert stored == pytest.approx(pixels - 4 * parts["vit"])
