@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "the configured suite, one row a set: --config C --workdir W",
     "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
     "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
+    "assemble": "a new model directory from parts of others: SYSTEM --PART DIR ... --out DIR",
     "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
     "score": "anybody's predictions, no model needed: METRIC --predictions P.jsonl --references R.jsonl",
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
