@@ -57,6 +57,7 @@ def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -
 
 
 def check_divisible(path: Path, section: str, width: int, heads: int) -> None:
-    """Raise ValueError where attention heads do not divide the width of a section."""
+    """Raise ValueError where the attention heads of a section ("": the top of the file) do not divide its width."""
     if width % heads:
-        raise ValueError(f"{path}: {section}.hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        field = f"{section}.hidden_size" if section else "hidden_size"
+        raise ValueError(f"{path}: {field} {width} is not a multiple of num_attention_heads {heads}")

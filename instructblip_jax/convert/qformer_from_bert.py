@@ -35,7 +35,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}, not 'bert'")
     sizes = fields(path, "", QFormerConfig, {name: raw[name] for name in SIZES if name in raw})
     config = QFormerConfig(**sizes)
-    check_divisible(path, "BERT's", config.hidden_size, config.num_attention_heads)
+    check_divisible(path, "", config.hidden_size, config.num_attention_heads)
     return {name: getattr(config, name) for name in SIZES}
 
 

@@ -32,6 +32,8 @@ ROWS_MULTIPLE = 64
 """A table that has to grow is filled up to a multiple of this, as in the public repositories."""
 QUERIES = 32
 """Query tokens of a new Q-Former (arXiv 2301.12597, section 3.1)."""
+NEW_QFORMER: dict[str, Any] = {}
+"""Sizes of a Q-Former that begins at random; absent ones are Hugging Face's class defaults, those of BERT-base."""
 _VOCABULARY_ROWS = re.compile(
     r"language_model\.(shared|lm_head|(encoder|decoder|model|model\.decoder)\.embed_tokens)\.weight"
 )
@@ -121,7 +123,7 @@ def _without_language_model(
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name.startswith("vision_model.")}
     raw = {"vision_config": tower.raw.get("vision_config") or {}, "num_query_tokens": QUERIES}
     width = tower.config.vision.hidden_size
-    section: dict[str, Any] = {}
+    section = NEW_QFORMER
     if qformer is not None:
         source = _model(qformer)
         if source.config.qformer.encoder_hidden_size != width:
