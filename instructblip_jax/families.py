@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.convert import assemble as engine
+from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.export import export as export_directory
@@ -25,7 +26,7 @@ from instructblip_jax.systems.trainable import path_filter, prefixes
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How directories of one family are read and written.
+    """Model directories of one family: reading, writing, assembling.
 
     Attributes:
       trainable_sets: those of its configurations (`systems.protocol.SystemConfig`).
@@ -140,14 +141,16 @@ def assemble(
     Args:
       out: a directory that does not exist yet, or is empty.
       model_type: the system.
-      parts: name of a part -> its directory, one of the combinations in `convert.ingredients.SYSTEMS`.
+      parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
-    Returns the weight files. Raises FileNotFoundError, ValueError or OSError naming the directory and what is wrong.
+    Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
+    OSError naming the directory and what is wrong with it.
     """
-    family = named(model_type, "assemble")
+    ingredients.check(model_type, parts)
+    family = FAMILIES[model_type]
     return engine.assemble(
         Path(out),
         lambda: family.draft(model_type, parts, seed),

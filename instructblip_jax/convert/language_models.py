@@ -12,7 +12,7 @@ from instructblip_jax.models.language.t5 import T5Config
 
 
 class LanguageModel(NamedTuple):
-    """How one kind of language model is read.
+    """One kind of language model in Hugging Face files.
 
     Attributes:
       config_class: dataclass of its sizes.

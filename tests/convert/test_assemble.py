@@ -223,7 +223,7 @@ def test_a_file_system_without_links_gets_copies(parts, made, tmp_path, monkeypa
 
 
 def test_one_whole_file_is_linked_under_its_name(parts, tmp_path):
-    """Of a model of which nothing changes; two links of one file are one file."""
+    """A model without any change is one link; without one of its tensors it is a copy."""
     from instructblip_jax.convert.shards import open_shards
     from instructblip_jax.convert.write import stored, write_shards
 
@@ -259,7 +259,7 @@ FAULTS = {
         lambda copy: edit_json(copy["bert"] / "config.json", model_type="roberta"),
         r"bert/config\.json: model_type is 'roberta', not 'bert'",
     ),
-    "a BERT of other sizes than it says": (
+    "a BERT of other sizes than its config.json": (
         ("vision", "bert", "t5"),
         lambda copy: edit_json(copy["bert"] / "config.json", num_hidden_layers=4),
         r"bert: no BERT for this Q-Former, 16 tensors:\n +missing +encoder\.layer\.3",

@@ -18,7 +18,7 @@ def read_config(path: Path, section: Mapping[str, Any]) -> T5Config:
         raise ValueError(
             f"{path}: text_config.feed_forward_proj is {name!r}; only T5 v1.1 and FlanT5, which are gated, are read"
         )
-    # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj says "gated-gelu".
+    # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj is "gated-gelu".
     activation = section.get("dense_act_fn") or {"gelu": "gelu_new"}.get(name, name)
     found = fields(path, "text_config", T5Config, section)
     found.setdefault("num_decoder_layers", found.get("num_layers", T5Config.num_layers))
