@@ -25,8 +25,8 @@ COMMANDS = {
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
-"""Command -> summary. Each command has two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and in
-``commands/``, with ``run``, which is imported only after the command line has been checked."""
+"""Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
+in ``commands/``, with ``run``, which is imported only after the command line has been checked."""
 
 COMPILING = ("train", "evaluate", "answer", "ablate")
 """Commands that run a model. (JAX does not cache the programs that `plan` compiles for an absent slice.)"""

@@ -36,7 +36,8 @@ class Family:
       describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
         changed something.
       processor: (directory, configuration) -> the processor.
-      draft: (model_type, part -> its directory, seed) -> a new directory made of parts (`convert.ingredients`).
+      draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
+        assemble one (`convert.ingredients`).
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -45,7 +46,7 @@ class Family:
     ignored: Callable[[Any], re.Pattern[str]]
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
-    draft: Callable[[str, Mapping[str, Path], int], Draft]
+    draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
 
 
 INSTRUCTBLIP = Family(
@@ -151,9 +152,11 @@ def assemble(
     """
     ingredients.check(model_type, parts)
     family = FAMILIES[model_type]
+    make = family.draft
+    assert make is not None
     return engine.assemble(
         Path(out),
-        lambda: family.draft(model_type, parts, seed),
+        lambda: make(model_type, parts, seed),
         list(parts.values()),
         family.read_config,
         family.rules,

@@ -1,5 +1,5 @@
-"""Checkpoints as found in the field, from the command line: saved again by today's transformers, next to the index of an
-earlier save, with several end tokens."""
+"""Checkpoints as found in the field, from the command line: saved again by today's transformers, next to the index of
+an earlier save, with several end tokens."""
 
 import json
 import shutil

@@ -306,7 +306,7 @@ def test_a_q_former_of_another_tower_is_refused(parts, tmp_path):
 
 
 def test_every_combination_has_its_family():
-    assert combinations.SYSTEMS.keys() <= families.FAMILIES.keys()
+    assert all(families.FAMILIES[system].draft for system in combinations.SYSTEMS)
     for ways in combinations.SYSTEMS.values():
         for required, optional in ways:
             assert {*required, *optional} <= combinations.PARTS.keys()
