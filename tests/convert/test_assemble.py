@@ -127,30 +127,33 @@ def test_every_tensor_is_a_parts_or_is_drawn(parts, made, case):
     assert len(set(values)) == len(values)  # each has draws of its own
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["instructblip", "blip-2-qformer", "blip-2-bert"])
 def test_it_loads_learns_and_is_exported(made, tmp_path, case):
-    model = ib.from_pretrained(made / case, dtype="float32")
-    processor = ib.Processor.from_pretrained(made / case)
+    model, processor = ib.from_pretrained(made / case, dtype="float32"), ib.Processor.from_pretrained(made / case)
     pictures = list(np.random.default_rng(0).integers(0, 255, (2, toys.SIZE, toys.SIZE, 3), np.uint8))
-    texts, answers = (
-        (["a b ca", "ab"], ["cab", "a"]) if "llama" in str(model.config.text) else (["red ?", "3"], ["3", "4"])
-    )
+    texts, answers = (["a b ca", "ab"], ["cab", "a"]) if case == "blip-2-bert" else (["red ?", "3"], ["3", "4"])
     batch = processor(pictures, texts, answers)
     before, grads = ib.gradients(model, batch)
-    assert {name for name, x in grads.items() if not np.isfinite(x).all()} == set()
+    assert all(np.isfinite(x).all() for x in grads.values())
     assert all(np.abs(grads[name]).max() > 0 for name in ("query_tokens", "language_projection.weight"))
-    rules = model.family.rules(model.config)
-    for path, x in model.train.items():
-        if path.startswith("projector/"):
-            gradient = grads[rules[path].theirs]
-            model.train[path] = x - np.float32(0.05) * (gradient.T if gradient.ndim == 2 else gradient)
-    after = float(ib.loss(model, batch)[0])
-    assert after < float(before)
+    for path, name in (
+        ("projector/kernel", "language_projection.weight"),
+        ("projector/bias", "language_projection.bias"),
+    ):
+        model.train[path] = model.train[path] - np.float32(0.05) * grads[name].T
+    after, _ = ib.gradients(model, batch)
+    assert float(after) < float(before)
     model.save_pretrained(tmp_path / "out")
     again = ib.from_pretrained(tmp_path / "out", dtype="float32")
     assert checkpoints.leaves_equal(checkpoints.host(again.train), checkpoints.host(model.train))
-    assert float(ib.loss(again, batch)[0]) == after
-    assert len(ib.generate(again, processor, pictures, texts, max_new_tokens=2)) == 2
+    assert checkpoints.leaves_equal(checkpoints.host(again.frozen), checkpoints.host(model.frozen))
+
+
+@pytest.mark.parametrize("case", ["instructblip-llama", "blip-2-new"])
+def test_it_loads_and_answers(made, case):
+    model, processor = ib.from_pretrained(made / case, dtype="float32"), ib.Processor.from_pretrained(made / case)
+    picture = np.full((toys.SIZE, toys.SIZE, 3), 90, np.uint8)
+    assert ib.generate_ids(model, processor(picture, "a b"), max_new_tokens=2).shape == (1, 2)
 
 
 @pytest.mark.parametrize("case", ["instructblip", "blip-2-qformer", "blip-2-bert"])
