@@ -128,7 +128,7 @@ def run(all_sets, process, tmp_path_factory):
     settings = {
         name: {"num_beams": 1, "max_new_tokens": 3, "min_new_tokens": 0}
         for name in (*JUDGED, *HELD_OUT)
-        if SUITE[name].way == "generate" and name != "nocaps"
+        if SUITE[name].mode == "generate" and name != "nocaps"
     }
     settings["nocaps"] = {"num_beams": 2, "max_new_tokens": 3, "min_new_tokens": 1}
     fields = {"model": root / "model", "steps": STEPS, "sets": sets, "out": out, "settings": settings}
