@@ -238,7 +238,8 @@ def resolve(config: ConfigDict) -> RunConfig:
     """Check and freeze a configuration. Raises ValueError naming the field."""
     values = _values(config, "config")
     for name in FORMER_FIELDS.keys() & values.keys():
-        warnings.warn(f"config.{name} is now config.system.{name}", FutureWarning, stacklevel=2)
+        # A command resolves its configuration several times; a warning from one line is shown once.
+        warnings.warn(f"config.{name} is now config.system.{name}", FutureWarning, stacklevel=1)
     return _build(RunConfig, _moved(values), "config")
 
 
