@@ -22,7 +22,7 @@ STEPS = 6
 SPLITS = {"gqa": "train_balanced", "vsr": "zeroshot/train", "iconqa": "choose_txt/train", "scienceqa": "train_img"}
 """Training splits that are not called "train"; NoCaps has none, and lends its val."""
 CONFIG = """
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
 
 def get_config():
     config = paper("{model}", 8, {{"": {{}}}}, "")
