@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from instructblip_jax.data import prepared
-from instructblip_jax.datasets.prepare import finish, shards
+from instructblip_jax.data.places import REPORT
+from instructblip_jax.datasets.prepare import shards
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_changed_files_are_refused_by_name_and_overwritten_on_demand(prepare, tm
     assert result.code == 0, result.err
     assert told["kept"] is False
     assert len(answers(tmp_path)) != rows
-    assert [path.name for path in (tmp_path / "o" / "own").iterdir()] == ["2.0.0"]
+    assert [path.name for path in (tmp_path / "o" / "own").iterdir()] == ["3.0.0"]
     assert prepare()[1]["kept"] is True
 
 
@@ -148,7 +149,7 @@ def test_what_is_written_into_the_source_is_no_part_of_it(cli, source):
 
 def test_a_set_of_an_earlier_version_is_accepted_with_a_note(prepare, tmp_path, source):
     assert prepare("--validation=0.2")[0].code == 0
-    report = tmp_path / "o" / "own" / "2.0.0" / finish.REPORT
+    report = tmp_path / "o" / "own" / "3.0.0" / REPORT
     told = json.loads(report.read_text())
     del told["configuration"]["files"]
     report.write_text(json.dumps(told))

@@ -124,8 +124,8 @@ def test_what_can_be_refused_is_refused_before_anything_takes_long(cli, world, t
     given = ("train", f"--config={world / 'tiny.py'}")
     for more, words in (
         (["--workdir=/proc/nope"], "/proc/nope: cannot be written to"),
-        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'mine')"], "mine/2.0.0: no such prepared set"),
-        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'count:dev')"], "count/2.0.0: has no split 'dev'"),
+        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'mine')"], "mine/3.0.0: no such prepared set"),
+        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'count:dev')"], "count/3.0.0: has no split 'dev'"),
         ([f"--workdir={run}", "--config.validate_every=-2"], "config.validate_every is -2"),
     ):
         result = cli(*given, *more)
