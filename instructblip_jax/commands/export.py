@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from absl import flags
@@ -13,7 +13,6 @@ from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.run.checkpoint import fingerprint
-from instructblip_jax.run.config import RunConfig
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.systems.build import Arrays, abstract
 from instructblip_jax.systems.protocol import SystemConfig
@@ -56,16 +55,9 @@ def _trained(directory: Path, config: SystemConfig, path: str) -> tuple[SystemCo
     checkpoint's step. The model is not loaded."""
     workdir = Workdir(path)
     saved = workdir.saved_config()
-    config = config.configured(**_options(saved))
+    config = config.configured(**saved.system_options())
     _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=saved.trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks only for shapes and places
     step = workdir.restore_into(train, None, fingerprint(directory))
     rules = families.family_of(directory).rules(config)
     return config, dict(save.tensors(rules, train)), step
-
-
-def _options(saved: RunConfig) -> dict[str, Any]:
-    # MERGE: replace by saved.system_options(), which RUN is adding.
-    if hasattr(saved, "system_options"):
-        return saved.system_options()
-    return {"image_size": saved.image_size, "instruct_qformer": saved.instruct_qformer}
