@@ -7,7 +7,7 @@ import pytest
 import toys
 
 import instructblip_jax as ib
-from instructblip_jax.convert.export import export
+from instructblip_jax import families
 from instructblip_jax.processors.image import ImageProcessor
 
 OLD, NEW = "preprocessor_config.json", "processor_config.json"
@@ -101,7 +101,7 @@ def test_an_export_for_larger_pictures_says_so_in_every_file(tmp_path, kind):
     checkpoints.write(source, checkpoints.config_json(kind, checkpoints.MINI))
     files = {name: of(42) for name in ("preprocessor", "video_preprocessor")}
     write(source, **files, processor={"image_processor": of(42), "video_processor": of(42), "num_query_tokens": 6})
-    export(tmp_path / "out", source, {}, image_size=size)
+    families.export(tmp_path / "out", source, families.read_config(source).configured(image_size=size), {})
     for name in files:
         assert json.loads((tmp_path / "out" / f"{name}_config.json").read_text()) == of(size)
     assert json.loads((tmp_path / "out" / NEW).read_text()) == {

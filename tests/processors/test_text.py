@@ -95,7 +95,7 @@ def test_only_the_qformer_loses_the_beginning_of_an_instruction_and_says_so(dire
         warnings.simplefilter("always")
         row = processor.encode(numbered, numbered)
         processor.encode(f"{numbered} 1", "2")
-        assert processor.qformer_limit == positions < 128
+        assert processor.config.instruction_limit(training=True) == positions < 128
         trained = processor.encode(numbered, numbered, training=True)
     (warning,) = told  # the second one is not told again
     own, bert = theirs(directory, "left"), theirs(directory / "qformer_tokenizer", "left")
@@ -121,12 +121,18 @@ def test_training_reads_what_the_original_read(directory, tmp_path):
     processor = Processor.from_pretrained(copy)
     numbered = " ".join(str(n % 10) for n in range(300))
     whole, trained = processor.encode(numbered), processor.encode(numbered, training=True)
-    assert len(trained["qformer_input_ids"]) == processor.qformer_limit == 128
+    assert len(trained["qformer_input_ids"]) == processor.config.instruction_limit(training=True) == 128
     np.testing.assert_array_equal(trained["qformer_input_ids"][1:], whole["qformer_input_ids"][-127:])
     assert len(whole["qformer_input_ids"]) == 302
     np.testing.assert_array_equal(trained["input_ids"], whole["input_ids"])
-    assert processor.lengths(whole, 600) == {"input_ids": 600, "qformer_input_ids": 512}
-    assert processor.lengths(whole, 320) == {"input_ids": 320, "qformer_input_ids": 320}
+    assert processor.lengths(whole) == (max(map(len, whole.values())), 0)
+    for asked, training, read in ((600, False, 512), (320, False, 320), (600, True, 128), (64, True, 64)):
+        short = processor.encode("which ?")
+        batch = processor.batch([short], asked, training=training)
+        assert {key: x.shape[1] for key, x in batch.items() if "ids" in key} == {
+            "input_ids": asked,
+            "qformer_input_ids": read,
+        }
 
 
 def test_a_batch_is_the_reference_processors(directory):
