@@ -5,8 +5,8 @@
 The directory is written if it is not there yet: a sparse ``config.json`` as the public one is, bfloat16 weights in
 files of at most 5 GB (8 or 16 GB in all), small tokenizers. A fresh process then loads it in bfloat16 and answers
 twice. Two figures of its memory are reported: VmHWM, the highest resident size, includes pages of mapped files, which
-the system may take back at any time; RssAnon, sampled, is the process's own memory. The files are first dropped from the
-page cache.
+the system may take back at any time; RssAnon, sampled, is the process's own memory. The files are first dropped from
+the page cache.
 """
 
 import argparse
