@@ -1,6 +1,6 @@
-"""Compiled programs are kept in the user's cache folder, so that only the first start waits for the compiler.
+"""JAX's persistent compilation cache in the user's cache directory: only the first start waits for the compiler.
 
-JAX reads where from environment variables, so that this costs no command the seconds in which jax is imported.
+It is set up through environment variables, so that no command pays the seconds of importing jax for it.
 """
 
 import os
@@ -11,40 +11,42 @@ from filelock import FileLock
 
 GIB = 2**30
 BOUND = 4 * GIB
-"""Bytes that are kept; what was not used for longest goes first."""
+"""Size limit in bytes; the least recently used programs are removed first."""
 SPARE = GIB
-"""Bytes that the disk must have left: a disk that fills up would fail each write."""
+"""Bytes that must be free on the disk: on a full one every write would fail."""
 SECONDS = 0.05
-"""Programs that compile faster are not kept: they are many, and save nothing that was measured."""
+"""Programs that compile faster than this are not kept: there are many of them, and they save no measurable time."""
 
 HELP = f"""Compiled programs are kept for the next start in ~/.cache/instructblip_jax (below $XDG_CACHE_HOME, if that is
-set), {BOUND // GIB} GiB at most: the least recently used go first. JAX_COMPILATION_CACHE_DIR=DIR keeps them in DIR,
-without a bound (JAX_COMPILATION_CACHE_MAX_SIZE=BYTES gives it one); JAX_COMPILATION_CACHE_DIR= (empty) keeps none."""
+set), at most {BOUND // GIB} GiB; the least recently used are removed first. JAX_COMPILATION_CACHE_DIR=DIR keeps them in
+DIR, without a limit (JAX_COMPILATION_CACHE_MAX_SIZE=BYTES sets one); JAX_COMPILATION_CACHE_DIR= (empty) keeps none."""
 
 
 def use() -> str:
-    """Point JAX to the folder, unless JAX_COMPILATION_CACHE_DIR does. Returns why none is used, "" where one is."""
+    """Set JAX's cache directory, unless the environment does. Returns why there is no cache, or "" if there is one."""
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(SECONDS))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return ""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lockfile", timeout=10):  # JAX's own, by which it bounds the folder
+        with FileLock(folder / ".lockfile", timeout=10):  # the lock that JAX holds while it limits the size
             _remove_unfinished(folder)
-        left = shutil.disk_usage(folder).free
-    except (OSError, RuntimeError) as error:  # no home; not writable; a file system without locks
+        free = shutil.disk_usage(folder).free
+    except (OSError, RuntimeError) as error:  # no home directory; not writable; a file system without locks
         return str(error)
-    if left < SPARE:
-        return f"{folder}: the disk has {left / GIB:.1f} GiB left, {SPARE / GIB:.0f} are needed"
+    if free < SPARE:
+        return f"{folder}: the disk has {free / GIB:.1f} GiB free, at least {SPARE / GIB:.0f} GiB is needed"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(BOUND))
     return ""
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """A program without its time of use is half written (the process was killed, the disk full), or from before the
-    folder was bounded. JAX could neither read it nor, while it lies there, write any other."""
+    """Remove programs that have no access-time file: half-written ones (killed process, full disk) or very old ones.
+
+    JAX could not read such a program, nor write any other one while it is there.
+    """
     for program in folder.glob("*-cache"):
         if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
             program.unlink()

@@ -1,7 +1,7 @@
-"""What an array holds as one number: the same for the same bits, however the array lies on devices.
+"""Digests of arrays: one number per array, equal for equal bits, however the array is sharded.
 
-The bits of each element are mixed with its position, and the results added modulo 2**32. A change of one element always
-shows, for its term is a bijection of its bits; swaps and larger damage show but for one case in 2**32.
+The bits of each element are mixed with its position, and the results are added modulo 2**32. A change of one element is
+always detected, because its term is a bijection of its bits; swaps and larger damage are missed in one of 2**32 cases.
 """
 
 from typing import Any
@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_CHUNK = 1 << 18  # elements: what a processor's cache holds with all intermediate results
+_CHUNK = 1 << 18  # elements that fit a processor's cache with all intermediate results
 
 
 def of_devices(tree: Any) -> dict[str, int]:
-    """Path -> digest of every array of a tree, computed where the arrays lie; the same on every process."""
+    """Path -> digest of every array of a tree, computed on the arrays' devices; the same in every process."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    # One after the other: programs in flight together may wait for one another's collectives on CPU devices.
+    # One at a time: on CPU devices, programs in flight together may block one another's collectives.
     return {_name(path): int(_summed(x)) for path, x in flat}
 
 
 def of_host(tree: Any) -> dict[str, int]:
-    """`of_devices` of NumPy arrays, computed here."""
+    """The digests of `of_devices`, for NumPy arrays, computed on the host."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {_name(path): _sum(x) for path, x in flat}
 
@@ -31,7 +31,7 @@ def _name(path: tuple) -> str:
 
 
 def _mix(bits: Any, position: Any) -> Any:
-    """uint32 and uint32 -> uint32, of NumPy or JAX."""
+    """Mix uint32 bits with uint32 positions -> uint32, for NumPy or JAX arrays."""
     mixed = (bits ^ (position * np.uint32(0x9E3779B1))) * np.uint32(0x85EBCA6B)
     return mixed ^ (mixed >> np.uint32(15))
 
@@ -47,9 +47,9 @@ def _sum(x: np.ndarray) -> int:
 
 @jax.jit
 def _summed(x: jax.Array) -> jax.Array:
-    """uint32 scalar, on every device that holds a part of ``x``."""
+    """Digest, a uint32 scalar, on every device that holds a part of ``x``."""
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
     position = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):  # no reshaping: a split array stays where it is
+    for axis, size in enumerate(x.shape):  # no reshape, so that a sharded array stays in place
         position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     return jnp.sum(_mix(bits, position), dtype=jnp.uint32)

@@ -1,6 +1,6 @@
-"""A job of several processes, formed from the environment. A lone process is a job of one, and asks nobody.
+"""Jobs of several processes, configured by the environment. A single process needs no configuration.
 
-Recognised, in this order: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID, all three; a Slurm
+Recognized, in this order: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID, all three; a Slurm
 step of several tasks; the hosts of a TPU pod slice, or of several slices. Every process runs the same command.
 """
 
@@ -21,27 +21,27 @@ from jax.experimental import multihost_utils
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 START_SECONDS = 300
-"""How long the processes of a job wait for one another at the start."""
+"""Time that the processes of a job wait for one another at the start."""
 HEARTBEAT_SECONDS = 40
-"""A process that was not heard of for so long is taken for dead, and the others end."""
-_AGAIN = "start the job again: it goes on from the last checkpoint"
-_LAST_WORDS = (
-    'read -r said || echo "instructblip: this process was ended, most likely because another process of this job is '
-    f'gone, whose own messages may tell why; {_AGAIN}" >&2'
+"""A process that sends nothing for this long is considered dead, and the others end."""
+_AGAIN = "start the job again: it resumes from the last checkpoint"
+_OBITUARY = (
+    'read -r line || echo "instructblip: this process was aborted, most likely because another process of this job '
+    f'died, whose own messages may say why; {_AGAIN}" >&2'
 )
-_GONE = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
-"""Words of the errors that the end of another process brings, in lower case."""
+_PEER_LOST = ("gloo", "coordination service", "heartbeat", "connection closed by peer", "connection reset", "barrier")
+"""Words, in lower case, of the errors that the end of another process causes."""
 
 
-_shell: subprocess.Popen | None = None
+_obituary: subprocess.Popen | None = None
 
 
 def start() -> None:
-    """Join the job that the environment describes; called before anything else is asked of jax.
+    """Join the job that the environment describes. Call it before any other use of jax.
 
-    The first process alone talks: what the others print goes nowhere, but for errors.
+    Only the first process prints: the standard output of the others is discarded (standard error is not).
 
-    Raises ValueError for an environment that is wrong or incomplete, ConnectionError where the others are not reached.
+    Raises ValueError if the environment is wrong or incomplete, ConnectionError if the others cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -51,7 +51,7 @@ def start() -> None:
         if count > 1:
             if index:
                 _wait_for(address)
-            # "deactivate": what else the environment says (Slurm, say) does not count.
+            # "deactivate": ignore what else is in the environment, such as Slurm's variables.
             _initialize(address, count, index, cluster_detection_method="deactivate")
     elif "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
         _initialize(local_device_ids=slurm_devices(environment))
@@ -63,7 +63,7 @@ def start() -> None:
 
 def _initialize(*job: Any, **options: Any) -> None:
     options |= {"initialization_timeout": START_SECONDS, "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
-    _leave_last_words()
+    _start_obituary()
     try:
         jax.distributed.initialize(*job, **options)
     except RuntimeError as error:
@@ -72,49 +72,57 @@ def _initialize(*job: Any, **options: Any) -> None:
             f"({str(error).splitlines()[0]}); start all of them, with the same coordinator address"
         ) from error
     if jax.default_backend() == "cpu":
-        # There only the first process finds its programs in the cache; the others would compile while it waits for them
-        # in its first collective, longer than the 30 s that Gloo allows.
+        # On CPU only the first process finds its programs in the cache; the others would still be compiling while it
+        # waits in its first collective, for longer than the 30 s that Gloo allows.
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def _leave_last_words() -> None:
-    """A shell that speaks when this process ends without a word: jax aborts it when it learns that another one died,
-    and nothing of ours runs then. It reads from a pipe, which says something after an ordinary end."""
-    global _shell
-    _shell = subprocess.Popen(["sh", "-c", _LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True)
-    atexit.register(_say_nothing)
+def _start_obituary() -> None:
+    """Start a shell that prints `_OBITUARY` if this process is aborted.
+
+    When another process dies, jax calls abort(): no Python of this process runs any more. The shell reads from a pipe.
+    After a normal exit it gets a line; after an abort the pipe is closed without one, and it prints.
+    """
+    global _obituary
+    _obituary = subprocess.Popen(["sh", "-c", _OBITUARY], stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(_cancel_obituary)
 
 
-def _say_nothing() -> None:
-    if _shell is not None and _shell.poll() is None:
-        _shell.communicate(b"said\n")
+def _cancel_obituary() -> None:
+    if _obituary is not None and _obituary.poll() is None:
+        _obituary.communicate(b"normal exit\n")
 
 
 def explicit(environment: Mapping[str, str]) -> tuple[str, int, int]:
-    """The coordinator's address, the number of processes and this one's index. Raises ValueError naming a variable."""
+    """The coordinator's address, the number of processes and the index of this one, from the three variables.
+
+    Raises ValueError naming the variable that is missing or wrong.
+    """
     missing = [name for name in EXPLICIT if not environment.get(name)]
     if missing:
         raise ValueError(
             f"{', '.join(missing)} is not set; a job of several processes needs {', '.join(EXPLICIT)}, "
-            "and a lone process none of them"
+            "and a single process none of them"
         )
     address, *numbers = (environment[name] for name in EXPLICIT)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it is HOST:PORT of process 0, such as 10.0.0.2:8476")
+        raise ValueError(
+            f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT of process 0, such as 10.0.0.2:8476"
+        )
     for name, text in zip(EXPLICIT[1:], numbers, strict=True):
         if not text.isdigit():
-            raise ValueError(f"{name} is {text!r}; it is a whole number")
+            raise ValueError(f"{name} is {text!r}; it must be a whole number")
     count, index = map(int, numbers)
     if index >= count:
-        raise ValueError(f"JAX_PROCESS_ID is {index}; with JAX_NUM_PROCESSES={count} it goes from 0 to {count - 1}")
+        raise ValueError(f"JAX_PROCESS_ID is {index}; with JAX_NUM_PROCESSES={count} it must be from 0 to {count - 1}")
     return address, count, index
 
 
 def slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
-    """The GPUs of this Slurm task among those it sees: its share, or all where it sees no other task's.
+    """Indices of this Slurm task's GPUs among the visible ones: its share, or all if they are visible to it alone.
 
-    None where Slurm gives no GPUs, or JAX_LOCAL_DEVICE_IDS says which. JAX alone would always take one a task.
+    None if Slurm assigns no GPUs or JAX_LOCAL_DEVICE_IDS selects them. JAX's own default is one GPU per task.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if not visible or "JAX_LOCAL_DEVICE_IDS" in environment:
@@ -128,12 +136,12 @@ def slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _several_tpu_hosts(environment: Mapping[str, str]) -> bool:
-    """Whether this is a host of a TPU pod slice with others, or of several slices."""
+    """True on a host of a TPU pod slice that has several hosts, or of one of several slices."""
     if "tpu" not in environment.get("JAX_PLATFORMS", "tpu"):
         return False
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     slices = environment.get("MEGASCALE_NUM_SLICES")
-    # Importing jax has set TPU_SKIP_MDS_QUERY on every machine without TPU chips.
+    # Importing jax sets TPU_SKIP_MDS_QUERY on machines without TPU chips.
     if hosts is None and "TPU_SKIP_MDS_QUERY" not in environment:
         hosts = _metadata(environment, "worker-network-endpoints")
         lines = (line.partition(":") for line in _metadata(environment, "tpu-env").splitlines())
@@ -142,7 +150,7 @@ def _several_tpu_hosts(environment: Mapping[str, str]) -> bool:
 
 
 def _metadata(environment: Mapping[str, str], key: str) -> str:
-    """An attribute of this virtual machine on Google's cloud; empty where there is none."""
+    """An attribute of this Google Cloud virtual machine; "" if there is none."""
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     try:
@@ -154,7 +162,7 @@ def _metadata(environment: Mapping[str, str], key: str) -> str:
 
 
 def _wait_for(address: str) -> None:
-    """Return when process 0 listens. Raises ConnectionError naming the address; jax's own wait aborts the process."""
+    """Wait until process 0 listens. Raises ConnectionError naming the address; jax's own wait would abort instead."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + START_SECONDS
     while True:
@@ -165,43 +173,43 @@ def _wait_for(address: str) -> None:
             if time.monotonic() > deadline:
                 raise ConnectionError(
                     f"JAX_COORDINATOR_ADDRESS {address}: not reached within {START_SECONDS} s ({error}); "
-                    "start process 0, and look at the address and the firewall"
+                    "start process 0, and check the address and the firewall"
                 ) from error
             time.sleep(0.2)
 
 
 def is_writer() -> bool:
-    """Whether this process writes logs and result files: the first one."""
+    """True in the first process, the only one that writes logs and result files."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Return when every process has come here."""
+    """Wait until every process has reached this call. ``name`` is the same in all of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def from_first(answer: Any) -> Any:
-    """Process 0's value on every process: something small that JSON can hold. All processes must call it."""
+def from_first(value: Any) -> Any:
+    """Broadcast process 0's value, small and JSON-serializable, to all processes. All of them must call it."""
     if jax.process_count() == 1:
-        return answer
-    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(text, size))))
 
 
 def lost(error: Exception) -> str | None:
-    """What to tell of an error that the end of another process brought; None for any other error."""
+    """Message for an error that the end of another process caused; None for any other error."""
     text = str(error)
-    if not jax.distributed.is_initialized() or not any(word in text.lower() for word in _GONE):
+    if not jax.distributed.is_initialized() or not any(word in text.lower() for word in _PEER_LOST):
         return None
     return f"another process of this job is gone ({text.splitlines()[0][:120]}); {_AGAIN}"
 
 
 def leave(code: int) -> None:
-    """End this process at once after a failure in a job of several: an ordinary exit would wait for the others."""
+    """End this process at once after a failure, if it is one of several: a normal exit would wait for the others."""
     if jax.distributed.is_initialized():
-        _say_nothing()
+        _cancel_obituary()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

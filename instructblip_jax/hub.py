@@ -1,4 +1,4 @@
-"""A model's name -> its directory."""
+"""Resolve a model's name (a directory, hub id or gs:// path) to a local directory."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from instructblip_jax import files
 
 WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt", "*.model", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SMALL = 1 << 20  # bytes; what is smaller may change without changing its size, and is fetched every time
+_SMALL = 1 << 20  # bytes; smaller files may change without changing their size, so they are fetched every time
 _PIECE = 1 << 24  # bytes read at once
 
 
 def resolve(model: str | Path) -> Path:
-    """A directory as it is; a hub id ("org/name") through the hub's cache, a gs:// one through a cache of ours.
+    """Return a directory as it is, download a hub id ("org/name") into the hub's cache, copy gs:// into our own cache.
 
-    Raises FileNotFoundError for none of these.
+    Raises FileNotFoundError if ``model`` is none of these or cannot be downloaded.
     """
     if str(model).startswith("gs://"):
         return _copy(str(model))
@@ -34,13 +34,14 @@ def resolve(model: str | Path) -> Path:
         return Path(snapshot_download(str(model), allow_patterns=WANTED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"{model}: neither a directory here nor to be had from the hub ({reason})") from error
+        raise FileNotFoundError(f"{model}: not a local directory, and not available from the hub ({reason})") from error
 
 
 def _copy(model: str) -> Path:
-    """The files of gs://BUCKET/PATH that a model has, under ~/.cache/instructblip_jax/gs/BUCKET/PATH.
+    """Copy the files of a model at gs://BUCKET/PATH to ~/.cache/instructblip_jax/gs/BUCKET/PATH.
 
-    A weight file that is there in its size is not fetched again; one that is not whole is under another name.
+    A large file that is already there in the right size is not fetched again. Files being fetched have another name.
+    Raises FileNotFoundError if there is no config.json, ValueError if support for gs:// is not installed.
     """
     files.check_installed(model)
     remote = epath.Path(model)
@@ -50,7 +51,7 @@ def _copy(model: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "instructblip_jax" / "gs"
     local = cache / model.removeprefix("gs://").strip("/")
     sizes = {name: path.stat().length for name, path in found.items()}
-    for path in list(local.glob("*")):  # of a model that was there before
+    for path in list(local.glob("*")):  # left by a model that was there before
         if path.is_file() and path.suffix != ".partial" and path.name not in found:
             path.unlink()
     with tqdm(total=sum(sizes.values()), desc=f"fetching {model}", unit="B", unit_scale=True, delay=2) as bar:
@@ -65,7 +66,9 @@ def _copy(model: str) -> Path:
 
 def _fetch(remote: epath.Path, path: Path, bar: tqdm) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes of a host may fetch at once
+    partial = path.with_name(
+        f"{path.name}.{os.getpid()}.partial"
+    )  # several processes of a host may fetch at the same time
     with remote.open("rb") as source, partial.open("wb") as target:
         while piece := source.read(_PIECE):
             target.write(piece)

@@ -1,4 +1,4 @@
-"""Device meshes, and arrays put on them."""
+"""Device meshes, and moving arrays to and from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -13,16 +13,17 @@ from instructblip_jax.sharding import BATCH_AXES, MESH_AXES, partition_spec
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, fsdp, tensor) mesh over the devices (default: all of them); one of the sizes may be -1, "the rest".
+    """Make a (data, fsdp, tensor) mesh over the devices (default: all of them); one of the sizes may be -1, "the rest".
 
-    Several TPU slices lie along data: the slow network between them then carries gradients alone. Raises ValueError
-    when the sizes do not multiply to the number of devices, or data is not a multiple of the number of slices.
+    Several TPU slices are placed along data, so that the slow network between them carries only gradients. Raises
+    ValueError if the product of the sizes is not the number of devices, or if data is not a multiple of the number of
+    slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(f"mesh {sizes}: sizes are positive, and at most one of them is -1 (the rest)")
+        raise ValueError(f"mesh {sizes}: sizes must be positive, except that one of them may be -1 (the rest)")
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
     if free:
         sizes[free[0]] = max(1, len(devices) // fixed)
@@ -31,9 +32,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
             f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor} do not divide the {len(devices)} devices of "
             f"this run; choose sizes whose product is {len(devices)} (one of them may be -1)"
         )
-    # Auto axes: the compiler places the activations; explicit ones would have every matrix product annotated by hand.
+    # Auto axes: the compiler shards the activations; explicit axes would need annotations at every matrix product.
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(sizes)
-    # GPUs have a "slice" a node; between nodes any axis may lie. Devices that are compiled for may have no such number.
+    # On GPUs every node is a "slice", and any axis may cross nodes. Compile-only devices may lack the index.
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
     if slices == 1:
         return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
@@ -45,35 +46,35 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
 
 
 def single_device_mesh() -> Mesh:
-    """The mesh of one device, so that one device and many run the same code."""
+    """Mesh of one device, so that one device and many run the same code."""
     return make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Over how many devices a batch is split: the global batch size must be a multiple of it."""
+    """Number of devices that a batch is split over; the global batch size must be a multiple of it."""
     return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))
 
 
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """How a batch of so many rows lies: split over all axes of the mesh, or the first of them that divide it."""
+    """Sharding of a batch of ``rows`` rows: over all mesh axes, or over the first of them whose sizes divide it."""
     return NamedSharding(mesh, partition_spec(("batch",), (rows,), mesh, "replicated"))
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Which rows of a batch of so many this host's devices hold, ascending: the ones it has to make."""
-    held = batch_sharding(mesh, rows).addressable_devices_indices_map((rows,)).values()
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
+    """Indices, ascending, of the rows that this host's devices hold of a batch of ``rows``: those it has to make."""
+    slices = batch_sharding(mesh, rows).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in slices]))
 
 
 def put_rows(
     mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array], own: np.ndarray, rows: int
 ) -> dict[str, jax.Array]:
-    """This host's rows ``own`` (see `local_rows`) of a batch of ``rows`` -> global arrays.
+    """This host's rows ``own`` (see `local_rows`) of a batch of ``rows`` -> global arrays [rows, ...].
 
-    They are the same arrays whatever the number of hosts.
+    The global arrays do not depend on the number of hosts.
     """
     sharding = batch_sharding(mesh, rows)
-    if sharding.is_fully_addressable:  # the devices of one host: one call for all, in half the time
+    if sharding.is_fully_addressable:  # devices of one host only: a single call takes half the time
         return jax.device_put(dict(batch), sharding)
 
     def place(x: np.ndarray | jax.Array) -> jax.Array:
@@ -91,7 +92,7 @@ def put_rows(
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
-    """A batch that every host has as a whole -> global arrays, the rows split as `batch_sharding` says."""
+    """A batch that every host has in full -> global arrays, sharded by `batch_sharding`."""
     rows = next(iter(batch.values())).shape[0]
     return put_rows(mesh, batch, np.arange(rows), rows)
 
@@ -102,7 +103,7 @@ def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """A global array as a whole, on every host; all of them must call it."""
+    """Copy a global array in full to every host. All hosts must call it."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
         assert isinstance(x.sharding, NamedSharding)
         x = _gather(x.sharding.mesh)(x)
@@ -110,7 +111,7 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that are not on the mesh yet (optimizer counters, keys) -> replicated over it."""
+    """Replicate those arrays of a tree that are not on the mesh yet (optimizer counters, keys)."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(x: Any) -> jax.Array:

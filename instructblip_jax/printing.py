@@ -1,4 +1,4 @@
-"""Printing to a reader that may go away: `instructblip train ... | head -1` trains to the end."""
+"""Output to a reader that may go away: `instructblip train ... | head -1` trains to the end."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import Any, TextIO, cast
 
 
 class _Output:
-    """A stream that prints to nowhere, without an error, from when nobody reads it any more."""
+    """A stream that discards what is written, without an error, once its reader has closed it."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -20,29 +20,29 @@ class _Output:
         try:
             self._stream.write(text)
         except BrokenPipeError:
-            self._leave()
+            self._discard()
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            self._leave()
+            self._discard()
 
-    def _leave(self) -> None:
-        """Discard the stream's buffer, and all later output of libraries and of child processes."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _discard(self) -> None:
+        """Redirect to /dev/null: the stream's buffer and all later output, also of libraries and child processes."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
 
 @contextlib.contextmanager
 def whoever_reads() -> Iterator[None]:
-    """Within it stdout and stderr may be closed by who reads them; what is printed is flushed at its end."""
-    out, err = (stream and cast(TextIO, _Output(stream)) for stream in (sys.stdout, sys.stderr))  # None: closed before
+    """Context in which the readers of stdout and stderr may close them. Both are flushed at the end."""
+    out, err = (stream and cast(TextIO, _Output(stream)) for stream in (sys.stdout, sys.stderr))  # None: already closed
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield
         finally:
             for output in filter(None, (out, err)):
-                with contextlib.suppress(OSError):  # a full disk, which Python tells when it ends
+                with contextlib.suppress(OSError):  # a full disk, which Python reports when it exits
                     output.flush()

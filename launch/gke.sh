@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# TPU slices of a GKE cluster: an image of this checkout, and a JobSet that runs it on every host of every slice.
+# TPU slices of a GKE cluster: builds an image of this checkout and runs it as a JobSet on every host of every slice.
 #
-#   bash launch/gke.sh [--dry-run] image               build launch/Dockerfile, and push it
+#   bash launch/gke.sh [--dry-run] image               build launch/Dockerfile and push it
 #   bash launch/gke.sh [--dry-run] apply COMMAND ...   start `instructblip COMMAND ...` as a JobSet
-#   bash launch/gke.sh [--dry-run] logs                of process 0, as they come
+#   bash launch/gke.sh [--dry-run] logs                follow the log of process 0
 #   bash launch/gke.sh [--dry-run] status | delete
 #
-# The cluster has node pools of the slices' kind and the JobSet controller (docs/clusters.md has the two commands).
-# GKE tells each host who its peers are; a lost host restarts the whole job, which resumes from its gs:// workdir. A
-# workdir on the pods' own disks is refused: it would go with them.
+# The cluster needs node pools of the slices' kind and the JobSet controller (docs/clusters.md has the two commands).
+# GKE tells each host its peers; a lost host restarts the whole job, which resumes from its gs:// workdir. A workdir on
+# the pods' own disks is refused, because it would be lost with them.
 #
 # Settings, by environment variable:
-#   NAME           the job's (default instructblip)
-#   IMAGE          REGION-docker.pkg.dev/PROJECT/REPOSITORY/instructblip:TAG;  EXTRA   what it holds (default tpu, buckets included)
+#   NAME           name of the job (default instructblip)
+#   IMAGE          REGION-docker.pkg.dev/PROJECT/REPOSITORY/instructblip:TAG
+#   EXTRA          extras to install in the image (default tpu, which includes buckets)
 #   ACCELERATOR    tpu-v6e-slice, tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v4-podslice
-#   TOPOLOGY       chips of a slice, such as 4x4;  SLICES   how many of them (default 1)
-#   CHIPS          chips of a host (default: 4, or all of a smaller slice)
-#   SPOT=1         on spot nodes;  RESTARTS   how often the job may be started again (default 100)
+#   TOPOLOGY       chips of a slice, such as 4x4;  SLICES   number of slices (default 1)
+#   CHIPS          chips per host (default: 4, or all of a smaller slice)
+#   SPOT=1         use spot nodes;  RESTARTS   maximum number of restarts of the job (default 100)
 #   ACCOUNT        Kubernetes service account that may use the bucket (default: default)
-#   CACHE          where compiled programs are kept, gs://... (default: in the pod, as long as it lives)
+#   CACHE          gs:// directory of compiled programs (default: in the pod, lost with it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
@@ -28,7 +29,7 @@ action=${1:---help}
 NAME=${NAME:-instructblip}
 selector=jobset.sigs.k8s.io/jobset-name=$NAME
 
-# launch/gke.yaml with the settings and the command in place.
+# Print launch/gke.yaml with the settings and the command filled in.
 jobset() {
     local chips hosts word args="" spot="" yaml
     chips=$((${TOPOLOGY//x/*}))
@@ -67,8 +68,8 @@ case $action in
         needs IMAGE "the image's full name"
         needs ACCELERATOR "the kind of TPU, such as tpu-v6e-slice"
         needs TOPOLOGY "the shape of a slice, such as 4x4"
-        [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || refuse "TOPOLOGY '$TOPOLOGY' is not of the form 4x4 or 2x2x4"
-        yaml=$(jobset "$@") # by itself: a refusal in a pipe would be lost
+        [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || refuse "TOPOLOGY '$TOPOLOGY' must have the form 4x4 or 2x2x4"
+        yaml=$(jobset "$@") # on its own: in a pipe, its refusal would be lost
         if [ -n "$dry" ]; then show kubectl apply --filename=- && echo "$yaml" && exit; fi
         kubectl apply --filename=- <<<"$yaml"
         echo "follow it with: NAME=$NAME bash launch/gke.sh logs"
@@ -83,8 +84,8 @@ case $action in
         ;;
     delete)
         call kubectl delete jobset "$NAME"
-        echo "$NAME is deleted. Its node pools, unless they scale to zero, stay and are billed until:"
+        echo "$NAME is deleted. Node pools that do not scale to zero remain and are billed until:"
         echo "  gcloud container node-pools delete POOL --cluster=CLUSTER --location=LOCATION"
         ;;
-    *) refuse "no '$action'; it is image, apply, logs, status or delete" ;;
+    *) refuse "no action '$action'; choose image, apply, logs, status or delete" ;;
 esac

@@ -3,14 +3,14 @@
 #
 #   bash launch/multi_gpu.sh [--dry-run] [--processes N] COMMAND [--flags]
 #
-# One process drives all GPUs, which is the simplest and rarely slower. --processes N starts N instead, a share of the
-# GPUs each, over loopback: the same job as on N machines. When one of them ends badly the others are stopped; started
-# again, the command resumes. Ctrl-C and SIGTERM reach all of them, and let them save.
+# One process drives all GPUs, which is simplest and rarely slower. --processes N starts N processes instead, each with
+# a share of the GPUs, connected over loopback: the same job as on N machines. If one of them fails, the others are
+# stopped; the same command then resumes. Ctrl-C and SIGTERM reach all processes and let them save.
 #
 # Settings, by environment variable:
 #   CUDA_VISIBLE_DEVICES     the GPUs to use (default: all that nvidia-smi lists)
 #   JAX_COORDINATOR_ADDRESS  where the processes meet (default: a free port of localhost)
-#   JAX_PLATFORMS=cpu        no GPUs: with XLA_FLAGS=--xla_force_host_platform_device_count=2 two devices a process
+#   JAX_PLATFORMS=cpu        no GPUs; two devices per process: XLA_FLAGS=--xla_force_host_platform_device_count=2
 #   and those of launch/worker.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,7 +27,7 @@ while :; do
     shift
 done
 [ $# -gt 0 ] || refuse "no command; for example: bash launch/multi_gpu.sh train --config configs/digits.py --workdir W"
-[[ $processes =~ ^[1-9][0-9]*$ ]] || refuse "--processes '$processes' is not a number above 0"
+[[ $processes =~ ^[1-9][0-9]*$ ]] || refuse "--processes '$processes' must be a number above 0"
 if [ "$processes" = 1 ]; then
     call exec bash launch/worker.sh "$@"
     exit
@@ -40,7 +40,7 @@ if [ "${JAX_PLATFORMS:-}" != cpu ]; then
     else
         mapfile -t gpus < <(nvidia-smi --list-gpus 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p')
     fi
-    [ ${#gpus[@]} -gt 0 ] || refuse "no GPU is seen here; JAX_PLATFORMS=cpu does without"
+    [ ${#gpus[@]} -gt 0 ] || refuse "no GPU is seen here; JAX_PLATFORMS=cpu runs without"
     [ $((${#gpus[@]} % processes)) = 0 ] || refuse "${#gpus[@]} GPUs cannot be shared equally by $processes processes"
 fi
 share=$((${#gpus[@]} / processes))
@@ -52,8 +52,8 @@ if [ -z "${JAX_COORDINATOR_ADDRESS:-}" ]; then
 fi
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$processes
 
-told="" pids=()
-trap 'told=yes; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+signaled="" pids=()
+trap 'signaled=yes; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((k = 0; k < processes; k++)); do
     settings=(JAX_COORDINATOR_ADDRESS="$JAX_COORDINATOR_ADDRESS" JAX_NUM_PROCESSES="$processes" JAX_PROCESS_ID="$k")
     if [ $share -gt 0 ]; then
@@ -61,7 +61,7 @@ for ((k = 0; k < processes; k++)); do
     fi
     if [ -n "$dry" ]; then
         show env "${settings[@]}" bash launch/worker.sh "$@"
-    elif [ "$k" = 0 ]; then # it speaks for all; what the others say is marked
+    elif [ "$k" = 0 ]; then # it reports for all; output of the others is prefixed
         env "${settings[@]}" bash launch/worker.sh "$@" &
         pids+=($!)
     else
@@ -70,9 +70,9 @@ for ((k = 0; k < processes; k++)); do
     fi
 done
 [ -z "$dry" ] || exit 0
-[ -z "$told" ] || kill -TERM "${pids[@]}" 2>/dev/null || true # those that were begun after it came
+[ -z "$signaled" ] || kill -TERM "${pids[@]}" 2>/dev/null || true # those started after the signal
 
-# Stop what still runs: SIGTERM, and SIGKILL for what hangs in a collective without its peers.
+# Stop what still runs: SIGTERM, then SIGKILL for processes that hang in a collective without their peers.
 stop_all() {
     kill -TERM "${pids[@]}" 2>/dev/null || true
     for _ in $(seq 50); do
@@ -82,10 +82,10 @@ stop_all() {
     kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
-exec 3>&2 2>/dev/null # bash would add a line of its own for each process that was killed
+exec 3>&2 2>/dev/null # bash would print a line for each killed process
 running=("${!pids[@]}") code=0
 
-# Of those that have ended: the first one that ended badly. 75 says only that another one is gone.
+# Find the first process that failed. Status 75 only means that another one is gone.
 look() {
     local left=() k status
     for k in "${running[@]}"; do
@@ -99,16 +99,16 @@ look() {
 
 while [ ${#running[@]} -gt 0 ]; do
     look
-    if [ "$code" != 0 ] && [ -z "$told" ]; then
+    if [ "$code" != 0 ] && [ -z "$signaled" ]; then
         [ "$code" != 75 ] || { sleep 0.5; look; }
         stop_all
         how="status $code"
         [ "$code" -le 128 ] || how="signal $((code - 128))"
-        echo >&3 # a progress bar may stand in the line that was begun
+        echo >&3 # the current line may hold a progress bar
         echo "multi_gpu.sh: process $blamed of $processes ended with $how, so the others were stopped;" \
-            "the same command again resumes from the last checkpoint" >&3
+            "run the same command again to resume from the last checkpoint" >&3
         exit "$code"
     fi
-    sleep 0.2 || true # which Ctrl-C ends, too
+    sleep 0.2 || true # Ctrl-C ends it, too
 done
 exit "$code"

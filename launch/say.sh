@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launch scripts share; sourced in the root of the checkout. A script's first comment is its --help.
+# Functions that the launch scripts share; sourced in the root of the checkout. A script's first comment is its --help.
 dry=""
 
 usage() {
@@ -11,12 +11,12 @@ refuse() {
     exit 2
 }
 
-# needs NAME "what it is": refuse where the setting is missing.
+# needs NAME "what it is": refuse if the setting is missing.
 needs() {
     [ -n "${!1:-}" ] || refuse "set $1, $2; --help lists the settings"
 }
 
-# A command line as one could type it, quoted where it must be.
+# Print a command line as one could type it, quoted where necessary.
 quoted() {
     local word line=""
     for word in "$@"; do
@@ -32,12 +32,12 @@ show() {
     echo "+ $(quoted "$@")"
 }
 
-# Run a command, or with --dry-run only print it.
+# Run a command, or only print it with --dry-run.
 call() {
     if [ -n "$dry" ]; then show "$@"; else "$@"; fi
 }
 
-# on_bucket ACTION COMMAND ...: refuse a command that would leave what it makes on machines that go away.
+# on_bucket ACTION COMMAND ...: refuse a command whose results would be lost with the machines.
 on_bucket() {
     local action=$1 command=${2:-} workdir="" out="" looked=""
     [ -n "$command" ] || refuse "$action what? for example: $action train --config C --workdir gs://BUCKET/run"
@@ -53,7 +53,7 @@ on_bucket() {
         shift
     done
     [ -z "$looked" ] || [[ $workdir = gs://?* ]] ||
-        refuse "$command needs --workdir gs://BUCKET/run: what lies on the machines goes with them${workdir:+, $workdir too}"
+        refuse "$command needs --workdir gs://BUCKET/run: what is on the machines is lost with them${workdir:+, $workdir too}"
     [ "$action" != watch ] || [ "${KEEP:-0}" = 1 ] || [ -z "$out" ] || [[ $out = gs://?* ]] ||
-        refuse "watch deletes the slice, and --out '$out' with it: keep the slice by KEEP=1, or say run instead of watch"
+        refuse "watch deletes the slice, and --out '$out' with it: keep the slice with KEEP=1, or use run instead of watch"
 }

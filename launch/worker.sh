@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# One worker of a job, here: makes the environment where it is missing, then runs `instructblip COMMAND ...`.
+# One worker of a job, on this machine: makes the environment if it is missing, then runs `instructblip COMMAND ...`.
 #
 #   bash launch/worker.sh [--dry-run] [--install | --follow | --stop] COMMAND [--flags]
 #
-#   --install   only make the environment; quick where it is there
-#   --follow    run COMMAND in the background and show its log; asked again, show the log of the run that goes on,
-#               so that a broken connection stops nothing. Ends when COMMAND does, with its exit status.
-#   --stop      stop what --follow began: SIGTERM, which lets it save, and SIGKILL a minute later
+#   --install   only make the environment; quick if it already exists
+#   --follow    run COMMAND in the background and show its log; if it is already running, show its log again, so that
+#               a broken connection stops nothing. Ends when COMMAND does, with its exit status.
+#   --stop      stop what --follow started: SIGTERM, which lets it save, and SIGKILL a minute later
 #
 # Settings, by environment variable:
-#   EXTRA       what is installed besides the package: tpu, cuda, demo, several with commas
-#               (default: cuda where nvidia-smi answers, else nothing)
-#   CONSTRAINTS exact versions of all that is installed (default launch/constraints.txt; empty: the newest that
-#               setup.py allows, which extra beam needs)
-#   VENV        the virtual environment (default .venv); INSTALL=0 takes it as it is
-#   PYTHON      the Python >= 3.11 that makes it (default: the first found; none found: uv fetches one)
-#   JAX_COMPILATION_CACHE_DIR   compiled programs, kept for the next start (default: as train --help says)
+#   EXTRA       extras to install with the package: tpu, cuda, demo, or several separated by commas
+#               (default: cuda if nvidia-smi works, otherwise none)
+#   CONSTRAINTS file of exact versions to install (default launch/constraints.txt; empty: the newest that setup.py
+#               allows, which extra beam needs)
+#   VENV        the virtual environment (default .venv); INSTALL=0 uses it as it is
+#   PYTHON      the Python >= 3.11 that makes it (default: the first one found; if there is none, uv downloads one)
+#   JAX_COMPILATION_CACHE_DIR   directory of compiled programs (default: see train --help)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
@@ -47,14 +47,14 @@ install() {
 }
 
 environment() {
-    # Steps allocate and free the same buffers again and again: huge pages make that cheap on Linux.
+    # Steps allocate and free the same buffers again and again; huge pages make that cheap on Linux.
     call export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
     case ,$EXTRA, in
         *,cuda,*) call export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}" ;;
-        *,tpu,*) # the TPU runtime starts and stops much faster with them
+        *,tpu,*) # with huge pages the TPU runtime starts and stops much faster
             local pages=/sys/kernel/mm/transparent_hugepage/enabled
             grep -qs '\[always\]' "$pages" || call sudo -n sh -c "echo always >$pages" ||
-                echo "worker.sh: could not switch transparent huge pages on; going on without" >&2
+                echo "worker.sh: could not enable transparent huge pages; continuing without them" >&2
             ;;
     esac
 }
@@ -64,7 +64,7 @@ alive() {
 }
 
 follow() {
-    # The shell around the command outlives a SIGTERM to the whole group, to write down how the command ended.
+    # The shell around the command survives a SIGTERM to the whole group, to record how the command ended.
     local inner
     inner="trap : TERM; bash launch/worker.sh $(quoted "$@"); echo \$? >$RUN/status"
     if [ -n "$dry" ]; then
@@ -74,11 +74,11 @@ follow() {
     fi
     mkdir -p $RUN
     if alive; then
-        [ "$(cat $RUN/command)" = "$*" ] || refuse "here runs already: $(cat $RUN/command); end it with --stop"
+        [ "$(cat $RUN/command)" = "$*" ] || refuse "already running here: $(cat $RUN/command); end it with --stop"
     else
         rm -f $RUN/status
         echo "$*" >$RUN/command
-        : >$RUN/log # tail may be sooner than the command
+        : >$RUN/log # tail may start before the command
         setsid nohup bash -c "$inner" >$RUN/log 2>&1 </dev/null &
         echo $! >$RUN/pid
     fi

@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_not_used(environ, tmp_path)
 def test_a_full_disk_is_told_and_not_used(environ, monkeypatch, tmp_path):
     full = shutil.disk_usage(tmp_path)._replace(free=2**29)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    assert "instructblip_jax: the disk has 0.5 GiB left, 1 are needed" in compile_cache.use()
+    assert "instructblip_jax: the disk has 0.5 GiB free, at least 1 GiB is needed" in compile_cache.use()
     assert "JAX_COMPILATION_CACHE_DIR" not in environ
 
 

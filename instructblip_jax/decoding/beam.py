@@ -1,7 +1,8 @@
-"""Beam search as Hugging Face does it, length penalty and all three forms of early stopping included.
+"""Beam search as in Hugging Face, with length penalty and all three kinds of early stopping.
 
-Scores are log-probabilities after penalties and bans, summed. Each step looks at (1 + number of end tokens) * beams
-candidates: those that end are kept as answers if they are among the first ``num_beams``, the best others go on.
+A score is the sum of log-probabilities after penalties and bans. Each step ranks max(2, 1 + number of end tokens) *
+num_beams candidates: those that end are finished sequences if they are among the first ``num_beams``; the best of the
+others are the running sequences of the next step. State and variables are named as in transformers' `_beam_search`.
 """
 
 from typing import Any
@@ -15,23 +16,29 @@ from instructblip_jax.systems.protocol import Answers, Context
 
 State = dict[str, Any]
 NEVER = -1e9
-"""Added to a score that must not win. Finite, as in the reference: what is left of the order under it is the same."""
+"""Added to a score that must not win. Finite, as in Hugging Face, so that such scores keep the same order."""
 
 
 def begin(system: Answers, context: Context, options: Options, key: jax.Array) -> State:
-    """One live beam and its copies, no answer. Live beams: "ids", "out", "scores"; answers: "best", "best_scores";
-    "finite": whether all logits were numbers."""
+    """State before the first token: one running beam (the others have score `NEVER`) and no finished sequence.
+
+    Running beams: "ids" int32 [B, N], the tokens to feed next, "running_sequences" int32 [B, N, T] and
+    "running_beam_scores" float32 [B, N]. Finished ones: "sequences" int32 [B, N, T], "beam_scores" float32 [B, N] and
+    "is_sent_finished" bool [B, N], False for slots that are still empty. "heuristic_unsatisfied" bool [B, 1]: a running
+    beam may still beat the worst finished sequence. "has_unfinished": bool, some example is not done.
+    "finite": bool, all logits so far were finite.
+    """
     beams, batch = options.num_beams, context["first"].shape[0]
     return {
         "index": jnp.int32(0),
         "ids": jnp.broadcast_to(context["first"][:, None], (batch, beams)).astype(jnp.int32),
-        "out": jnp.full((batch, beams, options.capacity), options.pad, jnp.int32),
-        "scores": jnp.broadcast_to(jnp.where(jnp.arange(beams) == 0, 0.0, NEVER), (batch, beams)),
-        "best": jnp.full((batch, beams, options.capacity), options.pad, jnp.int32),
-        "best_scores": jnp.full((batch, beams), NEVER),
-        "ended": jnp.zeros((batch, beams), bool),
-        "hopeful": jnp.ones((batch, 1), bool),
-        "open": jnp.bool_(True),
+        "running_sequences": jnp.full((batch, beams, options.capacity), options.pad, jnp.int32),
+        "running_beam_scores": jnp.broadcast_to(jnp.where(jnp.arange(beams) == 0, 0.0, NEVER), (batch, beams)),
+        "sequences": jnp.full((batch, beams, options.capacity), options.pad, jnp.int32),
+        "beam_scores": jnp.full((batch, beams), NEVER),
+        "is_sent_finished": jnp.zeros((batch, beams), bool),
+        "heuristic_unsatisfied": jnp.ones((batch, 1), bool),
+        "has_unfinished": jnp.bool_(True),
         "finite": jnp.bool_(True),
         "cache": system.init_cache(context, beams, options.capacity),
         "key": key,
@@ -39,84 +46,92 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
 
 
 def unfinished(state: State, options: Options) -> jax.Array:
-    """Whether any example can still find a better answer."""
-    return (state["index"] < options.max_new_tokens) & state["open"]
+    """Bool scalar: True while any example may still find a better answer."""
+    return (state["index"] < options.max_new_tokens) & state["has_unfinished"]
 
 
 def _pick(rows: jax.Array, order: jax.Array) -> jax.Array:
-    """rows [B, N, ...] in the order [B, M] -> [B, M, ...]."""
+    """Select rows [B, N, ...] by indices ``order`` [B, M] -> [B, M, ...]."""
     return jnp.take_along_axis(rows, order.reshape(*order.shape, *[1] * (rows.ndim - 2)), axis=1)
 
 
-def _reorder(cache: jax.Array, origin: jax.Array) -> jax.Array:
-    """A cache array [L, B, N, ...] with its beams in the order [B, N]."""
-    return jnp.take_along_axis(cache, origin.reshape(1, *origin.shape, *[1] * (cache.ndim - 3)), axis=2)
+def _reorder(cache: jax.Array, parents: jax.Array) -> jax.Array:
+    """Reorder the beams of a cache array [L, B, N, ...] by their ``parents`` [B, N]."""
+    return jnp.take_along_axis(cache, parents.reshape(1, *parents.shape, *[1] * (cache.ndim - 3)), axis=2)
 
 
 def step(system: Answers, context: Context, state: State, options: Options) -> State:
-    """One more token of every beam."""
+    """Decode one more token of every beam."""
     index, beams = state["index"], options.num_beams
     logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index)
-    scores = adjust(jax.nn.log_softmax(logits[:, :, 0]), options, context["ids"], state["out"], index)
+    log_probs = jax.nn.log_softmax(logits[:, :, 0])
+    log_probs = adjust(log_probs, options, context["ids"], state["running_sequences"], index)
     if options.do_sample:
-        scores = warp(scores, options)
-    batch, _, vocab = scores.shape
-    total = (scores + state["scores"][..., None]).reshape(batch, beams * vocab)
+        log_probs = warp(log_probs, options)
+    batch, _, vocab = log_probs.shape
+    total = (log_probs + state["running_beam_scores"][..., None]).reshape(batch, beams * vocab)
 
     # The candidates, best first.
     count = max(2, 1 + len(options.ends)) * beams
     key = state["key"]
     if options.do_sample:
-        # The largest of log-probabilities with Gumbel noise are draws without replacement.
+        # The top k of log-probabilities plus Gumbel noise are k draws without replacement.
         key, own = jax.random.split(key)
         _, drawn = jax.lax.top_k(total + jax.random.gumbel(own, total.shape), count)
-        top, order = jax.lax.top_k(jnp.take_along_axis(total, drawn, axis=1), count)
+        topk_log_probs, order = jax.lax.top_k(jnp.take_along_axis(total, drawn, axis=1), count)
         flat = jnp.take_along_axis(drawn, order, axis=1)
     else:
-        top, flat = jax.lax.top_k(total, count)
-    parent, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
-    out = _pick(state["out"], parent)
-    out = jax.lax.dynamic_update_slice_in_dim(out, ids[..., None], index, axis=2)
-    stops = jnp.isin(ids, jnp.array(options.ends)) | (index + 1 >= options.max_new_tokens)
+        topk_log_probs, flat = jax.lax.top_k(total, count)
+    parents, ids = flat // vocab, (flat % vocab).astype(jnp.int32)
+    topk_sequences = _pick(state["running_sequences"], parents)
+    topk_sequences = jax.lax.dynamic_update_slice_in_dim(topk_sequences, ids[..., None], index, axis=2)
+    hits_stopping_criteria = jnp.isin(ids, jnp.array(options.ends)) | (index + 1 >= options.max_new_tokens)
 
-    # Live beams: the best candidates that go on.
-    running = top + stops * NEVER
-    live_scores, live = jax.lax.top_k(running, beams)
-    origin = jnp.take_along_axis(parent, live, axis=1)
+    # Running beams: the best candidates that do not end.
+    running_beam_scores, running = jax.lax.top_k(topk_log_probs + hits_stopping_criteria * NEVER, beams)
+    running_parents = jnp.take_along_axis(parents, running, axis=1)
 
-    # Answers: those that end now and are good enough, among the ones found before.
+    # Finished sequences: candidates that end now and rank high enough compete with the earlier ones.
     length = (index + 1).astype(jnp.float32)
-    ending = stops & (jnp.arange(count) < beams)
-    full = jnp.all(state["ended"], axis=1, keepdims=True) & (options.early_stopping is True)
-    final = top / length**options.length_penalty + full * NEVER + ~state["hopeful"] * NEVER + ~ending * NEVER
-    best_scores, order = jax.lax.top_k(jnp.concatenate([state["best_scores"], final], axis=1), beams)
-    best = _pick(jnp.concatenate([state["best"], out], axis=1), order)
-    ended = _pick(jnp.concatenate([state["ended"], ending], axis=1), order)
+    finishes = hits_stopping_criteria & (jnp.arange(count) < beams)
+    full = jnp.all(state["is_sent_finished"], axis=1, keepdims=True) & (options.early_stopping is True)
+    final_scores = (
+        topk_log_probs / length**options.length_penalty
+        + full * NEVER
+        + ~state["heuristic_unsatisfied"] * NEVER
+        + ~finishes * NEVER
+    )
+    beam_scores, order = jax.lax.top_k(jnp.concatenate([state["beam_scores"], final_scores], axis=1), beams)
+    sequences = _pick(jnp.concatenate([state["sequences"], topk_sequences], axis=1), order)
+    is_sent_finished = _pick(jnp.concatenate([state["is_sent_finished"], finishes], axis=1), order)
 
-    # Can a live beam still beat the worst answer, were it to end at this length (or, for "never", at the longest)?
-    longest = jnp.float32(options.max_new_tokens)
-    hoped = jnp.where(options.length_penalty > 0, longest, length) if options.early_stopping == "never" else length
-    worst = jnp.where(ended, jnp.min(best_scores, axis=1, keepdims=True), NEVER)
-    possible = live_scores[:, :1] / hoped**options.length_penalty
-    hopeful = state["hopeful"] & jnp.any(possible > worst, axis=1, keepdims=True)
-    all_ended = jnp.all(ended) & (options.early_stopping is True)
+    # Could the best running beam still beat the worst finished sequence, if it ended at this length (with "never" and a
+    # penalty above 0: at the maximum length)?
+    best_length = length
+    if options.early_stopping == "never":
+        best_length = jnp.where(options.length_penalty > 0, jnp.float32(options.max_new_tokens), length)
+    best_running_score = running_beam_scores[:, :1] / best_length**options.length_penalty
+    worst_finished_score = jnp.where(is_sent_finished, jnp.min(beam_scores, axis=1, keepdims=True), NEVER)
+    improvable = jnp.any(best_running_score > worst_finished_score, axis=1, keepdims=True)
+    heuristic_unsatisfied = state["heuristic_unsatisfied"] & improvable
+    all_finished = jnp.all(is_sent_finished) & (options.early_stopping is True)
     return {
         "index": index + 1,
-        "ids": jnp.take_along_axis(ids, live, axis=1),
-        "out": _pick(out, live),
-        "scores": live_scores,
-        "best": best,
-        "best_scores": best_scores,
-        "ended": ended,
-        "hopeful": hopeful,
-        "open": jnp.any(hopeful) & ~all_ended & ~jnp.all(stops),
+        "ids": jnp.take_along_axis(ids, running, axis=1),
+        "running_sequences": _pick(topk_sequences, running),
+        "running_beam_scores": running_beam_scores,
+        "sequences": sequences,
+        "beam_scores": beam_scores,
+        "is_sent_finished": is_sent_finished,
+        "heuristic_unsatisfied": heuristic_unsatisfied,
+        "has_unfinished": jnp.any(heuristic_unsatisfied) & ~all_finished & ~jnp.all(hits_stopping_criteria),
         "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
-        # The beams' own tokens move with them; what they share of the prompt stays where it is.
-        "cache": jax.tree.map(lambda x: _reorder(x, origin), cache),
+        # Only the beams' own tokens are reordered; they all share the prompt.
+        "cache": jax.tree.map(lambda x: _reorder(x, running_parents), cache),
         "key": key,
     }
 
 
 def answers(state: State, options: Options) -> jax.Array:
-    """ids int32 [B, num_return_sequences, T], best first."""
-    return state["best"][:, : options.num_return_sequences]
+    """The best finished sequences so far, int32 [B, num_return_sequences, T], best first."""
+    return state["sequences"][:, : options.num_return_sequences]

@@ -1,4 +1,4 @@
-"""What options do to the scores of the next token, in Hugging Face's order."""
+"""Logits processors: the options' effect on the scores of the next token, in Hugging Face's order."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,13 @@ from instructblip_jax.decoding.options import Options
 
 
 def adjust(scores: jax.Array, options: Options, prompt: jax.Array, out: jax.Array, index: jax.Array) -> jax.Array:
-    """Scores float32 [B, N, V] (logits, or log-probabilities under beam search) after penalties and bans.
+    """Apply penalties and bans to scores float32 [B, N, V]: logits, or log-probabilities in beam search.
 
-    ``prompt`` int [B, S]: ids before the answer; ``out`` int [B, N, T]: the answers, ``index`` tokens of each.
+    ``prompt`` int [B, S]: ids before the answer, negative for placeholders. ``out`` int [B, N, T]: the answers so far,
+    of which the first ``index`` tokens are written.
     """
     vocab = scores.shape[-1]
-    written = jnp.where(jnp.arange(out.shape[2]) < index, out, vocab)  # an id that no scatter takes
+    written = jnp.where(jnp.arange(out.shape[2]) < index, out, vocab)  # an id that scatters drop
     shared = jnp.broadcast_to(prompt[:, None], (*out.shape[:2], prompt.shape[1]))
     shared = jnp.where(shared < 0, vocab, shared)  # a placeholder without an id
     if options.penalize:
@@ -26,10 +27,10 @@ def adjust(scores: jax.Array, options: Options, prompt: jax.Array, out: jax.Arra
 
 
 def warp(scores: jax.Array, options: Options) -> jax.Array:
-    """Scores [B, N, V] -> the same for sampling: temperature, then top-k, then nucleus (arXiv 1904.09751)."""
+    """Warp scores [B, N, V] for sampling: temperature, then top-k, then top-p (nucleus, arXiv 1904.09751)."""
     scores = scores / options.temperature
     vocab = scores.shape[-1]
-    keep = len(options.ends) + 1 if options.num_beams > 1 else 1  # a beam needs a way on besides its end
+    keep = len(options.ends) + 1 if options.num_beams > 1 else 1  # a beam must be able to continue besides ending
     if 0 < options.top_k < vocab:
         least = jax.lax.top_k(scores, max(options.top_k, keep))[0][..., -1:]
         scores = jnp.where(scores < least, -jnp.inf, scores)
@@ -43,7 +44,7 @@ def warp(scores: jax.Array, options: Options) -> jax.Array:
 
 
 def _scatter(scores: jax.Array, ids: jax.Array, values: jax.Array | float) -> jax.Array:
-    """Scores [B, N, V] with ``values`` at ids [B, N, T]; ids beyond the vocabulary are left out."""
+    """Set scores [B, N, V] to ``values`` at ids [B, N, T]; ids beyond the vocabulary are ignored."""
     batch, rows = jnp.indices(ids.shape[:2], sparse=True)
     return scores.at[batch[..., None], rows[..., None], ids].set(values, mode="drop")
 
@@ -55,7 +56,7 @@ def _penalize(scores: jax.Array, ids: jax.Array, penalty: jax.Array | float) -> 
 
 
 def _ban_repeats(scores: jax.Array, text: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """Ban every id that would complete an n-gram that stands in the first ``length`` ids of ``text`` [B, N, T]."""
+    """Ban every id that would repeat an n-gram of the first ``length`` ids of ``text`` [B, N, T]; n = ``size``."""
     windows = text.shape[2] - size + 1
     if windows < 1:
         return scores

@@ -1,5 +1,4 @@
-"""How to generate: Hugging Face's names and meanings, checked, and split into what a compiled program is built for and
-what it is given as numbers."""
+"""Generation options with Hugging Face's names and meanings: checked, and split into static and traced fields."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 CAPACITY_STEP = 16
-"""Room for new tokens comes in multiples of so many, so that few programs are compiled."""
+"""The KV cache's capacity for new tokens is a multiple of this, so that few programs are compiled."""
 MOST_TOKENS = MOST_SEQUENCES = 2**16
 MOST_BEAMS = 2**10
-"""Beyond these a mistyped number would fill the memory or compute for hours."""
+"""Upper limits; beyond them a mistyped number would fill the memory or run for hours."""
 
 NUMBERS = (
     "max_new_tokens",
@@ -22,12 +21,12 @@ NUMBERS = (
     "temperature",
     "top_p",
 )
-"""Fields whose values may change without a compilation; see `search`."""
+"""Traced fields: their values may change without a compilation; see `search`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Checked options; build them with `Options.of`. The numbers may change from call to call without a compilation."""
+    """Checked options; make them with `Options.of`. ``ends`` and ``pad`` are token ids."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -35,7 +34,7 @@ class Options:
     repetition_penalty: float
     temperature: float
     top_p: float
-    # What a program is compiled for:
+    # Static fields, which a program is compiled for:
     capacity: int
     num_beams: int
     num_return_sequences: int
@@ -70,11 +69,11 @@ class Options:
         early_stopping: bool | Literal["never"] = False,
         penalize_prompt: bool = False,
     ) -> "Options":
-        """Raises ValueError naming the option that cannot be.
+        """Check options and complete them.
 
-        ``ends``: the ids that end an answer, of a ``vocabulary`` of so many. ``top_k`` (50, as in Hugging Face; 0 is
-        off), ``top_p`` and ``temperature`` matter when sampling; ``length_penalty`` and ``early_stopping`` matter for
-        beams.
+        ``ends``: id or ids that end an answer, below ``vocabulary``. ``top_k`` (default 50, as in Hugging Face; 0 is
+        off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
+        Raises ValueError naming the option whose value is not possible.
         """
         for name, count, least, most in (
             ("max_new_tokens", max_new_tokens, 1, MOST_TOKENS),
@@ -91,8 +90,8 @@ class Options:
             raise ValueError(f"min_new_tokens {min_new_tokens} is more than max_new_tokens {max_new_tokens}")
         if not _finite(length_penalty):
             raise ValueError(
-                f"length_penalty is {length_penalty!r}; a finite number is needed: above 0 prefers long answers of "
-                "beams, below 0 short ones"
+                f"length_penalty is {length_penalty!r}; a finite number is needed: above 0 favors long answers in "
+                "beam search, below 0 short ones"
             )
         if not _finite(repetition_penalty) or not np.float32(repetition_penalty) > 0:
             raise ValueError(
@@ -100,17 +99,17 @@ class Options:
             )
         if not _finite(temperature) or not np.float32(temperature) > 0:
             raise ValueError(
-                f"temperature is {temperature!r}; a finite number above 0 is needed; for the likeliest token at every "
-                "step leave do_sample off"
+                f"temperature is {temperature!r}; a finite number above 0 is needed; for the most likely token at "
+                "every step, leave do_sample off"
             )
         if not _finite(top_p) or not 0 < top_p <= 1:
-            raise ValueError(f"top_p is {top_p!r}; it is a probability above 0 and up to 1")
+            raise ValueError(f"top_p is {top_p!r}; it must be a probability above 0, at most 1")
         if early_stopping not in (True, False, "never"):
-            raise ValueError(f"early_stopping is {early_stopping!r}; choose True, False or 'never'")
+            raise ValueError(f"early_stopping is {early_stopping!r}; it must be True, False or 'never'")
         if num_return_sequences > 1 and not do_sample and num_return_sequences > num_beams:
             raise ValueError(
-                f"num_return_sequences {num_return_sequences} is more than num_beams {num_beams}; more beams or "
-                "do_sample=True give several answers"
+                f"num_return_sequences {num_return_sequences} is more than num_beams {num_beams}; for several "
+                "answers, use more beams or do_sample=True"
             )
         return cls(
             max_new_tokens=max_new_tokens,
@@ -135,7 +134,7 @@ class Options:
 
     @property
     def rows(self) -> int:
-        """Continuations of each example that are worked on at a time."""
+        """Number N of continuations of each example that are decoded together."""
         return self.num_beams if self.num_beams > 1 else self.num_return_sequences
 
 
@@ -144,17 +143,17 @@ def _whole(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    """True for a number that is finite in float32, the type that programs compute with."""
+    """True for a number that is finite in float32, the type that programs use."""
     largest: Any = float(np.finfo(np.float32).max)
     return isinstance(value, Real) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def _tokens(ends: Any, vocabulary: int) -> tuple[int, ...]:
-    """One or several end tokens as a tuple. Raises ValueError where one is none."""
+    """One or several end tokens as a tuple. Raises ValueError for anything that is not a token id."""
     tokens = tuple(ends) if isinstance(ends, Iterable) and not isinstance(ends, str) else (ends,)
     if not tokens or not all(_whole(token) and 0 <= token < vocabulary for token in tokens):
         raise ValueError(
-            f"eos_token_id is {ends!r}; a token's number from 0 to {vocabulary - 1} is needed, or a list of them (by "
-            "default the checkpoint's own; for answers of a fixed length set min_new_tokens to max_new_tokens)"
+            f"eos_token_id is {ends!r}; a token id from 0 to {vocabulary - 1} is needed, or a list of them (by default "
+            "the checkpoint's own; for answers of a fixed length, set min_new_tokens to max_new_tokens)"
         )
     return tuple(map(int, tokens))

@@ -1,4 +1,4 @@
-"""Candidate answers by their log-likelihood: the public `rank` (the paper's vocabulary ranking)."""
+"""Log-likelihoods of candidate answers: the public `rank` (the paper's vocabulary ranking)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +10,9 @@ from instructblip_jax.decoding.text import prepare
 from instructblip_jax.systems.protocol import Media
 
 SCORE_ELEMENTS = 2**26
-"""Logits that one call may hold (float32): candidates are scored in groups, so that many of them fit."""
+"""Maximum number of float32 logits in a call; more candidates than fit are scored in groups."""
 LENGTH_STEP = 4
+"""Candidates are padded to a multiple of this many tokens, so that few programs are compiled."""
 
 
 def rank(
@@ -24,12 +25,12 @@ def rank(
     include_end: bool = True,
     normalize: bool = False,
 ) -> np.ndarray:
-    """float32 [B, N]: the log-likelihood of each candidate answer, summed over its tokens and its end token.
+    """Log-likelihood of each candidate answer, float32 [B, N], summed over its tokens and its end token.
 
-    ``candidates``: N texts for all rows, or a list for each row (N is the longest; what a shorter one lacks is -inf).
-    Image, instruction and prompt are computed once a row, whatever the number of candidates. ``include_end=False``
-    leaves the end token out, as the original does for Vicuna; ``normalize`` divides by the number of counted tokens.
-    Raises ValueError for an empty list or an empty candidate, and as `generate` does.
+    ``candidates``: N texts for all rows, or a list for each row; N is then the length of the longest list, and shorter
+    ones are filled up with -inf. Media and prompt are computed once per row, whatever the number of candidates.
+    ``include_end=False`` leaves the end token out, as the original code does for Vicuna; ``normalize`` divides by the
+    number of counted tokens. Raises ValueError for an empty list or an empty candidate, and what `generate` raises.
     """
     media, batch = prepare(model, processor, images, instructions)
     lists = _lists(candidates, len(next(iter(batch.values()))))
@@ -46,14 +47,14 @@ def score(
     include_end: bool = True,
     normalize: bool = False,
 ) -> np.ndarray:
-    """`rank` on encoded media and a prepared batch of B instructions, with a list of candidates each."""
+    """As `rank`, for encoded media and a prepared batch of B instructions, with a list of candidates for each."""
     tokens = {text: processor.response(text) for row in lists for text in row}
     longest = max(map(len, tokens.values()))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     most = max(map(len, lists))
     group = max(1, SCORE_ELEMENTS // (len(lists) * length * model.config.vocab_size))
     group = min(most, group)
-    # The last group is filled up, so that one program serves all.
+    # The last group is padded, so that one program serves all groups.
     ids = np.zeros((len(lists), -(-most // group) * group, length), np.int32)
     counted = np.zeros(ids.shape, bool)
     for b, row in enumerate(lists):
@@ -71,13 +72,15 @@ def score(
 
 
 def _lists(candidates: Sequence[Any], rows: int) -> list[list[str]]:
-    """One list of candidates a row. Raises ValueError naming what cannot be."""
+    """One list of candidates per row. Raises ValueError naming what is wrong."""
     if isinstance(candidates, str):
-        raise ValueError(f"candidates is one text, {candidates!r}; a list of them is needed")
+        raise ValueError(f"candidates is a single text, {candidates!r}; a list of texts is needed")
     shared = all(isinstance(text, str) for text in candidates)
     lists = [list(candidates)] * rows if shared else [list(row) for row in candidates]
     if len(lists) != rows:
-        raise ValueError(f"{rows} rows but {len(lists)} lists of candidates; give one for each, or one for all")
+        raise ValueError(
+            f"{rows} rows but {len(lists)} lists of candidates; give one list per row, or one for all rows"
+        )
     for n, row in enumerate(lists):
         if not row or not all(isinstance(text, str) and text.strip() for text in row):
             raise ValueError(f"candidates of row {n} are {row!r}; at least one is needed, and none may be empty")

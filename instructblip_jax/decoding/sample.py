@@ -1,4 +1,4 @@
-"""The likeliest token at every step, or one drawn at random."""
+"""Greedy decoding (the likeliest token at every step) and sampling."""
 
 from typing import Any
 
@@ -13,14 +13,17 @@ State = dict[str, Any]
 
 
 def begin(system: Answers, context: Context, options: Options, key: jax.Array) -> State:
-    """No token yet: ids to feed [B, N], answers so far [B, N, T], which rows have ended, whether all logits were
-    numbers, the cache, the random key."""
+    """State before the first token.
+
+    "ids" int32 [B, N], the tokens to feed next; "sequences" int32 [B, N, T], the answers so far; "is_sent_finished"
+    bool [B, N]; "finite": bool, all logits so far were finite; "cache", the KV cache; "key", the random key.
+    """
     rows, batch = options.rows, context["first"].shape[0]
     return {
         "index": jnp.int32(0),
         "ids": jnp.broadcast_to(context["first"][:, None], (batch, rows)).astype(jnp.int32),
-        "out": jnp.full((batch, rows, options.capacity), options.pad, jnp.int32),
-        "done": jnp.zeros((batch, rows), bool),
+        "sequences": jnp.full((batch, rows, options.capacity), options.pad, jnp.int32),
+        "is_sent_finished": jnp.zeros((batch, rows), bool),
         "finite": jnp.bool_(True),
         "cache": system.init_cache(context, rows, options.capacity),
         "key": key,
@@ -28,27 +31,27 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
 
 
 def unfinished(state: State, options: Options) -> jax.Array:
-    """Whether a row goes on."""
-    return (state["index"] < options.max_new_tokens) & ~jnp.all(state["done"])
+    """Bool scalar: True while any row is unfinished."""
+    return (state["index"] < options.max_new_tokens) & ~jnp.all(state["is_sent_finished"])
 
 
 def step(system: Answers, context: Context, state: State, options: Options) -> State:
-    """One more token of every row; rows that have ended are padded."""
+    """Decode one more token of every row; finished rows are padded."""
     index = state["index"]
     logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index)
-    scores = adjust(logits[:, :, 0], options, context["ids"], state["out"], index)
+    scores = adjust(logits[:, :, 0], options, context["ids"], state["sequences"], index)
     key = state["key"]
     if options.do_sample:
         key, own = jax.random.split(key)
         chosen = jax.random.categorical(own, warp(scores, options))
     else:
         chosen = jnp.argmax(scores, axis=-1)
-    ids = jnp.where(state["done"], options.pad, chosen).astype(jnp.int32)
+    ids = jnp.where(state["is_sent_finished"], options.pad, chosen).astype(jnp.int32)
     return {
         "index": index + 1,
         "ids": ids,
-        "out": jax.lax.dynamic_update_slice_in_dim(state["out"], ids[..., None], index, axis=2),
-        "done": state["done"] | jnp.isin(ids, jnp.array(options.ends)),
+        "sequences": jax.lax.dynamic_update_slice_in_dim(state["sequences"], ids[..., None], index, axis=2),
+        "is_sent_finished": state["is_sent_finished"] | jnp.isin(ids, jnp.array(options.ends)),
         "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
         "cache": cache,
         "key": key,
@@ -56,5 +59,5 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
 
 
 def answers(state: State, options: Options) -> jax.Array:
-    """ids int32 [B, N, T]."""
-    return state["out"]
+    """The answers so far, int32 [B, N, T]."""
+    return state["sequences"]

@@ -1,1 +1,1 @@
-"""Parts: arrays in, arrays out. They know nothing of files, text or training."""
+"""Model parts: arrays in, arrays out. They know nothing about files, text or training."""

@@ -1,4 +1,4 @@
-"""Which records each step was trained on, written down as they are drawn: to see that none is lost or repeated."""
+"""Log of the records that each step is trained on, to check that none is lost or repeated."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from instructblip_jax.train.loop import Data
 
 
 class LoggedExamples:
-    """Batches of ``data``, and a JSON line for each in ``directory``: its step, this host's rows of it, their uids.
+    """Batches of ``data``, with a JSON line for each in ``directory``: step, this host's rows, and their uids.
 
-    A file a process and start, from-STEP-process-N.jsonl. A step that was trained again after a crash stands in two
-    files: what counts is the later start.
+    One file per start and process, from-STEP-process-N.jsonl. A step that was trained again after a crash is in two
+    files; the one of the later start is valid.
     """
 
     def __init__(self, data: Data, directory: epath.Path, *, step: int, process: int, rows: np.ndarray):
@@ -30,5 +30,5 @@ class LoggedExamples:
         return batch
 
     def get_state(self) -> Any:
-        """The position of ``data``."""
+        """Position of ``data``."""
         return self.data.get_state()

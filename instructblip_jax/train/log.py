@@ -1,12 +1,16 @@
-"""Metrics of a run: one JSON line a logged step in ``W/metrics.jsonl``, the same for TensorBoard, a progress bar.
+"""Metrics of a run: a JSON line per logged step in ``W/metrics.jsonl``, the same for TensorBoard, and a progress bar.
 
-A line holds: step, time (seconds since 1970), grad_norm, learning_rate, skipped (by the loss-spike guard, so far), of
-that step; and of all steps since the line before: loss (the mean over their response tokens), tokens (the number of
-these), losses (set -> mean), seconds (without validation), samples_per_second, tokens_per_second, mfu (where the chip's
-peak is known), input_wait (share of the time), compilations, too_long (records that were passed over for the first
-time, by uid). samples (set -> drawn so far), passed_over (visits of records that are too long) and memory (bytes) are
-of now. validation (set -> mean token loss of held-out records) is of that step, where one was taken; a step that is
-validated and not logged has a line with nothing else.
+Fields of a line, by what they cover:
+
+- this step: step, time (seconds since 1970), grad_norm, learning_rate;
+- all steps since the previous line: loss (mean over everything that counts, such as response tokens), tokens (their
+  number), terms (loss term -> mean, if there are several), losses (set -> mean), seconds (without validation),
+  samples_per_second, tokens_per_second, mfu (if the chip's peak is known), input_wait (share of the time),
+  compilations, too_long (uids of records that were too long and are skipped for the first time);
+- the run so far: skipped (steps, by the loss-spike guard), samples (set -> number drawn), passed_over (visits of
+  records that are too long), memory (bytes: peak of a device of this host, and resident on the host);
+- this step, if it was validated: validation (set -> mean loss of held-out records). A step that is validated but not
+  logged has a line with this field alone.
 """
 
 import io
@@ -24,36 +28,35 @@ from tqdm import tqdm
 
 from instructblip_jax.files import write_whole
 
-PARTS = 10
-"""Lines about a run's progress, where no terminal shows a bar."""
+PROGRESS_LINES = 10
+"""Number of lines that report the progress of a run if there is no terminal for a bar."""
 
 
 class MetricsLog:
-    """The log at ``path``, continued; entries after ``step`` (of a run killed past its checkpoint) are dropped.
+    """Log at ``path``. An existing one is continued; its entries after ``step`` (of a run that was killed) are dropped.
 
-    ``events``: the directory of the TensorBoard files. Of several processes only the first writes.
+    ``events``: the directory of the TensorBoard files. Only the first of several processes writes.
     """
 
     def __init__(self, path: epath.Path, events: epath.Path, *, step: int):
         self.path = path
         self.entries = [entry for entry in read(path) if entry["step"] <= step]
-        self.writes = jax.process_index() == 0
-        self.events = Events(events, step=step) if self.writes else None
+        self.events = Events(events, step=step) if jax.process_index() == 0 else None
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One logged step, or what has become known of the last one since."""
+        """Write the entry of a logged step; further fields of the last one are added to it."""
         if self.entries and self.entries[-1]["step"] == entry["step"]:
             self.entries[-1] |= entry
         else:
             self.entries.append(entry)
         if self.events is None:
             return
-        # The file is written anew and renamed: object stores know no appending.
+        # The whole file is rewritten and renamed, because object stores cannot append.
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
         self.events.write(entry)
 
     def losses(self) -> list[float]:
-        """The losses of the logged steps."""
+        """Losses of all logged steps."""
         return [entry["loss"] for entry in self.entries if "loss" in entry]
 
     def validated(self, step: int) -> bool:
@@ -62,10 +65,10 @@ class MetricsLog:
 
 
 class Events:
-    """The entries as TensorBoard reads them: of each process of the run a file in ``directory``. What an earlier one
-    wrote past ``step``, where this one goes on, is not shown any more.
+    """TensorBoard file with the entries, one file in ``directory`` per start of the run.
 
-    TensorBoard's own writer appends, which overwrites on gs://; its framing of records is used without it.
+    TensorBoard no longer shows what an earlier start wrote after ``step``, where this one begins. Its own writer
+    appends, which on gs:// overwrites, so only its record framing is used here.
     """
 
     def __init__(self, directory: epath.Path, *, step: int):
@@ -79,7 +82,10 @@ class Events:
         self._add(event_pb2.Event(session_log=started, step=step + 1, wall_time=time.time()))
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One logged step. In place, for a TensorBoard that looks on reads on where it was."""
+        """Write the entry of a logged step.
+
+        In place: a running TensorBoard goes on reading the file from where it stopped.
+        """
         self._add(event(entry))
         self.path.write_bytes(self.buffer.getvalue())
 
@@ -88,7 +94,7 @@ class Events:
 
 
 def event(entry: Mapping[str, Any]) -> event_pb2.Event:
-    """A line of the log -> TensorBoard's record of it: one scalar a number, "losses/caption" for one in a dict."""
+    """Convert an entry to a TensorBoard event: a scalar for each number, named "losses/caption" if it is in a dict."""
     values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(entry)]
     return event_pb2.Event(step=entry["step"], wall_time=entry["time"], summary=summary_pb2.Summary(value=values))
 
@@ -102,15 +108,17 @@ def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def read(path: epath.Path) -> list[dict[str, Any]]:
-    """The logged steps of a run; none where there is no log yet."""
+    """Read the entries of a log; an empty list if there is none yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Lines:
-    """The bar's stand-in where no terminal shows one: a plain line every tenth of the run."""
+    """Replacement of the progress bar without a terminal: prints a line every tenth of the run."""
 
-    def __init__(self, steps: int, done: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self.total, self.n, self.say, self.clock = steps, done, say, clock
+    def __init__(
+        self, steps: int, done: int, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ):
+        self.total, self.n, self.report, self.clock = steps, done, report, clock
         self.start, self.begun, self.postfix = done, clock(), ""
 
     def __enter__(self) -> "Lines":
@@ -120,45 +128,45 @@ class Lines:
         pass
 
     def update(self) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self.n += 1
-        if self.n == self.total or self.n * PARTS // self.total > (self.n - 1) * PARTS // self.total:
+        if self.n == self.total or self.n * PROGRESS_LINES // self.total > (self.n - 1) * PROGRESS_LINES // self.total:
             seconds = self.clock() - self.begun
             left = seconds * (self.total - self.n) / (self.n - self.start)
             figures = f", {self.postfix}" if self.postfix else ""
-            self.say(
+            self.report(
                 f"step {self.n} of {self.total} ({100 * self.n // self.total} %){figures}, "
-                f"{tqdm.format_interval(seconds)} done, {tqdm.format_interval(left)} left"
+                f"{tqdm.format_interval(seconds)} elapsed, {tqdm.format_interval(left)} left"
             )
 
     def set_postfix(self, figures: Mapping[str, str], refresh: bool = False) -> None:
-        """Figures to be told with the next line."""
+        """Set the figures of the next line."""
         self.postfix = ", ".join(f"{name} {value}" for name, value in figures.items())
 
 
 def progress(steps: int, done: int) -> tqdm | Lines:
-    """The bar of a run of ``steps``, standing at ``done``; it estimates the time left. One process shows it."""
+    """Progress bar of a run of ``steps``, starting at ``done``. Only the first process shows one."""
     quiet = jax.process_index() > 0
     if not quiet and not sys.stderr.isatty():
-        return Lines(steps, done, tell)
+        return Lines(steps, done, report)
     return tqdm(
         total=steps, initial=done, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True, disable=quiet
     )
 
 
-def tell(message: str) -> None:
-    """One line on stderr, above the bar."""
+def report(message: str) -> None:
+    """Print a line on stderr, above the bar."""
     tqdm.write(f"instructblip train: {message}", file=sys.stderr)
 
 
-def tell_validation(step: int, losses: Mapping[str, float]) -> None:
-    """The validation losses of a step. One process tells them."""
+def report_validation(step: int, losses: Mapping[str, float]) -> None:
+    """Print the validation losses of a step, in the first process only."""
     if jax.process_index() == 0:
-        tell(f"validation loss after step {step}: " + ", ".join(f"{name} {x:.4f}" for name, x in losses.items()))
+        report(f"validation loss after step {step}: " + ", ".join(f"{name} {x:.4f}" for name, x in losses.items()))
 
 
 def show(bar: tqdm | Lines, entry: Mapping[str, Any]) -> None:
-    """What the bar tells beside the time left."""
+    """Show the figures of a logged step in the bar."""
     figures = {"loss": f"{entry['loss']:.4f}", "samples/s": f"{entry['samples_per_second']:.1f}"}
     if "mfu" in entry:
         figures["MFU"] = f"{100 * entry['mfu']:.1f} %"

@@ -1,4 +1,4 @@
-"""The loop around the step: the next batch is made while a step runs, metrics are read one step late."""
+"""Training loop: the next batch is made while a step runs, and metrics are read one step late."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,15 @@ from instructblip_jax.train.watchdog import Watchdog
 from instructblip_jax.train.window import Window
 
 SHOWN = ("grad_norm", "learning_rate", "skipped")
-"""Of a step's metrics, those that stand in the log as they are."""
+"""Metrics of a step that are logged as they are."""
 
 
 class Data(Protocol):
-    """Batches whose position can be saved and set. "uid" (a list of B names) is told when a run diverges; it stays on
-    the host."""
+    """Batches whose position can be saved.
+
+    "uid" (a list of B names) stays on the host; it is reported if the run diverges. "passed" lists the uids of records
+    that were skipped because they are too long.
+    """
 
     def __next__(self) -> Mapping[str, Any]: ...
 
@@ -33,16 +36,18 @@ class Data(Protocol):
 
 
 class Save(Protocol):
-    """``place``: "iterator", the position in the data, and "window", the state of the job's `Window`."""
+    """``place`` holds "iterator", the position in the data, and "window", the state of the job's `Window`."""
 
     def __call__(self, step: int, state: TrainState, place: dict[str, Any]) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Which steps to do (``start`` of ``steps`` are done), and whom to tell. ``save`` is called every
-    ``checkpoint_every`` steps and at the end, ``validate`` (trained parameters -> set -> loss), where there is any,
-    every ``validate_every`` steps and at the end. ``window`` stands where the step ``start`` left it."""
+    """Steps to run, from ``start`` (already done) to ``steps``, and what happens between them.
+
+    ``save`` is called every ``checkpoint_every`` steps and at the end; ``validate`` (trained parameters -> loss of each
+    set), if given, every ``validate_every`` steps and at the end. ``window`` has the state it had after step ``start``.
+    """
 
     start: int
     steps: int
@@ -63,7 +68,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
-    """A step whose metrics are not read yet."""
+    """A step whose metrics have not been read yet."""
 
     step: int
     metrics: dict[str, jax.Array]
@@ -81,9 +86,9 @@ def run(
 ) -> TrainState:
     """Train from step ``job.start`` to ``job.steps``.
 
-    ``data`` stands where the batch of the first step comes next. Raises guard.DivergedError at a NaN or infinite loss,
-    or where too many steps in a row were skipped: nothing is saved from then on, and the step itself has left the
-    parameters as they were. Raises stop.Stopped after a SIGTERM: the step was finished, and its state saved.
+    The next batch of ``data`` is that of the first step. Raises guard.DivergedError for a NaN or infinite loss, or if
+    too many steps in a row were skipped: nothing is saved from then on, and the step itself has not changed the
+    parameters. Raises stop.Stopped after a SIGTERM: the current step is finished and its state saved.
     """
     running: deque[_Running] = deque()
     compiled: set[tuple] = set()
@@ -108,7 +113,7 @@ def run(
         meter.enter("validating")
         losses = job.validate(state["train"])  # type: ignore[misc]
         job.metrics_log.write({**_now(step), "validation": losses})
-        log.tell_validation(step, losses)
+        log.report_validation(step, losses)
         meter.enter("steps")
 
     with contextlib.ExitStack() as stack:
@@ -119,12 +124,12 @@ def run(
             stack.callback(job.trace.end)
         meter.start_entries()
         if job.validates(job.start) and not job.metrics_log.validated(job.start):
-            validate(job.start)  # it ended between the step and this
+            validate(job.start)  # the run ended after this step, before its validation
         for step in range(job.start + 1, job.steps + 1):
             if job.trace:
                 job.trace.before(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                # The device still computes the step before this one while the host makes this batch.
+                # The devices are still computing the previous step while the host makes this batch.
                 meter.enter("input_wait")
                 host = dict(next(data))
                 uids = host.pop("uid", [])
@@ -145,7 +150,7 @@ def run(
             if job.trace and job.trace.ends(step):
                 settle(keep=0)
                 job.trace.end()
-            if job.validates(step) and not stopping:  # who stops has little time
+            if job.validates(step) and not stopping:  # little time is left when a run is stopped
                 settle(keep=0)
                 validate(step)
             if stopping or step % job.checkpoint_every == 0 or step == job.steps:

@@ -1,4 +1,4 @@
-"""AdamW as the paper sets it (arXiv 2305.06500, section 2.6; instruction tuning of BLIP-2)."""
+"""AdamW with the paper's settings (arXiv 2305.06500, section 2.6: instruction tuning)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,15 +7,18 @@ import jax
 import optax
 
 NO_DECAY = ("bias", "scale")
-"""Last parts of the paths of biases and norms, which weight decay leaves alone. Query tokens do decay."""
+"""Last path components of biases and norm scales, which are not decayed. Query tokens are."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The paper's settings: 1e-8 up to 1e-5 in 1,000 steps, then a cosine to 0; no clipping (``clip_norm`` 0).
+    """Optimizer settings. The defaults are the paper's: from 1e-8 to 1e-5 in 1,000 steps, then a cosine decay to 0.
 
-    ``accumulation`` splits every batch into so many equal parts whose gradients are added before the update.
-    ``spike_factor``: a step whose loss is more than so many times the running mean changes nothing (0: never).
+    ``clip_norm``: maximum global gradient norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of
+    every batch; their gradients are added before the update. ``spike_factor``: skip steps whose loss is more than this
+    many times the running mean; 0 skips none.
+
+    Raises ValueError naming a field that is out of range.
     """
 
     learning_rate: float = 1e-5
@@ -32,15 +35,17 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
-            raise ValueError(f"optim.accumulation is {self.accumulation}; it is 1 (none) or more")
+            raise ValueError(f"optim.accumulation is {self.accumulation}; it must be at least 1 (no accumulation)")
         if self.warmup_steps < 0 or self.learning_rate <= 0:
             raise ValueError("optim.warmup_steps must not be negative, and optim.learning_rate must be positive")
         if self.spike_factor != 0 and self.spike_factor <= 1:
-            raise ValueError(f"optim.spike_factor is {self.spike_factor}; it is 0 (no step is skipped) or more than 1")
+            raise ValueError(
+                f"optim.spike_factor is {self.spike_factor}; it must be 0 (no step is skipped) or more than 1"
+            )
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up from ``warmup_start``, then a cosine that ends at ``final_learning_rate`` after ``steps``."""
+    """Linear warm-up from ``warmup_start``, then cosine decay to ``final_learning_rate`` at step ``steps``."""
     warmup = min(config.warmup_steps, steps)
     rise = optax.linear_schedule(config.warmup_start, config.learning_rate, max(1, warmup))
     fall = optax.cosine_decay_schedule(
@@ -50,12 +55,12 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decays(train: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """Path -> whether weight decay acts on it."""
+    """Weight-decay mask: path -> True if the parameter is decayed."""
     return {path: path.rsplit("/", 1)[-1] not in NO_DECAY for path in train}
 
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm (if asked), then AdamW with decoupled decay, over a flat dict path -> array."""
+    """Global-norm clipping (if configured), then AdamW with decoupled weight decay, over a flat dict path -> array."""
     adamw = optax.adamw(
         schedule(config, steps),
         b1=config.beta1,

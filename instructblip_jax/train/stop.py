@@ -1,4 +1,4 @@
-"""Ending between two steps: SIGTERM, or the notice that a machine is about to be taken away."""
+"""Stopping between two steps: on SIGTERM, or when a machine is about to be preempted."""
 
 import signal
 import threading
@@ -9,18 +9,18 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(Exception):
-    """The run has ended early, its state saved after ``step``."""
+    """The run was stopped early; its state after ``step`` is saved."""
 
     def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM after step {step}; the same command goes on from there")
+        super().__init__(f"stopped by SIGTERM after step {step}; the same command resumes from there")
         self.step = step
 
 
 class SigtermNotice:
-    """While entered, a SIGTERM is noted instead of obeyed; a second one ends the process at once.
+    """Context in which a first SIGTERM is recorded instead of ending the process; a second one ends it at once.
 
-    In a job of several processes JAX's coordinator takes the signal of any of them, and names the step after which all
-    of them stop: `came` must be asked by each of them after each step.
+    In a job of several processes, JAX's coordinator receives the signal of any of them and chooses the step after which
+    all of them stop: every process must call `came` after every step.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class SigtermNotice:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def came(self, step: int) -> bool:
-        """Whether the run has to end after ``step``."""
+        """True if the run has to stop after ``step``."""
         if jax.process_count() == 1:
             return self.noted
         return multihost_utils.reached_preemption_sync_point(step)

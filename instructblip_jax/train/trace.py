@@ -1,4 +1,4 @@
-"""A profiler trace of some steps: what the devices and the host did, for TensorBoard's profile tab or Perfetto."""
+"""Profiler trace of some steps on devices and host, for TensorBoard's profile tab or Perfetto."""
 
 import tempfile
 from pathlib import Path
@@ -8,26 +8,26 @@ from etils import epath
 
 
 class Trace:
-    """Traces ``steps`` (those of them that are still to come) into ``directory``."""
+    """Traces ``steps``, or those of them that are still to come, into ``directory``."""
 
     def __init__(self, steps: range, directory: epath.Path):
         self.steps, self.directory = steps, directory
         self.local: tempfile.TemporaryDirectory | None = None
 
     def before(self, step: int) -> None:
-        """Start with the first of the steps that comes. JAX writes to a local disk only, so the trace begins there."""
+        """Start the trace at the first of the steps. JAX writes only to local disks, so the trace goes to one first."""
         if self.local is None and step in self.steps:
             self.local = tempfile.TemporaryDirectory()
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # every Python call of every thread would slow the steps and fill the trace
+            options.python_tracer_level = 0  # tracing Python calls would slow the steps and fill the trace
             jax.profiler.start_trace(self.local.name, profiler_options=options)
 
     def ends(self, step: int) -> bool:
-        """Whether ``step`` is the last one; the caller waits for it, and then says `end`."""
+        """True if ``step`` is the last one; the caller then waits for it to finish and calls `end`."""
         return self.local is not None and step == self.steps[-1]
 
     def end(self) -> None:
-        """Stop, and write the trace to its place. Does nothing where none runs."""
+        """Stop the trace and copy it to ``directory``; does nothing if none is running."""
         if self.local is None:
             return
         jax.profiler.stop_trace()

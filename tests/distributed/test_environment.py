@@ -74,7 +74,7 @@ def test_the_gpus_of_a_slurm_task(visible, tasks, nodes, place, want):
 
 def test_a_slurm_step_of_several_tasks_is_left_to_jax(monkeypatch):
     asked = []
-    monkeypatch.setattr(distributed, "_leave_last_words", lambda: None)
+    monkeypatch.setattr(distributed, "_start_obituary", lambda: None)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.distributed, "initialize", lambda *job, **options: asked.append((job, options)))
     step = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "0"}

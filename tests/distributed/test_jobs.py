@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 STEPS = 25  # with a checkpoint every seven steps
-ONE_LINE = "start the job again: it goes on from the last checkpoint"
+ONE_LINE = "start the job again: it resumes from the last checkpoint"
 
 
 def command(name: str, world: Path, workdir: Path, *more: str) -> list[str]:

@@ -36,6 +36,7 @@ class Ones:
 def step(state, frozen, batch):
     total = batch["x"].sum()
     metrics = {"loss": total, "tokens": total, "grad_norm": total, "skipped_in_row": jnp.int32(0)}
+    metrics |= {"terms": {"sum": total}, "counts": {"sum": total}, "weights": {"sum": jnp.float32(1)}}
     return {"steps": state["steps"] + 1}, metrics
 
 def save(step, state, position):

@@ -74,7 +74,7 @@ def test_groups_of_candidates_and_lists_for_each_row(ranked, monkeypatch):
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [
-        ("yes", "candidates is one text, 'yes'"),
+        ("yes", "candidates is a single text, 'yes'"),
         ([], "candidates of row 0 are"),
         (["yes", " "], "none may be empty"),
         ([["yes"]], "2 rows but 1 lists of candidates"),

@@ -122,9 +122,9 @@ def test_a_stream_is_the_answer_in_pieces(model, processor, every, options):
         ({"length_penalty": "long"}, "length_penalty is 'long'"),
         ({"length_penalty": True}, "length_penalty is True"),
         ({"top_p": float("nan")}, "top_p is nan"),
-        ({"eos_token_id": []}, r"eos_token_id is \[\]; a token's number from 0 to 345 .* or a list"),
+        ({"eos_token_id": []}, r"eos_token_id is \[\]; a token id from 0 to 345 .* or a list"),
         *(
-            ({"eos_token_id": bad}, f"eos_token_id is {re.escape(repr(bad))}; a token's number from 0 to 345")
+            ({"eos_token_id": bad}, f"eos_token_id is {re.escape(repr(bad))}; a token id from 0 to 345")
             for bad in (10**6, 346, -1, True, 1.0, "1", [1, 10**6], [1, None], [True], [[1]], [1.0])
         ),
         ({"top_p": 1.2}, "top_p is 1.2"),

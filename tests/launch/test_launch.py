@@ -72,7 +72,7 @@ def test_scripts_are_strict_short_and_tell_their_use(checkout, script):
         ("tpu_slice.sh", ["create"], {"TPU_NAME": "a", "ZONE": "z"}, "set TYPE"),
         ("tpu_slice.sh", ["create"], SLICE | {"BILLING": "free"}, "BILLING is 'free'"),
         ("tpu_slice.sh", ["watch"], SLICE, "watch what?"),
-        ("tpu_slice.sh", ["begin"], SLICE, "no 'begin'"),
+        ("tpu_slice.sh", ["begin"], SLICE, "no action 'begin'"),
         *[("tpu_slice.sh", [action, *line], SLICE, word) for action in ("run", "watch") for line, word in LOST],
         ("tpu_slice.sh", ["watch", "export", "--model", "M", "--out", "tuned"], SLICE, "--out 'tuned' with it"),
         ("tpu_slice.sh", ["watch", "prepare", "vqav2", "-out=sets"], SLICE, "--out 'sets' with it"),
@@ -81,10 +81,10 @@ def test_scripts_are_strict_short_and_tell_their_use(checkout, script):
         ("gke.sh", ["apply", *TRAIN], POD | {"TOPOLOGY": "16"}, "TOPOLOGY '16'"),
         ("gke.sh", ["apply", *TRAIN], POD | {"TOPOLOGY": "2x3"}, "6 chips, not a multiple of CHIPS 4"),
         ("gke.sh", ["apply"], POD, "apply what?"),
-        ("gke.sh", ["start"], POD, "no 'start'"),
+        ("gke.sh", ["start"], POD, "no action 'start'"),
         *[("gke.sh", ["apply", *line], POD, word) for line, word in LOST],
-        ("demo.sh", ["--steps=10"], {}, "'--steps=10' is no argument of it"),
-        ("demo.sh", ["--dry-run", "runs/x"], {}, "'runs/x' is no argument of it"),
+        ("demo.sh", ["--steps=10"], {}, "'--steps=10' is not an argument"),
+        ("demo.sh", ["--dry-run", "runs/x"], {}, "'runs/x' is not an argument"),
     ],
 )
 def test_what_is_missing_or_wrong_is_told_in_one_line(checkout, script, args, settings, word):

@@ -176,7 +176,7 @@ def test_a_followed_run_goes_on_without_its_follower(checkout):
         await_lines(second, "train stay")
         other = checkout.run("worker.sh", "--follow", "evaluate")
         assert other.returncode == 2
-        assert "here runs already: train stay" in other.stderr
+        assert "already running here: train stay" in other.stderr
         assert checkout.run("worker.sh", "--stop").returncode == 0
         out, _ = second.communicate(timeout=60)
     assert out.endswith("saved train stay\n")

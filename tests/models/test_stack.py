@@ -8,6 +8,7 @@ from flax import nnx
 
 from instructblip_jax.models.language.t5 import EncoderBlock, T5Config
 from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers.primitives import linear
 
 CONFIG = T5Config(vocab_size=20, d_model=12, d_kv=5, d_ff=18, num_layers=3, num_decoder_layers=2, num_heads=2)
 
@@ -61,6 +62,44 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
     want, got = (jax.grad(loss, argnums=(0, 1))(params, x, name) for name in ("none", remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(a).max()), want, got)
     assert kept(remat) < kept("none")
+
+
+@pytest.mark.parametrize("remat", ["none", "layer"])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, remat):
+    """Three layers: groups of 2 leave a smaller one, a group of 4 is never full."""
+    rngs = nnx.Rngs(1)
+    leaders = stack.build(lambda rngs: linear(12, 12, (None, None), dtype=jnp.float32, rngs=rngs), -(-3 // size), rngs)
+    bias, inputs = jnp.zeros((1, 2, 4, 4)), jnp.arange(3.0)
+
+    def body(x, layers, leader, inputs):
+        x, outputs = x + leader(x), []
+        for layer, own in zip(layers, inputs, strict=True):
+            x = layer(x, bias) + own
+            outputs.append(x.mean())
+        return x, jnp.stack(outputs)
+
+    def loss(x):
+        return jnp.square(stack.run_groups(layers, leaders, size, x, body, inputs=inputs, remat=remat)[0]).sum()
+
+    def one(stacked, n):
+        graph, state = nnx.split(stacked)
+        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[n], nnx.to_pure_dict(state)))
+
+    def loop(x):
+        outputs = []
+        for n in range(3):
+            x = x + one(leaders, n // size)(x) if n % size == 0 else x
+            x = one(layers, n)(x, bias) + n
+            outputs.append(x.mean())
+        return x, jnp.stack(outputs)
+
+    got, outputs = stack.run_groups(layers, leaders, size, x, body, inputs=inputs, remat=remat)
+    want, want_outputs = loop(x)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_allclose(outputs, want_outputs, atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.square(loop(x)[0]).sum())(x)
+    np.testing.assert_allclose(jax.grad(loss)(x), gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
 
 
 def saved_residuals(f, *args):

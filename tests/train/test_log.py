@@ -81,9 +81,9 @@ def test_a_file_gets_a_plain_line_every_tenth_of_the_run(capsys):
     steps = [20, 24, 28, 32, 36, 40]
     lines = err.splitlines()
     assert [line.split(" of ")[0] for line in lines] == [f"instructblip train: step {step}" for step in steps]
-    assert lines[0].endswith(" of 40 (50 %), 00:04 done, 00:40 left")
-    assert lines[1].endswith(" of 40 (60 %), loss 1.2500, samples/s 80.0, 00:12 done, 00:32 left")
-    assert lines[-1].endswith("(100 %), loss 1.2500, samples/s 80.0, 00:44 done, 00:00 left")
+    assert lines[0].endswith(" of 40 (50 %), 00:04 elapsed, 00:40 left")
+    assert lines[1].endswith(" of 40 (60 %), loss 1.2500, samples/s 80.0, 00:12 elapsed, 00:32 left")
+    assert lines[-1].endswith("(100 %), loss 1.2500, samples/s 80.0, 00:44 elapsed, 00:00 left")
 
 
 def test_what_becomes_known_of_a_logged_step_joins_its_line(workdir):

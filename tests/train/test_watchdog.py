@@ -42,7 +42,7 @@ def test_it_says_since_when_and_what_the_loop_was_doing_and_why_and_says_it_agai
     clock.now += 61
     message = dog.look()
     assert message.startswith("no step has finished for 61 s, since step 15 at ")
-    assert "(a step takes 1 s): the loop waits for the devices. Usually another host" in message
+    assert "(a step takes 1 s): the loop is waiting for the devices. The usual cause: another host" in message
     clock.now += 200
     assert dog.look() is None  # it does not fill the log
     clock.now += 101
@@ -61,7 +61,7 @@ def test_each_phase_has_its_own_words(clock, phase):
         assert message is None
         clock.now += 2
         message = dog.look()
-    assert f"the loop {watchdog.DOING[phase][0]}. Usually {watchdog.DOING[phase][1]}" in message
+    assert f"the loop {watchdog.DOING[phase][0]}. The usual cause: {watchdog.DOING[phase][1]}" in message
 
 
 def test_long_steps_are_given_their_time(clock):
@@ -89,11 +89,11 @@ def test_a_first_step_and_one_that_was_compiled_for_tell_no_pace(clock):
 
 def test_the_thread_speaks_and_ends_with_the_loop(monkeypatch):
     monkeypatch.setattr(watchdog, "PATIENCE", 0.0)
-    told = []
-    with Watchdog(Meter(), 0, tell=told.append) as dog:
+    reports = []
+    with Watchdog(Meter(), 0, report=reports.append) as dog:
         deadline = time.monotonic() + 20
-        while not told and time.monotonic() < deadline:
+        while not reports and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert len(told) == 1
-    assert "since step 0" in told[0]
+    assert len(reports) == 1
+    assert "since step 0" in reports[0]
     assert not dog.thread.is_alive()

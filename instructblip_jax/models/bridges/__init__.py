@@ -1,1 +1,1 @@
-"""What stands between a tower and a language model."""
+"""Modules between a tower and a language model."""

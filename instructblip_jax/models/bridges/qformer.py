@@ -1,4 +1,4 @@
-"""Q-Former: BERT layers whose learned queries read the image while they attend to the instruction.
+"""Q-Former: BERT layers whose learned queries attend to the image and to the instruction.
 
 InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301.12597).
 """
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import Attention, mask_bias
@@ -20,7 +21,7 @@ from instructblip_jax.sharding import constrain
 class QFormerConfig:
     """Sizes; the defaults are those of the public checkpoints (Hugging Face class defaults).
 
-    ``use_text`` is InstructBLIP's form: text embeddings, and a feed-forward of their own for the text positions.
+    ``use_text`` selects InstructBLIP's form: text embeddings, and a separate feed-forward for the text positions.
     """
 
     vocab_size: int = 30523
@@ -39,18 +40,21 @@ class QFormerConfig:
 
 
 DROPOUTS = 6
-"""A layer's: weights and output of its self-attention and of its cross-attention, output of each feed-forward."""
+"""Dropouts in a layer: attention weights and output of self- and cross-attention, output of both feed-forwards."""
 
 
 def _keys(keys: jax.Array | None, count: int = DROPOUTS) -> list[jax.Array | None]:
-    """Keys [count] one by one. They are all made at once: a split is a long program, and would stand in every layer."""
+    """Unpack keys [count] into a list, or None into a list of None.
+
+    The caller splits the keys of all layers at once: a split compiles to a long program, better not repeated per layer.
+    """
     return [None] * count if keys is None else [keys[n] for n in range(count)]
 
 
 class AttentionBlock(nnx.Module):
-    """Attention with dropout, residual and norm after it (post-norm, as BERT)."""
+    """Attention followed by dropout, residual and norm (post-norm, as in BERT)."""
 
-    def __init__(self, config: QFormerConfig, *, context_width: int | None = None, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: QFormerConfig, *, context_width: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
         rate = config.attention_probs_dropout_prob
         self.rate = config.hidden_dropout_prob
@@ -72,9 +76,9 @@ class AttentionBlock(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers with dropout, residual and norm after them."""
+    """Two dense layers followed by dropout, residual and norm."""
 
-    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner = config.hidden_size, config.intermediate_size
         self.rate = config.hidden_dropout_prob
         self.activation = ACTIVATIONS[config.hidden_act]
@@ -87,9 +91,9 @@ class FeedForward(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention over queries and text together, and a feed-forward for each of them."""
+    """Joint self-attention over queries and text, then a separate feed-forward for each."""
 
-    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = AttentionBlock(config, dtype=dtype, rngs=rngs)
         self.query_ffn = FeedForward(config, dtype=dtype, rngs=rngs)
         self.text_ffn = FeedForward(config, dtype=dtype, rngs=rngs) if config.use_text else None
@@ -103,7 +107,10 @@ class Layer(nnx.Module):
         bias: jax.Array | None,
         keys: jax.Array | None,
     ) -> jax.Array:
-        """x [B, Q + Tq, D] -> the same; ``cross_attention``: that of the queries to the image, where there is one."""
+        """x [B, Q + Tq, D] -> the same shape, or [B, Q, D] without text or without a feed-forward for it.
+
+        ``cross_attention`` is applied from the queries to the image; None in layers that have none.
+        """
         *self_keys, cross_probs_key, cross_out_key, query_key, text_key = _keys(keys)
         x = self.self_attention(x, x, bias, *self_keys)
         query, text = x[:, :queries], x[:, queries:]
@@ -118,7 +125,7 @@ class Layer(nnx.Module):
 class QFormer(nnx.Module):
     """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D]."""
 
-    def __init__(self, config: QFormerConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
         if config.use_text:
             self.word = embedding(config.vocab_size, config.hidden_size, ("vocab", "embed"), dtype=dtype, rngs=rngs)
@@ -126,7 +133,7 @@ class QFormer(nnx.Module):
                 config.max_position_embeddings, config.hidden_size, (None, "embed"), dtype=dtype, rngs=rngs
             )
         self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-        # Every so many layers one has a cross-attention, so these are a stack of their own.
+        # Only every n-th layer has cross-attention, so these modules form a stack of their own.
         self.layers = stack.build(lambda rngs: Layer(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
         self.cross_attention = stack.build(
             lambda rngs: AttentionBlock(config, context_width=config.encoder_hidden_size, dtype=dtype, rngs=rngs),
@@ -145,9 +152,9 @@ class QFormer(nnx.Module):
     ) -> jax.Array:
         """queries [Q, D]; image [B, P, Dv]; input_ids and attention_mask int [B, Tq], real tokens first, or None.
 
-        ``key`` switches dropout on (training). Without text the sequence is the queries alone. Text positions count
-        from 0; the queries have none, but pass the same norm and dropout. Raises ValueError for text that is longer
-        than the position table, or given to a BLIP-2 Q-Former.
+        ``key`` enables dropout (training). Without text the sequence consists of the queries alone. Text positions
+        start at 0; queries have no positions, but pass through the same norm and dropout. Raises ValueError if the
+        text is longer than the position table, or if this Q-Former takes no text (BLIP-2).
         """
         config = self.config
         count, batch = queries.shape[0], image.shape[0]
@@ -166,18 +173,21 @@ class QFormer(nnx.Module):
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
             seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
             bias = mask_bias(seen)
-        count_of_layers = config.num_hidden_layers
-        keys = None if key is None else jax.random.split(key, 1 + count_of_layers * DROPOUTS)
+        layer_count = config.num_hidden_layers
+        keys = None if key is None else jax.random.split(key, 1 + layer_count * DROPOUTS)
         embed_key = None if keys is None else keys[0]
-        layer_keys = None if keys is None else keys[1:].reshape(count_of_layers, DROPOUTS)
+        layer_keys = None if keys is None else keys[1:].reshape(layer_count, DROPOUTS)
         x = dropout(self.norm(x), config.hidden_dropout_prob, embed_key)
         x = constrain(x, "batch", None, None)
 
-        def group(x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, keys: Any) -> jax.Array:
-            """A layer with cross-attention and those after it that have none."""
+        def group(
+            x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, keys: Any
+        ) -> tuple[jax.Array, None]:
+            """A layer with cross-attention and the layers after it, which have none."""
             for n, layer in enumerate(layers):
                 x = layer(x, None if n else cross_attention, image, count, bias, None if keys is None else keys[n])
-            return x
+            return x, None
 
-        x = stack.run_groups(self.layers, self.cross_attention, config.cross_attention_frequency, x, group, layer_keys)
+        every = config.cross_attention_frequency
+        x, _ = stack.run_groups(self.layers, self.cross_attention, every, x, group, inputs=layer_keys)
         return x[:, :count]

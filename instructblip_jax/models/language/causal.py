@@ -1,6 +1,6 @@
-"""What decoder-only language models share: one stack read as a prompt, continued by cached steps, or run in training.
+"""Base class of decoder-only language models: prefill, decode steps with a KV cache, and whole sequences in training.
 
-A subclass has ``layers`` (a stack of `CausalBlock`), and says how embeddings take their positions and become logits.
+A subclass has ``layers`` (a stack of `CausalBlock`) and defines how positions enter and how logits are computed.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,20 @@ Cache = dict[str, jax.Array]
 
 
 class CausalBlock(Protocol):
-    """One layer, in two halves around the attention, so that keys and values may come from a cache as well."""
+    """One layer, split in two around the attention, so that keys and values can also come from a cache."""
 
     def project(self, x: jax.Array, place: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [..., T, D] -> queries [..., T, H, K], keys and values [..., G, T, K]."""
+        """x [..., T, D] -> queries [..., T, H, K], keys and values [..., G, T, K].
+
+        ``place``: the positions in the form that `CausalLM.enter` gave them.
+        """
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
-        """x [..., T, D] and what its queries may see (see `attention.attend`) -> the layer's output [..., T, D]."""
+        """x [..., T, D], its queries and the ``parts`` that they attend to (see `attention.attend`) -> [..., T, D]."""
 
 
 def positions_of(mask: jax.Array) -> jax.Array:
-    """mask [B, S] -> int32 [B, S]: how many real tokens came before, so that padding on any side is no distance."""
+    """mask [B, S] -> positions int32 [B, S]: the number of real tokens before each, so padding takes no position."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=1) - 1, 0)
 
 
@@ -42,7 +45,7 @@ class CausalLM(nnx.Module):
         raise NotImplementedError
 
     def enter(self, embeds: jax.Array, positions: jax.Array) -> tuple[jax.Array, Any]:
-        """embeds [..., T, D] at positions int [..., T] -> the first layer's input, and what each layer's heads need."""
+        """embeds [..., T, D] and positions int [..., T] -> first layer's input, and the ``place`` of all layers."""
         raise NotImplementedError
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -50,10 +53,10 @@ class CausalLM(nnx.Module):
         raise NotImplementedError
 
     def check_length(self, length: int) -> None:
-        """Raise ValueError where ``length`` positions are more than the model has."""
+        """Raise ValueError if ``length`` exceeds the number of positions that the model has."""
 
     def run(self, embeds: jax.Array, mask: jax.Array) -> jax.Array:
-        """A whole sequence [B, S, D] -> the last layer's output [B, S, D]."""
+        """Run whole sequences [B, S, D] -> the last layer's output [B, S, D]."""
         x, place, bias = self._begin(embeds, mask)
 
         def body(block: CausalBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -63,14 +66,17 @@ class CausalLM(nnx.Module):
         return stack.run(self.layers, x, body, remat=self.remat)[0]
 
     def prefill(self, embeds: jax.Array, mask: jax.Array) -> Cache:
-        """A prompt [B, S, D] -> what its continuations see of it: keys and values [L, B, G, S, K], and the mask without
-        the last real token, which is the first one that `decode` is given (its logits are the first answer token's)."""
+        """Prompts [B, S, D] -> the context of their continuations: keys and values [L, B, G, S, K] and a mask [B, S].
+
+        The mask leaves out the last real token: `decode` takes that one first, and returns the logits of the first
+        answer token for it.
+        """
         x, place, bias = self._begin(embeds, mask)
         last_layer = stack.depth(self.layers) - 1
 
         def body(block: CausalBlock, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, Cache]:
             query, keys, values = block.project(x, place)
-            # What the last layer would make of its input is asked of the continuations alone.
+            # Nothing reads the last layer's output for the prompt; only its keys and values are needed.
             x = jax.lax.cond(
                 layer < last_layer, lambda: block.finish(x, query, [(keys, values, bias)]).astype(x.dtype), lambda: x
             )
@@ -81,24 +87,27 @@ class CausalLM(nnx.Module):
         return context | {"mask": mask.astype(bool) & ~last}
 
     def _begin(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
-        """The first layer's input, what each layer's heads need, and the bias float32 [B, 1, S, S]."""
+        """Input of the first layer, ``place`` of all layers, and the causal and padding bias float32 [B, 1, S, S]."""
         length = embeds.shape[1]
         self.check_length(length)
         x, place = self.enter(embeds, positions_of(mask))
         return x, place, jnp.minimum(causal_bias(length), mask_bias(mask))
 
     def init_cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K]."""
+        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K].
+
+        Raises ValueError if the context and the new tokens together exceed the model's positions.
+        """
         self.check_length(context["k"].shape[3] + length)
         return stack.init_cache(context["k"], rows, length)
 
     def decode(
         self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
     ) -> tuple[jax.Array, Cache | None]:
-        """N continuations of each example: ids int [B, N, T] -> logits float32 [B, N, T, V].
+        """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V].
 
-        Without a cache ids begin right after the context; with one, they go on at ``index``, and it is returned with
-        them in it.
+        Without a cache, ids directly follow the context. With a cache, they take the positions from ``index`` on, and
+        the updated cache is returned.
         """
         if cache is None:
             self.check_length(context["k"].shape[3] + ids.shape[2])

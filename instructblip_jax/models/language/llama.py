@@ -1,12 +1,12 @@
-"""LLaMA and its tuned forms (Vicuna): RMS pre-norm, rotary positions, SwiGLU, grouped-query attention, no bias."""
+"""LLaMA and models tuned from it (Vicuna): RMS pre-norm, rotary positions, SwiGLU, grouped-query attention, no bias."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.language.causal import CausalLM
 from instructblip_jax.models.layers import rope, stack
@@ -17,7 +17,7 @@ from instructblip_jax.sharding import residual, whole
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes; the defaults are Hugging Face's class defaults, where 0 stands for what follows from the other sizes."""
+    """Sizes; the defaults are Hugging Face's class defaults. 0 means: derived from the other sizes."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -37,15 +37,15 @@ class LlamaConfig:
         """Embedding width D."""
         return self.hidden_size
 
-    def build(self, *, dtype: Any, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Llama":
-        """The module; ``int8`` keeps its matrices in one byte a weight."""
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Llama":
+        """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return Llama(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
 
 class Block(nnx.Module):
-    """See `causal.CausalBlock`."""
+    """Implements `causal.CausalBlock`."""
 
-    def __init__(self, config: LlamaConfig, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
         self.attn_norm = rms_norm(width, config.rms_norm_eps, dtype=dtype, rngs=rngs)
         self.attn = Attention(
@@ -76,9 +76,11 @@ class Block(nnx.Module):
 
 
 class Llama(CausalLM):
-    """See `causal.CausalLM`."""
+    """Implements `causal.CausalLM`."""
 
-    def __init__(self, config: LlamaConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+    def __init__(
+        self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False
+    ):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.hidden_size, config.vocab_size
         self.tokens = embedding(vocab, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)

@@ -1,12 +1,12 @@
-"""OPT (arXiv 2205.01068), which BLIP-2's decoder-only checkpoints hold: pre-norm, learned positions, ReLU."""
+"""OPT (arXiv 2205.01068), the language model of some BLIP-2 checkpoints: pre-norm, learned positions, ReLU."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.language.causal import CausalLM
 from instructblip_jax.models.layers import stack
@@ -15,12 +15,12 @@ from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, la
 from instructblip_jax.sharding import residual, whole
 
 OFFSET = 2
-"""Row of the position table = position + 2."""
+"""The embedding of position p is row p + 2 of the table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptConfig:
-    """Sizes; the defaults are Hugging Face's class defaults. The head is the embedding table."""
+    """Sizes; the defaults are Hugging Face's class defaults. The output head is the embedding table."""
 
     vocab_size: int = 50272
     hidden_size: int = 768
@@ -37,8 +37,8 @@ class OptConfig:
         """Embedding width D."""
         return self.hidden_size
 
-    def build(self, *, dtype: Any, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Opt":
-        """The module; ``int8`` keeps its matrices in one byte a weight."""
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Opt":
+        """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return Opt(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
 
@@ -46,9 +46,9 @@ NORM_EPSILON = 1e-5  # not a field of the configuration
 
 
 class Block(nnx.Module):
-    """See `causal.CausalBlock`."""
+    """Implements `causal.CausalBlock`."""
 
-    def __init__(self, config: OptConfig, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: OptConfig, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner, heads = config.hidden_size, config.ffn_dim, config.num_attention_heads
         self.attn_norm = layer_norm(width, NORM_EPSILON, dtype=dtype, rngs=rngs)
         self.attn = Attention(width, heads, width // heads, int8=int8, dtype=dtype, rngs=rngs)
@@ -67,9 +67,9 @@ class Block(nnx.Module):
 
 
 class Opt(CausalLM):
-    """See `causal.CausalLM`."""
+    """Implements `causal.CausalLM`."""
 
-    def __init__(self, config: OptConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+    def __init__(self, config: OptConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
         self.config, self.dtype, self.remat = config, dtype, remat
         width = config.hidden_size
         self.tokens = embedding(config.vocab_size, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import Attention, attend, causal_bias, mask_bias
@@ -19,9 +20,9 @@ Cache = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes; the defaults are Hugging Face's class defaults. ``activation`` gates the feed-forward.
+    """Sizes; the defaults are Hugging Face's class defaults. ``activation`` is that of the feed-forward's gate.
 
-    ``scale_outputs``: a model trained with tied embeddings multiplies the decoder output by d_model ** -0.5.
+    ``scale_outputs``: multiply the decoder output by d_model ** -0.5, as models trained with tied embeddings do.
     """
 
     vocab_size: int = 32128
@@ -45,15 +46,15 @@ class T5Config:
         """Embedding width D."""
         return self.d_model
 
-    def build(self, *, dtype: Any, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "T5":
-        """The module; ``int8`` keeps its matrices in one byte a weight."""
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "T5":
+        """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return T5(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
 
 class GatedFeedForward(nnx.Module):
-    """norm, then ``down(act(gate x) * up x)``."""
+    """Pre-norm gated feed-forward with residual: ``x + down(act(gate h) * up h)``, where h is the normed x."""
 
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner = config.d_model, config.d_ff
         self.activation = ACTIVATIONS[config.activation]
         self.norm = rms_norm(width, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
@@ -67,9 +68,9 @@ class GatedFeedForward(nnx.Module):
 
 
 class NormedAttention(nnx.Module):
-    """norm and unscaled, bias-free attention; the residual is added here."""
+    """Pre-norm attention without scale and bias, with residual."""
 
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
         self.attn = Attention(
             config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, int8=int8, dtype=dtype, rngs=rngs
@@ -81,8 +82,10 @@ class NormedAttention(nnx.Module):
         return residual(x + self.attn(h, *self.attn.keys_values(h), bias=bias))
 
     def over_cache(self, x: jax.Array, own: Cache | None, index: Any, bias: jax.Array) -> tuple[jax.Array, Any]:
-        """Self-attention of positions x [B, N, T, D], whose keys and values enter the cache at ``index``; without a
-        cache, over themselves."""
+        """Self-attention of x [B, N, T, D] over the cache, which its keys and values enter at ``index``.
+
+        Without a cache x attends to itself. Returns the output and the updated cache.
+        """
         h = whole(self.norm(x))
         new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
         if own is not None:
@@ -91,13 +94,13 @@ class NormedAttention(nnx.Module):
         return x + self.attn.output(mixed), own
 
     def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
-        """Cross-attention of x [B, (N,) T, D] to keys and values [B, H, S, K] computed before."""
+        """Cross-attention of x [B, (N,) T, D] to precomputed keys and values [B, H, S, K]."""
         mixed = attend(self.attn.queries(whole(self.norm(x))), [(keys, values, bias)])
         return residual(x + self.attn.output(mixed))
 
 
 class EncoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
 
@@ -106,7 +109,7 @@ class EncoderBlock(nnx.Module):
 
 
 class DecoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.cross_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
@@ -117,7 +120,7 @@ class DecoderBlock(nnx.Module):
 
 
 class Side(nnx.Module):
-    """What encoder and decoder both are: a scanned stack, the bias table that all its layers share, a last norm."""
+    """Encoder or decoder: a scanned stack, the relative-bias table that all its layers share, a final norm."""
 
     def __init__(
         self,
@@ -126,20 +129,20 @@ class Side(nnx.Module):
         layers: int,
         *,
         int8: bool = False,
-        dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.layers = stack.build(lambda rngs: block(config, int8=int8, dtype=dtype, rngs=rngs), layers, rngs)
         shape = (config.relative_attention_num_buckets, config.num_heads)
-        # Heads that begin by looking different ways find out what belongs together much sooner.
+        # std 1: heads that start with different positional preferences learn much faster.
         self.relative = parameter(shape, (None, "heads"), std=1.0, rngs=rngs)
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
 
 
 class T5(nnx.Module):
-    """Embeddings in, logits out. All sequences hold their real tokens first; masks are int or bool [B, T]."""
+    """Embeddings in, logits out. Real tokens come first in all sequences; masks are int or bool [B, T]."""
 
-    def __init__(self, config: T5Config, *, dtype, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+    def __init__(self, config: T5Config, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.d_model, config.vocab_size
         self.shared = embedding(vocab, width, ("vocab", "embed"), std=1.0, dtype=dtype, rngs=rngs)
@@ -162,8 +165,7 @@ class T5(nnx.Module):
         return self.encoder.norm(x)
 
     def run_decoder(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
-        """Teacher forcing: decoder_ids int [B, To] over the encoder output and mask -> the last layer's output
-        [B, To, D]."""
+        """Teacher forcing: decoder_ids int [B, To], encoder output and mask -> the last layer's output [B, To, D]."""
         length = decoder_ids.shape[1]
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         context_bias = mask_bias(mask)
@@ -176,22 +178,25 @@ class T5(nnx.Module):
         return stack.run(self.decoder.layers, self.shared(decoder_ids), body, remat=self.remat)[0]
 
     def prefill(self, embeds: jax.Array, mask: jax.Array) -> Cache:
-        """A prompt [B, S, D] -> what its continuations see of it: each layer's cross-attention keys and values
-        [L, B, H, S, K], computed once for all steps and continuations, and the mask."""
+        """Prompts [B, S, D] -> the context of their continuations: cross-attention keys and values and the mask.
+
+        Keys and values [L, B, H, S, K] are computed once for all decode steps and continuations.
+        """
         encoded = self.encode(embeds, mask)
         _, (keys, values) = stack.run(self.decoder.layers, jnp.zeros(()), lambda b, x, _: (x, b.context(encoded)))
         return {"k": keys, "v": values, "mask": mask}
 
     def init_cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Room for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, H, T, K]."""
+        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, H, T, K]."""
         return stack.init_cache(context["k"], rows, length)
 
     def decode(
         self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
     ) -> tuple[jax.Array, Cache | None]:
-        """N continuations of each example: decoder ids int [B, N, T] -> logits float32 [B, N, T, V].
+        """Logits of N continuations of each example: decoder ids int [B, N, T] -> float32 [B, N, T, V].
 
-        Without a cache ids begin the answer; with one, they go on at ``index``, and it is returned with them in it.
+        Without a cache, ids start at position 0. With a cache, they take the positions from ``index`` on, and the
+        updated cache is returned.
         """
         length = ids.shape[2] if cache is None else cache["k"].shape[4]
         first = 0 if cache is None else index
@@ -218,7 +223,7 @@ class T5(nnx.Module):
         rows: int | None = None,
         bidirectional: bool,
     ) -> jax.Array:
-        """The bias [1, H, T, S] over ``length`` keys, of ``rows`` queries from ``first`` on, or of all."""
+        """Relative bias [1, H, T, S] of ``rows`` queries (default: all) from ``first`` on over ``length`` keys."""
         return relative_bias(
             side.relative[...],
             length if rows is None else rows,

@@ -1,1 +1,1 @@
-"""What every part is made of."""
+"""Building blocks that all model parts share."""

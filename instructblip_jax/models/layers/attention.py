@@ -1,4 +1,4 @@
-"""Multi-head attention, one for all parts: self or cross, biased, masked, cached, shared by many continuations."""
+"""Multi-head attention of all parts: self or cross, with bias, mask and KV cache, for one or many continuations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers.primitives import dropout, linear
 
@@ -27,14 +28,15 @@ def attend(
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Scaled queries over the keys of all ``parts`` together, with one float32 softmax.
+    """Attention of scaled queries over the keys of all ``parts`` together, with one float32 softmax.
 
     ``query`` is [B, T, H, K], or [B, N, T, H, K] for N continuations of each example. A part is (keys, values, bias):
-    keys and values [B, G, S, K], which all N share, or [B, N, G, S, K], each one's own; bias float32, broadcast to
-    [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query attention). Returns
-    the shape of ``query``. ``key`` switches the dropout of the attention probabilities on.
+    keys and values are [B, G, S, K], shared by all N, or [B, N, G, S, K], separate for each; bias is float32,
+    broadcastable to [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query
+    attention). Returns the shape of ``query``. ``key`` enables dropout of the attention weights.
 
-    Keys have their heads first, as the products want them: a cache that is read at every step is never transposed.
+    The heads of keys and values come before their positions, the order of the einsums, so that a cache that is read at
+    every step is never transposed.
     """
     n = "n" if query.ndim == 5 else ""
     heads, groups = query.shape[-2], parts[0][0].shape[-3]
@@ -60,8 +62,8 @@ def attend(
 class Attention(nnx.Module):
     """Projections q, k, v, o and scaled dot-product attention.
 
-    Keys and values are a step of their own, so that they can come from another sequence, from a cache, or be
-    computed once for many queries. ``kv_heads``: fewer key and value heads than query heads.
+    `keys_values` is a separate step, so that keys and values can come from another sequence or a cache, or be computed
+    once for many queries. ``kv_heads``: number of key and value heads (default: ``heads``).
     """
 
     def __init__(
@@ -76,14 +78,14 @@ class Attention(nnx.Module):
         scale: float | None = None,
         dropout_rate: float = 0.0,
         int8: bool = False,
-        dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         context_width = context_width or width
         self.heads, self.kv_heads, self.head_size = heads, kv_heads or heads, head_size
         self.dropout_rate = dropout_rate
         self.scale = head_size**-0.5 if scale is None else scale
-        # Unscaled attention (T5) is born with the scale in its query kernel.
+        # Unscaled attention (T5) has the scale in the initial values of its query kernel.
         gain = head_size**-0.5 / self.scale
         inner, kv_inner = heads * head_size, self.kv_heads * head_size
         kind: dict[str, Any] = {"bias": bias, "int8": int8, "dtype": dtype, "rngs": rngs}
@@ -102,7 +104,7 @@ class Attention(nnx.Module):
         return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
-        """What `attend` mixed [..., T, H, K] -> [..., T, D]."""
+        """Output projection of what `attend` returned: [..., T, H, K] -> [..., T, D]."""
         return self.o(mixed.reshape(*mixed.shape[:-2], -1))
 
     def __call__(

@@ -1,19 +1,20 @@
-"""Weight-only int8 for frozen matrices: a byte a weight, one scale an output channel, arithmetic in the compute type.
+"""Weight-only int8 for frozen matrices: one byte per weight, one scale per output channel, computed in ``dtype``.
 
-Symmetric, by the largest magnitude of each column, without calibration: what the field calls absmax, or W8A16.
+Symmetric absmax quantization of each column, without calibration (W8A16).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 LEVELS = 127
 """The largest stored magnitude; -128 is not used, so that the range is symmetric."""
 
 
 def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """kernel [D, M] -> int8 [D, M] and float32 scales [M], with ``kernel ~ int8 * scale``. On the host, in loading."""
+    """kernel [D, M] -> int8 [D, M] and float32 scales [M], with ``kernel ~ int8 * scale``. Runs on the host."""
     kernel = kernel.astype(np.float32)
     scale = np.abs(kernel).max(axis=0) / LEVELS
     scale = np.where(scale > 0, scale, np.float32(1))  # a column of zeros
@@ -21,9 +22,9 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Int8Linear(nnx.Module):
-    """``x @ (kernel * scale) + bias``. The scale is applied to the product, which is the same and much smaller.
+    """``x @ (kernel * scale) + bias``; the scale is applied to the product, which is equivalent and much smaller.
 
-    Nothing flows back into the kernel; the gradient of x is that of the dequantised product.
+    No gradient reaches the kernel; the gradient of x is that of the dequantized product.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class Int8Linear(nnx.Module):
         axes: tuple[str | None, str | None],
         *,
         bias: bool,
-        dtype,
-        out_dtype=None,
+        dtype: DTypeLike,
+        out_dtype: DTypeLike | None = None,
     ):
         self.dtype, self.out_dtype = dtype, out_dtype or dtype
-        # Always loaded, hence zeros. Stored as they are whatever the compute type: `tree.abstract` reads "stored".
+        # Zeros, because int8 parameters are always loaded. `systems.build.abstract` reads "stored": their types do not
+        # follow the compute type.
         self.kernel = nnx.Param(jnp.zeros((d_in, d_out), jnp.int8), axes=axes, stored="int8")
         self.kernel_scale = nnx.Param(jnp.ones(d_out), axes=axes[1:], stored="float32")
         self.bias = nnx.Param(jnp.zeros(d_out), axes=axes[1:]) if bias else None

@@ -1,11 +1,14 @@
-"""The leaf layers that every part is made of, each parameter with its logical axes (see `instructblip_jax.sharding`).
+"""Leaf layers of all parts; every parameter carries its logical axes (see `instructblip_jax.sharding`).
 
-Parameters are created in float32; ``dtype`` is the type of the computation. Loading decides the stored types.
+Parameters are created in float32; ``dtype`` is the compute type. Loading decides in which type they are stored.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers.int8 import Int8Linear
 
@@ -18,9 +21,18 @@ ACTIVATIONS = {
 """Activations by their Hugging Face names; "gelu" is the exact (erf) one."""
 
 
-def _rows_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None):
-    """[..., D] @ [D, M] as one product of matrices: its kernel gradient then is one, too, and not a slower contraction
-    over several axes (on CPU by a factor of two)."""
+def _rows_dot(
+    x: jax.Array,
+    kernel: jax.Array,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """``dot_general`` of `nnx.Linear`: [..., D] @ [D, M] as a single matrix product.
+
+    Its kernel gradient is then a matrix product as well, not a contraction over several axes (twice as slow on CPU).
+    """
     rows = x.reshape(-1, x.shape[-1])
     out = jnp.matmul(rows, kernel, precision=precision, preferred_element_type=preferred_element_type)
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -33,14 +45,15 @@ def linear(
     *,
     bias: bool = True,
     gain: float = 1.0,
-    dtype,
-    out_dtype=None,
+    dtype: DTypeLike,
+    out_dtype: DTypeLike | None = None,
     int8: bool = False,
     rngs: nnx.Rngs,
 ) -> "nnx.Linear | Int8Linear":
-    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``; ``out_dtype`` widens the result.
+    """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``.
 
-    A new kernel keeps the variance of its input, times ``gain`` squared. ``int8``: a frozen kernel in a byte a weight.
+    ``out_dtype``: a wider type for the result. ``int8``: a frozen kernel, stored in one byte per weight. A new kernel
+    preserves the variance of its input, times ``gain`` squared.
     """
     if int8:
         return Int8Linear(d_in, d_out, axes, bias=bias, dtype=dtype, out_dtype=out_dtype)
@@ -58,8 +71,8 @@ def linear(
     )
 
 
-def layer_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with float32 statistics. The two-pass variance, for the fast one loses digits next to torch's."""
+def layer_norm(width: int, epsilon: float, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics; two-pass variance, because the fast one is less exact than torch's."""
     axes = {"axes": ("embed",)}
     return nnx.LayerNorm(
         width,
@@ -72,26 +85,26 @@ def layer_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.Laye
     )
 
 
-def rms_norm(width: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Root-mean-square norm (no mean, no bias), mean of squares in float32."""
+def rms_norm(width: int, epsilon: float, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Root-mean-square norm (no mean, no bias); the mean of squares is taken in float32."""
     return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs, scale_metadata={"axes": ("embed",)})
 
 
 def embedding(
-    rows: int, width: int, axes: tuple[str | None, str | None], *, std: float = 0.02, dtype, rngs: nnx.Rngs
+    rows: int, width: int, axes: tuple[str | None, str | None], *, std: float = 0.02, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Embed:
-    """A table of ``rows`` vectors, new ones normal with deviation ``std``."""
+    """Table [rows, width], initialised from a normal distribution with standard deviation ``std``."""
     init = nnx.initializers.normal(std)
     return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata={"axes": axes})
 
 
 def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, std: float = 0.02, rngs: nnx.Rngs) -> nnx.Param:
-    """A bare array, a new one normal with deviation ``std``."""
+    """Bare array, initialised from a normal distribution with standard deviation ``std``."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=axes)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key, which is how frozen parts and evaluation run."""
+    """Inverted dropout; the identity without a key, as in frozen parts and in evaluation."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)

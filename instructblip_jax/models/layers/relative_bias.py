@@ -1,4 +1,4 @@
-"""T5's relative-position buckets."""
+"""T5's relative-position buckets and bias."""
 
 import math
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def buckets(distance: np.ndarray, *, bidirectional: bool, count: int, max_distance: int) -> np.ndarray:
-    """Bucket of each key-minus-query ``distance``: exact when near, logarithmic further out.
+    """Bucket (int32) of each key-minus-query ``distance``: exact for small distances, logarithmic for larger ones.
 
-    In NumPy and float32, once per shape: the logarithm is truncated, so a different rounding is a different bucket.
+    Computed in NumPy and float32, once per shape: the logarithm is truncated, so other rounding gives other buckets.
     """
     result = np.zeros(distance.shape, np.int32)
     if bidirectional:
@@ -36,7 +36,7 @@ def relative_bias(
     bidirectional: bool,
     max_distance: int,
 ) -> jax.Array:
-    """table [buckets, H] -> float32 [1, H, T, S]: T query positions from ``first`` on, S key positions from 0 on."""
+    """table [buckets, H] -> float32 [1, H, T, S]: T query positions starting at ``first``, S key positions at 0."""
     distance = np.arange(keys)[None, :] - np.arange(keys)[:, None]  # [S, S]
     index = buckets(distance, bidirectional=bidirectional, count=table.shape[0], max_distance=max_distance)
     rows = jax.lax.dynamic_slice_in_dim(jnp.asarray(index), first, queries, axis=0)  # [T, S]

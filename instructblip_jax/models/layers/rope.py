@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864) in the half-split form of the public LLaMA weights."""
+"""Rotary position embeddings (RoFormer, arXiv 2104.09864) in the half-split form of the public LLaMA weights."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ def angles(positions: jax.Array, head_size: int, base: float) -> Angles:
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(x: jax.Array, turn: Angles, *, heads: int) -> jax.Array:
-    """x turned by its position's angles, in float32; channel i goes with channel i + K / 2.
+def rotate(x: jax.Array, cos_sin: Angles, *, heads: int) -> jax.Array:
+    """Rotate x by the angles of its positions, in float32; channel i is paired with channel i + K / 2.
 
-    ``heads``: where x has its heads, -2 for queries [..., T, H, K], -3 for keys [..., G, T, K].
+    ``heads``: the axis of x that holds the heads, -2 for queries [..., T, H, K], -3 for keys [..., G, T, K].
     """
-    cos, sin = (jnp.expand_dims(x, heads) for x in turn)
+    cos, sin = (jnp.expand_dims(x, heads) for x in cos_sin)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

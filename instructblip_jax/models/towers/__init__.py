@@ -1,1 +1,1 @@
-"""Encoders of media: arrays in, tokens out."""
+"""Media encoders: arrays in, tokens out."""

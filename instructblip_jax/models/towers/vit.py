@@ -1,10 +1,11 @@
-"""EVA ViT, the vision tower: EVA-CLIP ViT-g/14 cut to 39 blocks in the public checkpoints."""
+"""EVA ViT, the vision tower: EVA-CLIP ViT-g/14, cut to 39 blocks in the public checkpoints."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import Attention
@@ -30,15 +31,16 @@ class VitConfig:
         return self.image_size // self.patch_size
 
     def at(self, image_size: int) -> "VitConfig":
-        """The same tower for pictures of ``image_size`` pixels a side, 0 for those that it has.
+        """The same tower for images of ``image_size`` pixels per side; 0 keeps the present size.
 
-        Raises ValueError for a size that its patches do not divide, naming the nearest that they do.
+        Raises ValueError for a size that is not a multiple of the patch size, naming the nearest ones that are.
         """
         if image_size < 0 or image_size % self.patch_size:
             below = max(1, image_size // self.patch_size) * self.patch_size
             raise ValueError(
-                f"image_size {image_size} is no positive multiple of this vision tower's patch size {self.patch_size}; "
-                f"take {below} or {below + self.patch_size}, or 0 for the checkpoint's own {self.image_size}"
+                f"image_size {image_size} is not a positive multiple of this vision tower's patch size "
+                f"{self.patch_size}; take {below} or {below + self.patch_size}, or 0 for the checkpoint's own "
+                f"{self.image_size}"
             )
         return dataclasses.replace(self, image_size=image_size or self.image_size)
 
@@ -46,7 +48,7 @@ class VitConfig:
 class Block(nnx.Module):
     """Pre-norm transformer block without layer scale."""
 
-    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
         self.norm1 = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
         self.attn = Attention(width, heads, width // heads, dtype=dtype, rngs=rngs)
@@ -64,21 +66,24 @@ class Block(nnx.Module):
 class Vit(nnx.Module):
     """Pixels [B, H, W, 3] -> normalised tokens [B, P, D], class token first (P = grid * grid + 1).
 
-    ``remat``: what the backward pass keeps of each block, a name of `stack.REMAT`.
+    ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`.
     """
 
-    def __init__(self, config: VitConfig, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+    def __init__(self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, patch = config.hidden_size, config.patch_size
         self.patch = linear(patch * patch * 3, width, (None, "embed"), dtype=dtype, rngs=rngs)
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
         self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
-        # LAVIS calls it ln_vision: outside the frozen tower there, and in the `original` trainable set here.
+        # LAVIS's ln_vision: not part of the frozen tower there, and part of the `original` trainable set here.
         self.post_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
     def features(self, pixels: jax.Array) -> jax.Array:
-        """Normalised pixels [B, H, W, 3] -> tokens of the last block [B, P, D], before the final norm."""
+        """Pixels [B, H, W, 3] -> the last block's tokens [B, P, D], before the final norm.
+
+        Raises ValueError for images of another size than the tower's.
+        """
         config, grid, patch = self.config, self.config.grid, self.config.patch_size
         if pixels.shape[1:] != (config.image_size, config.image_size, 3):
             raise ValueError(
