@@ -1,4 +1,4 @@
-"""The embedded default: scenes of real handwritten digits, towers that ship with the package, minutes on a laptop.
+"""The embedded demo: scenes of real handwritten digits, towers that ship with the package, minutes on a laptop.
 
 `configs/digits.py:VARIANT` is one of the paper's ablations (arXiv 2305.06500, table 2 and figure 4).
 """
@@ -28,12 +28,12 @@ HELD_OUT = ("digit_of", "read_column", "extreme", "extreme_colour", "next_to")
 VARIANTS = {
     "": {},
     # Table 2: the Q-Former does not see the instruction; only the language model does.
-    "no_instruction_in_qformer": {"instruct_qformer": False},
-    # Table 2: every set as often as any other, whatever its size.
+    "no_instruction_in_qformer": {"system.instruct_qformer": False},
+    # Table 2: all sets equally often, whatever their sizes.
     "uniform_sampling": {"mixture.exponent": 0.0, "mixture.weights.caption": 1.0, "mixture.weights.describe": 1.0},
     # Figure 4: trained on the bare inputs, instructed only when tested.
     "multitask": {"data.templates": "plain"},
-    # What the language model can guess: trained without seeing.
+    # What the language model can guess: trained on blanked pictures.
     "blind": {"data.blank_image": True},
 }
 
@@ -43,17 +43,17 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
     config = complete(ConfigDict({"model": str(files("instructblip_jax") / "assets" / "digits"), "steps": 4800}))
-    # Many small steps: what is hard here is to find out which query reads which cell, not to average gradients.
+    # Many small steps: the difficulty is to learn which query reads which cell, not noise in the gradients.
     config.batch_size = 8
     config.log_every = 25
-    config.validate_every = 2400  # over all twelve sets, which takes as long as 100 steps
+    config.validate_every = 2400  # a pass over all twelve sets takes as long as 100 steps
     config.dtype = "float32"
-    # From scratch and small: a higher rate than the paper's 1e-5, which continues a pre-trained Q-Former.
+    # A higher rate than the paper's 1e-5, because this Q-Former is small and trained from scratch.
     config.optim.learning_rate, config.optim.final_learning_rate = 6e-4, 1e-5
     config.optim.warmup_start, config.optim.warmup_steps = 1e-6, 500
     config.optim.beta2 = 0.99
     config.optim.clip_norm = 1.0
-    # Captions weigh more: they name every cell, and stand in for BLIP-2's pre-training, which the paper starts from.
+    # Captions weigh more: they name every cell, and replace BLIP-2's pre-training, from which the paper starts.
     config.mixture.sets = HELD_IN
     config.mixture.weights = {"caption": 5.0, "describe": 2.0}
     config.data.instruction_lengths, config.data.response_lengths = (24,), (4, 16)

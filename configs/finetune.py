@@ -4,7 +4,7 @@
     instructblip evaluate --config configs/finetune.py:scienceqa --workdir runs/scienceqa
 
 The table has Vicuna-7B, as here, and FlanT5-XXL: --config.model=Salesforce/instructblip-flan-t5-xxl. docs/finetuning.md
-tells what was published, and how to go on to larger pictures and a tower that trains.
+lists what was published, and explains larger pictures and training the tower.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ SETS: dict[str, dict] = {
     "okvqa": {"training": "okvqa:train", "records": 9_009, "epochs": 5, "batch_size": 64},
     "aokvqa": {"training": "aokvqa:train", "records": 17_056, "epochs": 5, "batch_size": 64},
 }
-"""Variant -> the split that is trained on and its size; passes over it and the batch are our choice."""
+"""Variant -> the training split and its size; the epochs and the batch size are our choice."""
 
 
 def get_config(variant: str = "scienceqa") -> ConfigDict:

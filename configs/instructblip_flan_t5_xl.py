@@ -1,6 +1,6 @@
-"""InstructBLIP (FlanT5-XL) as the paper trained it: 60,000 steps of 192 rows. It fits, whole, on every chip.
+"""InstructBLIP (FlanT5-XL) as the paper trained it: 60,000 steps of 192 rows. All of it fits on every chip.
 
-A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+The variant after a colon is the slice it runs on; docs/plan.md has the time and memory of each.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """InstructBLIP (FlanT5-XXL) as the paper trained it: 60,000 steps of 64 rows.
 
-A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+The variant after a colon is the slice it runs on; docs/plan.md has the time and memory of each.
 """
 
 from ml_collections import ConfigDict
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from instructblip_jax.recipes.instructblip import paper
 
 INT8 = {"int8": True}
-"""22 GB of bfloat16 are too much for most chips, and with four rows on each are read longer than they compute."""
+"""22 GB of bfloat16 are too much for most chips, and with four rows a chip, reading them outlasts computing."""
 VARIANTS: dict[str, dict] = {
     "": INT8,
-    "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1},  # whole, it is half a GiB too much
+    "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1},  # unsharded, it is half a GiB too much
     "v6e_4x4": INT8,
     "v4_2x2x1": INT8,
     "v5p_2x2x1": {},

@@ -1,6 +1,6 @@
 """InstructBLIP (Vicuna-13B) as the paper trained it: 60,000 steps of 64 rows.
 
-A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+The variant after a colon is the slice it runs on; docs/plan.md has the time and memory of each.
 """
 
 from ml_collections import ConfigDict

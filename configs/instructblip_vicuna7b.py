@@ -1,6 +1,6 @@
 """InstructBLIP (Vicuna-7B) as the paper trained it: 60,000 steps of 128 rows.
 
-A variant after a colon is the slice it runs on; docs/plan.md has what each takes.
+The variant after a colon is the slice it runs on; docs/plan.md has the time and memory of each.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from instructblip_jax.recipes.instructblip import paper
 
 VARIANTS: dict[str, dict] = {
     "": {"int8": True},
-    "v5e_4x4": {"int8": True},  # 16 GB hold it in bfloat16 only cut into pieces, and sending these costs more
+    "v5e_4x4": {"int8": True},  # 16 GB hold it in bfloat16 only in shards, and gathering these costs more
     "v6e_4x4": {},
     "v4_2x2x1": {},
     "v5p_2x2x1": {},

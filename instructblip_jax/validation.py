@@ -1,7 +1,7 @@
 """The loss of held-out records while a run trains: without dropout, and without touching its state or its data.
 
-For each set of the mixture with a split "validation", the same records are read in the same words every time, in
-batches of the static shapes of training.
+For each set of the mixture with a split "validation", the same records are read with the same instructions and answers
+every time, in batches of the static shapes of training.
 """
 
 import itertools
@@ -16,11 +16,12 @@ import numpy as np
 from instructblip_jax import mesh as meshes
 from instructblip_jax.data import prepared
 from instructblip_jax.data.buckets import Shape
-from instructblip_jax.data.collate import collate, text_lengths
-from instructblip_jax.data.loader import drawn, pixels_of
+from instructblip_jax.data.collate import collate
+from instructblip_jax.data.loader import drawn, media_of
 from instructblip_jax.data.templates import Templates
-from instructblip_jax.model import InstructBlip
-from instructblip_jax.processors.instructblip import IGNORE, Processor
+from instructblip_jax.model import Model
+from instructblip_jax.objectives.term import Term
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.systems.build import Arrays, merge
 
 SPLIT = "validation"
@@ -29,17 +30,17 @@ RECORDS = 256
 
 
 class HeldOut:
-    """Batches of ``rows`` rows, of which each has the rows ``own``, this host's; they can be gone through again and
-    again. The arrays are those of training; rows beyond the records have no label that counts.
+    """Batches of ``rows`` rows, of which each has the rows ``own``, this host's; they can be iterated again and again.
+    The arrays are those of training; rows beyond the records count nothing in any loss.
 
-    ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the mean
-    colour. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
+    ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the blank
+    medium. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
     """
 
     def __init__(
         self,
         source: prepared.Source | prepared.Joined,
-        processor: Processor,
+        processor: BaseProcessor,
         templates: Templates,
         *,
         rows: int,
@@ -50,7 +51,7 @@ class HeldOut:
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image = own.tolist(), blank_image
-        shown = prepared.pictures_shown(source)
+        ranks = prepared.media_shown(source).order
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
@@ -58,64 +59,74 @@ class HeldOut:
             if record.answers or record.turns:
                 # Always the same template, turn and answer.
                 text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), training=True)
-                lengths = text_lengths(text, processor)
+                lengths = processor.lengths(text)
                 if (lengths <= largest).all():
-                    found.append((int(shown[index]), lengths[::-1], index, text))
-        found.sort(key=lambda one: one[:3])  # the same number of pictures, and then like lengths, share a batch
-        self.examples = [(pictures, index, text) for pictures, _, index, text in found]
+                    found.append((int(ranks[index]), lengths[::-1], index, text))
+        found.sort(key=lambda one: one[:3])  # the same kinds of media, and then like lengths, share a batch
+        self.examples = [(rank, index, text) for rank, _, index, text in found]
         self.taken, self.left_out = len(found), count - len(found)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor() as pool:
-            for pictures, group in itertools.groupby(self.examples, key=lambda one: one[0]):
+            for _, group in itertools.groupby(self.examples, key=lambda one: one[0]):
                 alike = list(group)
-                pixels_of_record = partial(self._pixels, pictures)
                 for start in range(0, len(alike), self.rows):
                     examples = alike[start : start + self.rows]
                     count = len(examples)
                     examples += examples[:1] * (self.rows - count)
-                    samples: list[dict[str, np.ndarray]] = [dict(text) for *_, text in examples]
-                    numbers = [examples[n][1] for n in self.own]
-                    for n, pixels in zip(self.own, pool.map(pixels_of_record, numbers), strict=True):
-                        samples[n]["pixel_values"] = pixels
+                    media = list(pool.map(self._media, [examples[n][1] for n in self.own]))
                     batch = collate(
-                        samples, self.processor, shapes=self.shapes, blank_image=self.blank_image, own=self.own
+                        [text for *_, text in examples],
+                        media,
+                        self.processor,
+                        shapes=self.shapes,
+                        blank=self.blank_image,
+                        own=self.own,
                     )
-                    batch["labels"][np.array(self.own) >= count] = IGNORE
+                    self.processor.ignore(batch, np.array(self.own) >= count)
                     yield batch
 
-    def _pixels(self, pictures: int, index: int) -> np.ndarray:
-        return pixels_of(self.source[index], self.processor, pictures)
+    def _media(self, index: int) -> dict[str, np.ndarray]:
+        return media_of(self.source[index], self.processor)
 
 
 class Validation:
-    """Called with the trained parameters, gives set -> mean loss over the response tokens of its held-out records.
+    """Called with the trained parameters, gives set -> loss of its held-out records: the weighted sum of the terms'
+    means over all of them.
 
     ``sets``: set -> its batches of ``rows`` rows, this host's of them. All processes must call it.
     """
 
-    def __init__(self, model: InstructBlip, sets: Mapping[str, Iterable[Mapping[str, np.ndarray]]], rows: int):
-        def sums(train: Arrays, frozen: Arrays, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            losses, tokens = merge(model.graph, train, frozen).loss(batch)
-            return losses.sum(), tokens.sum()
+    def __init__(self, model: Model, sets: Mapping[str, Iterable[Mapping[str, np.ndarray]]], rows: int):
+        def sums(train: Arrays, frozen: Arrays, memory: Arrays, batch: dict[str, jax.Array]) -> dict[str, Term]:
+            terms, _ = merge(model.graph, train, frozen).loss(batch, memory=memory, step=0)
+            return {name: Term(term.sums.sum(), term.counts.sum(), term.weight) for name, term in terms.items()}
 
         self.sums = jax.jit(sums, compiler_options=model.compiler_options)
-        self.frozen, self.sets = model.frozen, sets
+        self.frozen, self.memory, self.sets = model.frozen, model.memory, sets
         self.put = partial(meshes.put_rows, model.mesh, own=meshes.local_rows(model.mesh, rows), rows=rows)
 
     def __call__(self, train: Arrays) -> dict[str, float]:
         return {name: self._mean(train, batches) for name, batches in self.sets.items()}
 
     def _mean(self, train: Arrays, batches: Iterable[Mapping[str, np.ndarray]]) -> float:
-        total = np.zeros(2)
-        running: tuple[jax.Array, jax.Array] | None = None
+        totals: dict[str, np.ndarray] = {}
+        weights: dict[str, float] = {}
+
+        def add(terms: Mapping[str, Term]) -> None:
+            for name, term in jax.device_get(terms).items():
+                weights[name] = term.weight
+                totals[name] = totals.get(name, np.zeros(2)) + np.array([term.sums, term.counts], np.float64)
+
+        running: dict[str, Term] | None = None
         for batch in batches:
-            now = self.sums(train, self.frozen, self.put(batch))
+            now = self.sums(train, self.frozen, self.memory, self.put(batch))
             if running is not None:  # read while the devices compute this batch
-                total += jax.device_get(running)
+                add(running)
             running = now
-        total += jax.device_get(running) if running is not None else 0.0
-        return float(total[0] / max(total[1], 1.0))
+        if running is not None:
+            add(running)
+        return float(sum(weights[name] * total / max(count, 1.0) for name, (total, count) in totals.items()))
 
 
 def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source | prepared.Joined]:
@@ -129,8 +140,8 @@ def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source 
 
 
 def prepare(
-    model: InstructBlip,
-    processor: Processor,
+    model: Model,
+    processor: BaseProcessor,
     sources: Mapping[str, prepared.Source | prepared.Joined],
     templates: Templates,
     *,
@@ -139,9 +150,9 @@ def prepare(
     seed: int,
     blank_image: bool = False,
 ) -> Validation | None:
-    """The validation of these sets, in batches of ``rows``; None where nothing of them can be judged.
+    """The validation of these sets, in batches of ``rows``; None where none of their records can be judged.
 
-    Says how many records are left out, if any are; see `HeldOut`.
+    Prints how many records are left out, if any are; see `HeldOut`.
     """
     sets = {}
     for name, source in sources.items():

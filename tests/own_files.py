@@ -1,4 +1,4 @@
-"""Files that people might bring, written by the tests, and what the readers make of them."""
+"""Writes files as users might bring them, and reads them with the readers under test."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def png(shade: int = 90) -> bytes:
 
 
 def json_lines(path: Path, *rows: Any) -> Path:
-    """An object a line; texts stand as they are."""
+    """One object per line; strings are written as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
@@ -66,5 +66,5 @@ def only(source: Path | str, *images: Path, **options: Any) -> Draft:
 
 
 def reasons(source: Path | str, *images: Path, **options: Any) -> list[str | None]:
-    """Of each row why it is skipped; None for a record."""
+    """For each row the reason why it is skipped, or None for a record."""
     return [row.reason if isinstance(row, Skip) else None for row in rows(source, *images, **options)]

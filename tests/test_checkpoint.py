@@ -225,6 +225,55 @@ def test_other_towers_are_an_error_not_damage(copy, mesh):
     checkpoints.close()
 
 
+def test_other_trained_parameters_are_named(copy, mesh):
+    """Resuming with another trainable set would lose what was trained, or train what was frozen."""
+    checkpoints, state = opened(copy), state_of(0, mesh)
+    fewer = {path: x for path, x in state["train"].items() if path != "query_tokens"}
+    more = state["train"] | {"vit/post_norm/scale": state["train"]["qformer/bias"]}
+    for train, words in (
+        (fewer, r"only in the checkpoint: train/query_tokens\)"),
+        (more, r"only in this run: train/vit/post_norm/scale\)"),
+    ):
+        match = rf"checkpoints/3: trained other parameters than this run would \({words}; .*config\.trainable"
+        with pytest.raises(ValueError, match=match):
+            checkpoints.restore_train(3, train, "towers")
+        with pytest.raises(ValueError, match=match):
+            checkpoints.restore(3, state | {"train": train}, "towers")
+    (copy / "3" / "source" / "metadata").write_text('{"fingerprint": "towers"}')  # as a version without digests did
+    with pytest.raises(ValueError, match="only in the checkpoint: train/query_tokens"):
+        checkpoints.restore(3, state | {"train": fewer}, "towers")
+    checkpoints.close()
+
+
+def parts(directory, step: int) -> set[str]:
+    """The parts of the state that a checkpoint holds."""
+    tree = json.loads((directory / str(step) / "state" / "_METADATA").read_text())["tree_metadata"]
+    return {entry["key_metadata"][0]["key"] for entry in tree.values()}
+
+
+def test_the_memory_of_a_system_is_saved_restored_and_digested(whole, mesh, tmp_path):
+    assert parts(whole, 3) == {"step", "train", "opt", "guard", "drawn"}  # as versions without memory wrote them
+    rng = np.random.default_rng(5)
+    arrays = {"queue": rng.standard_normal((8, 4), np.float32), "copy/qformer/bias": np.ones(12, np.float32)}
+    state = state_of(1, mesh) | {"memory": replicate(mesh, arrays)}
+    empty = state_of(0, mesh) | {"memory": replicate(mesh, jax.tree.map(np.zeros_like, arrays))}
+    checkpoints = opened(tmp_path / "checkpoints")
+    checkpoints.save(1, state, PLACE, "towers")
+    checkpoints.close()
+    assert parts(tmp_path / "checkpoints", 1) == {*parts(whole, 3), "memory"}
+    saved = json.loads((tmp_path / "checkpoints" / "1" / "source" / "metadata").read_text())["digests"]
+    assert {name for name in saved if name.startswith("memory/")} == {"memory/queue", "memory/copy/qformer/bias"}
+    again = opened(tmp_path / "checkpoints")
+    assert again.newest() == 1
+    restored = again.restore(1, empty, "towers")
+    assert restored.keys() == state.keys()
+    assert same(restored, state)
+    for memory, words in (({}, "only in the checkpoint"), (empty["memory"] | {"more": 0}, "only in this run")):
+        with pytest.raises(ValueError, match=f"{words}: memory/"):
+            again.restore(1, empty | {"memory": memory}, "towers")
+    again.close()
+
+
 def test_only_the_trained_parameters_are_judged_where_only_they_are_read(copy, mesh, capsys):
     checkpoints = opened(copy)
     assert checkpoints.newest(only="train") == 3
@@ -269,7 +318,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_over_any_data_and_says_so(co
     assert checkpoints.place(3) == {"iterator": iterator}
     assert capsys.readouterr().out == ""
     checkpoints.check_sets(3, {"count": "other"})
-    assert "3: written by an earlier version, which did not note its data" in capsys.readouterr().out
+    assert "3: written by an earlier version, which did not record its data" in capsys.readouterr().out
     checkpoints.close()
 
 

@@ -61,7 +61,7 @@ class Golden:
             out = {
                 "vision": tokens,
                 "qformer": system.qformer(system.query_tokens[...], tokens, *text),
-                "prefix": system.visual_prompt(image, batch),
+                "prefix": system.visual_prompt(media, batch),
             }
             if not self.decoder_only:
                 out["encoder"] = system.llm.encode(*system.prompt(media, batch))

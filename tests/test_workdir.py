@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.sharding import Layout
 
 FIELDS = {
     "model": "m",
@@ -62,6 +63,38 @@ def test_a_run_from_before_a_field_came_loads_and_goes_on(workdir, run):
     optim = dataclasses.replace(run.optim, accumulation=2)
     with pytest.raises(ValueError, match=r"another configuration: optim.accumulation \(there 1, here 2\)\. "):
         workdir.check(dataclasses.replace(run, optim=optim))
+
+
+def test_a_run_from_before_systems_had_options_of_their_own(workdir, run, recwarn):
+    """Its options, trainable set and layouts are those of a run that does not state them."""
+    layouts = {"trained": "sharded", "vit": "sharded", "llm": "sharded"}
+    old = {"instruct_qformer": True, "trainable": "qformer", "layout": layouts}
+    edit(workdir, lambda fields: (fields.pop("system"), fields.update(old)))
+    assert workdir.saved_config() == dataclasses.replace(run, trainable="qformer", layout=layouts)
+    for name in ("", "qformer"):
+        workdir.check(dataclasses.replace(run, trainable=name))
+    with pytest.raises(ValueError, match=r"trainable \(there 'qformer', here 'original'\)"):
+        workdir.check(dataclasses.replace(run, trainable="original"))
+    with pytest.raises(ValueError, match=r"system\.instruct_qformer \(there None, here False\)"):
+        workdir.check(dataclasses.replace(run, system={"instruct_qformer": False}))
+    edit(workdir, lambda fields: fields.update(instruct_qformer=False))
+    workdir.check(dataclasses.replace(run, system={"instruct_qformer": False}))
+    assert not recwarn.list  # its user cannot do anything about it
+
+
+def test_options_of_a_system_are_read_as_they_were_written(workdir, run):
+    run = dataclasses.replace(run, system={"momentum": 0.995, "sizes": (1, 2), "name": "x"}, image_size=364)
+    workdir.write_json("config.json", dataclasses.asdict(run))
+    assert workdir.saved_config() == run
+    workdir.check(run)
+    assert run.system_options() == {"momentum": 0.995, "sizes": (1, 2), "name": "x", "image_size": 364}
+
+
+def test_the_options_of_a_model_are_stated_once(run):
+    run = dataclasses.replace(run, layout={"llm": "tensor"}, system={"momentum": 0.5}, int8=True)
+    options = {"dtype": "bfloat16", "trainable": None, "layout": Layout(llm="tensor"), "remat": "none", "int8": True}
+    assert run.model_options() == {**options, "momentum": 0.5}
+    assert run.model_options(int8=False, remat="layer") == {**options, "momentum": 0.5, "int8": False, "remat": "layer"}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +155,7 @@ def test_what_is_no_continuation_is_refused(workdir, run, change):
 
 HOLD = """
 import sys, time
-from instructblip_jax.workdir import Workdir
+from instructblip_jax.run.workdir import Workdir
 
 with Workdir(sys.argv[1]).held():
     print("held", flush=True)
@@ -138,7 +171,7 @@ def test_a_second_run_is_refused_until_the_first_one_is_gone_however_it_went(tmp
             assert first.stdout.readline() == "held\n"
             with (
                 pytest.raises(
-                    ValueError, match=rf"^{path}: another `train` is at work here \(process {first.pid} on .*--workdir$"
+                    ValueError, match=rf"^{path}: another `train` is running here \(process {first.pid} on .*--workdir$"
                 ),
                 Workdir(str(path)).held(),
             ):

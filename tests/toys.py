@@ -9,8 +9,8 @@ from pathlib import Path
 
 import checkpoints
 
-from instructblip_jax.data import prepared
 from instructblip_jax.datasets.digits.records import make
+from instructblip_jax.datasets.prepare import write
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def write_sets(out: Path, sizes: dict[str, int], evaluated: int = 8) -> Path:
     for name, size in sizes.items():
         splits = {"train": size} if size else {}
         splits |= {"validation": evaluated, "test": evaluated}
-        prepared.write(
+        write.write(
             out, name, {split: lambda s=split, n=name, c=count: make(n, s, 0, c) for split, count in splits.items()}
         )
     return out

@@ -1,1 +1,1 @@
-"""One file a command: its ``--help``, which is the docstring, ``define_flags`` and ``check_flags``; no jax here."""
+"""One file per command: its ``--help``, which is the docstring, ``define_flags`` and ``check_flags``. No jax here."""

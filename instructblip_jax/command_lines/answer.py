@@ -1,7 +1,7 @@
 """Answers about pictures: instructblip answer --model M [--workdir W] --image F [--image F2] "INSTRUCTION" ...
 
-One answer a line, for each image and instruction in turn; --workdir takes the trained parameters of a run. A single
-answer is told as it is written where a person watches. --candidates "yes,no" ranks these answers instead.
+Prints one answer per line, for each image and each instruction; --workdir uses the trained parameters of a run. On a
+terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
+    """Define the flags of this command."""
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
-    flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose trained parameters are used.")
-    flags.DEFINE_multi_string("image", [], "Picture file; may be given several times.")
+    flags.DEFINE_string("workdir", None, "Workdir of a `train` run whose trained parameters are used.")
+    flags.DEFINE_multi_string("image", [], "Picture file; may be repeated.")
     flags.DEFINE_bool("frames", False, "The pictures are the frames of one video, in order.")
-    flags.DEFINE_list("candidates", [], 'Answers to rank, "yes,no": each with its log-likelihood, the likeliest first.')
+    flags.DEFINE_list("candidates", [], 'Answers to rank by log-likelihood, such as "yes,no".')
     flags.DEFINE_integer("max_new_tokens", 64, "Longest answer, in tokens.")
-    flags.DEFINE_integer("num_beams", 1, "Beams; 1 takes the likeliest token at every step.")
-    flags.DEFINE_float("length_penalty", 1.0, "Above 0 prefers long answers of beams, below 0 short ones.")
-    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 avoids words that were said; the original used 1.5.")
-    flags.DEFINE_bool("do_sample", False, "Draw each token by its probability; the flags below say how.")
-    flags.DEFINE_float("temperature", 1.0, "Below 1 draws likely tokens more often, above 1 less often.")
-    flags.DEFINE_integer("top_k", 50, "Draw among so many of the likeliest tokens; 0 is all.")
-    flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens that have this probability together.")
-    flags.DEFINE_integer("seed", 0, "The same seed draws the same.", lower_bound=0, upper_bound=2**32 - 1)
-    flags.DEFINE_string("dtype", None, "Compute type; by default the run's, or bfloat16.")
-    flags.DEFINE_bool("int8", False, "Keep the language model's matrices as int8: half the memory of bfloat16.")
-    flags.DEFINE_string("json", None, "Also write the answers here, for programs.")
+    flags.DEFINE_integer("num_beams", 1, "Beams; 1 takes the most likely token at every step.")
+    flags.DEFINE_float("length_penalty", 1.0, "Beam search: above 0 favours long answers, below 0 short ones.")
+    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 avoids words already used; the original used 1.5.")
+    flags.DEFINE_bool("do_sample", False, "Sample each token by its probability, as the flags below specify.")
+    flags.DEFINE_float("temperature", 1.0, "Below 1 samples likely tokens more often, above 1 less often.")
+    flags.DEFINE_integer("top_k", 50, "Sample among this many of the most likely tokens; 0 is all.")
+    flags.DEFINE_float("top_p", 1.0, "Sample among the most likely tokens that together have this probability.")
+    flags.DEFINE_integer("seed", 0, "Seed of the sampling.", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_string("dtype", None, "Compute type; the default is the run's, or bfloat16.")
+    flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
+    flags.DEFINE_string("json", None, "Also write the answers here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def check_flags(args: Sequence[str]) -> None:
     if not all(text.strip() for text in FLAGS.candidates):
         raise ValueError(f"--candidates {FLAGS.candidates}: none may be empty")
     if not FLAGS.do_sample and (unused := [name for name in (*SAMPLING, "seed") if FLAGS[name].present]):
-        raise ValueError(f"--{unused[0]} changes nothing without --do_sample")
+        raise ValueError(f"--{unused[0]} has no effect without --do_sample")
     Options.of(ends=0, pad=0, vocabulary=1, **generation())
 
 

@@ -2,9 +2,9 @@
 
     instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
 
-Compiles the real train step, and what answers, for a slice that need not be there: any Linux machine with libtpu does.
-Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned by the program of as many TPU chips. The last
-line says whether the run fits; the exit status is 1 where it does not, and --sweep (if asked) finds no way that does.
+Compiles the real train step, prefill and decoding for a slice that need not be there; any Linux machine with libtpu can
+do it. Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned with the program for as many TPU chips.
+The last line states whether the run fits; the exit status is 1 if it does not, unless --sweep (if given) finds a way.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     run_flags.define_config(argv)
     flags.DEFINE_string("topology", None, "The slice: CHIP:SHAPE, such as v5e:4x4, v4:2x2x4, v5e:4x4*2, h200:8.")
-    flags.DEFINE_integer("batch_size", None, "Instead of the configuration's.")
-    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens that the time is told for.")
+    flags.DEFINE_integer("batch_size", None, "Rows of a batch, instead of the configuration's.")
+    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens that are timed.")
     flags.DEFINE_bool("sweep", False, "Find the fastest mesh and layout, and the largest batch.")
-    flags.DEFINE_string("json", None, "Also write what was found here, for programs.")
+    flags.DEFINE_string("json", None, "Also write the plan to this file, for programs.")
 
 
 def check_flags(args: Sequence[str]) -> None:

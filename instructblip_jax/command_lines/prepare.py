@@ -1,10 +1,10 @@
 """A data set into sharded ArrayRecord (a TFDS data set): instructblip prepare NAME --source DIR --out DIR [--json FILE]
 
 NAME is digits, the embedded world (all its task sets, drawn from scikit-learn's scans, without a --source); one of the
-known data sets, whose official files lie in --source and their pictures there or in --images; or custom, your own
-files. A set that is there is left as it is, and refused where its annotation files or the flags that decide what is in
-it are others now; --overwrite makes it anew. What was broken off is gone on with by the same command. Rows that cannot
-be read are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
+known data sets, whose official files are in --source, and their pictures there or in --images; or custom, your own
+files. A set that exists is kept, and refused if its annotation files or the flags that determine its contents have
+changed; --overwrite prepares it again. The same command continues an interrupted preparation. Rows that cannot be read
+are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
 """
 
 from collections.abc import Sequence
@@ -17,32 +17,32 @@ from instructblip_jax.datasets.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
 CUSTOM = ("name", "format", "encoding", "validation")
-"""Flags that are handed on to the reader of the user's own files."""
+"""Flags that are passed to the reader of the user's own files."""
 
 
 def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    flags.DEFINE_string("out", None, "Directory to write the sets under.")
-    flags.DEFINE_string("source", None, "Directory of the data set's official files; of custom, a file or directory.")
+    """Define the flags of this command."""
+    flags.DEFINE_string("out", None, "Directory of the prepared sets.")
+    flags.DEFINE_string("source", None, "Directory of the data set's official files; for custom, a file or directory.")
     flags.DEFINE_multi_string(
         "images", [], "Directory of pictures or videos; may be repeated. Default: the official place."
     )
     flags.DEFINE_integer("frames", FRAMES, "Frames taken of a video.", lower_bound=1, upper_bound=256)
-    flags.DEFINE_float("max_skipped", 1.0, "Share of rows that may be skipped; with more, no set is made.", 0.0, 1.0)
-    flags.DEFINE_integer("workers", None, "Processes that read pictures and write. Default: one a core.", lower_bound=1)
+    flags.DEFINE_float("max_skipped", 1.0, "Share of rows that may be skipped; above it, no set is written.", 0.0, 1.0)
+    flags.DEFINE_integer("workers", None, "Processes that read and write. Default: one per core.", lower_bound=1)
     flags.DEFINE_string(
         "beam",
         None,
-        "Have Apache Beam write, with these pipeline options: --beam='--runner=…'. Its workers read pickled rows from "
-        "--out, and whoever may write there can run code as them: only where nobody else may.",
+        "Write with Apache Beam and these pipeline options: --beam='--runner=…'. Its workers unpickle rows from --out, "
+        "so anyone with write access there can run code as them: use it only where nobody else has.",
     )
     flags.DEFINE_string("name", None, "custom: the set's name. Default: the source's.")
-    flags.DEFINE_string("format", None, "custom: what the files are, if it is not to be guessed.")
-    flags.DEFINE_string("encoding", None, "custom: of the text. Default: UTF-8.")
-    flags.DEFINE_float("validation", 0.0, "custom: share of the pictures kept for validation.", 0.0, 0.9)
-    flags.DEFINE_bool("overwrite", False, "Make a set that is there anew; it stays until the new one is whole.")
-    flags.DEFINE_bool("inspect", False, "Tell what is there, and write nothing; --out is not needed.")
-    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
+    flags.DEFINE_string("format", None, "custom: the format of the files. Default: it is guessed.")
+    flags.DEFINE_string("encoding", None, "custom: encoding of the text. Default: UTF-8.")
+    flags.DEFINE_float("validation", 0.0, "custom: share of the pictures held out for validation.", 0.0, 0.9)
+    flags.DEFINE_bool("overwrite", False, "Prepare an existing set again; it stays until the new one is complete.")
+    flags.DEFINE_bool("inspect", False, "Report what the source holds, and write nothing; --out is not needed.")
+    flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ def check_flags(args: Sequence[str]) -> None:
         raise ValueError("digits is drawn, always the same, and takes no --overwrite")
     files.check_json(FLAGS.json)
     if args[0] != "digits" and not FLAGS.source:
-        raise ValueError(f"--source is needed: where the files of {args[0]} lie")
+        raise ValueError(f"--source is needed: the directory with the files of {args[0]}")
     foreign = [name for name in CUSTOM if FLAGS[name].present]
     if args[0] != "custom" and foreign:
         raise ValueError(f"--{foreign[0]} is for custom sets alone")

@@ -14,14 +14,14 @@ FLAGS = flags.FLAGS
 
 
 def define(argv: Sequence[str]) -> None:
-    """The two flags; ``argv`` is where overrides such as --config.steps=5 stand."""
+    """Define both flags; ``argv`` holds the overrides, such as --config.steps=5."""
     define_config(argv)
     flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
 
 
 def define_config(argv: Sequence[str]) -> None:
-    """The first of them, for a command that leaves nothing. Raises flags.Error where it is given twice."""
-    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # overrides would be lost between them
+    """Define --config alone, for a command without a workdir. Raises flags.Error if it is given twice."""
+    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # the overrides of one would be lost
         raise flags.Error("--config is given more than once")
     config_flags.DEFINE_config_file(
         "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
@@ -30,10 +30,10 @@ def define_config(argv: Sequence[str]) -> None:
 
 
 class _Completed(ConfigFileFlagParser):
-    """Reads a configuration file, and adds the fields that it leaves out before overrides are looked up in it."""
+    """Reads a configuration file, and adds the fields that it leaves out before overrides are applied to it."""
 
     def __init__(self, argv: Sequence[str]):
-        super().__init__(name="config", lock_config=False)  # which no file with a required placeholder survives
+        super().__init__(name="config", lock_config=False)  # locking fails on required placeholders
         self.argv = argv
 
     def parse(self, path: str) -> Any:
@@ -41,14 +41,14 @@ class _Completed(ConfigFileFlagParser):
 
         try:
             config = super().parse(path)
-        except Exception as error:  # the file may raise anything; a ValueError comes with its traceback as text
+        except Exception as error:  # the file may raise anything; the text of a ValueError holds its traceback
             last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
             raise flags.Error(f"{path}: {last.removeprefix('ValueError: ')}") from error
         if isinstance(config, FrozenConfigDict):
             config = config.as_configdict()
         if isinstance(config, ConfigDict):
             complete(config)
-            for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with those of a --flagfile
+            for arg in FLAGS.read_flags_from_files(self.argv, force_gnu=False):  # with a --flagfile's
                 override = re.match(r"--?(?:no)?config\.([^=]*)", arg)
                 try:
                     make_room(config, _names(override[1]) if override else ())
@@ -65,11 +65,11 @@ def _names(override: str) -> tuple[str, ...]:
             return names
     except ValueError:
         pass
-    raise ValueError("not a field; what is no plain name stands in quotes: \"--config.mixture.weights['gqa:val']=2\"")
+    raise ValueError("not a field; put other than plain names in quotes: \"--config.mixture.weights['gqa:val']=2\"")
 
 
 class _Tuple(tuple_parser.TupleParser):
-    """Names in a row need neither brackets nor quotes: --config.mixture.sets=vqav2,gqa:val."""
+    """Reads several names without brackets and quotes: --config.mixture.sets=vqav2,gqa:val."""
 
     def parse(self, argument: Any) -> tuple:
         if isinstance(argument, str) and re.fullmatch(r"[^\[\]()'\"]*", argument):
@@ -91,25 +91,25 @@ config_flags.register_flag_parser_for_type(bool, _Bool())
 
 
 def check(args: Sequence[str]) -> None:
-    """Raise ValueError or FileNotFoundError unless both are given, with a configuration that can be used."""
+    """Raise ValueError or FileNotFoundError unless both flags are given, with a valid configuration."""
     if not FLAGS["config"].present or not FLAGS.workdir:
         raise ValueError("--config and --workdir are needed")
     check_config(args)
 
 
 def check_config(args: Sequence[str]) -> None:
-    """Raise ValueError or FileNotFoundError unless there is a configuration that can be used, and nothing else."""
+    """Raise ValueError or FileNotFoundError unless there is a valid configuration, and no further argument."""
     path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if not isinstance(FLAGS.config, ConfigDict):
         try:
-            getattr(FLAGS.config, "steps", None)  # ml_collections keeps the OSError of a file until it is used
+            getattr(FLAGS.config, "steps", None)  # ml_collections defers the OSError of a file until it is used
         except OSError as error:
             raise ValueError(f"{path}: {error.__cause__}") from error
         raise ValueError(f"{path}: get_config() returns a {type(FLAGS.config).__name__}, not a ConfigDict")
     if args:
-        raise ValueError(f"does not know what to do with {' '.join(args)}")
+        raise ValueError(f"unexpected arguments: {' '.join(args)}")
     from instructblip_jax.run.config import resolve
 
     try:

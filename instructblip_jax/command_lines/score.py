@@ -1,7 +1,7 @@
-"""Anybody's predictions, no model needed: instructblip score METRIC --predictions P.jsonl --references R.jsonl
+"""Score predictions of any model: instructblip score METRIC --predictions P.jsonl --references R.jsonl
 
-docs/metrics.md tells what each METRIC is and how rows are written. Ids join the two files; a reference without a
-prediction counts as wrong. Prints the score times 100 with its 95 % bootstrap interval; --json FILE holds it as it is.
+docs/metrics.md describes each METRIC and the format of both files. Rows are joined by id; a reference without a
+prediction counts as wrong. Prints the score times 100 with its 95 % bootstrap interval; --json FILE has it unscaled.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ FLAGS = flags.FLAGS
 
 
 def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
-    flags.DEFINE_string("predictions", None, "JSON lines, or a list: in each row an id and prediction or scores.")
-    flags.DEFINE_string("references", None, "JSON lines, or a list: the same ids and answers or a label.")
-    flags.DEFINE_string("json", None, "Also write the scores here, for programs.")
+    """Define the flags of this command."""
+    flags.DEFINE_string("predictions", None, "JSON lines or a list; each row has an id, and a prediction or scores.")
+    flags.DEFINE_string("references", None, "JSON lines or a list; each row has an id, and answers or a label.")
+    flags.DEFINE_string("json", None, "Also write the scores here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Instruction tuning: instructblip train --config C --workdir W [--json FILE] [--profile FIRST:LAST]
 
-Resumes from W by itself, and goes on with a finished run that is given more steps. Only the trained parameters, the
-optimizer and the position in the data are saved there. SIGTERM ends it after the current step, saved, with exit code
-143.
+Resumes from W automatically, and continues a finished run that is given more steps. Checkpoints hold the trained
+parameters, the optimizer and the position in the data only. On SIGTERM it finishes the current step, saves, and exits
+with code 143.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ FLAGS = flags.FLAGS
 
 
 def define_flags(argv: Sequence[str]) -> None:
-    """This command's flags."""
+    """Define the flags of this command."""
     run_flags.define(argv)
-    flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here, for programs.")
-    flags.DEFINE_string("profile", None, "FIRST:LAST, steps of which a profiler trace is written to W/profile.")
+    flags.DEFINE_string("json", None, "Also write losses and weights_sha256 here as JSON.")
+    flags.DEFINE_string("profile", None, "FIRST:LAST, the steps to trace with the profiler, into W/profile.")
 
 
 def check_flags(args: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def check_flags(args: Sequence[str]) -> None:
 
 
 def traced(text: str) -> range:
-    """ "FIRST:LAST" of --profile -> these steps, both included. Raises ValueError unless 1 <= FIRST <= LAST."""
+    """The steps of --profile "FIRST:LAST", both included. Raises ValueError unless 1 <= FIRST <= LAST."""
     first, _, last = text.partition(":")
     steps = range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else range(0)
     if not steps or steps[0] < 1:

@@ -27,7 +27,7 @@ Summary = dict[str, dict[str, dict[str, Any]]]
 
 
 def variants(path: str) -> list[str]:
-    """The names of a configuration's variants, "" first. Raises ValueError where it has none."""
+    """The names of a configuration's variants, "" first. Raises FileNotFoundError, or ValueError if it has none."""
     spec = importlib.util.spec_from_file_location("ablated_config", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
@@ -39,7 +39,7 @@ def variants(path: str) -> list[str]:
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> Summary:
-    """From what `evaluate` wrote: the means of runs; None where the suite has no set of the kind."""
+    """The means over the runs of each variant, from evaluation.json; None if the suite has no such sets."""
     table: Summary = {}
     for name, runs in results.items():
         table[name] = {}
@@ -56,7 +56,7 @@ def _cell(entry: dict[str, Any]) -> str:
 
 
 def markdown(table: Summary) -> str:
-    """The table in percent."""
+    """The comparison as a Markdown table, in percent."""
     lines = ["| run | " + " | ".join(COLUMNS.values()) + " | seeds |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
     for name, row in table.items():
         cells = [_cell(row[column]) for column in COLUMNS]
@@ -65,7 +65,7 @@ def markdown(table: Summary) -> str:
 
 
 def plot(table: Summary, path: epath.Path) -> None:
-    """A bar a run and column, with the deviation over the seeds."""
+    """Write a PNG with a bar for each variant and column, and the deviation over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,8 +88,8 @@ def plot(table: Summary, path: epath.Path) -> None:
     pyplot.close(figure)
 
 
-def _judged(workdir: epath.Path) -> bool:
-    """True if the run's last step was evaluated."""
+def _evaluated(workdir: epath.Path) -> bool:
+    """True if the last step of the run was evaluated."""
     evaluation, finished = (workdir / name for name in ("evaluation.json", "train.json"))
     return (
         evaluation.exists() and json.loads(evaluation.read_text())["step"] == json.loads(finished.read_text())["steps"]
@@ -97,7 +97,7 @@ def _judged(workdir: epath.Path) -> bool:
 
 
 def run(args: Sequence[str]) -> None:
-    """Run what is missing, then write the comparison."""
+    """Train and evaluate what is missing, then write the comparison."""
     root = Workdir(FLAGS.workdir)
     results: dict[str, list[dict[str, Any]]] = {}
     for variant in variants(FLAGS.config):
@@ -108,9 +108,9 @@ def run(args: Sequence[str]) -> None:
             print(f"{name}, seed {seed}: {workdir}", flush=True)
             config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
             for command in ("train", "evaluate"):
-                # `train` returns at once from a finished run, goes on with one that is to have more steps, and refuses
-                # one made with other overrides than these.
-                if command == "evaluate" and _judged(workdir):
+                # `train` itself returns at once from a finished run, continues one that is to have more steps, and
+                # refuses one that was made with other overrides.
+                if command == "evaluate" and _evaluated(workdir):
                     continue
                 flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
                 done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)

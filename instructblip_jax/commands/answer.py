@@ -14,35 +14,40 @@ from instructblip_jax.command_lines.answer import generation
 from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.model import InstructBlip
+from instructblip_jax.model import Model
+from instructblip_jax.processor import Processor
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.processors.instructblip import Processor
 from instructblip_jax.run.checkpoint import fingerprint
 from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.sharding import SHARDED
 
 FLAGS = flags.FLAGS
 
 
-def load() -> tuple[InstructBlip, Processor]:
-    """The model that the flags name, with the trained parameters of a run if they name one."""
+def load() -> tuple[Model, BaseProcessor]:
+    """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
     options: dict[str, Any] = {"dtype": "bfloat16"}
+    system_options: dict[str, Any] = {}
     workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
     if workdir is not None:
         saved = workdir.saved_config()
-        options = {name: getattr(saved, name) for name in ("dtype", "trainable", "instruct_qformer", "image_size")}
+        # What concerns training, or the mesh of that run, is left at its default.
+        options = saved.model_options(layout=SHARDED, remat="none")
+        system_options = saved.system_options()
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
-    model = InstructBlip.from_pretrained(FLAGS.model, mesh, **options, int8=FLAGS.int8)
+    model = Model.from_pretrained(FLAGS.model, mesh, **(options | {"int8": FLAGS.int8}))
     if workdir is not None:
         workdir.restore_into(model.train, None, fingerprint(model.directory))
-    return model, Processor.from_pretrained(model.directory, image_size=model.config.vision.image_size)
+    return model, Processor.from_pretrained(model.directory, **system_options)
 
 
-def answer(model: InstructBlip, processor: Processor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
-    """Print one answer a line, and return them."""
+def answer(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+    """Print one answer per line, and return them."""
     options = generation() | {"seed": FLAGS.seed}
-    if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes must do the same
+    if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes of a job must do the same
         pieces = []
         for piece in stream(model, processor, pictures[0], texts[0], **options):
             print(piece, end="", flush=True)
@@ -54,8 +59,8 @@ def answer(model: InstructBlip, processor: Processor, pictures: list, texts: lis
     return [{"answer": text} for text in answers]
 
 
-def choose(model: InstructBlip, processor: Processor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
-    """Print each row's candidates with their log-likelihoods, the likeliest first, and return them."""
+def choose(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+    """Print each row's candidates with their log-likelihoods, the most likely one first, and return them."""
     rows = []
     for scores in rank(model, processor, pictures, texts, FLAGS.candidates):
         order = np.argsort(-scores, kind="stable")
@@ -68,7 +73,7 @@ def choose(model: InstructBlip, processor: Processor, pictures: list, texts: lis
 def run(args: Sequence[str]) -> None:
     """Answer every instruction about every picture."""
     distributed.start()
-    for path in FLAGS.image:  # before the model: a bad one is told at once; none is kept, for many fill the memory
+    for path in FLAGS.image:  # before the model, so that a bad one is reported at once; not kept, to save memory
         open_image(path)
     pictures: list[Any] = [FLAGS.image] if FLAGS.frames else FLAGS.image
     model, processor = load()
@@ -83,5 +88,5 @@ def run(args: Sequence[str]) -> None:
     found = (choose if FLAGS.candidates else answer)(model, processor, about, texts)
     if FLAGS.json and distributed.is_writer():
         asked = [{"image": pictures[n], "instruction": text} for n, text in pairs]
-        rows = [row | told for row, told in zip(asked, found, strict=True)]
+        rows = [row | result for row, result in zip(asked, found, strict=True)]
         files.write_json(FLAGS.json, {"answers": rows})

@@ -10,40 +10,39 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from instructblip_jax import files
-from instructblip_jax.convert.layouts import hf_instructblip
-from instructblip_jax.plan import chips, compiled, report, sweep, table
-from instructblip_jax.plan.compiled import DoesNotFit, Setting
-from instructblip_jax.plan.flops import Lengths
+from instructblip_jax import families, files
+from instructblip_jax.plan import chips, compiled, report, sweep, table, tracing
+from instructblip_jax.plan.compiled import DoesNotFit, Lengths, Setting
 from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.recipes.public import PUBLIC
 from instructblip_jax.run.config import RunConfig, resolve
-from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.protocol import SystemConfig
 
 FLAGS = flags.FLAGS
 
 
-def model_config(name: str) -> InstructBlipConfig:
-    """The sizes of a public model, or of a local directory's. Raises ValueError for another hub id."""
+def model_config(name: str) -> SystemConfig:
+    """The sizes of a public model, or of a model directory's. Raises ValueError for another hub id."""
     if name in PUBLIC:
         return PUBLIC[name]
-    path = Path(name) / "config.json"
-    if not path.is_file():
+    if not (Path(name) / "config.json").is_file():
         raise ValueError(
-            f"config.model {name!r} is no directory with a config.json, and of the hub plan knows {', '.join(PUBLIC)}"
+            f"config.model {name!r} is no directory with a config.json; the models of the hub that plan knows are "
+            f"{', '.join(PUBLIC)}"
         )
-    return hf_instructblip.read_config(path)
+    return families.read_config(Path(name))
 
 
 def bucket(wanted: int, lengths: Sequence[int]) -> int:
-    """The static length that holds so many tokens, or the longest."""
+    """The shortest static length that holds this many tokens, or the longest of all."""
     return min((n for n in lengths if n >= wanted), default=max(lengths))
 
 
 def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = None) -> tuple[Setting, Setting]:
-    """What is timed, at the static lengths that hold ``lengths`` tokens of instruction and response; and the largest
-    shape, which decides whether the run fits."""
-    model = dataclasses.replace(model_config(run.model).at(run.image_size), instruct_qformer=run.instruct_qformer)
+    """The setting that is timed, at the static lengths that hold ``lengths`` tokens of instruction and response; and
+    the one with the run's largest shape, which decides whether it fits."""
+    model = model_config(run.model).configured(**run.system_options())
     texts = (run.data.instruction_lengths, run.data.response_lengths)
     instruction, response = (bucket(n, static) for n, static in zip(lengths, texts, strict=True))
     timed = Setting(
@@ -51,14 +50,14 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
         rows=batch_size or run.batch_size,
         lengths=Lengths(instruction, response),
         mesh=dataclasses.astuple(run.mesh),
-        layout=run.layout,
+        layout=Layout(**run.layout),
         remat=run.remat,
         int8=run.int8,
         dtype=run.dtype,
         trainable=run.trainable,
         optim=run.optim,
     )
-    return timed, dataclasses.replace(timed, lengths=Lengths(*map(max, texts)))
+    return timed, dataclasses.replace(timed, lengths=Lengths(max(texts[0]), max(texts[1])))
 
 
 def run(args: Sequence[str]) -> None:
@@ -68,12 +67,12 @@ def run(args: Sequence[str]) -> None:
     timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
     if config.steps < 1:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
-    # A TPU of this machine is left alone: nothing runs here.
+    # Nothing runs here, so a TPU of this machine is not claimed.
     jax.config.update("jax_platforms", "cpu")
     devices = compiled.devices(topology)
     name = Path(config.model).name
 
-    _tell(f"compiling the train step for {topology.name}")
+    _report(f"compiling the train step for {topology.name}")
     plan = report.plan(timed, topology, devices)
     print(table.title(plan, name), table.memory(plan), sep="\n\n")
     if plan.fits:
@@ -82,14 +81,14 @@ def run(args: Sequence[str]) -> None:
 
     largest = plan
     if longest != timed and plan.fits:
-        _tell(f"compiling the largest shape, {longest.lengths.instruction} + {longest.lengths.response} tokens")
+        _report(f"compiling the largest shape, {longest.lengths.prompt} + {longest.lengths.response} tokens")
         largest = report.plan(longest, topology, devices)
         out |= {"largest_shape": largest.as_json()}
     out |= {"fits": largest.fits, "peak_bytes_per_chip": max(plan.peak, largest.peak)}
 
     verdict = table.verdict(largest, longest.lengths)
-    if plan.fits:
-        _tell("compiling generation")
+    if plan.fits and tracing.answers(tracing.describe(timed.model)):
+        _report("compiling generation")
         made = _generation(config, timed, topology, devices)
         if made is not None:
             print("", table.answering(made), sep="\n")
@@ -106,7 +105,7 @@ def run(args: Sequence[str]) -> None:
         if not (tried and tried[0].fits):
             sys.stdout.flush()  # the error is the last line wherever both go
             raise ValueError(verdict)
-        verdict += f"; the sweep's first row does, at {timed.lengths.instruction} + {timed.lengths.response} tokens"
+        verdict += f"; the sweep's first row does, at {timed.lengths.prompt} + {timed.lengths.response} tokens"
     print("", verdict, sep="\n")
 
 
@@ -126,7 +125,7 @@ def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> tupl
     if not plans or not plans[0].fits:
         print("\nNothing that was tried fits: take a larger slice, or a smaller batch")
         return plans, {"tried": [plan.as_json() for plan in plans]}
-    _tell("looking for the largest batch")
+    _report("looking for the largest batch")
     largest = sweep.largest_batch(plans[0], devices)
     print(
         f"\nFastest for batch {timed.rows}: the first row. The largest batch that it holds is {largest.setting.rows}."
@@ -135,5 +134,5 @@ def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> tupl
     return plans, {"tried": [plan.as_json() for plan in plans], "largest_batch": largest.as_json()}
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)

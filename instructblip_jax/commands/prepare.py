@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 
 
 def run(args: Sequence[str]) -> None:
-    """Write what is missing and report it."""
+    """Prepare the data set named in ``args``, print a report, and write it as JSON if asked for."""
     report = _digits() if args[0] == "digits" else _release(args[0])
     if FLAGS.json:
         files.write_json(FLAGS.json, report)
@@ -55,7 +55,7 @@ def _release(name: str) -> dict[str, Any]:
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
         if name in RELEASES or name in TASKS:
-            raise ValueError(f"--name {name}: that is a known set's; choose another name for yours")
+            raise ValueError(f"--name {name}: is the name of a known set; choose another name")
         given = {flag: FLAGS[flag].value for flag in CUSTOM} | {"name": name}
         configuration |= given
         release = custom.release(source, images, **given)
@@ -65,7 +65,7 @@ def _release(name: str) -> dict[str, Any]:
         found = inspect.summary(release.splits(source, images))
         print(inspect.report(found))
         return {"splits": found}
-    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)  # what cannot be made is told before anything is read
+    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)  # fails before anything is read
     configuration |= {
         "frames": FLAGS.frames,
         "files": annotations.of_source(source, Path(FLAGS.out).resolve(), custom=own),
@@ -74,24 +74,24 @@ def _release(name: str) -> dict[str, Any]:
     if changed:
         raise ValueError(
             f"{prepared.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
-            "--overwrite makes it anew"
+            "--overwrite builds it again"
         )
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))
     notes = list(report.notes())
     if report.kept:
-        print(f"{name}: there already, whole, and left as it is; --overwrite makes it anew")
+        print(f"{name}: there already, complete, left unchanged; --overwrite builds it again")
         notes += [unknown] if unknown else []
         print(f"note: {unknown}" if unknown else "note: its annotation files and flags are still the same")
     return {
         "splits": {
             split: {
-                "written": told.written,
-                "skipped": told.skipped,
-                "reasons": told.reasons,
-                "repeated": told.repeated,
+                "written": part.written,
+                "skipped": part.skipped,
+                "reasons": part.reasons,
+                "repeated": part.repeated,
             }
-            for split, told in report.splits.items()
+            for split, part in report.splits.items()
         },
         "directory": report.directory,
         "kept": report.kept,
@@ -102,7 +102,7 @@ def _release(name: str) -> dict[str, Any]:
 def write(
     name: str, release: Release, source: Path, images: Sequence[Path], configuration: Mapping[str, Any]
 ) -> Report:
-    """The release's rows as a set, with a bar."""
+    """Write the release's rows as a prepared set, with a progress bar."""
     splits = release.splits(source, images)
     known = [release.expected.get(split) for split in splits]
     total = sum(count for count in known if count is not None) if None not in known else None
@@ -115,7 +115,7 @@ def write(
             vocabulary=release.vocabulary and partial(release.vocabulary, source),
             max_skipped=FLAGS.max_skipped,
             progress=bar.update,
-            say=bar.write,
+            log=bar.write,
         )
         if FLAGS.beam is None:
             return shards.write(FLAGS.out, name, splits, options, FLAGS.workers)

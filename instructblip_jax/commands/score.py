@@ -11,11 +11,11 @@ from instructblip_jax.evals.prediction_files import read_pairs
 
 FLAGS = flags.FLAGS
 PLAIN = {"mean_rank", "difficult_left_out"}
-"""Details that are no fractions of 1."""
+"""Details that are not fractions of 1, so that they are not shown in percent."""
 
 
 def table(score: Mapping[str, Any]) -> str:
-    """A Markdown table of `metrics.as_dict`."""
+    """The result of `metrics.as_dict` as a Markdown table."""
 
     def number(name: str, value: float | None) -> str:
         return "undefined" if value is None else f"{value:.2f}" if name in PLAIN else f"{100 * value:.2f}"
@@ -34,7 +34,7 @@ def table(score: Mapping[str, Any]) -> str:
 
 
 def reasons(score: Mapping[str, Any]) -> Iterator[str]:
-    """Why the score, or that of a group, is not what one would think."""
+    """The reasons why the score, or that of a group, is undefined or unusual."""
     if "reason" in score:
         yield score["reason"]
     for detail, parts in score["details"].items():
@@ -44,7 +44,7 @@ def reasons(score: Mapping[str, Any]) -> Iterator[str]:
 
 
 def run(args: Sequence[str]) -> None:
-    """Score and report."""
+    """Score the predictions, print a table, and write the JSON file if one is asked for."""
     score = as_dict(args[0], read_pairs(FLAGS.predictions, FLAGS.references))
     print(table(score))
     if score["missing"]:

@@ -2,10 +2,11 @@
 
 Batch n of a run is a pure function of configuration, seed and n, by way of the window that it is cut from: the saved
 state of the iterator is its number, the same on every host, whatever the read-ahead. Every host draws and orders the
-texts of whole batches, so that all agree on order and lengths; of pictures it decodes those of its own rows only.
+texts of whole batches, so that all agree on order and lengths; it decodes the media of its own rows only.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -17,41 +18,53 @@ import grain
 import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
-from instructblip_jax.data.collate import collate, grid, text_lengths
-from instructblip_jax.data.prepared import Joined, Source, pictures_shown
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.collate import collate, grid
+from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
+from instructblip_jax.data.record import Kinds, Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
-from instructblip_jax.features.cache import Features
-from instructblip_jax.processors.image import ImageProcessor, UnusableImageError
-from instructblip_jax.processors.instructblip import Processor
+from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.image import UnusableImageError
 
 WINDOW = 4
 """Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""
 READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)), prefetch_buffer_size=8)
 """In batches."""
 KEPT = 1024
-"""Records of a window whose pictures are kept; of larger ones each is read again when its batch is made."""
+"""Records of a window that keep their media; in larger windows each is read again when its batch is made."""
 TRIES = 100
-"""Records of a set that may be too long in a row."""
+"""Give up after this many consecutive records that exceed the static lengths."""
+
+Members = Mapping[int, Sequence[int] | np.ndarray]
+"""Number of a set in the mixture -> numbers of records in it."""
+Cached = Callable[[Sequence[tuple[str, int]], Kinds], Mapping[str, np.ndarray]]
+"""(set, number of the record) of each row, and the kinds that all of them show -> cached features by media key."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Example:
-    """One visit of a record: a template and an answer are drawn anew each time. ``set``: its number in the mixture;
-    ``lengths``: tokens of instruction and response; ``passed``: the records before it that were too long, by uid;
-    ``index``: the record's place in its set."""
+    """One visit of a record; its template and answer are drawn anew each time.
 
-    record: Record  # of a large window without its pictures
+    Attributes:
+      record: without its media where the window is large.
+      set: number of its set in the mixture.
+      lengths: tokens of instruction and response.
+      passed: uids of the records before it that were too long.
+      index: number of the record in its set.
+      seed: of the augmentation of its media, drawn anew at each visit.
+    """
+
+    record: Record
     set: int
     text: Mapping[str, np.ndarray]
     lengths: Shape
     passed: tuple[str, ...] = ()
     index: int = 0
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Stands for some of a set's records: (the set's number in the mixture, the record's among these)."""
+    """Stands for some records of a set: item n is (the set's number in the mixture, n)."""
 
     number: int
     size: int
@@ -64,7 +77,7 @@ class _Places:
 
 
 def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
-    """An instruction and an answer of a record: which of its templates, turns and answers is chance."""
+    """An instruction and an answer of a record: its template, turn and answer are drawn."""
     if not record.answers and not record.turns:
         raise ValueError(f"{record.uid}: has no answer to train on")
     choice = int(rng.integers(1 << 30))
@@ -78,51 +91,16 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
     return instruction(templates, record, choice), answer
 
 
-def _example(
-    place: tuple[int, int],
-    rng: np.random.Generator,
-    sources: Sequence[Source | Joined],
-    members: Mapping[int, Sequence[int] | np.ndarray],
-    processor: Processor,
-    templates: Templates,
-    largest: Shape,
-    keep: bool,
-) -> _Example:
-    """The record at ``place`` among a set's ``members``, or the first of them after it that is not longer than
-    ``largest``: no text is ever cut."""
-    number, first = place
-    source, own = sources[number], members[number]
-    passed: tuple[str, ...] = ()
-    for place_of_try in range(first, first + min(TRIES, len(own))):
-        index = int(own[place_of_try % len(own)])
-        record = source[index]
-        text = processor.encode(*drawn(record, rng, templates), training=True)
-        lengths = text_lengths(text, processor)
-        if lengths[0] <= largest[0] and lengths[1] <= largest[1]:
-            kept = record if keep else dataclasses.replace(record, images=())
-            return _Example(kept, number, text, lengths, passed, index)
-        passed = (*passed, record.uid)
-    raise ValueError(
-        f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
-        f"tokens) for data.instruction_lengths and data.response_lengths, which go up to {largest[0]} and {largest[1]}"
-    )
+def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    """The media arrays of a prepared record, by batch key; those of a blank medium where it has none.
 
-
-def picture_of(record: Record, number: int, image: ImageProcessor) -> np.ndarray:
-    """One picture of a prepared record, float32 [H, W, 3]. Raises ValueError where it cannot be read."""
+    ``rng`` draws the augmentation. Raises ValueError where they cannot be read.
+    """
     try:
-        return image(record.images[number], record.uid)
+        return processor.media(record.media, record.uid, rng)
     except UnusableImageError as error:
         # `prepare` counts and leaves out what cannot be read: a picture that breaks here broke on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
-
-
-def pixels_of(record: Record, processor: Processor, frames: int = 1) -> np.ndarray:
-    """float32 [H, W, 3], or of more than one frame [F, H, W, 3]: the last picture stands for missing ones, and the
-    mean colour for a record without any."""
-    pixels = [picture_of(record, n, processor.image) for n in range(min(frames, len(record.images)))]
-    pixels = pixels or [np.zeros((processor.image.height, processor.image.width, 3), np.float32)]
-    return pixels[0] if frames == 1 else np.stack(pixels + [pixels[-1]] * (frames - len(pixels)))
 
 
 def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape]) -> list[list[_Example]]:
@@ -143,14 +121,16 @@ def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape])
     return batches
 
 
-def _by_pictures(shown: Sequence[np.ndarray]) -> list[dict[int, Sequence[int] | np.ndarray]]:
-    """For each number of pictures that occurs, ascending: set's number -> its records that show so many."""
-    groups: dict[int, dict[int, Sequence[int] | np.ndarray]] = {}
-    for number, counts in enumerate(shown):
-        for count in np.unique(counts).tolist():
-            own = np.flatnonzero(counts == count)
-            groups.setdefault(count, {})[number] = range(len(counts)) if len(own) == len(counts) else own
-    return [groups[count] for count in sorted(groups)]
+def _by_kinds(shown: Sequence[Shown]) -> list[Members]:
+    """The records by the kinds of media that they show, those of fewer media first: for each kinds set's number -> its
+    records that show just these."""
+    groups: dict[Kinds, dict[int, Sequence[int] | np.ndarray]] = {}
+    for number, own in enumerate(shown):
+        for place in np.unique(own.numbers).tolist():
+            alike = np.flatnonzero(own.numbers == place)
+            members = range(len(own.numbers)) if len(alike) == len(own.numbers) else alike
+            groups.setdefault(own.kinds[place], {})[number] = members
+    return [groups[kinds] for kinds in sorted(groups, key=by_number)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +159,111 @@ class _Batches:
         return self.assemble(window.result()[place])
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The records of a mixture and how batches are made of them; see `training_batches` for the fields.
+
+    ``sources`` and ``probabilities`` have the same order; a set's place there is its number. ``shapes`` are the static
+    text lengths, ``largest`` the longest instruction and response that are taken.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[Source | Joined, ...]
+    probabilities: Mapping[str, float]
+    processor: BaseProcessor
+    templates: Templates
+    batch_size: int
+    shapes: tuple[Shape, ...]
+    largest: Shape
+    seed: int
+    per_window: int
+    blank: bool
+    rows: tuple[int, ...]
+    features: Cached | None
+
+    @functools.cached_property
+    def shown(self) -> list[Shown]:
+        """The kinds of media that each set's records show."""
+        return [media_shown(source) for source in self.sources]
+
+    @property
+    def keeps_media(self) -> bool:
+        """True if the examples of a window hold their media until they are decoded."""
+        return self.features is None and self.per_window * self.batch_size <= KEPT
+
+    def windows(self) -> grain.MapDataset:
+        """Windows without end, each a list of ``per_window`` batches of examples whose rows show the same kinds."""
+        groups = _by_kinds(self.shown)
+        if len(groups) == 1:
+            return self._windows(groups[0])
+        return grain.MapDataset.mix(list(map(self._windows, groups)), [sum(self._shares(own)) for own in groups])
+
+    def _windows(self, members: Members) -> grain.MapDataset:
+        sets = []
+        for number, own in members.items():
+            check(self.templates, self.sources[number][int(own[0])])
+            places = grain.MapDataset.source(_Places(number, len(own)))
+            sets.append(places.seed(self.seed + 1000 * number).shuffle().repeat())
+        examples = grain.MapDataset.mix(sets, self._shares(members)).seed(self.seed)
+        examples = examples.random_map(lambda place, rng: self.example(place, rng, members))
+        windows = examples.batch(self.per_window * self.batch_size, drop_remainder=True, batch_fn=list)
+        return windows.random_map(self.window)
+
+    def _shares(self, members: Members) -> list[float]:
+        """The probability of each set's members."""
+        return [self.probabilities[self.names[n]] * (len(own) / len(self.sources[n])) for n, own in members.items()]
+
+    def example(self, place: tuple[int, int], rng: np.random.Generator, members: Members) -> _Example:
+        """The record at ``place`` among a set's ``members``, or the first of them after it that is not longer than
+        ``largest``, because no text is ever cut. Raises ValueError after `TRIES` records that are."""
+        number, first = place
+        source, own = self.sources[number], members[number]
+        passed: tuple[str, ...] = ()
+        for tried in range(first, first + min(TRIES, len(own))):
+            index = int(own[tried % len(own)])
+            record = source[index]
+            text = self.processor.encode(*drawn(record, rng, self.templates), training=True)
+            lengths = self.processor.lengths(text)
+            if lengths[0] <= self.largest[0] and lengths[1] <= self.largest[1]:
+                kept = record if self.keeps_media else dataclasses.replace(record, media=())
+                return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)))
+            passed = (*passed, record.uid)
+        raise ValueError(
+            f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
+            "tokens) for data.instruction_lengths and data.response_lengths, which go up to "
+            f"{self.largest[0]} and {self.largest[1]}"
+        )
+
+    def window(self, examples: list[_Example], rng: np.random.Generator) -> list[list[_Example]]:
+        """The batches of a window, in an order that is drawn."""
+        cut = _cut(examples, self.batch_size, self.shapes)
+        return [cut[n] for n in rng.permutation(len(cut))]
+
+    def batch(self, examples: Sequence[_Example]) -> dict[str, Any]:
+        """The arrays of a batch, of this host's rows, with their names; see `training_batches`."""
+        own = [examples[n] for n in self.rows]
+        media = [self._media(example) for example in own] if self.features is None else []
+        texts = [example.text for example in examples]
+        arrays = collate(texts, media, self.processor, shapes=self.shapes, blank=self.blank, own=self.rows)
+        if self.features is not None:
+            kinds = self.shown[examples[0].set].of(examples[0].index)
+            cached = self.features([(self.names[one.set], one.index) for one in own], kinds)
+            arrays |= {self.processor.config.feature_keys[key]: array for key, array in cached.items()}
+        return arrays | {
+            "set": np.array([example.set for example in own], np.int32),
+            "passed": [uid for example in examples for uid in example.passed],
+            "uid": [example.record.uid for example in own],
+        }
+
+    def _media(self, example: _Example) -> dict[str, np.ndarray]:
+        record = example.record if self.keeps_media else self.sources[example.set][example.index]
+        return media_of(record, self.processor, np.random.default_rng(example.seed))
+
+
 def training_batches(
     sources: Mapping[str, Source | Joined],
     probabilities: Mapping[str, float],
-    processor: Processor,
+    processor: BaseProcessor,
     templates: Templates,
     *,
     batch_size: int,
@@ -193,72 +274,48 @@ def training_batches(
     window: int = WINDOW,
     blank_image: bool = False,
     own: np.ndarray | None = None,
-    features: Features | None = None,
+    features: Cached | None = None,
 ) -> grain.DatasetIterator:
-    """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (default: all), this host's; over all
+    """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (None: all), this host's; over all
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
 
-    Beside the contract's arrays: "set" int32 [rows], each row's number in ``probabilities``; and two lists, "uid", the
-    rows' records by name, and "passed", those that were too long for the batch, of all hosts. Each set is shuffled anew
-    every pass. The rows of a batch show as many pictures each: a set's records of one number of pictures are drawn as
-    if they were a set of their own, as often as they are in their set. ``shapes``, ``window``: as in
-    `config.DataConfig`. ``features``: give "image_features" [B, (F,) P, Dv] from there for "pixel_values", and decode
-    no picture. Raises ValueError for templates that do not fit the records.
+    Each batch holds the arrays of `config.batch`; "set" int32 [rows], each row's number in ``probabilities``; and two
+    lists, "uid", the rows' records by name, and "passed", the records of all hosts that were too long for the batch.
+    Each set is shuffled anew every pass. The rows of a batch show the same kinds of media: a set's records of the same
+    kinds are drawn as if they were a set of their own, as often as they are in their set. The augmentation of a row's
+    media is drawn anew at each visit, by a seed of the visit's own, so a resumed run sees the same pixels.
+
+    Args:
+      shapes, window: as in `run.config.DataConfig`.
+      blank_image: show the blank medium for all.
+      features: cached features to give instead of the media, which are then not decoded.
+
+    Raises ValueError for templates that do not fit the records.
     """
     names = tuple(probabilities)
-    numbered = [sources[name] for name in names]
-    pairs = shapes or grid(instruction_lengths, response_lengths)
-    largest = (max(instruction_lengths), max(response_lengths))
-    rows = range(batch_size) if own is None else own.tolist()
-    shown = [pictures_shown(source) for source in numbered]
-    keep = features is None and window * batch_size <= KEPT
-
-    def assemble(batch: Sequence[_Example]) -> dict[str, Any]:
-        frames = int(shown[batch[0].set][batch[0].index])
-        if features is None:
-            records = {n: batch[n].record if keep else numbered[batch[n].set][batch[n].index] for n in rows}
-            samples = _samples(batch, records, processor, frames)
-        else:
-            samples = [example.text for example in batch]
-        arrays = collate(samples, processor, shapes=pairs, blank_image=blank_image, own=rows)
-        if features is not None:
-            arrays["image_features"] = features([(names[batch[n].set], batch[n].index) for n in rows], frames)
-        sets = np.array([batch[n].set for n in rows], np.int32)
-        passed = [uid for example in batch for uid in example.passed]
-        return arrays | {"set": sets, "passed": passed, "uid": [batch[n].record.uid for n in rows]}
-
-    def shuffled(examples: list[_Example], rng: np.random.Generator) -> list[list[_Example]]:
-        cut = _cut(examples, batch_size, pairs)
-        return [cut[n] for n in rng.permutation(len(cut))]
-
-    def stream(members: Mapping[int, Sequence[int] | np.ndarray]) -> grain.MapDataset:
-        """Windows of batches over these records of these sets, as text."""
-        sets = []
-        for number, own in members.items():
-            check(templates, numbered[number][int(own[0])])
-            places = grain.MapDataset.source(_Places(number, len(own)))
-            sets.append(places.seed(seed + 1000 * number).shuffle().repeat())
-        examples = grain.MapDataset.mix(sets, shares(members)).seed(seed)
-        examples = examples.random_map(
-            lambda place, rng: _example(place, rng, numbered, members, processor, templates, largest, keep)
-        )
-        windows = examples.batch(window * batch_size, drop_remainder=True, batch_fn=list)
-        return windows.random_map(shuffled)
-
-    def shares(members: Mapping[int, Sequence[int] | np.ndarray]) -> list[float]:
-        return [probabilities[names[n]] * (len(own) / len(numbered[n])) for n, own in members.items()]
-
-    groups = _by_pictures(shown)
-    each_share = [sum(shares(members)) for members in groups]
-    windows = grain.MapDataset.mix(list(map(stream, groups)), each_share) if len(groups) > 1 else stream(groups[0])
-    batches = grain.MapDataset.source(_Batches(windows, window, assemble))
-    return iter(batches.to_iter_dataset(READ_AHEAD))  # pictures are decoded in the threads that read ahead
+    data = TrainingData(
+        names=names,
+        sources=tuple(sources[name] for name in names),
+        probabilities=probabilities,
+        processor=processor,
+        templates=templates,
+        batch_size=batch_size,
+        shapes=tuple(shapes or grid(instruction_lengths, response_lengths)),
+        largest=(max(instruction_lengths), max(response_lengths)),
+        seed=seed,
+        per_window=window,
+        blank=blank_image,
+        rows=tuple(range(batch_size) if own is None else own.tolist()),
+        features=features,
+    )
+    batches = grain.MapDataset.source(_Batches(data.windows(), window, data.batch))
+    return iter(batches.to_iter_dataset(READ_AHEAD))  # media are decoded in the threads that read ahead
 
 
 def sample_lengths(
     sources: Mapping[str, Source | Joined],
     probabilities: Mapping[str, float],
-    processor: Processor,
+    processor: BaseProcessor,
     templates: Templates,
     *,
     seed: int,
@@ -271,13 +328,5 @@ def sample_lengths(
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         texts = drawn(source[int(rng.integers(len(source)))], rng, templates)
-        lengths.append(text_lengths(processor.encode(*texts, training=True), processor))
+        lengths.append(processor.lengths(processor.encode(*texts, training=True)))
     return np.array(lengths)
-
-
-def _samples(
-    batch: Sequence[_Example], records: Mapping[int, Record], processor: Processor, frames: int
-) -> list[Mapping[str, np.ndarray]]:
-    """What `collate` asks for: texts, and the pictures of ``records``, by row."""
-    pixels = {n: {"pixel_values": pixels_of(record, processor, frames)} for n, record in records.items()}
-    return [{**example.text, **pixels.get(n, {})} for n, example in enumerate(batch)]

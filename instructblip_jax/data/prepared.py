@@ -1,4 +1,4 @@
-"""Prepared sets: TFDS data sets in ArrayRecord files, written and read without TensorFlow."""
+"""Prepared sets: TFDS data sets in ArrayRecord files, read without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -16,23 +15,31 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from instructblip_jax import files
-from instructblip_jax.data.places import VERSION, directory_of, is_prepared, on_disk
-from instructblip_jax.data.record import Record
-from instructblip_jax.datasets.prepare import shards
-from instructblip_jax.datasets.prepare.finish import REPORT, VOCABULARY
-from instructblip_jax.datasets.prepare.pool import Run, here
-from instructblip_jax.datasets.prepare.shard import SUFFIX, Chunk, Item
+from instructblip_jax.data.places import (
+    MEDIA,
+    OLDER,
+    PICTURES,
+    RECORD,
+    REPORT,
+    SUFFIX,
+    VERSION,
+    VOCABULARY,
+    directory_of,
+    is_prepared,
+    on_disk,
+    other_versions,
+)
+from instructblip_jax.data.record import BLANK, IMAGE, Kinds, Record
 
-__all__ = ["Records", "Source", "directory_of", "is_prepared", "open_set", "sizes", "write", "write_made"]
-Make = Callable[[], Iterator[Record]]
-_EDGE = 1 << 16  # bytes at either end of a file by which it is known
+__all__ = ["Records", "Source", "directory_of", "is_prepared", "open_set", "sizes"]
+_EDGE = 1 << 16  # bytes at either end of a file that identify it
 T = TypeVar("T")
-_PART = 256  # records a task of `each`
+_PART = 256  # records in a task of `each`
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own bars and messages; ours say the same in a line."""
+    """Silence the library's own bars and messages; ours say the same in a line."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -43,43 +50,49 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, int]:
-    """Write the set ``name`` (split -> maker of its records) under ``out``, in this process; split -> records.
-
-    A set that is there already is left as it is. Raises ValueError where no split has a record.
-    """
-    return write_made(out, name, {split: partial(_portions, make) for split, make in splits.items()}, here)
-
-
-def _portions(make: Make) -> Iterator[Chunk]:
-    portion: list[Item] = []
-    for record in make():
-        portion.append(record)
-        if len(portion) == shards.LARGEST:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
-
-
-def write_made(
-    out: str | Path,
-    name: str,
-    splits: Mapping[str, shards.Chunks],
-    run: Run,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> dict[str, int]:
-    """`write`, where ``run`` has the shards written; ``progress`` is told the records of each."""
-    options = shards.Options(progress=progress, say=lambda line: None)
-    report = shards.write_chunks(out, name, splits, run, options)
-    return {split: told.written for split, told in report.splits.items()}
-
-
 class _Encoded(tfds.decode.SkipDecoding):
-    """Pictures as they were stored, in sequences, too."""
+    """Media as they were stored, in sequences too."""
 
     def decode_batch_example_np(self, serialized_example: Any) -> Any:
         return serialized_example
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The kinds of media that records show: those of record n are ``kinds[numbers[n]]``; ``numbers`` is int64 [N]."""
+
+    kinds: tuple[Kinds, ...]
+    numbers: np.ndarray
+
+    def of(self, record: int) -> Kinds:
+        """The kinds of a record."""
+        return self.kinds[self.numbers[record]]
+
+    @property
+    def order(self) -> np.ndarray:
+        """int64 [N]: the rank of each record's kinds, those of fewer media first."""
+        ranks = np.empty(len(self.kinds), np.int64)
+        ranks[sorted(range(len(ranks)), key=lambda n: by_number(self.kinds[n]))] = np.arange(len(ranks))
+        return ranks[self.numbers]
+
+    @classmethod
+    def listed(cls, kinds: Iterator[Kinds]) -> "Shown":
+        """From the kinds of each record, in order."""
+        known: dict[Kinds, int] = {}
+        numbers = np.fromiter((known.setdefault(one, len(known)) for one in kinds), np.int64)
+        return cls(tuple(known), numbers)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Shown"]) -> "Shown":
+        """From the parts of a longer sequence, one after the other."""
+        kinds = tuple(dict.fromkeys(one for part in parts for one in part.kinds))
+        places = [np.array([kinds.index(one) for one in part.kinds], np.int64) for part in parts]
+        return cls(kinds, np.concatenate([own[part.numbers] for own, part in zip(places, parts, strict=True)]))
+
+
+def by_number(kinds: Kinds) -> tuple[int, Kinds]:
+    """The sort key of kinds: those of fewer media first."""
+    return len(kinds), kinds
 
 
 class Records(Sequence[Record]):
@@ -90,8 +103,8 @@ class Records(Sequence[Record]):
         raise NotImplementedError
 
     @property
-    def shown(self) -> np.ndarray:
-        """int64 [records]: the pictures that each record shows; 1 for a record without any, which shows a blank one."""
+    def shown(self) -> Shown:
+        """The kinds of media that each record shows."""
         raise NotImplementedError
 
     @overload
@@ -114,13 +127,13 @@ def each(records: Sequence[Record], of: Callable[[Record], T]) -> Iterator[T]:
             yield from found
 
 
-def pictures_shown(records: Sequence[Record]) -> np.ndarray:
+def media_shown(records: Sequence[Record]) -> Shown:
     """`Records.shown` of any sequence of records."""
-    return records.shown if isinstance(records, Records) else _counted(records)
+    return records.shown if isinstance(records, Records) else _looked_up(records)
 
 
-def _counted(records: Sequence[Record]) -> np.ndarray:
-    return np.fromiter(each(records, lambda record: max(1, len(record.images))), np.int64, len(records))
+def _looked_up(records: Sequence[Record]) -> Shown:
+    return Shown.listed(each(records, lambda record: record.kinds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +145,7 @@ class Source(Records):
 
     def __post_init__(self) -> None:
         if not (self.directory / "dataset_info.json").is_file():
-            out = self.directory.parent.parent
-            there = sorted(path.parent.parent.name for path in out.glob(f"*/{VERSION}/dataset_info.json"))
-            raise FileNotFoundError(
-                f"{self.directory}: no such prepared set; {out} holds {', '.join(there) or 'none'}, "
-                f"and `instructblip prepare NAME --out {out}` writes more"
-            )
+            raise _not_there(self.directory)
         with _quiet():
             builder = tfds.builder_from_directory(str(self.directory))
             split = on_disk(self.split)
@@ -145,53 +153,84 @@ class Source(Records):
                 raise ValueError(
                     f"{self.directory}: has no split {self.split!r}; it has {', '.join(builder.info.splits)}"
                 )
-            decoders = {"images": _Encoded()}
-            object.__setattr__(self, "_data", builder.as_data_source(split, decoders=decoders))
+            field = PICTURES if self.directory.name == OLDER else MEDIA
+            data = builder.as_data_source(split, decoders={field: _Encoded()})
+            object.__setattr__(self, "_data", data)
+            object.__setattr__(self, "_field", field)
 
     def __len__(self) -> int:
         return len(self._data)  # type: ignore[attr-defined]
 
     @functools.cached_property
-    def _told(self) -> Mapping[str, Any]:
+    def _report(self) -> Mapping[str, Any]:
         """The split's part of the set's report."""
         splits = files.read_json(self.directory / REPORT)["splits"].values()
         return next(split for split in splits if split["files"] == on_disk(self.split))
 
-    @property
-    def frames(self) -> int:
-        """Pictures that a record has at most, at least 1."""
-        return max(1, self._told["pictures"])
-
     @functools.cached_property
     def digest(self) -> str:
-        """Names the split's records and their order, wherever the set lies; it was made when they were written.
+        """Names the split's records and their order, wherever the set lies; it was computed when they were written.
 
         A set that an earlier version wrote has none: the sizes and both ends of its files serve there.
         """
-        if told := self._told.get("digest"):
-            return told
+        if found := self._report.get("digest"):
+            return found
         digest = hashlib.blake2b(digest_size=16)
         for path in sorted(self.directory.glob(f"*-{on_disk(self.split)}{SUFFIX}-*")):
             update_by_ends(digest, path)
         return digest.hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """Names the split by the files of its set: their names, sizes and both ends."""
+        return _identity((self,))
+
     @functools.cached_property
-    def shown(self) -> np.ndarray:
-        """See `Records`. Where the report does not say that all records show as many, every record is read."""
-        numbers = {max(1, int(number)) for number in self._told.get("by_pictures", {})}
-        if self.frames == 1 or len(numbers) == 1:
-            return np.full(len(self), self.frames)
-        return _counted(self)
+    def shown(self) -> Shown:
+        """See `Records`. Where the report does not say that all records show the same, every record is read."""
+        kinds = kinds_counted(self._report)
+        shown = {one or BLANK for one in kinds}
+        if not kinds and self._report["pictures"] <= 1:  # the report of an early version
+            shown = {BLANK}
+        if len(shown) == 1:
+            return Shown(tuple(shown), np.zeros(len(self), np.int64))
+        return _looked_up(self)
 
     def record(self, index: int) -> Record:
         """See `Records`. Raises ValueError for a record that is damaged."""
         try:
             example = self._data[index]  # type: ignore[attr-defined]
-            return Record.from_json(example["record"], example["images"])
-        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # the reader tells corruption in several ways
+            return Record.from_json(example[RECORD], example[self._field])  # type: ignore[attr-defined]
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # all are corruption
             raise ValueError(
                 f"{self.directory}: record {index} of {self.split} is corrupt ({error}); remove the set and prepare it"
             ) from error
+
+
+def kinds_counted(report: Mapping[str, Any]) -> dict[Kinds, int]:
+    """From a split's part of report.json: the kinds of media -> the records that hold just these.
+
+    Reports of `OLDER` sets count pictures; the earliest of them do not, and give {}.
+    """
+    pictures = {(IMAGE,) * int(number): count for number, count in report.get("by_pictures", {}).items()}
+    return pictures | {tuple(kinds.split()): count for kinds, count in report.get("by_kinds", {}).items()}
+
+
+def _not_there(directory: Path) -> Exception:
+    """The error for a set that is not prepared."""
+    name, out = directory.parent.name, directory.parent.parent
+    if others := other_versions(directory):
+        return ValueError(
+            f"{directory.parent}: holds the set in version {', '.join(others)}, and versions {VERSION} and {OLDER} are "
+            f"read here; `instructblip prepare {name} --out {out}` with the set's source writes {VERSION} beside it"
+        )
+    found = {
+        path.parent.parent.name for version in (VERSION, OLDER) for path in out.glob(f"*/{version}/dataset_info.json")
+    }
+    return FileNotFoundError(
+        f"{directory}: no such prepared set; {out} holds {', '.join(sorted(found)) or 'none'}, "
+        f"and `instructblip prepare NAME --out {out}` writes more"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,19 +243,19 @@ class Joined(Records):
         return sum(map(len, self.parts))
 
     @property
-    def frames(self) -> int:
-        """Pictures that a record has at most, at least 1."""
-        return max(part.frames for part in self.parts)
-
-    @property
     def digest(self) -> str:
         """Names the records and their order; see `Source.digest`."""
         return "+".join(part.digest for part in self.parts)
 
+    @property
+    def identity(self) -> str:
+        """Names the splits by the files of their set; see `Source.identity`."""
+        return _identity(self.parts)
+
     @functools.cached_property
-    def shown(self) -> np.ndarray:
+    def shown(self) -> Shown:
         """See `Records`."""
-        return np.concatenate([part.shown for part in self.parts])
+        return Shown.joined([part.shown for part in self.parts])
 
     def record(self, index: int) -> Record:
         """See `Records`."""
@@ -225,6 +264,15 @@ class Joined(Records):
                 return part.record(index)
             index -= len(part)
         raise IndexError(index)
+
+
+def _identity(parts: Sequence[Source]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(f"{part.directory.parent.name} {part.split}\n".encode())
+        for path in sorted(path for path in part.directory.iterdir() if path.is_file()):
+            update_by_ends(digest, path)
+    return digest.hexdigest()
 
 
 def update_by_ends(digest: Any, path: Path) -> None:

@@ -6,18 +6,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import numpy as np
-
-from instructblip_jax.data.prepared import Records, each, pictures_shown
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.prepared import Records, Shown, each, media_shown
+from instructblip_jax.data.record import Record, key_of
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
-from instructblip_jax.features.pictures import key_of
 
 
 @dataclasses.dataclass(frozen=True)
 class _Question:
-    """About the record number ``record``: one ``turn`` of its dialogue, or all of it. ``others``: records of the same
-    pictures and the same instruction, whose answers are references, too."""
+    """A question about the record number ``record``: one ``turn`` of its dialogue, or all of it. ``others``: records
+    with the same media and the same instruction, whose answers are references too."""
 
     record: int
     turn: int | None = None
@@ -26,7 +23,7 @@ class _Question:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """The key by which records become questions: task, number of turns, digest of pictures and instruction."""
+    """The key by which records become questions: task, number of turns, digest of media and instruction."""
 
     task: str
     turns: int
@@ -35,14 +32,14 @@ class _Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Questions(Records):
-    """The questions of a split as records, those that show fewer pictures first, and in the split's order otherwise.
+    """The questions of a split as records, those with fewer media first, and in the split's order otherwise.
 
-    A dialogue's turn has the uid "UID#turnN", N counted from 1, what was said before in its slot ``history``, and its
-    own answer. A picture's captions have the uid of the first one's record.
+    A dialogue's turn has the uid "UID#turnN", N counted from 1, the turns before it in its slot ``history``, and its
+    own answer. The captions of a picture have the uid of the first one's record.
 
     Attributes:
-      captions: whether the split holds nothing but captions.
-      dialogues: records that are asked turn by turn.
+      captions: True if the split holds nothing but captions.
+      dialogues: the number of records that are asked turn by turn.
     """
 
     source: Sequence[Record]
@@ -54,9 +51,10 @@ class Questions(Records):
         return len(self.order)
 
     @functools.cached_property
-    def shown(self) -> np.ndarray:
+    def shown(self) -> Shown:
         """See `Records`."""
-        return pictures_shown(self.source)[[question.record for question in self.order]]
+        whole = media_shown(self.source)
+        return Shown(whole.kinds, whole.numbers[[question.record for question in self.order]])
 
     def record(self, index: int) -> Record:
         """See `Records`."""
@@ -65,15 +63,15 @@ class Questions(Records):
         if question.turn is not None:
             return dataclasses.replace(at_turn(record, question.turn), uid=f"{record.uid}#turn{question.turn + 1}")
         if question.others:
-            told = (record, *(self.source[n] for n in question.others))
-            references = tuple(text for one in told for text in one.references or one.answers)
+            members = (record, *(self.source[n] for n in question.others))
+            references = tuple(text for one in members for text in one.references or one.answers)
             return dataclasses.replace(record, answers=tuple(dict.fromkeys(references)), references=references)
         return record
 
 
 def questions(source: Sequence[Record], templates: Templates, *, known: bool) -> Questions:
-    """The questions of a split. One of a ``known`` set has no dialogues and one record a picture already; any other is
-    read through once, to see what its records are and that each can be asked.
+    """The questions of a split. A ``known`` set has no dialogues, and one record for each picture already; any other is
+    read once, to see what its records are and that each can be asked.
 
     Raises ValueError naming the set or the record that ``templates`` do not fit.
     """
@@ -85,16 +83,16 @@ def questions(source: Sequence[Record], templates: Templates, *, known: bool) ->
         captions = all(one.task == "caption" and not one.turns for one in seen)
         dialogues = sum(one.turns > 0 for one in seen)
         order = _together(seen) if captions else _turn_by_turn(seen)
-    shown = pictures_shown(source)
-    order.sort(key=lambda question: shown[question.record])  # a batch shows one number of pictures
+    ranks = media_shown(source).order
+    order.sort(key=lambda question: ranks[question.record])  # all rows of a batch have the same kinds of media
     return Questions(source, tuple(order), captions, dialogues)
 
 
 def _seen(record: Record, templates: Templates) -> _Seen:
     asked = [at_turn(record, turn) for turn in range(len(record.turns))] or [record]
-    said = [instruction(templates, one, 0) for one in asked]
-    told = json.dumps([said, [key_of(image).hex() for image in record.images] or record.uid])
-    return _Seen(record.task, len(record.turns), hashlib.blake2b(told.encode(), digest_size=16).digest())
+    texts = [instruction(templates, one, 0) for one in asked]
+    content = json.dumps([texts, [key_of(medium.data).hex() for medium in record.media] or record.uid])
+    return _Seen(record.task, len(record.turns), hashlib.blake2b(content.encode(), digest_size=16).digest())
 
 
 def _turn_by_turn(seen: Sequence[_Seen]) -> list[_Question]:

@@ -1,7 +1,7 @@
-"""The files that a set was prepared from, so that a set is not reused after they changed.
+"""Digests of the files that a set was prepared from, so that a set is not reused after they have changed.
 
-Annotations are known by their content, large containers (tar, parquet, arrow) by their size and both ends. Pictures and
-videos are not looked at, for there are too many; but where a folder has no annotations and its pictures are the rows,
+Annotation files are identified by their content, large containers (tar, parquet, arrow) by their size and both ends.
+Pictures and videos are too many to be read; only where a folder has no annotations, and its pictures are the rows, do
 their names and sizes count.
 """
 
@@ -18,41 +18,44 @@ from instructblip_jax.datasets.readers.custom import folders, sniff, vqa
 TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 CONTAINERS = (".parquet", ".arrow", ".tar")
 DEPTH = 2
-"""Folders below the source in which an official set's annotations lie at most: VSR's are in splits/zeroshot."""
+"""Maximum depth of an official set's annotations below the source: VSR's are in splits/zeroshot."""
 MANY = 32
-"""Files of a folder with one ending that are told one by one; of more, one digest tells of all."""
+"""Up to this many files of a folder with one extension have a digest each; more of them share one digest."""
 FLAGS = ("frames", "images", "format", "encoding", "validation")
-"""Options that decide what is in a set, by the names of their flags."""
+"""The flags that affect the contents of a set."""
 
 
 def of_source(source: Path, out: Path, *, custom: bool) -> dict[str, str]:
-    """File -> digest of the annotations at ``source``; files under ``out`` are none of them."""
+    """File -> digest, for the annotation files at ``source``; files under ``out`` are ignored."""
     if source.is_file():
         own = [source]
         kind = vqa.kind(source) if custom and source.suffix.lower() == ".json" else None
         partner = vqa.partner(source, kind) if kind in ("questions", "annotations") else None
-        return _told(source.parent, [*own, *([partner] if partner else [])])
-    if not source.is_dir():  # a prepared TFDS set, by its name
+        return _digests(source.parent, [*own, *([partner] if partner else [])])
+    if not source.is_dir():  # the name of a prepared TFDS set
         return {}
     if not custom:
-        return _told(source, _below(source, out, DEPTH))
+        return _digests(source, _below(source, out, DEPTH))
     files = [path for path in _below(source, out, 0) if path.suffix.lower() in (*sniff.ANNOTATIONS, ".arrow")]
     files = files or folders.metadata(source)
     if files:
-        return _told(source, files)
+        return _digests(source, files)
     rows = [path for path in folders.walk(source) if not path.is_relative_to(out)]
     texts = [path for path in rows if path.suffix.lower() == ".txt"]
-    shown = [path for path in rows if folders.is_picture(path)]
-    names = [f"{path.relative_to(source)} {path.stat().st_size}" for path in shown]
+    pictures = [path for path in rows if folders.is_picture(path)]
+    names = [f"{path.relative_to(source)} {path.stat().st_size}" for path in pictures]
     return {
         f"{len(texts):,} texts": _digest(f"{path.relative_to(source)} {_content(path)}" for path in texts),
-        f"{len(shown):,} pictures": _digest(names),
+        f"{len(pictures):,} pictures": _digest(names),
     }
 
 
 def changes(out: str | Path, name: str, configuration: Mapping[str, object]) -> tuple[list[str], str]:
-    """In what a prepared set differs from what ``configuration`` (flags, and the files' digests as "files") would make
-    now, each with both values; and a note where an earlier version did not write down what it was made from."""
+    """The differences between a prepared set and what ``configuration`` would make now.
+
+    ``configuration``: flags, and the digests of `of_source` as "files". Returns one phrase per difference, with both
+    values, and a note if an earlier version of the package did not record what the set was made from.
+    """
     if not is_prepared(out, name):
         return [], ""
     before = there(directory_of(out, name), name).configuration
@@ -79,7 +82,7 @@ def _value(value: object) -> str:
 
 
 def _below(folder: Path, out: Path, depth: int) -> Iterator[Path]:
-    """Annotation files in a folder and in those below it, as deep as that; neither hidden ones nor those of ``out``."""
+    """Annotation files in a folder and up to ``depth`` folders below it, without hidden ones and those of ``out``."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
         if entry.name.startswith(".") or path == out:
@@ -90,19 +93,19 @@ def _below(folder: Path, out: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, out, depth - 1)
 
 
-def _told(root: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
-    together: dict[tuple[Path, str], list[Path]] = {}
+def _digests(root: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
+    groups: dict[tuple[Path, str], list[Path]] = {}
     for path in files:
-        together.setdefault((path.parent, path.suffix.lower()), []).append(path)
-    told = {}
-    for (folder, suffix), own in together.items():
-        if len(own) > MANY:
-            told[str(folder.relative_to(root) / f"*{suffix}")] = _digest(
-                f"{path.name} {_content(path)}" for path in own
+        groups.setdefault((path.parent, path.suffix.lower()), []).append(path)
+    digests = {}
+    for (folder, suffix), group in groups.items():
+        if len(group) > MANY:
+            digests[str(folder.relative_to(root) / f"*{suffix}")] = _digest(
+                f"{path.name} {_content(path)}" for path in group
             )
         else:
-            told |= {str(path.relative_to(root)): _content(path) for path in own}
-    return told
+            digests |= {str(path.relative_to(root)): _content(path) for path in group}
+    return digests
 
 
 def _content(path: Path) -> str:

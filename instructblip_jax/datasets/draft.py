@@ -1,41 +1,50 @@
-"""What readers yield: records whose pictures are still files, and rows that are no records."""
+"""The items that readers yield: records whose media are still files, and rows that are no records."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import AUDIO, IMAGE, POINTS, Record
+
+VIDEO = "video"
+KINDS = (IMAGE, VIDEO, AUDIO, POINTS)
+"""The kinds of a `Media`. A video becomes the frames of a record."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """A picture or a video, not yet read.
+    """A picture, a video, a recording or a point cloud, not yet read.
 
     Attributes:
-      path: the file; of a tar archive's member the archive. A folder of numbered frames is a video.
-      offset, size: of the member's bytes in the archive; size 0: the whole file.
+      path: the file, or the tar archive that holds it. A folder of numbered frames is a video.
+      offset, size: where its bytes are in the archive; size 0 is the whole file.
       data: the bytes themselves, where a row holds them.
-      video: frames are to be taken from it, between ``start`` and ``end`` (seconds; None: its end).
+      kind: one of `KINDS`. The frames of a video are taken between ``start`` and ``end`` (seconds; None: its end).
     """
 
     path: Path | None = None
     offset: int = 0
     size: int = 0
     data: bytes | None = None
-    video: bool = False
+    kind: str = IMAGE
     start: float = 0.0
     end: float | None = None
+
+    @property
+    def video(self) -> bool:
+        """True if frames are to be taken from it."""
+        return self.kind == VIDEO
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """``record`` without its pictures, which are to be read from ``media``; ``where``: "FILE:LINE" or "FILE:KEY".
+    """``record`` without its media, which are to be read from ``media``; ``where``: "FILE:LINE" or "FILE:KEY".
 
     Attributes:
-      rows: of the source that it stands for: several where captions of a picture are joined, 0 where another draft
-        stands for its row already.
-      notes: what was joined or left out of the row, each one of few phrases, which are counted and told.
+      rows: how many rows of the source it stands for: several where captions of a picture are joined, 0 where another
+        draft stands for its row already.
+      notes: what was joined or left out of the row, each one of few phrases, which are counted and reported.
     """
 
     where: str
@@ -48,7 +57,7 @@ class Draft:
 @dataclasses.dataclass(frozen=True)
 class Skip:
     """A row that is no record. ``reason`` is one of few phrases, by which the report counts ("empty answer");
-    ``detail`` is what is particular to the row. ``rows``: see `Draft`."""
+    ``detail`` is particular to the row. ``rows``: see `Draft`."""
 
     where: str
     reason: str
@@ -57,16 +66,16 @@ class Skip:
 
 
 Stream = Generator[Draft | Skip, None, int]
-"""Drafts and skips. What it returns is the number of rows that its source holds, counted before they were interpreted:
-the shard writer refuses a split whose drafts and skips stand for more or fewer."""
+"""Drafts and skips. It returns the number of rows that its source holds, counted before they are interpreted, so that
+the shard writer can refuse a split whose drafts and skips stand for more or fewer."""
 
 
 T = TypeVar("T")
 
 
 class Reading(Generic[T]):
-    """The items of a stream, iterated once. ``held`` is what the stream returned: None before its end, and where an
-    iterator returns nothing."""
+    """The items of a stream, iterated once. ``held`` is what the stream returned: None before its end, and for an
+    iterator that returns nothing."""
 
     def __init__(self, items: Iterable[T]):
         self._items = items
@@ -77,7 +86,8 @@ class Reading(Generic[T]):
 
 
 Rows = Callable[[], Iterator[Draft | Skip]]
-"""Streams the rows of a split, in the same order every time; a `Stream` where it can be checked that none is lost."""
+"""Streams the rows of a split, in the same order every time; returns a `Stream` where it can be checked that no row is
+lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Release:
     Attributes:
       splits: (source, image roots) -> official split name ("val", "test-dev", "zeroshot/test") -> its rows, for the
         splits whose files are there. Raises FileNotFoundError, naming the files that were looked for, if none is.
-      expected: split -> records in the real release, so that a partial download is noticed; () where not known.
+      expected: split -> records in the real release, so that a partial download is noticed; empty where not known.
       vocabulary: source -> the answers that are ranked, for sets judged by a vocabulary.
     """
 

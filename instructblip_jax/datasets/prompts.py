@@ -1,8 +1,8 @@
-"""What sets are asked with: the published templates of the training mixture, and the prompts of the evaluation.
+"""Instruction templates of the data sets: the published ones for training, and the evaluation prompts.
 
-`str.format` texts over the slots that `data/readers/` fill; `data/templates.py` checks them. Sets whose pictures are
-read get the words that were found in them in front. Of a dialogue's turn the slot ``history`` is empty, or what was
-said before with a line end behind it.
+Templates are `str.format` texts over the slots that `datasets/readers/` fill; `data/templates.py` checks them. In sets
+that require reading, the OCR words precede the template. For a turn of a dialogue the slot ``history`` holds the
+earlier turns and a line end, or is empty.
 """
 
 from instructblip_jax.datasets.digits.templates import TEMPLATES as DIGITS
@@ -75,8 +75,8 @@ PROMPTS: dict[str, str] = {
     "msrvtt_qa": _SHORT,
     "ivqa": _SHORT,
 }
-"""Set -> its evaluation prompt: those of the paper for what it held out, like ones for the rest. ``fill_in_blank`` of
-iconqa has no options and takes vqav2's."""
+"""Set -> its evaluation prompt: the paper's for its held-out sets, similar ones for the others. iconqa's
+``fill_in_blank`` has no options and is evaluated with vqav2's prompt."""
 
 TRAINING: dict[str, tuple[str, ...]] = {
     "coco_caption": CAPTION,
@@ -102,8 +102,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "ivqa": QUESTION,
     **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
 }
-"""Set -> the templates to train on it with. The first thirteen sets are the paper's mixture; LLaVA's conversations
-bring their own questions."""
+"""Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their
+own questions."""
 
 
 BY_TASK: dict[str, tuple[str, ...]] = {
@@ -112,16 +112,16 @@ BY_TASK: dict[str, tuple[str, ...]] = {
     "task:dialog": ("{history}{question}",),
     "task:open": ("{question}",),
 }
-"""For sets that nobody knows, where a record brings no instruction of its own."""
+"""Task -> templates, for unknown sets whose records have no instruction of their own."""
 
 
 def training_templates() -> dict[str, tuple[str, ...]]:
-    """Every set that is known, the digits' and the public ones -> its templates; of the others by "task:" and task."""
+    """Set -> training templates, for the digits and the public sets; "task:" and a task -> templates for other sets."""
     return {**DIGITS, **TRAINING, **BY_TASK}
 
 
 def evaluation_templates(name: str, prompt: str | None = None) -> dict[str, tuple[str, ...]]:
-    """What a set is judged with: ``prompt``, or its own, or by its records' task."""
+    """The evaluation templates of the set ``name``: ``prompt`` if given, else its own prompt, else those by task."""
     if prompt is None:
         prompt = PROMPTS.get(name) or next(iter(DIGITS.get(name, ())), None)
     return dict(BY_TASK) if prompt is None else {name: (prompt,)}

@@ -1,4 +1,4 @@
-"""How far a score would move with other examples of the same kind: percentile bootstrap intervals."""
+"""Percentile bootstrap intervals: the range in which a score would lie for other examples of the same kind."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 SAMPLES = 1000
 LEVEL = 0.95
 _AT_ONCE = 1 << 22
-"""Numbers that are drawn in one go."""
+"""Maximum size of the arrays of drawn numbers."""
 
 
 def _between(values: np.ndarray, level: float) -> tuple[float, float] | None:
@@ -21,10 +21,10 @@ def _between(values: np.ndarray, level: float) -> tuple[float, float] | None:
 def mean_interval(
     scores: np.ndarray, *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Of the mean of per-example scores [N]. None where there are none.
+    """The bootstrap interval of the mean of per-example scores [N]; None if there are none.
 
-    The mean depends on how often each distinct score is drawn, which is multinomial: a few numbers a sample, not N,
-    where answers are right or wrong.
+    The mean depends only on how often each distinct score is drawn, which is multinomial. For right or wrong answers
+    that takes two numbers per sample instead of N.
     """
     if not len(scores):
         return None
@@ -45,10 +45,10 @@ def interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Of a score of the whole set. None where there are no examples.
+    """The bootstrap interval of a score of the whole set; None if there are no examples.
 
-    ``statistic`` takes how often each of ``count`` examples is counted, [B, count], and gives [B] scores, nan where one
-    is undefined: these samples do not count.
+    ``statistic`` maps weights [B, count], the number of times that each example is counted, to scores [B]. Samples for
+    which the score is undefined (nan) are ignored.
     """
     if not count:
         return None
@@ -62,6 +62,6 @@ def interval(
 
 
 def _sizes(samples: int, width: int) -> list[int]:
-    """``samples`` in parts of at most `_AT_ONCE` numbers."""
+    """Batch sizes that add up to ``samples``, each of at most `_AT_ONCE` numbers of the given ``width`` per sample."""
     most = max(1, _AT_ONCE // width)
     return [min(most, samples - done) for done in range(0, samples, most)]

@@ -1,7 +1,7 @@
-"""Captions against several references of the same picture: CIDEr-D, BLEU-1 to 4, ROUGE-L.
+"""Caption metrics against several references per picture: CIDEr-D, BLEU-1 to 4, ROUGE-L.
 
-All take words (`ptb.words`): ``hypotheses`` [N] sentences, ``references`` [N] lists of at least one sentence. The
-definitions are those of the COCO caption evaluation, computed for all pictures at once and in float64.
+All functions take sentences as lists of words (`ptb.words`): N ``hypotheses``, and N lists of at least one sentence as
+``references``. The definitions are those of the COCO caption evaluation, computed in float64 for all pictures at once.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,18 @@ from instructblip_jax.evals.ngrams import Grams, grams
 Sentence = Sequence[str]
 ORDER = 4
 SIGMA = 6.0
-"""Of CIDEr-D's Gaussian over the difference of lengths."""
+"""Standard deviation of CIDEr-D's Gaussian penalty for a difference in length."""
 BETA = 1.2
-"""ROUGE-L's weight of recall."""
+"""Weight of recall against precision in ROUGE-L's F-measure."""
 
 
 def _together(
     hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]
 ) -> tuple[list[Sentence], np.ndarray, np.ndarray]:
-    """All sentences, hypotheses first; the picture of each; the number of references of each picture."""
+    """All sentences, hypotheses first; the picture index of each [N + R]; the number of references per picture [N].
+
+    Raises ValueError if a picture has no reference or the lengths differ.
+    """
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} captions for {len(references)} pictures")
     counts = np.array([len(of_one) for of_one in references], np.int64)
@@ -33,12 +36,15 @@ def _together(
 
 
 def _hypothesis_rows(of: Grams, picture: np.ndarray, count: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """For each n-gram of a reference, the row of the same n-gram of its picture's hypothesis.
+    """Matches each n-gram of a reference with the same n-gram of the hypothesis for the same picture.
 
-    Returns where the references' rows begin, which of them have one [R] bool, and the rows of those that have.
+    Returns the index of the first row that belongs to a reference, a mask [R] of the reference rows that have a match,
+    and the hypothesis rows that match those.
     """
     first = int(np.searchsorted(of.sentence, count))
-    keys = of.sentence[:first] * of.kinds + of.gram[:first]  # ascending: of hypotheses, the picture is the sentence
+    keys = (
+        of.sentence[:first] * of.kinds + of.gram[:first]
+    )  # ascending; a hypothesis's picture index is its sentence index
     wanted = picture[of.sentence[first:]] * of.kinds + of.gram[first:]
     row = np.searchsorted(keys, wanted)
     found = row < first
@@ -49,12 +55,12 @@ def _hypothesis_rows(of: Grams, picture: np.ndarray, count: int) -> tuple[int, n
 def cider(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]) -> np.ndarray:
     """CIDEr-D of each picture, [N] float64 in 0..10; the score of a set is the mean (Vedantam et al. 2015).
 
-    An n-gram weighs count · (ln N − ln df), df being the number of these N pictures that have it in any reference: one
-    picture alone scores 0. No file of document frequencies is read.
+    The weight of an n-gram is count · (ln N − ln df), where df is the number of these N pictures with the n-gram in any
+    reference; no precomputed document frequencies are used. A single picture therefore scores 0.
     """
     sentences, picture, counts = _together(hypotheses, references)
     number, total = len(hypotheses), len(sentences)
-    # The original takes the number of bigrams for the length.
+    # The original uses the number of bigrams as the length.
     length = np.array([max(len(sentence) - 1, 0) for sentence in sentences])
     gauss = np.exp(-((length - length[picture]) ** 2) / (2 * SIGMA**2))
     scores = np.zeros(number)
@@ -73,10 +79,10 @@ def cider(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence
 
 
 def alike(references: Sequence[Sequence[Sentence]]) -> bool:
-    """True if the references of all pictures hold the same n-grams, as with a single picture. No n-gram then tells
-    pictures apart, and CIDEr-D is 0 for any prediction."""
+    """True if the references of all pictures have the same n-grams, as for a single picture. Then no n-gram
+    distinguishes pictures, and CIDEr-D is 0 for any prediction."""
 
-    def held(of_one: Sequence[Sentence]) -> set[tuple[str, ...]]:
+    def ngrams(of_one: Sequence[Sentence]) -> set[tuple[str, ...]]:
         return {
             tuple(sentence[at : at + size])
             for sentence in of_one
@@ -84,14 +90,15 @@ def alike(references: Sequence[Sequence[Sentence]]) -> bool:
             for at in range(len(sentence) - size + 1)
         }
 
-    return bool(references) and all(held(of_one) == held(references[0]) for of_one in references[1:])
+    return bool(references) and all(ngrams(of_one) == ngrams(references[0]) for of_one in references[1:])
 
 
 def bleu_counts(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]) -> np.ndarray:
-    """What BLEU adds up, [N, 10] float64: matched n-grams of orders 1 to 4, n-grams there, length, closest reference's.
+    """The counts that BLEU sums over pictures, [N, 10] float64.
 
-    An n-gram matches at most as often as it is in the one reference that has it most often; of two closest references
-    the shorter one counts.
+    The columns are the matched n-grams of orders 1 to 4, all n-grams of orders 1 to 4, the hypothesis's length, and the
+    length of the reference closest to it. The matches of an n-gram are limited to its largest count in one reference;
+    of two equally close references the shorter one is taken.
     """
     sentences, picture, _ = _together(hypotheses, references)
     number = len(hypotheses)
@@ -112,7 +119,7 @@ def bleu_counts(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Se
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
-    """BLEU-1 to 4, [..., 4], of summed `bleu_counts` [..., 10]; the tiny numbers are those of COCO's program."""
+    """BLEU-1 to 4, [..., 4], from summed `bleu_counts` [..., 10]; the tiny constants are those of COCO's program."""
     precision = (counts[..., :ORDER] + 1e-15) / (counts[..., ORDER : 2 * ORDER] + 1e-9)
     mean = np.exp(np.cumsum(np.log(precision), axis=-1) / np.arange(1, ORDER + 1))
     ratio = (counts[..., -2] + 1e-15) / (counts[..., -1] + 1e-9)
@@ -121,9 +128,10 @@ def bleu(counts: np.ndarray) -> np.ndarray:
 
 
 def _longest_common(places: dict[str, int], length: int, other: Sentence) -> int:
-    """Length of the longest common subsequence with a sentence given as word -> bits of its places.
+    """Length of the longest common subsequence of two sentences, the first given as word -> bit mask of its positions.
 
-    One row of the usual table is one number: a bit is cleared where the row's value goes up (Hyyrö 2004).
+    One row of the usual dynamic programming table is held in one int: a cleared bit marks a place where the row's value
+    increases (Hyyrö 2004).
     """
     row = everywhere = (1 << length) - 1
     for word in other:
@@ -135,7 +143,7 @@ def _longest_common(places: dict[str, int], length: int, other: Sentence) -> int
 def rouge_l(hypotheses: Sequence[Sentence], references: Sequence[Sequence[Sentence]]) -> np.ndarray:
     """ROUGE-L of each picture, [N] float64 in 0..1: the F-measure of the best precision and the best recall.
 
-    These two may come from different references, as in COCO's program.
+    The two may come from different references, as in COCO's program.
     """
     _together(hypotheses, references)
     scores = np.zeros(len(hypotheses))

@@ -1,4 +1,5 @@
-"""One table: the metrics by name, each over (prediction, reference) pairs of a whole set. No model inside."""
+"""The table of metrics by name. Each is computed from the (prediction, reference) pairs of a whole set, without a
+model."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ def _mean(scores: npt.ArrayLike, **details: float | None) -> Result:
 
 
 def _text(prediction: Prediction, reference: Reference) -> str:
-    """What was said, or the text of the best candidate. Raises ValueError for neither."""
+    """The predicted text, or else the text of the best-scored candidate. Raises ValueError if there is neither."""
     if prediction.text is not None:
         return prediction.text
     if not reference.candidates:
@@ -27,7 +28,7 @@ def _text(prediction: Prediction, reference: Reference) -> str:
 
 
 def _scores(prediction: Prediction, reference: Reference) -> tuple[float, ...]:
-    """A score for each candidate. Raises ValueError where there are others."""
+    """The predicted scores, one per candidate. Raises ValueError if there are none or their number differs."""
     if not prediction.scores or len(prediction.scores) != (len(reference.candidates) or len(prediction.scores)):
         there = f" for {len(reference.candidates)} candidates" if reference.candidates else ""
         raise ValueError(f"{reference.uid}: {len(prediction.scores)} scores{there}")
@@ -47,8 +48,8 @@ def _answers(reference: Reference) -> tuple[str, ...]:
 
 
 def _of_texts(score: Callable[[str, Sequence[str]], float], pairs: Sequence[Pair]) -> Result:
-    """The mean of a score of a text and its answers."""
-    return _mean([score(_text(said, ref), _answers(ref)) if said else 0.0 for said, ref in pairs])
+    """The mean of ``score`` (predicted text, reference answers) over pairs; a missing prediction scores 0."""
+    return _mean([score(_text(prediction, ref), _answers(ref)) if prediction else 0.0 for prediction, ref in pairs])
 
 
 def _gqa(pairs: Sequence[Pair]) -> Result:
@@ -64,18 +65,18 @@ def _aokvqa(pairs: Sequence[Pair]) -> Result:
 
 
 def _sentences(pairs: Sequence[Pair]) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Hypotheses and references as words; no caption is an empty one."""
-    said = [ptb.words(_text(prediction, ref)) if prediction else [] for prediction, ref in pairs]
-    return said, [[ptb.words(caption) for caption in _answers(ref)] for _, ref in pairs]
+    """Hypotheses and references as lists of words; a missing prediction is an empty caption."""
+    hypotheses = [ptb.words(_text(prediction, ref)) if prediction else [] for prediction, ref in pairs]
+    return hypotheses, [[ptb.words(caption) for caption in _answers(ref)] for _, ref in pairs]
 
 
 def _cider(pairs: Sequence[Pair]) -> Result:
-    said, references = _sentences(pairs)
-    result = _mean(captions.cider(said, references))
+    hypotheses, references = _sentences(pairs)
+    result = _mean(captions.cider(hypotheses, references))
     if not captions.alike(references):
         return result
     what = "one picture" if len(pairs) == 1 else "pictures whose references are alike"
-    reason = f"CIDEr of {what} is 0 whatever is said: document frequencies need several pictures that differ"
+    reason = f"CIDEr of {what} is 0 for any prediction: document frequencies need several pictures that differ"
     return dataclasses.replace(result, reason=reason)
 
 
@@ -95,13 +96,13 @@ def _bleu(order: int, pairs: Sequence[Pair]) -> Result:
 
 
 def _mrr(pairs: Sequence[Pair]) -> Result:
-    """A missing prediction has the last rank, and a reciprocal rank of 0."""
+    """The mean reciprocal rank; a missing prediction has the last rank and a reciprocal rank of 0."""
     ranks: list[float] = []
     gains: list[float | None] = []
-    for said, ref in pairs:
-        ranks.append(ranking.rank(_scores(said, ref), _label(ref)) if said else np.inf)
+    for prediction, ref in pairs:
+        ranks.append(ranking.rank(_scores(prediction, ref), _label(ref)) if prediction else np.inf)
         if any(ref.relevance):
-            gains.append(ranking.ndcg(_scores(said, ref), ref.relevance) if said else 0.0)
+            gains.append(ranking.ndcg(_scores(prediction, ref), ref.relevance) if prediction else 0.0)
     at = np.array(ranks)
     last = [len(ref.candidates) or np.nan for _, ref in pairs]
     return _mean(
@@ -116,8 +117,9 @@ def _or_none(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _chosen(prediction: Prediction, reference: Reference) -> bool:
-    """The label by the best score, or said: the right candidate's text, or without candidates the label itself."""
+def _chooses_label(prediction: Prediction, reference: Reference) -> bool:
+    """True if the best score, or the predicted text, is that of the labelled candidate; without candidates the text
+    must be the label itself."""
     label = _label(reference)
     if reference.candidates and not 0 <= label < len(reference.candidates):
         raise ValueError(f"{reference.uid}: candidate {label} of {len(reference.candidates)}")
@@ -127,44 +129,46 @@ def _chosen(prediction: Prediction, reference: Reference) -> bool:
 
 
 def _accuracy(pairs: Sequence[Pair]) -> Result:
-    return _mean([float(said is not None and _chosen(said, ref)) for said, ref in pairs])
+    return _mean([float(prediction is not None and _chooses_label(prediction, ref)) for prediction, ref in pairs])
 
 
 def _side(reference: Reference) -> int:
-    """0 or 1, of the label or of the answer."""
-    told = reference.label if reference.label is not None else ranking.verbalised(_answers(reference)[0])
-    if told not in (0, 1):
-        raise ValueError(f"{reference.uid}: the reference says neither 0 nor 1, yes nor no")
-    return int(told)
+    """The class of a binary reference, 0 or 1, by its label or else its answer. Raises ValueError if it has neither."""
+    side = reference.label if reference.label is not None else ranking.verbalised(_answers(reference)[0])
+    if side not in (0, 1):
+        raise ValueError(f"{reference.uid}: the reference is neither 0 nor 1, neither yes nor no")
+    return int(side)
 
 
 def _yes_no(pairs: Sequence[Pair]) -> Result:
-    sides = ((ranking.verbalised(_text(said, ref)) if said else None, _side(ref)) for said, ref in pairs)
-    return _mean([float(said == wanted) for said, wanted in sides])
+    sides = (
+        (ranking.verbalised(_text(prediction, ref)) if prediction else None, _side(ref)) for prediction, ref in pairs
+    )
+    return _mean([float(predicted == wanted) for predicted, wanted in sides])
 
 
 def _auc(pairs: Sequence[Pair]) -> Result:
-    """A missing prediction is at the wrong end."""
-    labels = np.array([_side(ref) for _, ref in pairs], np.int64)
+    """ROC AUC; a missing prediction is ranked at the wrong end."""
+    classes = np.array([_side(ref) for _, ref in pairs], np.int64)
     scores, odds = np.zeros(len(pairs)), True
-    for n, (said, ref) in enumerate(pairs):
-        given = said.scores if said else ()
-        if said is None:
-            scores[n] = np.inf if labels[n] == 0 else -np.inf
+    for n, (prediction, ref) in enumerate(pairs):
+        given = prediction.scores if prediction else ()
+        if prediction is None:
+            scores[n] = np.inf if classes[n] == 0 else -np.inf
         elif ref.candidates and len(given) != 1:
-            scores[n] = ranking.log_odds(_scores(said, ref), ref.candidates)
+            scores[n] = ranking.log_odds(_scores(prediction, ref), ref.candidates)
         elif len(given) == 2:
             scores[n] = given[1] - given[0]
         elif len(given) == 1:
-            scores[n], odds = given[0], False  # of whatever kind: where it says yes is not known
+            scores[n], odds = given[0], False  # an arbitrary scale, so there is no threshold for an accuracy
         else:
-            raise ValueError(f"{ref.uid}: {len(given)} scores, not one, or one of no and one of yes")
-    value = ranking.auc(scores, labels)
+            raise ValueError(f"{ref.uid}: {len(given)} scores; must be one, or two: of no and of yes")
+    value = ranking.auc(scores, classes)
     return Result(
         value,
         len(pairs),
-        details={"accuracy": float(((scores > 0) == labels).mean())} if odds and len(pairs) else {},
-        resampled=partial(ranking.auc_resampled, scores, labels) if value is not None else None,
+        details={"accuracy": float(((scores > 0) == classes).mean())} if odds and len(pairs) else {},
+        resampled=partial(ranking.auc_resampled, scores, classes) if value is not None else None,
         reason=None if value is not None else "AUC needs examples of both classes",
     )
 
@@ -189,11 +193,11 @@ METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
     "mrr": _mrr,
     "auc": _auc,
 }
-"""Name -> metric; docs/metrics.md says what each is. All raise ValueError naming a pair that lacks what they need."""
+"""Name -> metric, as defined in docs/metrics.md. Each raises ValueError naming a pair that lacks a needed field."""
 
 
 def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]:
-    """The metric within each answer type and each domain, as if it were a set of its own."""
+    """Group name -> value -> the metric over the pairs of that answer type or domain, as if they were a whole set."""
     out: dict[str, dict[str, Result]] = {}
     for name in GROUPS:
         members: dict[str, list[Pair]] = {}
@@ -206,8 +210,8 @@ def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]
 
 
 def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Metric, value, count, missing, interval and details of a set, as JSON knows them, and a reason where the value
-    is not what one would think."""
+    """Metric, value, count, missing, interval and details of a set as JSON types; and "reason" if the value is
+    undefined or does not depend on the predictions."""
     result = METRICS[metric](pairs)
     interval = result.interval()
     groups = {
@@ -217,12 +221,12 @@ def as_dict(metric: str, pairs: Sequence[Pair]) -> dict[str, Any]:
         }
         for name, parts in by_group(metric, pairs).items()
     }
-    told = {
+    summary = {
         "metric": metric,
         "value": result.value,
         "count": result.count,
-        "missing": sum(said is None for said, _ in pairs),
+        "missing": sum(prediction is None for prediction, _ in pairs),
         "interval": list(interval) if interval else None,
         "details": {**result.details, **groups},
     }
-    return told | ({"reason": result.reason} if result.reason else {})
+    return summary | ({"reason": result.reason} if result.reason else {})

@@ -1,4 +1,4 @@
-"""The n-grams of many sentences at once, as arrays: what the caption metrics count."""
+"""Counts the n-grams of many sentences at once, as arrays, for the caption metrics."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Grams:
-    """The n-grams of one order, one row for each that a sentence has.
+    """The n-grams of one order: one row per distinct n-gram of a sentence, E in all, sorted by sentence and n-gram.
 
-    ``sentence``, ``gram`` [E] int64: whose, and which one (a number below ``kinds``), ascending in both; ``count`` [E]
-    float64: how often it is there.
+    Attributes:
+      sentence: index of the sentence, int64 [E].
+      gram: id of the n-gram, below ``kinds``, int64 [E].
+      count: occurrences of the n-gram in the sentence, float64 [E].
+      kinds: number of distinct n-grams in all sentences.
     """
 
     sentence: np.ndarray
@@ -22,12 +25,12 @@ class Grams:
 
 
 def grams(sentences: Sequence[Sequence[str]], order: int = 4) -> Iterator[Grams]:
-    """1-grams, 2-grams … of all sentences; an n-gram has one number in all of them."""
+    """The n-grams of all sentences for n from 1 to ``order``; an n-gram has the same id in every sentence."""
     lengths = np.array([len(sentence) for sentence in sentences], np.int64)
     sentence = np.repeat(np.arange(len(sentences)), lengths)
     numbers: dict[str, int] = {}
     words = np.array([numbers.setdefault(word, len(numbers)) for word in chain.from_iterable(sentences)], np.int64)
-    at, kinds = words, len(numbers)  # at[i]: the n-gram that begins at the i-th word, of whichever sentence
+    at, kinds = words, len(numbers)  # at[i]: id of the n-gram that begins at word i of all words; -1 for none
     for n in range(1, order + 1):
         if n > 1:
             inside = sentence[: len(at) - 1] == sentence[n - 1 :]

@@ -1,4 +1,4 @@
-"""What metrics read and give: a prediction beside its reference, and the result over a set of such pairs."""
+"""Input and output of the metrics: predictions with their references, and the result over a set of such pairs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ from instructblip_jax.data.record import Record
 from instructblip_jax.evals import bootstrap
 
 GROUPS = ("answer_type", "domain")
-"""What of a record's ``meta`` a score is also told by."""
+"""The fields of a record's ``meta`` by which scores are also broken down."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says of one record: a text, or a score for each candidate (of a binary task one alone is enough)."""
+    """A model's output for one record: a text, or one score per candidate (one in all is enough for a binary task)."""
 
     text: str | None = None
     scores: tuple[float, ...] = ()
@@ -22,10 +22,15 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What a prediction is compared with; of `Record` what metrics read.
+    """The ground truth of one record, reduced to what metrics read.
 
-    ``answers`` are everybody's, repeated as they were given, or all captions of a picture. ``label`` is the right
-    candidate's number, of a binary task 0 or 1. ``difficult``: A-OKVQA's official score leaves it out.
+    Attributes:
+      answers: all annotators' answers, with repetitions, or all captions of a picture.
+      candidates: the choices, in the order of the prediction's scores.
+      label: index of the correct candidate; 0 or 1 for a binary task.
+      relevance: of each candidate, 0 to 1.
+      groups: the values of `GROUPS`.
+      difficult: A-OKVQA's official score leaves the record out.
     """
 
     uid: str
@@ -38,7 +43,7 @@ class Reference:
 
 
 Pair = tuple[Prediction | None, Reference]
-"""None where there is no prediction, which is judged as wrong."""
+"""A missing prediction is None and counts as wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,13 @@ class Result:
     """A metric over a set.
 
     Attributes:
-      value: in 0..1, of CIDEr in 0..10; None where it is not defined.
-      count: how many examples it is about.
-      scores: of each example, [count] float64, where the value is their mean.
-      details: what else is worth telling, by name.
-      resampled: of a value that is no mean: how often each example counts, [B, count] -> values [B].
-      reason: why there is no value, or one that says nothing about the predictions.
+      value: in 0..1, CIDEr in 0..10; None if undefined.
+      count: number of examples.
+      scores: per-example scores, float64 [count], if the value is their mean.
+      details: further numbers, by name.
+      resampled: for a value that is not a mean: weights [B, count], the number of times that each example is counted,
+        -> values [B].
+      reason: why the value is undefined or does not depend on the predictions.
     """
 
     value: float | None
@@ -62,14 +68,14 @@ class Result:
     reason: str | None = None
 
     def interval(self, samples: int = bootstrap.SAMPLES) -> tuple[float, float] | None:
-        """95 % bootstrap interval over the examples, always the same; of CIDEr with its document frequencies fixed."""
+        """95 % bootstrap interval over the examples, with a fixed seed; CIDEr's document frequencies stay fixed."""
         if self.scores is not None:
             return bootstrap.mean_interval(self.scores, samples=samples)
         return bootstrap.interval(self.resampled, self.count, samples=samples) if self.resampled else None
 
 
 def reference_of(record: Record, candidates: tuple[str, ...] | None = None) -> Reference:
-    """What metrics read of a record: its ``references``, or else its ``answers``; ``candidates``: not its own."""
+    """The reference of a record: its ``references`` or else its ``answers``; ``candidates`` replace its own."""
     return Reference(
         uid=record.uid,
         answers=record.references or record.answers,

@@ -1,13 +1,13 @@
-"""A suite's scores as a picture: with their intervals, beside the paper's and the ones with blanked pictures."""
+"""Plots a suite's scores with their intervals, beside the paper's and those with blanked pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from instructblip_jax.evals.table import Row
+from instructblip_jax.evals.table import SetResult
 
 
-def draw(rows: Mapping[str, Row], path: Path) -> None:
-    """Write a PNG. Raises ImportError without matplotlib."""
+def draw(rows: Mapping[str, SetResult], path: Path) -> None:
+    """Write the plot to ``path`` as PNG. Raises ImportError if matplotlib is not installed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,7 +26,7 @@ def draw(rows: Mapping[str, Row], path: Path) -> None:
                 axis.plot(100 * other, n, mark, color="black", markersize=5 if mark == "D" else 11)
         axis.text(max(high, value) + 1, n, f"{value:.1f}", va="center", fontsize=8)
     axis.set_yticks(range(len(shown)), [f"{name} ({row.metric})" for name, row in reversed(shown.items())], fontsize=8)
-    axis.set_xlabel("score x 100, with its 95 % interval; diamond: the paper's; upright: with the picture blanked")
+    axis.set_xlabel("score x 100 with 95 % interval; diamond: the paper's score; vertical bar: with blanked pictures")
     axis.margins(x=0.1)
     figure.savefig(path, dpi=110)
     plt.close(figure)

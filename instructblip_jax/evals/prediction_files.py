@@ -1,6 +1,6 @@
-"""Predictions and references as files of anybody's: JSON lines, or the lists that the official programs read.
+"""Reads anybody's predictions and references: JSON lines, or the lists that the official programs read.
 
-docs/metrics.md describes the rows. What is wrong is told with the file and the line (in a list: the row).
+docs/metrics.md describes the rows. Errors name the file and the line (in a list: the row).
 """
 
 import dataclasses
@@ -14,30 +14,30 @@ from typing import Any
 from etils import epath
 
 from instructblip_jax.datasets.readers import forms
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference
 
 IDS = ("uid", "question_id", "questionId", "id", "image_id", "image")
-"""Names of what tells rows apart. Files are joined by the first that all rows of both have; captions, by pictures."""
+"""Names of id fields. Two files are joined by the first that all rows of both have; captions are joined by picture."""
 PICTURE = "image_id"
 TEXTS = ("prediction", "answer", "caption")
 ANSWERS = ("answers", "references", "captions", "direct_answers", "answer", "caption")
 CAPTIONS = ("references", "captions", "caption")
-"""Of these, several rows may be about the same picture."""
+"""Reference fields of which several rows may belong to the same picture."""
 CANDIDATES, LABELS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
 RELEVANCES = ("relevance", "gt_relevance")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One object of a file, and where it stands: "FILE, line 3"."""
+class JsonRow:
+    """One object of a file, with its place: "FILE, line 3"."""
 
     place: str
     fields: Mapping[str, Any]
 
     def first(self, names: Sequence[str]) -> Any:
-        """The value under the first of the names that is present; else None."""
+        """The value of the first of ``names`` that is present; else None."""
         return next((self.fields[name] for name in names if self.has(name)), None)
 
     def has(self, name: str) -> bool:
@@ -45,7 +45,7 @@ class Row:
         return not forms.absent(self.fields.get(name))
 
     def error(self, what: str) -> ValueError:
-        """What is wrong with this row."""
+        """A ValueError that names this row's place."""
         return ValueError(f"{self.place}: {what}")
 
 
@@ -59,15 +59,15 @@ def _parse(text: str, place: str) -> Any:
         raise ValueError(f"{place}: JSON nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    if isinstance(found, Bad):
+    if isinstance(found, BadRow):
         raise ValueError(f"{place}: {found.reason}: {found.detail}")
     return found
 
 
-def read_rows(path: str) -> list[Row]:
+def read_rows(path: str) -> list[JsonRow]:
     """All rows of a file: JSON lines, a list of objects, or an object with such a list as ``annotations``.
 
-    Raises FileNotFoundError, or ValueError with the line.
+    Raises FileNotFoundError, or ValueError naming the line.
     """
     content = _content(path)
     try:
@@ -85,11 +85,12 @@ def read_rows(path: str) -> list[Row]:
             raise ValueError(f"{place}: a {type(fields).__name__} where an object is expected")
     if not found:
         raise ValueError(f"{path}: holds no rows")
-    return [Row(place, fields) for place, fields in found]
+    return [JsonRow(place, fields) for place, fields in found]
 
 
 def _content(path: str) -> bytes:
-    """All of a file. Raises FileNotFoundError, or ValueError for what is none: a device never ends."""
+    """The contents of a file. Raises FileNotFoundError, or ValueError if it is not a regular file: a device may never
+    end."""
     file = epath.Path(path)
     if "://" in path:
         if not file.is_file():
@@ -105,14 +106,14 @@ def _content(path: str) -> bytes:
 
 
 def _document(path: str, text: str, lines: list[tuple[int, str]]) -> list[tuple[str, Any]] | None:
-    """The rows of a file that is one JSON value, however it is laid out; None for JSON lines."""
+    """The rows of a file that is one JSON value, over any number of lines; None for JSON lines."""
     several = len(lines) > 1
     if not lines[0][1].lstrip().startswith("["):
         try:
             Decoder().only(lines[0][1])
             if several:
                 return None
-        except (ValueError, RecursionError):  # an object that goes over several lines, or broken JSON lines
+        except (ValueError, RecursionError):  # an object over several lines, or broken JSON lines
             try:
                 Decoder().only(text)
             except (ValueError, RecursionError):
@@ -125,8 +126,8 @@ def _document(path: str, text: str, lines: list[tuple[int, str]]) -> list[tuple[
     return [(f"{path}, row {number}", row) for number, row in enumerate(content, 1)]
 
 
-def _as_text(row: Row, value: Any) -> str:
-    """A string, or a number or truth value as JSON writes it."""
+def _as_text(row: JsonRow, value: Any) -> str:
+    """A string as it is; a number or boolean as JSON writes it. Raises ValueError for other types."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -136,12 +137,12 @@ def _as_text(row: Row, value: Any) -> str:
     raise row.error(f"a {type(value).__name__} where a text is expected")
 
 
-def _texts(row: Row, values: Any) -> tuple[str, ...]:
-    """One text, or all of a list or an object: see `forms.answers_of`."""
+def _texts(row: JsonRow, values: Any) -> tuple[str, ...]:
+    """One text, or those in a list or object: see `forms.answers_of`."""
     return tuple(_as_text(row, value) for value in forms.answers_of(values))
 
 
-def _numbers(row: Row, values: Any) -> tuple[float, ...]:
+def _numbers(row: JsonRow, values: Any) -> tuple[float, ...]:
     values = values if isinstance(values, list) else [values]
     if not all(isinstance(value, (int, float)) for value in values):
         raise row.error("a score is a number")
@@ -150,16 +151,16 @@ def _numbers(row: Row, values: Any) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def _prediction(row: Row) -> Prediction:
+def _prediction(row: JsonRow) -> Prediction:
     text, scores = row.first(TEXTS), row.first(("scores", "score"))
     if text is None and scores is None:
-        raise row.error(f"no prediction; it stands under {', '.join(TEXTS)}, scores or score")
+        raise row.error(f"no prediction; expected one of the fields {', '.join(TEXTS)}, scores or score")
     return Prediction(
         text=None if text is None else _as_text(row, text), scores=() if scores is None else _numbers(row, scores)
     )
 
 
-def _reference(uid: str, row: Row) -> Reference:
+def _reference(uid: str, row: JsonRow) -> Reference:
     answers, candidates, label = row.first(ANSWERS), row.first(CANDIDATES), row.first(LABELS)
     label = forms.whole(label)
     if isinstance(label, str) and label.isdecimal():
@@ -178,82 +179,82 @@ def _reference(uid: str, row: Row) -> Reference:
     )
 
 
-def _id_names(predictions: list[Row], references: list[Row]) -> tuple[str, str]:
-    """Under which name the ids stand in either file."""
-    said, known = _names(predictions), _names(references)
-    if PICTURE in known and all(row.first(ANSWERS) is row.first(CAPTIONS) is not None for row in references):
-        # An id of its own numbers a caption, not what the caption is of.
-        own = set(known) & set(said) & {"uid", "question_id", "questionId"}
-        if PICTURE in said and not own:
+def _id_names(predictions: list[JsonRow], references: list[JsonRow]) -> tuple[str, str]:
+    """The names of the id fields by which predictions and references are joined."""
+    of_predictions, of_references = _names(predictions), _names(references)
+    if PICTURE in of_references and all(row.first(ANSWERS) is row.first(CAPTIONS) is not None for row in references):
+        # A caption's own "id" identifies the caption, not its picture.
+        own = set(of_references) & set(of_predictions) & {"uid", "question_id", "questionId"}
+        if PICTURE in of_predictions and not own:
             return PICTURE, PICTURE
-        if not own and _id_of_pictures(predictions, said[0], references):
-            return said[0], PICTURE
-    shared = next((name for name in said if name in known), None)
-    return shared or said[0], shared or known[0]
+        if not own and _id_of_pictures(predictions, of_predictions[0], references):
+            return of_predictions[0], PICTURE
+    shared = next((name for name in of_predictions if name in of_references), None)
+    return shared or of_predictions[0], shared or of_references[0]
 
 
-def _names(rows: list[Row]) -> list[str]:
+def _names(rows: list[JsonRow]) -> list[str]:
     there = [name for name in IDS if all(row.has(name) for row in rows)]
     if not there:
         row = next((row for row in rows if row.first(IDS) is None), rows[0])
-        raise row.error(f"no id; every row has it under the same name, {', '.join(IDS)}")
+        raise row.error(f"no id; every row must have the same one of {', '.join(IDS)}")
     return there
 
 
-def _id_of_pictures(predictions: list[Row], name: str, references: list[Row]) -> bool:
-    """True if predictions are joined by picture: several captions share an image id, or no other id fits."""
+def _id_of_pictures(predictions: list[JsonRow], name: str, references: list[JsonRow]) -> bool:
+    """True if predictions must be joined by picture: several captions share an image id, or no other id fits."""
     pictures = [_id(row, PICTURE) for row in references]
     if len(set(pictures)) < len(pictures):
         return True
-    said = {_id(row, name) for row in predictions}
-    return said <= set(pictures) and not said <= {forms.id_text(row.fields.get(name)) for row in references}
+    ids = {_id(row, name) for row in predictions}
+    return ids <= set(pictures) and not ids <= {forms.id_text(row.fields.get(name)) for row in references}
 
 
-def _id(row: Row, name: str) -> str:
+def _id(row: JsonRow, name: str) -> str:
     found = forms.id_text(row.fields[name])
     if found is None:
-        raise row.error(f"{name} is a {type(row.fields[name]).__name__}, no id")
+        raise row.error(f"{name} is a {type(row.fields[name]).__name__}, not an id")
     return found
 
 
-def _check_same(row: Row, other: Row, joined: str) -> None:
-    """Raise ValueError for two rows that one id joins and another tells apart."""
+def _check_same(row: JsonRow, other: JsonRow, joined: str) -> None:
+    """Raise ValueError if two rows with the same id ``joined`` differ in another id."""
     for name in IDS:
         if name == joined or (joined == PICTURE and name == "id") or not (row.has(name) and other.has(name)):
             continue
         one, two = (forms.id_text(each.fields[name]) for each in (row, other))
-        if name == "image":  # a path, from wherever the file was
+        if name == "image":  # a path, which may begin anywhere
             one, two = (str(each).replace("\\", "/").rpartition("/")[2] for each in (one, two))
         if one != two:
             raise row.error(f"{name} is {one!r}, but {two!r} in {other.place}, which has the same {joined}")
 
 
 def read_pairs(predictions: str, references: str) -> list[Pair]:
-    """A pair for each reference, in their order; its prediction None where there is none.
+    """One pair per reference, in their order; its prediction is None if there is none.
 
-    Raises FileNotFoundError, or ValueError naming the row: broken, without an id, an id twice (but for captions of a
-    picture), a prediction that nothing is known about, or one whose other ids are those of another row.
+    Raises FileNotFoundError, or ValueError naming the row: broken rows, rows without an id, duplicate ids (except for
+    captions of one picture), predictions without a reference, and joined rows whose other ids differ.
     """
-    said, known = read_rows(predictions), read_rows(references)
-    said_name, known_name = _id_names(said, known)
+    prediction_rows, reference_rows = read_rows(predictions), read_rows(references)
+    prediction_id, reference_id = _id_names(prediction_rows, reference_rows)
     wanted: dict[str, Reference] = {}
-    rows: dict[str, Row] = {}
-    for row in known:
-        uid = _id(row, known_name)
+    rows: dict[str, JsonRow] = {}
+    for row in reference_rows:
+        uid = _id(row, reference_id)
         reference, before = _reference(uid, row), wanted.get(uid)
         if before is not None:
             if row.first(LABELS) is not None or row.first(ANSWERS) is not row.first(CAPTIONS):
-                raise row.error(f"{known_name} {uid!r} is there twice")
+                raise row.error(f"{reference_id} {uid!r} occurs twice")
             reference = dataclasses.replace(before, answers=before.answers + reference.answers)
         wanted[uid] = reference
         rows.setdefault(uid, row)
     given: dict[str, Prediction] = {}
-    for row in said:
-        uid = _id(row, said_name)
+    for row in prediction_rows:
+        uid = _id(row, prediction_id)
         if uid in given:
-            raise row.error(f"{said_name} {uid!r} is there twice")
+            raise row.error(f"{prediction_id} {uid!r} occurs twice")
         if uid not in wanted:
-            raise row.error(f"{said_name} {uid!r} has no reference in {references}")
-        _check_same(row, rows[uid], said_name)
+            raise row.error(f"{prediction_id} {uid!r} has no reference in {references}")
+        _check_same(row, rows[uid], prediction_id)
         given[uid] = _prediction(row)
     return [(given.get(uid), reference) for uid, reference in wanted.items()]

@@ -1,7 +1,7 @@
-"""Captions to words nearly as Stanford's PTBTokenizer gives them (CoreNLP 3.4.1, -preserveLines -lowerCase).
+"""Splits captions into words, nearly like Stanford's PTBTokenizer (CoreNLP 3.4.1, -preserveLines -lowerCase).
 
-That Java program is what COCO's caption evaluation runs before CIDEr, BLEU and ROUGE. This is not it: rules of our own
-that agree with it on ordinary captions and on everything in `tests/evals/test_ptb.py`, so scores are "PTB-like".
+COCO's caption evaluation runs that Java program before CIDEr, BLEU and ROUGE. These are our own rules, which agree with
+it on ordinary captions and on everything in `tests/evals/test_ptb.py`; scores are therefore called "PTB-like".
 """
 
 import re
@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import zip_longest
 
 DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
-"""What the caption evaluation throws away. It means round and curly brackets, too, but spells these in capitals,
--LRB-, and they come in small letters: they stay, as `!!!` does."""
+"""Tokens that the caption evaluation drops. It is meant to drop round and curly brackets as well, but lists them in
+upper case, -LRB-, while tokens are in lower case, so they stay. `!!!` stays, too."""
 
 _CHARACTERS = str.maketrans(
     {
@@ -31,7 +31,7 @@ _CHARACTERS = str.maketrans(
         "—": "--",
         "…": "...",
     }
-    | dict.fromkeys("\u00ad\u200b\u200d\ufe0e\ufe0f\ufeff")  # soft hyphen, joiners, byte order mark: not seen
+    | dict.fromkeys("\u00ad\u200b\u200d\ufe0e\ufe0f\ufeff")  # soft hyphen, joiners, byte order mark: ignored
 )
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _IN_TWO = {
@@ -49,9 +49,9 @@ _ABBREVIATIONS = """
     fri ft gen gov hon i.e inc jan jr jun lt ltd maj messrs mon mr mrs ms mt nov oct penn ph.d pres prof pvt rd rep rev
     sen sep sept sgt sr st ste tel thu thurs tue tues univ vs wed
 """
-"""They keep their period, wherever they stand."""
+"""Abbreviations that always keep their period."""
 _BEFORE_NUMBERS = {"no.", "nos."}
-"""They keep it where a number follows."""
+"""Abbreviations that keep their period before a number."""
 
 _L = r"[^\W\d_][\u0300-\u036f]*"
 _LETTER_OR_DIGIT = rf"(?:{_L}|\d)"
@@ -89,7 +89,7 @@ _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
 
 
 def _split(chunk: str) -> Iterator[str]:
-    """Tokens of a lower-case text without white space."""
+    """The tokens of a lower-case text without white space."""
     for match in _TOKEN.finditer(chunk):
         kind, token = match.lastgroup, match.group()
         if kind == "quote":
@@ -110,7 +110,7 @@ def _split(chunk: str) -> Iterator[str]:
             yield _BRACKETS.get(token, token)
 
 
-@lru_cache(maxsize=1 << 17)  # captions are made of the same few words
+@lru_cache(maxsize=1 << 17)  # captions use the same few words
 def _tokens(chunk: str) -> tuple[str, ...]:
     return tuple(_split(chunk))
 
@@ -119,7 +119,7 @@ def tokenize(caption: str) -> list[str]:
     """All tokens of a caption, in lower case: "A man's dog." -> ["a", "man", "'s", "dog", "."]."""
     text = caption.lower()
     if not text.isascii():
-        text = "".join(mark for mark in text.translate(_CHARACTERS) if mark <= "\uffff")  # emoji are not seen
+        text = "".join(mark for mark in text.translate(_CHARACTERS) if mark <= "\uffff")  # emoji are ignored
     chunks = text.split()
     tokens: list[str] = []
     for chunk, following in zip_longest(chunks, chunks[1:], fillvalue=""):
@@ -131,5 +131,5 @@ def tokenize(caption: str) -> list[str]:
 
 
 def words(caption: str) -> list[str]:
-    """The tokens that are scored: without those of `DROPPED`."""
+    """The tokens of a caption that are scored: all but those in `DROPPED`."""
     return [token for token in tokenize(caption) if token not in DROPPED]

@@ -1,7 +1,8 @@
-"""Scores of candidates: the rank of the true one and what is made of it, NDCG, choices, ROC AUC, yes or no.
+"""Ranking metrics over scores of candidates: rank of the correct one, NDCG, best choice, ROC AUC, yes or no.
 
-A tie is no luck: a candidate's rank is 1 + how many are better + half of how many others are as good. So candidates
-with the same text, which tie exactly, share the ranks they take up, and giving all the same score is not rewarded.
+Ties are not resolved by chance: the rank of a candidate is 1 + the number of better ones + half the number of others
+with the same score. Candidates with the same text, which tie exactly, therefore share their ranks, and giving all
+candidates the same score is not rewarded.
 """
 
 import string
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 YES, NO = ("yes", "true"), ("no", "false")
-"""What says 1 and what says 0, in the binary tasks of the paper."""
+"""The words for 1 and for 0 in the paper's binary tasks."""
 
 
 def _checked(scores: Sequence[float]) -> np.ndarray:
@@ -22,7 +23,7 @@ def _checked(scores: Sequence[float]) -> np.ndarray:
 
 
 def rank(scores: Sequence[float], label: int) -> float:
-    """Rank of candidate ``label``, 1 the best; with half ranks where it ties."""
+    """Rank of candidate ``label``, where 1 is the best; ties give half ranks. Raises ValueError for a wrong index."""
     values = _checked(scores)
     if not 0 <= label < len(values):
         raise ValueError(f"candidate {label} of {len(values)}")
@@ -30,14 +31,14 @@ def rank(scores: Sequence[float], label: int) -> float:
 
 
 def choice(scores: Sequence[float]) -> int:
-    """The number of the best candidate; of several the lowest."""
+    """Index of the best candidate; the lowest one if several tie."""
     return int(np.argmax(_checked(scores)))
 
 
 def ndcg(scores: Sequence[float], relevance: Sequence[float]) -> float | None:
-    """Visual Dialog's NDCG: gains over the first k of the ranking, k being how many candidates are relevant at all.
+    """Visual Dialog's NDCG over the first k ranks, where k is the number of candidates with any relevance.
 
-    Ties in the ranking go to the lower number. None where nothing is relevant.
+    Ties are ranked by index. None if no candidate is relevant.
     """
     values, gains = _checked(scores), np.asarray(relevance, np.float64)
     if len(values) != len(gains):
@@ -51,30 +52,34 @@ def ndcg(scores: Sequence[float], relevance: Sequence[float]) -> float | None:
     return float((found / discount).sum() / (ideal / discount).sum())
 
 
-def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve: how often a positive is above a negative, ties half. None without both classes."""
-    return _area(np.asarray(scores, np.float64), np.asarray(labels), np.ones((1, np.size(scores))))[0]
+def auc(scores: npt.ArrayLike, classes: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half.
+
+    ``scores`` and ``classes`` (0 or 1) are [N]. None unless both classes are present. Raises ValueError for a nan
+    score or another class.
+    """
+    return _area(np.asarray(scores, np.float64), np.asarray(classes), np.ones((1, np.size(scores))))[0]
 
 
-def auc_resampled(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: np.ndarray) -> np.ndarray:
-    """AUC with the examples counted ``weights`` [B, N] times -> [B] float64, nan where a class is missing."""
-    areas = _area(np.asarray(scores, np.float64), np.asarray(labels), weights)
+def auc_resampled(scores: npt.ArrayLike, classes: npt.ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """AUC with the examples counted ``weights`` [B, N] times: float64 [B], nan where a class is missing."""
+    areas = _area(np.asarray(scores, np.float64), np.asarray(classes), weights)
     return np.array([np.nan if area is None else area for area in areas])
 
 
-def _area(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> list[float | None]:
+def _area(scores: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> list[float | None]:
     if np.isnan(scores).any():
         raise ValueError("a score is not a number")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels are 0 and 1, not {sorted(set(labels.tolist()) - {0, 1})[:3]}")
+    if not np.isin(classes, (0, 1)).all():
+        raise ValueError(f"classes must be 0 or 1, not {sorted(set(classes.tolist()) - {0, 1})[:3]}")
     if not scores.size:
         return [None] * len(weights)
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
-    new = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # where a run of equal scores begins
+    new = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # starts of runs of equal scores
     weights = weights[:, order].astype(np.float64)
-    positive = np.add.reduceat(weights * labels[order], new, axis=1)
-    negative = np.add.reduceat(weights * (1 - labels[order]), new, axis=1)
+    positive = np.add.reduceat(weights * classes[order], new, axis=1)
+    negative = np.add.reduceat(weights * (1 - classes[order]), new, axis=1)
     below = np.cumsum(negative, axis=1) - negative
     area = (positive * (below + negative / 2)).sum(1)
     pairs = positive.sum(1) * negative.sum(1)
@@ -82,16 +87,16 @@ def _area(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> list[f
 
 
 def verbalised(text: str) -> int | None:
-    """1 or 0 for an answer that begins with yes or true, no or false, in any letters and before any mark; else None."""
+    """1 for an answer that begins with yes or true, 0 for no or false, else None; ignores case and punctuation."""
     words = text.lower().split()
     first = words[0].strip(string.punctuation) if words else ""
     return 1 if first in YES else 0 if first in NO else None
 
 
 def log_odds(scores: Sequence[float], candidates: Sequence[str]) -> float:
-    """Log-likelihoods of verbalisers, several a class -> ln P(positive) − ln P(negative).
+    """ln P(positive) − ln P(negative), from the log-likelihoods of verbalisers, of which a class may have several.
 
-    Raises ValueError unless every candidate is yes, true, no or false and both classes are there.
+    Raises ValueError unless every candidate is yes, true, no or false, and both classes are present.
     """
     values, sides = _checked(scores), [verbalised(candidate) for candidate in candidates]
     if len(values) != len(sides) or set(sides) != {0, 1}:

@@ -1,10 +1,10 @@
-"""Result files in the formats that the data sets' servers take, and those of the caption tools."""
+"""Result files in the formats of the data sets' evaluation servers and of the caption tools."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Answer = Mapping[str, Any]
-"""A line of W/predictions: question_id, image_id, prediction."""
+"""A parsed line of W/predictions: question_id, image_id, prediction."""
 
 
 def _questions(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -29,4 +29,4 @@ FORMATS: Mapping[str, Callable[[Sequence[Answer]], list[dict[str, Any]]]] = {
     "textcaps": _captions,
     "flickr30k": _captions,
 }
-"""Set -> answers as its evaluation server (VQAv2, TextVQA, VizWiz, NoCaps) or the caption tools read them."""
+"""Set -> writer of the format that its evaluation server (VQAv2, TextVQA, VizWiz, NoCaps) or the caption tools read."""

@@ -1,4 +1,4 @@
-"""The table of an evaluated suite, for people and for programs."""
+"""The results of an evaluated suite as a table, for people and for programs."""
 
 import dataclasses
 import statistics
@@ -7,18 +7,18 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One set's result.
+class SetResult:
+    """The result of one set.
 
     Attributes:
       split: "held_in" or "held_out".
-      value: in 0..1, of CIDEr in 0..10; None where there is nothing to compare with (a blind test split).
+      value: 0..1, for CIDEr 0..10; None if there is nothing to compare with (a blind test split).
       count: records.
-      blind: the value with all pictures blanked, if that was asked for.
-      interval: 95 % of the value, by bootstrap over the records.
+      blind: the value with all pictures blanked, if that was evaluated.
+      interval: 95 % confidence interval of the value, by bootstrap over the records.
       paper: the paper's value for this model.
-      data_split: the split of the data set that was judged.
-      details: what else the metric tells, how the answers were made, "notes" and the "reason" of an odd value.
+      data_split: the split of the data set that was evaluated.
+      details: further figures of the metric, how the answers were made, "notes", and the "reason" for an odd value.
     """
 
     split: str
@@ -32,8 +32,8 @@ class Row:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def means(rows: Mapping[str, Row]) -> dict[str, float | None]:
-    """The plain means over held-in and over held-out sets; None where there is no such value (JSON knows no nan)."""
+def means(rows: Mapping[str, SetResult]) -> dict[str, float | None]:
+    """The means over held-in and over held-out sets; None if no set has a value (JSON has no NaN)."""
 
     def mean(split: str, field: str) -> float | None:
         values = [getattr(row, field) for row in rows.values() if row.split == split]
@@ -48,27 +48,29 @@ def means(rows: Mapping[str, Row]) -> dict[str, float | None]:
     }
 
 
-def as_dict(rows: Mapping[str, Row]) -> dict[str, Any]:
-    """What `evaluate --json` holds of the rows."""
+def as_dict(rows: Mapping[str, SetResult]) -> dict[str, Any]:
+    """The results as `evaluate --json` has them."""
     return {"sets": {name: dataclasses.asdict(row) for name, row in rows.items()}, **means(rows)}
 
 
-def notes(rows: Mapping[str, Row]) -> list[str]:
-    """Notes about each set for below the table, a line each."""
-    told = []
+def notes(rows: Mapping[str, SetResult]) -> list[str]:
+    """Notes about each set for below the table, one line each."""
+    lines = []
     for name, row in rows.items():
         reason = [row.details["reason"]] if "reason" in row.details else []
-        told += [f"{name}: {note}" for note in [*row.details.get("notes", ()), *reason]]
-    return told
+        lines += [f"{name}: {note}" for note in [*row.details.get("notes", ()), *reason]]
+    return lines
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def markdown(rows: Mapping[str, Row]) -> str:
-    """A Markdown table, all values times 100: held-in sets, their mean, held-out sets, their mean. Columns that no row
-    has anything for are left out."""
+def markdown(rows: Mapping[str, SetResult]) -> str:
+    """A Markdown table, all values times 100: held-in sets, their mean, held-out sets, their mean.
+
+    Columns that would be empty are left out.
+    """
     columns = ["", "set", "split", "metric", "records", "score", "95 %", "paper", "image blanked"]
     body, overall = [], means(rows)
     for split, title in (("held_in", "held-in"), ("held_out", "held-out")):
@@ -76,8 +78,8 @@ def markdown(rows: Mapping[str, Row]) -> str:
             if row.split == split:
                 span = "" if row.interval is None else f"{_percent(row.interval[0])} to {_percent(row.interval[1])}"
                 score, blind = _percent(row.value), _percent(row.blind)
-                told = [title, name, row.data_split, row.metric, str(row.count)]
-                body.append([*told, score, span, _percent(row.paper), blind])
+                first = [title, name, row.data_split, row.metric, str(row.count)]
+                body.append([*first, score, span, _percent(row.paper), blind])
         score, blind = _percent(overall[f"{split}_mean"]), _percent(overall[f"{split}_mean_blind"])
         if score:
             scores = [f"**{score}**", "", "", f"**{blind}**" if blind else ""]

@@ -1,7 +1,7 @@
-"""Scores of short answers: VQA accuracy in its three variants, A-OKVQA's, iVQA's, and equality in several forms.
+"""Metrics of short answers: three variants of VQA accuracy, those of A-OKVQA and iVQA, and several forms of equality.
 
-The normalisation is that of the VQA evaluation (Antol et al. 2015), as its program does it rather than as its comments
-say: LAVIS, MMF and the server share the steps and differ in which texts go through them.
+The normalisation follows the program of the VQA evaluation (Antol et al. 2015) where that differs from its comments.
+LAVIS, MMF and the server share its steps and differ in the texts to which they apply them.
 """
 
 import re
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-"""Deleted or replaced by a space. Colons, apostrophes, $, %, &, # and * stay."""
+"""Punctuation that is deleted or replaced by a space. Colons, apostrophes, $, %, &, # and * stay."""
 _NUMBERS = "zero one two three four five six seven eight nine ten"
 DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"none": "0"}
 ARTICLES = {"a", "an", "the"}
 
-# The table of the evaluation program restores one lost apostrophe; its keys are these words without one of theirs.
+# The evaluation program's table restores one missing apostrophe: its keys are these words with one apostrophe removed.
 _APOSTROPHES = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
@@ -30,25 +30,25 @@ CONTRACTIONS = {
     for place, mark in enumerate(word)
     if mark == "'"
 }
-CONTRACTIONS["somebody'd"] = "somebodyd"  # as it stands there
-"""Its rows with a capital (Im, Ive, Id've) never meet a word, which is lower-cased before: "im" stays."""
+CONTRACTIONS["somebody'd"] = "somebodyd"  # as in the original
+"""The original's capitalised entries (Im, Ive, Id've) never match, because words are lower-cased first: "im" stays."""
 
 _MARK = re.compile(f"[{re.escape(MARKS)}]")
 _BETWEEN_DIGITS = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _FULL_STOPS = 32
-"""So many are removed at most: the program passes a flag (of this value) where the count is meant."""
+"""Maximum number of full stops removed: the program passes a regex flag of this value as the count."""
 
 
 def strip_space(text: str) -> str:
-    """Step 1: line ends and tabs become spaces; none at the ends."""
+    """Step 1: line ends and tabs become spaces, and the text is stripped."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-@lru_cache(maxsize=1 << 16)  # ten people say much the same
+@lru_cache(maxsize=1 << 16)  # annotators give many equal answers
 def strip_punctuation(text: str) -> str:
-    """Step 2. A mark with a space at either side anywhere in the text is deleted everywhere, others become
-    spaces; a comma between digits deletes all."""
+    """Step 2: a mark that has a space on either side anywhere in the text is deleted everywhere; other marks become
+    spaces. If the text has a comma between digits, all marks are deleted."""
     numbers = _BETWEEN_DIGITS.search(text)
     gone = {mark for mark in _MARK.findall(text) if numbers or f"{mark} " in text or f" {mark}" in text}
     text = _MARK.sub(lambda match: "" if match.group() in gone else " ", text)
@@ -57,7 +57,7 @@ def strip_punctuation(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def simplify_words(text: str) -> str:
-    """Step 3: lower case, numbers up to ten as digits, no articles, lost apostrophes restored, single spaces."""
+    """Step 3: lower case, numbers up to ten as digits, no articles, missing apostrophes restored, single spaces."""
     words = (DIGITS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
@@ -68,12 +68,12 @@ def normalise(text: str) -> str:
 
 
 def normalise_evalai(text: str) -> str:
-    """MMF's: before the steps commas and question marks go, and 's stands apart: "it's 5?" -> "it 's 5"."""
+    """MMF's version: first removes commas and question marks and separates 's: "it's 5?" -> "it 's 5"."""
     return normalise(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip())
 
 
 def _official(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
-    """The server since 2021: nothing but white space is touched where all people agree ("Yes" is then not "yes")."""
+    """The server's version since 2021: if all annotators agree, only white space is normalised ("Yes" is not "yes")."""
     prediction, answers = strip_space(prediction), [strip_space(answer) for answer in answers]
     if len(set(answers)) <= 1:
         return prediction, answers
@@ -81,13 +81,13 @@ def _official(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _lavis(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
-    """LAVIS: the prediction always; of the answers, where they differ, the punctuation alone."""
+    """LAVIS's version: normalises the prediction always, and of differing answers only the punctuation."""
     agreed = len(set(answers)) <= 1
     return normalise(prediction), list(answers) if agreed else [strip_punctuation(answer) for answer in answers]
 
 
 def _evalai(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
-    """MMF's evaluators for EvalAI: both, always."""
+    """The version of MMF's EvalAI evaluators: always normalises both."""
     return normalise_evalai(prediction), [normalise_evalai(answer) for answer in answers]
 
 
@@ -96,43 +96,43 @@ VARIANTS: dict[str, Callable[[str, Sequence[str]], tuple[str, list[str]]]] = {
     "lavis": _lavis,
     "evalai": _evalai,
 }
-"""Variant -> what of a prediction and of the answers is compared."""
+"""Variant -> function that normalises a prediction and its answers for comparison."""
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: str = "official") -> float:
-    """min(1, matches among the others / 3), averaged over leaving out each of the answers; equality with a lone answer.
+    """min(1, matches among the other answers / 3), averaged over leaving out each answer; equality for a single answer.
 
-    Of ten answers n equal ones give 0, 0.3, 0.6, 0.9, 1. ``answers`` are everybody's, repeated as they were given.
-    Raises ValueError without any.
+    With ten answers, 0, 1, 2, 3 and 4 matches give 0, 0.3, 0.6, 0.9 and 1. ``answers`` are all annotators', with
+    repetitions. Raises ValueError if there are none.
     """
     if not answers:
         raise ValueError("no answers to compare with")
-    seen, given = VARIANTS[variant](prediction, answers)
-    matches, count = given.count(seen), len(given)
+    normal, given = VARIANTS[variant](prediction, answers)
+    matches, count = given.count(normal), len(given)
     if count == 1:
         return float(matches)
-    # In integers, so that 0.3 is 0.3. Whoever gave the answer is left out of `matches` turns.
+    # In integers, so that 0.3 is exactly 0.3. A matching answer is the one left out `matches` times.
     return (matches * min(3, matches - 1) + (count - matches) * min(3, matches)) / (3 * count) if matches else 0.0
 
 
 def aokvqa_direct(prediction: str, answers: Sequence[str]) -> float:
-    """A-OKVQA's direct answers: min(1, equal ones / 3); nothing is normalised, nobody left out."""
+    """A-OKVQA's direct answer score: min(1, equal answers / 3), without normalisation and without leaving one out."""
     return min(1.0, list(answers).count(prediction) / 3)
 
 
 def ivqa_soft(prediction: str, answers: Sequence[str]) -> float:
-    """iVQA: min(1, equal ones of the five / 2), in lower case and without space around (Yang et al. 2021)."""
+    """iVQA's score: min(1, equal answers of the five / 2), ignoring case and outer white space (Yang et al. 2021)."""
     return min(1.0, [answer.lower().strip() for answer in answers].count(prediction.lower().strip()) / 2)
 
 
 def normalised_match(prediction: str, answers: Sequence[str]) -> float:
-    """GQA as LAVIS judges it: equal to an answer after steps 2 and 3."""
+    """LAVIS's score for GQA: 1 if the prediction equals an answer after steps 2 and 3."""
     normal = simplify_words(strip_punctuation(prediction))
     return float(normal in {simplify_words(strip_punctuation(answer)) for answer in answers})
 
 
 def plain_match(prediction: str, answers: Sequence[str]) -> float:
-    """GQA's own program, MSVD-QA and MSRVTT-QA: equal to an answer, letter by letter."""
+    """Score of GQA's own program, MSVD-QA and MSRVTT-QA: 1 if the prediction equals an answer exactly."""
     return float(prediction in answers)
 
 
@@ -145,5 +145,5 @@ def tidy(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """OCR-VQA, the digits and sets that nobody knows: 1 if the prediction is one of the answers, both made `tidy`."""
+    """Score of OCR-VQA, the digits and unknown sets: 1 if the prediction equals an answer after `tidy`."""
     return float(tidy(prediction) in {tidy(answer) for answer in answers})

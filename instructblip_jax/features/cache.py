@@ -1,7 +1,8 @@
-"""Image features of one tower, on disk: ArrayRecord shards of (key, features), and an index over them.
+"""The features of one tower, on disk: ArrayRecord shards of (key, features), and an index over them.
 
-A shard is finished when its file of keys lies beside it; what else is there is of a run that was killed, and is written
-anew. The index, sorted keys -> (shard, row), is made from the keys of all finished shards and mapped into memory.
+A shard is finished when its file of keys lies beside it; other files are left from a run that was killed, and are
+written anew. The index, sorted keys -> (shard, row), is made from the keys of all finished shards and mapped into
+memory.
 """
 
 import hashlib
@@ -13,33 +14,34 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from instructblip_jax.data.record import FRAME, Kinds
 from instructblip_jax.features.pictures import BLANK, KEY, Pictures, save_whole
 
 RANDOM = "readahead_buffer_size:0,max_parallelism:0"
-WRITTEN = "group_size:1,uncompressed"  # any record is read without its neighbours; noise does not compress
+WRITTEN = "group_size:1,uncompressed"  # so that a record is read without its neighbours; noise does not compress
 
 
 class FeatureCache:
-    """The features in ``directory``, each of this ``shape`` and ``dtype``, by the key of their picture."""
+    """The features in ``directory``, each of this ``shape`` and ``dtype``, by the key of their medium."""
 
     def __init__(self, directory: Path, shape: tuple[int, ...], dtype: np.dtype):
         self.directory, self.shape, self.dtype = directory, shape, np.dtype(dtype)
         self.bytes = int(np.prod(shape)) * self.dtype.itemsize
-        """Of one picture's features."""
+        """Size of the features of one medium."""
         self.shards = _finished(directory)
         self.keys, self.places = self._index()
         self._readers: dict[int, ArrayRecordReader] = {}
         self._lock = threading.Lock()
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
-        """S16 [n] -> bool [n]."""
+        """S16 [n] -> bool [n], True for keys whose features are here."""
         if not len(self.keys):
             return np.zeros(len(keys), bool)
         at = np.searchsorted(self.keys, keys)
         return self.keys[np.minimum(at, len(self.keys) - 1)] == keys
 
     def read(self, keys: np.ndarray) -> np.ndarray:
-        """S16 [...] -> features [..., *shape]. Raises KeyError for one that is not there, ValueError for damage."""
+        """S16 [...] -> features [..., *shape]. Raises KeyError for a key that is not here, ValueError for damage."""
         flat = np.ravel(keys)
         if not self.holds(flat).all():
             raise KeyError(f"{self.directory}: a picture of this batch has no features; was the set prepared again?")
@@ -97,7 +99,7 @@ def _finished(directory: Path) -> list[int]:
 
 
 class FeatureWriter:
-    """Writes features into ``directory`` in the order in which they come, ``rows`` of them a shard."""
+    """Writes features into ``directory`` in the order in which they come, ``rows`` of them in a shard."""
 
     def __init__(self, directory: Path, rows: int):
         self.directory, self.rows = directory, rows
@@ -134,16 +136,18 @@ class FeatureWriter:
 
 
 class Features:
-    """What the loader asks: the features that records of the sets in ``pictures`` show; of ``blank``, the mean colour's
-    for all of them."""
+    """Gives the loader the cached features of the records of the sets in ``pictures``, under the media ``key``; with
+    ``blank`` those of the blank medium for all of them."""
 
-    def __init__(self, cache: FeatureCache, pictures: Mapping[str, Pictures], blank: bool = False):
-        self.cache, self.pictures, self.blank = cache, pictures, blank
+    def __init__(self, cache: FeatureCache, pictures: Mapping[str, Pictures], key: str, blank: bool = False):
+        self.cache, self.pictures, self.key, self.blank = cache, pictures, key, blank
 
-    def __call__(self, places: Sequence[tuple[str, int]], frames: int) -> np.ndarray:
-        """(set, record) of B rows -> [B, P, Dv], or of more than one frame [B, F, P, Dv]."""
-        keys = [self._keys(name, record, frames) for name, record in places]
-        return self.cache.read(np.stack(keys) if frames > 1 else np.concatenate(keys))
+    def __call__(self, places: Sequence[tuple[str, int]], kinds: Kinds) -> dict[str, np.ndarray]:
+        """(set, record) of B rows that show these kinds -> {media key: [B, P, D]}, [B, F, P, D] for frames and for
+        several media."""
+        keys = np.stack([self._keys(name, record, len(kinds)) for name, record in places])
+        alone = len(kinds) == 1 and kinds[0] != FRAME
+        return {self.key: self.cache.read(keys[:, 0] if alone else keys)}
 
-    def _keys(self, name: str, record: int, frames: int) -> np.ndarray:
-        return np.repeat(BLANK, frames) if self.blank else self.pictures[name].of(record, frames)
+    def _keys(self, name: str, record: int, count: int) -> np.ndarray:
+        return np.repeat(BLANK, count) if self.blank else self.pictures[name].of(record, count)

@@ -1,7 +1,6 @@
-"""Which pictures the records of a prepared set hold, each named by a digest of its encoded bytes."""
+"""The media that the records of a prepared set hold, each named by a digest of its encoded bytes."""
 
 import dataclasses
-import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -9,52 +8,46 @@ from pathlib import Path
 
 import numpy as np
 
-from instructblip_jax.data.prepared import Joined, Source, each, update_by_ends
+from instructblip_jax.data.prepared import Joined, Source, each
+from instructblip_jax.data.record import key_of
 
 KEY = np.dtype("S16")
-"""Of pictures. Elements lose their trailing zeros when they are taken out one by one: arrays only."""
-
-
-def key_of(picture: bytes) -> bytes:
-    """16 bytes: the same for the same encoded picture, whatever set it is in."""
-    return hashlib.blake2b(picture, digest_size=KEY.itemsize).digest()
-
-
+"""The type of `record.key_of`. An element that is taken out alone loses its trailing zeros: use arrays only."""
 BLANK = np.frombuffer(key_of(b""), KEY)
-"""[1]: stands for the processor's mean colour, which a record without a picture shows."""
+"""[1]: stands for the blank medium, which a record without media shows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Of a set: the ``keys`` of its pictures, S16 [N], record after record; those of record n begin at ``starts[n]``,
-    int64 [records + 1]."""
+    """The ``keys`` of a set's media, S16 [N], record after record; those of record n begin at ``starts[n]``, int64
+    [records + 1]."""
 
     keys: np.ndarray
     starts: np.ndarray
 
-    def of(self, record: int, frames: int) -> np.ndarray:
-        """S16 [frames], as `loader.pixels_of` shows them: the last stands for missing ones, `BLANK` for none at all."""
-        keys = self.keys[self.starts[record] : self.starts[record + 1]][:frames]
+    def of(self, record: int, count: int) -> np.ndarray:
+        """S16 [count], the keys of the media that a record shows: the last one stands for missing ones, and `BLANK`
+        for all where it has none."""
+        keys = self.keys[self.starts[record] : self.starts[record + 1]][:count]
         if not len(keys):
-            return np.repeat(BLANK, frames)
-        return keys[np.minimum(np.arange(frames), len(keys) - 1)]
+            return np.repeat(BLANK, count)
+        return keys[np.minimum(np.arange(count), len(keys) - 1)]
 
-    def shown(self, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The first ``frames`` pictures of all records: their keys, records and numbers in the record, [M] each."""
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [N] each: the record of each medium, and its number in the record."""
         record = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-        number = np.arange(len(self.keys)) - self.starts[record]
-        first = number < frames
-        return np.asarray(self.keys[first]), record[first], number[first]
+        return record, np.arange(len(self.keys)) - self.starts[record]
 
 
 def pictures_of(
     source: Source | Joined, directory: Path, progress: Callable[[int], None] = lambda records: None
 ) -> Pictures:
-    """The pictures of a set; they are read once, and what was found is kept under ``directory`` for the next time.
+    """The media of a set; they are read once, and the result is kept under ``directory`` for the next time.
 
-    ``progress`` is told the records that were read.
+    ``progress`` is called with the number of records that were read.
     """
-    paths = [directory / f"{identity(source)}.{name}.npy" for name in ("keys", "starts")]
+    paths = [directory / f"{source.identity}.{name}.npy" for name in ("keys", "starts")]
     if not all(path.is_file() for path in paths):
         keys, counts = _read(source, progress)
         directory.mkdir(parents=True, exist_ok=True)
@@ -71,20 +64,10 @@ def save_whole(path: Path, array: np.ndarray) -> None:
     os.replace(part, path)
 
 
-def identity(source: Source | Joined) -> str:
-    """Which prepared set this is, by its files: names, sizes, both ends."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in source.parts if isinstance(source, Joined) else (source,):
-        digest.update(f"{part.directory.parent.name} {part.split}\n".encode())
-        for path in sorted(path for path in part.directory.iterdir() if path.is_file()):
-            update_by_ends(digest, path)
-    return digest.hexdigest()
-
-
 def _read(source: Source | Joined, progress: Callable[[int], None]) -> tuple[np.ndarray, list[int]]:
     keys: list[bytes] = []
     counts = []
-    for own in each(source, lambda record: [key_of(image) for image in record.images]):
+    for own in each(source, lambda record: [key_of(medium.data) for medium in record.media]):
         progress(1)
         keys += own
         counts.append(len(own))

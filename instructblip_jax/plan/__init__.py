@@ -1,1 +1,1 @@
-"""What a run will need and how fast it can be, told before it is paid for; and how fast it was, told while it runs."""
+"""Memory and speed of a run: predicted before it is paid for, and measured against the prediction while it runs."""

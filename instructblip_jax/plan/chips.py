@@ -1,7 +1,7 @@
 """Accelerator chips, and slices of them by name: "v5e:4x4", "v5e:4x4*2" for two slices, "h200:8" for one machine.
 
-From the makers' public pages: cloud.google.com/tpu/docs for v4, v5e, v5p-training and v6e, NVIDIA's data sheets (dense
-figures). A TPU's links are counted at nine tenths of what the pages say, which is what collectives reach.
+Figures are those of the makers' public pages: cloud.google.com/tpu/docs for v4, v5e, v5p-training and v6e, and NVIDIA's
+data sheets (dense). A TPU's links count nine tenths of the published bandwidth, the share that collectives reach.
 """
 
 import dataclasses
@@ -13,12 +13,15 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one chip: ``bf16`` and ``int8`` in operations a second, memory in bytes, bandwidths in bytes a second.
+    """Peaks of one chip: operations in a second, memory in bytes, bandwidths in bytes a second.
 
-    ``usable``: the part of its memory that programs get, as the TPU compiler has it. ``link``: one link, one way; a TPU
-    has a pair of links in each of ``torus`` dimensions, which close to a ring where a slice is ``ring`` chips long or
-    a multiple of it. Where ``torus`` is 0 a switch connects all chips of a machine. ``network``: a chip's share of what
-    leaves its slice or machine. ``kinds``: as jax names it in ``device_kind``.
+    Attributes:
+      kinds: its names in ``jax.Device.device_kind``.
+      bf16, int8: operations a second.
+      usable: the memory that programs get, as the TPU compiler counts it.
+      link: one link, one way. A TPU has a pair of links in each of ``torus`` dimensions, which close to a ring if a
+        slice is ``ring`` chips long or a multiple of it; if ``torus`` is 0, a switch connects all chips of a machine.
+      network: a chip's share of the bandwidth out of its slice or machine.
     """
 
     name: str
@@ -35,13 +38,13 @@ class Chip:
 
     @property
     def tpu(self) -> bool:
-        """Whether the TPU compiler makes its programs."""
+        """True if the TPU compiler makes its programs."""
         return self.torus > 0
 
 
 def _gpu(name: str, kinds: tuple[str, ...], tera: float, gigabytes: float, bandwidth: float, link: float) -> Chip:
-    """A GPU of a machine of eight; its int8 rate is twice that of bfloat16, a 50 GB/s network card is its own."""
-    # XLA takes this part of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
+    """A GPU of a machine of eight, with a 50 GB/s network card of its own; int8 is twice as fast as bfloat16."""
+    # XLA takes this share of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
     usable = 0.75 * gigabytes * 1e9
     return Chip(
         name, kinds, tera * 1e12, 2 * tera * 1e12, gigabytes * 1e9, usable, bandwidth * 1e9, link * 1e9, 0, 0, 50e9
@@ -65,13 +68,13 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax calls so, or None (a CPU, or a chip that is not in the table)."""
+    """The chip with this name in jax, or None (a CPU, or a chip that is not in the table)."""
     return next((chip for chip in CHIPS.values() if device_kind in chip.kinds), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """``slices`` equal slices of chips; ``shape`` are the sides of one, ("v5e", (4, 4), 1)."""
+    """``slices`` equal slices of chips; ``shape`` holds the sides of one: (v5e, (4, 4), 1)."""
 
     chip: Chip
     shape: tuple[int, ...]
@@ -79,17 +82,17 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As it is written on the command line."""
+        """The name on the command line."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}" + (f"*{self.slices}" if self.slices > 1 else "")
 
     @property
     def devices(self) -> int:
-        """How many chips in all."""
+        """Chips in all slices together."""
         return math.prod(self.shape) * self.slices
 
 
 def parse(name: str) -> Topology:
-    """ "v5e:4x4*2" -> what it says. Raises ValueError with what can be written."""
+    """Parse a name such as "v5e:4x4*2". Raises ValueError with the accepted forms."""
     match = re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
     chip = CHIPS.get(match[1]) if match else None
     if match is None or chip is None:

@@ -1,12 +1,13 @@
-"""What a compiled program sends between chips: every collective, how much of it, over which links, and what for."""
+"""The collectives of a compiled program: how many bytes each sends, between which chips, and for what reason."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from instructblip_jax import sharding
 from instructblip_jax.plan.hlo import Array, Computation, Instruction, Program
 
 KINDS = (
@@ -22,9 +23,16 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """``payload``: bytes of what one run makes on a chip (the gathered array, the reduced one, ...); ``times``: runs a
-    step; ``group``: the chips that take part, as positions in the mesh; ``when``: forward, rematerialised, backward or
-    update; ``part``: of the system, "" where that is not known; ``why``: what it is for."""
+    """One collective instruction.
+
+    Attributes:
+      payload: bytes of the result of one run on a chip (the gathered array, the reduced one, ...).
+      times: runs a step.
+      group: the chips that take part, as positions in the mesh.
+      when: the pass: forward, rematerialised, backward or update.
+      part: of the system, "trained" for what is no part, "" if it is not known.
+      why: the reason, in words.
+    """
 
     kind: str
     payload: float
@@ -37,7 +45,7 @@ class Collective:
 
     @property
     def moved(self) -> float:
-        """Bytes that a chip takes in over its links in a step."""
+        """Bytes that a chip receives over its links in a step."""
         n = len(self.group)
         if self.kind == "collective-permute":
             return self.payload * self.times
@@ -46,8 +54,8 @@ class Collective:
 
 
 def first_group(text: str, devices: int) -> tuple[int, ...]:
-    """The first group of ``replica_groups=`` in any of its notations, or the first pair of a permute; all devices where
-    there is none."""
+    """The first group of ``replica_groups=`` in any of its notations, or the first pair of a permute; all devices if
+    there is neither."""
     if pair := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
         return tuple(sorted(int(n) for n in pair.groups()))
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
@@ -67,23 +75,29 @@ def first_group(text: str, devices: int) -> tuple[int, ...]:
     return tuple(range(devices))
 
 
-def find(program: Program, devices: int, weights: Mapping[str, tuple[tuple[int, ...], bool]]) -> list[Collective]:
+Weights = Mapping[str, tuple[tuple[int, ...], bool]]
+"""Path -> (shape, True if it trains)."""
+
+
+def find(program: Program, devices: int, weights: Weights, parts: Collection[str]) -> list[Collective]:
     """All collectives of a compiled program.
 
-    ``weights``: path -> (shape, whether it trains), to tell weights from activations.
+    ``weights`` tell parameters from activations; ``parts`` are those of the system.
     """
     known = _by_shape(weights)
+    trains = {sharding.part_of(path, parts) for path, (_, trained) in weights.items() if trained}
+    frozen = set(parts) - trains
     found: dict[str, Collective] = {}
     for computation, times, origin, _ in program.runs():
         for x in computation.instructions.values():
             kind = x.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            # The steps of one that runs beside other work carry its channel, inside that work's loops as well.
+            # The pieces of a collective that overlaps other work share its channel, inside that work's loops as well.
             key = x.attribute("channel_id") or x.name
             if key in found and found[key].times <= times:
                 continue
-            one = _collective(kind, x, computation, times, origin, devices, known)
+            one = _collective(kind, x, computation, times, origin, devices, parts, frozen, known)
             if len(one.group) > 1:
                 found[key] = one
     return list(found.values())
@@ -96,6 +110,8 @@ def _collective(
     times: int,
     origin: str,
     devices: int,
+    parts: Collection[str],
+    frozen: Collection[str],
     known: Mapping[tuple, str],
 ) -> Collective:
     group = first_group(x.text, devices)
@@ -106,12 +122,13 @@ def _collective(
     if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
         kind, results = "reduce-scatter", computation.root.results
     name, payload = x.op_name or origin, sum(a.nbytes for a in results)
-    when, part = when_of(name), part_of(name)
-    return Collective(kind, payload, times, group, when, part, _why(kind, results, group, when, part, known), x.name)
+    when, part = when_of(name), part_of(name, parts)
+    why = _why(kind, results, group, when, part in frozen, known)
+    return Collective(kind, payload, times, group, when, part, why, x.name)
 
 
 def when_of(op_name: str) -> str:
-    """Which pass of the step an instruction belongs to, by its name in the traced function."""
+    """The pass of the step that an instruction belongs to, by its name in the traced function."""
     if "rematted_computation" in op_name:
         return "rematerialised"
     if "transpose(" in op_name:
@@ -119,19 +136,23 @@ def when_of(op_name: str) -> str:
     return "forward" if "jvp(" in op_name or "frozen[" in op_name else "update"
 
 
-def part_of(op_name: str) -> str:
-    """Which part of the system: by the innermost scope in its name, or the parameter that it is."""
-    scopes = re.findall(r"(?<![a-z_])(vit|llm|trained|qformer|projector|query_tokens)(?![a-z_])", op_name)
-    return "" if not scopes else scopes[-1] if scopes[-1] in ("vit", "llm") else "trained"
+def part_of(op_name: str, parts: Collection[str]) -> str:
+    """The part of the system: the innermost scope in an instruction's name, or the parameter that it is."""
+    names = "|".join(map(re.escape, (*parts, sharding.REST)))
+    scopes = re.findall(rf"(?<![a-z_])({names})(?![a-z_])", op_name)
+    if scopes:
+        return scopes[-1]
+    # Otherwise it may be an argument of the step: a trained parameter or its moments.
+    return sharding.REST if re.match(r"state\['(train|opt)'\]", op_name) else ""
 
 
 def _sides(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape without its sides of one, in an order of no meaning: what layouts and transpositions leave alone."""
+    """A shape sorted and without its ones, so that layouts and transpositions do not change it."""
     return tuple(sorted(n for n in shape if n > 1))
 
 
-def _by_shape(weights: Mapping[str, tuple[tuple[int, ...], bool]]) -> dict[tuple[int, ...], str]:
-    """Sides of a matrix (of a layer, and of the whole stack) -> "trained" or "frozen"."""
+def _by_shape(weights: Weights) -> dict[tuple[int, ...], str]:
+    """Sides of a matrix (of one layer, and of the whole stack) -> "trained" or "frozen"."""
     known: dict[tuple[int, ...], str] = {}
     for path, (shape, trained) in weights.items():
         stacked = "/layers/" in path and not path.split("/layers/")[1][0].isdigit()
@@ -142,14 +163,15 @@ def _by_shape(weights: Mapping[str, tuple[tuple[int, ...], bool]]) -> dict[tuple
 
 
 def _why(
-    kind: str, results: Sequence[Array], group: tuple[int, ...], when: str, part: str, known: Mapping[tuple, str]
+    kind: str, results: Sequence[Array], group: tuple[int, ...], when: str, frozen: bool, known: Mapping[tuple, str]
 ) -> str:
+    """The reason of a collective. ``frozen``: it belongs to a part that does not train."""
     whose = {known.get(_sides(a.shape)) for a in results}
     largest = max(results, key=lambda a: a.nbytes)
     if kind in ("all-reduce", "reduce-scatter"):
         if all(len(_sides(a.shape)) < 2 for a in results):
             return "losses, norms, gradients of vectors"
-        if part == "llm" or (when in ("forward", "rematerialised") and "trained" not in whose):
+        if frozen or (when in ("forward", "rematerialised") and "trained" not in whose):
             wrong = "frozen" in whose and when == "backward"
             return "GRADIENTS OF FROZEN WEIGHTS" if wrong else "partial sums of matrices that are cut"
         return "gradients of what trains"

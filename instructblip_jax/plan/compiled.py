@@ -1,4 +1,4 @@
-"""The real train step, and reading and answering, compiled for a slice that is not there, from shapes alone."""
+"""The real train step, prefill and decoding, compiled from shapes alone for a slice that need not be there."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,20 +19,19 @@ from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.mesh import batch_sharding, make_mesh
 from instructblip_jax.plan.chips import GIB, Topology, parse
-from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.sharding import SHARDED, Layout
-from instructblip_jax.systems.build import Abstract, abstract, merge
-from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.build import Abstract, abstract, begin_memory, merge
+from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
 
 STAND_INS = {1: "v5p:1x1x1", 2: "v5p:1x1x2", 4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4", 32: "v5p:2x4x4"}
-"""Number of GPUs -> the TPU slice that a program for them is compiled for: XLA needs a GPU to compile for one, and CPU
-programs widen bfloat16. What a chip keeps and sends is decided before, and alike."""
+"""Number of GPUs -> the TPU slice that stands in for them: XLA needs a GPU to compile for one, and CPU programs widen
+bfloat16. What a chip keeps and sends is decided earlier, and is the same for both."""
 INSTALL = "pip install 'jax[tpu]', which takes the version that this jax can read"
 KEEP = {
     "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any will do: the topology is given, but that none is named would be told
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any will do: the topology is given, but libtpu warns if none is named
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing runs: another process may hold a TPU, or compile
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -42,8 +40,8 @@ KEEP = {
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to hold the program. ``needed``: bytes a chip, as it says, of all or (not ``whole``) of
-    the temporaries alone."""
+    """The compiler found no way to hold the program. ``needed``: the bytes a chip that it reports, for everything if
+    ``whole``, else for the temporaries alone."""
 
     def __init__(self, needed: float, whole: bool):
         super().__init__(f"the compiler needs {needed / GIB:.2f} GiB a chip{'' if whole else ' for temporaries alone'}")
@@ -51,13 +49,26 @@ class DoesNotFit(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What decides a run's program: the model, the batch (``rows`` in all, static lengths), and how it is laid out.
+class Lengths:
+    """Static sizes of a row: prompt and response in tokens, and the kinds of its media in reading order."""
 
-    ``mesh``: sizes of (data, fsdp, tensor), one of which may be -1.
+    prompt: int
+    response: int
+    kinds: tuple[str, ...] = ("image",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Everything that decides a run's program: the system, the batch, and how both are laid out.
+
+    Attributes:
+      model: the sizes of the system.
+      rows: of the global batch.
+      mesh: sizes of (data, fsdp, tensor), one of which may be -1.
+      trainable: a name of the system's trainable sets, "" for the first.
     """
 
-    model: InstructBlipConfig
+    model: SystemConfig
     rows: int
     lengths: Lengths
     mesh: tuple[int, int, int] = (-1, 1, 1)
@@ -65,14 +76,14 @@ class Setting:
     remat: str = "none"
     int8: bool = False
     dtype: str = "bfloat16"
-    trainable: str = "qformer"
+    trainable: str = ""
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program for one chip: its text, what it gives as shapes, the compiler's own memory figures in bytes, and the
-    seconds it took to make."""
+    """A program for one chip: its text, its results as shapes, the compiler's own memory figures in bytes, and the
+    seconds that compiling took."""
 
     text: str
     result: Any
@@ -85,12 +96,12 @@ class Compiled:
 
     @property
     def peak(self) -> float:
-        """Bytes that a chip holds at most."""
+        """The most bytes that a chip holds at a time."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices of a slice, to compile for. Raises ValueError without the compiler or for a slice unknown to it."""
+    """The devices of a slice, to compile for. Raises ValueError if there is no compiler, or no such slice."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"the TPU compiler is missing; it runs on any Linux machine: {INSTALL}")
     for name, value in KEEP.items():
@@ -99,7 +110,7 @@ def devices(topology: Topology) -> list[Any]:
         if topology.devices not in STAND_INS:
             raise ValueError(f"topology {topology.name!r}: plan knows {', '.join(map(str, STAND_INS))} GPUs")
         topology = parse(STAND_INS[topology.devices])
-    # A host has 2 x 2 chips, or what a smaller slice has: said, for the compiler's default differs by machine.
+    # A host has 2 x 2 chips, or those of a smaller slice: given here because the compiler's default differs by machine.
     hosts = [math.gcd(side, 2) for side in (*topology.shape, 1)[:2]] + [1]
     options: dict[str, Any] = {"chips_per_host_bounds": hosts}
     if topology.chip.torus == 3:  # v4 and v5p chips have two cores, which work as one device
@@ -109,7 +120,7 @@ def devices(topology: Topology) -> list[Any]:
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
-    except Exception as error:  # jax passes on whatever the compiler's library throws
+    except Exception as error:  # jax passes on whatever the compiler's library raises
         raise ValueError(f"topology {name!r}: {str(error).splitlines()[0]}") from error
 
 
@@ -118,42 +129,36 @@ def mesh_of(setting: Setting, where: list[Any]) -> Mesh:
     return make_mesh(*setting.mesh, devices=where)
 
 
-def batch_of(setting: Setting, mesh: Mesh) -> Abstract:
-    """The contract's training batch, as `data.collate` pads it."""
-    config, lengths, rows = setting.model, setting.lengths, setting.rows
-    sharding = batch_sharding(mesh, rows)
-    side, response = config.vision.image_size, lengths.response
-    frames = (lengths.frames,) if lengths.frames > 1 else ()
-    text = lengths.instruction + (response if config.decoder_only else 0)
-    shapes = {
-        "pixel_values": (rows, *frames, side, side, 3),
-        "labels": (rows, text if config.decoder_only else response),
-    }
-    names = ["input_ids", "attention_mask"]
-    if config.qformer.use_text:
-        names += ["qformer_input_ids", "qformer_attention_mask"]
-    shapes |= {name: (rows, lengths.instruction if name.startswith("qformer") else text) for name in names}
-    return {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "pixel_values" else jnp.int32, sharding=sharding)
-        for name, shape in shapes.items()
-    }
+def batch_of(setting: Setting, mesh: Mesh, *, training: bool = True) -> Abstract:
+    """A batch of the setting's system and lengths, its rows split over the mesh; see `SystemConfig.batch`."""
+    lengths = setting.lengths
+    shapes = setting.model.batch(setting.rows, lengths.prompt, lengths.response, lengths.kinds, training=training)
+    sharding = batch_sharding(mesh, setting.rows)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()}
 
 
-def state_of(train: Abstract, tx: Any, mesh: Mesh) -> Any:
-    """A train state as the train command makes it: moments lie as their parameters do, counters everywhere."""
+def state_of(config: SystemConfig, train: Abstract, tx: Any, mesh: Mesh) -> Any:
+    """A train state as the train command makes it, as shapes.
+
+    The optimizer's moments and the memory's copies are sharded as their parameters are; the rest (counters, queues) is
+    on every device.
+    """
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        sharding = next((train[name].sharding for name in names if name in train), whole)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        # A copy in the memory may be named by its parameter's path under a name of its own: "momentum/PATH".
+        names += [name.partition("/")[2] for name in names]
+        same = (train[name].sharding for name in names if name in train and train[name].shape == x.shape)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=next(same, whole))
 
-    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(lambda train: init_state(train, tx), train))
+    state = jax.eval_shape(lambda train: init_state(train, tx, memory=begin_memory(config, train)), train)
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """A setting on a mesh as shapes: what its programs take."""
+    """A setting on a mesh: the arguments of its programs as shapes with shardings."""
 
     setting: Setting
     mesh: Mesh
@@ -164,41 +169,43 @@ class Described:
     batch: Abstract
 
     def bytes(self) -> dict[str, float]:
-        """Bytes a chip of what the step is given, by kind."""
+        """Bytes a chip of the step's arguments, by kind; "memory" only where the system has one."""
+        memory = self.state["memory"]
         return {
             "frozen": held(self.frozen),
             "trained": held(self.train),
+            **({"memory": held(memory)} if memory else {}),
             "optimizer": held(self.state["opt"]),
             "batch": held(self.batch),
         }
 
     def weights(self) -> dict[str, tuple[tuple[int, ...], bool]]:
-        """path -> (shape, whether it trains)."""
+        """path -> (shape, True if it trains)."""
         return {path: (x.shape, path in self.train) for path, x in (self.train | self.frozen).items()}
 
 
 def describe(setting: Setting, mesh: Mesh) -> Described:
-    """Shapes, types and places of all arrays of a setting; no memory is taken."""
+    """Shapes, types and shardings of all arrays of a setting; no memory is taken."""
     graph, train, frozen = abstract(
         setting.model,
         mesh=mesh,
         dtype=setting.dtype,
-        trainable=setting.trainable,
+        trainable=setting.trainable or None,
         layout=setting.layout,
         remat=setting.remat,
         int8=setting.int8,
     )
-    state = state_of(train, optimizer(setting.optim, 60_000), mesh)
+    state = state_of(setting.model, train, optimizer(setting.optim, 60_000), mesh)
     return Described(setting, mesh, functools.partial(merge, graph), train, frozen, state, batch_of(setting, mesh))
 
 
 def held(tree: Any) -> float:
-    """Bytes that one device holds of these abstract arrays."""
+    """Bytes of these abstract arrays on one device."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def train_step(described: Described) -> Any:
-    """The train command's step over these arrays, traced."""
+    """The train command's step, traced over these arrays."""
     setting = described.setting
     tx = optimizer(setting.optim, 60_000)
     step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation)
@@ -207,7 +214,7 @@ def train_step(described: Described) -> Any:
 
 
 def compiled(traced: Any, mesh: Mesh) -> Compiled:
-    """A traced function, compiled for the devices of its mesh. Raises DoesNotFit where they cannot hold it."""
+    """A traced function, compiled for the devices of its mesh. Raises DoesNotFit if they cannot hold it."""
     begun = time.time()
     with jax.set_mesh(mesh), _no_cache():
         try:
@@ -222,7 +229,7 @@ def compiled(traced: Any, mesh: Mesh) -> Compiled:
     memory = program.memory_analysis()
     try:
         text = program.as_text()
-    except jax.errors.JaxRuntimeError as error:  # a newer compiler writes what this jaxlib does not know
+    except jax.errors.JaxRuntimeError as error:  # the text of a newer compiler, which this jaxlib does not know
         raise ValueError(f"this jax cannot read the programs of the libtpu that is installed; {INSTALL}") from error
     return Compiled(
         text=text,
@@ -251,41 +258,38 @@ def _no_cache() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def reading(described: Described) -> Any:
-    """Encoding the pictures of a batch and reading its instructions, as generation does, traced."""
+def prefill(described: Described) -> Any:
+    """Encoding a batch's media and prefilling its prompts, as generation does, traced."""
+    setting = described.setting
 
-    def read(train: Abstract, frozen: Abstract, batch: Abstract) -> Any:
+    def run(train: Abstract, frozen: Abstract, batch: Abstract) -> Any:
         system = described.merge(train, frozen)
-        return system.read(system.encode_image(batch["pixel_values"]), batch)
+        return system.prefill(system.encode(batch), batch)
 
-    batch = {name: x for name, x in described.batch.items() if name != "labels"}
-    if described.setting.model.decoder_only:  # the prompt alone
-        rows, length = described.setting.rows, described.setting.lengths.instruction
-        for name in ("input_ids", "attention_mask"):
-            batch[name] = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=batch[name].sharding)
+    batch = batch_of(setting, described.mesh, training=False)
     with jax.set_mesh(described.mesh):
-        return jax.jit(read).trace(described.train, described.frozen, batch)
+        return jax.jit(run).trace(described.train, described.frozen, batch)
 
 
-def beginning(described: Described, context: Any, options: Options) -> Any:
-    """The state of a search before its first token, traced; ``context``: what the compiled reading gives."""
+def begin(described: Described, context: Any, options: Options) -> Any:
+    """The state of a search before its first token, traced. ``context`` is the result of the compiled prefill."""
 
-    def begin(train: Abstract, frozen: Abstract, context: Any, options: Options, key: jax.Array) -> Any:
+    def run(train: Abstract, frozen: Abstract, context: Any, options: Options, key: jax.Array) -> Any:
         return search.kind(options).begin(described.merge(train, frozen), context, options, key)
 
     whole = NamedSharding(described.mesh, PartitionSpec())
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     with jax.set_mesh(described.mesh):
-        return jax.jit(begin).trace(described.train, described.frozen, context, options, key)
+        return jax.jit(run).trace(described.train, described.frozen, context, options, key)
 
 
-def stepping(described: Described, context: Any, state: Any, options: Options) -> Any:
-    """The loop that adds tokens to all answers, traced; it consumes the state, as the model's own does."""
+def decode(described: Described, context: Any, state: Any, options: Options) -> Any:
+    """The loop of decode steps, traced. It donates the state, as `Model.search` does."""
 
-    def decode(train: Abstract, frozen: Abstract, context: Any, state: Any, options: Options, until: jax.Array) -> Any:
-        return search.decode(described.merge(train, frozen), context, state, options, until)
+    def run(train: Abstract, frozen: Abstract, context: Any, state: Any, options: Options, until: jax.Array) -> Any:
+        return search.run(described.merge(train, frozen), context, state, options, until)
 
     with jax.set_mesh(described.mesh):
-        traced = jax.jit(decode, donate_argnums=3)
+        traced = jax.jit(run, donate_argnums=3)
         return traced.trace(described.train, described.frozen, context, state, options, options.max_new_tokens)

@@ -1,4 +1,4 @@
-"""A compiled program's text, read: its computations, what each instruction makes, and how often each one runs.
+"""Parser of a compiled program's text: its computations, the results of each instruction, and how often each one runs.
 
 XLA's own cost analysis counts the body of a loop once; here loops count as often as they run.
 """
@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 
-_WIDTHS = {"pred": 8, "token": 0, "opaque": 0}  # bits, of the types that do not say it in their names
+_WIDTHS = {"pred": 8, "token": 0, "opaque": 0}  # bits of the types whose names do not hold them
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%[^\s,)}]+)"
@@ -18,7 +18,7 @@ _FAST_MEMORY = re.compile(r"S\([1-9]")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array type. ``near``: it is kept on the chip's fast memory, not in HBM."""
+    """One array type. ``near``: the array is in the chip's fast memory, not in HBM."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -26,7 +26,7 @@ class Array:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -38,7 +38,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """``results``: the arrays it makes, more than one for a tuple. ``text``: all after its operands."""
+    """``results``: its arrays, more than one for a tuple. ``text``: everything after its operands."""
 
     name: str
     opcode: str
@@ -49,22 +49,22 @@ class Instruction:
     root: bool
 
     def called(self) -> list[str]:
-        """Names of the computations it runs."""
+        """Names of the computations that it runs."""
         return [name for found in _CALLED.findall(self.text) for name in re.findall(r"%([^\s,}]+)", found)]
 
     def attribute(self, name: str) -> str | None:
-        """``name=value`` of its text."""
+        """The value of ``name=value`` in its text, or None."""
         match = re.search(rf"[ ,{{]{name}=(\"[^\"]*\"|\{{[^}}]*\}}|[^\s,]+)", self.text)
         return match[1].strip('"') if match else None
 
     @property
     def op_name(self) -> str:
-        """Where in the traced function it comes from."""
+        """Its scopes and operation in the traced function."""
         return self.attribute("op_name") or ""
 
     @property
     def nbytes(self) -> float:
-        """Of all it makes."""
+        """Bytes of all results."""
         return sum(x.nbytes for x in self.results)
 
 
@@ -77,12 +77,12 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result it returns."""
         return next((x for x in self.instructions.values() if x.root), list(self.instructions.values())[-1])
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at ``start`` closes."""
+    """The index where the bracket that opens at ``start`` closes."""
     depth = 0
     for n in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[n], 0)
@@ -115,7 +115,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 class Program:
-    """A compiled module's text, as ``compiled.as_text()`` gives it. Raises ValueError where it has no entry."""
+    """A compiled module's text (``compiled.as_text()``), parsed. Raises ValueError if it has no entry."""
 
     def __init__(self, text: str):
         self.computations: dict[str, Computation] = {}
@@ -133,9 +133,9 @@ class Program:
             raise ValueError("the compiled program's text has no ENTRY computation")
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a while loop runs: what the compiler says, or what its condition compares with.
+        """Iterations of a while loop, as annotated by the compiler, or else the constant in its condition.
 
-        1 where that is no constant: a loop that ends when the data say so.
+        1 if there is no such constant, because the loop's end depends on the data.
         """
         known = re.search(r"known_trip_count[^0-9]*(\d+)", loop.text)
         if known:
@@ -151,8 +151,8 @@ class Program:
         return limits.pop() if len(limits) == 1 else 1
 
     def runs(self) -> Iterator[tuple[Computation, int, str, bool]]:
-        """Every computation that runs: how many times, the name in the traced function of what runs it, and whether it
-        is inside a fusion. A computation that is called from several places comes several times."""
+        """Yield every computation that runs: how many times, its caller's name in the traced function, and True
+        inside a fusion. One with several callers is yielded once for each."""
         yield from self._runs(self.entry, 1, "", False)
 
     def _runs(self, name: str, times: int, origin: str, fused: bool) -> Iterator[tuple[Computation, int, str, bool]]:

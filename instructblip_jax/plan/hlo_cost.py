@@ -1,12 +1,9 @@
-"""What a compiled program does on one chip: FLOPs of its products and bytes over its main memory, loops included."""
+"""The cost of a compiled program on one chip: FLOPs of its products and bytes over its main memory, loops included."""
 
 import math
 import re
-from functools import cache
-from typing import Any
 
-import numpy as np
-
+from instructblip_jax.plan.flops import window_pairs
 from instructblip_jax.plan.hlo import Computation, Instruction, Program
 
 SILENT = {
@@ -24,28 +21,7 @@ SILENT = {
     "replica-id",
     "iota",
 }
-"""Opcodes that move nothing by themselves."""
-
-
-def traced_flops(jaxpr: Any) -> float:
-    """FLOPs of all matrix products of a traced function (a jaxpr), over all chips; scans count as often as they run,
-    what is rematerialised counts again, a loop without a known end counts once."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[n] for n in contracted)
-        inner = [
-            traced_flops(getattr(part, "jaxpr", part))
-            for value in equation.params.values()
-            for part in (value if isinstance(value, (list, tuple)) else [value])
-            if hasattr(part, "eqns") or hasattr(part, "jaxpr")
-        ]
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        if inner:
-            total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
-    return total
+"""Opcodes that move no bytes by themselves."""
 
 
 def executed_flops(program: Program) -> float:
@@ -63,7 +39,7 @@ def _flops(x: Instruction, computation: Computation) -> float:
     if x.opcode == "dot":
         contracted = re.findall(r"\d+", x.attribute("lhs_contracting_dims") or "")
         return 2.0 * x.results[0].size * math.prod(shapes[0][int(n)] for n in contracted)
-    # TPU programs have convolutions for products; batch dimensions are windows there.
+    # In TPU programs products are convolutions, and their batch dimensions are windows.
     left, right, out = re.split("_|->", x.attribute("dim_labels") or "bf_io->bf")
     window = x.attribute("window") or ""
     fields = {name: values.split("x") for name, values in re.findall(r"(\w+)=([^\s}]+)", window)}
@@ -72,30 +48,23 @@ def _flops(x: Instruction, computation: Computation) -> float:
         label = str(n)
         pad = fields.get("pad", ["0_0"] * (n + 1))[n].split("_")
         stride, spread, step = (int(fields.get(f, ["1"] * (n + 1))[n]) for f in ("stride", "lhs_dilate", "rhs_dilate"))
-        pairs *= _pairs(
+        pairs *= window_pairs(
             shapes[0][left.index(label)],
             shapes[1][right.index(label)],
             x.results[0].shape[out.index(label)],
-            stride,
-            int(pad[0]),
-            spread,
-            step,
+            stride=stride,
+            pad=int(pad[0]),
+            spread=spread,
+            step=step,
         )
     groups = int(x.attribute("batch_group_count") or 1)
     rows = shapes[0][left.index("b")] / groups
     return 2.0 * rows * shapes[1][right.index("o")] * shapes[1][right.index("i")] * pairs
 
 
-@cache
-def _pairs(side: int, kernel: int, out: int, stride: int, pad: int, spread: int, step: int) -> int:
-    """How many products one window dimension has, what falls on padding and between dilated entries left out."""
-    place = np.arange(out)[:, None] * stride - pad + np.arange(kernel)[None] * step
-    return int(np.sum((place >= 0) & (place <= (side - 1) * spread) & (place % spread == 0)))
-
-
 def memory_traffic(program: Program) -> float:
-    """Bytes that one chip reads from and writes to its main memory in one run, as the program is compiled: operands and
-    results of every fusion and of every instruction outside one, but for what stays in fast memory."""
+    """Bytes that one chip reads from and writes to its main memory in one run of the compiled program: operands and
+    results of every fusion and of every instruction outside one, except arrays that stay in fast memory."""
     return sum(
         times * _traffic(x, computation, program)
         for computation, times, _, fused in program.runs()
@@ -125,7 +94,8 @@ def _far(x: Instruction) -> float:
 
 
 def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Program) -> float:
-    """Of an operand that is only sliced, the slices; of a result that is updated in place, the update."""
+    """Bytes of operands and results. An operand that is only sliced counts as its slices, a result that is updated in
+    place as the update."""
     inside = program.computations[x.called()[0]]
     whole, updated, in_place = _far(x), 0.0, set()
     for y in inside.instructions.values():
@@ -148,8 +118,8 @@ UNARY = {"bitcast", "copy", "convert", "reshape", "transpose"}
 
 
 def _elements(inside: Computation, name: str, program: Program) -> float:
-    """How many elements of ``name`` a fused computation reads: where it slices them, before or after other changes of
-    form, only the slices."""
+    """Elements of ``name`` that a fused computation reads: only the slices, if it slices them before or after other
+    changes of form."""
     total = 0.0
     for y in inside.instructions.values():
         if name not in y.operands:

@@ -1,23 +1,32 @@
-"""One setting on one slice, planned: does it fit, what takes the memory, what is sent, how fast it can be."""
+"""The plan of one setting on one slice: whether it fits, what takes the memory, what is sent, how fast it can be."""
 
 import dataclasses
 from collections import defaultdict
 from typing import Any
 
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline
+from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline, tracing
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
 from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Setting
 from instructblip_jax.plan.hlo import Program
 from instructblip_jax.plan.roofline import Place, Roofline
+from instructblip_jax.sharding import REST
+from instructblip_jax.systems.protocol import LANGUAGE
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A train step. ``bytes``: on one chip by kind, the peak's parts; ``flops``: of the recipe in one step, over all
-    chips; ``executed``: of the compiled program on one chip, rematerialisation with it. Where the compiler found no way
-    to hold the program, ``fits`` is False and all that follows ``bytes`` is empty."""
+    """A train step on a slice.
+
+    Attributes:
+      peak: the most bytes on a chip at a time.
+      bytes: the parts of the peak by kind.
+      flops: of one step over all chips, each operation once (`flops.of_batch`).
+      executed: FLOPs of the compiled program on one chip, including what is rematerialised.
+      roofline, collectives, where: empty if the compiler found no way to hold the program; ``fits`` is then False.
+      seconds: how long the program took to compile.
+    """
 
     setting: Setting
     topology: Topology
@@ -33,18 +42,18 @@ class Plan:
 
     @property
     def mfu(self) -> float:
-        """The largest share of the chips' peak that the recipe's FLOPs can have."""
+        """An upper bound of the model FLOPs utilisation, from 0 to 1."""
         if self.roofline is None:
             return 0.0
         return self.flops / (self.roofline.bound * self.topology.chip.bf16 * self.topology.devices)
 
     @property
     def samples_a_second(self) -> float:
-        """At best."""
+        """An upper bound of the samples a second."""
         return self.setting.rows / self.roofline.bound if self.roofline else 0.0
 
     def sent(self) -> list[dict[str, Any]]:
-        """Collectives summed by kind and reason, the slowest first: runs, bytes a chip and seconds, all a step."""
+        """Collectives summed by kind and reason, the slowest first; runs, bytes a chip and seconds a step."""
         sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
         for one in self.collectives:
             seconds = roofline.sending(one, self.topology, self.where)
@@ -58,15 +67,20 @@ class Plan:
         return sorted(rows, key=lambda row: -row["seconds"])
 
     def as_json(self) -> dict[str, Any]:
-        """What programs read."""
+        """The plan for programs (`instructblip plan --json`)."""
+        lengths = self.setting.lengths
         out: dict[str, Any] = {
             "topology": self.topology.name,
             "mesh": dict(zip(("data", "fsdp", "tensor"), self.setting.mesh, strict=True)),
-            "layout": dataclasses.asdict(self.setting.layout),
+            "layout": layouts(self.setting),
             "remat": self.setting.remat,
             "int8": self.setting.int8,
             "batch_size": self.setting.rows,
-            "lengths": dataclasses.asdict(self.setting.lengths),
+            "lengths": {
+                "instruction": lengths.prompt,
+                "response": lengths.response,
+                "frames": len(lengths.kinds),
+            },
             "fits": self.fits,
             "peak_bytes_per_chip": self.peak,
             "usable_bytes_per_chip": self.topology.chip.usable,
@@ -88,13 +102,19 @@ class Plan:
         }
 
 
+def layouts(setting: Setting) -> dict[str, str]:
+    """Part of the system -> its layout, and that of the rest first."""
+    return {part: setting.layout.of(part) for part in (REST, *setting.model.parts)}
+
+
 def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
-    """Compile a setting's train step for ``devices`` (of `compiled.devices`) and read what came out."""
+    """Compile a setting's train step for ``devices`` (of `compiled.devices`) and read the compiled program."""
     mesh = compiled.mesh_of(setting, devices)
     setting = dataclasses.replace(setting, mesh=tuple(mesh.shape.values()))
     described = compiled.describe(setting, mesh)
     given = described.bytes()
-    model_flops = setting.rows * sum(flops.example(setting.model, setting.lengths, setting.trainable).values())
+    shapes = {name: x.shape for name, x in described.batch.items()}
+    model_flops = flops.of_batch(tracing.describe(setting.model, trainable=setting.trainable or None), shapes)
     try:
         program = compiled.compiled(compiled.train_step(described), mesh)
     except DoesNotFit as error:
@@ -103,7 +123,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
         return Plan(setting, topology, False, peak, given | {"temporaries": peak - arguments}, model_flops)
     text = Program(program.text)
     where = tuple(roofline.places(list(mesh.devices.flat)))
-    found = tuple(collectives.find(text, mesh.size, described.weights()))
+    found = tuple(collectives.find(text, mesh.size, described.weights(), setting.model.parts))
     executed = hlo_cost.executed_flops(text)
     return Plan(
         setting,
@@ -121,7 +141,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
 
 
 def parts(program: Compiled, given: float) -> dict[str, float]:
-    """What a program holds besides the ``given`` bytes of its arguments."""
+    """Bytes of a program besides its arguments, of which ``given`` are known."""
     return {
         "padding": program.arguments - given,
         "temporaries": program.temporaries,
@@ -132,31 +152,31 @@ def parts(program: Compiled, given: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """Answering a batch: bytes a chip at most while reading and while decoding, seconds of each at best. A step makes a
-    token of every answer."""
+    """Answering a batch: the peak bytes a chip of prefill and of decoding, and a lower bound of the time of each. A
+    decode step makes one token of every answer."""
 
     rows: int
     beams: int
     fits: bool
-    reading_peak: float
+    prefill_peak: float
     decoding_peak: float
-    reading: Roofline
+    prefill: Roofline
     step: Roofline
 
     @property
     def tokens_a_second(self) -> float:
-        """Of all answers together, at best, once the prompts are read."""
+        """An upper bound for all answers together, after prefill."""
         return self.rows / self.step.bound
 
     def as_json(self) -> dict[str, Any]:
-        """What programs read."""
+        """The figures for programs (`instructblip plan --json`)."""
         return {
             "batch_size": self.rows,
             "num_beams": self.beams,
             "fits": self.fits,
-            "reading_peak_bytes_per_chip": self.reading_peak,
+            "reading_peak_bytes_per_chip": self.prefill_peak,
             "decoding_peak_bytes_per_chip": self.decoding_peak,
-            "reading_seconds_bound": self.reading.bound,
+            "reading_seconds_bound": self.prefill.bound,
             "token_seconds_bound": self.step.bound,
             "tokens_per_second_bound": self.tokens_a_second,
             "limited_by": self.step.limit,
@@ -166,61 +186,63 @@ class Generation:
 def generation(
     setting: Setting, topology: Topology, devices: list[Any], *, beams: int = 1, max_new_tokens: int = 64
 ) -> Generation:
-    """Compile what answers ``setting.rows`` instructions. Raises DoesNotFit."""
+    """Compile prefill and decoding for ``setting.rows`` prompts. Raises DoesNotFit."""
     mesh = compiled.mesh_of(setting, devices)
     described: Described = compiled.describe(setting, mesh)
-    text = setting.model.text
     options = Options.of(
-        ends=text.eos_token_id,
-        pad=text.pad_token_id,
-        vocabulary=text.vocab_size,
+        ends=setting.model.end_ids,
+        pad=setting.model.pad_id,
+        vocabulary=setting.model.vocab_size,
         num_beams=beams,
         max_new_tokens=max_new_tokens,
     )
-    read = compiled.compiled(compiled.reading(described), mesh)
-    begun = compiled.compiled(compiled.beginning(described, read.result, options), mesh)
-    decoded = compiled.compiled(compiled.stepping(described, read.result, begun.result, options), mesh)
+    prefill = compiled.compiled(compiled.prefill(described), mesh)
+    begun = compiled.compiled(compiled.begin(described, prefill.result, options), mesh)
+    decoded = compiled.compiled(compiled.decode(described, prefill.result, begun.result, options), mesh)
     where = roofline.places(list(mesh.devices.flat))
 
     def speed(program: Compiled) -> Roofline:
         parsed = Program(program.text)
-        found = collectives.find(parsed, mesh.size, described.weights())
+        found = collectives.find(parsed, mesh.size, described.weights(), setting.model.parts)
         return roofline.roofline(
             hlo_cost.executed_flops(parsed), hlo_cost.memory_traffic(parsed), found, topology, where
         )
 
-    peaks = (read.peak, decoded.peak)
-    return Generation(setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(read), speed(decoded))
+    peaks = (prefill.peak, decoded.peak)
+    return Generation(setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(prefill), speed(decoded))
 
 
 def remedies(plan: Plan) -> list[str]:
     """Remedies for a plan that does not fit, the most effective first, with its share of the memory; never empty."""
     setting, chips = plan.setting, plan.topology.devices
     missing = (plan.peak - plan.topology.chip.usable) / GIB
-    said = []
+    found = []
     frozen, temporaries = plan.bytes["frozen"] / GIB, plan.bytes["temporaries"] / GIB
-    if not setting.int8 and frozen > missing / 2:
-        said.append(f"--config.int8=True halves the language model (frozen weights take {frozen:.2f} GiB)")
-    if setting.layout.llm == "replicated" and chips > 1:
+    language = [part for part, role in setting.model.parts.items() if role == LANGUAGE]
+    if language and not setting.int8 and frozen > missing / 2:
+        found.append(f"--config.int8=True halves the language model (frozen weights take {frozen:.2f} GiB)")
+    whole = [part for part in language if setting.layout.of(part) == "replicated"]
+    if whole and chips > 1:
         ways = min(8, chips)
-        said.append(
-            f"--config.layout.llm=tensor --config.mesh.tensor={ways} cuts the language model into {ways} "
-            f"(or --config.layout.llm=fsdp --config.mesh.fsdp={chips}, where a chip has many tokens)"
+        tensor, fsdp = (" ".join(f"--config.layout.{part}={way}" for part in whole) for way in ("tensor", "fsdp"))
+        found.append(
+            f"{tensor} --config.mesh.tensor={ways} cuts the language model into {ways} "
+            f"(or {fsdp} --config.mesh.fsdp={chips}, where a chip has many tokens)"
         )
     if setting.remat != "layer":
-        said.append(f"--config.remat=layer keeps least for the backward pass (temporaries take {temporaries:.2f} GiB)")
+        found.append(f"--config.remat=layer keeps least for the backward pass (temporaries take {temporaries:.2f} GiB)")
     parts = _parts(setting, chips)
     if temporaries > missing / 2 and parts > 1:
-        said.append(
-            f"--config.optim.accumulation={parts * setting.optim.accumulation}, or --config.batch_size="
-            f"{setting.rows // parts}, leaves 1/{parts} of most of the temporaries"
-        )
-    said.append("a larger slice, or chips with more memory")
-    return said
+        smaller = f"--config.batch_size={setting.rows // parts}"
+        if not setting.model.in_batch:  # whose batches cannot be accumulated
+            smaller = f"--config.optim.accumulation={parts * setting.optim.accumulation}, or {smaller}"
+        found.append(f"{smaller}, leaves 1/{parts} of most of the temporaries")
+    found.append("a larger slice, or chips with more memory")
+    return found
 
 
 def _parts(setting: Setting, chips: int) -> int:
-    """The fewest parts, two or more, into which the rows of each chip can be divided; 1 where it has a single row."""
+    """The fewest parts, two or more, into which the rows of each chip can be divided; 1 if it has a single row."""
     data, fsdp, tensor = setting.mesh
     shards = data * fsdp if tensor == -1 else chips // tensor
     rows = setting.rows // (shards * setting.optim.accumulation)

@@ -1,4 +1,4 @@
-"""How fast a compiled step can be at best: the longest of computing, moving memory and sending, all overlapped."""
+"""A lower bound of a compiled step's time: the longest of computing, moving memory and sending, all overlapped."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,17 +7,17 @@ from instructblip_jax.plan.chips import Topology
 from instructblip_jax.plan.collectives import Collective
 
 Place = tuple[int, tuple[int, ...]]
-"""Of a device: its slice, and where it stands in it."""
+"""(slice index, coordinates within the slice) of a device."""
 
 
 def places(devices: Sequence) -> list[Place]:
-    """Of devices in the mesh's order."""
+    """The places of devices, in the order given (that of the mesh)."""
     return [(getattr(d, "slice_index", None) or 0, tuple(getattr(d, "coords", (d.id,)))) for d in devices]
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of one run on a chip, each as if nothing else took time: ``compute``, ``memory``, ``links`` (inside a
+    """Seconds of one run on a chip, each as if the others took no time: ``compute``, ``memory``, ``links`` (inside a
     slice or machine) and ``network`` (between them)."""
 
     compute: float
@@ -27,25 +27,25 @@ class Roofline:
 
     @property
     def bound(self) -> float:
-        """No run is shorter."""
+        """Seconds of the fastest possible run."""
         return max(dataclasses.astuple(self))
 
     @property
     def sum(self) -> float:
-        """As long as it takes where nothing overlaps."""
+        """Seconds of a run in which nothing overlaps."""
         return sum(dataclasses.astuple(self))
 
     @property
     def limit(self) -> str:
-        """What takes longest."""
+        """The field that takes longest."""
         return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
 
 
 def sending(one: Collective, topology: Topology, where: Sequence[Place]) -> tuple[float, float]:
-    """Seconds a step of one collective: over the links, and over the network.
+    """Seconds a step of one collective over the links, and over the network.
 
-    Over a line or ring of chips a collective uses every link of the chip that has fewest: one in each dimension that it
-    spans, two where the slice closes to a ring. Between slices each chip sends its share of what its slice has.
+    Over a line or ring of chips, the chip with the fewest links is the limit: one in each dimension that the collective
+    spans, two if the slice closes to a ring there. Between slices each chip sends its share of its slice's payload.
     """
     chip = topology.chip
     group = [where[n] for n in one.group]
@@ -62,7 +62,7 @@ def sending(one: Collective, topology: Topology, where: Sequence[Place]) -> tupl
 
 
 def _ways(topology: Topology, group: Sequence[tuple[int, ...]]) -> int:
-    """How many links a chip can use at a time in a collective of these places."""
+    """Links that a chip can use at a time in a collective over these places."""
     if not topology.chip.tpu:
         return 1  # to a switch
     ways = 0
@@ -76,7 +76,7 @@ def _ways(topology: Topology, group: Sequence[tuple[int, ...]]) -> int:
 def roofline(
     flops: float, traffic: float, found: Iterable[Collective], topology: Topology, where: Sequence[Place]
 ) -> Roofline:
-    """Of one chip's FLOPs, bytes over its main memory, and collectives."""
+    """The roofline of one chip's FLOPs, ``traffic`` bytes over its main memory, and collectives."""
     times = [sending(one, topology, where) for one in found]
     chip = topology.chip
     return Roofline(flops / chip.bf16, traffic / chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times))

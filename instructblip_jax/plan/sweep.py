@@ -1,122 +1,209 @@
-"""The fastest way to lay a run out on a slice, and the largest batch it then holds: guessed for all ways, compiled for
-the few best."""
+"""The fastest way to lay a run out on a slice, and the largest batch that it then holds: estimated for all ways,
+compiled for the few best."""
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.layers.stack import REMAT
-from instructblip_jax.plan import compiled, flops
+from instructblip_jax.plan import collectives, compiled, flops, tracing
 from instructblip_jax.plan.chips import Topology
 from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.report import Plan, plan
-from instructblip_jax.sharding import Layout
-from instructblip_jax.systems.trainable import enters_tower
+from instructblip_jax.sharding import REST, Layout, part_of
+from instructblip_jax.systems.protocol import LANGUAGE, SystemConfig
+from instructblip_jax.systems.trainable import prefixes
 
 COMPILED = 4
 """Ways that are compiled."""
 MARGIN = 0.9
-"""A way is not compiled when its guess takes more than this part of the memory."""
+"""A way is not compiled if its estimate takes more than this share of the memory."""
+WORKING = 8
+"""Arrays as large as the largest activation that exist at a time, besides what is kept for the backward pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A setting with what it may need: bytes a chip, and seconds a step. From sizes alone; good enough to choose by."""
+    """A setting with estimates of its bytes a chip and seconds a step, made without compiling, to rank settings."""
 
     setting: Setting
     memory: float
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A train step over the whole batch, from its trace.
+
+    Attributes:
+      flops: of all products, with what is rematerialised.
+      kept: bytes that are kept for the backward pass.
+      residual: those of them that are inputs of the divided parts' layers.
+      largest: bytes of the largest activation.
+      weights: bytes of the divided parts' parameters.
+      heads: the different numbers of attention heads in the divided parts.
+    """
+
+    flops: float
+    kept: float
+    residual: float
+    largest: float
+    weights: float
+    heads: frozenset[int]
+
+
+def divided(config: SystemConfig) -> tuple[str, ...]:
+    """The parts whose layouts are tried: the language model, or all parts of a system that has none."""
+    return tuple(part for part, role in config.parts.items() if role == LANGUAGE) or tuple(config.parts)
+
+
+def work(setting: Setting) -> Work:
+    """The work of a setting, which neither mesh nor layout changes."""
+    model: Any = setting.model  # a frozen dataclass, hence hashable
+    return _work(
+        model,
+        setting.rows,
+        setting.lengths,
+        setting.trainable or None,
+        setting.dtype,
+        setting.remat,
+        setting.int8,
+    )
+
+
+@functools.cache
+def _work(
+    model: SystemConfig,
+    rows: int,
+    lengths: compiled.Lengths,
+    trainable: str | None,
+    dtype: str,
+    remat: str,
+    int8: bool,
+) -> Work:
+    system = tracing.describe(model, trainable=trainable, dtype=dtype, remat=remat, int8=int8)
+    batch = model.batch(rows, lengths.prompt, lengths.response, lengths.kinds)
+    jaxpr, parts = tracing.gradients(system, batch), divided(model)
+    forward = [(x, scope) for x, scope in _equations(jaxpr) if collectives.when_of(scope) == "forward"]
+    inside = [x for x, scope in forward if collectives.part_of(scope, model.parts) in parts]
+    made = (array.aval for x, _ in forward if not list(flops.parts(x)) for array in x.outvars)
+    return Work(
+        flops=flops.count(jaxpr, recomputed=True),
+        kept=tracing.kept_bytes(system, batch),
+        residual=sum(_carried(x) for x in inside if x.primitive.name == "scan"),
+        largest=max(tracing.nbytes(x) for x in made),
+        weights=sum(
+            tracing.nbytes(x)
+            for path, x in (system.train | system.frozen).items()
+            if part_of(path, model.parts) in parts
+        ),
+        heads=frozenset(heads for x in inside for heads in _heads(x, rows)),
+    )
+
+
+def _equations(jaxpr: Any, scope: str = "") -> Iterator[tuple[Any, str]]:
+    """All equations, including those inside others, each with its named scopes."""
+    for equation in jaxpr.eqns:
+        here = f"{scope}/{equation.source_info.name_stack}"
+        yield equation, here
+        for part in flops.parts(equation):
+            yield from _equations(part, here)
+
+
+def _carried(scan: Any) -> float:
+    """Bytes of a scan's carry, over all of its steps: of a stack of layers, their inputs."""
+    start = scan.params["num_consts"]
+    carry = scan.invars[start : start + scan.params["num_carry"]]
+    return scan.params["length"] * sum(tracing.nbytes(x.aval) for x in carry)
+
+
+def _heads(equation: Any, rows: int) -> list[int]:
+    """The number of heads in a product of attention, which multiplies a pair of matrices a row and head."""
+    if equation.primitive.name != "dot_general":
+        return []
+    _, (batch, _) = equation.params["dimension_numbers"]
+    sizes = [equation.invars[0].aval.shape[n] for n in batch]
+    return [size for size in sizes if size != rows] if len(sizes) > 1 else []
+
+
 def ways(setting: Setting, topology: Topology) -> list[Setting]:
     """All meshes, layouts, int8 and rematerialisation that make sense for this batch on this slice."""
-    chips, text = topology.devices, setting.model.text
-    heads = text.num_heads if isinstance(text, T5Config) else text.num_attention_heads
+    chips, slices, parts = topology.devices, topology.slices, divided(setting.model)
     placed: list[tuple[tuple[int, int, int], str]] = [((chips, 1, 1), "replicated")]
     if chips > 1:
-        placed.append(((topology.slices, chips // topology.slices, 1), "fsdp"))
+        placed.append(((slices, chips // slices, 1), "fsdp"))
     for tensor in (2, 4, 8):
-        if chips % (tensor * topology.slices) == 0 and heads % tensor == 0:
+        if chips % (tensor * slices) == 0 and not any(heads % tensor for heads in work(setting).heads):
             placed += [((chips // tensor, 1, tensor), name) for name in ("tensor", "sequence")]
-            placed.append(((topology.slices, chips // tensor // topology.slices, tensor), "sharded"))
-    out = []
-    for (mesh, llm), int8, remat in itertools.product(placed, (False, True), REMAT):
-        vit = "fsdp" if llm in ("fsdp", "sharded") else "replicated"
-        layout = Layout("replicated", vit, llm)
-        out.append(dataclasses.replace(setting, mesh=mesh, layout=layout, int8=int8, remat=remat))
-    return out
+            placed.append(((slices, chips // tensor // slices, tensor), "sharded"))
+    found = []
+    for (mesh, name), int8, remat in itertools.product(placed, _int8(setting, parts), REMAT):
+        others = "fsdp" if name in ("fsdp", "sharded") else "replicated"
+        names = {REST: "replicated"} | {part: name if part in parts else others for part in setting.model.parts}
+        found.append(dataclasses.replace(setting, mesh=mesh, layout=Layout(**names), int8=int8, remat=remat))
+    return found
+
+
+def _int8(setting: Setting, parts: Collection[str]) -> tuple[bool, ...]:
+    """int8 is for a language model that is frozen."""
+    config = setting.model
+    trained = prefixes(setting.trainable or None, config.trainable_sets)
+    language = all(config.parts[part] == LANGUAGE for part in parts)
+    frozen = not any(prefix == "" or prefix.partition("/")[0] in parts for prefix in trained)
+    return (False, True) if parts and language and frozen else (False,)
 
 
 def guess(setting: Setting, topology: Topology, given: float) -> Guess:
     """``given``: bytes a chip of the step's arguments."""
-    chip, chips, layout = topology.chip, topology.devices, setting.layout.llm
+    chip, chips, done = topology.chip, topology.devices, work(setting)
+    layout = setting.layout.of(next(iter(divided(setting.model)), REST))
     tensor = setting.mesh[2] if layout in ("tensor", "sequence", "sharded") else 1
-    part, tower = flops.example(setting.model, setting.lengths, setting.trainable), enters_tower(setting.trainable)
-    rows = setting.rows / chips  # a chip's share of the work
-    again = {"none": 0.0, "dots": 0.05, "layer": 0.5}[setting.remat]
-    compute = rows * (sum(part.values()) + again * (part["llm"] + (2 / 3 * part["vit"] if tower else 0))) / chip.bf16
 
-    # What the language model keeps for its backward pass, a token and layer: its input, its products, or everything.
-    stacks, width, inner = _stacks(setting)
-    kept = {"layer": width, "dots": 6 * width + 2 * inner, "none": 14 * width + 6 * inner}[setting.remat]
-    cut = tensor if layout == "sequence" or setting.remat != "layer" else 1
-    positions = sum(layers * length for layers, length in stacks) * rows * tensor
-    vision = setting.model.vision
-    image = setting.lengths.frames * (vision.grid**2 + 1) * vision.hidden_size
-    memory = given + 2 * positions * kept / cut + rows * 40 * image * 2 + 0.5 * 2**30
-    if tower:  # keeps as much of its layers; the inner width is 4.4 times its own
-        memory += rows * 2 * image * vision.num_hidden_layers * {"layer": 1, "dots": 10, "none": 32}[setting.remat]
+    # The chips of a tensor group work on the same rows, and each of them keeps the layers' inputs whole.
+    copies = 1 if layout == "sequence" else tensor
+    kept = (done.kept + (copies - 1) * done.residual) / chips
+    memory = given + kept + WORKING * done.largest / chips + 0.5 * 2**30
 
-    # Sent: partial sums four times a layer (six when done again), or the weights in each pass.
+    # Sent: partial sums twice a layer and pass, each by reducing and gathering; or the weights in each pass.
     passes = 3 if setting.remat == "layer" else 2
-    weights = sum(layers for layers, _ in stacks) * (4 * width * width + 3 * width * inner)
-    sent = 0.0
+    sent = 2 * passes * 2 * (tensor - 1) * done.residual / chips
     if layout in ("fsdp", "sharded"):
-        sent += passes * weights * (1 if setting.int8 else 2) / tensor
-    if tensor > 1:
-        sent += 2 * passes * 2 * (tensor - 1) / tensor * positions * width * 2
-    seconds = max(
-        compute, sent / (chip.link * 2), passes * weights / tensor * (1 if setting.int8 else 2) / chip.bandwidth
-    )
+        sent += passes * done.weights / tensor
+    compute = done.flops / chips / chip.bf16
+    seconds = max(compute, sent / (chip.link * 2), passes * done.weights / tensor / chip.bandwidth)
     return Guess(setting, memory, seconds)
 
 
-def _stacks(setting: Setting) -> tuple[list[tuple[int, int]], int, int]:
-    """Of the language model: (layers, length) of each stack, width, inner width."""
-    text, lengths = setting.model.text, setting.lengths
-    prompt = setting.model.num_query_tokens * lengths.frames + lengths.instruction
-    if isinstance(text, T5Config):
-        return [(text.num_layers, prompt), (text.num_decoder_layers, lengths.response)], text.d_model, text.d_ff
-    return [(text.num_hidden_layers, prompt + lengths.response)], text.width, flops.mlp_width(text)
-
-
 def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list[Guess]:
-    """Guesses of all `ways` that may fit, the fastest first, of equals the one that needs least memory."""
+    """Estimates of all `ways` that may fit, the fastest first; of equals, the one with the least memory."""
     given: dict[tuple, float] = {}
     guesses = []
     for way in ways(setting, topology):
         key = (way.mesh, way.layout, way.int8)
         if key not in given:
-            mesh = compiled.mesh_of(way, devices)
+            try:
+                mesh = compiled.mesh_of(way, devices)
+            except NotImplementedError:  # jax cannot lay these sizes on the slice's torus
+                continue
             given[key] = sum(compiled.describe(way, mesh).bytes().values())
         guesses.append(guess(way, topology, given[key]))
     fitting = [g for g in guesses if g.memory < MARGIN * topology.chip.usable]
-    # Three digits: what differs by less is not known.
+    # Two digits: the estimates are no more precise.
     return sorted(fitting, key=lambda g: (float(f"{g.seconds:.2g}"), g.memory))
 
 
 def fastest(
     setting: Setting, topology: Topology, devices: list[Any], progress: Callable[[list], Any] = iter
 ) -> list[Plan]:
-    """The `COMPILED` best ways for the setting's batch, compiled, the fastest first; what does not fit comes last."""
+    """The `COMPILED` best ways for the setting's batch, compiled, the fastest first; ways that do not fit come last."""
     chosen = best_first(setting, topology, devices)[:COMPILED]
     plans = [plan(one.setting, topology, devices) for one in progress(chosen)]
 
     def order(made: Plan) -> tuple:
-        # Of equal bounds (two digits: less is not known) the one that has least to hide behind another.
+        # Of equal bounds (to two digits, as precise as they are), the one with the least to overlap.
         roof = made.roofline
         return (not made.fits, *((float(f"{roof.bound:.2g}"), roof.sum) if roof else (math.inf, math.inf)))
 
@@ -124,8 +211,8 @@ def fastest(
 
 
 def largest_batch(best: Plan, devices: list[Any]) -> Plan:
-    """The largest batch that fits a plan's layout, a multiple of the chips: what grows with the rows is learned from
-    twice as many, and the answer is compiled."""
+    """The largest batch that fits a plan's layout, a multiple of the chips. Memory a row is estimated from a batch of
+    twice the rows, and the result is compiled."""
     step, room = best.topology.devices, best.topology.chip.usable
     rows = best.setting.rows
 

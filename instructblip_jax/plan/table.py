@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from instructblip_jax.plan.chips import GIB
-from instructblip_jax.plan.flops import Lengths
-from instructblip_jax.plan.report import Generation, Plan, remedies
+from instructblip_jax.plan.compiled import Lengths
+from instructblip_jax.plan.report import Generation, Plan, layouts, remedies
 
 KINDS = {
     "frozen": "frozen parameters",
     "trained": "trained parameters, float32",
+    "memory": "momentum copies and queues",
     "optimizer": "optimizer state",
     "batch": "batch",
     "padding": "padding of arrays to the chip's tiles",
@@ -20,17 +21,16 @@ KINDS = {
 
 
 def title(plan: Plan, name: str) -> str:
-    """What was planned, in two lines."""
-    setting = plan.setting
+    """The planned setting, in two lines."""
+    setting, lengths = plan.setting, plan.setting.lengths
     mesh = ", ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), setting.mesh, strict=True))
-    layout = ", ".join(f"{part} {how}" for part, how in dataclasses.asdict(setting.layout).items())
+    layout = ", ".join(f"{part} {how}" for part, how in layouts(setting).items())
     int8 = ", int8 language model" if setting.int8 else ""
-    frames = f", {setting.lengths.frames} frames" if setting.lengths.frames > 1 else ""
+    kinds = "" if len(lengths.kinds) == 1 else f", media: {' '.join(lengths.kinds) or 'none'}"
     return (
         f"{name} on {plan.topology.name} ({plan.topology.devices} chips): mesh {mesh}; layout {layout}; "
         f"remat {setting.remat}{int8}\n"
-        f"batch {setting.rows}, {setting.model.num_query_tokens} visual + {setting.lengths.instruction} instruction + "
-        f"{setting.lengths.response} response tokens{frames}"
+        f"batch {setting.rows}, {lengths.prompt} instruction + {lengths.response} response tokens{kinds}"
     )
 
 
@@ -43,7 +43,7 @@ def memory(plan: Plan) -> str:
 
 
 def sent(plan: Plan) -> str:
-    """What is sent in a step, and why."""
+    """The collectives of a step and their reasons."""
     lines = ["| sent in a step | what for | chips | runs | MB a chip | ms |", "|---|---|---:|---:|---:|---:|"]
     for row in plan.sent():
         where = " ".join(filter(None, (row["part"], row["when"])))
@@ -56,7 +56,7 @@ def sent(plan: Plan) -> str:
 
 
 def speed(plan: Plan, steps: int) -> str:
-    """The roofline, and what follows from it."""
+    """The roofline, and the rates that follow from it. ``steps``: of the whole run."""
     roof = plan.roofline
     if roof is None:
         return ""
@@ -72,25 +72,25 @@ def speed(plan: Plan, steps: int) -> str:
     lines.append(f"| if nothing overlapped | {1e3 * roof.sum:,.3g} |")
     lines.append("")
     lines.append(
-        f"{plan.flops / 1e12:,.3g} TFLOP of the recipe in a step: at most {100 * plan.mfu:.0f} % MFU, "
+        f"{plan.flops / 1e12:,.3g} TFLOP in a step, each operation once: at most {100 * plan.mfu:.0f} % MFU, "
         f"{plan.samples_a_second:,.0f} samples a second, {hours(plan, steps):,.2g} h for {steps:,} steps"
     )
     return "\n".join(lines)
 
 
 def hours(plan: Plan, steps: int) -> float:
-    """Of a run of so many steps, at best."""
+    """A lower bound of the hours that a run of ``steps`` takes."""
     return plan.roofline.bound * steps / 3600 if plan.roofline else 0.0
 
 
 def verdict(plan: Plan, longest: Lengths) -> str:
-    """The verdict in one line, by the largest shape that was compiled, with the best remedy if the run does not fit.
+    """The verdict in one line, for the largest shape that was compiled, with the best remedy if the run does not fit.
 
     ``longest``: the largest shape of the run.
     """
     chip, lengths = plan.topology.chip, plan.setting.lengths
     size = f"{plan.peak / GIB:.2f} of {chip.usable / GIB:.2f} GiB a chip"
-    size += f" at {lengths.instruction} + {lengths.response} tokens"
+    size += f" at {lengths.prompt} + {lengths.response} tokens"
     size += ", its largest shape" if lengths == longest else ""
     if plan.fits:
         return f"It fits {plan.topology.name}: {size} (compiled in {plan.seconds:.0f} s)"
@@ -103,12 +103,12 @@ def advice(plan: Plan) -> str:
 
 
 def answering(made: Generation) -> str:
-    """What generation takes."""
+    """Memory and speed of generation, in one line."""
     how = f"{made.beams} beams" if made.beams > 1 else "greedy"
     return (
-        f"Answering {made.rows} instructions at a time, {how}: peak {made.reading_peak / GIB:.2f} GiB a chip reading, "
+        f"Answering {made.rows} instructions at a time, {how}: peak {made.prefill_peak / GIB:.2f} GiB a chip prefill, "
         f"{made.decoding_peak / GIB:.2f} GiB decoding{'' if made.fits else ': DOES NOT FIT'}; at best "
-        f"{1e3 * made.reading.bound:,.3g} ms to read and {1e3 * made.step.bound:,.3g} ms a token "
+        f"{1e3 * made.prefill.bound:,.3g} ms of prefill and {1e3 * made.step.bound:,.3g} ms a token "
         f"({made.step.limit}): {made.tokens_a_second:,.0f} tokens a second"
     )
 
@@ -121,7 +121,7 @@ def compared(plans: Sequence[Plan]) -> str:
     ]
     for plan in plans:
         s, roof = plan.setting, plan.roofline
-        layout = "/".join(dataclasses.astuple(s.layout))
+        layout = "/".join(layouts(s).values())
         cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {'yes' if s.int8 else ''} | {s.remat} | {s.rows} "
         cells += f"| {plan.peak / GIB:.2f} | {'yes' if plan.fits else 'no'} "
         if roof is None:

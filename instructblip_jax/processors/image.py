@@ -1,4 +1,4 @@
-"""Pictures -> normalised pixels, equal to the reference image processor (PIL bicubic, CLIP mean and deviation)."""
+"""Turns pictures into normalised pixels, equal to the reference's (PIL bicubic, CLIP mean and standard deviation)."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from instructblip_jax.files import read_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded; Pillow's rarer readers see no untrusted bytes."""
+"""The formats that are decoded; Pillow's rarer readers never see untrusted bytes."""
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 50_000_000
 
@@ -23,7 +23,7 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 class UnusableImageError(ValueError):
-    """A picture that cannot be read; ``reason`` is one of few phrases, by which pictures can be counted."""
+    """A picture that cannot be read. ``reason`` is one of a few fixed phrases, by which reports count pictures."""
 
     def __init__(self, message: str, reason: str = "truncated or corrupt picture"):
         super().__init__(message)
@@ -31,11 +31,11 @@ class UnusableImageError(ValueError):
 
 
 def open_image(picture: Picture, name: str | None = None) -> Image.Image:
-    """A path, encoded bytes, a PIL image or a uint8 array [H, W, 3] -> an upright RGB image.
+    """Open a path, encoded bytes, a PIL image or a uint8 array [H, W, 3] as an upright RGB image.
 
-    EXIF orientation is applied; transparency is laid on white; of a moving picture the first frame counts; 16-bit grey
-    is divided by 257, where the reference clips it. Grey of 32 bits (integer or float) has no range that is known, and
-    is refused. Raises UnusableImageError naming the file (or ``name``) and the reason.
+    EXIF orientation is applied, transparency is composited on white, and of an animation the first frame is taken.
+    16-bit greyscale is divided by 257, whereas the reference clips it; 32-bit greyscale is refused, because its range
+    is unknown. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
     name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "image")
     if isinstance(picture, np.ndarray):
@@ -49,11 +49,11 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
         picture.load()
         if picture.mode in ("I", "F"):
             kind = "integer" if picture.mode == "I" else "float"
-            raise UnusableImageError(f"{name}: grey of 32-bit {kind} has no known range", "unsupported pixel type")
+            raise UnusableImageError(f"{name}: the range of 32-bit {kind} grey is unknown", "unsupported pixel type")
         return _upright(_to_rgb(picture), picture)
     except UnusableImageError:
         raise
-    except Exception as error:  # one that was opened elsewhere is decoded only now
+    except Exception as error:  # a PIL image that the caller opened is decoded only now
         raise UnusableImageError(f"{name}: broken picture ({error})") from error
 
 
@@ -71,7 +71,7 @@ def _bytes(picture: str | os.PathLike | bytes, name: str) -> bytes:
         except OSError as error:
             raise UnusableImageError(f"{name}: cannot be read ({error.strerror})", "unreadable file") from error
     else:
-        raise UnusableImageError(f"{name}: a {type(picture).__name__} is no path, bytes, PIL image or uint8 array")
+        raise UnusableImageError(f"{name}: a {type(picture).__name__} is not a path, bytes, PIL image or uint8 array")
     if len(data) > MAX_BYTES:
         raise UnusableImageError(f"{name}: larger than {MAX_BYTES >> 20} MiB", "too large")
     return data
@@ -89,7 +89,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise UnusableImageError(
-            f"{name}: at most {MAX_PIXELS // 10**6} megapixels are read ({error})", "too large"
+            f"{name}: exceeds the limit of {MAX_PIXELS // 10**6} megapixels ({error})", "too large"
         ) from error
     except UnidentifiedImageError as error:
         message = f"{name}: not a picture of a known format ({', '.join(FORMATS)})"
@@ -101,7 +101,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise UnusableImageError(
-            f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read",
+            f"{name}: {image.width} x {image.height} pixels; the limit is {MAX_PIXELS // 10**6} megapixels",
             "too large",
         )
 
@@ -115,14 +115,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture upright."""
+"""EXIF orientation -> the transposition that makes the picture upright."""
 
 
 def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it writes all tags back, and fails on a picture with any tag of a wrong type.
+    # Not ImageOps.exif_transpose: it writes all tags back, and so fails on a picture in which any tag has a wrong type.
     try:
         orientation = original.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a broken description of an unbroken picture
+    except Exception:  # broken EXIF data in an intact picture
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
@@ -131,9 +131,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
         grey = ((wide + 128) // 257).astype(np.uint8)
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            grey[wide == clear] = 255
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey[wide == transparent] = 255
         return Image.fromarray(grey).convert("RGB")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
@@ -143,15 +143,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 PREPROCESSOR, VIDEO_PREPROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
 PROCESSOR = "processor_config.json"
-"""Where transformers 5 writes the settings of pictures, in a field of `NESTED`; older files have none of these."""
+"""The file in which transformers 5 writes image settings, under a field of `NESTED`; older versions write no such
+field."""
 NESTED = ("image_processor", "video_processor")
 
 
 def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[str, Any]]:
-    """The settings of a model directory's pictures, the file that they are from, and the field there ("": all of it).
+    """(file, field, settings) of a model directory's image processor; the field is "" if the whole file holds them.
 
-    What `PROCESSOR` holds wins over `PREPROCESSOR`, as in transformers. Settings of the other kind, of frames or of
-    single pictures, serve where there are no others. Raises FileNotFoundError or ValueError naming the file.
+    `PROCESSOR` takes precedence over `PREPROCESSOR`, as in transformers. If there are no settings for videos
+    (``video``) or pictures, those of the other kind are taken. Raises FileNotFoundError or ValueError naming the file.
     """
     own, other = NESTED[::-1] if video else NESTED
     path = directory / PROCESSOR
@@ -165,12 +166,12 @@ def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[s
             return path, field, processor[field]
         if there is not None:
             return there, "", read_json(there)
-    raise FileNotFoundError(f"{directory / PREPROCESSOR}: no such file, and {PROCESSOR} says nothing of {own} either")
+    raise FileNotFoundError(f"{directory / PREPROCESSOR}: no such file, and {PROCESSOR} has no {own} either")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageProcessor:
-    """Resize straight to (height, width) without regard to the aspect, rescale, subtract the mean, divide."""
+    """Resizes to (height, width) without keeping the aspect ratio, rescales, subtracts the mean, divides by ``std``."""
 
     height: int
     width: int
@@ -202,7 +203,7 @@ class ImageProcessor:
                 raise ValueError(f"height {processor.height}, width {processor.width}")
             if len(processor.mean) != 3 or len(processor.std) != 3 or 0 in processor.std:
                 raise ValueError(
-                    f"mean {processor.mean}, deviation {processor.std}: three numbers each, none divides by 0"
+                    f"mean {processor.mean}, deviation {processor.std}: must be three numbers each, no deviation 0"
                 )
             if not all(map(math.isfinite, (*processor.mean, *processor.std, processor.rescale))):
                 raise ValueError(
@@ -214,16 +215,16 @@ class ImageProcessor:
         return processor
 
     def at(self, side: int) -> "ImageProcessor":
-        """The same for squares of ``side`` pixels."""
+        """The same processor for an output of ``side`` by ``side`` pixels."""
         return dataclasses.replace(self, height=side, width=side)
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
-        """-> float32 [height, width, 3], channels last. Raises UnusableImageError."""
+        """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""
         image = open_image(picture, name)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
         rows = np.asarray(image).reshape(self.height, -1)
-        pixels = (rows * self.rescale).astype(np.float32)  # a float64 product, as the reference's is
+        pixels = (rows * self.rescale).astype(np.float32)  # the product is float64, as in the reference
         mean, std = self._per_row
         pixels -= mean
         pixels /= std
@@ -231,7 +232,7 @@ class ImageProcessor:
 
     @functools.cached_property
     def _per_row(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of each value of a row of pixels: NumPy is four times slower along an axis of three."""
+        """Mean and deviation, float32 [3 * width] each: NumPy is four times slower along an axis of length three."""
         mean, std = (np.tile(np.asarray(x, np.float32), self.width) for x in (self.mean, self.std))
         return mean, std
 

@@ -1,4 +1,4 @@
-"""Text -> token ids, straight from a repository's ``tokenizer.json``."""
+"""Turns text into token ids and back, with a repository's ``tokenizer.json``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from instructblip_jax.files import read_json
 
 TIDY = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 TIDY += [(f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")]
-"""What transformers' `clean_up_tokenization_spaces` replaces, in its order."""
+"""The replacements of transformers' `clean_up_tokenization_spaces`, in its order."""
 
 
 def _content(token: Any) -> str | None:
-    """A special token of ``tokenizer_config.json``: a text, or an object that holds one."""
+    """The text of a special token in ``tokenizer_config.json``, where it is a string or an object that holds one."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
 
 def _named(config: Mapping[str, Any]) -> set[str]:
-    """The special tokens that ``tokenizer_config.json`` names."""
+    """The texts of all special tokens in ``tokenizer_config.json``."""
     tokens = [value for name, value in config.items() if name.endswith("_token")]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(name)
@@ -30,8 +30,10 @@ def _named(config: Mapping[str, Any]) -> set[str]:
 
 
 class TextTokenizer:
-    """One tokenizer. Special tokens stand where its file puts them around a text, and nowhere inside: what people write
-    is text, ``</s>`` and ``<image>`` included."""
+    """A tokenizer that never finds special tokens within a text: user input such as ``</s>`` or ``<image>`` stays text.
+
+    Special tokens are only added around a text, as ``tokenizer.json`` defines it.
+    """
 
     def __init__(self, directory: Path):
         """Raises FileNotFoundError or ValueError naming the file."""
@@ -50,23 +52,23 @@ class TextTokenizer:
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
         more = {token for token in _named(self.config) - special if self._tokenizer.token_to_id(token) is not None}
         self._tokenizer.add_special_tokens(sorted(more))
-        # By id: the library's own skipping misses special tokens that a normalizer rewrites, as LLaMA's does.
+        # By id: the library's skip_special_tokens misses special tokens that a normalizer rewrites, as LLaMA's does.
         self._skipped = {self._tokenizer.token_to_id(token) for token in special | more}
         self._read_as_text(special | more)
         tidy = self.config.get("clean_up_tokenization_spaces") is True
-        self._tidy = tidy and type(self._tokenizer.model).__name__ != "BPE"  # which knows where its spaces are
+        self._tidy = tidy and type(self._tokenizer.model).__name__ != "BPE"  # BPE decodes its own spaces exactly
 
     def _read_as_text(self, special: set[str]) -> None:
-        """Find none of the ``special`` tokens in a text; ids stay as they are."""
-        self._tokenizer.encode_special_tokens = True  # the library's name for encoding them like any other text
+        """Make the tokenizer split ``special`` tokens in a text like any other text; all ids stay the same."""
+        self._tokenizer.encode_special_tokens = True  # the library's switch to encode them like any other text
         raw = read_json(self._path)["model"]
-        if isinstance(self._tokenizer.model, models.Unigram):  # which holds them as pieces; an empty one is never found
+        if isinstance(self._tokenizer.model, models.Unigram):  # holds them as pieces; an empty piece never matches
             pieces = [("" if piece in special else piece, score) for piece, score in raw["vocab"]]
             self._tokenizer.model = models.Unigram(pieces, raw["unk_id"], raw.get("byte_fallback", False))
         elif isinstance(self._tokenizer.model, models.BPE):
             pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in raw["merges"]]
             kept = [pair for pair in pairs if "".join(pair) not in special]
-            if len(kept) < len(pairs):  # as where a tokenizer was trained on texts that hold them
+            if len(kept) < len(pairs):  # the tokenizer was trained on texts that contain them
                 form = {name: x for name, x in raw.items() if name not in ("type", "vocab", "merges") and x is not None}
                 self._tokenizer.model = models.BPE(raw["vocab"], kept, **form)
 
@@ -78,24 +80,24 @@ class TextTokenizer:
         return found
 
     def end_id(self, directory: Path) -> int:
-        """The id of the end token. Raises ValueError where there is none."""
+        """The id of the end token. Raises ValueError if there is none."""
         return self._special("eos_token", directory)
 
     def check_fits(self, rows: int | None, field: str) -> None:
-        """Raise ValueError if a token's id lies beyond an embedding table of so many rows, which ``field`` names."""
+        """Raise ValueError if a token id exceeds an embedding table of ``rows`` rows; ``field`` names that number."""
         words, largest = self._tokenizer.get_vocab(with_added_tokens=True), -1
         if words:
             word, largest = max(words.items(), key=lambda item: item[::-1])
         if rows is not None and largest >= rows:
             raise ValueError(
                 f"{self._path}: token {word!r} has id {largest}, but the embedding has {rows} rows ({field}): this "
-                "tokenizer is another model's, or the weights were resized without their configuration"
+                "tokenizer belongs to another model, or the weights were resized without updating the configuration"
             )
 
     def encode(self, text: str, max_length: int | None = None, *, special: bool = True) -> np.ndarray:
-        """text -> int32 [n], with its special tokens at most ``max_length`` long: a longer text loses its beginning.
+        """Token ids of a text, int32 [n], special tokens included unless ``special`` is False.
 
-        ``special=False`` leaves begin and end tokens out.
+        A text of more than ``max_length`` ids loses its beginning, but keeps its special tokens.
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=special)
         ids, special_ids = np.asarray(encoding.ids, np.int32), np.asarray(encoding.special_tokens_mask, bool)
@@ -103,14 +105,14 @@ class TextTokenizer:
         return np.delete(ids, np.flatnonzero(~special_ids)[:extra]) if extra > 0 else ids
 
     def unknown(self, text: str) -> list[str]:
-        """The words of ``text`` that hold something this vocabulary does not know."""
+        """The words of ``text`` that contain the unknown token."""
         token = _content(self.config.get("unk_token"))
         found = None if token is None else self._tokenizer.token_to_id(token)
-        # By id: a Unigram tokenizer's tokens show the text itself where it does not know it.
+        # By id: the tokens of a Unigram tokenizer show the original text instead of the unknown token.
         return [word for word in text.split() if found in self._tokenizer.encode(word, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """ids -> text without special tokens, and without spaces before punctuation if the configuration says so."""
+        """The text of ids, without special tokens, and without spaces before punctuation if the configuration asks."""
         kept = [int(i) for i in ids if int(i) not in self._skipped]
         text = self._tokenizer.decode(kept, skip_special_tokens=False)
         for spaced, plain in TIDY if self._tidy else ():
@@ -118,6 +120,7 @@ class TextTokenizer:
         return text.strip()
 
     def settled(self, text: str) -> str:
-        """What of a decoded beginning stays as it is: no half character, no last word that tidying may join."""
+        """The part of a partially decoded text that further ids cannot change: it excludes an incomplete character and,
+        if spaces are tidied, the last word."""
         text = text.rstrip("\ufffd")
         return text.rpartition(" ")[0] if self._tidy else text

@@ -8,7 +8,7 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 
 
 def _model(text: TextConfig) -> InstructBlipConfig:
-    """Towers and Q-Former are the same in all of them: the defaults."""
+    """Vision tower and Q-Former are the same in all of them, and have the default sizes."""
     return InstructBlipConfig(VitConfig(), QFormerConfig(), text)
 
 
@@ -30,4 +30,4 @@ PUBLIC = {
         )
     ),
 }
-"""Hub id -> sizes. Token ids are the classes' defaults: no memory or time depends on them."""
+"""Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""

@@ -1,11 +1,13 @@
-"""Checkpoints of a run: trained parameters, optimizer, step and place. Never the frozen parameters.
+"""Checkpoints of a run: the train state and the position in the data, but not the frozen parameters.
 
-The frozen towers are named by their source and its fingerprint, so that a checkpoint is never laid over others. Beside
-the arrays lie their digests, so that what a disk has damaged is not trained on: the checkpoint before it serves.
+Each checkpoint holds a fingerprint of the model directory that the frozen parameters came from, so that it is never
+restored over another model. It also holds digests of its arrays: a damaged checkpoint is detected and skipped, and the
+one before it is used.
 """
 
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,17 @@ from instructblip_jax.mesh import fetch
 from instructblip_jax.train.step import Arrays, TrainState
 
 Place = Mapping[str, Any]
-"""Where a run stands, beside its arrays, as JSON: "iterator", the position in the data, "sets", which data these were,
-and "window", what was trained on since the last logged step. A version that kept the first alone wrote no others."""
+"""The state of a run beside its arrays, as JSON: "iterator", the position in the data; "sets", set -> digest of its
+records; "window", the sums since the last logged step. The first version wrote "iterator" alone."""
 
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
-"""For reading by process 0 without the others."""
+"""Reading by process 0 without the others."""
 
-_EDGE = 1 << 20  # bytes read at either end of a weight file: 16 GB are not read again to tell two models apart
+_EDGE = 1 << 20  # bytes read at either end of a weight file, so that 16 GB are not read again to compare two models
 
 
 def fingerprint(directory: Path) -> str:
-    """A digest of a model directory: its config.json, and the size, first and last MiB of each weight file read."""
+    """A digest of a model directory: of its config.json, and of the size, first and last MiB of each weight file."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for path in weight_files(directory):
         size = path.stat().st_size
@@ -44,7 +46,7 @@ def fingerprint(directory: Path) -> str:
 
 
 def weights_sha256(train: Arrays) -> str:
-    """Of the trained parameters, in the order of their paths: names and float32 bytes. All hosts must call it."""
+    """SHA-256 of the trained parameters, paths and float32 bytes, in the order of the paths. All hosts must call it."""
     digest = hashlib.sha256()
     for path in sorted(train):
         digest.update(path.encode())
@@ -53,9 +55,9 @@ def weights_sha256(train: Arrays) -> str:
 
 
 class Checkpoints:
-    """The checkpoints under ``directory``. A half-written one is never seen: Orbax commits by renaming.
+    """The checkpoints in ``directory``. Orbax commits by renaming, so half-written ones are never seen.
 
-    A damaged one is skipped with a message. It stays where it is until a new checkpoint is about to take its place.
+    A damaged checkpoint is skipped with a message, and deleted only when a new one is about to replace it.
     """
 
     def __init__(self, directory: epath.Path, *, keep: int | None = None):
@@ -66,14 +68,14 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps there are, ascending, whole or damaged."""
+        """The steps that have a checkpoint, ascending, damaged ones included."""
         return sorted(self.manager.all_steps())
 
     def newest(self, *, only: str | None = None) -> int | None:
-        """The newest step that is whole, or None where there is no checkpoint; says which ones are skipped, and why.
+        """The newest undamaged step, or None without any checkpoint. Prints which ones are skipped, and why.
 
-        ``only``: judge this part of the state alone ("train"). Every process gets what process 0 found. Raises
-        ValueError where all checkpoints are damaged; nothing is deleted.
+        ``only``: check this part of the state alone ("train"). Process 0 checks, and all processes get its result.
+        Raises ValueError if all checkpoints are damaged; nothing is deleted.
         """
         steps = self.steps()
         chosen, reasons = self._first_whole(steps[::-1], only)
@@ -88,24 +90,26 @@ class Checkpoints:
         return chosen
 
     def check(self, step: int, *, only: str | None = None) -> None:
-        """Raise ValueError unless the checkpoint of ``step`` is whole."""
+        """Raise ValueError if the checkpoint of ``step`` is damaged."""
         chosen, reasons = self._first_whole([step], only)
         if chosen is None:
             raise ValueError(f"{self.directory}: damaged: {reasons[0]}; choose another of the steps {self.steps()}")
 
     def save(self, step: int, state: TrainState, place: Place, source: str) -> None:
-        """Write in the background; returns when the arrays may be donated again.
+        """Write in the background; returns as soon as the arrays may be donated again.
 
-        Damaged checkpoints that `newest` skipped are deleted here first: they would count among those that are kept.
+        ``source``: the `fingerprint` of the model. Damaged checkpoints that `newest` skipped are deleted first, because
+        they would count towards the number that is kept.
         """
         for damaged in self._damaged:
             if jax.process_index() == 0:
                 print(f"{self.directory}/{damaged}: damaged, deleted; step {step} is written now", flush=True)
             self.manager.delete(damaged)
         self._damaged = []
-        of_arrays = digests.of_devices(dict(state))
+        parts = _with_arrays(state)
+        of_arrays = digests.of_devices(parts)
         args = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(dict(state)),
+            state=ocp.args.PyTreeSave(parts),
             data=ocp.args.JsonSave(dict(place)),
             source=ocp.args.JsonSave(
                 {"fingerprint": source, "digests": of_arrays, "seal": _seal(source, of_arrays, place)}
@@ -114,41 +118,42 @@ class Checkpoints:
         self.manager.save(step, args=args)
 
     def restore(self, step: int, state: TrainState, source: str) -> TrainState:
-        """The state of ``step``, laid out as ``state`` is, on any number of devices and processes.
+        """The state of ``step``, sharded as ``state`` is, on any number of devices and processes.
 
-        Raises ValueError for other frozen towers.
+        Raises ValueError if the checkpoint belongs to another model, or trained other parameters.
         """
         saved = self._check_source(step, source)
-        args = ocp.args.Composite(state=_laid_out(dict(state)))
-        restored = self.manager.restore(step, args=args)
-        changed = _differing(saved.get("digests"), digests.of_devices(restored["state"]))
+        parts = _with_arrays(state)
+        self._check_paths(step, saved, {"train": state["train"], "memory": state["memory"]})
+        restored = self.manager.restore(step, args=ocp.args.Composite(state=_laid_out(parts)))["state"]
+        changed = _differing(saved.get("digests"), digests.of_devices(restored))
         if changed:
             raise ValueError(
-                f"{self.directory}/{step}: whole, but {changed}, now that they are read again; start again"
+                f"{self.directory}/{step}: was whole, but on the second reading {changed}; start the command again"
             )
-        return restored["state"]
+        return typing.cast(TrainState, {**state, **restored})
 
     def place(self, step: int) -> Place:
-        """Where the run stood after ``step``."""
+        """The position in the data, the sets and the log's window after ``step``."""
         return self.manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
 
     def check_sets(self, step: int, sets: Mapping[str, str]) -> None:
-        """Raise ValueError unless ``sets`` (name -> digest of its records) are those that ``step`` was trained on."""
+        """Raise ValueError if ``sets`` (name -> digest of its records) are not those that ``step`` was trained on."""
         known = self.place(step).get("sets")
         if known is None:
             if jax.process_index() == 0:
-                print(f"{self.directory}/{step}: written by an earlier version, which did not note its data")
+                print(f"{self.directory}/{step}: written by an earlier version, which did not record its data")
             return
         changed = sorted(name for name, digest in sets.items() if known.get(name, digest) != digest)
         if changed:
             raise ValueError(
                 f"{self.directory}/{step}: trained on other records than {', '.join(changed)} holds now; "
-                "was it prepared anew? Put back what it held, or train from the start in another --workdir"
+                "was it prepared again? Restore its former records, or train from the start in another --workdir"
             )
 
     def restore_train(self, step: int, train: Arrays, source: str) -> Arrays:
-        """The trained parameters of ``step`` alone, laid out as ``train`` is."""
-        self._check_source(step, source)
+        """The trained parameters of ``step`` alone, sharded as ``train`` is. Raises as `restore` does."""
+        self._check_paths(step, self._check_source(step, source), {"train": train})
         with ocp.Checkpointer(_arrays()) as reader:
             path = self.directory / str(step) / "state"
             return reader.restore(path, args=_laid_out({"train": train}, partial_restore=True))["train"]
@@ -161,10 +166,23 @@ class Checkpoints:
             )
         return saved
 
-    def _first_whole(self, steps: list[int], only: str | None) -> tuple[int | None, list[str]]:
-        """The first of ``steps`` that is whole, and what is wrong with those before it.
+    def _check_paths(self, step: int, saved: Mapping[str, Any], parts: Mapping[str, Arrays]) -> None:
+        """Raise ValueError unless the checkpoint holds the arrays of ``parts``, and no others in these parts."""
+        names = saved.get("digests") or _names(_arrays().metadata(self.directory / str(step) / "state").tree)
+        for part, arrays in parts.items():
+            here, there = {f"{part}/{path}" for path in arrays}, {x for x in names if x.startswith(f"{part}/")}
+            found = {"only in the checkpoint": sorted(there - here), "only in this run": sorted(here - there)}
+            differing = [f"{where}: {', '.join(paths[:3])}" for where, paths in found.items() if paths]
+            if differing:
+                raise ValueError(
+                    f"{self.directory}/{step}: trained other parameters than this run would ({'; '.join(differing)}); "
+                    "give the config.trainable of that run, or train from the start in another --workdir"
+                )
 
-        Process 0 reads by itself: a process that finds damage in a common reading would leave the others waiting.
+    def _first_whole(self, steps: list[int], only: str | None) -> tuple[int | None, list[str]]:
+        """The first undamaged one of ``steps``, and the damage of those before it.
+
+        Process 0 reads alone, because a process that failed in a collective read would leave the others waiting.
         """
         answer: tuple[int | None, list[str]] = (None, [])
         if jax.process_index() == 0:
@@ -177,13 +195,13 @@ class Checkpoints:
         return distributed.from_first(answer)
 
     def _damage(self, step: int, only: str | None) -> str | None:
-        """What is wrong with the checkpoint of ``step``, or None."""
+        """The damage of the checkpoint of ``step``, or None."""
         try:
             saved, data = self._read_json(step, "source"), self._read_json(step, "data")
-            if "digests" not in saved:  # written before there were any
+            if "digests" not in saved:  # written by a version that had none
                 self._read_state(step, only)
                 return None
-            # The seal of an earlier version is over the position alone, which was all that it kept.
+            # The first version kept the position alone, and its seal is over that.
             sealed = data["iterator"] if data.keys() == {"iterator"} else data
             if saved["seal"] != _seal(saved["fingerprint"], saved["digests"], sealed):
                 return "its data position or its digests differ from what was saved"
@@ -191,7 +209,7 @@ class Checkpoints:
                 name: value for name, value in saved["digests"].items() if only is None or name.startswith(f"{only}/")
             }
             return _differing(expected, digests.of_host(self._read_state(step, only)))
-        except Exception as error:  # a damaged file fails in as many ways as there are bytes in it
+        except Exception as error:  # a damaged file may raise anything
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
 
     def _read_json(self, step: int, item: str) -> dict[str, Any]:
@@ -200,23 +218,23 @@ class Checkpoints:
             return reader.restore(self.directory / str(step) / item)
 
     def _read_state(self, step: int, only: str | None) -> dict[str, Any]:
-        """NumPy arrays in the shape of the state, or of a part of it."""
+        """The state, or a part of it, as NumPy arrays."""
         path = self.directory / str(step) / "state"
         handler = _arrays(multiprocessing_options=_ALONE)
         with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
-            tree = handler.metadata(path).tree  # the reader's own tells no reason where it fails
+            tree = handler.metadata(path).tree  # the reader's own metadata() hides why it fails
             tree = tree if only is None else {only: tree[only]}
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return reader.restore(path, args=ocp.args.PyTreeRestore(tree, restore_args=on_host, partial_restore=True))
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait until everything is written."""
         self.manager.wait_until_finished()
         self.manager.close()
 
 
 def _arrays(**options: Any) -> ocp.PyTreeCheckpointHandler:
-    """Writes and reads arrays alone: not how they lay on devices, nor what only random keys need."""
+    """A handler of plain arrays: it stores neither shardings nor what only random keys need."""
     registry = ocp.type_handlers.create_type_handler_registry(
         (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),
         (np.ndarray, ocp.type_handlers.NumpyHandler()),
@@ -224,22 +242,33 @@ def _arrays(**options: Any) -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, **options)
 
 
+def _with_arrays(state: TrainState) -> dict[str, Any]:
+    """The parts of the state that hold arrays: a system without memory writes what versions without memory wrote."""
+    return {name: part for name, part in state.items() if jax.tree.leaves(part)}
+
+
+def _names(tree: Any) -> list[str]:
+    """The paths of all arrays, as `digests` names them."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+
+
 def _laid_out(tree: Any, **options: Any) -> ocp.args.PyTreeRestore:
-    """To restore in the shapes and shardings of ``tree``."""
+    """Arguments that restore in the shapes and shardings of ``tree``."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
     layout = ocp.checkpoint_utils.construct_restore_args(abstract)
     return ocp.args.PyTreeRestore(abstract, restore_args=layout, **options)
 
 
 def _seal(source: str, of_arrays: dict[str, int], place: Any) -> str:
-    """Over the small files of a checkpoint, which have no digests."""
-    content = json.loads(json.dumps([source, of_arrays, place]))  # as it will be read again
+    """SHA-256 of the small files of a checkpoint, which have no digests."""
+    content = json.loads(json.dumps([source, of_arrays, place]))  # as it will be when it is read
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _differing(expected: dict[str, int] | None, found: dict[str, int]) -> str | None:
-    """None where the digests agree, or where none were saved."""
+    """The difference in words, or None if the digests agree or none were saved."""
     if expected is None or expected == found:
         return None
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    return f"{len(names)} of {len(expected)} arrays differ from what was saved, {names[0]} for one"
+    return f"{len(names)} of {len(expected)} arrays differ from what was saved, among them {names[0]}"

@@ -1,24 +1,26 @@
-"""A run's ConfigDict -> frozen dataclasses. An unknown field is an error, a field of the wrong type another.
+"""A run's ConfigDict -> frozen dataclasses. Unknown fields and values of the wrong type are errors.
 
-The dataclasses hold the defaults, and nothing else does: a configuration file states what differs.
+Defaults stand in the dataclasses and nowhere else; a configuration file states what differs.
 """
 
 import dataclasses
 import math
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.former_fields import FORMER_FIELDS
 from instructblip_jax.train.optimizer import OptimConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 is the rest."""
+    """Sizes of the mesh axes; an axis of -1 takes the remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -27,11 +29,11 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
-    """Which sets are trained on, and how often: probability in proportion to size ** exponent * weights[set].
+    """The sets to train on. Each is drawn in proportion to size ** exponent * weights[set].
 
-    The paper's exponent is 0.5; 0 draws every set as often as any other, 1 every record. ``caps``: set -> the size that
-    it counts as at most, where one would drown the others. A set is a name, or with another split than "train"
-    NAME:SPLIT.
+    An exponent of 0.5 is the paper's; 0 draws all sets equally often, 1 all records. ``caps``: set -> the largest size
+    that it counts as, for a set that would drown the others. A set is NAME, or NAME:SPLIT for a split other than
+    "train".
     """
 
     sets: tuple[str, ...]
@@ -42,15 +44,20 @@ class MixtureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where prepared sets lie, and how their records become batches.
+    """Where prepared sets are, and how their records become batches.
 
-    ``instruction_lengths``, ``response_lengths``: the static text lengths, ascending; a batch takes the smallest that
-    holds it. ``shapes``: if not 0, so many pairs of lengths are chosen instead that fit the mixture's own, up to the
-    largest of those; every pair is a program to compile, and fewer are more padding. ``window``: batches that are
-    sorted by length together; with many shapes it must be many, too. Records with longer texts are passed over, and
-    counted. ``templates``: "instructions", or "plain" for the slot values without a word of instruction (the paper's
-    multitask comparison, figure 4). ``blank_image``: train without seeing. ``features``: a directory that all hosts
-    share, where the frozen tower's image features are kept, computed once for all runs; "" computes them in every step.
+    Attributes:
+      directory: holds the prepared sets.
+      instruction_lengths: static text lengths in tokens, ascending; a batch takes the smallest that fits its texts.
+        Records with longer texts are skipped and counted.
+      response_lengths: the same for responses.
+      shapes: if not 0, this many (instruction, response) length pairs are fitted to the mixture instead, up to the
+        largest lengths above. Each pair is a program to compile; fewer pairs mean more padding.
+      window: batches that are sorted by length together; many shapes need a large window.
+      templates: "instructions", or "plain" for the bare slot values (the paper's multitask comparison, figure 4).
+      blank_image: train with all pictures blanked.
+      features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
+        once for all runs; "" computes them in every step.
     """
 
     directory: str = "data"
@@ -65,11 +72,15 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """The suite: sets seen in training and sets that were not, and how they are answered.
+    """The suite: sets seen in training, sets that were not, and how they are answered.
 
-    ``settings``: set -> fields of `evals.suite.EvalSpec` that are to be others than its own ("split", "prompt",
-    "num_beams" ...). ``blind``: judge a second time with all pictures blanked. ``max_new_tokens``: of sets that
-    `evals.suite.SUITE` does not know.
+    Attributes:
+      held_in: sets that were seen in training.
+      held_out: sets that were not.
+      batch_size: questions a batch.
+      max_new_tokens: longest answer on sets that are not in `evals.suite.SUITE`.
+      blind: evaluate a second time with all pictures blanked.
+      settings: set -> fields of `evals.suite.EvalSpec` that replace the set's own ("split", "prompt", "num_beams" ...).
     """
 
     held_in: tuple[str, ...] = ()
@@ -82,12 +93,18 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: the fields that all configurations share (contract.md) and those of its parts.
+    """One run: its own fields and those of its parts. docs/configuration.md has a line for each.
 
-    ``epochs``: instead of ``steps`` (which is 0 then), as many as the sets together have records, so often.
-    ``validate_every``: steps from one validation loss to the next, of the sets that have a split "validation" (-1: ten
-    times a run; 0: never). ``log_examples``: write down which records each step was trained on, in W/examples.
-    ``image_size``: pixels along a side of the pictures, if not as many as the checkpoint's (0); see docs/finetuning.md.
+    Attributes:
+      steps: optimizer steps, or 0 if ``epochs`` is given.
+      epochs: passes over as many records as the sets of the mixture have together, instead of ``steps``.
+      layout: part of the system, or "trained" for everything else -> a name of `sharding.LAYOUTS`.
+      trainable: a name of the system's trainable sets; "" is the first of them.
+      system: options of the system itself, checked by its `SystemConfig.configured`.
+      image_size: pixels along a side of the pictures; 0 is the checkpoint's own size.
+      validate_every: steps between validation losses of the sets with a split "validation"; -1 is ten times a run, 0
+        never.
+      log_examples: record in W/examples which records each step was trained on.
     """
 
     model: str
@@ -98,14 +115,14 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = MeshConfig()
-    layout: Layout = SHARDED
+    layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
     log_every: int = 50
     checkpoint_every: int = 1000
     checkpoints_kept: int = 3
     seed: int = 0
     dtype: str = "bfloat16"
-    trainable: str = "qformer"
-    instruct_qformer: bool = True
+    trainable: str = ""
+    system: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remat: str = "none"
     int8: bool = False
     validate_every: int = -1
@@ -113,16 +130,34 @@ class RunConfig:
     epochs: float = 0.0
     image_size: int = 0
 
+    def __post_init__(self) -> None:
+        Layout(**self.layout)  # raises ValueError for an unknown layout
+
+    def system_options(self) -> dict[str, Any]:
+        """Keywords of `SystemConfig.configured` and `Processor.from_pretrained`."""
+        return {**self.system, **({"image_size": self.image_size} if self.image_size else {})}
+
+    def model_options(self, **changes: Any) -> dict[str, Any]:
+        """Keywords of `Model.from_pretrained`, with ``changes`` in place of the run's own."""
+        options = {
+            "dtype": self.dtype,
+            "trainable": self.trainable or None,
+            "layout": Layout(**self.layout),
+            "remat": self.remat,
+            "int8": self.int8,
+        }
+        return {**options, **self.system_options(), **changes}
+
 
 FREE = (
     *("log_every", "checkpoint_every", "checkpoints_kept", "validate_every", "mesh", "layout", "evaluation", "remat"),
     *("log_examples", "data.features"),
 )
-"""Fields that a resumed run may change: none of them changes what is learned, beyond rounding."""
+"""Fields that a resumed run may change, because they change nothing that is learned beyond rounding."""
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """Add the fields that ``config`` leaves out, with their defaults, so that every one of them can be overridden."""
+    """Add the fields that ``config`` leaves out, with their defaults, so that each of them can be overridden."""
     with config.unlocked():
         _fill(RunConfig, config)
     return config
@@ -146,10 +181,14 @@ def _fill(cls: type, section: ConfigDict) -> None:
 def make_room(config: ConfigDict, path: Sequence[str]) -> None:
     """Prepare the field at ``path`` for an override: ("optim", "clip_norm"), or ("mixture", "weights", SET).
 
-    An override is read as the type that stands there. Where that is not the field's (a file may write 1 for 1.0, and a
-    list for a tuple), or where a mapping has no such entry yet, an empty place of the field's type is put there.
-    Raises ValueError where no field can be, with the nearest.
+    ml_collections parses an override as the type of the present value. If that is not the field's type (a file may
+    write 1 for 1.0, or a list for a tuple), or if a mapping has no such entry yet, the value is replaced by a
+    placeholder of the field's type. Raises ValueError, with the nearest field, if there is no field of that path.
     """
+    if len(path) == 1 and path[0] in FORMER_FIELDS:
+        with config.unlocked():
+            _put_type(config, path[0], type(FORMER_FIELDS[path[0]]))
+        return
     hint: Any = RunConfig
     section: Any = config
     with config.unlocked():
@@ -178,7 +217,7 @@ def _put_type(section: ConfigDict, name: str, kind: type) -> None:
 
 
 def _is_required(section: ConfigDict, name: str) -> bool:
-    """True if the file leaves the value to the command line, by ml_collections' `required_placeholder`."""
+    """True if the file leaves the value to the command line (ml_collections' `required_placeholder`)."""
     try:
         section[name]
     except config_dict.RequiredValueError:
@@ -187,7 +226,7 @@ def _is_required(section: ConfigDict, name: str) -> bool:
 
 
 def _paths(cls: type, where: str = "") -> Iterator[str]:
-    """The paths of all fields that hold no others."""
+    """Paths of all leaf fields."""
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
             yield from _paths(typing.cast(type, hint), f"{where}{name}.")
@@ -197,13 +236,27 @@ def _paths(cls: type, where: str = "") -> Iterator[str]:
 
 def resolve(config: ConfigDict) -> RunConfig:
     """Check and freeze a configuration. Raises ValueError naming the field."""
-    return _build(RunConfig, _values(config, "config"), "config")
+    values = _values(config, "config")
+    for name in FORMER_FIELDS.keys() & values.keys():
+        # A command resolves its configuration several times; a warning from one line is shown once.
+        warnings.warn(f"config.{name} is now config.system.{name}", FutureWarning, stacklevel=1)
+    return _build(RunConfig, _moved(values), "config")
+
+
+def _moved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run with `FORMER_FIELDS` among the options of its system; a default need not be stated there."""
+    moved = {**values}
+    for name in FORMER_FIELDS.keys() & values.keys():
+        value = moved.pop(name)
+        options = {key: other for key, other in moved.get("system", {}).items() if key != name}
+        moved["system"] = options if value == FORMER_FIELDS[name] else {**options, name: value}
+    return moved
 
 
 def _values(section: ConfigDict, where: str) -> dict[str, Any]:
     for name in section:
         if _is_required(section, name):
-            raise ValueError(f"{where}.{name} is to be given on the command line: --{where}.{name}=…")
+            raise ValueError(f"{where}.{name} is missing; give it on the command line: --{where}.{name}=…")
     return {
         name: _values(value, f"{where}.{name}") if isinstance(value, ConfigDict) else value
         for name, value in section.items()
@@ -211,12 +264,12 @@ def _values(section: ConfigDict, where: str) -> dict[str, Any]:
 
 
 def saved(fields: Mapping[str, Any], where: str) -> RunConfig:
-    """A run as some version of this project wrote it; a field that came later takes its default.
+    """A run that this version of the project or an earlier one wrote; fields added since then take their defaults.
 
-    Raises ValueError naming ``where`` and the field that this version does not know or cannot do without.
+    Raises ValueError naming ``where`` and the field that is unknown to this version, or missing.
     """
     try:
-        return _build(RunConfig, fields, "the run of this version")
+        return _build(RunConfig, _moved(fields), "the run of this version")
     except ValueError as error:
         raise ValueError(
             f"{where}: not written by `instructblip train`, or by another version of it: {error}. "
@@ -238,8 +291,8 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    if hint is Any:  # whoever uses it knows its fields
-        return value
+    if hint is Any:  # whoever uses the value checks it; a saved run, being JSON, has lists for tuples
+        return tuple(value) if isinstance(value, list) else value
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _build(typing.cast(type, hint), value, where)
@@ -258,7 +311,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The fields in which two runs differ, each with both values; `FREE` ones do not count."""
+    """The fields in which two runs differ, each with both values; `FREE` ones do not count.
+
+    Neither does a trainable set that only one of them names: the other has the system's first set, which may be the
+    same, and a checkpoint of other parameters is refused when it is restored.
+    """
     return _differing(dataclasses.asdict(old), dataclasses.asdict(new), "")
 
 
@@ -276,6 +333,6 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> li
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differing(a, b, f"{path}.")
-        elif a != b:
+        elif a != b and not (path == "trainable" and "" in (a, b)):
             found.append(f"{path} (there {a!r}, here {b!r})")
     return found

@@ -1,13 +1,13 @@
-"""What a run leaves in its directory W, by name.
+"""The directory W of a run, and its files:
 
-config.json      the resolved run; a run of another configuration is refused here
-train.lock       locked while `train` runs here; a killed run leaves the file, not the lock
-checkpoints/     trained parameters, optimizer, place in the data and which data they are, by step
-metrics.jsonl    one line a logged step; tensorboard/ the same for TensorBoard
-examples/        which records each step was trained on, if that is asked for
-profile/         the trace that `train --profile` asks for
+config.json      the resolved configuration; a run with another one is refused
+train.lock       locked while `train` runs; a killed run leaves the file but not the lock
+checkpoints/     by step: the train state, the position in the data, and digests of both
+metrics.jsonl    one line per logged step; tensorboard/ has the same for TensorBoard
+examples/        the records that each step was trained on, with config.log_examples
+profile/         the trace of `train --profile`
 diverged.json    the step, loss and examples at which a run gave up
-train.json       what `train --json` holds;   evaluation.json, evaluation.md, predictions/   what `evaluate` writes
+train.json       the same as `train --json`; evaluation.json, evaluation.md and predictions/ are written by `evaluate`
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from instructblip_jax.train.step import Arrays
 
 LOCK = "train.lock"
 OF_TRAIN = ("config.json", "metrics.jsonl", "train.json", "diverged.json")
-"""Files that `train` alone writes."""
+"""Files that only `train` writes."""
 
 
 class Workdir:
@@ -40,15 +40,15 @@ class Workdir:
         self.metrics, self.examples = self.path / "metrics.jsonl", self.path / "examples"
 
     def check(self, run: RunConfig, *, further: bool = False) -> RunConfig | None:
-        """Raise ValueError unless W is free, was begun with this configuration, or holds no checkpoint yet.
+        """Raise ValueError, naming the fields that differ, if W holds a run with another configuration.
 
-        Names the fields that differ. ``further``: more steps than W was begun with will do, too; the run that it was
-        begun with is then returned, and None in all other cases.
+        W may be empty, have the same configuration, or have no checkpoint yet. ``further``: it may also have a run of
+        fewer steps that is otherwise the same, which is then returned; the result is None in all other cases.
         """
         if self.read_json("config.json") is None:
             left = [path.name for path in self.path.iterdir()] if self.path.exists() else []
             if any(name != LOCK and not name.endswith(PARTIAL) for name in left):
-                raise ValueError(f"{self.path}: not empty, and no workdir of a run; choose another --workdir")
+                raise ValueError(f"{self.path}: is not empty, and not the workdir of a run; choose another --workdir")
             return None
         begun = self.read_json("train.json") is not None or self.holds_checkpoints()
         before = self.saved_config()
@@ -59,31 +59,31 @@ class Workdir:
             return before
         raise ValueError(
             f"{self.path}: written by another configuration: {'; '.join(found)}. "
-            "Choose another --workdir, or go back to the configuration it was begun with"
+            "Choose another --workdir, or go back to the configuration that it was started with"
         )
 
     def holds_checkpoints(self) -> bool:
-        """True if there is any checkpoint, whole or damaged."""
+        """True if there is any checkpoint, even a damaged one."""
         return any((self.path / "checkpoints").glob("[0-9]*"))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """W, made where it is not there, for this run alone. In a job of several processes all of them call it.
+        """Create W if necessary, and hold it for this run alone. All processes of a job must enter it.
 
-        Only a local W can be locked; the system gives the lock back when the process ends, however it ends. (NFS has
-        such locks, too: of a host that died without a word it frees them when its lease ends, after a minute or two.)
-        Where a run was refused before it claimed W, W is as it was. Raises ValueError where W cannot be written to,
-        where another `train` is at work in it, or where the processes of a job do not share it.
+        Only a local W can be locked; the operating system releases the lock when the process ends, however it ends.
+        (NFS has such locks too, and releases those of a host that died once its lease expires, after a minute or two.)
+        If a run is refused before it claims W, W is left as it was. Raises ValueError if W cannot be written to, if
+        another `train` is running in it, or if the processes of a job do not share it.
         """
         refused, probe = None, self.path / f"probe{PARTIAL}"
         with contextlib.ExitStack() as stack:
             if distributed.is_writer():
                 try:
                     if "://" in str(self.path):
-                        print(f"{self.path}: a bucket cannot be locked; see to it that no second `train` writes there")
+                        print(f"{self.path}: a bucket cannot be locked; make sure that no second `train` writes there")
                     else:
                         stack.enter_context(self._locked())
-                    probe.write_text("written to see whether this directory can be written to\n")
+                    probe.write_text("written to test whether this directory is writable\n")
                 except OSError as error:
                     refused = f"{self.path}: cannot be written to ({error}); choose another --workdir"
                 except ValueError as error:
@@ -93,7 +93,7 @@ class Workdir:
                 raise ValueError(refused)
             if not probe.exists():
                 raise ValueError(
-                    f"{self.path}: the processes of this job do not share it; choose a --workdir that all see"
+                    f"{self.path}: the processes of this job do not share it; choose a --workdir that all of them see"
                 )
             distributed.barrier("probe")
             if distributed.is_writer():
@@ -112,83 +112,83 @@ class Workdir:
                 holder = os.read(fd, 200).decode(errors="replace").strip()
                 os.close(fd)
                 raise ValueError(
-                    f"{self.path}: another `train` is at work here ({holder}); wait until it ends, "
+                    f"{self.path}: another `train` is running here ({holder}); wait until it ends, "
                     "or choose another --workdir"
                 ) from None
             except OSError as error:
                 print(
-                    f"{self.path}: cannot be locked ({error}); see to it that no second `train` writes there",
+                    f"{self.path}: cannot be locked ({error}); make sure that no second `train` writes there",
                     flush=True,
                 )
             if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
                 break
-            os.close(fd)  # whoever held it has removed the file meanwhile
+            os.close(fd)  # its last holder has removed the file in the meantime
         try:
             os.truncate(fd, 0)
             os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             yield
         finally:
-            if os.listdir(self.path) == [LOCK]:  # of a run that was refused
+            if os.listdir(self.path) == [LOCK]:  # the run was refused
                 os.unlink(path)
                 if made:
                     os.rmdir(self.path)
             os.close(fd)
 
     def claim(self, run: RunConfig) -> None:
-        """Make W, which is held, this run's; see `check`. In a job of several processes all of them call it."""
+        """Write this run's configuration to W, which must be `held`. All processes of a job must call it."""
         if distributed.is_writer():
-            for name in OF_TRAIN:  # left by a run that was killed while it wrote
+            for name in OF_TRAIN:  # left by a run that was killed while writing
                 for path in self.path.glob(f"{name}.*{PARTIAL}"):
                     path.unlink()
             if self.check(run, further=True):
-                (self.path / "train.json").unlink(missing_ok=True)  # the run is not finished any more
+                (self.path / "train.json").unlink(missing_ok=True)  # no longer finished
             self.write_json("config.json", dataclasses.asdict(run))
         distributed.barrier("claim")
 
     def saved_config(self) -> RunConfig:
-        """The run that wrote W, fields that came later with their defaults.
+        """The configuration in W; fields that were added since it was written take their defaults.
 
-        Raises FileNotFoundError where there is none, ValueError for a run that this version does not understand.
+        Raises FileNotFoundError if there is none, ValueError if this version cannot read it.
         """
         fields = self.read_json("config.json")
         if fields is None:
-            raise FileNotFoundError(f"{self.path}: no config.json, so no workdir of `instructblip train`")
+            raise FileNotFoundError(f"{self.path}: has no config.json, so it is not a workdir of `instructblip train`")
         return saved(fields, str(self.path / "config.json"))
 
     def checkpoints(self, *, keep: int | None = None) -> Checkpoints:
-        """The run's checkpoints; with ``keep``, only the newest so many stay."""
+        """The run's checkpoints; with ``keep``, only this many of the newest are kept."""
         return Checkpoints(self.path / "checkpoints", keep=keep)
 
     def restore_into(self, train: Arrays, step: int | None, source: str) -> int:
-        """Replace ``train`` by the trained parameters of ``step`` (None: the newest whole one); returns the step.
+        """Replace ``train`` by the trained parameters of ``step`` (None: the newest undamaged one); returns the step.
 
-        Raises FileNotFoundError or ValueError where there is no such checkpoint, a damaged one, or one over other
-        frozen towers.
+        ``source``: the `checkpoint.fingerprint` of the model. Raises FileNotFoundError or ValueError if there is no
+        such checkpoint, or if it is damaged, belongs to another model or trained other parameters.
         """
         checkpoints = self.checkpoints()
         steps = checkpoints.steps()
         if step is not None and step not in steps:
-            raise ValueError(f"{checkpoints.directory}: no checkpoint of step {step}; there are {steps}")
+            raise ValueError(f"{checkpoints.directory}: has no checkpoint of step {step}; there are {steps}")
         if step is not None:
             checkpoints.check(step, only="train")
         chosen = checkpoints.newest(only="train") if step is None else step
         if chosen is None:
-            raise FileNotFoundError(f"{checkpoints.directory}: no checkpoint yet; `instructblip train` writes them")
+            raise FileNotFoundError(f"{checkpoints.directory}: has no checkpoint yet; `instructblip train` writes them")
         train.update(checkpoints.restore_train(chosen, train, source))
         checkpoints.close()
         return chosen
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the run, or None where it is not there yet."""
+        """A JSON file in W, or None if it does not exist yet."""
         path = self.path / name
         return files.read_json(path) if path.exists() else None
 
     def write_json(self, name: str, content: Any) -> epath.Path:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file atomically; returns its path."""
         return self.write_text(name, json.dumps(content, indent=2) + "\n")
 
     def write_text(self, name: str, content: str) -> epath.Path:
-        """Write a text file, whole or not at all."""
+        """Write a text file atomically; returns its path."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(path, content)

@@ -1,4 +1,4 @@
-"""What a run does with its time: rates, waits, compilations, memory."""
+"""Measures a run: rates, waits, compilations, memory."""
 
 import os
 import time
@@ -11,20 +11,20 @@ import jax
 import numpy as np
 
 PHASES = ("start_up", "compiling", "input_wait", "saving", "validating", "steps")
-"""At every moment the run is in one of them. "steps": calling the step, waiting for the devices, and the log.
-"input_wait": making a batch while no device works."""
+"""The run is always in one of these. "steps": calling the step, waiting for the devices, and logging. "input_wait":
+making a batch while no device works."""
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own name of the event
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Meter:
-    """Counts from ``begun`` (by `time.perf_counter`) on; a context manager, for it listens to JAX's compiler.
+    """Counts from ``begun`` on. A context manager, because it listens to JAX's compiler.
 
     Args:
-      begun: when the process set out, so that loading and restoring count as start-up.
-      flops_per_batch: global shapes of a batch -> the floating-point operations its step must do; None: not known.
-      peak_flops: what all devices together can do in a second; None: not known, and no MFU is told.
-      clock: tells the time in seconds.
+      begun: the start of the process by ``clock``, so that loading and restoring count as start-up; None is now.
+      flops_per_batch: global shapes of a batch -> floating-point operations of its step; None if not known.
+      peak_flops: operations a second of all devices together; None if not known: no MFU is then reported.
+      clock: the time in seconds.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Meter:
         self.clock = clock
         self.begun = clock() if begun is None else begun
         self.flops_per_batch, self.peak_flops = flops_per_batch, peak_flops
+        self.flops: dict[tuple, float] = {}  # of the shapes so far
         self.now = ("start_up", self.begun)
         self.spent = dict.fromkeys(PHASES, 0.0)
         self.compilations = 0
@@ -67,11 +68,11 @@ class Meter:
         self.now = (phase, now)
 
     def hidden(self) -> None:
-        """The devices were at work during all of the present phase: its time counts as that of the steps."""
+        """Count the time of the current phase as that of the steps, because the devices worked during all of it."""
         self.now = ("steps", self.now[1])
 
     def start_entries(self) -> None:
-        """The first entry counts from here: what came before was start-up."""
+        """End start-up: the first entry counts from here."""
         self.enter("steps")
         self._mark()
 
@@ -79,13 +80,20 @@ class Meter:
         self.mark = (self.now[1], self.spent["input_wait"], self.spent["validating"], self.compilations)
 
     def add(self, metrics: Mapping[str, np.ndarray], shapes: Shapes) -> None:
-        """A finished step's metrics, and the global shapes of its batch."""
-        flops = self.flops_per_batch(shapes) if self.flops_per_batch else 0.0
+        """Count a finished step by its metrics and the global shapes of its batch."""
         for sums in (self.whole, self.recent):
-            sums.add(metrics, next(iter(shapes.values()))[0], flops)
+            sums.add(metrics, next(iter(shapes.values()))[0], self._flops(shapes))
+
+    def _flops(self, shapes: Shapes) -> float:
+        if not (self.flops_per_batch and self.peak_flops):
+            return 0.0
+        signature = tuple(sorted(shapes.items()))
+        if signature not in self.flops:  # the step is traced for each new shape, which takes a second or two
+            self.flops[signature] = self.flops_per_batch(shapes)
+        return self.flops[signature]
 
     def entry(self) -> dict[str, Any]:
-        """The figures since the last entry, of all hosts together but for memory and waiting, which are this one's."""
+        """The figures since the last entry: of all hosts together, except memory and waiting, which are this host's."""
         self.enter("steps")
         now = self.now[1]
         then, waited, validated, compiled = self.mark
@@ -154,13 +162,13 @@ class _Sums:
 
 
 def memory() -> dict[str, int]:
-    """Bytes: the most that was ever in use on one of this host's devices, and the host's resident ones.
+    """Bytes: the highest peak so far among this host's devices, and the process's resident memory.
 
-    What the device or the system does not tell is left out.
+    A figure that the device or the operating system does not report is left out.
     """
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
-    told = [peak for peak in peaks if peak is not None]
+    known = [peak for peak in peaks if peak is not None]
     statm = Path("/proc/self/statm")
     resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
-    found = {"device_peak": max(told, default=None), "host": resident}
+    found = {"device_peak": max(known, default=None), "host": resident}
     return {name: size for name, size in found.items() if size is not None}

@@ -1,4 +1,4 @@
-"""The fields of a run's configuration that decide what `evaluate` loads and asks: each reaches what it is about."""
+"""The fields of a run's configuration that decide what `evaluate` loads and asks: each reaches its place."""
 
 import importlib
 import runpy
@@ -11,9 +11,10 @@ from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.run.config import resolve
 from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.sharding import Layout
 
 CONFIG = """
-from instructblip_jax.recipe import own_data
+from instructblip_jax.recipes.instructblip import own_data
 
 def get_config():
     config = own_data("{model}", sets=("count",))
@@ -22,8 +23,9 @@ def get_config():
     {line}
     return config
 """
-MODEL = {"trainable": "qformer", "instruct_qformer": True, "int8": False, "image_size": 0}
-"""The arguments of the model if no field is set."""
+LAYOUT = Layout(trained="replicated", vit="replicated", llm="replicated")
+MODEL = {"trainable": "qformer", "int8": False, "remat": "none"}
+"""Arguments of the model if no field is set."""
 
 
 class SeenError(Exception):
@@ -45,7 +47,9 @@ def evaluate(cli, world, tmp_path):
     ("line", "flags", "want"),
     [
         ("", (), {}),
+        ("config.system.instruct_qformer = False", (), {"instruct_qformer": False}),
         ("config.instruct_qformer = False", (), {"instruct_qformer": False}),
+        ("config.remat = 'layer'", (), {}),
         ("config.int8 = True", (), {"int8": True}),
         ("", ("--int8",), {"int8": True}),
         ("config.image_size = 32", (), {"image_size": 32}),
@@ -55,14 +59,14 @@ def evaluate(cli, world, tmp_path):
 def test_the_model_is_loaded_as_the_run_says(evaluate, monkeypatch, line, flags, want):
     module, seen = importlib.import_module("instructblip_jax.commands.evaluate"), []
 
-    def load(model, mesh, dtype, **options):
+    def load(model, mesh, **options):
         seen.append(options)
         raise SeenError
 
-    monkeypatch.setattr(module.InstructBlip, "from_pretrained", load)
+    monkeypatch.setattr(module.Model, "from_pretrained", load)
     assert evaluate(line, *flags).code == 1
     (options,) = seen
-    assert {name: options[name] for name in MODEL} == MODEL | want
+    assert options == {"dtype": "bfloat16", "layout": LAYOUT} | MODEL | want
 
 
 @pytest.mark.parametrize(

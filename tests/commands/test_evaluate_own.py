@@ -15,13 +15,14 @@ import toys
 from PIL import Image
 
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.prepare import write
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.run.config import resolve
 from instructblip_jax.run.workdir import Workdir
 
 CONFIG = """
-from instructblip_jax.recipe import own_data
+from instructblip_jax.recipes.instructblip import own_data
 
 def get_config():
     config = own_data("{model}", sets=("own",))
@@ -56,7 +57,7 @@ def evaluate(cli, model, tmp_path, monkeypatch):
 
     def answered(model, processor, batches, how, vocabulary, *, blind, blank_image):
         for batch in batches:
-            run.asked.append((batch.records, batch.pixels.shape))
+            run.asked.append((batch.records, *(x.shape for x in batch.media.values())))
             yield [(record, Prediction(run.say(record)), None) for record in batch.records]
 
     monkeypatch.setattr(module, "answered", answered)
@@ -170,7 +171,7 @@ def test_training_data_is_not_judged_unless_one_says_so(evaluate, folder):
     result, _, _ = evaluate()
     assert result.code == 1
     (message,) = result.err.strip().splitlines()
-    assert "has no split to be judged by, only train" in message
+    assert "has no split for evaluation, only train" in message
     assert "--validation" in message
     result, told, _ = evaluate("--config.evaluation.settings={'own': {'split': 'train'}}")
     assert (result.code, told["data_split"]) == (0, "train"), result.err
@@ -362,8 +363,8 @@ def test_a_way_that_a_set_does_not_have_is_named_before_the_model_is_loaded(eval
     module = importlib.import_module("instructblip_jax.commands.evaluate")
     monkeypatch.setattr(module, "load", lambda *_: pytest.fail("the model was loaded"))
     for settings, words in (
-        ("{'own': {'way': 'rank'}}", "own/test/1: has no candidates"),
-        ("{'own': {'way': 'vocabulary'}}", "no vocabulary"),
+        ("{'own': {'mode': 'rank'}}", "own/test/1: has no candidates"),
+        ("{'own': {'mode': 'vocabulary'}}", "no vocabulary"),
         ("{'own': {'beams': 3}}", "no field 'beams'"),
     ):
         result, _, _ = evaluate(f"--config.evaluation.settings={settings}")
@@ -380,11 +381,10 @@ def test_the_papers_number_stands_beside_the_papers_model(evaluate, model, folde
     """A directory that is called as the hub calls it gets table 1's number, in the table's own unit."""
     named = tmp_path / "instructblip-flan-t5-xl"
     named.symlink_to(model)
-    module = importlib.import_module("instructblip_jax.commands.evaluate")
     records = [
         Record(f"gqa/t/{n}", "gqa", "testdev_balanced", "vqa", (), {"question": "?"}, ("yes",)) for n in range(3)
     ]
-    module.builder.write(tmp_path / "sets", "gqa", {"testdev_balanced": lambda: iter(records)})
+    write.write(tmp_path / "sets", "gqa", {"testdev_balanced": lambda: iter(records)})
     source = (tmp_path / "own.py").read_text().replace(str(model), str(named)).replace('("own",)', '("gqa",)')
     (tmp_path / "own.py").write_text(source)
     Workdir(str(tmp_path / "run")).write_json(

@@ -90,7 +90,7 @@ def test_no_decoded_picture_is_kept(cli, world, pictures, monkeypatch):
         ("num_beams=1000000", "num_beams is 1000000; a whole number from 1 to 1024"),
         ("length_penalty=nan", "length_penalty is nan; a finite number"),
         ("repetition_penalty=inf", "repetition_penalty is inf; a finite number above 0"),
-        ("temperature=2", "--temperature changes nothing without --do_sample"),
+        ("temperature=2", "--temperature has no effect without --do_sample"),
         ("seed=-1", "--seed"),
     ],
 )

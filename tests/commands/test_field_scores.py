@@ -27,7 +27,7 @@ def test_a_perfect_caption_of_one_picture_is_nothing_and_says_why(cli, files, tm
     told = json.loads((tmp_path / "out.json").read_text())
     assert (told["value"], told["count"]) == (0.0, 1)
     for text in (result.out, told["reason"]):
-        assert "CIDEr of one picture is 0 whatever is said: document frequencies need several pictures" in text
+        assert "CIDEr of one picture is 0 for any prediction: document frequencies need several pictures" in text
 
 
 def test_a_domain_of_one_picture_says_it_too(cli, files):

@@ -119,7 +119,7 @@ def test_export_skips_a_damaged_checkpoint_in_the_bucket(call, cloud, model, tra
 
 # Models
 
-RESOLVE = "import sys; from instructblip_jax.source import resolve; print(resolve(sys.argv[1]))"
+RESOLVE = "import sys; from instructblip_jax.hub import resolve; print(resolve(sys.argv[1]))"
 
 
 def resolve(environment, cloud, cache, name: str) -> subprocess.CompletedProcess:

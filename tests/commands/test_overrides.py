@@ -18,13 +18,14 @@ from ml_collections import ConfigDict, config_flags
 
 from instructblip_jax.command_lines import run_flags
 from instructblip_jax.commands import plan
-from instructblip_jax.commands.train import check
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.plan import chips, report
+from instructblip_jax.run.check import check
 from instructblip_jax.run.config import FREE, RunConfig, resolve
 
 CONFIGS = sorted((toys.ROOT / "configs").glob("*.py"))
 DIGITS = str(toys.ROOT / "configs" / "digits.py")
+REPLICATED = {"trained": "fsdp", "vit": "replicated"}
 WEIGHTS = {"caption": 5.0, "describe": 2.0}
 """Those of configs/digits.py."""
 BARE = """
@@ -34,7 +35,9 @@ def get_config():
     mixture, optim = {"sets": ["a"]}, {"clip_norm": 1}
     return ConfigDict({"model": "M", "steps": 3, "batch_size": 2, "mixture": mixture, "optim": optim})
 """
-MAPPINGS = {
+MAPPINGS: dict[str, tuple[str, str, Any]] = {
+    "layout": ("llm", "sequence", "sequence"),
+    "system": ("instruct_qformer", "False", False),
     "mixture.weights": ("new_set", "2.5", 2.5),
     "mixture.caps": ("new_set", "7", 7),
     "evaluation.settings": ("new_set.metric", "cider", {"metric": "cider"}),
@@ -63,8 +66,6 @@ def leaves(hint: Any, values: Any, where: str = "") -> Iterator[tuple[str, Any, 
 
 def other(path: str, kind: Any, value: Any) -> Any:
     """A value of the field's type that it does not have."""
-    if path.startswith("layout."):
-        return "tensor" if value != "tensor" else "fsdp"
     if kind is bool:
         return not value
     if kind in (int, float):
@@ -73,6 +74,14 @@ def other(path: str, kind: Any, value: Any) -> Any:
         return f"other {value}"
     assert typing.get_origin(kind) is tuple, path
     return (17, 19) if typing.get_args(kind)[0] is int else ("x:train", "y")
+
+
+def at(run: RunConfig, path: str) -> Any:
+    """The field or entry at a path such as "optim.clip_norm" or "layout.llm"; None for an entry that is not there."""
+    value: Any = run
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name)
+    return value
 
 
 @pytest.fixture
@@ -113,7 +122,7 @@ def test_every_field_can_be_overridden(config, parsed, tmp_path):
         else:
             wanted[field] = other(field, kind, value)
             argv.append(f"--config.{field}={wanted[field]}")
-    assert len(wanted) >= 45
+    assert len(wanted) >= 44
     assert {field: value for field, _, value in leaves(RunConfig, parsed(*argv))} == wanted
 
 
@@ -155,6 +164,11 @@ def test_an_override_leaves_all_other_fields_alone(parsed):
         ),
         (['--config.mixture.weights["my-set"]=2'], "mixture.weights", {"caption": 5.0, "describe": 2.0, "my-set": 2.0}),
         (["--config.mixture.weights={'caption': 3}"], "mixture.weights", {"caption": 3.0}),
+        (["--config.layout.llm=tensor"], "layout", {"llm": "tensor"}),
+        (["--config.layout.trained=fsdp", "--config.layout.vit=replicated"], "layout", REPLICATED),
+        (["--config.system.instruct_qformer=false"], "system", {"instruct_qformer": False}),
+        (["--noconfig.system.instruct_qformer"], "system", {"instruct_qformer": False}),
+        (["--config.system.momentum=0.995"], "system", {"momentum": 0.995}),
         (["--config.evaluation.settings.count.prompt=None"], "evaluation.settings", {"count": {"prompt": None}}),
     ],
     ids=str,
@@ -162,6 +176,50 @@ def test_an_override_leaves_all_other_fields_alone(parsed):
 def test_the_ways_to_write_a_value(overrides, field, value, parsed):
     run = parsed(f"--config={DIGITS}", *overrides)
     assert {path: found for path, _, found in leaves(RunConfig, run)}[field] == value
+
+
+# A field that became an option of the system is accepted in its old place, with a warning.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "system"),
+    [
+        (["--config.instruct_qformer=False"], {"instruct_qformer": False}),
+        (["--config.instruct_qformer=false"], {"instruct_qformer": False}),
+        (["--noconfig.instruct_qformer"], {"instruct_qformer": False}),
+        (["--config.instruct_qformer=True"], {}),
+        (["--config.instruct_qformer"], {}),
+        (
+            ["--config.instruct_qformer=False", "--config.system.momentum=0.5"],
+            {"momentum": 0.5, "instruct_qformer": False},
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("variant", ["", ":no_instruction_in_qformer"])
+def test_the_old_override_of_a_system_option(overrides, system, variant, parsed):
+    with pytest.warns(FutureWarning, match=r"config\.instruct_qformer is now config\.system\.instruct_qformer"):
+        assert parsed(f"--config={DIGITS}{variant}", *overrides).system == system
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "config.instruct_qformer = False",
+        "with config.unlocked(): config.update_from_flattened_dict({'instruct_qformer': False})",
+        "config.instruct_qformer = config_dict.placeholder(bool); config.instruct_qformer = False",
+    ],
+)
+def test_the_old_field_in_a_file(stated, parsed, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.format(stated))
+    with pytest.warns(FutureWarning, match="is now config"):
+        assert parsed(f"--config={tmp_path / 'own.py'}").system == {"instruct_qformer": False}
+
+
+def test_an_unknown_layout_is_refused_with_the_choices(cli):
+    run = cli("evaluate", f"--config={DIGITS}", "--workdir=/nowhere", "--config.layout.llm=split")
+    assert run.code == 2
+    assert "layout.llm 'split' is unknown; there are replicated, fsdp, tensor, sequence, sharded" in run.err
 
 
 OWN = """
@@ -215,9 +273,8 @@ def test_what_plan_advises_can_be_typed(config, topology, parsed):
     assert ("--config.optim.accumulation=" in " ".join(typed)) == (run.batch_size > there.devices)
     for overrides in map(str.split, typed):
         advised = parsed(f"--config={config}", *overrides)
-        found, before = ({path: value for path, _, value in leaves(RunConfig, one)} for one in (advised, run))
         for path, _, value in (override.removeprefix("--config.").partition("=") for override in overrides):
-            assert str(found[path]) == value != str(before[path])
+            assert str(at(advised, path)) == value != str(at(run, path))
         check(advised, make_mesh(*dataclasses.astuple(advised.mesh), devices=jax.devices()[: there.devices]))
 
 
@@ -225,7 +282,7 @@ def test_a_file_that_wants_a_field_given(parsed, tmp_path):
     (tmp_path / "own.py").write_text(
         OWN.format("config.optim = {'clip_norm': config_dict.required_placeholder(float)}")
     )
-    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is to be given on the command line"):
+    with pytest.raises(ValueError, match=r"own\.py: config\.optim\.clip_norm is missing; give it on the command line"):
         parsed(f"--config={tmp_path / 'own.py'}")
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from instructblip_jax.data import prepared
-from instructblip_jax.datasets.prepare import finish, shards
+from instructblip_jax.data.places import REPORT
+from instructblip_jax.datasets.prepare import shards
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_same_again_is_left_and_said_to_be_the_same(prepare, tmp_path, sourc
     result, told = prepare()
     assert result.code == 0, result.err
     assert told["kept"] is True
-    assert "own: there already, whole, and left as it is; --overwrite makes it anew" in result.out
+    assert "own: there already, complete, left unchanged; --overwrite builds it again" in result.out
     assert "its annotation files and flags are still the same" in result.out
     assert state(tmp_path) == before
     moved = source.rename(tmp_path / "moved")
@@ -76,14 +77,14 @@ def test_changed_files_are_refused_by_name_and_overwritten_on_demand(prepare, tm
     result, _ = prepare()
     assert result.code == 1
     (message,) = result.err.strip().splitlines()
-    assert f"was prepared from something else: {words}. --overwrite makes it anew" in message
+    assert f"was prepared from something else: {words}. --overwrite builds it again" in message
     assert state(tmp_path) == before
     rows = len(answers(tmp_path))
     result, told = prepare("--overwrite")
     assert result.code == 0, result.err
     assert told["kept"] is False
     assert len(answers(tmp_path)) != rows
-    assert [path.name for path in (tmp_path / "o" / "own").iterdir()] == ["2.0.0"]
+    assert [path.name for path in (tmp_path / "o" / "own").iterdir()] == ["3.0.0"]
     assert prepare()[1]["kept"] is True
 
 
@@ -148,7 +149,7 @@ def test_what_is_written_into_the_source_is_no_part_of_it(cli, source):
 
 def test_a_set_of_an_earlier_version_is_accepted_with_a_note(prepare, tmp_path, source):
     assert prepare("--validation=0.2")[0].code == 0
-    report = tmp_path / "o" / "own" / "2.0.0" / finish.REPORT
+    report = tmp_path / "o" / "own" / "3.0.0" / REPORT
     told = json.loads(report.read_text())
     del told["configuration"]["files"]
     report.write_text(json.dumps(told))

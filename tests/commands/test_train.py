@@ -8,9 +8,9 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.commands import train as train_command
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.run import open_data
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
 
@@ -141,7 +141,7 @@ class Poisoned:
 def test_a_loss_that_is_no_number_stops_the_run_and_the_last_checkpoint_is_kept(cli, world, tmp_path, monkeypatch):
     """That a run goes on from a checkpoint as if nothing had been: above."""
     workdir = tmp_path / "run"
-    monkeypatch.setattr(train_command, "training_batches", Poisoned)
+    monkeypatch.setattr(open_data, "training_batches", Poisoned)
     done = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", *MESH)
     assert done.code == 1, done.err
     last = done.err.splitlines()[-1]
@@ -261,7 +261,7 @@ def test_evaluate_writes_the_table_the_json_and_the_predictions(process, cli, wo
     said = predictions(workdir)
     absent = cli("evaluate", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", "--checkpoint=22")
     assert absent.code == 1
-    assert "no checkpoint of step 22; there are [21, 28, 30]" in absent.err.splitlines()[-1]
+    assert "has no checkpoint of step 22; there are [21, 28, 30]" in absent.err.splitlines()[-1]
     assert predictions(workdir) == said
 
     # An older step's answers are those of a run that ended there, and others than the newest one's.

@@ -7,10 +7,11 @@ import shutil
 import pytest
 import toys
 
-from instructblip_jax.commands import train
-from instructblip_jax.data import prepared
+from instructblip_jax.data import places, prepared
 from instructblip_jax.datasets.digits.records import make
+from instructblip_jax.datasets.prepare import write
 from instructblip_jax.model import InstructBlip
+from instructblip_jax.run import open_data
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
 from instructblip_jax.train.optimizer import OptimConfig, schedule
@@ -42,7 +43,7 @@ def count(world):
     """The set "count", to be prepared anew; it comes back afterwards."""
     there, kept = world / "sets" / "count", world / "kept"
     there.rename(kept)
-    yield lambda records: prepared.write(world / "sets", "count", {"train": records})
+    yield lambda records: write.write(world / "sets", "count", {"train": records})
     shutil.rmtree(there)
     kept.rename(there)
 
@@ -66,7 +67,7 @@ def test_a_set_that_was_prepared_anew_from_other_rows_is_refused(cli, world, beg
     assert result.code == 1
     assert result.err == (
         f"instructblip train: {begun}/checkpoints/30: trained on other records than count holds now; was it prepared "
-        "anew? Put back what it held, or train from the start in another --workdir\n"
+        "again? Restore its former records, or train from the start in another --workdir\n"
     )
     assert not loaded  # which takes minutes
     assert {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.is_file()} == before | {
@@ -96,7 +97,7 @@ def test_sets_are_known_wherever_they_lie(world, tmp_path):
 def test_a_set_of_an_earlier_version_is_known_by_its_files(world, tmp_path):
     def old(name: str, records: int):
         toys.write_sets(tmp_path / name, {"count": records})
-        path = prepared.directory_of(tmp_path / name, "count") / "report.json"
+        path = places.directory_of(tmp_path / name, "count") / "report.json"
         report = json.loads(path.read_text())
         for split in report["splits"].values():
             del split["digest"]
@@ -111,20 +112,20 @@ def test_a_second_run_in_a_workdir_is_refused_at_once(cli, world, begun, loaded)
     with Workdir(str(begun)).held():
         result = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={begun}")
     assert result.code == 1
-    assert result.err.startswith(f"instructblip train: {begun}: another `train` is at work here (process ")
+    assert result.err.startswith(f"instructblip train: {begun}: another `train` is running here (process ")
     assert result.err.count("\n") == 1
     assert not loaded
 
 
 def test_what_can_be_refused_is_refused_before_anything_takes_long(cli, world, tmp_path, loaded, monkeypatch):
     made: list = []
-    monkeypatch.setattr(train, "prepare_missing", lambda *args: made.append(args))
+    monkeypatch.setattr(open_data, "prepare_missing", lambda *args: made.append(args))
     run = tmp_path / "run"
     given = ("train", f"--config={world / 'tiny.py'}")
     for more, words in (
         (["--workdir=/proc/nope"], "/proc/nope: cannot be written to"),
-        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'mine')"], "mine/2.0.0: no such prepared set"),
-        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'count:dev')"], "count/2.0.0: has no split 'dev'"),
+        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'mine')"], "mine/3.0.0: no such prepared set"),
+        ([f"--workdir={run}", "--config.mixture.sets=('caption', 'count:dev')"], "count/3.0.0: has no split 'dev'"),
         ([f"--workdir={run}", "--config.validate_every=-2"], "config.validate_every is -2"),
     ):
         result = cli(*given, *more)

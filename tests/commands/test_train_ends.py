@@ -78,7 +78,7 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_weights(environme
     last = len(entries(workdir))
     assert 9 <= last < 30
     assert err.splitlines()[-1] == (
-        f"instructblip train: stopped by SIGTERM after step {last}; the same command goes on from there"
+        f"instructblip train: stopped by SIGTERM after step {last}; the same command resumes from there"
     )
     assert "Traceback" not in err
     assert (workdir / "checkpoints" / str(last)).exists()

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from instructblip_jax import families
 from instructblip_jax.commands import answer, evaluate, train
 from instructblip_jax.datasets.digits.templates import PLAIN
-from instructblip_jax.model import InstructBlip
+from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
-from instructblip_jax.run.config import RunConfig
+from instructblip_jax.run import open_data
+from instructblip_jax.run.check import fitted
+from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.sharding import Layout
 from instructblip_jax.train.examples import LoggedExamples
@@ -35,16 +39,14 @@ OFF: dict[str, Any] = {
     "seed": 12,
     "dtype": "float32",
     "image_size": 32,
-    "instruct_qformer": False,
+    "system": {"instruct_qformer": False},
     "int8": True,
     "remat": "layer",
     "trainable": "original",
     "mesh.data": 2,
     "mesh.fsdp": -1,
     "mesh.tensor": 2,
-    "layout.trained": "replicated",
-    "layout.vit": "fsdp",
-    "layout.llm": "tensor",
+    "layout": {"trained": "replicated", "vit": "fsdp", "llm": "tensor"},
     "optim.learning_rate": 0.25,
     "optim.warmup_steps": 2,
     "optim.warmup_start": 0.125,
@@ -125,7 +127,7 @@ class Spy:
 @pytest.fixture
 def off(world, tmp_path):
     """The configuration file, off every default."""
-    groups = {name: {} for name in ("mesh", "layout", "optim", "mixture", "data", "evaluation")}
+    groups = {name: {} for name in ("mesh", "optim", "mixture", "data", "evaluation")}
     lines = [
         "from ml_collections import ConfigDict",
         "def get_config():",
@@ -146,11 +148,12 @@ def stop(*_: Any, **__: Any) -> Any:
 def assembled(cli, off, tmp_path, monkeypatch) -> Spy:
     """The objects that `train` made, up to its first step."""
     spy = Spy(monkeypatch)
-    for name in ("training_batches", "optimizer", "make_step"):
+    spy.on(open_data, "training_batches")
+    for name in ("optimizer", "make_step"):
         spy.on(train, name)
-    spy.on(InstructBlip, "from_pretrained")
+    spy.on(Model, "from_pretrained")
     spy.on(train.validation, "prepare", lambda *_, **__: "the validation")
-    spy.on(flops, "batch", lambda *_: 7.0)
+    spy.on(flops, "of_batch", lambda *_: 7.0)
     spy.on(train.loop, "run", stop)
     spy.on(Workdir, "checkpoints")
     monkeypatch.setattr(chips, "chip_of", lambda kind: types.SimpleNamespace(bf16=1e12))
@@ -164,10 +167,11 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     given, gave = assembled.given, assembled.gave
     model = gave["from_pretrained"]
     assert given["from_pretrained"] == {
-        "args": (f"{world}/model", model.mesh, "float32"),
+        "args": (f"{world}/model", model.mesh),
+        "dtype": "float32",
         "trainable": "original",
         "instruct_qformer": False,
-        "layout": Layout("replicated", "fsdp", "tensor"),
+        "layout": Layout(trained="replicated", vit="fsdp", llm="tensor"),
         "remat": "layer",
         "int8": True,
         "image_size": 32,
@@ -217,7 +221,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     # A run uses a share of what all of its eight devices can do together.
     assert job.meter.peak_flops == 8e12
     assert job.meter.flops_per_batch({"x": (16,)}) == 7.0
-    assert given["batch"]["args"] == (model.config, {"x": (16,)}, "original")
+    assert given["of_batch"]["args"] == (model, {"x": (16,)})
 
 
 @pytest.mark.parametrize(("every", "asked"), [("0", False), ("-1", True)])
@@ -238,12 +242,12 @@ def test_validation_is_asked_for_or_not(cli, off, tmp_path, monkeypatch, every, 
 )
 def test_the_last_batch_of_an_epoch_counts(steps, epochs, records, want):
     run = types.SimpleNamespace(steps=steps, epochs=epochs, batch_size=8)
-    assert train.total_steps(run, records) == want
+    assert open_data.total_steps(run, records) == want
 
 
 def test_the_fields_that_evaluate_reads_have_their_effect(cli, assembled, off, world, tmp_path, monkeypatch):
     spy = Spy(monkeypatch)
-    spy.on(evaluate.InstructBlip, "from_pretrained")
+    spy.on(evaluate.Model, "from_pretrained")
     spy.on(evaluate.Processor, "from_pretrained")
     spy.on(evaluate, "evaluation_batches")
     spy.on(evaluate, "answered", stop)
@@ -276,3 +280,82 @@ def test_answer_reads_the_run_that_it_is_given(cli, assembled, world, tmp_path, 
     assert model.config.vision.image_size == processor.image.height == 32
     assert "vit/post_norm/scale" in model.train
     assert {x.dtype.name for x in model.frozen.values()} == {"float32"}
+
+
+# Fields that depend on the system
+
+
+@pytest.fixture
+def system(world):
+    return families.read_config(world / "model")
+
+
+@pytest.fixture
+def run(world) -> RunConfig:
+    return resolve(ConfigDict({"model": "M", "steps": 1, "batch_size": 2, "mixture": {"sets": ("count",)}}))
+
+
+def test_the_trainable_set_gets_its_name(run, system):
+    assert run.trainable == ""
+    assert fitted(run, system) == dataclasses.replace(run, trainable="qformer")
+    original = dataclasses.replace(run, trainable="original")
+    assert fitted(original, system) == original
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainable": "everything"}, "'everything' is unknown; there are original, projection, qformer, vision"),
+        ({"layout": {"audio": "fsdp"}}, r"layout\.audio: this system has no such part; it has vit, llm, trained"),
+        ({"data.features": "d", "trainable": "vision"}, r"config\.data\.features .* trainable 'vision' trains it"),
+    ],
+)
+def test_what_does_not_fit_the_system_is_refused(run, system, changes, words):
+    with pytest.raises(ValueError, match=words):
+        fitted(changed(run, changes), system)
+
+
+def test_a_loss_over_pairs_of_rows_refuses_accumulation_by_name(run, system):
+    paired = types.SimpleNamespace(
+        **{name: getattr(system, name) for name in ("parts", "trainable_sets")}, in_batch=True
+    )
+    assert fitted(run, paired).trainable == "qformer"
+    with pytest.raises(ValueError, match=r"config\.optim\.accumulation is 2: the loss of M compares the rows"):
+        fitted(changed(run, {"optim.accumulation": 2}), paired)
+    assert fitted(changed(run, {"optim.accumulation": 2}), system).optim.accumulation == 2
+
+
+def test_features_of_a_system_that_caches_none_are_refused(run, system):
+    bare = types.SimpleNamespace(
+        parts=system.parts, trainable_sets=system.trainable_sets, in_batch=False, feature_keys={}
+    )
+    with pytest.raises(ValueError, match=r"config\.data\.features is 'd': M has no features to be cached"):
+        fitted(changed(run, {"data.features": "d"}), bare)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.system.colour=3", "colour: this system has the options image_size and instruct_qformer"),
+        ("--config.system.instruct_qformer=3", "instruct_qformer is 3; it is True or False"),
+        ("--config.layout.audio=fsdp", "layout.audio: this system has no such part; it has vit, llm, trained"),
+        ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, vision"),
+    ],
+)
+def test_train_refuses_them_before_anything_is_loaded_or_written(cli, world, tmp_path, monkeypatch, override, words):
+    monkeypatch.setattr(Model, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
+    result = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", override)
+    assert result.code == 1
+    assert words in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def changed(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The run with other fields, such as "optim.accumulation"."""
+    for path, value in changes.items():
+        section, _, name = path.rpartition(".")
+        if section:
+            name, value = section, dataclasses.replace(getattr(run, section), **{name: value})
+        run = dataclasses.replace(run, **{name: value})
+    return run

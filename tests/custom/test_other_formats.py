@@ -1,4 +1,4 @@
-"""Formats of other projects, each value by value."""
+"""Formats of other projects, compared value by value."""
 
 import json
 
@@ -16,19 +16,24 @@ def folder(tmp_path):
     return tmp_path
 
 
-def said(*texts: str, ask="human", answer="gpt") -> list[dict]:
+def conversation(*texts: str, ask="human", answer="gpt") -> list[dict]:
     return [{"from": (ask, answer)[n % 2], "value": text} for n, text in enumerate(texts)]
 
 
 def test_llava_conversations(folder):
     given = [
-        {"id": "u0", "image": "0.png", "conversations": said("<image>\nName the box.", "A red box."), "model": "m"},
+        {
+            "id": "u0",
+            "image": "0.png",
+            "conversations": conversation("<image>\nName the box.", "A red box."),
+            "model": "m",
+        },
         {
             "id": "u1",
             "image": ["0.png", "1.png"],
-            "conversations": said("What is it?\n<image>", "A box.", "Open?", "No."),
+            "conversations": conversation("What is it?\n<image>", "A box.", "Open?", "No."),
         },
-        {"id": "u2", "conversations": said("Say hello.", "Hello.", ask="user", answer="assistant")},
+        {"id": "u2", "conversations": conversation("Say hello.", "Hello.", ask="user", answer="assistant")},
     ]
     one, two, three = drafts(json_file(folder / "llava.json", given), folder / "pics")
     assert one.record.turns == (("Name the box.", "A red box."),)
@@ -69,19 +74,19 @@ def test_messages_with_contents(folder):
     assert (draft.record.turns, draft.media) == ((("Who?", "I."),), (Media(path=folder / "pics" / "0.png"),))
 
 
-def test_conversations_that_are_none(folder):
+def test_unusable_conversations(folder):
     bad = [
         [],
         "hello",
         [3],
-        said("Only a question?"),
-        said("What?", " "),
-        said(" <image>", "A box."),
+        conversation("Only a question?"),
+        conversation("What?", " "),
+        conversation(" <image>", "A box."),
         [{"from": "robot", "value": "x"}],
         [{"role": "user", "content": [{"type": "audio"}]}],
         [{"role": "user", "content": {"a": 1}}],
     ]
-    rows = [{"conversations": said("A?", "B.")}, *({"conversations": turns} for turns in bad)]
+    rows = [{"conversations": conversation("A?", "B.")}, *({"conversations": turns} for turns in bad)]
     assert reasons(json_lines(folder / "talk.jsonl", *rows)) == [
         None,
         "empty answer",
@@ -95,7 +100,7 @@ def test_conversations_that_are_none(folder):
         "message is not text",
     ]
     with pytest.raises(ValueError, match="conversations and messages both mean"):
-        read(json_lines(folder / "talk.jsonl", {"conversations": said("A?", "B."), "messages": []}))
+        read(json_lines(folder / "talk.jsonl", {"conversations": conversation("A?", "B."), "messages": []}))
 
 
 COCO = {
@@ -111,7 +116,7 @@ COCO = {
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_coco_captions_in_training_and_to_judge(folder, indent):
+def test_coco_captions_in_training_and_evaluation(folder, indent):
     for name in ("captions.json", "captions_val2014.json"):
         (folder / name).write_text(json.dumps(COCO, indent=indent))
     train = rows(folder / "captions.json", folder / "pics")
@@ -131,7 +136,7 @@ def test_coco_captions_in_training_and_to_judge(folder, indent):
 
 def vqa_pair(folder, questions: str, annotations: str) -> None:
     asked = [{"image_id": n, "question": f"What is {n}?", "question_id": 10 + n} for n in range(3)]
-    told = [
+    entries = [
         {
             "image_id": n,
             "question_id": 10 + n,
@@ -141,7 +146,7 @@ def vqa_pair(folder, questions: str, annotations: str) -> None:
         for n in (2, 0)
     ]
     json_file(folder / questions, {"data_subtype": "train2014", "questions": asked})
-    json_file(folder / annotations, {"info": {}, "annotations": told})
+    json_file(folder / annotations, {"info": {}, "annotations": entries})
 
 
 @pytest.mark.parametrize(
@@ -162,11 +167,11 @@ def test_vqa_pairs_from_either_file(folder, source):
     assert third.media == (Media(path=folder / "pics" / "2.png"),)
 
 
-def test_a_vqa_pair_that_is_none_is_told(folder):
+def test_an_incomplete_vqa_pair_is_reported(folder):
     vqa_pair(folder, "questions.json", "annotations.json")
     (folder / "annotations.json").rename(folder / "a_annotations.json")
     (folder / "b_annotations.json").write_text((folder / "a_annotations.json").read_text())
-    with pytest.raises(ValueError, match=r"questions\.json: several annotations may be meant: a_ann.*, b_ann"):
+    with pytest.raises(ValueError, match=r"questions\.json: several files of annotations match: a_ann.*, b_ann"):
         read(folder / "questions.json", folder / "pics")
     (folder / "questions.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"a_annotations\.json: .*no file of questions"):
@@ -213,7 +218,7 @@ def test_pictures_beside_metadata(folder):
         read(root)
 
 
-def test_a_folder_a_class(folder):
+def test_one_folder_per_class(folder):
     for split in ("train", "val"):
         for kind in ("cat", "dog"):
             picture(folder / "set" / split / kind / "a b.PNG")
@@ -226,7 +231,7 @@ def test_a_folder_a_class(folder):
     assert found["train"][0].media == (Media(path=folder / "set" / "train" / "cat" / "a b.PNG"),)
 
 
-def test_a_text_beside_a_picture(folder):
+def test_one_text_per_picture(folder):
     (folder / "pics" / "0.txt").write_text("A box on a shelf.\n")
     (folder / "pics" / "1.txt").write_text(" \n")
     (folder / "pics" / "x.txt").write_text("Nobody's.")
@@ -254,7 +259,7 @@ def test_a_folder_of_files_and_one_of_nothing(folder):
 
 
 def test_nothing_opens_a_picture(folder):
-    """What is no picture at all is the engine's to find."""
+    """Readers do not open pictures; the shard writer finds those that are broken."""
     (folder / "pics" / "0.png").write_bytes(b"<html>")
     given = [{"image": name, "answer": "x"} for name in ("pics/0.png", "gone.png")]
     assert reasons(json_lines(folder / "a.jsonl", *given)) == [None, None]

@@ -1,4 +1,4 @@
-"""Archives, tables that hold their pictures, and the data sets of other libraries."""
+"""Archives, tables that hold their pictures, and data sets of other libraries."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_shards_are_read_in_place(tmp_path):
     assert held == [[png(1)], [png(2), png(3)], [png(4)]]
 
 
-def test_an_archive_that_breaks_off_is_told(tmp_path):
+def test_an_archive_that_breaks_off_is_reported(tmp_path):
     whole = archive(tmp_path / "whole.tar", [("a.png", png()), ("a.txt", b"x"), ("b.png", png() * 400)]).read_bytes()
     (tmp_path / "train.tar").write_bytes(whole[: whole.index(png() * 400) + 600])
     with pytest.raises(ValueError, match=r"train\.tar: broken archive: unexpected end"):
@@ -128,7 +128,7 @@ class Saved(list):
         return self
 
 
-def test_what_the_library_datasets_saved(tmp_path, monkeypatch):
+def test_data_saved_by_the_library_datasets(tmp_path, monkeypatch):
     parts = {
         "train": Saved([{"image": {"bytes": png(1), "path": None}, "label": 1}]),
         "validation": Saved([{"image": {"bytes": png(2), "path": None}, "label": 0}]),
@@ -189,13 +189,13 @@ def test_a_look_at_a_release(tmp_path):
     given = [{"id": n // 2, "image": "a.png", "question": "W " * (n + 1), "answer": "x"} for n in range(10)]
     source = json_lines(tmp_path / "rows.jsonl", *given, {"image": "gone.png", "caption": "y z"}, "{", "{")
     splits = {"train": lambda: iter(rows(source))}
-    told = inspect.summary(splits)["train"]
-    assert (told["records"], told["skipped"], told["reasons"]) == (11, 2, {"broken JSON": 2})
-    assert (told["missing_pictures"], told["duplicate_ids"]) == (1, 5)
-    assert told["tasks"] == {"vqa": 10, "caption": 1}
-    assert told["words"]["instruction"] == {"p50": 5, "p95": 10, "p99": 10, "p100": 10}
-    assert told["words"]["answer"] == {"p50": 1, "p95": 2, "p99": 2, "p100": 2}
-    assert len(told["examples"]) == 3
-    text = inspect.report({"train": told})
-    for words in ("11 records (10 vqa, 1 caption), 2 skipped", "broken JSON", "p95 10", "ids that were there: 5"):
+    part = inspect.summary(splits)["train"]
+    assert (part["records"], part["skipped"], part["reasons"]) == (11, 2, {"broken JSON": 2})
+    assert (part["missing_pictures"], part["duplicate_ids"]) == (1, 5)
+    assert part["tasks"] == {"vqa": 10, "caption": 1}
+    assert part["words"]["instruction"] == {"p50": 5, "p95": 10, "p99": 10, "p100": 10}
+    assert part["words"]["answer"] == {"p50": 1, "p95": 2, "p99": 2, "p100": 2}
+    assert len(part["examples"]) == 3
+    text = inspect.report({"train": part})
+    for words in ("11 records (10 vqa, 1 caption), 2 skipped", "broken JSON", "p95 10", "duplicate ids: 5"):
         assert words in text

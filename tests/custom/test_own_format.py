@@ -1,4 +1,4 @@
-"""The own format, JSONL and JSON: every column, every other name of it, every row that is none."""
+"""The own format as JSONL and JSON: every column, all its names, every kind of unusable row."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import pytest
 from own_files import drafts, json_file, json_lines, only, picture, png, read, reasons, rows
 
 from instructblip_jax.datasets.draft import Media, Skip
-from instructblip_jax.datasets.readers.custom.row import COLUMNS
+from instructblip_jax.datasets.readers.custom.own_row import COLUMNS
 
 ROW = {"image": "a.png", "instruction": "What is it?", "answer": "a box"}
 
@@ -77,15 +77,15 @@ def test_every_other_name_of_a_column(folder, column, alias):
     [(aliases[0], other) for aliases in COLUMNS.values() for other in aliases[1:]]
     + [("prompt", "question"), ("output", "caption")],
 )
-def test_two_names_of_a_column_are_told(folder, first, second):
+def test_two_names_of_a_column_are_reported(folder, first, second):
     source = json_lines(folder / "rows.jsonl", ROW, {"image": "a.png", "answer": "b", first: "a.png", second: "a.png"})
-    with pytest.raises(ValueError, match=rf"rows\.jsonl:2: .*{first}.* both mean") as told:
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:2: .*{first}.* both mean") as caught:
         read(source)
-    assert first in str(told.value)
-    assert second in str(told.value)
+    assert first in str(caught.value)
+    assert second in str(caught.value)
 
 
-def test_an_exporters_nulls_are_no_second_name(folder):
+def test_an_exporters_nulls_are_not_a_second_name(folder):
     row = {"image": "a.png", "question": "What?", "prompt": None, "answer": None, "answers": ["x"]}
     assert only(json_lines(folder / "rows.jsonl", row)).record.answers == ("x",)
 
@@ -126,7 +126,7 @@ BAD = {
     "blank instruction": [{"instruction": "  "}, {"instruction": "<image>"}],
     "answer not among the candidates": [{"candidates": ["x", "y"]}, {"candidates": "x"}],
     "weights and answers differ in number": [{"weights": [0.5, 0.5]}, {"weights": 1, "answer": ["a", "b"]}],
-    "weights are no shares": [
+    "invalid weights": [
         {"weights": [-1]},
         {"weights": ["x"]},
         {"weights": [0]},
@@ -139,7 +139,7 @@ BAD = {
     "picture is a URL, nothing is downloaded": [{"image": "https://example.org/a.png"}],
     "broken data: URI": [{"image": "data:image/png;base64,###"}, {"image": "data:image/png,abc"}],
     "path outside the image root": [{"image": "../a.png"}, {"image": "/etc/hostname"}, {"image": "x/../../a.png"}],
-    "no possible path": [{"image": "a" * 5000}],
+    "impossible path": [{"image": "a" * 5000}],
     "unknown split": [{"split": "holdout"}],
     "lone surrogate": [{"answer": "b\ud800x"}, {"instruction": "\udfff"}, {"note": "\ud800"}, {"image": "\ud800.png"}],
 }
@@ -148,7 +148,7 @@ BAD = {
 @pytest.mark.parametrize(
     ("reason", "change"), [(reason, change) for reason, changes in BAD.items() for change in changes]
 )
-def test_a_row_that_is_none_is_skipped_alone(folder, reason, change):
+def test_an_unusable_row_is_skipped_alone(folder, reason, change):
     source = json_lines(folder / "rows.jsonl", ROW, ROW | change, ROW)
     assert reasons(source) == [None, reason, None]
     assert rows(source)[1].where == f"{source}:2"
@@ -163,7 +163,7 @@ def test_a_row_that_is_none_is_skipped_alone(folder, reason, change):
         ("[" * 100_000, ""),
     ],
 )
-def test_a_broken_line_is_told_with_its_place(folder, line, detail):
+def test_a_broken_line_is_reported_with_its_place(folder, line, detail):
     first, broken, last = rows(json_lines(folder / "rows.jsonl", ROW, line, ROW))
     assert isinstance(broken, Skip)
     assert (broken.reason, broken.where) == ("broken JSON", f"{folder / 'rows.jsonl'}:2")
@@ -172,12 +172,16 @@ def test_a_broken_line_is_told_with_its_place(folder, line, detail):
     assert (first.record.uid, last.record.uid) == ("own/train/1", "own/train/3")
 
 
-def test_what_is_no_object_is_skipped(folder):
-    assert reasons(json_lines(folder / "rows.jsonl", ROW, "3", "[1]")) == [None, "no JSON object", "no JSON object"]
-    assert reasons(json_file(folder / "rows.json", [ROW, 3, None])) == [None, "no JSON object", "no JSON object"]
+def test_values_other_than_objects_are_skipped(folder):
+    assert reasons(json_lines(folder / "rows.jsonl", ROW, "3", "[1]")) == [
+        None,
+        "not a JSON object",
+        "not a JSON object",
+    ]
+    assert reasons(json_file(folder / "rows.json", [ROW, 3, None])) == [None, "not a JSON object", "not a JSON object"]
 
 
-def test_blank_lines_are_no_rows_and_count_as_lines(folder):
+def test_blank_lines_are_skipped_and_count_as_lines(folder):
     source = folder / "rows.jsonl"
     source.write_text(json.dumps(ROW) + "\n\n  \r\n" + json.dumps(ROW))
     assert [draft.record.uid for draft in drafts(source)] == ["own/train/1", "own/train/4"]
@@ -206,7 +210,7 @@ def test_captions_need_no_instruction(folder):
         assert (draft.record.task, draft.record.instruction, draft.record.slots) == ("caption", None, {})
 
 
-def test_what_is_judged_may_have_no_answer(folder):
+def test_evaluation_rows_may_have_no_answer(folder):
     record = only(json_lines(folder / "test.jsonl", {"image": "a.png", "question": "What?", "answer": None})).record
     assert (record.split, record.answers, record.label) == ("test", (), None)
 
@@ -226,15 +230,15 @@ def test_a_json_list_is_the_same_as_lines_whatever_its_name(folder):
         assert [draft.record for draft in drafts(folder / name)] == expected
 
 
-def test_a_list_that_breaks_off_is_told(folder):
+def test_a_list_that_breaks_off_is_reported(folder):
     source = folder / "rows.json"
     source.write_text(json.dumps([ROW, ROW])[:-9])
     with pytest.raises(ValueError, match=r"rows\.json:1: broken JSON"):
         read(source)
 
 
-def test_a_list_that_is_nested_without_end_is_told(folder):
-    """Not with a hang, and not with the interpreter's death."""
+def test_a_list_that_is_nested_without_end_is_reported(folder):
+    """It neither hangs nor crashes the interpreter."""
     path = folder / "rows.json"
     path.write_text('[{"image": "a.jpg", "answer": ' + "[" * 200_000 + "]" * 200_000 + "}]")
     with pytest.raises(ValueError, match=r"rows\.json:1: broken JSON, nested too deeply"):

@@ -1,4 +1,4 @@
-"""Annotation files, broken in many ways: each is told by name, or its rows are; nothing else is raised."""
+"""Annotation files, broken in many ways: each is refused by name, or its rows are skipped; no other error is raised."""
 
 import io
 import json
@@ -57,7 +57,7 @@ WORDS = [
 
 
 def broken(data: bytes, rng: np.random.Generator) -> bytes:
-    """The file with bits turned, cut off, other words in it, or in another encoding."""
+    """The file with flipped bits, cut off, with other words in it, or in another encoding."""
     kind = int(rng.integers(6))
     at = int(rng.integers(len(data)))
     if kind == 0:
@@ -90,22 +90,22 @@ def outcome(source):
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_broken_files_are_told_by_name_or_row_by_row(tmp_path, number):
+def test_broken_files_are_reported_by_name_or_row_by_row(tmp_path, number):
     source = list(originals(tmp_path))[number]
     data = source.read_bytes()
     rng = np.random.default_rng(number)
-    outcomes = {"told": 0, "skipped": 0, "read": 0}
+    outcomes = {"refused": 0, "skipped": 0, "read": 0}
     for _ in range(ROUNDS):
         source.write_bytes(broken(data, rng))
         found = outcome(source)
         if isinstance(found, Exception):
             assert type(found) in (ValueError, FileNotFoundError), repr(found)
             assert source.name in str(found)
-            outcomes["told"] += 1
+            outcomes["refused"] += 1
             continue
         for row in found:
             assert source.name in row.where
             if isinstance(row, Draft):
                 row.record.to_json().encode()  # what is written
         outcomes["read" if all(isinstance(row, Draft) for row in found) else "skipped"] += 1
-    assert outcomes["told"] + outcomes["skipped"] >= ROUNDS // 4, outcomes
+    assert outcomes["refused"] + outcomes["skipped"] >= ROUNDS // 4, outcomes

@@ -1,4 +1,4 @@
-"""Which split a row belongs to; where pictures may lie."""
+"""Assigning rows to splits; finding pictures."""
 
 import os
 import unicodedata
@@ -29,11 +29,11 @@ ROW = {"image": "0.png", "instruction": "What?", "answer": "x"}
         ("strains.csv", None),
     ],
 )
-def test_what_a_file_is_called(tmp_path, name, split):
+def test_the_split_in_a_files_name(tmp_path, name, split):
     assert of_name(tmp_path / name) == split
 
 
-def test_what_a_folder_is_called(tmp_path):
+def test_the_split_in_a_folders_name(tmp_path):
     assert of_name(tmp_path / "val2017" / "rows.jsonl") == "validation"
     assert of_name(tmp_path / "val2017" / "train.jsonl") == "train"
     assert [of_folder(name) for name in ("Train", "test_2", "validation", "test_pictures", "trains")] == [
@@ -54,7 +54,7 @@ def test_the_field_counts_more_than_the_name_and_the_name_more_than_the_share(tm
     }
 
 
-def test_rows_that_are_none_are_counted_in_their_files_split(tmp_path):
+def test_unusable_rows_are_counted_in_their_files_split(tmp_path):
     found = read(json_lines(tmp_path / "test.jsonl", ROW, "{", ROW | {"image": "../x"}))
     assert [getattr(row, "reason", None) for row in found["test"]] == [
         None,
@@ -68,13 +68,13 @@ def test_without_a_share_all_is_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_that_is_none_is_told(tmp_path, share):
+def test_an_invalid_share_is_reported(tmp_path, share):
     with pytest.raises(ValueError, match="--validation"):
         read(json_lines(tmp_path / "rows.jsonl", ROW), validation=share)
 
 
 def test_the_share_is_drawn_by_picture_and_the_same_every_time(tmp_path):
-    """Five questions a picture, under several spellings of its path."""
+    """Five questions per picture, under several spellings of its path."""
     spelt = ("{}.png", "./{}.png", "sub/../{}.png", "{}.png", "{}.png")
     (tmp_path / "sub").mkdir()
     rows = [ROW | {"image": shape.format(n)} for shape in spelt for n in range(300)]
@@ -122,7 +122,7 @@ def test_links_that_lead_out_are_refused(tmp_path):
     os.symlink("loop.png", tmp_path / "set" / "loop.png")
     names = ("out.png", "stays.png", "loop.png")
     found = reasons(json_lines(tmp_path / "set" / "rows.jsonl", *(ROW | {"image": name} for name in names)))
-    assert found == ["path outside the image root", None, "no possible path"]
+    assert found == ["path outside the image root", None, "impossible path"]
 
 
 def test_names_that_differ_in_case_or_form_are_found(tmp_path):

@@ -9,13 +9,19 @@ import pytest
 from PIL import Image
 
 from instructblip_jax.data import prepared
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.prepared import open_set
+from instructblip_jax.data.record import Medium, Record
+from instructblip_jax.datasets.prepare.write import write
 
 
 def png(grey: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((5, 7, 3), grey, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def pictures(data: bytes, count: int) -> tuple[Medium, ...]:
+    return (Medium("image", data),) * count
 
 
 def records(name: str, split: str, count: int) -> list[Record]:
@@ -25,7 +31,7 @@ def records(name: str, split: str, count: int) -> list[Record]:
             name,
             split,
             "vqa",
-            (png(n % 250),),
+            (Medium("image", png(n % 250)),),
             {"n": str(n), "é": "\n"},
             ("a", str(n)),
             meta={"n": n},
@@ -36,7 +42,7 @@ def records(name: str, split: str, count: int) -> list[Record]:
 
 def test_what_was_written_is_read_back(tmp_path):
     want = {split: records("own_set", split, count) for split, count in (("train", 57), ("test", 3))}
-    counts = prepared.write(tmp_path, "own_set", {split: lambda s=split: iter(want[s]) for split in want})
+    counts = write(tmp_path, "own_set", {split: lambda s=split: iter(want[s]) for split in want})
     assert counts == {"train": 57, "test": 3}
     assert prepared.is_prepared(tmp_path, "own_set")
     for split, expected in want.items():
@@ -54,23 +60,23 @@ def test_what_was_written_is_read_back(tmp_path):
 def test_other_tools_read_the_set_without_this_package(tmp_path):
     import tensorflow_datasets as tfds
 
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
     read = tfds.builder_from_directory(prepared.directory_of(tmp_path, "own_set"))
     assert read.info.splits["train"].num_examples == 4
     example = read.as_data_source("train")[0]
-    assert example["images"][0].shape == (5, 7, 3)
-    assert Record.from_json(example["record"], ()).dataset == "own_set"
+    assert list(example["media"]) == [png(0)]
+    assert Record.from_json(example["record"], example["media"]) == records("own_set", "train", 1)[0]
 
 
 def test_a_set_that_is_there_is_left_as_it_is(tmp_path):
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def unwanted():
         raise AssertionError("made again")
         yield
 
-    assert prepared.write(tmp_path, "own_set", {"train": unwanted}) == {"train": 4}
+    assert write(tmp_path, "own_set", {"train": unwanted}) == {"train": 4}
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -81,38 +87,38 @@ def test_a_maker_that_fails_leaves_nothing_prepared_and_can_be_repeated(tmp_path
 
     splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": failing}
     with pytest.raises(OSError, match="the disk is full"):
-        prepared.write(tmp_path, "own_set", splits)
+        write(tmp_path, "own_set", splits)
     assert not prepared.is_prepared(tmp_path, "own_set")
     assert not prepared.directory_of(tmp_path, "own_set").exists()
     with pytest.raises(FileNotFoundError, match="no such prepared set"):
         prepared.open_set(tmp_path, "own_set", "train")
     splits["test"] = lambda: iter(records("own_set", "test", 2))
-    assert prepared.write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}
+    assert write(tmp_path, "own_set", splits) == {"train": 4, "test": 2}
 
 
 def test_what_a_killed_writer_left_is_not_taken_for_a_set(tmp_path):
     """A kill leaves the directory that is renamed at the end."""
-    left = tmp_path / "own_set" / "2.0.0.incomplete"
+    left = tmp_path / "own_set" / "3.0.0.incomplete"
     left.mkdir(parents=True)
     (left / "train.000000.array_record").write_bytes(b"half")
     (left / "own_set-train.array_record-00000-of-00001").write_bytes(b"half")
     (left / "dataset_info.json").write_text("{}")
     assert not prepared.is_prepared(tmp_path, "own_set")
-    assert prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))}) == {"train": 4}
+    assert write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))}) == {"train": 4}
     assert len(prepared.open_set(tmp_path, "own_set", "train")) == 4
 
 
 def test_a_split_without_records_is_left_out_and_a_set_without_any_is_refused(tmp_path):
     splits = {"train": lambda: iter(records("own_set", "train", 4)), "test": lambda: iter(())}
-    assert prepared.write(tmp_path, "own_set", splits) == {"train": 4, "test": 0}
+    assert write(tmp_path, "own_set", splits) == {"train": 4, "test": 0}
     assert prepared.sizes(tmp_path, "own_set") == {"train": 4}
     with pytest.raises(ValueError, match=r"nothing: no row in any split \(train, test\)"):
-        prepared.write(tmp_path, "nothing", {"train": lambda: iter(()), "test": lambda: iter(())})
+        write(tmp_path, "nothing", {"train": lambda: iter(()), "test": lambda: iter(())})
     assert not prepared.is_prepared(tmp_path, "nothing")
 
 
 def test_a_split_is_found_by_its_official_name(tmp_path):
-    prepared.write(tmp_path, "own_set", {"zeroshot/test-dev": lambda: iter(records("own_set", "x", 3))})
+    write(tmp_path, "own_set", {"zeroshot/test-dev": lambda: iter(records("own_set", "x", 3))})
     assert prepared.sizes(tmp_path, "own_set") == {"zeroshot_test_dev": 3}
     for split in ("zeroshot/test-dev", "zeroshot_test_dev"):
         assert [record.uid for record in map(prepared.open_set(tmp_path, "own_set", split).__getitem__, range(3))]
@@ -120,8 +126,10 @@ def test_a_split_is_found_by_its_official_name(tmp_path):
 
 def test_records_are_stored_in_order_whatever_their_pictures_end_in(tmp_path):
     """A picture's last bytes may be zeros, and a record may have none."""
-    want = [Record(f"u{n}", "own_set", "train", "vqa", (png(3) + b"\0" * n,) * (n % 3), {}, ("a",)) for n in range(9)]
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(want)})
+    want = [
+        Record(f"u{n}", "own_set", "train", "vqa", pictures(png(3) + b"\0" * n, n % 3), {}, ("a",)) for n in range(9)
+    ]
+    write(tmp_path, "own_set", {"train": lambda: iter(want)})
     source = prepared.open_set(tmp_path, "own_set", "train")
     assert [source[n] for n in range(9)] == want
 
@@ -136,12 +144,12 @@ def test_a_directory_without_a_set_names_it_and_the_remedy(tmp_path):
 
 def test_a_split_that_is_not_there_names_those_that_are(prepared):
     with pytest.raises(ValueError, match=r"no split 'trian'; it has .*train.*validation") as caught:
-        prepared.open_set(prepared, "count", "trian")
+        open_set(prepared, "count", "trian")
     assert str(prepared) in str(caught.value)
 
 
 def test_truncated_files_are_told_with_the_directory(tmp_path):
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 40))})
+    write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 40))})
     directory = prepared.directory_of(tmp_path, "own_set")
     (file,) = directory.glob("*.array_record*")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -152,7 +160,7 @@ def test_truncated_files_are_told_with_the_directory(tmp_path):
 
 
 def test_writing_prints_nothing(tmp_path, capfd):
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
+    write(tmp_path, "own_set", {"train": lambda: iter(records("own_set", "train", 4))})
     prepared.open_set(tmp_path, "own_set", "train")[0]
     assert capfd.readouterr() == ("", "")
 
@@ -161,7 +169,7 @@ def test_a_set_is_a_sequence(tmp_path):
     """Iterating ends, and what is no record's number is no damage."""
     want = records("own_set", "train", 7)
     more = records("own_set", "test", 2)
-    prepared.write(tmp_path, "own_set", {"train": lambda: iter(want), "test": lambda: iter(more)})
+    write(tmp_path, "own_set", {"train": lambda: iter(want), "test": lambda: iter(more)})
     for split, all_of_them in (("train", want), ("train+test", [*want, *more]), ("test+train", [*more, *want])):
         source = prepared.open_set(tmp_path, "own_set", split)
         assert len(source) == len(all_of_them)
@@ -171,27 +179,44 @@ def test_a_set_is_a_sequence(tmp_path):
         assert source[1:4] == all_of_them[1:4]
         assert source[::-2] == all_of_them[::-2]
         assert source[np.int64(1)] == all_of_them[1]
-        assert source.shown.tolist() == [1] * len(source)
+        assert [source.shown.of(n) for n in range(len(source))] == [("image",)] * len(source)
         for beyond in (len(source), -len(source) - 1):
             with pytest.raises(IndexError):
                 source[beyond]
 
 
 @pytest.mark.parametrize("by_report", [True, False], ids=["counted", "an earlier version's report"])
-def test_how_many_pictures_a_record_shows(tmp_path, by_report):
+def test_the_kinds_of_media_that_a_record_shows(tmp_path, by_report):
     mixed = [
-        dataclasses.replace(r, images=(png(1),) * n) for r, n in zip(records("s", "a", 4), (1, 2, 0, 2), strict=True)
+        dataclasses.replace(r, media=pictures(png(1), n))
+        for r, n in zip(records("s", "a", 4), (1, 2, 0, 2), strict=True)
     ]
-    two = [dataclasses.replace(r, images=(png(1),) * 2) for r in records("s", "b", 3)]
-    none = [dataclasses.replace(r, images=()) for r in records("s", "c", 2)]
-    prepared.write(tmp_path, "s", {"a": lambda: iter(mixed), "b": lambda: iter(two), "c": lambda: iter(none)})
+    two = [dataclasses.replace(r, media=pictures(png(1), 2)) for r in records("s", "b", 3)]
+    none = [dataclasses.replace(r, media=()) for r in records("s", "c", 2)]
+    heard = [dataclasses.replace(r, media=(Medium("audio", b"la"), Medium("image", png(1)))) for r in two[:2]]
+    splits = {"a": mixed, "b": two, "c": none, "d": heard}
+    write(tmp_path, "s", {split: lambda own=own: iter(own) for split, own in splits.items()})
     report = prepared.directory_of(tmp_path, "s") / "report.json"
-    told = json.loads(report.read_text())
-    assert [told["splits"][split]["by_pictures"] for split in "abc"] == [{"0": 1, "1": 1, "2": 2}, {"2": 3}, {"0": 2}]
+    content = json.loads(report.read_text())
+    assert [content["splits"][split]["by_kinds"] for split in splits] == [
+        {"": 1, "image": 1, "image image": 2},
+        {"image image": 3},
+        {"": 2},
+        {"audio image": 2},
+    ]
     if not by_report:
-        for split in told["splits"].values():
-            del split["by_pictures"]
-        report.write_text(json.dumps(told))
-    shown = {split: prepared.open_set(tmp_path, "s", split).shown.tolist() for split in ("a", "b", "c", "b+a")}
-    assert shown == {"a": [1, 2, 1, 2], "b": [2, 2, 2], "c": [1, 1], "b+a": [2, 2, 2, 1, 2, 1, 2]}
-    assert prepared.open_set(tmp_path, "s", "b+a").frames == 2
+        for split in content["splits"].values():
+            del split["by_kinds"]
+            split["pictures"] = 2
+        report.write_text(json.dumps(content))
+
+    def shown(split: str) -> list[tuple[str, ...]]:
+        source = prepared.open_set(tmp_path, "s", split)
+        assert list(source) == [record for part in split.split("+") for record in splits[part]]
+        return [source.shown.of(n) for n in range(len(source))]
+
+    one, both = ("image",), ("image", "image")
+    assert shown("a") == [one, both, one, both]
+    assert shown("b+a+d") == [both] * 3 + [one, both, one, both] + [("audio", "image")] * 2
+    assert shown("c") == [one, one]
+    assert prepared.open_set(tmp_path, "s", "b+d+c").shown.order.tolist() == [2, 2, 2, 1, 1, 0, 0]

@@ -5,13 +5,12 @@ import pytest
 import toys
 
 from instructblip_jax.data.buckets import assign
-from instructblip_jax.data.collate import collate, grid, text_lengths
+from instructblip_jax.data.collate import collate, grid
 from instructblip_jax.processor import Processor
 
 
-def sample(processor, text: str, answer: str | None = None, grey: float = 1.0) -> dict:
-    pixels = np.full((toys.SIZE, toys.SIZE, 3), grey, np.float32)
-    return {"pixel_values": pixels, **processor.encode(text, answer)}
+def media(count: int = 1, grey: float = 1.0) -> list[dict]:
+    return [{"pixel_values": np.full((toys.SIZE, toys.SIZE, 3), grey, np.float32)}] * count
 
 
 def test_the_cheapest_shape_that_holds_both():
@@ -23,8 +22,8 @@ def test_the_cheapest_shape_that_holds_both():
 
 def test_both_instruction_rows_take_one_length(processor):
     # BERT's words are more: top-left is one token of the language model, and three of the Q-Former's.
-    rows = [sample(processor, "which digit is top-left ?", "3"), sample(processor, "where ?", "top-left red 3 , 4")]
-    batch = collate(rows, processor, shapes=grid((7, 8, 9, 16), (2, 6, 9)))
+    rows = [processor.encode("which digit is top-left ?", "3"), processor.encode("where ?", "top-left red 3 , 4")]
+    batch = collate(rows, media(2), processor, shapes=grid((7, 8, 9, 16), (2, 6, 9)))
     assert len(rows[0]["input_ids"]) == 6
     assert len(rows[0]["qformer_input_ids"]) == 9
     names = {"input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"}
@@ -36,20 +35,21 @@ def test_both_instruction_rows_take_one_length(processor):
 
 
 def test_without_answers_no_response_length_is_asked_for(processor):
-    batch = collate([sample(processor, "where ?")], processor, shapes=[(8, 0)])
+    batch = collate([processor.encode("where ?")], media(), processor, shapes=[(8, 0)])
     assert "labels" not in batch
     assert batch["input_ids"].shape == (1, 8)
 
 
 def test_a_blank_image_is_the_mean_colour(processor):
-    rows = [sample(processor, "where ?", "here", grey=0.7)]
+    rows = [processor.encode("where ?", "here")]
+    shown = media(grey=0.7)
     lengths = {"shapes": [(8, 8)]}
-    seen = collate(rows, processor, **lengths)
-    blank = collate(rows, processor, **lengths, blank_image=True)
+    seen = collate(rows, shown, processor, **lengths)
+    blank = collate(rows, shown, processor, **lengths, blank=True)
     assert (seen["pixel_values"] == np.float32(0.7)).all()
     assert (blank["pixel_values"] == 0).all()
     assert blank["pixel_values"].dtype == np.float32
-    assert (rows[0]["pixel_values"] == np.float32(0.7)).all()
+    assert (shown[0]["pixel_values"] == np.float32(0.7)).all()
     for name in blank.keys() - {"pixel_values"}:
         np.testing.assert_array_equal(seen[name], blank[name])
     mean = np.full((9, 9, 3), np.rint(255 * np.array(processor.image.mean)), np.uint8)
@@ -59,7 +59,7 @@ def test_a_blank_image_is_the_mean_colour(processor):
 @pytest.mark.parametrize("shape", [(4, 9), (9, 1)])
 def test_rows_that_fit_no_shape_are_an_error_that_names_the_fields(processor, shape):
     with pytest.raises(ValueError, match=r"data\.instruction_lengths and data\.response_lengths go up to .* 9 \+ 2"):
-        collate([sample(processor, "which digit is top-left ?", "3")], processor, shapes=[shape])
+        collate([processor.encode("which digit is top-left ?", "3")], media(), processor, shapes=[shape])
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +69,15 @@ def joined():
 
 
 def test_a_decoder_only_row_has_its_response_behind_its_instruction(joined):
-    rows = [sample(joined, "which digit is top-left ?", "3"), sample(joined, "where ?", "top-left red 3 , 4")]
-    lengths = [text_lengths(row, joined) for row in rows]
+    rows = [joined.encode("which digit is top-left ?", "3"), joined.encode("where ?", "top-left red 3 , 4")]
+    lengths = [joined.lengths(row) for row in rows]
     for row, (asked, said) in zip(rows, lengths, strict=True):
         assert asked + said == len(row["input_ids"]) == len(row["labels"])
         assert (row["labels"] == -100).sum() == asked
     (first, one), (second, other) = lengths
-    batch = collate(rows, joined, shapes=[(max(first, second) + 3, max(one, other) + 2)])
+    batch = collate(rows, media(2), joined, shapes=[(max(first, second) + 3, max(one, other) + 2)])
     whole = max(first, second) + 3 + max(one, other) + 2
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (2, whole)
     assert (batch["labels"] != -100).sum(1).tolist() == [one, other]
     with pytest.raises(ValueError, match=rf"a row has {max(first, second)} \+ {max(one, other)} tokens"):
-        collate(rows, joined, shapes=[(max(first, second), max(one, other) - 1)])
+        collate(rows, media(2), joined, shapes=[(max(first, second), max(one, other) - 1)])

@@ -1,6 +1,9 @@
 """Image features computed once: the same losses and gradients as from pixels, and never those of another tower."""
 
+import copy
 import dataclasses
+import hashlib
+import json
 import shutil
 
 import jax
@@ -9,20 +12,22 @@ import pytest
 import toys
 
 import instructblip_jax as ib
+from instructblip_jax import digests
 from instructblip_jax.data import loader, prepared
 from instructblip_jax.data.loader import training_batches
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import Medium, Record, key_of
 from instructblip_jax.datasets.digits.templates import TEMPLATES
+from instructblip_jax.datasets.prepare.write import write
 from instructblip_jax.features import cache as feature_cache
 from instructblip_jax.features import compute
 from instructblip_jax.features.cache import FeatureCache, FeatureWriter
-from instructblip_jax.features.pictures import BLANK, KEY, Pictures, key_of, pictures_of
-from instructblip_jax.plan import flops
+from instructblip_jax.features.pictures import BLANK, KEY, Pictures, pictures_of
 from instructblip_jax.systems.build import merge
 
 BATCH = 8
 SHAPE = (10, 24)  # (24 / 8) ** 2 patches and the class token
 PICTURES = 48 + 24 + 12
+IMAGE = ("image",)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,10 @@ def stream(sources, processor):
 
 
 def tower(model, pixels):
-    return np.asarray(jax.jit(lambda x: merge(model.graph, model.train, model.frozen).image_features(x))(pixels))
+    def run(x):
+        return merge(model.graph, model.train, model.frozen).features({"pixel_values": x})["pixel_values"]
+
+    return np.asarray(jax.jit(run)(pixels))
 
 
 def arrays(batch):
@@ -65,7 +73,7 @@ def arrays(batch):
 def test_batches_bring_features_for_pixels_and_are_else_the_same(model, cached, stream, monkeypatch):
     seen = stream()
     wanted = [next(seen) for _ in range(6)]
-    monkeypatch.setattr(loader, "pixels_of", None)  # no picture is decoded
+    monkeypatch.setattr(loader, "media_of", None)  # no picture is decoded
     stored = stream(cached)
     for want in wanted:
         got = next(stored)
@@ -100,7 +108,7 @@ def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, proc
     assert cached.cache.dtype == jax.numpy.bfloat16
     pictures = [sources["count"][n].images[0] for n in range(4)]
     want = tower(model, np.stack([processor.image(picture) for picture in pictures]))
-    got = cached([("count", n) for n in range(4)], 1)
+    got = cached([("count", n) for n in range(4)], IMAGE)["pixel_values"]
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got.view(np.uint16), want.view(np.uint16))
 
@@ -108,21 +116,44 @@ def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, proc
 def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sources, tmp_path):
     own = {"count": sources["count"]}
     other = toys.write_model(tmp_path / "other", seed=1)
-    smaller = dataclasses.replace(processor.image, mean=(0.5, 0.5, 0.5))
+    smaller = copy.copy(processor)
+    smaller.image = dataclasses.replace(processor.image, mean=(0.5, 0.5, 0.5))
     models = [
         model,
         ib.InstructBlip.from_pretrained(other, dtype="float32"),
         ib.InstructBlip.from_pretrained(directory, dtype="bfloat16"),
     ]
-    keys = [compute.tower_key(one, processor.image) for one in models] + [compute.tower_key(model, smaller)]
+    keys = [compute.tower_key(one, processor) for one in models] + [compute.tower_key(model, smaller)]
     assert len(set(keys)) == len(keys)
     original = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
-    assert compute.tower_key(original, processor.image) == keys[0]  # the norm that trains is no part of it
+    assert compute.tower_key(original, processor) == keys[0]  # the norm that trains is no part of it
     found = [compute.prepare(one, processor, own, tmp_path / "cache", batch_size=4) for one in models[:2]]
     pixels = np.stack([processor.image(sources["count"][n].images[0]) for n in range(4)])
     for one, cached in zip(models, found, strict=False):
-        got = cached([("count", n) for n in range(4)], 1)
+        got = cached([("count", n) for n in range(4)], IMAGE)["pixel_values"]
         np.testing.assert_allclose(got, tower(one, pixels), rtol=1e-5, atol=1e-6)
+
+
+def test_the_key_of_a_cache_is_that_of_earlier_versions(model, processor):
+    """So that features which were computed once are found again."""
+    tower = {
+        path: x for path, x in model.frozen.items() if path.startswith("vit/") and not path.startswith("vit/post_norm/")
+    }
+    weights = digests.of_devices(tower)
+    content = {
+        "version": 1,
+        "weights": {path: [weights[path], str(x.dtype), x.shape] for path, x in sorted(tower.items())},
+        "vision": dataclasses.asdict(model.config.vision),
+        "image": dataclasses.asdict(processor.image),
+    }
+    want = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    assert compute.tower_key(model, processor) == want
+
+
+def test_a_system_of_several_media_has_no_cache(model, processor, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(model.config), "media_keys", ("pixel_values", "audio"))
+    with pytest.raises(ValueError, match=r"config\.data\.features: the features of this system cannot be cached"):
+        compute.prepare(model, processor, sources, tmp_path, batch_size=4)
 
 
 def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cached, tmp_path, monkeypatch, capsys):
@@ -146,7 +177,9 @@ def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cache
     assert len(again.cache.keys) == PICTURES + 1
     assert not [*again.cache.directory.glob("*.part")]
     places = [("digit_at", n) for n in range(24)]
-    np.testing.assert_allclose(again(places, 1), cached(places, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        again(places, IMAGE)["pixel_values"], cached(places, IMAGE)["pixel_values"], rtol=1e-5, atol=1e-6
+    )
     # What is there is neither computed nor written again.
     monkeypatch.setattr(compute._Tower, "compute", None)
     monkeypatch.setattr(loader.Source, "__getitem__", None)
@@ -169,10 +202,10 @@ def test_several_pictures_a_record_come_in_their_order(model, processor, sources
     data = [sources["count"][n].images[0] for n in range(4)]
     keys = np.frombuffer(b"".join(map(key_of, data)), KEY)
     pictures = Pictures(keys, np.array([0, 3, 3, 4]))
-    assert [len(column) for column in pictures.shown(2)] == [3, 3, 3]
+    assert [column.tolist() for column in pictures.places] == [[0, 0, 0, 2], [0, 1, 2, 0]]
     cached = compute.prepare(model, processor, {"count": sources["count"]}, tmp_path, batch_size=4)
-    cached = compute.Features(cached.cache, {"own": pictures})
-    got = cached([("own", n) for n in range(3)], 2)
+    cached = compute.Features(cached.cache, {"own": pictures}, "pixel_values")
+    got = cached([("own", n) for n in range(3)], IMAGE * 2)["pixel_values"]
     shown = [(data[0], data[1]), (None, None), (data[3], data[3])]
     zeros = np.zeros((24, 24, 3), np.float32)
     want = [[zeros if one is None else processor.image(one) for one in row] for row in shown]
@@ -255,18 +288,27 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 
 
 def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, processor, sources, stream, tmp_path):
-    """One, two or no picture a row: in batches of their own, with features as with pixels."""
+    """One, two or no picture in a row, or frames: in batches of their own, with features as with pixels."""
     images = [record.images[0] for record in sources["count"]]
-    shown = [images[:1], images[1:3], [], images[3:5], images[5:6]]
+    shown = [images[:1], images[1:3], [], images[3:5], images[5:6], images[6:9]]
     own = [
-        Record(f"own/{n}", "own", "train", "vqa", tuple(pictures), {}, (str(n),), instruction="which digit ?")
+        Record(
+            f"own/{n}",
+            "own",
+            "train",
+            "vqa",
+            tuple(Medium("image", one) for one in pictures),
+            {},
+            (str(n),),
+            instruction="which digit ?",
+        )
         for n, pictures in enumerate(shown)
     ]
-    prepared.write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
+    write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
     mixed = {"own": prepared.open_set(tmp_path / "sets", "own", "train")}
     cached = compute.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
     seen, stored, numbers = stream(sources=mixed), stream(cached, sources=mixed), set()
-    for _ in range(10):
+    for _ in range(24):
         want, got = next(seen), next(stored)
         assert got["uid"] == want["uid"]
         pixels = want["pixel_values"]
@@ -275,7 +317,7 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
         tokens = tower(model, pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], *SHAPE)
         np.testing.assert_allclose(got["image_features"], tokens, rtol=1e-5, atol=1e-6)
         numbers.add(number)
-    assert numbers == {1, 2}
+    assert numbers == {1, 2, 3}
 
 
 def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):
@@ -287,6 +329,8 @@ def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, 
 
 
 def test_model_flops_are_without_the_tower_where_features_are_cached(model):
+    from instructblip_jax.plan import flops
+
     text = {"input_ids": (4, 8), "qformer_input_ids": (4, 8), "labels": (4, 6)}
     parts = flops.example(model.config, flops.Lengths(8, 6, 2))
     pixels = flops.batch(model.config, {"pixel_values": (4, 2, 24, 24, 3), **text})

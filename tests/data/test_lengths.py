@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 
 from instructblip_jax.data import buckets, loader
-from instructblip_jax.data.collate import text_lengths
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Record
@@ -69,7 +68,7 @@ def test_one_shape_is_the_largest_and_equal_rows_need_one_more():
 
 
 def records(prepared, count: int, **fields) -> list[Record]:
-    images = open_set(prepared, "count", "train")[0].images
+    images = open_set(prepared, "count", "train")[0].media
     return [
         Record(
             f"own/train/{n}",
@@ -114,9 +113,7 @@ def test_sampled_lengths_are_those_of_what_is_drawn(processor, prepared):
     long = dataclasses.replace(one, uid="long/0", instruction="which digit is top-left ?" * 3, answers=("red 3 , 4",))
     sources, shares = {"short": [short], "long": [long]}, {"short": 0.75, "long": 0.25}
     got = loader.sample_lengths(sources, shares, processor, {}, seed=1, count=400)
-    want = [
-        text_lengths(processor.encode(r.instruction, r.answers[0], training=True), processor) for r in (short, long)
-    ]
+    want = [processor.lengths(processor.encode(r.instruction, r.answers[0], training=True)) for r in (short, long)]
     assert got.shape == (400, 2)
     assert {tuple(row) for row in got.tolist()} == set(want)
     assert abs((got == want[1]).all(1).mean() - 0.25) < 0.08  # 3.7 deviations
@@ -155,18 +152,18 @@ def test_a_turn_comes_with_what_was_said_before(processor, prepared):
 
 def test_a_batch_shows_one_number_of_pictures_a_row_and_none_is_shown_twice(processor, prepared):
     one, two = records(prepared, 3), records(prepared, 3)
-    image = one[0].images[0]
-    other = open_set(prepared, "count", "train")[1].images[0]
+    image = one[0].media[0]
+    other = open_set(prepared, "count", "train")[1].media[0]
     two = [
-        Record(**{**vars(r), "uid": f"two/{n}", "dataset": "two", "images": (image, other)}) for n, r in enumerate(two)
+        Record(**{**vars(r), "uid": f"two/{n}", "dataset": "two", "media": (image, other)}) for n, r in enumerate(two)
     ]
-    two[1] = Record(**{**vars(two[1]), "images": (image,)})
-    none = Record(**{**vars(one[2]), "images": ()})
+    two[1] = Record(**{**vars(two[1]), "media": (image,)})
+    none = Record(**{**vars(one[2]), "media": ()})
     sources, shares = {"own": [*one[:2], none], "two": two}, {"own": 0.75, "two": 0.25}
     batches = training_batches(
         sources, shares, processor, {}, batch_size=4, instruction_lengths=(12,), response_lengths=(8,), seed=0,
     )  # fmt: skip
-    pixels, second = processor.image(image), processor.image(other)
+    pixels, second = processor.image(image.data), processor.image(other.data)
     kinds, drawn = Counter(), Counter()
     for _ in range(96):
         batch = next(batches)
@@ -184,9 +181,9 @@ def test_a_batch_shows_one_number_of_pictures_a_row_and_none_is_shown_twice(proc
 
 def test_a_stream_of_mixed_numbers_of_pictures_resumes_anywhere(processor, prepared):
     """And every record is drawn as often as any other, a lone one with two pictures, too."""
-    image, other = (open_set(prepared, "count", "train")[n].images[0] for n in (0, 1))
+    image, other = (open_set(prepared, "count", "train")[n].media[0] for n in (0, 1))
     plain = records(prepared, 1)[0]
-    own = [dataclasses.replace(plain, uid=f"own/{n}", images=(image, other)[: 1 + (n == 3)]) for n in range(6)]
+    own = [dataclasses.replace(plain, uid=f"own/{n}", media=(image, other)[: 1 + (n == 3)]) for n in range(6)]
 
     def make():
         return training_batches(

@@ -12,7 +12,7 @@ from instructblip_jax.data import loader
 from instructblip_jax.data.loader import WINDOW, training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.data.prepared import open_set
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import Medium, Record
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 INSTRUCTION_LENGTHS, RESPONSE_LENGTHS = (12, 20, 40), (4, 24)
@@ -121,13 +121,13 @@ def test_the_hosts_together_have_the_batch_of_one_host(batches, count):
 
 
 def test_a_host_decodes_its_own_pictures_only(batches, monkeypatch):
-    decoded, pixels = [], loader.pixels_of
+    decoded, media = [], loader.media_of
 
-    def seen(record, processor, frames):
+    def seen(record, *args):
         decoded.append(record.uid)
-        return pixels(record, processor, frames)
+        return media(record, *args)
 
-    monkeypatch.setattr(loader, "pixels_of", seen)
+    monkeypatch.setattr(loader, "media_of", seen)
     rows = np.array([1, 6])
     count = 30 * WINDOW  # beside which the windows that are read ahead are few
     own = [uid for batch in take(batches(own=rows), count) for uid in batch["uid"]]
@@ -233,7 +233,7 @@ def same(a: dict, b: dict) -> bool:
 
 def test_all_answers_of_a_record_are_trained_on(processor, prepared):
     record = open_set(prepared, "count", "train")[0]
-    own = Record(record.uid, "own", "train", "vqa", record.images, {}, ("1", "2", "3"), instruction="which digit ?")
+    own = Record(record.uid, "own", "train", "vqa", record.media, {}, ("1", "2", "3"), instruction="which digit ?")
     iterator = training_batches(
         {"own": [own]},
         {"own": 1.0},
@@ -268,7 +268,7 @@ def own_record(**changes) -> Record:
         "dataset": "own",
         "split": "train",
         "task": "vqa",
-        "images": (b"no picture",),
+        "media": (Medium("image", b"no picture"),),
         "slots": {"what": "digit"},
         "answers": ("1",),
     }

@@ -24,7 +24,9 @@ def test_a_split_in_order_in_one_shape(prepared, processor, batch_size, counts):
         assert asked.text["input_ids"].shape[1] in (24, 32)
         for n in range(batch_size):
             record = asked.records[n] if n < len(asked.records) else asked.records[0]  # filled up with the first
-            np.testing.assert_array_equal(asked.pixels[asked.place[n]], processor.image(record.images[0]))
+            np.testing.assert_array_equal(
+                asked.media["pixel_values"][asked.place[n]], processor.image(record.images[0])
+            )
             want = TEMPLATES["digit_at"][0].format(**record.slots)
             assert processor.decode(asked.text["input_ids"][n : n + 1]) == [want]
 
@@ -34,11 +36,11 @@ def test_going_on_from_the_middle(prepared, processor):
     whole = list(evaluation_batches(source, processor, TEMPLATES, **OPTIONS))
     rest, _ = evaluation_batches(source, processor, TEMPLATES, **OPTIONS, start=4)
     assert rest.records == whole[1].records
-    np.testing.assert_array_equal(rest.pixels, whole[1].pixels)
+    np.testing.assert_array_equal(rest.media["pixel_values"], whole[1].media["pixel_values"])
 
 
 def own_records(prepared, processor, pictures) -> list[Record]:
-    images = [open_set(prepared, "digit_at", "test")[n].images for n in range(8)]
+    images = [open_set(prepared, "digit_at", "test")[n].media for n in range(8)]
     return [
         Record(f"own/test/{n}", "own", "test", "vqa", images[k], {}, (), instruction=f"where is {n} ?")
         for n, k in enumerate(pictures)
@@ -51,14 +53,15 @@ def own_records(prepared, processor, pictures) -> list[Record]:
 def test_a_picture_is_decoded_once_however_many_questions_it_gets(prepared, processor, pictures, count):
     records = own_records(prepared, processor, pictures)
     (asked,) = evaluation_batches(records, processor, {}, batch_size=8, instruction_lengths=(24,))
-    assert asked.pictures == len(asked.pixels) == count
+    assert asked.rows == len(asked.media["pixel_values"]) == count
     for n, record in enumerate(records):
-        np.testing.assert_array_equal(asked.pixels[asked.place[n]], processor.image(record.images[0]))
+        np.testing.assert_array_equal(asked.media["pixel_values"][asked.place[n]], processor.image(record.images[0]))
     (part,) = evaluation_batches(
         records, processor, {}, batch_size=8, instruction_lengths=(24,), own=lambda number: np.arange(number)[:1]
     )
-    assert part.pictures == count
-    np.testing.assert_array_equal(part.pixels, asked.pixels[:1])
+    assert part.rows == count
+    assert part.own.tolist() == [0]
+    np.testing.assert_array_equal(part.media["pixel_values"], asked.media["pixel_values"][:1])
     np.testing.assert_array_equal(part.place, asked.place)
     np.testing.assert_array_equal(part.text["input_ids"], asked.text["input_ids"])
 
@@ -74,7 +77,9 @@ def test_a_question_longer_than_all_lengths_is_asked_whole(prepared, processor):
     np.testing.assert_array_equal(asked.text["input_ids"][0, : len(want["input_ids"])], want["input_ids"])
     assert asked.text["attention_mask"].sum() == len(want["input_ids"])
     np.testing.assert_array_equal(asked.text["qformer_input_ids"][0], want["qformer_input_ids"])
-    assert asked.text["qformer_attention_mask"].sum() == processor.qformer_positions  # it reads the end
+    assert (
+        asked.text["qformer_attention_mask"].sum() == processor.config.qformer.max_position_embeddings
+    )  # it reads the end
 
 
 def test_the_templates_are_checked_first(prepared, processor):

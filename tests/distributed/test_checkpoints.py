@@ -20,7 +20,7 @@ if int(count) > 1:
 import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
-from instructblip_jax.checkpoint import Checkpoints, weights_sha256
+from instructblip_jax.run.checkpoint import Checkpoints, weights_sha256
 from instructblip_jax.mesh import make_mesh
 
 mesh = make_mesh(-1, 2, 1)

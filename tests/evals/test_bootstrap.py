@@ -1,4 +1,4 @@
-"""Intervals: as wide as theory says, seeded, the same by both ways."""
+"""Bootstrap intervals: as wide as theory predicts, seeded, and the same by both methods."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_the_interval_of_a_mean_is_nearly_the_normal_one(continuous):
     assert (narrow[1] - narrow[0]) / (high - low) == pytest.approx(0.6745 / 1.96, abs=0.03)
 
 
-def test_both_ways_agree_and_are_seeded():
+def test_both_methods_agree_and_are_seeded():
     scores = np.random.default_rng(1).random(300)
     mean = lambda weights: weights @ scores / len(scores)
     whole, parts = interval(mean, 300, samples=5000), mean_interval(scores, samples=5000)

@@ -1,4 +1,4 @@
-"""CIDEr-D, BLEU and ROUGE-L against goldens, and against a second, literal writing of their definitions."""
+"""CIDEr-D, BLEU and ROUGE-L against goldens, and against a second, literal implementation of their definitions."""
 
 import math
 import time
@@ -66,7 +66,7 @@ def test_every_picture_needs_a_caption_and_one_hypothesis():
 
 
 def test_repeated_words_and_lengths_count():
-    """Clipping: saying it more often than a reference does not help; a wrong length costs."""
+    """Clipping: repeating a word more often than a reference does not help; a wrong length costs."""
     others = [[["u", "v", "w", "x"]], [["k", "l"]]]
     reference = [["a", "b", "c", "d"]]
     once, twice = (cider([list(said), ["u"], ["k"]], [reference, *others])[0] for said in ("abcd", "ababab"))
@@ -173,7 +173,7 @@ def test_a_thousand_random_sets_as_the_definitions_say():
 
 
 def test_a_set_like_nocaps_takes_seconds():
-    """1,500 pictures of ten references each, a third of it, from text to score."""
+    """1,500 pictures with ten references each, a third of NoCaps, from text to score."""
     rng = np.random.default_rng(0)
     vocabulary = np.array([f"word{n}" for n in range(5000)])
     chances = 1 / np.arange(1, 5001)

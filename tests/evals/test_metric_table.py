@@ -1,4 +1,4 @@
-"""The table of metrics: what each gives for a set, for what is missing, and by group."""
+"""The table of metrics: values of a set, of missing predictions, and by group."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from instructblip_jax.evals.metrics import METRICS, as_dict
 from instructblip_jax.evals.pairs import Prediction, Reference, reference_of
 
 
-def said(text=None, answers=(), scores=(), **reference):
+def example(text=None, answers=(), scores=(), **reference):
     return Prediction(text, scores), Reference("r", answers, **reference)
 
 
@@ -24,22 +24,22 @@ def test_the_names_that_the_docs_promise():
 
 
 PAIRS = {
-    "vqa_accuracy": (said("2", ("2",) * 9 + ("3",)), 1.0, said("2", ("2", "3"))),
-    "vqa_accuracy_lavis": (said("Yes", ("yes",) * 10), 1.0, said("x", ("yes",) * 10)),
-    "vqa_accuracy_evalai": (said("Two.", ("2",) * 10), 1.0, said("x", ("2",) * 10)),
-    "exact_match": (said("Red .", ("blue", "red")), 1.0, said("x", ("red",))),
-    "gqa": (said("The Dog", ("dog",)), 1.0, said("x", ("dog",))),
-    "top1": (said(scores=(1.0, 2.0), answers=("b",), candidates=("a", "b")), 1.0, said("B", ("b",))),
-    "aokvqa_da": (said("b", ("b", "b", "c")), 2 / 3, said("x", ("b",))),
-    "ivqa": (said("B ", ("b", "c")), 0.5, said("x", ("b",))),
+    "vqa_accuracy": (example("2", ("2",) * 9 + ("3",)), 1.0, example("2", ("2", "3"))),
+    "vqa_accuracy_lavis": (example("Yes", ("yes",) * 10), 1.0, example("x", ("yes",) * 10)),
+    "vqa_accuracy_evalai": (example("Two.", ("2",) * 10), 1.0, example("x", ("2",) * 10)),
+    "exact_match": (example("Red .", ("blue", "red")), 1.0, example("x", ("red",))),
+    "gqa": (example("The Dog", ("dog",)), 1.0, example("x", ("dog",))),
+    "top1": (example(scores=(1.0, 2.0), answers=("b",), candidates=("a", "b")), 1.0, example("B", ("b",))),
+    "aokvqa_da": (example("b", ("b", "b", "c")), 2 / 3, example("x", ("b",))),
+    "ivqa": (example("B ", ("b", "c")), 0.5, example("x", ("b",))),
     "accuracy": (
-        said(scores=(1.0, 2.0), candidates=("a", "b"), label=1),
+        example(scores=(1.0, 2.0), candidates=("a", "b"), label=1),
         1.0,
-        said("b", candidates=("a", "b"), label=0),
+        example("b", candidates=("a", "b"), label=0),
     ),
-    "yes_no": (said("True, it is", label=1), 1.0, said("maybe", ("no",))),
-    "mrr": (said(scores=(1.0, 2.0, 3.0), label=1), 0.5, said(scores=(1.0, 1.0), label=1)),
-    "rouge_l": (said("a dog", ("a dog", "cat")), 1.0, said("x", ("b",))),
+    "yes_no": (example("True, it is", label=1), 1.0, example("maybe", ("no",))),
+    "mrr": (example(scores=(1.0, 2.0, 3.0), label=1), 0.5, example(scores=(1.0, 1.0), label=1)),
+    "rouge_l": (example("a dog", ("a dog", "cat")), 1.0, example("x", ("b",))),
 }
 
 
@@ -62,15 +62,15 @@ def test_a_value_is_the_mean_of_its_scores(name):
 
 
 CAPTIONS = [
-    said(
+    example(
         "a red kite over the wall",
         ("a red kite over a wall", "the kite flies over the old wall", "red kite above stone wall"),
     ),
-    said(
+    example(
         "two blue cups on a wooden table",
         ("two cups on a table", "a table with two blue cups", "cups are on the table"),
     ),
-    said("a dog", ("a boat near the pier", "the small boat lies at the pier", "boat by a wooden pier")),
+    example("a dog", ("a boat near the pier", "the small boat lies at the pier", "boat by a wooden pier")),
 ]
 
 
@@ -89,7 +89,7 @@ def test_captions():
 
 def test_auc_and_what_is_missing():
     scores, labels = [0.9, 0.8, 0.8, 0.1, 0.3], [1, 0, 1, 0, 1]
-    pairs = [said(scores=(score,), label=label) for score, label in zip(scores, labels, strict=True)]
+    pairs = [example(scores=(score,), label=label) for score, label in zip(scores, labels, strict=True)]
     result = METRICS["auc"](pairs)
     assert (result.value, dict(result.details)) == (0.75, {})
     low, high = result.interval()
@@ -103,57 +103,58 @@ def test_auc_and_what_is_missing():
 
 def test_auc_of_verbalisers():
     odds = [(-1.0, -2.0), (-3.0, -1.0), (-1.0, -1.5)]
-    two = [said(scores=pair, label=label) for pair, label in zip(odds, (0, 1, 1), strict=True)]
+    two = [example(scores=pair, label=label) for pair, label in zip(odds, (0, 1, 1), strict=True)]
     named = [
-        said(scores=pair, label=ref.label, candidates=("no", "yes")) for pair, (_, ref) in zip(odds, two, strict=True)
+        example(scores=pair, label=ref.label, candidates=("no", "yes"))
+        for pair, (_, ref) in zip(odds, two, strict=True)
     ]
     for pairs in (two, named):
         assert METRICS["auc"](pairs).value == 1.0
         assert METRICS["auc"](pairs).details["accuracy"] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="3 scores"):
-        METRICS["auc"]([said(scores=(1.0, 2.0, 3.0), label=1)])
+        METRICS["auc"]([example(scores=(1.0, 2.0, 3.0), label=1)])
 
 
 def test_ranks_of_a_dialogue():
-    rounds = [said(scores=(3.0, 2.0, 1.0, 0.0), candidates=("a", "b", "c", "d"), label=label) for label in (0, 1)]
-    told = METRICS["mrr"]([*rounds, (None, rounds[0][1])])
-    assert told.value == pytest.approx((1 + 0.5 + 0) / 3)
-    assert told.details["recall@1"] == pytest.approx(1 / 3)
-    assert told.details["recall@5"] == pytest.approx(2 / 3)
-    assert told.details["mean_rank"] == pytest.approx((1 + 2 + 4) / 3)
-    assert told.details["ndcg"] is None
-    dense = said(scores=(3.0, 2.0), label=0, relevance=(0.0, 1.0))
+    rounds = [example(scores=(3.0, 2.0, 1.0, 0.0), candidates=("a", "b", "c", "d"), label=label) for label in (0, 1)]
+    result = METRICS["mrr"]([*rounds, (None, rounds[0][1])])
+    assert result.value == pytest.approx((1 + 0.5 + 0) / 3)
+    assert result.details["recall@1"] == pytest.approx(1 / 3)
+    assert result.details["recall@5"] == pytest.approx(2 / 3)
+    assert result.details["mean_rank"] == pytest.approx((1 + 2 + 4) / 3)
+    assert result.details["ndcg"] is None
+    dense = example(scores=(3.0, 2.0), label=0, relevance=(0.0, 1.0))
     assert METRICS["mrr"]([*rounds, dense]).details["ndcg"] == pytest.approx(0.0)
-    dense = said(scores=(3.0, 2.0), label=0, relevance=(0.5, 1.0))
+    dense = example(scores=(3.0, 2.0), label=0, relevance=(0.5, 1.0))
     want = (0.5 + 1 / math.log2(3)) / (1 + 0.5 / math.log2(3))
     assert METRICS["mrr"]([*rounds, dense]).details["ndcg"] == pytest.approx(want)
 
 
 def test_a_okvqa_leaves_difficult_questions_out():
-    result = METRICS["aokvqa_da"]([said("b", ("b",) * 3), said("x", ("b",), difficult=True)])
+    result = METRICS["aokvqa_da"]([example("b", ("b",) * 3), example("x", ("b",), difficult=True)])
     assert (result.value, result.count, result.details["difficult_left_out"]) == (1.0, 1, 1.0)
 
 
-def test_gqa_also_tells_the_other_way_of_comparing():
-    result = METRICS["gqa"]([said("The dog.", ("dog",)), said("cat", ("cat",))])
+def test_gqa_also_reports_the_other_comparison():
+    result = METRICS["gqa"]([example("The dog.", ("dog",)), example("cat", ("cat",))])
     assert (result.value, result.details["letter_by_letter"]) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(
     ("name", "pair", "words"),
     [
-        ("exact_match", said("x"), "no answers"),
-        ("exact_match", said(scores=(1.0,), answers=("x",)), "no text"),
-        ("top1", said(scores=(1.0,), answers=("x",), candidates=("x", "y")), "1 scores for 2 candidates"),
-        ("accuracy", said(scores=(1.0,)), "no label"),
-        ("accuracy", said("x", candidates=("x", "y"), label=2), "candidate 2 of 2"),
-        ("yes_no", said("yes", ("perhaps",)), "neither"),
-        ("yes_no", said("yes", label=3), "neither"),
-        ("mrr", said("x", label=0), "0 scores"),
-        ("cider", said("x"), "no answers"),
+        ("exact_match", example("x"), "no answers"),
+        ("exact_match", example(scores=(1.0,), answers=("x",)), "no text"),
+        ("top1", example(scores=(1.0,), answers=("x",), candidates=("x", "y")), "1 scores for 2 candidates"),
+        ("accuracy", example(scores=(1.0,)), "no label"),
+        ("accuracy", example("x", candidates=("x", "y"), label=2), "candidate 2 of 2"),
+        ("yes_no", example("yes", ("perhaps",)), "neither"),
+        ("yes_no", example("yes", label=3), "neither"),
+        ("mrr", example("x", label=0), "0 scores"),
+        ("cider", example("x"), "no answers"),
     ],
 )
-def test_what_a_pair_lacks_is_told_with_its_id(name, pair, words):
+def test_a_missing_field_is_reported_with_its_id(name, pair, words):
     with pytest.raises(ValueError, match=f"^r: .*{words}"):
         METRICS[name]([pair])
 
@@ -166,21 +167,21 @@ def test_no_pairs_have_no_value():
 
 def test_by_group_and_as_json():
     first, second = (
-        said("a", ("a",), groups={"answer_type": "other", "domain": "in"}),
-        said("b", ("a",), groups={"domain": "in"}),
+        example("a", ("a",), groups={"answer_type": "other", "domain": "in"}),
+        example("b", ("a",), groups={"domain": "in"}),
     )
-    told = as_dict("exact_match", [first, second, (None, second[1])])
-    assert json.loads(json.dumps(told)) == told
-    assert {name: told[name] for name in ("metric", "count", "missing")} == {
+    summary = as_dict("exact_match", [first, second, (None, second[1])])
+    assert json.loads(json.dumps(summary)) == summary
+    assert {name: summary[name] for name in ("metric", "count", "missing")} == {
         "metric": "exact_match",
         "count": 3,
         "missing": 1,
     }
-    assert told["value"] == pytest.approx(1 / 3)
-    assert told["interval"][0] <= 1 / 3 <= told["interval"][1]
-    assert told["details"]["answer_type"] == {"other": {"value": 1.0, "count": 1}}
-    assert told["details"]["domain"] == {"in": {"value": pytest.approx(1 / 3), "count": 3}}
-    assert "both classes" in as_dict("auc", [said(scores=(1.0,), label=1)])["reason"]
+    assert summary["value"] == pytest.approx(1 / 3)
+    assert summary["interval"][0] <= 1 / 3 <= summary["interval"][1]
+    assert summary["details"]["answer_type"] == {"other": {"value": 1.0, "count": 1}}
+    assert summary["details"]["domain"] == {"in": {"value": pytest.approx(1 / 3), "count": 3}}
+    assert "both classes" in as_dict("auc", [example(scores=(1.0,), label=1)])["reason"]
 
 
 def test_within_a_domain_cider_is_that_of_the_domain():
@@ -188,23 +189,23 @@ def test_within_a_domain_cider_is_that_of_the_domain():
         (prediction, Reference("r", reference.answers, groups={"domain": domain}))
         for (prediction, reference), domain in zip(CAPTIONS, ("near", "near", "out"), strict=True)
     ]
-    told = as_dict("cider", grouped)
-    assert told["value"] == pytest.approx(2.0666639395)
-    assert told["details"]["domain"]["near"]["value"] == pytest.approx(METRICS["cider"](CAPTIONS[:2]).value)
-    out = told["details"]["domain"]["out"]
+    summary = as_dict("cider", grouped)
+    assert summary["value"] == pytest.approx(2.0666639395)
+    assert summary["details"]["domain"]["near"]["value"] == pytest.approx(METRICS["cider"](CAPTIONS[:2]).value)
+    out = summary["details"]["domain"]["out"]
     assert (out["value"], out["count"], "one picture" in out["reason"]) == (0.0, 1, True)
-    assert "reason" not in told["details"]["domain"]["near"]
-    assert "reason" not in told
+    assert "reason" not in summary["details"]["domain"]["near"]
+    assert "reason" not in summary
 
 
-def test_cider_that_no_caption_could_raise_says_why():
-    perfect = said("a dog runs", ("a dog runs", "a brown dog"))
+def test_cider_that_no_caption_could_raise_has_a_reason():
+    perfect = example("a dog runs", ("a dog runs", "a brown dog"))
     for pairs, words in (([perfect], "one picture"), ([perfect, perfect], "references are alike")):
-        told = as_dict("cider", pairs)
-        assert told["value"] == 0
-        assert words in told["reason"]
-        assert "document frequencies" in told["reason"]
-    assert "reason" not in as_dict("cider", [perfect, said("a dog runs", ("a dog runs", "a dog brown"))])
+        summary = as_dict("cider", pairs)
+        assert summary["value"] == 0
+        assert words in summary["reason"]
+        assert "document frequencies" in summary["reason"]
+    assert "reason" not in as_dict("cider", [perfect, example("a dog runs", ("a dog runs", "a dog brown"))])
     assert "reason" not in as_dict("cider", [])
 
 

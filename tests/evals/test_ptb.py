@@ -1,4 +1,4 @@
-"""The caption tokenizer against lines that the Java program was run on (both columns before anything is dropped)."""
+"""The caption tokenizer against output of the Java program (both columns before punctuation is dropped)."""
 
 import time
 
@@ -117,14 +117,14 @@ def test_punctuation_is_dropped(caption, want):
 
 
 def test_nothing_but_white_space_gets_lost():
-    """Every other letter of ASCII captions comes back, but for what is spelt otherwise."""
+    """All other characters of ASCII captions come back, except for changed spellings."""
     for line in LINES[::2]:
         if line.isascii() and not set(line) & set('()[]{}"') and "..." not in line:
             assert "".join(tokenize(line)).replace("`", "'") == "".join(line.lower().split())
 
 
 def test_a_caption_set_takes_seconds():
-    """10,000 captions in which hardly a word comes twice."""
+    """10,000 captions in which hardly any word occurs twice."""
     captions = [f"a{n} man's dog{n}, isn't n{n} on the 'street{n}'." for n in range(10_000)]
     started = time.process_time()
     count = sum(len(words(caption)) for caption in captions)

@@ -77,7 +77,7 @@ def test_auc():
     assert auc([math.inf, math.inf, -math.inf], [1, 0, 0]) == 0.75
     assert auc([1, 2], [1, 1]) is None
     assert auc([], []) is None
-    with pytest.raises(ValueError, match="labels are 0 and 1"):
+    with pytest.raises(ValueError, match="classes must be 0 or 1"):
         auc([1, 2], [1, 2])
     with pytest.raises(ValueError, match="not a number"):
         auc([1, math.nan], [1, 0])

@@ -9,8 +9,8 @@ from PIL import Image
 from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
-from instructblip_jax.evals.suite import MODES, PAPER, SUITE, EvalSpec, eval_spec
-from instructblip_jax.evals.table import Row, markdown
+from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
+from instructblip_jax.evals.table import SetResult, markdown
 from instructblip_jax.recipes import instructblip
 
 ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
@@ -38,7 +38,7 @@ JUDGED = {
     "msrvtt_qa": ("test", "top1", "vocabulary"),
     "ivqa": ("test", "ivqa", "generate"),
 }
-"""Set -> split, metric and way."""
+"""Set -> split, metric and mode."""
 WORDS = {
     "cider": "CIDEr",
     "vqa_accuracy": "VQA accuracy",
@@ -78,7 +78,7 @@ CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k"}
 ASKING = {"vqav2_qg", "okvqa_qg", "aokvqa_qg"}
 
 
-@pytest.mark.parametrize("name", [name for name, (_, _, way) in JUDGED.items() if way == "generate"])
+@pytest.mark.parametrize("name", [name for name, (_, _, mode) in JUDGED.items() if mode == "generate"])
 def test_how_a_set_is_answered(name):
     """Beams of the paper's appendix, the original code's repetition penalty, short answers of 1 to 10 tokens."""
     how = SUITE[name]
@@ -160,7 +160,7 @@ def test_the_papers_table_1():
     names = [COLUMNS[column] for column in head[0].split()]
     assert {
         model.strip(): dict(zip(names, map(float, numbers.split()), strict=True)) for numbers, _, model in rows
-    } == PAPER
+    } == instructblip.PAPER
 
 
 def test_what_is_said_of_a_set_stands_above_its_own():
@@ -171,6 +171,11 @@ def test_what_is_said_of_a_set_stands_above_its_own():
     assert evaluation_templates("gqa") == {"gqa": ("Question: {question} Short answer:",)}
     assert evaluation_templates("gqa", "{question}") == {"gqa": ("{question}",)}
     assert evaluation_templates("own") == BY_TASK
+
+
+def test_the_former_name_of_the_mode_is_read_with_a_warning():
+    with pytest.warns(FutureWarning, match=r"settings\.own\.way is now called mode"):
+        assert eval_spec("own", "test", 7, {"way": "rank"}) == EvalSpec(mode="rank", max_new_tokens=7)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +195,9 @@ def test_what_cannot_be_is_named(changes, words):
 
 
 ROWS = {
-    "coco_caption": Row("held_in", "cider", 1.2, 50, None, (1.1, 1.3)),
-    "nocaps": Row("held_out", "cider", 1.0, 45, None, (0.9, 1.05), 1.199),
-    "vizwiz": Row("held_out", "vqa_accuracy_evalai", None, 80),
+    "coco_caption": SetResult("held_in", "cider", 1.2, 50, None, (1.1, 1.3)),
+    "nocaps": SetResult("held_out", "cider", 1.0, 45, None, (0.9, 1.05), 1.199),
+    "vizwiz": SetResult("held_out", "vqa_accuracy_evalai", None, 80),
 }
 
 

@@ -1,4 +1,4 @@
-"""Scores of short answers against goldens, and VQA accuracy against a second, literal writing of its definition."""
+"""Metrics of short answers against goldens, and VQA accuracy against a second, literal implementation."""
 
 import functools
 import re
@@ -56,7 +56,7 @@ def test_line_ends_are_space_and_many_full_stops_are_not_all_removed():
 
 
 def test_the_contractions():
-    """Every row restores one apostrophe; the odd one loses one; what the table's capitals would say never happens."""
+    """Every row restores one apostrophe, except one that removes one; the table's capitalised rows never match."""
     assert len(CONTRACTIONS) == 114
     for text, want in CONTRACTIONS.items():
         if text != "somebody'd":
@@ -101,7 +101,7 @@ def test_few_answers():
 
 @functools.cache
 def literal_punctuation(text):
-    """Step 2 as it is told: mark after mark, looking at the text as it came."""
+    """Step 2 as it is defined: mark by mark, looking at the original text."""
     out = text
     for mark in ';/[]"{}()=+\\_-><@`,?!':
         spaced = False
@@ -120,7 +120,7 @@ def literal_punctuation(text):
 
 
 def literal_words(text):
-    """Step 3, word after word."""
+    """Step 3, word by word."""
     numbers = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
     numbers |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
     out = []

@@ -1,10 +1,9 @@
-"""The table of chips against the makers' public figures, written down a second time; and what is reckoned by it."""
+"""The table of chips against the makers' public figures, written down twice; and the figures derived from it."""
 
 import pytest
 
 from instructblip_jax.plan.chips import CHIPS, GIB, chip_of, parse
-from instructblip_jax.plan.compiled import Setting
-from instructblip_jax.plan.flops import Lengths
+from instructblip_jax.plan.compiled import Lengths, Setting
 from instructblip_jax.plan.report import Plan
 from instructblip_jax.plan.roofline import Roofline
 from instructblip_jax.recipes.public import PUBLIC

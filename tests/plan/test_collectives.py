@@ -16,12 +16,13 @@ from instructblip_jax.mesh import make_mesh
 from instructblip_jax.plan import collectives, compiled, roofline
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.collectives import Collective, first_group, part_of, when_of
-from instructblip_jax.plan.flops import Lengths
 from instructblip_jax.plan.hlo import Program, arrays
 from instructblip_jax.sharding import Layout
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 import training
+
+PARTS = ("vit", "llm")
 
 
 @pytest.mark.parametrize(
@@ -49,10 +50,16 @@ def test_types_are_read_with_their_bytes_and_their_memory():
 
 def test_names_say_part_and_pass():
     name = "jit(step)/transpose(jvp(llm))/while/body/closed_call/checkpoint/rematted_computation/dot_general"
-    assert (part_of(name), when_of(name)) == ("llm", "rematerialised")
-    assert (part_of("jit(step)/jvp(llm)/vit/while/body/mul"), when_of("jit(step)/jvp(llm)/vit")) == ("vit", "forward")
-    assert (part_of("jit(step)/transpose(jvp(llm))/trained/add"), when_of("jit(step)/mul")) == ("trained", "update")
-    assert part_of("jit(step)/mul") == ""
+    assert (part_of(name, PARTS), when_of(name)) == ("llm", "rematerialised")
+    inner = "jit(step)/jvp(llm)/vit/while/body/mul"
+    assert (part_of(inner, PARTS), when_of("jit(step)/jvp(llm)/vit")) == ("vit", "forward")
+    outer = "jit(step)/transpose(jvp(llm))/trained/add"
+    assert (part_of(outer, PARTS), when_of("jit(step)/mul")) == ("trained", "update")
+    assert part_of("jit(step)/mul", PARTS) == ""
+    # Arguments of the step: parameters, and their moments.
+    assert part_of("frozen['llm/head/kernel']", PARTS) == "llm"
+    assert part_of("state['opt'][0].mu['query_tokens']", PARTS) == "trained"
+    assert part_of("state['step']", PARTS) == ""
 
 
 def program_of(function, mesh, *args) -> Program:
@@ -75,7 +82,7 @@ def test_partial_sums_in_a_loop_are_counted_with_their_runs():
 
     cut = (((5, 32, 64), PartitionSpec(None, None, "tensor")), ((5, 64, 32), PartitionSpec(None, "tensor", None)))
     program = program_of(run, mesh, ((16, 32), PartitionSpec("data", None)), *cut)
-    (found,) = collectives.find(program, 8, {})
+    (found,) = collectives.find(program, 8, {}, PARTS)
     assert (found.kind, found.times, found.group) == ("all-reduce", 5, (0, 1, 2, 3))
     assert found.payload == 8 * 32 * 4
     assert found.moved == 5 * 2 * (3 / 4) * 8 * 32 * 4
@@ -89,7 +96,7 @@ def test_a_gathered_weight_is_told_by_its_name():
         return x @ jax.lax.with_sharding_constraint(w, whole)
 
     program = program_of(run, mesh, ((64, 32), PartitionSpec("fsdp")), ((32, 48), PartitionSpec("fsdp")))
-    (found,) = collectives.find(program, 8, {"llm/head/kernel": ((32, 48), False)})
+    (found,) = collectives.find(program, 8, {"llm/head/kernel": ((32, 48), False)}, PARTS)
     assert found.kind == "all-gather"
     assert found.why == "frozen weights, gathered where they are used"
     assert found.moved == 7 / 8 * 32 * 48 * 4
@@ -98,15 +105,15 @@ def test_a_gathered_weight_is_told_by_its_name():
 def step_of(tmp_path, layout: Layout, sizes, *, family="llama") -> tuple[compiled.Described, list[Collective]]:
     (tmp_path / "config.json").write_text(json.dumps(training.config_json(family=family)))
     config = hf_instructblip.read_config(tmp_path / "config.json")
-    setting = compiled.Setting(config, 16, Lengths(12, 12), layout=layout, dtype="float32", remat="layer")
+    setting = compiled.Setting(config, 16, compiled.Lengths(12, 12), layout=layout, dtype="float32", remat="layer")
     mesh = make_mesh(*sizes)
     described = compiled.describe(setting, mesh)
     program = Program(compiled.compiled(compiled.train_step(described), mesh).text)
-    return described, collectives.find(program, 8, described.weights())
+    return described, collectives.find(program, 8, described.weights(), config.parts)
 
 
 def test_of_a_frozen_model_that_every_device_has_only_gradients_are_sent(tmp_path):
-    described, found = step_of(tmp_path, Layout(*["replicated"] * 3), (8, 1, 1))
+    described, found = step_of(tmp_path, Layout(trained="replicated", vit="replicated", llm="replicated"), (8, 1, 1))
     reasons = Counter()
     for one in found:
         reasons[one.why] += one.payload * one.times
@@ -119,7 +126,7 @@ def test_of_a_frozen_model_that_every_device_has_only_gradients_are_sent(tmp_pat
 
 def test_a_cut_model_stays_where_it_is(tmp_path):
     """Tensor parallelism sends activations; no layer's frozen weight is gathered, none has a gradient."""
-    _, found = step_of(tmp_path, Layout("replicated", "replicated", "tensor"), (4, 1, 2))
+    _, found = step_of(tmp_path, Layout(trained="replicated", vit="replicated", llm="tensor"), (4, 1, 2))
     of_layers = [one for one in found if one.part == "llm" and one.times == 3]
     sums = [one for one in of_layers if one.why == "partial sums of matrices that are cut"]
     assert {one.when for one in sums} == {"forward", "rematerialised", "backward"}

@@ -1,42 +1,99 @@
-"""Model FLOPs against numbers worked out by hand, against the real step's trace, and what programs do against XLA."""
+"""FLOPs counted in traces against numbers worked out by hand, and FLOPs of compiled programs against XLA's count."""
 
+import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
+import hand_count
 import jax
 import jax.numpy as jnp
 import pytest
 
 from instructblip_jax.convert.layouts import hf_instructblip
-from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.models.language.t5 import T5Config
-from instructblip_jax.plan import compiled, flops, hlo_cost
-from instructblip_jax.plan.flops import Lengths
+from instructblip_jax.mesh import make_mesh, single_device_mesh
+from instructblip_jax.models.layers.stack import REMAT
+from instructblip_jax.plan import compiled, flops, hlo_cost, tracing
+from instructblip_jax.plan.compiled import Lengths
 from instructblip_jax.plan.hlo import Program
 from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.systems.trainable import prefixes
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 import training
 
-SHAPES = {"S": Lengths(32, 16), "M": Lengths(64, 64), "P": Lengths(128, 128)}
 TOTALS = {
-    "flan-t5-xl": (1.01, 1.48, 2.25),
-    "flan-t5-xxl": (2.32, 4.12, 7.01),
-    "vicuna-7b": (2.65, 4.78, 8.21),
-    "vicuna-13b": (4.65, 8.78, 15.42),
+    "flan-t5-xl": ((32, 16, 1.01), (64, 64, 1.48), (128, 128, 2.25)),
+    "flan-t5-xxl": ((32, 16, 2.32), (64, 64, 4.12), (128, 128, 7.01)),
+    "vicuna-7b": ((32, 16, 2.65), (64, 64, 4.78), (128, 128, 8.21)),
+    "vicuna-13b": ((32, 16, 4.65), (64, 64, 8.78), (128, 128, 15.42)),
 }
-"""TFLOP of one training sample, worked out by hand: four times parameters times tokens, and scores."""
+"""Tokens of prompt and response, and TFLOP of one training sample: four times parameters times tokens, and scores."""
+
+
+def shapes_of(config, *sizes, **options) -> dict[str, tuple[int, ...]]:
+    return {name: x.shape for name, x in config.batch(*sizes, **options).items()}
 
 
 @pytest.mark.parametrize("name", TOTALS)
 def test_the_public_models_agree_with_hand_numbers(name):
+    """At full size, and without its memory."""
     config = PUBLIC[f"Salesforce/instructblip-{name}"]
-    counted = [flops.example(config, lengths) for lengths in SHAPES.values()]
-    assert [sum(parts.values()) / 1e12 for parts in counted] == pytest.approx(TOTALS[name], abs=0.006)
-    # The tower alone: 39 blocks of 4 D D + 2 D M weights over 257 tokens, the scores, and the patches.
-    blocks = 39 * (257 * (4 * 1408**2 + 2 * 1408 * 6144) + 2 * 257**2 * 1408)
-    assert counted[0]["vit"] == 2 * (blocks + 256 * 588 * 1408)
+    trained = prefixes(None, config.trainable_sets)
+    for prompt, response, tera in TOTALS[name]:
+        by_hand = sum(hand_count.example(config, prompt, response, trained).values())
+        assert by_hand / 1e12 == pytest.approx(tera, abs=0.006)
+    _, (prompt, response, _), _ = TOTALS[name]
+    by_hand = sum(hand_count.example(config, prompt, response, trained).values())
+    by_hand += hand_count.extras(config, prompt, response, trained)
+    counted = flops.of_batch(tracing.describe(config), shapes_of(config, 3, prompt, response))
+    assert counted == 3 * by_hand
+
+
+def mini(tmp_path, family: str):
+    raw = training.config_json(dropout=0.1, family=family)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    return hf_instructblip.read_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("trainable", ["qformer", "original", "projection", "vision"])
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_a_trace_has_the_recipes_flops_and_explained_extras(tmp_path, family, trainable):
+    config, rows = mini(tmp_path, family), 8
+    trained = prefixes(trainable, config.trainable_sets)
+    by_hand = sum(hand_count.example(config, 11, 7, trained).values()) + hand_count.extras(config, 11, 7, trained)
+    counted = flops.of_batch(tracing.describe(config, trainable=trainable), shapes_of(config, rows, 11, 7))
+    assert counted == rows * by_hand
+
+
+def test_the_real_step_is_counted_once_however_little_it_keeps(tmp_path):
+    """The train command's own step, for each rematerialisation and over a mesh."""
+    config = mini(tmp_path, "llama")
+    setting = compiled.Setting(config, 8, Lengths(40, 24), dtype="float32", trainable="vision")
+    counted = flops.of_batch(tracing.describe(config, trainable="vision"), shapes_of(config, 8, 40, 24))
+    executed = {}
+    for remat in REMAT:
+        described = compiled.describe(dataclasses.replace(setting, remat=remat), make_mesh(2, 2, 2))
+        jaxpr = compiled.train_step(described).jaxpr.jaxpr
+        assert flops.count(jaxpr) == counted
+        executed[remat] = flops.count(jaxpr, recomputed=True)
+    # The logits of a chunk are always computed again; "dots" repeats the attention's scores, "layer" a forward pass.
+    assert counted < executed["none"] < executed["dots"] < executed["layer"] < 1.5 * counted
+
+
+def test_features_in_the_place_of_pictures_cost_no_tower(tmp_path):
+    """Two frames a row; and a mesh that is in force, or a batch that names its sets, changes nothing."""
+    config = mini(tmp_path, "t5")
+    described, shapes = tracing.describe(config), shapes_of(config, 4, 8, 6, ("image", "image"))
+    pixels = flops.of_batch(described, shapes)
+    media = shapes.pop("pixel_values")
+    side = config.vision.grid**2 + 1
+    stored = flops.of_batch(described, shapes | {"image_features": (*media[:2], side, config.vision.hidden_size)})
+    tower = hand_count.example(config, 8, 6, prefixes(None, config.trainable_sets), frames=2)["vit"]
+    assert pixels - stored == 4 * tower > 0
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        assert flops.of_batch(described, shapes | {"pixel_values": media, "set": (4,)}) == pixels
 
 
 def test_a_language_model_costs_four_flops_a_parameter_and_token():
@@ -45,52 +102,35 @@ def test_a_language_model_costs_four_flops_a_parameter_and_token():
     layer = 4 * 4096**2 + 3 * 4096 * 11008
     scores = 32 * 160**2 * 4096  # both products, the half that looks back
     expected = 4 * (160 * 32 * layer + 64 * 4096 * 32064) + 6 * scores
-    assert flops.example(config, SHAPES["M"])["llm"] == expected
+    assert hand_count.example(config, 64, 64, ("qformer",))["llm"] == expected
 
 
-def traced(tmp_path, family: str, trainable: str, rows: int, lengths: Lengths):
-    raw = training.config_json(dropout=0.0, family=family)
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    config = hf_instructblip.read_config(tmp_path / "config.json")
-    setting = compiled.Setting(config, rows, lengths, dtype="float32", trainable=trainable)
-    described = compiled.describe(setting, single_device_mesh())
-    return config, described, compiled.train_step(described)
+CONVOLUTIONS = {
+    "strided": {"window_strides": (2, 3), "padding": ((1, 1), (0, 2))},
+    "dilated": {"window_strides": (1, 1), "padding": "SAME", "rhs_dilation": (2, 1)},
+    "transposed": {"window_strides": (1, 1), "padding": ((2, 2), (1, 1)), "lhs_dilation": (2, 2)},
+    "depthwise": {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 6},
+}
 
 
-@pytest.mark.parametrize("trainable", ["qformer", "original", "projection", "vision"])
-@pytest.mark.parametrize("family", ["t5", "llama"])
-def test_the_steps_trace_has_the_recipes_flops_and_what_is_explained(tmp_path, family, trainable):
-    rows, lengths = 8, Lengths(11, 7)
-    config, described, step = traced(tmp_path, family, trainable, rows, lengths)
-    recipe = rows * sum(flops.example(config, lengths, trainable).values())
-    # The trace also has: scores that a causal mask hides; the head where no response is; and what the last layer of
-    # the Q-Former makes of the text, which nobody reads, with its gradients.
-    heads, queries = config.text.width, config.num_query_tokens
-    if isinstance(config.text, T5Config):
-        hidden = 7**2 * config.text.num_heads * config.text.d_kv
-        spare = 0
-    else:
-        hidden = config.text.num_hidden_layers * (queries + 11 + 7) ** 2 * heads
-        spare = 4 * 11 * heads * config.text.vocab_size
-    unread = 2 * config.qformer.hidden_size * config.qformer.intermediate_size * 11
-    passes = 1 if trainable == "projection" else 3
-    assert hlo_cost.traced_flops(step.jaxpr.jaxpr) == recipe + rows * (6 * hidden + spare + 2 * passes * unread)
-    shapes = {name: x.shape for name, x in described.batch.items()}
-    assert flops.batch(config, shapes, trainable) == recipe
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_and_their_gradients_are_those_xla_counts(kind):
+    options = CONVOLUTIONS[kind]
+    outputs, inputs = (6, 1) if kind == "depthwise" else (5, 6)
+    x = jax.ShapeDtypeStruct((2, 13, 11, 6), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 4, inputs, outputs), jnp.float32)
+    convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+    out = jax.eval_shape(convolve, x, kernel)
 
+    def forward_and_gradients(x, kernel, tangent):
+        out, pullback = jax.vjp(convolve, x, kernel)
+        return out, pullback(tangent)
 
-def test_frames_and_blip2_are_counted():
-    config = PUBLIC["Salesforce/instructblip-flan-t5-xl"]
-    one, four = (flops.example(config, Lengths(32, 16, frames)) for frames in (1, 4))
-    assert four["vit"] == 4 * one["vit"]
-    assert one["llm"] < four["llm"] < 4 * one["llm"]
-    shapes = {
-        "pixel_values": (3, 4, 224, 224, 3),
-        "input_ids": (3, 32),
-        "qformer_input_ids": (3, 32),
-        "labels": (3, 16),
-    }
-    assert flops.batch(config, shapes) == 3 * sum(four.values())
+    for function, arguments in ((convolve, (x, kernel)), (forward_and_gradients, (x, kernel, out))):
+        traced = jax.jit(function).trace(*arguments)
+        with jax.set_mesh(single_device_mesh()):
+            theirs = traced.lower().cost_analysis()["flops"]
+        assert flops.count(traced.jaxpr.jaxpr) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_a_compiled_programs_products_are_those_xla_counts():
@@ -114,7 +154,7 @@ def test_a_scanned_product_counts_as_often_as_it_runs():
     x, weights = jax.ShapeDtypeStruct((8, 32), jnp.float32), jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
     traced = jax.jit(run).trace(x, weights)
     expected = 5 * 2 * 8 * 32 * 32
-    assert hlo_cost.traced_flops(traced.jaxpr.jaxpr) == expected
+    assert flops.count(traced.jaxpr.jaxpr) == expected
     compiled = traced.lower().compile()
     assert hlo_cost.executed_flops(Program(compiled.as_text())) == expected
     assert compiled.cost_analysis()["flops"] < expected / 2  # why loops are counted here

@@ -16,6 +16,7 @@ from instructblip_jax.models.layers.stack import REMAT
 from instructblip_jax.plan import compiled, report, sweep
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.report import Plan
+from instructblip_jax.sharding import Layout
 
 pytestmark = [
     pytest.mark.full_size,
@@ -56,7 +57,7 @@ def test_frozen_weights_stay_and_have_no_gradient(name, variant):
     plan = planned(name, variant)
     reasons = {one.why for one in plan.collectives}
     assert "GRADIENTS OF FROZEN WEIGHTS" not in reasons
-    if plan.setting.layout.llm == "replicated":
+    if plan.setting.layout.of("llm") == "replicated":
         assert not [why for why in reasons if "frozen" in why]
     assert plan.setting.remat in REMAT
 
@@ -65,7 +66,7 @@ def test_a_gathered_model_is_gathered_once_a_pass():
     """vicuna-7b kept in pieces on v5e:4x4: forward, once more for rematerialisation, backward; nothing beyond."""
     topology = parse("v5e:4x4")
     setting, _ = settings(run_of("vicuna7b", "v5e_4x4"), (64, 64))
-    layout = dataclasses.replace(setting.layout, llm="fsdp")
+    layout = Layout(**dict(setting.layout.named) | {"llm": "fsdp"})
     setting = dataclasses.replace(setting, mesh=(1, 16, 1), layout=layout, int8=False, remat="layer")
     plan = report.plan(setting, topology, compiled.devices(topology))
     layers = 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)

@@ -1,4 +1,4 @@
-"""The memory that is planned against what a run on this machine takes: the digits model, its step, its arrays."""
+"""Planned memory against the memory of a run on this machine: the digits model, its step, its arrays."""
 
 import gc
 import os
@@ -12,14 +12,13 @@ import pytest
 import instructblip_jax as ib
 from instructblip_jax.mesh import make_mesh, put_batch, replicate
 from instructblip_jax.plan import compiled
-from instructblip_jax.plan.compiled import Setting
-from instructblip_jax.plan.flops import Lengths
+from instructblip_jax.plan.compiled import Lengths, Setting
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.train.optimizer import optimizer
 from instructblip_jax.train.step import init_state
 
 DIGITS = files("instructblip_jax") / "assets" / "digits"
-WHOLE = Layout(*["replicated"] * 3)
+WHOLE = Layout(trained="replicated", vit="replicated", llm="replicated")
 
 
 def digits(mesh, layout: Layout, rows: int):
@@ -39,7 +38,7 @@ def on_a_device(tree, device) -> int:
 
 
 @pytest.mark.parametrize(
-    ("layout", "sizes"), [(SHARDED, (2, 2, 2)), (Layout("replicated", "fsdp", "tensor"), (1, 4, 2))]
+    ("layout", "sizes"), [(SHARDED, (2, 2, 2)), (Layout(trained="replicated", vit="fsdp", llm="tensor"), (1, 4, 2))]
 )
 def test_planned_bytes_are_those_that_a_device_holds(layout, sizes):
     mesh = make_mesh(*sizes)

@@ -59,15 +59,29 @@ def test_each_kind_of_unusable_picture_has_its_reason(tmp_path):
     assert reason(Media(tmp_path / "gone.jpg")) == "missing picture"
     assert reason(Media(tmp_path)) == "missing picture"
     assert reason(Media()) == "missing picture"
-    for video in (False, True):
-        assert reason(Media(tmp_path / "a\0b", video=video)) == f"missing {'video' if video else 'picture'}"
+    for kind, noun in (("image", "picture"), ("video", "video"), ("audio", "audio")):
+        assert reason(Media(tmp_path / "a\0b", kind=kind)) == f"missing {noun}"
     os.mkfifo(tmp_path / "pipe")
     assert reason(Media(tmp_path / "pipe")) == "missing picture"  # and is not waited for
     with (tmp_path / "large").open("wb") as file:
         file.truncate((50 << 20) + 1)
     assert reason(Media(tmp_path / "large")) == "too large"
-    assert reason(Media(tmp_path / "gone.mp4", video=True)) == "missing video"
-    assert reason(Media(tmp_path / "not_a_picture", video=True)) == "not a video"
+    assert reason(Media(tmp_path / "gone.mp4", kind="video")) == "missing video"
+    assert reason(Media(tmp_path / "not_a_picture", kind="video")) == "not a video"
+
+
+@pytest.mark.parametrize("kind", ["audio", "points"])
+def test_recordings_and_point_clouds_are_carried_as_they_are(tmp_path, kind):
+    (tmp_path / "a").write_bytes(b"any bytes\0")
+    assert load(Media(tmp_path / "a", kind=kind)) == (b"any bytes\0",)
+    assert load(Media(tmp_path / "a", 4, 5, kind=kind)) == (b"bytes",)
+    assert load(Media(data=b"\0", kind=kind)) == (b"\0",)
+    assert reason(Media(data=b"", kind=kind)) == "empty file"
+    assert reason(Media(tmp_path / "gone", kind=kind)) == f"missing {kind}"
+    assert reason(Media(kind=kind)) == f"missing {kind}"
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((50 << 20) + 1)
+    assert reason(Media(tmp_path / "large", kind=kind)) == "too large"
 
 
 def test_members_of_archives_are_read_in_place(tmp_path):
@@ -80,8 +94,8 @@ def test_members_of_archives_are_read_in_place(tmp_path):
     with tarfile.open(tmp_path / "all.tar") as archive:
         one, two = archive.getmembers()
     assert load(Media(tmp_path / "all.tar", one.offset_data, one.size)) == (encoded(noise(3)),)
-    in_place = load(Media(tmp_path / "all.tar", two.offset_data, two.size, video=True))
-    assert in_place == load(Media(data=gif, video=True))
+    in_place = load(Media(tmp_path / "all.tar", two.offset_data, two.size, kind="video"))
+    assert in_place == load(Media(data=gif, kind="video"))
     assert reason(Media(tmp_path / "all.tar", one.offset_data, 10**6)) == "truncated archive"
 
 
@@ -107,11 +121,13 @@ def flat(grey: int, size=(32, 32)) -> Image.Image:
 def test_animated_pictures_are_videos(kind, options):
     frames = [flat(grey) for grey in GREYS]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=1000, **options)
-    assert greys(load(Media(data=data, video=True))) == [GREYS[n] for n in sample(len(GREYS), 4)]
-    clip = Media(data=data, video=True, start=4.0, end=8.0)
+    assert greys(load(Media(data=data, kind="video"))) == [GREYS[n] for n in sample(len(GREYS), 4)]
+    clip = Media(data=data, kind="video", start=4.0, end=8.0)
     assert greys(load(clip)) == [GREYS[n] for n in (4, 5, 6, 7)]
-    assert greys(load(Media(data=data, video=True, start=40.0, end=50.9))) == greys(load(Media(data=data, video=True)))
-    assert reason(Media(data=data, video=True, start=40.0, end=44.0)) == "clip outside of the video"
+    assert greys(load(Media(data=data, kind="video", start=40.0, end=50.9))) == greys(
+        load(Media(data=data, kind="video"))
+    )
+    assert reason(Media(data=data, kind="video", start=40.0, end=44.0)) == "clip outside of the video"
     assert greys(load(Media(data=data))) == [20]  # of a picture the first frame counts
     assert LONGER < 4
 
@@ -120,12 +136,12 @@ def test_a_folder_of_numbered_frames_is_a_video_in_their_order(tmp_path):
     for number in range(12):
         (tmp_path / f"frame_{number}.jpg").write_bytes(encoded(flat(number * 20), "JPEG"))
     (tmp_path / "readme.txt").write_text("none")
-    assert greys(load(Media(tmp_path, video=True))) == [0, 60, 120, 180]
-    assert load(Media(tmp_path, video=True))[1] == (tmp_path / "frame_3.jpg").read_bytes()
+    assert greys(load(Media(tmp_path, kind="video"))) == [0, 60, 120, 180]
+    assert load(Media(tmp_path, kind="video"))[1] == (tmp_path / "frame_3.jpg").read_bytes()
     (tmp_path / "frame_6.jpg").write_bytes(b"")
-    assert reason(Media(tmp_path, video=True)) == "empty file"
+    assert reason(Media(tmp_path, kind="video")) == "empty file"
     (tmp_path / "none").mkdir()
-    assert reason(Media(tmp_path / "none", video=True)) == "no frames"
+    assert reason(Media(tmp_path / "none", kind="video")) == "no frames"
 
 
 def test_recent_pictures_are_read_once(tmp_path):
@@ -166,38 +182,38 @@ def film(path, codec: str, count: int = 300, rate: int = 10, size=(64, 64)) -> b
 def test_video_files_are_sampled_by_number_and_by_time(tmp_path, name, codec):
     film(tmp_path / name, codec)
     for media, numbers in (
-        (Media(tmp_path / name, video=True), (0, 75, 150, 225)),
-        (Media(tmp_path / name, video=True, start=10.0, end=14.0), (100, 110, 120, 130)),
-        (Media(data=(tmp_path / name).read_bytes(), video=True, start=20.0), (200, 225, 250, 275)),
+        (Media(tmp_path / name, kind="video"), (0, 75, 150, 225)),
+        (Media(tmp_path / name, kind="video", start=10.0, end=14.0), (100, 110, 120, 130)),
+        (Media(data=(tmp_path / name).read_bytes(), kind="video", start=20.0), (200, 225, 250, 275)),
     ):
         means = [np.asarray(open_image(picture)).mean() for picture in load(media)]
         assert means == pytest.approx([20 + number * 220 / 300 for number in numbers], abs=5)
-    assert reason(Media(tmp_path / name, video=True, start=40.0, end=50.0)) == "clip outside of the video"
+    assert reason(Media(tmp_path / name, kind="video", start=40.0, end=50.0)) == "clip outside of the video"
 
 
 def test_short_and_broken_video_files(tmp_path):
     data = film(tmp_path / "a.mp4", "mpeg4", count=3)
-    pictures = load(Media(data=data, video=True))
+    pictures = load(Media(data=data, kind="video"))
     assert pictures[2] == pictures[3] != pictures[1]
-    assert reason(Media(data=data[:100], video=True)) == "truncated or corrupt video"
+    assert reason(Media(data=data[:100], kind="video")) == "truncated or corrupt video"
     playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
-    assert reason(Media(data=playlist, video=True)) == "not a video"
+    assert reason(Media(data=playlist, kind="video")) == "not a video"
 
 
 def test_without_pyav_the_reason_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    assert reason(Media(data=b"RIFF\0\0\0\0AVI LIST", video=True)) == NEEDS
+    assert reason(Media(data=b"RIFF\0\0\0\0AVI LIST", kind="video")) == NEEDS
     assert "pip install av" in NEEDS
 
 
 # Hostile files
 
 
-def samples(tmp_path) -> list[tuple[bytes, bool]]:
-    made = [(encoded(noise(1, 40, 40), kind), False) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")]
+def samples(tmp_path) -> list[tuple[bytes, str]]:
+    made = [(encoded(noise(1, 40, 40), kind), "image") for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")]
     frames = [noise(n, 40, 40) for n in range(5)]
     made += [
-        (encoded(frames[0], kind, save_all=True, append_images=frames[1:]), True) for kind in ("GIF", "PNG", "WEBP")
+        (encoded(frames[0], kind, save_all=True, append_images=frames[1:]), "video") for kind in ("GIF", "PNG", "WEBP")
     ]
     try:
         import av  # noqa: F401
@@ -205,7 +221,7 @@ def samples(tmp_path) -> list[tuple[bytes, bool]]:
         return made
     return [
         *made,
-        *((film(tmp_path / name, codec, 12), True) for name, codec in (("a.avi", "mjpeg"), ("a.mp4", "mpeg4"))),
+        *((film(tmp_path / name, codec, 12), "video") for name, codec in (("a.avi", "mjpeg"), ("a.mp4", "mpeg4"))),
     ]
 
 
@@ -218,7 +234,7 @@ def test_mutated_files_are_pictures_or_have_a_reason(tmp_path):
     originals = samples(tmp_path)
     slowest = 0.0
     for number in range(264):
-        data, video = originals[number % len(originals)]
+        data, kind = originals[number % len(originals)]
         mutated = bytearray(data)
         if number % 3 == 0:
             del mutated[int(rng.integers(1, len(data))) :]
@@ -226,8 +242,8 @@ def test_mutated_files_are_pictures_or_have_a_reason(tmp_path):
             mutated[at] = rng.integers(256)
         began = time.process_time()
         try:
-            pictures = load(Media(data=bytes(mutated), video=video))
-            assert len(pictures) == (4 if video else 1)
+            pictures = load(Media(data=bytes(mutated), kind=kind))
+            assert len(pictures) == (4 if kind == "video" else 1)
             said = "usable"
         except UnusableMediaError as error:
             said = error.reason

@@ -57,7 +57,7 @@ def test_a_release_is_written_and_what_was_skipped_is_told(command, tmp_path):
     assert "and 2 more" in out  # the first five of seven
     assert "rows.jsonl:14: r13" in out
     assert "60 rows of the 70 of the release; a partial download?" in out
-    assert f"report: {tmp_path / 'o' / 'tiny' / '2.0.0'}/report.json" in out
+    assert f"report: {tmp_path / 'o' / 'tiny' / '3.0.0'}/report.json" in out
     code, out, err = command(*line, f"--images={source}")
     assert code == 0, err
     assert "there already" in out

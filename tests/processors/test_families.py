@@ -147,24 +147,23 @@ def test_long_texts_are_read_whole(name, ours):
 
 
 def test_rows_are_collated_to_the_sum_of_two_static_lengths(name, ours):
-    side = ours.image.height
-    rows = [
-        {"pixel_values": np.zeros((side, side, 3), np.float32), **ours.encode(text, answer)}
-        for text, answer in zip(TEXTS, ANSWERS, strict=True)
-    ]
+    rows = [ours.encode(text, answer) for text, answer in zip(TEXTS, ANSWERS, strict=True)]
     prompts = [int((row["labels"] == -100).sum()) for row in rows]
     answers = [int((row["labels"] != -100).sum()) for row in rows]
-    batch = collate(rows, ours, shapes=grid((max(prompts) + 30, 200), (max(answers), 100)))
+    batch = collate(
+        rows, [ours.media(())] * len(rows), ours, shapes=grid((max(prompts) + 30, 200), (max(answers), 100))
+    )
     width = max(prompts) + 30 + max(answers)
+    assert batch["pixel_values"].shape == (len(TEXTS), ours.image.height, ours.image.width, 3)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (len(TEXTS), width)
     together = ours(IMAGES, TEXTS, ANSWERS)
     for key in ("input_ids", "labels", "attention_mask"):
         np.testing.assert_array_equal(batch[key][:, : together[key].shape[1]], together[key])
     assert (batch["labels"][:, together["labels"].shape[1] :] == -100).all()
     with pytest.raises(ValueError, match=r"data\.response_lengths"):
-        collate(rows, ours, shapes=[(200, max(answers) - 1)])
+        collate(rows, (), ours, shapes=[(200, max(answers) - 1)])
     alone = [{key: x for key, x in row.items() if key != "labels"} | ours.encode("a") for row in rows]
-    assert collate(alone, ours, shapes=[(50, 0)])["input_ids"].shape == (len(rows), 50)
+    assert collate(alone, (), ours, shapes=[(50, 0)])["input_ids"].shape == (len(rows), 50)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_the_file_and_field_are_named_where_they_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match=f"{NEW}: image_processor is not an object"):
         ImageProcessor.from_pretrained(tmp_path)
     write(tmp_path, processor={"num_query_tokens": 4})
-    with pytest.raises(FileNotFoundError, match=f"{OLD}: no such file, and {NEW} says nothing of image_processor"):
+    with pytest.raises(FileNotFoundError, match=f"{OLD}: no such file, and {NEW} has no image_processor"):
         ImageProcessor.from_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The layouts of all public sets, written once a session from two seeds."""
+"""The layouts of all public sets, written once per session from two seeds."""
 
 import pytest
 from fixtures import build
@@ -13,7 +13,7 @@ def layouts(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def one_world(tmp_path_factory):
-    """A folder of one seed, for what does not need two."""
+    """A folder from one seed, for tests that do not need two."""
     out = tmp_path_factory.mktemp("layout")
     build(out, 2)
     return out

@@ -1,4 +1,4 @@
-"""What readers yield, in a form that tests compare, and how tests read raw files."""
+"""Helpers that read raw files, and bring the readers' output into a form that tests can compare."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from instructblip_jax.datasets.draft import Draft, Media, Skip
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 Pair = tuple[Record, list[str]]
-"""A record, and where its media lie under the world."""
+"""A record, and the paths of its media below the world."""
 
 
 def rows(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> list[Draft | Skip]:
@@ -21,20 +21,20 @@ def rows(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> lis
 
 
 def drawn(name: str, world: Path, split: str, images: Sequence[Path] = ()) -> list[Pair]:
-    """The records of a split, of whose rows none is skipped; pictures are whole files."""
+    """The records of a split in which no row is skipped and all pictures are whole files."""
     found = rows(name, world, split, images)
     assert not [row for row in found if isinstance(row, Skip)]
     return [(row.record, [under(world, media) for media in row.media]) for row in found]
 
 
-def under(world: Path, media: Media, video: bool = False) -> str:
+def under(world: Path, media: Media, kind: str = "image") -> str:
     """The path of a whole file."""
-    assert media == Media(media.path, video=media.video)
+    assert media == Media(media.path, kind=kind)
     return str(media.path.relative_to(world))
 
 
 def skips(found: Sequence[Draft | Skip]) -> list[tuple[str, str]]:
-    """(where without the folder, reason) of rows that are no records."""
+    """(location without the folder, reason) of the skipped rows."""
     return [(row.where.rsplit("/", 1)[-1], row.reason) for row in found if isinstance(row, Skip)]
 
 

@@ -1,4 +1,4 @@
-"""What holds of all readers: counts, the same order twice, unique uids, round trips, what is said of absent files."""
+"""Properties of all readers: counts, a stable order, unique uids, round trips, errors that name missing files."""
 
 import pytest
 from fixtures import ROOTS

@@ -13,6 +13,7 @@ from PIL import Image
 
 from instructblip_jax.data import prepared
 from instructblip_jax.datasets.prepare import shards
+from instructblip_jax.datasets.prepare.write import write
 from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals.suite import SUITE
 from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT, JUDGED
@@ -21,7 +22,7 @@ STEPS = 6
 SPLITS = {"gqa": "train_balanced", "vsr": "zeroshot/train", "iconqa": "choose_txt/train", "scienceqa": "train_img"}
 """Training splits that are not called "train"; NoCaps has none, and lends its val."""
 CONFIG = """
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
 
 def get_config():
     config = paper("{model}", 8, {{"": {{}}}}, "")
@@ -93,9 +94,14 @@ def test_videos_have_frames_and_all_else_a_picture(all_sets):
             if told.written:
                 source = prepared.open_set(out, name, split)
                 records = [source[n] for n in range(len(source))]
-                numbers = [len(record.images) for record in records]
+                numbers = [len(record.media) for record in records]
                 assert numbers == [shown(record) for record in records], (name, split)
-                assert source.frames == max(1, *numbers)
+                assert [source.shown.of(n) for n in range(len(source))] == [record.kinds for record in records]
+                assert {medium.kind for record in records for medium in record.media} <= {kind_of(name)}
+
+
+def kind_of(name):
+    return "frame" if name in ("msvd_qa", "msrvtt_qa", "ivqa") else "image"
 
 
 def shown(record):
@@ -122,7 +128,7 @@ def run(all_sets, process, tmp_path_factory):
     settings = {
         name: {"num_beams": 1, "max_new_tokens": 3, "min_new_tokens": 0}
         for name in (*JUDGED, *HELD_OUT)
-        if SUITE[name].way == "generate" and name != "nocaps"
+        if SUITE[name].mode == "generate" and name != "nocaps"
     }
     settings["nocaps"] = {"num_beams": 2, "max_new_tokens": 3, "min_new_tokens": 1}
     fields = {"model": root / "model", "steps": STEPS, "sets": sets, "out": out, "settings": settings}
@@ -203,7 +209,7 @@ def test_what_was_judged_is_not_answered_again_but_for_a_set_prepared_anew(run, 
     source = prepared.open_set(out, "textvqa", SUITE["textvqa"].split)
     records = [source[n] for n in reversed(range(len(source)))]
     shutil.rmtree(out / "textvqa")
-    prepared.write(out, "textvqa", {source.split: lambda: iter(records)})
+    write(out, "textvqa", {source.split: lambda: iter(records)})
     result = process("evaluate", *own)
     assert result.code == 0, result.err
     again = json.loads((workdir / "evaluation.json").read_text())

@@ -1,4 +1,4 @@
-"""Caption sets, compared field by field with what their raw files say."""
+"""Caption sets, compared field by field with their raw files."""
 
 import json
 import unicodedata
@@ -115,7 +115,7 @@ def test_textcaps(world):
                 dataset="textcaps",
                 split=split,
                 task="caption",
-                images=(),
+                media=(),
                 slots=slots,
                 answers=(row["caption_str"],) if split != "test" else (),
                 references=tuple(row["reference_strs"]) if split == "val" else (),
@@ -188,7 +188,7 @@ def test_flickr30k_of_the_plain_files(world, tmp_path):
     assert skips(found) == [("results.csv:2", "broken line")]
 
 
-def test_captions_that_say_nothing_are_told(tmp_path):
+def test_empty_captions_are_reported(tmp_path):
     said = [{"raw": "a cup"}, {"raw": " \n"}, {"raw": None}, {"tokens": []}, "text"]
     image = {"cocoid": 1, "filepath": "train2014", "split": "train", "sentences": said}
     good = {**image, "cocoid": 2, "split": "val", "sentences": said[:2]}

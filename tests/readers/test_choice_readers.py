@@ -1,4 +1,4 @@
-"""Sets with candidates, compared field by field with what their raw files say."""
+"""Sets with candidates, compared field by field with their raw files."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_vsr(world, split):
             dataset="vsr",
             split=split,
             task="binary",
-            images=(),
+            media=(),
             slots={"statement": row["caption"]},
             candidates=("no", "yes"),
             label=row["label"],
@@ -63,7 +63,7 @@ def test_hateful_memes(world, split):
 
 
 def test_an_older_drop_of_hateful_memes(tmp_path):
-    """dev.jsonl is read where dev_seen.jsonl is absent, and under that name."""
+    """dev.jsonl is read as dev_seen if dev_seen.jsonl is missing."""
     for name in ("dev", "test", "train"):
         row = {"id": 7, "img": "img/00007.png", "text": name, "label": 0}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
@@ -110,7 +110,7 @@ def test_iconqa(world, task, part):
 
 
 def test_iconqa_without_its_lists(world, tmp_path):
-    """The problems' own folders tell the same, in the order of their ids."""
+    """The problems' own folders give the same records, in the order of their ids."""
     (tmp_path / "iconqa").symlink_to(world / "iconqa/iconqa_data/iconqa")
     whole = RELEASES["iconqa"].splits(world / "iconqa/iconqa_data", ())
     parts = RELEASES["iconqa"].splits(tmp_path, ())
@@ -136,7 +136,7 @@ def test_scienceqa(world, split):
             dataset="scienceqa",
             split=split,
             task="choice",
-            images=(),
+            media=(),
             slots={"question": row["question"], "context": row["hint"], "options": listing(row["choices"])},
             answers=(right,),
             references=(right,),
@@ -168,7 +168,7 @@ def test_visdial(world, split):
                     dataset="visdial",
                     split=split,
                     task="rank",
-                    images=(),
+                    media=(),
                     slots={"question": asked[entry["question"]], "history": " ".join(lines)},
                     candidates=tuple(said[option] for option in entry["answer_options"]),
                     label=entry.get("gt_index"),

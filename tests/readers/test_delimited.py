@@ -1,15 +1,15 @@
-"""Lines of tables -> rows: where a quoted cell ends, and what an open quote may swallow."""
+"""Splitting tables into rows: where a quoted cell ends, and how many lines an open quote may take."""
 
 import pytest
 
 from instructblip_jax.datasets.readers.delimited import LONGEST, Splitter
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 
 def split(text, sign=",", count=2):
     """(line, cells or None if unbalanced, lines it takes) of each row."""
     found = Splitter(sign, count).rows(iter(text.splitlines(keepends=True)))
-    return [(line.number, None if isinstance(line.cells, Bad) else line.cells, line.lines) for line in found]
+    return [(line.number, None if isinstance(line.cells, BadRow) else line.cells, line.lines) for line in found]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_in_a_tsv_a_quote_that_is_not_closed_is_text():
 
 
 def test_many_open_quotes_are_read_in_one_pass():
-    """A look at what is below each of them has an end."""
+    """The search below each of them is bounded."""
     rows = split('a,"' + "x\n" * 30_000 + 'b,"y\n' * 30_000)
     assert len(rows) == 60_000
     assert sum(cells is None for _, cells, _ in rows) == 30_001

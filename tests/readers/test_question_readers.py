@@ -1,4 +1,4 @@
-"""Sets of questions, compared field by field with what their raw files say."""
+"""Question answering sets, compared field by field with their raw files."""
 
 import pytest
 from drawing import drawn, listing, raw, rows, skips, tally
@@ -74,7 +74,7 @@ def test_aokvqa(world, split):
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("base", ["vqav2", "okvqa", "aokvqa"])
 def test_question_generation(world, base, split):
-    """The base's records turned round, but for the one whose answer is "unanswerable"."""
+    """The base's records with question and answer swapped, except the one whose answer is "unanswerable"."""
     want = []
     for old, files in aokvqa_records(world, split) if base == "aokvqa" else coco_vqa_records(world, base, split):
         if old.answers[0] != "unanswerable":

@@ -1,4 +1,4 @@
-"""JSON and text of any size, entry by entry; cleaned texts; where pictures lie."""
+"""Streaming JSON and text files of any size; cleaned texts; finding pictures."""
 
 import json
 import random
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from instructblip_jax.datasets.readers import fields, json_files, stores, text_files
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 
 @pytest.fixture(params=[1, 7, 300, 1 << 20])
 def chunk(request, monkeypatch):
-    """Read in pieces of so many bytes."""
+    """Read in pieces of this many bytes."""
     monkeypatch.setattr(text_files, "CHUNK", request.param)
     return request.param
 
@@ -35,7 +35,7 @@ VALUES = [
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_elements_and_members_are_what_json_says(tmp_path, chunk, indent, mark):
+def test_elements_and_members_agree_with_json(tmp_path, chunk, indent, mark):
     path = tmp_path / "a.json"
     for values in ([], VALUES, VALUES * 3):
         path.write_text(mark + json.dumps(values, indent=indent, ensure_ascii=chunk == 7) + "\n", encoding="utf-8")
@@ -71,17 +71,17 @@ def test_elements_and_members_are_what_json_says(tmp_path, chunk, indent, mark):
         ("[1,,2]", 1),
     ],
 )
-def test_broken_json_is_told_with_its_line(tmp_path, chunk, text, line):
+def test_broken_json_is_reported_with_its_line(tmp_path, chunk, text, line):
     path = tmp_path / "broken.json"
     path.write_text(text)
     for read in (lambda: list(json_files.elements(path)), lambda: json_files.value(path)):
-        with pytest.raises(ValueError, match=r"broken\.json(:\d+: broken JSON|: the file is no list)") as raised:
+        with pytest.raises(ValueError, match=r"broken\.json(:\d+: broken JSON|: the file is not a list)") as raised:
             read()
         assert f":{line}: " in str(raised.value) or not text
 
 
 @pytest.mark.parametrize("text", ['{"b": []}', "{}", "[]", '{"data": 3}', '{"data": {}}', '"data"'])
-def test_a_file_without_its_list_is_told(tmp_path, text):
+def test_a_file_without_its_list_is_reported(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"other\.json: .*data"):
@@ -103,11 +103,11 @@ def test_lines_of_json(tmp_path):
     found = list(json_files.json_lines(path))
     assert [where.rsplit(":", 1)[1] for where, _ in found] == ["1", "4", "5", "6", "7"]
     assert (found[0][1], found[2][1]) == ({"a": 1}, [2])
-    assert [value.reason for _, value in found if isinstance(value, Bad)] == ["broken line"] * 3
+    assert [value.reason for _, value in found if isinstance(value, BadRow)] == ["broken line"] * 3
 
 
 @pytest.mark.parametrize("before", ["", "é", "\n", "a\nbé\n" * 50])
-def test_what_is_not_utf8_is_told_with_line_and_byte(tmp_path, chunk, before):
+def test_invalid_utf8_is_reported_with_line_and_byte(tmp_path, chunk, before):
     path = tmp_path / "latin.txt"
     path.write_bytes(before.encode() + b"caf\xe9 x\n")
     line, byte = before.count("\n") + 1, len(before.encode()) + 3
@@ -134,7 +134,7 @@ def test_clean_text():
     assert fields.clean("cafe\u0301") == "café"
     assert fields.clean("Two WORDS ") == "Two WORDS"
     for text in ("\ud800", "x\udfff"):
-        with pytest.raises(Bad, match="lone surrogate"):
+        with pytest.raises(BadRow, match="lone surrogate"):
             fields.clean(text)
     rng = random.Random(0)
     for _ in range(300):
@@ -163,20 +163,20 @@ def test_clean_text():
     ],
 )
 def test_fields_of_another_type_are_bad(take, value, reason):
-    with pytest.raises(Bad) as raised:
+    with pytest.raises(BadRow) as raised:
         take({"f": value}, "f")
     assert raised.value.reason == reason
     raised.value.detail.encode()  # can be printed
-    with pytest.raises(Bad, match="missing field"):
+    with pytest.raises(BadRow, match="missing field"):
         take({}, "f")
 
 
 def test_answers_may_be_numbers():
     assert fields.texts({"f": ["3", 3, 2.5, True]}, "f") == ("3", "3", "2.5", "true")
     for number, count in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(Bad, match="label outside"):
+        with pytest.raises(BadRow, match="label outside"):
             fields.index(number, count, "label")
-    with pytest.raises(Bad, match="wrong type"):
+    with pytest.raises(BadRow, match="wrong type"):
         fields.index(True, 2, "label")
 
 
@@ -187,9 +187,9 @@ def test_counted():
     assert fields.letter(26) == "27"
 
 
-def test_told():
+def test_extras():
     row = {"a": "x", "b": [1, "y"], "c": {"d": 1}, "e": None, "f": float("nan"), "g": [[1]], "h": "\ud800", "i": [None]}
-    assert fields.told(row, *row, "none") == {"a": "x", "b": [1, "y"]}
+    assert fields.extras(row, *row, "none") == {"a": "x", "b": [1, "y"]}
 
 
 def pictures(root: Path, *names: str) -> list[Path]:
@@ -214,7 +214,7 @@ def test_a_number_is_found_in_any_of_cocos_folders(tmp_path):
     where = stores.Store([a, b])
     assert stores.coco_picture(where, 7, "val2014") == official
     for number in ("x7", -1, 10**12, "../7"):
-        with pytest.raises(Bad, match="wrong type"):
+        with pytest.raises(BadRow, match="wrong type"):
             stores.coco_picture(where, number, "val2014")
 
 
@@ -223,7 +223,7 @@ def test_a_number_is_found_in_any_of_cocos_folders(tmp_path):
 )
 def test_a_path_that_leaves_the_roots_is_bad(tmp_path, name):
     pictures(tmp_path, "x.jpg", "root/y.jpg")
-    with pytest.raises(Bad, match="path outside the image root"):
+    with pytest.raises(BadRow, match="path outside the image root"):
         stores.Store([tmp_path / "root"]).find(name)
 
 

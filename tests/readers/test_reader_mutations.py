@@ -1,4 +1,4 @@
-"""Annotation files that are damaged in a seeded way: readers skip rows or say which file is broken, and end."""
+"""Annotation files with seeded damage: readers skip rows or name the broken file, and always end."""
 
 import json
 import random
@@ -34,7 +34,7 @@ ODD = (
 )
 ENDINGS = (".json", ".jsonl", ".csv", ".txt", ".token", ".tar")
 MUTANTS = 10
-"""Of each set."""
+"""Damaged files per set."""
 
 
 def places(value, at=()):
@@ -137,7 +137,7 @@ def test_a_damaged_file_never_ends_in_another_way(one_world, tmp_path, name):
 
 
 def test_mutants_differ_from_what_they_were(one_world):
-    """The damage is real: of a set's files most are changed."""
+    """The damage is real: most files of a set differ from the original."""
     rng = random.Random(5)
     text = (one_world / "vqav2/v2_mscoco_val2014_annotations.json").read_text()
     bent = [bend(text, rng) for _ in range(50)]

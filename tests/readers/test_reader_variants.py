@@ -1,4 +1,4 @@
-"""What is about beside the official files: other orders, more fields, other folders, LAVIS's copies, rows of no use."""
+"""Variants of the official files in circulation: other orders, more fields, other folders, LAVIS's copies, bad rows."""
 
 import json
 import random
@@ -215,8 +215,8 @@ def test_a_path_out_of_the_root_is_a_skip(tmp_path):
         assert [reason for _, reason in skips(found)] == ["path outside the image root"] * count
 
 
-def test_rows_that_are_no_records(tmp_path):
-    """Each is told with its place, and the rows about it are read."""
+def test_unusable_rows(tmp_path):
+    """Each is reported with its location, and the rows around it are read."""
     good = {"image_id": 1, "question": "What?", "question_id": 1}
     questions = [
         good,
@@ -256,7 +256,7 @@ def test_rows_that_are_no_records(tmp_path):
     ]
 
 
-def test_a_shard_of_samples_that_are_none(tmp_path):
+def test_a_shard_of_unusable_samples(tmp_path):
     import io
     import tarfile
 
@@ -290,5 +290,5 @@ def test_a_shard_of_samples_that_are_none(tmp_path):
     assert all(row.media == (Media(path, row.media[0].offset, 3),) for row in drafts)
     data = path.read_bytes()
     path.write_bytes(data[: 512 * 3 + 100])
-    with pytest.raises(ValueError, match=r"00001\.tar: no whole tar"):
+    with pytest.raises(ValueError, match=r"00001\.tar: not a complete tar"):
         list(RELEASES["capfilt"].splits(tmp_path, ())["train"]())

@@ -1,4 +1,4 @@
-"""Conversations and questions about videos, compared field by field with what their raw files say."""
+"""Conversations and questions about videos, compared field by field with their raw files."""
 
 import csv
 
@@ -12,7 +12,7 @@ from instructblip_jax.datasets.readers.releases import RELEASES
 
 def videos(name, world, split):
     found = rows(name, world, split)
-    return [(row.record, [under(world, media, video=True) for media in row.media]) for row in found]
+    return [(row.record, [under(world, media, kind="video") for media in row.media]) for row in found]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -28,7 +28,7 @@ def test_llava(world, name):
             dataset=name,
             split="train",
             task="dialog" if name == "llava_conv" else "open",
-            images=(),
+            media=(),
             slots={},
             answers=(),
             turns=tuple(zip(said[::2], said[1::2], strict=True)),
@@ -65,7 +65,7 @@ def test_video_questions(world, name, split):
             dataset=name,
             split=split,
             task="vqa",
-            images=(),
+            media=(),
             slots={"question": row["question"]},
             image_id=row["video_id"],
             question_id=row["id"],
@@ -89,7 +89,7 @@ def test_ivqa(world, split):
                 dataset="ivqa",
                 split=split,
                 task="vqa",
-                images=(),
+                media=(),
                 slots={"question": row["question"]},
                 image_id=clip,
                 meta={"start": float(10 * k), "end": float(10 * k + 10)},
@@ -105,7 +105,7 @@ def test_ivqa(world, split):
 
 
 def test_vocabularies(world, tmp_path):
-    """The training answers, the most common first; of iVQA those that are there twice; a file of answers goes first."""
+    """The training answers, most common first, and for iVQA those that occur twice; a file of answers comes first."""
     for name in ("msvd_qa", "msrvtt_qa"):
         said = [row["answer"] for row in raw(world / name / "train_qa.json")]
         want = sorted(set(said), key=lambda answer: (-said.count(answer), said.index(answer)))

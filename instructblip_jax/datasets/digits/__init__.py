@@ -1,1 +1,1 @@
-"""The embedded world: scenes of real handwritten digits, and the tasks that are asked about them."""
+"""The built-in toy world: scenes of real handwritten digits, and question-answering tasks about them."""

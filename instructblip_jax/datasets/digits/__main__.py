@@ -1,6 +1,7 @@
-"""A scene to ask about: python -m instructblip_jax.datasets.digits FILE.png [NUMBER]
+"""Draws a scene to ask about: python -m instructblip_jax.datasets.digits FILE.png [NUMBER]
 
-Draws test scene NUMBER (default 0; its handwriting is in no training set), enlarged, and prints what is in it.
+Writes an enlarged picture of test scene NUMBER (default 0) and prints what it shows. Its handwriting is in no training
+set.
 """
 
 import sys
@@ -15,7 +16,7 @@ ENLARGED = 480
 
 
 def main(argv: list[str]) -> int:
-    """Write the picture, print the scene in words."""
+    """Write the picture and print the scene in words. Returns the exit status."""
     if not argv or len(argv) > 2 or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2

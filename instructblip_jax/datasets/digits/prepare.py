@@ -1,4 +1,4 @@
-"""The digits sets, written under a directory."""
+"""Writes the digits sets under a directory."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,27 +12,29 @@ from instructblip_jax.datasets.digits.records import make, split_size
 from instructblip_jax.datasets.digits.tasks import HELD_IN, TASKS
 from instructblip_jax.datasets.prepare.pool import Pool
 from instructblip_jax.datasets.prepare.shard import Chunk
+from instructblip_jax.datasets.prepare.write import write_made
 
 CHUNK = 1000
 LOCK = ".prepare.lock"
 
 
 def _chunks(name: str, split: str) -> Iterator[Chunk]:
-    """By shards, what makes the records: drawing them is all the work, so it is done where they are written."""
+    """One function per shard that makes its records: drawing is all the work, so the writing process does it."""
     size = split_size(name, split)
     for start in range(0, size, CHUNK):
         yield partial(make, name, split, start, min(start + CHUNK, size))
 
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
-    """Write those of ``names`` that are digits sets and not there yet: the embedded world needs no preparing."""
+    """Write those of ``names`` that are digits sets and missing, so that users need not prepare them."""
     prepare(out, [name for name in names if name in TASKS])
 
 
 def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
-    """Write the sets ``names`` that are not there yet, by several processes; set -> split -> records, of these.
+    """Write the missing ones of the sets ``names``, using several processes.
 
-    Where several runs on a machine want them, one writes and the others wait.
+    If several runs on one machine need them, one writes and the others wait. Returns set -> split -> number of
+    records, for the sets that were written.
     """
     if all(prepared.is_prepared(out, name) for name in names):
         return {}
@@ -50,5 +52,5 @@ def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]
     with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
         for name in missing:
             parts = {split: partial(_chunks, name, split) for split in splits[name]}
-            counts[name] = prepared.write_made(out, name, parts, pool.run, bar.update)
+            counts[name] = write_made(out, name, parts, pool.run, bar.update)
     return counts

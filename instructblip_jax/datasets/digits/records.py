@@ -1,11 +1,11 @@
-"""Records of the digits tasks, each a function of set, split and number alone."""
+"""Makes the records of the digits tasks; each depends only on its set, split and number."""
 
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import IMAGE, Medium, Record
 from instructblip_jax.datasets.digits import scene as scenes
 from instructblip_jax.datasets.digits.tasks import EVALUATED, HELD_IN, TASKS, Question
 
@@ -20,15 +20,17 @@ def question(name: str, rng: np.random.Generator) -> tuple[scenes.Scene, Questio
 
 
 def split_size(name: str, split: str) -> int:
-    """Records of a set's split. Held-out kinds have nothing to train on."""
+    """Number of records in a split of a set; 0 for the training split of a held-out set."""
     return HELD_IN.get(name, 0) if split == "train" else EVALUATED
 
 
 def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:
-    """The records ``start`` to ``stop`` of a set's split ("train", "validation" or "test")."""
+    """The records ``start`` up to but not including ``stop`` of a split ("train", "validation" or "test")."""
     for number in range(start, stop):
         uid = f"{name}/{split}/{number}"
         rng = np.random.default_rng(zlib.crc32(uid.encode()))
         scene, (slots, answers) = question(name, rng)
         image = scenes.encode(scenes.render(scene, split, rng))
-        yield Record(uid, name, split, TASKS[name][0], (image,), slots, answers, meta={"scene": scene.text()})
+        yield Record(
+            uid, name, split, TASKS[name][0], (Medium(IMAGE, image),), slots, answers, meta={"scene": scene.text()}
+        )

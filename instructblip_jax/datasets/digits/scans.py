@@ -5,12 +5,15 @@ from functools import cache
 import numpy as np
 
 SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
-"""Scans are divided before any scene is composed: no handwriting is in two splits."""
+"""The scans are split before scenes are composed, so that no handwriting occurs in two splits."""
 
 
 @cache
 def load(split: str) -> tuple[np.ndarray, ...]:
-    """The scans of a split, by digit: ten arrays uint8 [n, 8, 8] of ink, 0..255."""
+    """The scans of a split by digit: ten arrays uint8 [n, 8, 8] of ink, 0 to 255.
+
+    Raises ModuleNotFoundError if scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Scenes: grids of tinted, scaled, turned and shifted scans on a noisy ground."""
+"""Draws scenes: grids of tinted, scaled, rotated and shifted scans on a noisy background."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ MOST = 4  # digits in a scene
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One digit of a scene and where it stands."""
+    """One digit of a scene and its position."""
 
     row: str
     column: str
@@ -33,25 +33,25 @@ class Cell:
 
     @property
     def place(self) -> str:
-        """One word, such as "top-left"; the same wherever it lies in a grid of any shape."""
+        """The position as one word, such as "top-left"; the words are the same for every grid shape."""
         return f"{self.row}-{self.column}"
 
     @property
     def name(self) -> str:
-        """Such as "red 3"."""
+        """Colour and digit, such as "red 3"."""
         return f"{self.colour} {self.digit}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A grid of 2x2 to 3x3 cells, 2 to 4 of them filled; ``cells`` in reading order."""
+    """A grid of 2x2 to 3x3 cells, 2 to 4 of them filled; ``cells`` are the filled ones in reading order."""
 
     rows: int
     columns: int
     cells: tuple[Cell, ...]
 
     def text(self, order: np.ndarray | None = None) -> str:
-        """The scene in words, three a digit, in reading order or another."""
+        """The scene in words, three per digit, in reading order or in the ``order`` of indices into ``cells``."""
         cells = self.cells if order is None else [self.cells[i] for i in order]
         return " ".join(f"{cell.place} {cell.name}" for cell in cells)
 
@@ -75,7 +75,7 @@ def draw(rng: np.random.Generator) -> Scene:
 
 
 def render(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
-    """The picture, uint8 [48, 48, 3], with handwriting of ``split`` only."""
+    """The picture, uint8 [48, 48, 3], drawn with the handwriting of ``split`` only."""
     by_digit = scans.load(split)
     ground = rng.uniform(20, 70, 3)
     noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
@@ -98,7 +98,7 @@ def render(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def encode(picture: np.ndarray) -> bytes:
-    """A JPEG of the picture, colours at full resolution."""
+    """The picture as JPEG, without chroma subsampling."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()

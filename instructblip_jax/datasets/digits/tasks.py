@@ -1,4 +1,4 @@
-"""What is asked about a scene: each kind of task is a data set of its own."""
+"""The kinds of questions about a scene; each kind is a data set of its own."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,7 +11,7 @@ Question = tuple[dict[str, str], tuple[str, ...]]
 """Template slots and acceptable answers."""
 T = TypeVar("T")
 Task = Callable[[Scene, np.random.Generator], Question | None]
-"""None: this scene has no such question with one well-defined answer."""
+"""Makes a question about a scene, or returns None if the scene has none of this kind with a well-defined answer."""
 
 
 def _pick(rng: np.random.Generator, items: list[T]) -> T:
@@ -72,7 +72,7 @@ def presence(scene: Scene, rng: np.random.Generator) -> Question | None:
     names = {cell.name for cell in scene.cells}
     if rng.random() < 0.5:
         return {"name": _pick(rng, sorted(names))}, ("yes",)
-    cell = _pick(rng, list(scene.cells))  # near misses: a colour or a digit that is there, but not together
+    cell = _pick(rng, list(scene.cells))  # often a near miss: a colour that is present, with another digit
     colour = cell.colour if rng.random() < 0.5 else _pick(rng, list(COLOURS))
     name = f"{colour} {int(rng.integers(10))}"
     return None if name in names else ({"name": name}, ("no",))
@@ -109,7 +109,7 @@ def compare(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """Question generation: any canonical question that has the given answer in this scene."""
+    """Question generation: any canonical question that has the given answer in this scene is correct."""
     questions: dict[str, list[str]] = {}
     for cell in scene.cells:
         questions.setdefault(str(cell.digit), []).append(f"which digit is {cell.place} ?")
@@ -155,7 +155,7 @@ def extreme_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def next_to(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """The digit in the cell right beside another one, in its row."""
+    """The digit in the cell directly to the left or right of another one."""
     order = COLUMNS[scene.columns]
     pairs = [
         (a, b, side)
@@ -189,7 +189,7 @@ TASKS: dict[str, tuple[str, Task]] = {
     "extreme_colour": ("vqa", extreme_colour),
     "next_to": ("vqa", next_to),
 }
-"""Set name -> its task group and what makes its questions."""
+"""Set -> its task group and the function that makes its questions."""
 
 HELD_IN = {
     "caption": 20_000,
@@ -205,8 +205,8 @@ HELD_IN = {
     "ask": 400,
     "colour_of": 200,
 }
-"""Sets that are trained on -> their number of training records."""
+"""Training set -> number of training records."""
 HELD_OUT = ("digit_of", "read_column", "extreme", "extreme_colour", "next_to")
-"""Kinds of task that are never seen with pictures before they are judged."""
+"""Sets without training records: these kinds of questions are first seen in evaluation."""
 EVALUATED = 200
-"""Records of each set's validation and test split."""
+"""Number of records in each validation and test split."""

@@ -1,4 +1,4 @@
-"""Instruction templates of the digits tasks: several wordings of each question, in several frames."""
+"""Instruction templates of the digits tasks: several wordings of each question, each in several frames."""
 
 _FRAMES = ("{}", "question : {} answer :", "look at the picture . {}", "{} short answer :")
 _ORDERS = ("{}", "{} :", "look at the picture . {}", "please {}")
@@ -104,7 +104,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     for table, frames in ((_QUESTIONS, _FRAMES), (_COMMANDS, _ORDERS))
     for name, wordings in table.items()
 }
-"""Set -> templates over the slots of its records. The first is the one that evaluation uses."""
+"""Set -> templates over the slots of its records. Evaluation uses the first one."""
 
 PLAIN: dict[str, tuple[str, ...]] = {
     "caption": ("",),
@@ -120,4 +120,4 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "ask": ("{answer}",),
     "colour_of": ("{digit}",),
 }
-"""Set -> the slot values alone: the bare input of the paper's multitask comparison (figure 4)."""
+"""Set -> a template of slot values alone: the bare input in the paper's multitask comparison (figure 4)."""

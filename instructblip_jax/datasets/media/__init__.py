@@ -1,1 +1,1 @@
-"""Pictures and videos of any origin -> encoded pictures that are known to be readable, or a short reason why not."""
+"""Turns pictures and videos from any source into encoded pictures that are known to decode, or a reason why not."""

@@ -1,4 +1,4 @@
-"""Frames of an animated GIF, PNG or WebP."""
+"""Samples frames from an animated GIF, PNG or WebP."""
 
 import io
 import os
@@ -23,9 +23,9 @@ FORMATS = ("GIF", "PNG", "WEBP")
 
 
 def animated(file: BinaryIO, media: Media, frames: int, name: str) -> tuple[bytes, ...]:
-    """So many frames, as JPEG. Raises UnusableMediaError."""
+    """``frames`` frames of the animation, sampled uniformly, as JPEG. Raises UnusableMediaError."""
     if file.seek(0, os.SEEK_END) > MAX_BYTES:
-        raise UnusableMediaError("not a video", f"{name}: of no known container, and too large for a picture")
+        raise UnusableMediaError("not a video", f"{name}: unknown container, and too large for a picture")
     file.seek(0)
     data = io.BytesIO(file.read())
     budget = Budget(name)
@@ -53,7 +53,7 @@ def animated(file: BinaryIO, media: Media, frames: int, name: str) -> tuple[byte
     except UnusableImageError as error:
         raise UnusableMediaError(error.reason, str(error)) from error
     except UnidentifiedImageError as error:
-        raise UnusableMediaError("not a video", f"{name}: of no known container") from error
+        raise UnusableMediaError("not a video", f"{name}: unknown container") from error
     except Image.DecompressionBombError as error:
         raise UnusableMediaError("too large", f"{name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data
@@ -61,12 +61,12 @@ def animated(file: BinaryIO, media: Media, frames: int, name: str) -> tuple[byte
 
 
 def _times(image: Image.Image, count: int, budget: Budget) -> list[float]:
-    """Seconds at which each frame begins, and the end."""
+    """The start time of each frame and the end time of the last, in seconds."""
     times = [0.0]
     for number in range(count):
         budget.spend(*image.size)
         image.seek(number)
-        image.load()  # WebP tells a frame's time with its pixels
+        image.load()  # Pillow knows the duration of a WebP frame only after decoding it
         times.append(times[-1] + float(image.info.get("duration") or 100) / 1000)
     image.seek(0)
     return times

@@ -1,7 +1,7 @@
-"""Which frames of a moving picture are taken, how they are stored, and the bounds that no file can leave.
+"""Chooses and encodes the frames of videos and animations, and limits what one file may cost.
 
-Frames are stored as JPEG of quality 95 without chroma subsampling: videos are lossy already, and as PNG the frames of
-MSRVTT-QA's test split alone would take about 40 GB, for nothing that the model sees.
+Frames are stored as JPEG of quality 95 without chroma subsampling. Videos are lossy already; as PNG, the frames of
+MSRVTT-QA's test split alone would take about 40 GB without any gain for the model.
 """
 
 import io
@@ -14,17 +14,17 @@ from instructblip_jax.processors.image import MAX_PIXELS
 
 QUALITY = 95
 MOST_FRAMES = 500_000
-"""Of a video, more than four hours of it; those of a longer one are not even counted."""
+"""Limit of a video's frames: more than four hours. Longer videos are refused before all frames are counted."""
 MOST_DECODED = 10_000_000_000
-"""Pixels that are decoded to find a video's frames: a minute or so."""
+"""Limit of the pixels that are decoded to reach a video's frames: about a minute of work."""
 LONGER = 1.0
-"""Seconds by which a file must be longer than the clip asked for, not to be taken for the clip itself."""
+"""Seconds. A file that exceeds the length of the requested clip by less than this is taken as the clip itself."""
 NO_FRAMES = "no frames"
 CORRUPT = "truncated or corrupt video"
 
 
 class UnusableMediaError(ValueError):
-    """A picture or video that no record can hold. ``reason`` is one of few phrases, ``detail`` what is particular."""
+    """A picture or video that cannot be used. ``reason`` is one of a few fixed phrases, ``detail`` is specific."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{detail}: {reason}" if detail else reason)
@@ -32,39 +32,48 @@ class UnusableMediaError(ValueError):
 
 
 def sample(count: int, frames: int) -> list[int]:
-    """Numbers of the frames to take of ``count``: uniformly; where there are fewer, all, and the last again."""
+    """Indices of ``frames`` frames out of ``count``: the floor(i * count / frames)-th ones. If there are fewer than
+    that, all of them, with the last repeated."""
     if count < frames:
         return [min(i, count - 1) for i in range(frames)]
     return [i * count // frames for i in range(frames)]
 
 
 def encode(image: Image.Image) -> bytes:
-    """A frame as it is stored."""
+    """A frame as JPEG bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 class Budget:
-    """Counts decoded pixels."""
+    """Limits the pixels that are decoded for one file."""
 
     def __init__(self, name: str):
         self._name, self._left = name, MOST_DECODED
 
     def spend(self, width: int, height: int) -> None:
-        """Raise UnusableMediaError for a frame that is too large, or the one that is too many."""
+        """Account for one frame. Raises UnusableMediaError if it is too large or exceeds the file's limit."""
         self._left -= width * height
         if width * height > MAX_PIXELS or self._left < 0:
-            raise UnusableMediaError("too large", f"{self._name}: {width} x {height} pixels a frame")
+            raise UnusableMediaError("too large", f"{self._name}: {width} x {height} pixels per frame")
 
 
 def window(times: Sequence[float], duration: float, media: Media, name: str) -> list[int]:
-    """Numbers of the frames between the clip's start and end, or of all where the file is the clip already."""
+    """Indices of the frames between the clip's start and end; of all frames if the file is already the clip.
+
+    Args:
+      times: start time of each frame, in seconds.
+      duration: of the whole file, in seconds.
+
+    Raises:
+      UnusableMediaError: no frame is within the clip.
+    """
     end = duration if media.end is None else media.end
     if duration <= end - media.start + LONGER:
         return list(range(len(times)))
     inside = [number for number, time in enumerate(times) if media.start <= time < end]
     if not inside:
-        detail = f"{name}: {duration:.1f} s long, asked for {media.start:g} to {end:g} s"
+        detail = f"{name}: {duration:.1f} s long, but the clip is {media.start:g} to {end:g} s"
         raise UnusableMediaError("clip outside of the video", detail)
     return inside

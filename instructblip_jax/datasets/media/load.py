@@ -1,4 +1,4 @@
-"""A `Media` -> encoded pictures that are known to decode."""
+"""A `Media` -> encoded bytes; pictures and frames are known to decode."""
 
 import io
 import os
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media.animation import animated
 from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
@@ -16,20 +17,23 @@ from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageE
 
 FRAMES = 4
 MOST_FILES = 200_000
-"""Of a folder of frames; more are refused."""
+"""Limit of the files in a folder of frames; a larger folder is refused."""
 _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
-MISSING = "missing picture"
 
 
 def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
-    """The picture, as its file holds it, or of a video so many ``frames``, each decoded once to see that it can be.
+    """The bytes of a file as it holds them, or ``frames`` encoded frames of a video.
 
-    Frames are taken uniformly: the floor(i * len / frames)-th; of fewer, the last is repeated. Raises
+    Pictures and frames are decoded once to see that they can be; recordings and point clouds are taken as they are.
+    Frames are taken uniformly: the floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises
     UnusableMediaError.
     """
     if not media.video:
         data = _whole(media)
-        _verify(data, _name(media))
+        if not data:
+            raise UnusableMediaError("empty file", _name(media))
+        if media.kind == IMAGE:
+            _verify(data, _name(media))
         return (data,)
     if media.path is not None and media.data is None and media.path.is_dir():
         return _folder(media.path, frames)
@@ -37,26 +41,36 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 
 class Recent:
-    """`load`, remembering the last few: rows that ask about the same picture or video mostly follow one another."""
+    """`load` with a small cache: rows about the same medium are mostly adjacent.
+
+    Args:
+      frames: frames per video.
+      most: number of entries that are kept.
+      size: limit of all kept media together, in bytes.
+    """
 
     def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
         self._frames, self._most, self._size = frames, most, size
         self._held: OrderedDict[Media, tuple[bytes, ...]] = OrderedDict()
 
     def __call__(self, media: Media) -> tuple[bytes, ...]:
-        """As `load`; pictures of more than ``size`` bytes together are not kept."""
+        """Like `load`. Entries larger than ``size`` / ``most`` bytes are not kept."""
         if media not in self._held:
-            pictures = load(media, self._frames)
-            if media.data is not None or sum(map(len, pictures)) > self._size // self._most:
-                return pictures
-            self._held[media] = pictures
+            loaded = load(media, self._frames)
+            if media.data is not None or sum(map(len, loaded)) > self._size // self._most:
+                return loaded
+            self._held[media] = loaded
             if len(self._held) > self._most:
                 self._held.popitem(last=False)
         return self._held[media]
 
 
+def _noun(media: Media) -> str:
+    return "picture" if media.kind == IMAGE else media.kind
+
+
 def _name(media: Media) -> str:
-    return str(media.path) if media.data is None else "picture in the row"
+    return str(media.path) if media.data is None else f"{_noun(media)} in the row"
 
 
 def _whole(media: Media) -> bytes:
@@ -67,7 +81,7 @@ def _whole(media: Media) -> bytes:
             raise UnusableMediaError("too large", f"{name}: {len(data):,} bytes")
         return data
     if media.path is None:
-        raise UnusableMediaError(MISSING, "the row names none")
+        raise UnusableMediaError(f"missing {_noun(media)}", "the row names none")
     try:
         _check_file(media.path)
         with media.path.open("rb") as file:
@@ -78,8 +92,8 @@ def _whole(media: Media) -> bytes:
             data = file.read(size)
     except UnusableMediaError:
         raise
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero in the name
-        raise UnusableMediaError(MISSING, name) from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UnusableMediaError(f"missing {_noun(media)}", name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
     if len(data) < media.size:
@@ -88,14 +102,12 @@ def _whole(media: Media) -> bytes:
 
 
 def _check_file(path: Path) -> None:
-    """Raise FileNotFoundError for what is no file: a pipe would be waited for, a device read without end."""
+    """Raise FileNotFoundError unless it is a regular file: reading a pipe may block, and a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise FileNotFoundError(path)
 
 
 def _verify(data: bytes, name: str) -> None:
-    if not data:
-        raise UnusableMediaError("empty file", name)
     try:
         open_image(data, name)
     except UnusableImageError as error:
@@ -114,21 +126,23 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{folder}: {error.strerror}") from error
     if not names:
-        raise UnusableMediaError(NO_FRAMES, f"{folder}: holds no picture")
+        raise UnusableMediaError(NO_FRAMES, f"{folder}: contains no pictures")
     names.sort(key=_natural)
     pictures = {number: _whole(Media(folder / names[number])) for number in set(sample(len(names), frames))}
     for number, data in pictures.items():
+        if not data:
+            raise UnusableMediaError("empty file", str(folder / names[number]))
         _verify(data, str(folder / names[number]))
     return tuple(pictures[number] for number in sample(len(names), frames))
 
 
 def _natural(name: str) -> tuple[list[int], str]:
-    """frame_2 before frame_10."""
+    """Sort key that puts frame_2 before frame_10."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name
 
 
 def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
-    name = str(media.path) if media.data is None else "video in the row"
+    name = _name(media)
     try:
         with _open(media) as file:
             head = file.read(16)
@@ -151,7 +165,7 @@ def _open(media: Media) -> BinaryIO:
     if media.data is not None:
         return io.BytesIO(media.data)
     if media.path is None:
-        raise UnusableMediaError("missing video", "the row names none")
+        raise UnusableMediaError("missing video", "the row names no video")
     _check_file(media.path)
     if media.size:
         return io.BufferedReader(_Part(media.path, media.offset, media.size))
@@ -159,7 +173,7 @@ def _open(media: Media) -> BinaryIO:
 
 
 class _Part(io.RawIOBase):
-    """A member of an archive, as a file of its own."""
+    """A member of an archive as a file of its own."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self._file, self._offset, self._size = path.open("rb"), offset, size

@@ -1,4 +1,4 @@
-"""Frames of a video file, by PyAV."""
+"""Samples frames from a video file with PyAV."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -17,13 +17,15 @@ from instructblip_jax.datasets.media.frames import (
 from instructblip_jax.processors.image import MAX_PIXELS
 
 SEEK = 250
-"""Frames between two wanted ones, from which on it is quicker to go to the nearest key frame than to decode on."""
+"""From this many frames between two wanted ones, seeking to a key frame is faster than decoding all in between."""
 NEEDS = "video needs PyAV: pip install av"
 
 
 def container_of(head: bytes) -> str | None:
-    """The container's name by its first bytes; None: no video file. Given by name, no playlist can pose as a video and
-    have other files or addresses opened."""
+    """The container format of a video file, by its first bytes; None for any other file.
+
+    FFmpeg is given this name and never guesses, so that a playlist posing as a video cannot open other files or URLs.
+    """
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
@@ -36,7 +38,7 @@ def container_of(head: bytes) -> str | None:
 
 
 def decoded(file: BinaryIO, container: str, media: Media, frames: int, name: str) -> tuple[bytes, ...]:
-    """So many frames, as JPEG, of a file of this ``container``. Raises UnusableMediaError."""
+    """``frames`` frames of a ``container`` file, sampled uniformly, as JPEG. Raises UnusableMediaError."""
     try:
         import av
     except ImportError as error:
@@ -44,18 +46,18 @@ def decoded(file: BinaryIO, container: str, media: Media, frames: int, name: str
     try:
         with av.open(file, format=container, options={"enable_drefs": "0"} if container == "mp4" else {}) as opened:
             if not opened.streams.video:
-                raise UnusableMediaError(NO_FRAMES, f"{name}: has no picture track")
+                raise UnusableMediaError(NO_FRAMES, f"{name}: has no video track")
             stream = opened.streams.video[0]
             if stream.codec_context is None:
                 raise UnusableMediaError("unknown video codec", name)
-            stream.codec_context.thread_count = 1  # a process a core already
+            stream.codec_context.thread_count = 1  # each core already runs a process
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return _decode(opened, stream, media, frames, name)
     except UnusableMediaError:
         raise
     except av.error.DecoderNotFoundError as error:
         raise UnusableMediaError("unknown video codec", name) from error
-    except Exception as error:  # the demuxers' and decoders' many kinds
+    except Exception as error:  # demuxers and decoders raise many kinds
         raise UnusableMediaError(CORRUPT, f"{name}: {error}") from error
 
 
@@ -67,9 +69,9 @@ def _decode(opened: Any, stream: Any, media: Media, frames: int, name: str) -> t
         if len(stamps) > MOST_FRAMES:
             raise UnusableMediaError("too large", f"{name}: more than {MOST_FRAMES:,} frames")
     if not stamps:
-        raise UnusableMediaError(NO_FRAMES, f"{name}: has no picture")
+        raise UnusableMediaError(NO_FRAMES, f"{name}: has no frames")
     budget = Budget(name)
-    if None in stamps or len(set(stamps)) < len(stamps):  # no frame can be found by its time: by its number then
+    if None in stamps or len(set(stamps)) < len(stamps):  # frames cannot be found by time, so count them
         inside = list(range(len(stamps)))
         if media.start or media.end is not None:
             rate = float(stream.average_rate or 25)
@@ -78,14 +80,14 @@ def _decode(opened: Any, stream: Any, media: Media, frames: int, name: str) -> t
         return _walk([inside[n] for n in sample(len(inside), frames)], _frames(opened, stream, budget), name)
     stamps.sort()
     seconds = [float((stamp - stamps[0]) * stream.time_base) for stamp in stamps]
-    duration = seconds[-1] * len(seconds) / max(1, len(seconds) - 1)  # the last frame lasts, too
+    duration = seconds[-1] * len(seconds) / max(1, len(seconds) - 1)  # the last frame has a duration as well
     inside = window(seconds, duration, media, name)
     wanted = [inside[n] for n in sample(len(inside), frames)]
     return _by_time(opened, stream, [stamps[n] for n in wanted], wanted, budget, name)
 
 
 def _frames(opened: Any, stream: Any, budget: Budget) -> Iterator[Any]:
-    """Decoded frames from where the file stands, within the budget: the size is looked at before the pixels are."""
+    """Decoded frames from the file's current position; the budget is checked before a frame is decoded."""
     for packet in opened.demux(stream):
         budget.spend(stream.codec_context.width, stream.codec_context.height)
         for frame in packet.decode():
@@ -107,7 +109,7 @@ def _walk(wanted: Sequence[int], decoded: Iterator[Any], name: str) -> tuple[byt
             break
     if frame is None:
         raise UnusableMediaError(CORRUPT, f"{name}: no frame can be decoded")
-    last = _picture(frame)  # for those that were announced and do not come
+    last = _picture(frame)  # stands in for frames that the container lists but that do not decode
     return tuple(found.get(number, last) for number in wanted)
 
 

@@ -1,4 +1,4 @@
-"""Shards written by Apache Beam: the same function, and so the same bytes, wherever a runner's workers are.
+"""Shards written by Apache Beam: the same function, and so the same bytes, wherever the runner's workers are.
 
 The rows of a shard travel as a file under the set's incomplete directory, which all workers must see (a shared file
 system); the pipeline itself holds no more than the files' names, however large the set is.
@@ -12,11 +12,11 @@ from instructblip_jax.datasets.prepare.pool import Run
 from instructblip_jax.datasets.prepare.shard import Job, write_shard
 
 ROWS = "rows"
-"""Directory of the rows that are yet to be written; it goes with all else that is not the set."""
+"""Directory of the rows that are yet to be written; `finish` removes it."""
 
 
 def runner(options: str) -> Run:
-    """What writes shards by a pipeline with these options: "--runner=DirectRunner --direct_num_workers=4 …".
+    """Writes shards by a pipeline with these options: "--runner=DirectRunner --direct_num_workers=4 …".
 
     Raises ValueError where Beam is not installed.
     """

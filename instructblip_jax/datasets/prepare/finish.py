@@ -1,4 +1,4 @@
-"""The end of writing a set: what lies in its incomplete directory gets its names, is described, and the rest goes."""
+"""The end of writing a set: its shards get their final names, it is described, and all other files are removed."""
 
 import json
 import os
@@ -7,16 +7,15 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from instructblip_jax.data.places import FEATURES, VERSION
+from instructblip_jax.data.places import FEATURES, REPORT, SUFFIX, VERSION, VOCABULARY
 from instructblip_jax.datasets.prepare.report import Report, new_report
-from instructblip_jax.datasets.prepare.shard import SUFFIX
 
-REPORT, SKIPPED, VOCABULARY = "report.json", "skipped.jsonl", "vocabulary.json"
-"""What lies beside the records: counts; each row that is no record; the answers that are ranked, of a set with such."""
+SKIPPED = "skipped.jsonl"
+"""Lies beside the records: each row that is no record."""
 
 
 def there(directory: Path, name: str) -> Report:
-    """What is told of a set that is whole."""
+    """The report of a set that is whole."""
     try:
         report = Report.from_json(json.loads((directory / REPORT).read_bytes()))
     except (OSError, ValueError):  # written by an earlier version of this package, or another tool
@@ -29,19 +28,19 @@ def there(directory: Path, name: str) -> Report:
 
 
 def finish(work: Path, report: Report) -> None:
-    """Shards get their names, the description is written, all else removed; from `report.json` alone, so that it can be
-    done again."""
-    for told in report.splits.values():
-        # By number: which of them hold records is known from their files only until these have their names.
-        stems = sorted(path.with_suffix("") for path in work.glob(f"{told.files}.*{SUFFIX}"))
-        finals = [_final(work, report.name, told.files, n, len(told.shards)) for n in range(len(told.shards))]
-        for final in finals[::-1]:  # the last first: those that are left are the first ones
+    """Rename the shards, write the description, remove all else; from `report.json` alone, so that it can be repeated
+    after a kill."""
+    for split in report.splits.values():
+        # By number: which shards hold records is known from their files only, until these are renamed.
+        stems = sorted(path.with_suffix("") for path in work.glob(f"{split.files}.*{SUFFIX}"))
+        finals = [_final(work, report.name, split.files, n, len(split.shards)) for n in range(len(split.shards))]
+        for final in finals[::-1]:  # the last first, so that those left after a kill are the first ones
             if final.exists():
                 continue
             os.replace(f"{stems.pop()}{SUFFIX}", final)
     _describe(work, report)
     keep = {"dataset_info.json", "features.json", REPORT, VOCABULARY}
-    if any(told.skipped for told in report.splits.values()):
+    if any(split.skipped for split in report.splits.values()):
         keep.add(SKIPPED)
     for path in work.iterdir():
         if path.is_dir():
@@ -55,8 +54,8 @@ def _final(work: Path, name: str, split: str, number: int, count: int) -> Path:
 
 
 def _describe(work: Path, report: Report) -> None:
-    """dataset_info.json and features.json, by which TFDS knows the set."""
-    identity = tfds.core.dataset_info.DatasetIdentity(report.name, VERSION, str(work), "")
+    """Write dataset_info.json and features.json, by which TFDS knows the set."""
+    identity = tfds.core.dataset_info.DatasetIdentity(report.name, tfds.core.Version(VERSION), str(work), "")
     info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(FEATURES))
     info.set_file_format("array_record")
     template = tfds.core.ShardedFileTemplate(
@@ -66,13 +65,13 @@ def _describe(work: Path, report: Report) -> None:
         tfds.core.splits.SplitDict(
             [
                 tfds.core.SplitInfo(
-                    name=told.files,
-                    shard_lengths=told.shards,
-                    num_bytes=told.bytes,
-                    filename_template=template.replace(split=told.files),
+                    name=split.files,
+                    shard_lengths=split.shards,
+                    num_bytes=split.bytes,
+                    filename_template=template.replace(split=split.files),
                 )
-                for told in report.splits.values()
-                if told.shards
+                for split in report.splits.values()
+                if split.shards
             ]
         )
     )

@@ -14,13 +14,13 @@ from multiprocessing import connection
 from instructblip_jax.datasets.prepare.shard import Job, write_shard
 
 Run = Callable[[Iterator[Job]], Iterator[int]]
-"""Has all jobs done, a few at a time; yields the rows of each as it is finished."""
+"""Does all jobs, a few at a time; yields the number of rows of each as it is finished."""
 WAITING = 2
-"""Jobs that are ready besides those being done: enough that nobody waits, few enough to be held in memory."""
+"""Jobs kept ready besides those being done: enough that no process waits, few enough to be held in memory."""
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -28,7 +28,7 @@ def here(jobs: Iterator[Job]) -> Iterator[int]:
     """Do the jobs in this process."""
     for job in jobs:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of pictures that are odd and yet decode
+            warnings.simplefilter("ignore")  # Pillow's, about odd pictures that decode all the same
             yield write_shard(job)
 
 
@@ -73,7 +73,7 @@ class Pool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            # Fresh processes: this one may hold threads, of jax say, which do not survive a fork.
+            # Fresh processes: this one may hold threads (jax's, for example), which do not survive a fork.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["instructblip_jax.datasets.prepare.shard"])
             self._executor = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_begin)
@@ -81,7 +81,7 @@ class Pool:
 
 
 def _begin() -> None:
-    """In a process of the pool: it ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    """Make a process of the pool end with its parent, however that ends, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     parent = multiprocessing.parent_process()

@@ -1,34 +1,37 @@
-"""What became of a set's rows: a table for people, report.json for programs, skipped.jsonl for whoever mends them."""
+"""The report on a set's rows: a table for people, report.json for programs, skipped.jsonl for whoever mends them."""
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from instructblip_jax.data.places import on_disk
+from instructblip_jax.data.record import FRAME, IMAGE
 from instructblip_jax.datasets.prepare.shard import Written
 
 FIRST = 5
-"""Skips of each reason that are shown."""
+"""Skips that are shown for each reason."""
 
 
 @dataclasses.dataclass
 class SplitReport:
-    """Of a split, under its official name.
+    """The report on a split, under its official name.
 
     Attributes:
       files: the split's name in the files, and in TFDS.
-      rows, written, skipped, bytes: counts; records written, together of so many bytes.
-      reasons: of the skips, and the ``first`` ones of each, as {"where", "detail"}.
-      repeated: uids that were there before, and got "#2" and so on behind them.
-      pictures: the most that a record has, frames counted.
-      by_pictures: number of pictures, as text -> records that have so many; empty where an earlier version wrote.
-      pictured, missing: rows with pictures, and of them those whose pictures are not there.
+      rows, written, skipped, bytes: numbers of rows, of records and of skips; size of the records together.
+      reasons: how often each reason for a skip occurred; ``first`` holds the first skips of each, as {"where",
+        "detail"}.
+      repeated: number of uids that had occurred before, and were written with "#2", "#3", ... behind them.
+      by_kinds: kinds of media in order, joined by spaces ("" for none) -> number of records that hold just these;
+        empty where an early version wrote the set.
+      pictured, missing: rows with media, and those of them whose media are not there.
       expected: records of the whole release; None where that is not known.
-      shards: records of each.
+      shards: number of records of each.
       digest: of all records, in order; "" where there are none.
       held: rows of the source that all these stand for: captions of a picture may be one record.
-      noted: what was joined or left out of records, how often, and of each the ``first_noted`` places.
+      noted: how often something was joined or left out of a record, by phrase; ``first_noted`` has the first places.
     """
 
     files: str
@@ -39,8 +42,7 @@ class SplitReport:
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     repeated: int = 0
-    pictures: int = 0
-    by_pictures: dict[str, int] = dataclasses.field(default_factory=dict)
+    by_kinds: dict[str, int] = dataclasses.field(default_factory=dict)
     pictured: int = 0
     missing: int = 0
     expected: int | None = None
@@ -50,27 +52,26 @@ class SplitReport:
     noted: dict[str, int] = dataclasses.field(default_factory=dict)
     first_noted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    def add(self, told: Written) -> None:
-        """Count a shard."""
-        self.rows += told.rows
-        self.written += told.written
-        self.skipped += len(told.skips)
-        self.bytes += told.bytes
-        self.pictures = max(self.pictures, told.pictures)
-        for number, count in told.by_pictures.items():
-            self.by_pictures[number] = self.by_pictures.get(number, 0) + count
-        self.pictured += told.pictured
-        self.missing += told.missing
-        if told.written:
-            self.shards.append(told.written)
-            self.digest = hashlib.blake2b((self.digest + told.content).encode(), digest_size=16).hexdigest()
-        for where, reason, detail in told.skips:
+    def add(self, shard: Written) -> None:
+        """Add the counts of a shard."""
+        self.rows += shard.rows
+        self.written += shard.written
+        self.skipped += len(shard.skips)
+        self.bytes += shard.bytes
+        for kinds, count in shard.by_kinds.items():
+            self.by_kinds[kinds] = self.by_kinds.get(kinds, 0) + count
+        self.pictured += shard.pictured
+        self.missing += shard.missing
+        if shard.written:
+            self.shards.append(shard.written)
+            self.digest = hashlib.blake2b((self.digest + shard.content).encode(), digest_size=16).hexdigest()
+        for where, reason, detail in shard.skips:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
             first = self.first.setdefault(reason, [])
             if len(first) < FIRST:
                 first.append({"where": where, "detail": detail})
-        self.held += told.held
-        for where, note in told.notes:
+        self.held += shard.held
+        for where, note in shard.notes:
             self.noted[note] = self.noted.get(note, 0) + 1
             places = self.first_noted.setdefault(note, [])
             if len(places) < FIRST:
@@ -79,7 +80,8 @@ class SplitReport:
 
 @dataclasses.dataclass
 class Report:
-    """Of a set. ``directory`` is where it lies, ``kept`` whether it was there already; neither is in the file."""
+    """The report on a set. ``directory`` is where it lies, ``kept`` is True if it was there already; neither is in the
+    file."""
 
     name: str
     configuration: dict[str, Any]
@@ -88,62 +90,63 @@ class Report:
     kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """For report.json: the same for the same rows, however often the work was broken off."""
+        """The content of report.json: the same for the same rows, however often the work was broken off."""
         content = dataclasses.asdict(self)
         return {key: value for key, value in content.items() if key not in ("directory", "kept")}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Report":
-        """The inverse. Raises ValueError for something else."""
+        """The inverse of `to_json`, for sets of the older version too. Raises ValueError for something else."""
         try:
-            splits = {split: SplitReport(**told) for split, told in content["splits"].items()}
+            splits = {split: SplitReport(**_current(fields)) for split, fields in content["splits"].items()}
             return cls(**{**content, "splits": splits})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the report of a prepared set ({error})") from error
 
     def notes(self) -> Iterator[str]:
-        """What is odd, but no error."""
-        for split, told in self.splits.items():
-            if told.expected is not None and told.written + told.skipped != told.expected:
-                yield f"{split}: {told.rows:,} rows of the {told.expected:,} of the release; a partial download?"
-            for note, count in sorted(told.noted.items()):
-                places = ", ".join(told.first_noted[note])
+        """Remarks on what is odd, but no error."""
+        for split, own in self.splits.items():
+            if own.expected is not None and own.written + own.skipped != own.expected:
+                yield f"{split}: {own.rows:,} rows of the {own.expected:,} of the release; a partial download?"
+            for note, count in sorted(own.noted.items()):
+                places = ", ".join(own.first_noted[note])
                 yield f"{split}: {count:,} × {note}: {places}" + (" and more" if count > FIRST else "")
-            if told.held not in (0, told.rows):
-                yield f"{split}: {told.rows:,} records and skips stand for {told.held:,} rows of the source"
-            if told.repeated:
-                yield f"{split}: {told.repeated:,} rows have the id of an earlier one; #2, #3, … was put behind it"
-            if told.pictures > 1 and len(told.by_pictures) > 1:
-                counts = sorted((int(number), count) for number, count in told.by_pictures.items())
-                rows = ", ".join(f"{_rows(count)} {_pictures(number)}" for number, count in counts)
-                yield f"{split}: {rows}; each number of pictures gets batches of its own"
-            if told.pictured and told.missing == told.pictured:
+            if own.held not in (0, own.rows):
+                yield f"{split}: {own.rows:,} records and skips stand for {own.held:,} rows of the source"
+            if own.repeated:
+                yield f"{split}: {own.repeated:,} rows have the id of an earlier one; #2, #3, … was put behind it"
+            if len({kinds or IMAGE for kinds in own.by_kinds}) > 1:
+                counts = sorted((kinds.split(), count) for kinds, count in own.by_kinds.items())
+                counts.sort(key=lambda one: len(one[0]))
+                rows = ", ".join(f"{_rows(count)} {_media(kinds)}" for kinds, count in counts)
+                yield f"{split}: {rows}; each gets batches of its own"
+            if own.pictured and own.missing == own.pictured:
                 yield f"{split}: none of its pictures is there"
-            if not told.rows:
+            if not own.rows:
                 yield f"{split}: no rows"
-            elif not told.written:
+            elif not own.written:
                 yield f"{split}: every row was skipped, so there is no such split in the set"
-            elif told.files != split:
-                yield f"{split}: called {told.files} in the files"
+            elif own.files != split:
+                yield f"{split}: called {own.files} in the files"
 
     def lines(self) -> Iterator[str]:
-        """The table: a line a split, then each reason with its first rows, then what is odd."""
+        """The table: a line for each split, then each reason with its first rows, then the notes."""
         width = max([len(split) for split in self.splits] + [5])
         yield f"{'split':<{width}} {'written':>12} {'skipped':>10}  reasons"
-        for split, told in self.splits.items():
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(told.reasons.items()))
-            noted = ", ".join(f"{count:,} {note}" for note, count in sorted(told.noted.items()))
+        for split, own in self.splits.items():
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(own.reasons.items()))
+            noted = ", ".join(f"{count:,} {note}" for note, count in sorted(own.noted.items()))
             reasons += f"{'; ' if reasons else ''}noted: {noted}" if noted else ""
-            yield f"{split:<{width}} {told.written:>12,} {told.skipped:>10,}  {reasons}".rstrip()
-        for split, told in self.splits.items():
-            for reason, first in sorted(told.first.items()):
-                yield f"{split}: {reason} ({told.reasons[reason]:,})"
+            yield f"{split:<{width}} {own.written:>12,} {own.skipped:>10,}  {reasons}".rstrip()
+        for split, own in self.splits.items():
+            for reason, first in sorted(own.first.items()):
+                yield f"{split}: {reason} ({own.reasons[reason]:,})"
                 yield from (f"  {row['where']}: {row['detail']}".rstrip(": ") for row in first)
-                if told.reasons[reason] > len(first):
-                    yield f"  and {told.reasons[reason] - len(first):,} more"
+                if own.reasons[reason] > len(first):
+                    yield f"  and {own.reasons[reason] - len(first):,} more"
         yield from (f"note: {note}" for note in self.notes())
         if self.directory:
-            more = " and skipped.jsonl" if any(told.skipped for told in self.splits.values()) else ""
+            more = " and skipped.jsonl" if any(own.skipped for own in self.splits.values()) else ""
             yield f"report: {self.directory}/report.json{more}"
 
 
@@ -151,33 +154,48 @@ def _rows(count: int) -> str:
     return "1 row shows" if count == 1 else f"{count:,} rows show"
 
 
-def _pictures(number: int) -> str:
-    return "no picture" if number == 0 else "1 picture" if number == 1 else f"{number:,} pictures"
+_NOUNS = {IMAGE: ("picture", "pictures"), FRAME: ("frame", "frames")}
+
+
+def _media(kinds: list[str]) -> str:
+    """The kinds of a record's media in words: "2 pictures", "1 picture and 1 audio"."""
+    counts = Counter(kinds)
+    words = [f"{count:,} {_NOUNS.get(kind, (kind, kind))[count > 1]}" for kind, count in counts.items()]
+    return " and ".join(words) or "no picture"
+
+
+def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A split's fields in a report of the older version, which counts pictures -> those of this version."""
+    older = {"pictures", "by_pictures"}
+    pictures = {" ".join([IMAGE] * int(number)): count for number, count in fields.get("by_pictures", {}).items()}
+    kept = {name: value for name, value in fields.items() if name not in older}
+    return kept | ({"by_kinds": pictures} if pictures else {})
 
 
 def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str, int | None]) -> Report:
-    """Of nothing yet; ``splits``: official name -> expected records. Raises ValueError for names that fall together."""
-    told = {split: SplitReport(files=on_disk(split), expected=expected) for split, expected in splits.items()}
-    if len({one.files for one in told.values()}) < len(told):
-        raise ValueError(f"{name}: splits {', '.join(told)} have the same name in files")
-    return Report(name, dict(configuration), told)
+    """A report without counts; ``splits``: official name -> expected records. Raises ValueError for splits whose files
+    would have the same name."""
+    empty = {split: SplitReport(files=on_disk(split), expected=expected) for split, expected in splits.items()}
+    if len({one.files for one in empty.values()}) < len(empty):
+        raise ValueError(f"{name}: splits {', '.join(empty)} have the same name in files")
+    return Report(name, dict(configuration), empty)
 
 
 def judge(report: Report, max_skipped: float) -> None:
-    """Raise ValueError, telling counts, for a set of which too little is left; ``max_skipped``: a share of the rows."""
-    told = report.splits.values()
-    rows, written, skipped = (sum(getattr(one, field) for one in told) for field in ("rows", "written", "skipped"))
-    pictured, missing = (sum(getattr(one, field) for one in told) for field in ("pictured", "missing"))
+    """Raise ValueError with the counts for a set of which too little is left; ``max_skipped``: a share of the rows."""
+    splits = report.splits.values()
+    rows, written, skipped = (sum(getattr(one, field) for one in splits) for field in ("rows", "written", "skipped"))
+    pictured, missing = (sum(getattr(one, field) for one in splits) for field in ("pictured", "missing"))
     if not rows:
         raise ValueError(f"{report.name}: no row in any split ({', '.join(report.splits)}), so nothing is written")
     reasons: dict[str, int] = {}
-    for one in told:
+    for one in splits:
         for reason, count in one.reasons.items():
             reasons[reason] = reasons.get(reason, 0) + count
     if pictured and missing == pictured:
         first = [
             row["detail"]
-            for one in told
+            for one in splits
             for reason in one.first
             if reason.startswith("missing ")
             for row in one.first[reason]

@@ -13,22 +13,22 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.places import MEDIA, RECORD, SUFFIX
+from instructblip_jax.data.record import FRAME, Medium, Record
 from instructblip_jax.datasets.draft import Draft, Skip
 from instructblip_jax.datasets.media import load as media
 from instructblip_jax.datasets.media.frames import UnusableMediaError
 
 Item = Draft | Skip | Record
 Chunk = list[Item] | Callable[[], Iterable[Item]]
-"""What becomes a shard: rows, or what makes them, which then is called where the shard is written."""
-SUFFIX = ".array_record"
+"""The content of a shard: rows, or a function that makes them, which is called where the shard is written."""
 _DETAIL = 300
 """Characters of a skip's detail that are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A shard to be written: ``stem`` is its path without a suffix, ``payload`` the pickled `Chunk` or a file of it."""
+    """A shard to be written: ``stem`` is its path without a suffix, ``payload`` the pickled `Chunk` or its file."""
 
     stem: str
     payload: bytes | Path
@@ -38,18 +38,17 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What the file beside a finished shard tells.
+    """The content of the file beside a finished shard.
 
     Attributes:
       digest: of the rows it was made from.
-      rows, written: how many were there, and how many became records.
-      bytes: of the records, together.
-      size: of the shard's file; None where no record was written, and there is none.
+      rows, written: number of rows, and of those that became records.
+      bytes: size of the records together.
+      size: size of the shard's file; None where no record was written, and there is none.
       content: a digest of the records.
-      pictures: the most that a record has, frames counted.
-      by_pictures: number of pictures, as text -> records that have so many.
-      pictured, missing: rows with pictures or videos, and those whose are not there at all.
-      unread: rows skipped for what became of reading their pictures.
+      by_kinds: kinds of media in order, joined by spaces -> number of records that hold just these.
+      pictured, missing: rows with media, and those of them whose media are not there at all.
+      unread: rows skipped because their media could not be read.
       skips: (where, reason, detail) of every row that is no record, in order.
       held: rows of the source that all these stand for.
       notes: (where, note) of what was joined or left out of a record.
@@ -61,8 +60,7 @@ class Written:
     bytes: int
     size: int | None
     content: str
-    pictures: int
-    by_pictures: dict[str, int]
+    by_kinds: dict[str, int]
     pictured: int
     missing: int
     unread: int
@@ -72,40 +70,40 @@ class Written:
 
 
 def digest_of(payload: bytes) -> str:
-    """Of the rows of a shard."""
+    """The digest of a shard's rows."""
     return hashlib.blake2b(payload, digest_size=16).hexdigest()
 
 
 def finished(stem: str | Path) -> Written | None:
-    """What was told of the shard; None where it is not finished, or not as it was."""
+    """The content of the file beside a shard; None where it is not finished, or its records have changed."""
     try:
-        told = Written(**json.loads(Path(f"{stem}.json").read_bytes()))
-        there = os.stat(f"{stem}{SUFFIX}").st_size if told.size is not None else None
+        written = Written(**json.loads(Path(f"{stem}.json").read_bytes()))
+        size = os.stat(f"{stem}{SUFFIX}").st_size if written.size is not None else None
     except (OSError, ValueError, TypeError):
         return None
-    return told if there == told.size else None
+    return written if size == written.size else None
 
 
 def write_shard(job: Job) -> int:
-    """Write what the job's rows become, and beside it what became of them; the number of rows.
+    """Write the records of a job's rows, and beside them what became of each row; returns the number of rows.
 
-    Either file is renamed into place when it is whole, the second last: a shard is finished when both are there.
+    Each file is renamed into place when it is whole, the records first: a shard is finished when both are there.
     """
     payload = job.payload if isinstance(job.payload, bytes) else job.payload.read_bytes()
     chunk: Chunk = pickle.loads(payload)
     part = f"{job.stem}.{os.getpid()}.part"
     try:
-        told = _write(part, chunk if isinstance(chunk, list) else chunk(), job)
-        if told.size is None:
+        written = _write(part, chunk if isinstance(chunk, list) else chunk(), job)
+        if written.size is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{job.stem}{SUFFIX}")
         else:
             os.replace(part, f"{job.stem}{SUFFIX}")
-        replace(f"{job.stem}.json", json.dumps(dataclasses.asdict(told), ensure_ascii=True))
+        replace(f"{job.stem}.json", json.dumps(dataclasses.asdict(written), ensure_ascii=True))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
-    return told.rows
+    return written.rows
 
 
 def replace(path: str | Path, text: str) -> None:
@@ -120,8 +118,8 @@ class _Tally:
 
     def __init__(self) -> None:
         self.rows = self.written = self.bytes = self.held = 0
-        self.pictures = self.pictured = self.missing = self.unread = 0
-        self.by_pictures: dict[str, int] = {}
+        self.pictured = self.missing = self.unread = 0
+        self.by_kinds: dict[str, int] = {}
         self.content = hashlib.blake2b(digest_size=16)
         self.skips: list[tuple[str, str, str]] = []
         self.notes: list[tuple[str, str]] = []
@@ -138,7 +136,7 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
     tally, writer = _Tally(), None
     try:
         for example in _examples(items, tally, media.Recent(job.frames)):
-            # Groups of one record, as TFDS writes: any record is read without its neighbours.
+            # Groups of one record, as TFDS writes, so that a record is read without its neighbours.
             writer = writer or ArrayRecordWriter(part, "group_size:1")
             writer.write(example)
             tally.written += 1
@@ -155,8 +153,7 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
         bytes=tally.bytes,
         size=os.stat(part).st_size if tally.written else None,
         content=tally.content.hexdigest(),
-        pictures=tally.pictures,
-        by_pictures=dict(sorted(tally.by_pictures.items())),
+        by_kinds=dict(sorted(tally.by_kinds.items())),
         pictured=tally.pictured,
         missing=tally.missing,
         unread=tally.unread,
@@ -175,11 +172,10 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
             continue
         where = item.where if isinstance(item, Draft) else item.uid
         try:
-            record = _with_pictures(item, tally, load) if isinstance(item, Draft) else item
+            record = _with_media(item, tally, load) if isinstance(item, Draft) else item
             example = _example(record)
-            number = str(len(record.images))
-            tally.pictures = max(tally.pictures, len(record.images))
-            tally.by_pictures[number] = tally.by_pictures.get(number, 0) + 1
+            kinds = " ".join(medium.kind for medium in record.media)
+            tally.by_kinds[kinds] = tally.by_kinds.get(kinds, 0) + 1
         except UnusableMediaError as error:
             tally.unread += 1
             tally.missing += error.reason.startswith("missing ")
@@ -191,17 +187,18 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
             yield example
 
 
-def _with_pictures(draft: Draft, tally: _Tally, load: media.Recent) -> Record:
+def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> Record:
     tally.pictured += bool(draft.media)
-    pictures = tuple(picture for one in draft.media for picture in load(one))
-    return dataclasses.replace(draft.record, images=pictures)
+    loaded = [Medium(FRAME if one.video else one.kind, data) for one in draft.media for data in load(one)]
+    return dataclasses.replace(draft.record, media=tuple(loaded))
 
 
 def _example(record: Record) -> bytes:
-    """As `places.FEATURES` says. TFDS's own serialiser goes through NumPy arrays, and orders the fields by chance."""
+    """A record with the fields of `places.FEATURES`, serialised here, because TFDS's own serialiser goes through NumPy
+    arrays and orders the fields by chance."""
     text = record.to_json().encode("utf-8")
     example = tf_example_pb2.Example()
     fields: Any = example.features.feature
-    fields["images"].bytes_list.value.extend(record.images)
-    fields["record"].bytes_list.value.append(text)
+    fields[MEDIA].bytes_list.value.extend(medium.data for medium in record.media)
+    fields[RECORD].bytes_list.value.append(text)
     return example.SerializeToString(deterministic=True)

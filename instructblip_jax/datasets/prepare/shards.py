@@ -1,10 +1,10 @@
-"""Writes a set: rows in order, shard by shard, in all processes there are, going on where it was broken off.
+"""Writes a set: rows in order, shard by shard, in all processes there are, resuming where it was broken off.
 
-While it is written the set lies in OUT/NAME/2.0.0.incomplete: `configuration.json`, and for each finished shard its
-records and a file telling what became of its rows (`shard.Written`). When all rows are done, `report.json` is written;
-from then on the set is only finished: shards get their names, the description is written, the rest removed, and the
-directory is renamed. Each of these steps can be repeated, so a kill at any time costs the shards that were being
-written, and the files of the finished set are the same as without it.
+While it is written the set lies in OUT/NAME/3.0.0.incomplete: `configuration.json`, and for each finished shard its
+records and a file that says what became of its rows (`shard.Written`). When all rows are done, `report.json` is
+written; what remains is to rename the shards, write the description, remove all else, and rename the directory. Each of
+these steps can be repeated, so a kill at any time costs the shards that were being written, and the files of the
+finished set are the same as without it.
 """
 
 import contextlib
@@ -20,39 +20,48 @@ from typing import Any
 
 from filelock import FileLock
 
-from instructblip_jax.data.places import directory_of, incomplete, is_prepared
+from instructblip_jax.data.places import (
+    OLDER,
+    REPORT,
+    SUFFIX,
+    VOCABULARY,
+    directory_of,
+    incomplete,
+    is_prepared,
+    new_directory,
+)
 from instructblip_jax.datasets.draft import Draft, Reading, Rows, Skip
 from instructblip_jax.datasets.media import load as media
-from instructblip_jax.datasets.prepare.finish import REPORT, SKIPPED, VOCABULARY, finish, there
+from instructblip_jax.datasets.prepare.finish import SKIPPED, finish, there
 from instructblip_jax.datasets.prepare.pool import Pool, Run
 from instructblip_jax.datasets.prepare.report import Report, judge, new_report
-from instructblip_jax.datasets.prepare.shard import SUFFIX, Chunk, Job, digest_of, finished, replace
+from instructblip_jax.datasets.prepare.shard import Chunk, Job, digest_of, finished, replace
 from instructblip_jax.datasets.prepare.uids import Uids
 
 Chunks = Callable[[], Iterator[Chunk]]
 """The rows of a split, by shards, the same every time."""
 SMALLEST, LARGEST, STEPS = 256, 4096, 64
-"""Rows of a shard: at first few, so that a small set keeps all processes busy; after every ``STEPS`` shards twice as
-many, so that 14 million make 3,500 files."""
-_HEAVY = 1 << 16
+"""Rows of a shard: few at first, so that a small set keeps all processes busy; twice as many after every ``STEPS``
+shards, so that 14 million make 3,500 files."""
+_HEAVY = 1 << 16  # bytes that count as one more row
 _CONFIGURATION = "configuration.json"
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a set is written.
+    """Options of writing a set.
 
     Attributes:
-      frames: of a video.
-      configuration: what the rows depend on, as JSON; shards that were written by another are thrown away. Under
-        "files" it may have digests of the annotation files; shards of rows that are still there survive another one.
-      overwrite: make a set that is there anew; it stays until the new one is whole.
+      frames: number of frames to take of a video.
+      configuration: what the rows depend on, as JSON; shards that were written with another one are thrown away. Its
+        "files" may hold digests of the annotation files; when only these change, shards whose rows are unchanged stay.
+      overwrite: write a set that is there anew; the old one stays until the new one is whole.
       expected: split -> records of the whole release.
-      vocabulary: the answers that are ranked, for a set that has such; they are kept beside the records.
+      vocabulary: the answers that are ranked, for a set that has them; they are kept beside the records.
       max_skipped: share of the rows that may be skipped.
-      progress: told the number of rows whenever a shard is finished, or found to be.
-      say: told in a line what else is going on.
+      progress: called with the number of rows whenever a shard is finished, or found to be.
+      log: called with a line that reports what else happens.
     """
 
     frames: int = media.FRAMES
@@ -62,7 +71,7 @@ class Options:
     vocabulary: Callable[[], Sequence[str]] | None = None
     max_skipped: float = 1.0
     progress: Callable[[int], None] = lambda rows: None
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
 
 def write(
@@ -73,10 +82,10 @@ def write(
     workers: int | None = None,
     run: Run | None = None,
 ) -> Report:
-    """Write the set ``name`` (official split name -> its rows) under ``out``, by ``workers`` processes (default: as
-    many as there are cores) or by ``run``.
+    """Write the set ``name`` (official split name -> its rows) under ``out``, by ``workers`` processes (default: one
+    for each core) or by ``run``.
 
-    A set that is there already is left as it is. Raises ValueError for one of which nothing, or too little, can be
+    A set that is there already is left as it is. Raises ValueError for a set of which nothing, or too little, can be
     written, for a split whose drafts and skips do not add up to the rows of its source, and what ``splits`` raise.
     """
     repeated: dict[str, int] = {}
@@ -103,32 +112,36 @@ def write_chunks(
     options: Options | None = None,
     repeated: Mapping[str, int] | None = None,
 ) -> Report:
-    """`write`, for rows that come by shards; ``repeated`` is read when all did: split -> uids that were changed."""
+    """`write` for rows that come by shards. ``repeated``, split -> number of uids that were changed, is read when all
+    rows have come."""
     options = options or Options()
-    directory = directory_of(out, name)
+    directory = new_directory(out, name)
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
     if is_prepared(out, name) and not options.overwrite:
-        return there(directory, name)
+        return there(directory_of(out, name), name)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(Path(out) / f".{name}.lock"):
         if is_prepared(out, name) and not options.overwrite:
-            return there(directory, name)
+            return there(directory_of(out, name), name)
         work = incomplete(out, name)
+        _remove_begun(work.with_name(f"{OLDER}.incomplete"), name, options.log)
         configuration = {"frames": options.frames, **options.configuration}
         configuration = json.loads(json.dumps(configuration))
-        report = _begun(work, name, configuration, options.say)
+        report = _begun(work, name, configuration, options.log)
         if report is None:
             report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
             _all_shards(work, report, splits, run, options, {} if repeated is None else repeated)
         finish(work, report)
         _replace(work, directory)
+        # A set of the older version was overwritten by this one.
+        shutil.rmtree(directory.with_name(OLDER), ignore_errors=True)
         report.directory = str(directory)
         return report
 
 
 def _replace(work: Path, directory: Path) -> None:
-    """The whole set gets its name; one that had it before goes only then."""
+    """Rename the set, now that it is whole; a set that had the name before is removed only then."""
     before = directory.with_name(f"{directory.name}.replaced")
     if directory.exists():
         shutil.rmtree(before, ignore_errors=True)
@@ -144,20 +157,20 @@ def _replace(work: Path, directory: Path) -> None:
 
 def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[Draft | Skip]:
     """The rows of a split. Raises ValueError after the last one, if they stand for more or fewer than its source holds:
-    a reader that loses rows is a mistake that no report would show."""
-    reading, told = Reading(rows), 0
+    no report would show that a reader loses rows."""
+    reading, count = Reading(rows), 0
     for row in reading:
-        told += row.rows
+        count += row.rows
         yield row
-    if reading.held is not None and reading.held != told:
+    if reading.held is not None and reading.held != count:
         raise ValueError(
-            f"{name}, split {split}: its source holds {reading.held:,} rows, and {told:,} were read or counted as "
+            f"{name}, split {split}: its source holds {reading.held:,} rows, and {count:,} were read or counted as "
             "skipped; that is a mistake of the reader, so no set is made: please report it with the file's first rows"
         )
 
 
 def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
-    """Rows by shards. One with much in it counts as several, so that no shard is too large to be held."""
+    """Rows by shards. A large row counts as several, so that every shard fits in memory."""
     portion: list[Draft | Skip] = []
     weight = number = 0
     for row in rows:
@@ -172,8 +185,15 @@ def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
         yield portion
 
 
-def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[str], None]) -> Report | None:
-    """The report, where all rows are done; else makes the directory ready for those that are not."""
+def _remove_begun(older: Path, name: str, log: Callable[[str], None]) -> None:
+    """Remove what an earlier version of this package began to write: its shards are of another version."""
+    if older.exists():
+        log(f"{name}: what is in {older} was begun by an earlier version; starting anew")
+        shutil.rmtree(older)
+
+
+def _begun(work: Path, name: str, configuration: dict[str, Any], log: Callable[[str], None]) -> Report | None:
+    """The report, if all rows are done; else None, with the directory made ready for those that are not."""
     if work.exists():
         report = None
         with contextlib.suppress(OSError, ValueError):
@@ -185,9 +205,9 @@ def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[
             key for key in {*(before or {}), *configuration} if (before or {}).get(key) != configuration.get(key)
         )
         if before is not None and (not changed or (changed == ["files"] and report is None)):
-            say(f"{name}: going on with what is in {work}")
+            log(f"{name}: going on with what is in {work}")
             return report
-        say(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
+        log(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
         shutil.rmtree(work)
     work.mkdir(parents=True)
     replace(work / _CONFIGURATION, json.dumps(configuration))
@@ -202,7 +222,7 @@ def _all_shards(
     options: Options,
     repeated: Mapping[str, int],
 ) -> None:
-    """Have all shards written that are not, and the report of all. Raises ValueError where that is too little."""
+    """Have the missing shards written, then write the report. Raises ValueError where too little could be written."""
     counts = dict.fromkeys(splits, 0)
 
     def jobs() -> Iterator[Job]:
@@ -212,16 +232,16 @@ def _all_shards(
                 counts[split] += 1
                 payload = pickle.dumps(chunk, protocol=5)
                 digest = digest_of(payload)
-                told = finished(stem)
-                if told is not None and told.digest == digest:
-                    options.progress(told.rows)
+                before = finished(stem)
+                if before is not None and before.digest == digest:
+                    options.progress(before.rows)
                 else:
                     yield Job(str(stem), payload, digest, options.frames)
 
     for rows in run(jobs()):
         options.progress(rows)
-    for split, told in report.splits.items():
-        told.repeated = repeated.get(split, 0)
+    for split, own in report.splits.items():
+        own.repeated = repeated.get(split, 0)
     with (work / f"{SKIPPED}.part").open("w", encoding="utf-8") as skipped:
         for split, count in counts.items():
             for stem in _stems(work, report.splits[split].files, count):
@@ -236,7 +256,7 @@ def _all_shards(
     try:
         judge(report, options.max_skipped)
     except ValueError:
-        # Pictures that are mended until the next attempt are to be looked for again.
+        # The next attempt is to look again for media that could not be read, because they may be mended until then.
         for split, count in counts.items():
             for stem in _stems(work, report.splits[split].files, count):
                 written = finished(stem)

@@ -1,5 +1,4 @@
-"""Which uids were given already, in eight bytes each: 14 million take 112 MB, and as much again for a moment when the
-blocks are merged."""
+"""Remembers uids in eight bytes each: 14 million take 112 MB, and twice that for a moment when blocks are merged."""
 
 import dataclasses
 import hashlib
@@ -11,7 +10,7 @@ from instructblip_jax.datasets.draft import Draft, Skip
 
 
 class Uids:
-    """Sorted blocks of 64-bit digests, each at least twice as long as the next: a power of two fewer to look in."""
+    """Sorted blocks of 64-bit digests, each at least twice as long as the next, so that there are few to search."""
 
     def __init__(self) -> None:
         self.repeated = 0
@@ -19,7 +18,7 @@ class Uids:
         self._counts: dict[int, int] = {}
 
     def distinct(self, rows: Sequence[Draft | Skip]) -> list[Draft | Skip]:
-        """The rows, with "#2", "#3", … behind a uid that an earlier one has."""
+        """The rows, with "#2", "#3", … behind a uid that an earlier row has."""
         uids = [row.record.uid for row in rows if isinstance(row, Draft)]
         digests = np.array([_digest(uid) for uid in uids], np.uint64)
         known = np.zeros(len(uids), bool)

@@ -1,11 +1,15 @@
-"""Web CapFilt, pictures of the web with filtered captions, in the forms that are about. The first that is there
-is read:
+"""Reads web CapFilt, web pictures with filtered captions, in the forms in circulation.
 
-annotation.json, rows {image, caption}; *.tar, the shards of img2dataset, in the source or in shards/;
-blip_laion_cc_sbu_558k.json, of LLaVA's form; BLIP's lists of {url, caption} (ccs_filtered.json,
-ccs_synthetic_filtered.json, laion_synthetic_filtered_large.json), the pictures named as the last part of the address.
-The source may also be one file of any of these forms. Rows are told apart by their fields, so a list may mix them.
-Pictures are named relative to a root, or absolutely within one.
+The first form that is found is read:
+
+1. annotation.json: rows {image, caption};
+2. *.tar: img2dataset's shards, in the source or in shards/;
+3. blip_laion_cc_sbu_558k.json, in LLaVA's form;
+4. BLIP's lists of {url, caption} (ccs_filtered.json, ccs_synthetic_filtered.json, laion_synthetic_filtered_large.json),
+   where a picture's file is named like the last part of its URL.
+
+The source may also be a single file of any of these forms. The form of a row is recognized by its fields, so a list may
+mix them. Picture paths are relative to a root, or absolute within one.
 """
 
 import json
@@ -18,10 +22,10 @@ from urllib.parse import unquote, urlsplit
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
-from instructblip_jax.datasets.readers.fields import Bad, Row, caption, full_text, need
+from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, caption, full_text, need
 from instructblip_jax.datasets.readers.json_files import Entry, elements
 from instructblip_jax.datasets.readers.llava import pairs
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, places, some
+from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "capfilt"
@@ -29,7 +33,7 @@ LISTS = ("ccs_filtered.json", "ccs_synthetic_filtered.json", "laion_synthetic_fi
 SUBSTITUTE = "blip_laion_cc_sbu_558k.json"
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 LONGEST = 1 << 20
-"""Bytes of a caption's file in a shard; a longer one is none."""
+"""Limit, in bytes, of a caption file in a shard; a row with a longer one is skipped."""
 
 
 def _record(uid: str, image_id: str, said: str) -> Record:
@@ -37,17 +41,17 @@ def _record(uid: str, image_id: str, said: str) -> Record:
 
 
 def _file(url: str) -> str:
-    """The name of an address' file."""
+    """The file name in a URL. Raises BadRow if there is none."""
     try:
         name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     except ValueError as error:
-        raise Bad("wrong type", f"url: {error}") from error
+        raise BadRow("wrong type", f"url: {error}") from error
     if not name:
-        raise Bad("no file name in the url", url[:80])
+        raise BadRow("no file name in the url", url[:80])
     return name
 
 
-def _make(where: Store, row: Row) -> Iterator[Made]:
+def _make(where: Store, row: SourceRow) -> Iterator[Made]:
     said = pairs(row)[0][1] if "conversations" in row else need(row, "caption")
     named = "image" in row or "url" not in row
     file = full_text(row, "image") if named else _file(full_text(row, "url"))
@@ -57,7 +61,7 @@ def _make(where: Store, row: Row) -> Iterator[Made]:
 
 
 def _entries(paths: Sequence[Path]) -> Iterator[Entry]:
-    """Rows with their file (where there are several) and their number in it."""
+    """The rows with their number in the file and, if there are several files, the file's name."""
     for path in paths:
         file = path.name if len(paths) > 1 else ""
         for number, (where, row) in enumerate(elements(path)):
@@ -69,15 +73,15 @@ def _listed(paths: Sequence[Path], where: Store) -> Iterator[Draft | Skip]:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key and members (ending -> offset and size) of each sample of a shard, whose headers alone are read.
+    """Key and members (extension -> offset, size) of each sample of a shard. Reads nothing but the headers.
 
-    Raises ValueError naming the shard, if it is cut off or no plain tar.
+    Raises ValueError naming the shard if it is cut off or not an uncompressed tar archive.
     """
     try:
         with tarfile.open(path, "r:") as shard:
             key, parts = "", dict[str, tuple[int, int]]()
             while (member := shard.next()) is not None:
-                shard.members = []  # type: ignore[attr-defined]  # a shard's index would be kept
+                shard.members = []  # type: ignore[attr-defined]  # else it keeps the headers of the whole shard
                 if not member.isreg():
                     continue
                 folder, _, file = member.name.rpartition("/")
@@ -90,17 +94,17 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             if parts:
                 yield key, parts
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path}: no whole tar archive: {error}") from error
+        raise ValueError(f"{path}: not a complete tar archive: {error}") from error
 
 
-def _said(path: Path, parts: Mapping[str, tuple[int, int]]) -> str:
-    """The caption of a sample: of its text, else of its JSON. Raises Bad."""
+def _caption_of(path: Path, parts: Mapping[str, tuple[int, int]]) -> str:
+    """The caption of a sample, from its .txt file or else its .json file. Raises BadRow."""
     ending = "txt" if "txt" in parts else "json"
     if ending not in parts:
-        raise Bad("missing field", "caption")
+        raise BadRow("missing field", "caption")
     offset, size = parts[ending]
     if size > LONGEST:
-        raise Bad("wrong type", f".{ending} of {size} bytes")
+        raise BadRow("wrong type", f".{ending} of {size} bytes")
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(size)
@@ -108,7 +112,7 @@ def _said(path: Path, parts: Mapping[str, tuple[int, int]]) -> str:
         words = data.decode("utf-8")
         return words if ending == "txt" else need(json.loads(words), "caption")
     except (ValueError, TypeError, RecursionError) as error:
-        raise Bad("broken caption", f".{ending}: {error}") from error
+        raise BadRow("broken caption", f".{ending}: {error}") from error
 
 
 def _shards(paths: Sequence[Path]) -> Iterator[Draft | Skip]:
@@ -119,10 +123,10 @@ def _shards(paths: Sequence[Path]) -> Iterator[Draft | Skip]:
             try:
                 offset, size = next((parts[ending] for ending in PICTURES if ending in parts), (0, 0))
                 if not size:
-                    raise Bad("no picture in the sample")
-                record = _record(f"{path.stem}/{key}", key.rsplit("/", 1)[-1], caption(_said(path, parts)))
+                    raise BadRow("no picture in the sample")
+                record = _record(f"{path.stem}/{key}", key.rsplit("/", 1)[-1], caption(_caption_of(path, parts)))
                 yield Draft(where, record, (Media(path, offset, size),))
-            except Bad as bad:
+            except BadRow as bad:
                 yield Skip(where, bad.reason, bad.detail)
 
 
@@ -139,7 +143,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     if path := find(source, *places(SUBSTITUTE)):
         return {"train": partial(_listed, [path], where)}
     paths = [path for name in LISTS if (path := find(source, *places(name)))]
-    return some({"train": partial(_listed, paths, where)} if paths else {}, source, *wanted)
+    return nonempty({"train": partial(_listed, paths, where)} if paths else {}, source, *wanted)
 
 
 RELEASE = Release(_splits, {"train": 13_873_136})

@@ -1,8 +1,8 @@
-"""Pictures with captions: what all caption sets share.
+"""Reads pictures with captions, in the forms that the caption sets share.
 
-A training split has one record a caption, an evaluation split one a picture with all captions as references. The files
-are Karpathy's (dataset_*.json), LAVIS's lists (*_train.json: a caption a row, *_val.json, *_test.json: a picture a row)
-or of COCO's form (`images` and `annotations`).
+A training split has one record per caption; an evaluation split has one per picture, with all its captions as
+references. The files are Karpathy's (dataset_*.json), LAVIS's lists (*_train.json: one row per caption; *_val.json,
+*_test.json: one row per picture), or of COCO's form (`images` and `annotations`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,25 +12,35 @@ from typing import Any
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Skip, Stream
 from instructblip_jax.datasets.readers import forms
-from instructblip_jax.datasets.readers.fields import Bad, Row, caption, captions, distinct, ident, need, one_line, typed
+from instructblip_jax.datasets.readers.fields import (
+    BadRow,
+    SourceRow,
+    caption,
+    captions,
+    distinct,
+    ident,
+    need,
+    one_line,
+    typed,
+)
 from instructblip_jax.datasets.readers.json_files import Entry, elements
-from instructblip_jax.datasets.readers.rows import Elsewhere, Made, drafts, training
+from instructblip_jax.datasets.readers.source_rows import Made, OtherSplit, drafts, training
 
 KARPATHY = ("train", "restval", "val", "test")
-"""The splits that his files name."""
+"""The split names in Karpathy's files."""
 Picture = tuple[int | str, Path, dict[str, Any]]
-"""Its id, where it lies, and what else is told about it."""
+"""Id, path and meta of a picture."""
 
 
 def records(name: str, split: str, picture: Picture, values: Any, start: int = 0) -> Iterator[Made]:
-    """A picture's records: of the captions ``values`` (a list that may hold anything), counted from ``start``."""
+    """The records of a picture. ``values``: its captions, unchecked; training records number them from ``start``."""
     image_id, path, meta = picture
     uid, media = f"{name}/{split}/{image_id}", (Media(path),)
     if training(split):
         for number, value in enumerate(typed(values, list, "captions"), start):
             try:
                 answers = (caption(value),)
-            except Bad as bad:
+            except BadRow as bad:
                 yield bad
             else:
                 yield (
@@ -48,94 +58,95 @@ def records(name: str, split: str, picture: Picture, values: Any, start: int = 0
 
 
 def karpathy(
-    path: Path, name: str, split: str, parts: Sequence[str], picture: Callable[[Row], Picture]
+    path: Path, name: str, split: str, parts: Sequence[str], picture: Callable[[SourceRow], Picture]
 ) -> Iterator[Draft | Skip]:
-    """A split of dataset_coco.json or dataset_flickr30k.json: the pictures whose own split is one of ``parts``."""
+    """One split of Karpathy's dataset_*.json: the pictures whose own split is one of ``parts``."""
 
-    def make(row: Row) -> Iterator[Made]:
+    def make(row: SourceRow) -> Iterator[Made]:
         own = typed(need(row, "split"), str, "split")
-        if own not in KARPATHY and training(split):  # told once
-            raise Bad("unknown split", own[:40])
+        if own not in KARPATHY and training(split):  # reported once, not for every split
+            raise BadRow("unknown split", own[:40])
         if own not in parts:
-            yield Elsewhere()
+            yield OtherSplit()
         else:
-            said = [
+            texts = [
                 entry.get("raw") if isinstance(entry, dict) else None
                 for entry in typed(need(row, "sentences"), list, "sentences")
             ]
-            yield from records(name, split, picture(row), said)
+            yield from records(name, split, picture(row), texts)
 
     return drafts(elements(path, "images"), make)
 
 
-def listed(path: Path, name: str, split: str, picture: Callable[[Row], Picture]) -> Iterator[Draft | Skip]:
-    """A split of LAVIS's form: rows {image, caption}, the caption a text or a list of them."""
+def listed(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Iterator[Draft | Skip]:
+    """One split of LAVIS's form: rows {image, caption}, where the caption is a string or a list of strings."""
     seen: dict[int | str, int] = {}
 
-    def make(row: Row) -> Iterator[Made]:
-        found, said = picture(row), need(row, "caption")
-        values = [said] if isinstance(said, str) else said
+    def make(row: SourceRow) -> Iterator[Made]:
+        found, value = picture(row), need(row, "caption")
+        values = [value] if isinstance(value, str) else value
         start = seen.get(found[0], 0)
-        if training(split):  # a picture comes back with each of its captions
+        if training(split):  # each caption of a picture has a row of its own
             seen[found[0]] = start + len(typed(values, list, "caption"))
         yield from records(name, split, found, values, start)
 
     return drafts(elements(path), make)
 
 
-def coco_form(path: Path, name: str, split: str, picture: Callable[[Row], Picture]) -> Stream:
-    """A split of COCO's form. Captions are held in memory; pictures stream. One without captions is skipped."""
-    said: dict[str | None, list[Any]] = {}
+def coco_form(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Stream:
+    """One split of COCO's form. Captions are held in memory, pictures are streamed; a picture without captions is
+    skipped."""
+    texts: dict[str | None, list[Any]] = {}
     broken = 0
     for where, row in elements(path, "annotations"):
         try:
-            if isinstance(row, Bad):
+            if isinstance(row, BadRow):
                 raise row
             if not isinstance(row, dict):
-                raise Bad("not an object")
-            said.setdefault(forms.id_text(ident(row, "image_id")), []).append(row.get("caption"))
-        except Bad as bad:
+                raise BadRow("not an object")
+            texts.setdefault(forms.id_text(ident(row, "image_id")), []).append(row.get("caption"))
+        except BadRow as bad:
             broken += 1
             yield Skip(where, bad.reason, bad.detail)
 
-    def make(row: Row) -> Iterator[Made]:
-        values = said.pop(forms.id_text(ident(row, "id")), None)
+    def make(row: SourceRow) -> Iterator[Made]:
+        values = texts.pop(forms.id_text(ident(row, "id")), None)
         if values is None:
-            raise Bad("empty answer", "no caption")
+            raise BadRow("empty answer", "no caption")
         yield from records(name, split, picture(row), values)
 
-    def stands_for(row: Row) -> int:
-        return 1 + len(said.get(forms.id_text(row.get("id")), ()))
+    def stands_for(row: SourceRow) -> int:
+        return 1 + len(texts.get(forms.id_text(row.get("id")), ()))
 
     held = broken + (yield from drafts(elements(path, "images"), make, stands_for))
-    for left, values in said.items():
-        yield Skip(f"{path}:{left}", "no such picture", "captions without one", len(values))
+    for left, values in texts.items():
+        yield Skip(f"{path}:{left}", "no such picture", "captions without a picture", len(values))
         held += len(values)
     return held
 
 
 def by_picture(
-    entries: Iterator[Entry], name: str, split: str, field: str, picture: Callable[[Row], Picture]
+    entries: Iterator[Entry], name: str, split: str, field: str, picture: Callable[[SourceRow], Picture]
 ) -> Stream:
-    """An evaluation split out of rows with a caption each in ``field``: a record a picture, the first seen first."""
+    """An evaluation split made of rows with one caption each, in ``field``: one record per picture, in file order."""
     pictures: dict[int | str, tuple[str, Picture, list[str]]] = {}
     held = 0
     for where, row in entries:
         held += 1
         try:
-            if isinstance(row, Bad):
+            if isinstance(row, BadRow):
                 raise row
             if not isinstance(row, dict):
-                raise Bad("not an object")
+                raise BadRow("not an object")
             found = picture(row)
             text = one_line(typed(need(row, field), str, field))
             pictures.setdefault(found[0], (where, found, []))[2].append(text)
-        except Bad as bad:
+        except BadRow as bad:
             yield Skip(where, bad.reason, bad.detail)
     for where, found, values in pictures.values():
         try:
             for record, media in records(name, split, found, values):  # type: ignore[misc]
                 yield Draft(where, record, media, rows=len(values))
-        except Bad as bad:
+        except BadRow as bad:
             yield Skip(where, bad.reason, bad.detail, len(values))
     return held

@@ -1,7 +1,8 @@
-"""COCO Caption.
+"""Reads COCO Caption.
 
-Karpathy's dataset_coco.json ("train" is his train and restval), else LAVIS's coco_karpathy_{train,val,test}.json, else
-the official captions_{train,val}2014.json or ...2017.json, whose val is COCO's own.
+The files are Karpathy's dataset_coco.json (its train and restval make "train"), else LAVIS's
+coco_karpathy_{train,val,test}.json, else the official captions_{train,val}2014.json or ...2017.json, whose val split
+differs from Karpathy's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,8 @@ from pathlib import Path
 from instructblip_jax.datasets.draft import Release, Rows
 from instructblip_jax.datasets.readers import captioned
 from instructblip_jax.datasets.readers.captioned import Picture
-from instructblip_jax.datasets.readers.fields import Row, ident, text, told
-from instructblip_jax.datasets.readers.rows import find, places, some
+from instructblip_jax.datasets.readers.fields import SourceRow, extras, ident, text
+from instructblip_jax.datasets.readers.source_rows import find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, coco_number, coco_picture, coco_store
 
 NAME = "coco_caption"
@@ -20,33 +21,33 @@ PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
 def _folder(name: str, otherwise: str = "train2014") -> str:
-    """The COCO folder that a path names: COCO_val2014_000000000201.jpg -> val2014."""
+    """The COCO folder named in a path: COCO_val2014_000000000201.jpg -> val2014."""
     known = ("train2014", "val2014", "test2015", "train2017", "val2017", "test2017")
     return next((folder for folder in known if folder in name), otherwise)
 
 
-def _karpathy(where: Store, row: Row) -> Picture:
+def _karpathy(where: Store, row: SourceRow) -> Picture:
     image_id, folder = ident(row, "cocoid"), _folder(text(row, "filepath"))
-    return image_id, coco_picture(where, image_id, folder), told(row, "split", "imgid")
+    return image_id, coco_picture(where, image_id, folder), extras(row, "split", "imgid")
 
 
-def listed_image(where: Store, row: Row) -> tuple[int | str, Path]:
-    """Id and place of a picture in LAVIS's rows, where only ``image`` is sure to be."""
+def listed_image(where: Store, row: SourceRow) -> tuple[int | str, Path]:
+    """Id and path of the picture of a row from LAVIS, which may have no picture field other than ``image``."""
     image = text(row, "image")
     number = coco_number(image)
     if number is None:
         return image, where.find(image)
-    where.find(image)  # refuses a path that leaves the roots
+    where.find(image)  # raises for a path that leaves the roots
     return number, coco_picture(where, number, _folder(image))
 
 
-def _listed(where: Store, row: Row) -> Picture:
+def _listed(where: Store, row: SourceRow) -> Picture:
     return *listed_image(where, row), {}
 
 
-def _official(where: Store, folder: str, row: Row) -> Picture:
+def _official(where: Store, folder: str, row: SourceRow) -> Picture:
     image_id = ident(row, "id")
-    return image_id, coco_picture(where, image_id, folder), told(row, "width", "height", "license")
+    return image_id, coco_picture(where, image_id, folder), extras(row, "width", "height", "license")
 
 
 def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
@@ -65,10 +66,10 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
         for split in ("train", "val"):
             path = find(source, *places(f"captions_{split}{year}.json"))
             if path and split not in splits:
-                picture: Callable[[Row], Picture] = partial(_official, where, split + year)
+                picture: Callable[[SourceRow], Picture] = partial(_official, where, split + year)
                 splits[split] = partial(captioned.coco_form, path, NAME, split, picture)
     wanted = ("dataset_coco.json", "coco_karpathy_{train,val,test}.json", "captions_{train,val}{2014,2017}.json")
-    return some(splits, source, *wanted)
+    return nonempty(splits, source, *wanted)
 
 
 RELEASE = Release(_splits, {"train": 566_747, "val": 5_000, "test": 5_000})

@@ -1,9 +1,10 @@
-"""Lines of CSV and TSV files -> rows of cells: a row a line, unless a quoted cell really spans several.
+"""Splits the lines of CSV and TSV files into rows of cells: one row per line, unless a quoted cell spans several lines.
 
-A cell is quoted if it begins and ends with a quote and those in between are doubled or behind a backslash, as
-spreadsheets and pandas write it. Any other quote is text: `5" disc`, `"so" he said`. One that is never closed is looked
-for in the lines below, but not beyond a line that looks like a row of its own. If none closes it, it is text in a TSV,
-where hardly anybody quotes; elsewhere its row is a `Bad`. Either way the lines below are rows as if it were not there.
+A cell is quoted if it begins and ends with a quote and every quote in between is doubled or escaped by a backslash, as
+spreadsheets and pandas write it. Any other quote is text: `5" disc`, `"so" he said`. The closing quote of an open cell
+is searched in the lines below, but not beyond a line that looks like a row of its own. If there is none, the open quote
+is text in a TSV, where quoting is rare, and makes the row a `BadRow` in other files. Either way the lines below are
+then read as rows of their own.
 """
 
 import re
@@ -11,24 +12,30 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 QUOTE = '"'
 LONGEST = 1 << 17
-"""Characters of a row that spans several lines."""
+"""Limit, in characters, of a row that spans several lines."""
 
 
 class Line(NamedTuple):
-    """A row: the number of its first line, its cells, and how many lines that are not blank it takes."""
+    """A row: the number of its first line, its cells, and the number of non-blank lines that it spans."""
 
     number: int
-    cells: list[str] | Bad
+    cells: list[str] | BadRow
     lines: int
 
 
 class Splitter:
-    """Splits lines into the cells of ``count`` columns, parted by ``sign``. ``looks_like_a_row`` is asked, where a line
-    that an open quote would swallow has as many cells as there are columns: the row's own cells, and that line's."""
+    """Splits lines into cells.
+
+    Args:
+      sign: the delimiter.
+      count: number of columns.
+      looks_like_a_row: (cells of the open row, cells of a line below) -> True if that line is a row of its own.
+        Called for each line that an open quote would swallow although it has at least ``count`` cells.
+    """
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class Splitter:
         self._unended = re.compile(r'"(?:(?:[^"]|"")*+|(?:[^"\\]|\\.)*+)\Z', re.DOTALL)
 
     def is_blank(self, line: str) -> bool:
-        """True if all cells of a line are empty."""
+        """True if every cell of the line is empty."""
         return not line.strip(self._sign + QUOTE + " \t\r\n\ufeff")
 
     def cells(self, text: str) -> list[str]:
@@ -54,7 +61,7 @@ class Splitter:
         return self._split(text)[0]
 
     def _split(self, text: str) -> tuple[list[str], int]:
-        """The cells, and where the first one begins whose quote is not closed; -1 where there is none."""
+        """The cells, and the offset of the first cell with an unclosed quote, or -1."""
         if QUOTE not in text:
             return text.rstrip("\r\n").split(self._sign), -1
         cells, at, unclosed = list[str](), 0, -1
@@ -69,7 +76,7 @@ class Splitter:
             at = end + 1
 
     def _cell(self, text: str, at: int) -> tuple[str, int, bool]:
-        """The cell at ``at``, where it ends, and whether it is quoted or has no quote at its beginning."""
+        """The cell at ``at``, its end, and False if it begins with a quote that is not closed."""
         if not text.startswith(QUOTE, at):
             end = self._end(text, at)
             return text[at:end].rstrip("\r\n") if end == len(text) else text[at:end], end, True
@@ -84,7 +91,7 @@ class Splitter:
         return len(text) if found < 0 else found
 
     def rows(self, lines: Iterator[str], first: int = 1) -> Iterator[Line]:
-        """The rows of lines numbered from ``first``; blank ones are none."""
+        """The rows of ``lines``, which are numbered from ``first``; blank lines are skipped."""
         below: deque[str] = deque()
 
         def ahead(number: int) -> str | None:
@@ -96,7 +103,7 @@ class Splitter:
         while ahead(0) is not None:
             text = below.popleft()
             found, unclosed = self._split(text)
-            cells: list[str] | Bad = found
+            cells: list[str] | BadRow = found
             taken = [text]
             if unclosed >= 0:
                 closed = self._closed(text, unclosed, found, ahead)
@@ -104,7 +111,7 @@ class Splitter:
                     cells, more = closed
                     taken += [below.popleft() for _ in range(more)]
                 elif self._sign != "\t":
-                    cells = Bad("unbalanced quote", f"{text[unclosed : unclosed + 60].strip()} {closed}")
+                    cells = BadRow("unbalanced quote", f"{text[unclosed : unclosed + 60].strip()} {closed}")
             if not self.is_blank("".join(taken)):
                 yield Line(number, cells, sum(not self.is_blank(line) for line in taken))
             number += len(taken)
@@ -112,8 +119,11 @@ class Splitter:
     def _closed(
         self, text: str, at: int, own: list[str], ahead: Callable[[int], str | None]
     ) -> tuple[list[str], int] | str:
-        """The cells of the row whose cell at ``at`` is closed in a line below, and how many lines below it takes; else
-        why it is not. Where ``own``, the cells of its own line, may be a row's, the closing line may be another."""
+        """Close the cell at ``at`` in a line below.
+
+        Returns the row's cells and the number of lines below that it takes, or a text that says why it stays open. If
+        ``own``, the cells of the row's first line, already looks like a whole row, so may the closing line.
+        """
         full = len(own) >= self._count and self._looks(own, own)
         parts, size, number = [text], len(text), 0
         while (line := ahead(number)) is not None:

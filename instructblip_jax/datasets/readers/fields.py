@@ -1,4 +1,4 @@
-"""Fields of a row: taken with their type, texts cleaned; what is wrong with a row raises `Bad`."""
+"""Typed, cleaned access to the fields of a source row. A row that cannot become a record raises `BadRow`."""
 
 import json
 import math
@@ -9,14 +9,20 @@ from typing import Any
 
 from instructblip_jax.datasets.readers import forms
 
-Row = Mapping[str, Any]
+SourceRow = Mapping[str, Any]
+"""A row of a source file: field name -> value, as the file has it."""
 
 
-class Bad(Exception):
-    """A row that is no record: ``reason``, one of few phrases, and what is particular to the row."""
+class BadRow(Exception):
+    """A row that cannot become a record.
+
+    Attributes:
+      reason: one of a few fixed phrases, by which the report counts.
+      detail: what is specific to this row.
+    """
 
     def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 
 
@@ -25,101 +31,114 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """`forms.normal`. Raises Bad for lone surrogates: such a text cannot be written."""
-    if _SURROGATE.search(text):
-        raise Bad("lone surrogate", ascii(text[:60]))
-    return forms.normal(text)
+    """The text after `forms.normal`. Raises BadRow for a lone surrogate, which no UTF-8 file can hold."""
+    return forms.normal(encodable(text))
+
+
+def encodable(text: str) -> str:
+    """The text unchanged. Raises BadRow for a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("lone surrogate", ascii(text[max(0, error.start - 20) : error.end + 20])) from None
+    return text
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)[:60]  # ASCII: whatever it is, it can be printed
+    return json.dumps(value, default=str)[:60]  # ASCII, so that any terminal can print it
 
 
-def need(row: Row, name: str) -> Any:
-    """The field ``name``. Raises Bad where there is none."""
+def need(row: SourceRow, name: str) -> Any:
+    """The field ``name``. Raises BadRow if it is missing."""
     if name not in row:
-        raise Bad("missing field", name)
+        raise BadRow("missing field", name)
     return row[name]
 
 
 def typed(value: Any, kind: type, name: str) -> Any:
-    """``value``, if it is a ``kind`` (a bool is no int). Raises Bad."""
+    """``value`` unchanged. Raises BadRow unless it is an instance of ``kind``; a bool does not count as an int."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise Bad("wrong type", f"{name}: {_shown(value)}")
+        raise BadRow("wrong type", f"{name}: {_shown(value)}")
     return value
 
 
-def text(row: Row, name: str) -> str:
-    """The field ``name``, a text, cleaned. Raises Bad."""
+def text(row: SourceRow, name: str) -> str:
+    """The string field ``name``, cleaned. Raises BadRow if it is missing or not a string."""
     return clean(typed(need(row, name), str, name))
 
 
-def full_text(row: Row, name: str) -> str:
-    """Like `text`, and not empty."""
+def full_text(row: SourceRow, name: str) -> str:
+    """Like `text`, but also raises BadRow if nothing is left after cleaning."""
     found = text(row, name)
     if not found:
-        raise Bad(f"empty {name}")
+        raise BadRow(f"empty {name}")
     return found
 
 
 def answer_text(value: Any, name: str = "answer") -> str:
-    """An answer, cleaned: a text, or a number as JSON writes it. Raises Bad."""
+    """An answer as cleaned text; numbers and booleans as JSON writes them. Raises BadRow for other types."""
     if isinstance(value, (bool, int, float)):
         try:
             return json.dumps(value)
         except ValueError as error:  # too many digits
-            raise Bad("wrong type", name) from error
+            raise BadRow("wrong type", name) from error
     return clean(typed(value, str, name))
 
 
-def texts(row: Row, name: str) -> tuple[str, ...]:
-    """The field ``name``, a list of texts, cleaned. Raises Bad."""
+def texts(row: SourceRow, name: str) -> tuple[str, ...]:
+    """The items of the list ``name``, each as `answer_text`. Raises BadRow if it is missing or not a list."""
     return tuple(answer_text(value, name) for value in typed(need(row, name), list, name))
 
 
 def one_line(caption: str) -> str:
-    """A cleaned caption, with single spaces for white space within."""
+    """A cleaned caption in which every run of white space is one space."""
     return " ".join(clean(caption).split())
 
 
 def caption(value: Any, name: str = "caption") -> str:
-    """A caption on one line. Raises Bad where it is no text or empty."""
+    """A caption on one line. Raises BadRow if it is not a string or is empty."""
     found = one_line(typed(value, str, name))
     if not found:
-        raise Bad("empty answer", name)
+        raise BadRow("empty answer", name)
     return found
 
 
 def captions(values: Any, name: str = "caption") -> tuple[str, ...]:
-    """All captions of a picture: a list of texts, or one. Empty ones are left out, if others remain. Raises Bad."""
+    """All captions of a picture, given as one string or a list of them. Empty ones are dropped.
+
+    Raises BadRow if a caption is not a string or none remains.
+    """
     listed = [values] if isinstance(values, str) else typed(values, list, name)
     found = tuple(filter(None, (one_line(typed(value, str, name)) for value in listed)))
     if not found:
-        raise Bad("empty answer", name)
+        raise BadRow("empty answer", name)
     return found
 
 
-def ident(row: Row, name: str) -> int | str:
-    """An id, of the type it has; `forms.id_text` joins both. Raises Bad for one that is neither number nor text."""
+def ident(row: SourceRow, name: str) -> int | str:
+    """The id in the field ``name``, an int or a non-empty string; join ids of both types by `forms.id_text`.
+
+    Raises BadRow for any other value, a string with control characters, and an int beyond 64 bits.
+    """
     found = forms.whole(need(row, name))
     if isinstance(found, bool) or not isinstance(found, (int, str)) or found == "":
-        raise Bad("wrong type", f"{name}: {_shown(found)}")
+        raise BadRow("wrong type", f"{name}: {_shown(found)}")
     if isinstance(found, str) and (_SURROGATE.search(found) or _CONTROL.search(found)):
-        raise Bad("wrong type", f"{name}: {_shown(found)}")
+        raise BadRow("wrong type", f"{name}: {_shown(found)}")
     if isinstance(found, int) and abs(found) >= 1 << 63:
-        raise Bad("wrong type", f"{name}: a number of {found.bit_length()} bits")
+        raise BadRow("wrong type", f"{name}: a number of {found.bit_length()} bits")
     return found
 
 
 def index(value: Any, count: int, name: str) -> int:
-    """A number from 0 to ``count`` - 1. Raises Bad."""
+    """``value`` unchanged. Raises BadRow unless it is an int from 0 to ``count`` - 1."""
     if not 0 <= typed(value, int, name) < count:
-        raise Bad("label outside the candidates", f"{name}: {_shown(value)} of {count}")
+        raise BadRow("label outside the candidates", f"{name}: {_shown(value)} of {count}")
     return value
 
 
-def told(row: Row, *names: str) -> dict[str, Any]:
-    """Of the fields ``names`` those that are there and are texts, numbers, truths or lists of them, for ``meta``."""
+def extras(row: SourceRow, *names: str) -> dict[str, Any]:
+    """The fields among ``names`` that hold strings, numbers, booleans or lists of these, for `Record.meta`."""
     return {name: kept for name in names if (kept := _plain(row.get(name))) is not None}
 
 
@@ -137,22 +156,22 @@ def _plain(value: Any) -> Any:
 
 
 def distinct(values: Iterable[str]) -> tuple[str, ...]:
-    """The values that say something, each once, in their order."""
+    """The non-empty values without duplicates, in order of first appearance."""
     return tuple(dict.fromkeys(value for value in values if value))
 
 
 def counted(values: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Distinct answers that say something, by descending count (ties: the first seen first), and their shares."""
+    """Distinct non-empty answers, most frequent first (ties: first seen first), and their shares, which add up to 1."""
     common = Counter(value for value in values if value).most_common()
     total = sum(count for _, count in common)
     return tuple(value for value, _ in common), tuple(count / total for _, count in common)
 
 
 def options(choices: Sequence[str]) -> str:
-    """Choices as the prompts list them: "(a) first (b) second"."""
+    """The choices as prompts list them: "(a) first (b) second"."""
     return " ".join(f"({letter(number)}) {choice}" for number, choice in enumerate(choices))
 
 
 def letter(number: int) -> str:
-    """0 -> a; what follows z is counted in numbers."""
+    """The label of choice ``number``: 0 -> "a", 25 -> "z", 26 -> "27"."""
     return chr(ord("a") + number) if number < 26 else str(number + 1)

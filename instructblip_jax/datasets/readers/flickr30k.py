@@ -1,9 +1,9 @@
-"""Flickr30K.
+"""Reads Flickr30K.
 
-Karpathy's dataset_flickr30k.json, else LAVIS's flickr30k_{train,val,test}.json, else results_20130124.token, else
-Kaggle's results.csv. The last two tell no split: by the CRC-32 of its file name a picture falls into one of 31 parts of
-about 1,000, of which the first is "test" and the second "val". That is not Karpathy's
-split; no score on it compares with published ones.
+The files are Karpathy's dataset_flickr30k.json, else LAVIS's flickr30k_{train,val,test}.json, else
+results_20130124.token, else Kaggle's results.csv. The last two name no splits: the CRC-32 of its file name puts a
+picture into one of 31 parts of about 1,000 pictures, of which the first is "test" and the second "val". This is not
+Karpathy's split, and scores on it cannot be compared with published ones.
 """
 
 import re
@@ -15,8 +15,8 @@ from pathlib import Path
 from instructblip_jax.datasets.draft import Release, Rows, Skip, Stream
 from instructblip_jax.datasets.readers import captioned
 from instructblip_jax.datasets.readers.captioned import Picture
-from instructblip_jax.datasets.readers.fields import Row, text, told
-from instructblip_jax.datasets.readers.rows import drafts, find, places, some
+from instructblip_jax.datasets.readers.fields import SourceRow, extras, text
+from instructblip_jax.datasets.readers.source_rows import drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.text_files import lines
 
@@ -24,14 +24,14 @@ NAME = "flickr30k"
 SPLITS = ("train", "val", "test")
 _TOKEN = re.compile(r"(?P<name>[^\t]*?)#(?P<number>\d+)\t(?P<caption>.*)")
 _PIPED = re.compile(r"(?P<name>[^|]*?)\s*\|\s*(?P<number>\d+)\s*(?:\|\s*)?(?P<caption>.*)")
-"""Of a line of results.csv; one line of the copy in circulation lacks its second bar."""
+"""Matches a line of results.csv. One line of the copy in circulation lacks its second bar."""
 
 
-def _picture(where: Store, field: str, row: Row) -> Picture:
+def _picture(where: Store, field: str, row: SourceRow) -> Picture:
     name = text(row, field)
     file = name.rsplit("/", 1)[-1]
     path = where.find(f"flickr30k-images/{file}", f"flickr30k_images/{file}", name, file)
-    return file.rsplit(".", 1)[0], path, told(row, "imgid")
+    return file.rsplit(".", 1)[0], path, extras(row, "imgid")
 
 
 def _part(file: str) -> str:
@@ -39,9 +39,9 @@ def _part(file: str) -> str:
 
 
 def _plain(path: Path, split: str, where: Store) -> Stream:
-    """The .token file or results.csv; captions are held in memory. Broken lines are told with "train"."""
+    """The drafts of the .token file or results.csv. Holds all captions in memory; broken lines count as "train"."""
     pattern = _TOKEN if path.suffix == ".token" else _PIPED
-    said: dict[str, tuple[str, list[str]]] = {}
+    captions: dict[str, tuple[str, list[str]]] = {}
     broken = 0
     for number, line in lines(path):
         if not line.strip() or (number == 1 and line.startswith("image_name")):
@@ -52,12 +52,12 @@ def _plain(path: Path, split: str, where: Store) -> Stream:
                 broken += 1
                 yield Skip(f"{path}:{number}", "broken line", line[:80])
         elif _part(found["name"]) == split:
-            said.setdefault(found["name"], (f"{path}:{number}", []))[1].append(found["caption"])
+            captions.setdefault(found["name"], (f"{path}:{number}", []))[1].append(found["caption"])
 
-    def make(row: Row) -> Iterator[captioned.Made]:
+    def make(row: SourceRow) -> Iterator[captioned.Made]:
         yield from captioned.records(NAME, split, _picture(where, "name", row), row["captions"])
 
-    entries = ((place, {"name": name, "captions": texts}) for name, (place, texts) in said.items())
+    entries = ((place, {"name": name, "captions": texts}) for name, (place, texts) in captions.items())
     return broken + (yield from drafts(entries, make, lambda row: len(row["captions"])))
 
 
@@ -73,7 +73,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     if not splits and (path := find(source, "results_20130124.token", "results.csv")):
         splits = {split: partial(_plain, path, split, where) for split in SPLITS}
     wanted = ("dataset_flickr30k.json", "flickr30k_{train,val,test}.json", "results_20130124.token", "results.csv")
-    return some(splits, source, *wanted)
+    return nonempty(splits, source, *wanted)
 
 
 RELEASE = Release(_splits, {"train": 145_000, "val": 1_014, "test": 1_000})

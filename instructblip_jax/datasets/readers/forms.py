@@ -1,4 +1,5 @@
-"""Forms that files of all makers share, read alike by `prepare` and by `score`: texts, ids, answers, what is absent."""
+"""Conventions shared by files from many sources, read the same way by `prepare` and `score`: texts, ids, answers,
+missing values."""
 
 import math
 import re
@@ -9,13 +10,13 @@ from typing import Any
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _PRINTED = re.compile(r"[!-~]")
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Characters that show nothing although Unicode counts them among letters, marks or symbols."""
+"""Characters that are invisible although Unicode classifies them as letters, marks or symbols."""
 OBJECT_KEYS = ("answer", "caption")
-"""Under which of these an answer stands that is an object, as VQA's are: {"answer": "red", "answer_confidence": …}."""
+"""Keys that hold the text of an answer that is an object, such as VQA's {"answer": "red", "answer_confidence": …}."""
 
 
 def printable(text: str) -> str:
-    """Line ends as \\n, no other control characters but tabs, nothing around it; "" where nothing can be seen."""
+    """The text with \\n line ends, stripped, without control characters other than tabs; "" if nothing is visible."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROL.sub("", text).strip()
@@ -28,33 +29,33 @@ def _is_seen(character: str) -> bool:
 
 
 def normal(text: str) -> str:
-    """`printable` text in NFC."""
+    """The `printable` text in Unicode form NFC."""
     return unicodedata.normalize("NFC", printable(text))
 
 
 def absent(value: Any) -> bool:
-    """None, or the NaN that Python's json and pandas write for what is missing in a table."""
+    """True for None and for NaN, which Python's json and pandas write for a missing value."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def whole(value: Any) -> Any:
-    """A number such as 1.0, which a table with gaps has for 1, as an int; all else as it is."""
+    """A float such as 1.0, which a table column with gaps holds for 1, as an int; other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def id_text(value: Any) -> str | None:
-    """The text by which ids are joined: 1, 1.0 and "1" are the same. None if ``value`` is not an id."""
+    """The text by which ids are joined, the same for 1, 1.0 and "1"; None if ``value`` is not an id."""
     value = whole(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     try:
         return str(value)
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # an int of thousands of digits, which Python refuses to print
         return None
 
 
 def answers_of(value: Any) -> list[Any]:
-    """All answers of a row, one by one: of a text, a list of texts or of objects, or an object of lists."""
+    """All answers of a row as a list. ``value``: a text, a list of texts or objects, or an object that holds a list."""
     if isinstance(value, Mapping):
         held = _of_object(value)
         return list(held) if isinstance(held, (list, tuple)) else [held]
@@ -64,5 +65,5 @@ def answers_of(value: Any) -> list[Any]:
 
 
 def _of_object(value: Mapping[str, Any]) -> Any:
-    """The object itself where no answer stands in it: it is told as what it is."""
+    """The answer in an object; without one the object itself, so that the error message shows it."""
     return next((value[name] for name in OBJECT_KEYS if name in value), value)

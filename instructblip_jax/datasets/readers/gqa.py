@@ -1,6 +1,9 @@
-"""GQA: {train,val,testdev,test,challenge}_{balanced,all}_questions.json, objects of question id -> row, and the
-numbered parts of train_all_questions/. test and challenge have no answers. LAVIS's copies, lists under the same
-names, are read, too. Pictures: images/<imageId>.jpg."""
+"""Reads GQA: {train,val,testdev,test,challenge}_{balanced,all}_questions.json, objects of question id -> row, and the
+numbered parts of train_all_questions/.
+
+test and challenge have no answers. LAVIS's copies, which are lists in files of the same names, are read as well.
+Pictures: images/<imageId>.jpg.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +14,9 @@ from typing import Any
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
-from instructblip_jax.datasets.readers.fields import Row, answer_text, full_text, ident, need, told
+from instructblip_jax.datasets.readers.fields import SourceRow, answer_text, extras, full_text, ident, need
 from instructblip_jax.datasets.readers.json_files import Entry, elements, first_mark, members
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, judged, keyed, some
+from instructblip_jax.datasets.readers.source_rows import Made, answer_fields, drafts, find, keyed, nonempty
 from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "gqa"
@@ -25,7 +28,7 @@ def _entries(path: Path) -> Iterator[Entry]:
     return elements(path) if first_mark(path) == "[" else keyed(members(path), "question_id")
 
 
-def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
+def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
     question_id = ident(row, "question_id")
     if "imageId" in row:
         image_id = str(ident(row, "imageId"))
@@ -35,17 +38,17 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
         image_id = image.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         names = [f"images/{image}", image]
     blind = split in BLIND and "answer" not in row
-    fields: dict[str, Any] = {"answers": ()} if blind else judged((answer_text(need(row, "answer")),))
+    fields: dict[str, Any] = {"answers": ()} if blind else answer_fields((answer_text(need(row, "answer")),))
     types, groups = row.get("types"), row.get("groups")
-    meta = told(row, "fullAnswer", "isBalanced")
-    meta |= told(types, "structural", "semantic", "detailed") if isinstance(types, dict) else {}
-    meta |= told(groups, "global") if isinstance(groups, dict) else {}
+    meta = extras(row, "fullAnswer", "isBalanced")
+    meta |= extras(types, "structural", "semantic", "detailed") if isinstance(types, dict) else {}
+    meta |= extras(groups, "global") if isinstance(groups, dict) else {}
     record = Record(
         uid=f"{NAME}/{split}/{question_id}",
         dataset=NAME,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=image_id,
         question_id=question_id,
@@ -60,7 +63,7 @@ def _rows(paths: Sequence[Path], split: str, where: Store) -> Iterator[Draft | S
 
 
 def _parts(source: Path) -> list[Path]:
-    """The numbered parts of train_all, in the order of their numbers."""
+    """The numbered parts of train_all, in numeric order."""
     folders = [source / folder / "train_all_questions" for folder in FOLDERS] if source.is_dir() else []
     found = (path for folder in folders for path in folder.glob("train_all_questions_*.json"))
     numbered = ((re.fullmatch(r"train_all_questions_(\d+)", path.stem), path) for path in found)
@@ -78,7 +81,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
             if paths:
                 splits[split] = partial(_rows, paths, split, where)
     wanted = "{train,val,testdev,test,challenge}_{balanced,all}_questions.json"
-    return some(splits, source, wanted, "train_all_questions/train_all_questions_*.json")
+    return nonempty(splits, source, wanted, "train_all_questions/train_all_questions_*.json")
 
 
 EXPECTED = {"train_balanced": 943_000, "val_balanced": 132_062, "testdev_balanced": 12_578, "test_balanced": 95_336}

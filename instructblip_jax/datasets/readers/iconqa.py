@@ -1,8 +1,8 @@
-"""IconQA: problems.json and pid_splits.json, else the data.json in each problem's folder, else LAVIS's
-annotations_{train,val,test}.json (choose_txt alone). Splits are named "<task>/<part>", such as "choose_txt/test".
+"""Reads IconQA: problems.json and pid_splits.json, else the data.json in each problem's folder, else LAVIS's
+annotations_{train,val,test}.json (choose_txt only). Splits are named "<task>/<part>", such as "choose_txt/test".
 
-choose_txt: texts to choose from. choose_img: pictures to choose from; they follow the question's own, and the
-candidates are the letters they are listed by. fill_in_blank: a short answer.
+choose_txt: the choices are texts. choose_img: the choices are pictures, which follow the question's own picture, and
+the candidates are their letters. fill_in_blank: a short answer.
 Pictures: iconqa/<part>/<task>/<pid>/image.png and choice_0.png ...
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.datasets.readers.fields import (
-    Bad,
-    Row,
+    BadRow,
+    SourceRow,
     answer_text,
+    extras,
     full_text,
     ident,
     index,
@@ -24,11 +25,10 @@ from instructblip_jax.datasets.readers.fields import (
     need,
     options,
     texts,
-    told,
 )
 from instructblip_jax.datasets.readers.json_files import Entry, elements, value
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, judged, places, some
 from instructblip_jax.datasets.readers.scienceqa import members_of, problems
+from instructblip_jax.datasets.readers.source_rows import Made, answer_fields, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "iconqa"
@@ -36,7 +36,7 @@ TASKS = ("choose_img", "choose_txt", "fill_in_blank")
 PARTS = ("train", "val", "test")
 
 
-def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
+def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
     task, part = split.split("/")
     pid = ident(row, "pid")
     folder = f"{part}/{task}/{pid}"
@@ -49,7 +49,7 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
     pictures = [media("image.png")]
     slots, fields = {"question": full_text(row, "question")}, dict[str, Any]()
     if task == "fill_in_blank":
-        fields = judged((answer_text(need(row, "answer")),))
+        fields = answer_fields((answer_text(need(row, "answer")),))
     else:
         choices = texts(row, "choices")
         label = index(need(row, "answer"), len(choices), "answer")
@@ -59,17 +59,17 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
             choices = tuple(map(letter, range(len(choices))))
         else:
             slots["options"] = options(choices)
-        fields = {**judged((choices[label],)), "candidates": choices, "label": label}
+        fields = {**answer_fields((choices[label],)), "candidates": choices, "label": label}
     record = Record(
         uid=f"{NAME}/{split}/{pid}",
         dataset=NAME,
         split=split,
         task="vqa" if task == "fill_in_blank" else "choice",
-        images=(),
+        media=(),
         slots=slots,
         image_id=pid,
         question_id=pid,
-        meta=told(row, "grade", "label", "skills"),
+        meta=extras(row, "grade", "label", "skills"),
         **fields,
     )
     yield record, tuple(pictures)
@@ -91,7 +91,7 @@ def _folders(folder: Path, split: str, where: Store) -> Iterator[Draft | Skip]:
             try:
                 row = value(path)
             except ValueError as error:
-                row = Bad("broken file", str(error))
+                row = BadRow("broken file", str(error))
             yield f"{path}:1", {**row, "pid": path.parent.name} if isinstance(row, dict) else row
 
     return drafts(entries(), partial(_make, where, split))
@@ -124,7 +124,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
             elif task == "choose_txt" and (copy := find(source, *places(f"annotations_{part}.json"))):
                 splits[split] = partial(_listed, copy, split, where)
     wanted = ("problems.json", "iconqa/<part>/<task>/<pid>/data.json", "annotations_{train,val,test}.json")
-    return some(splits, source, *wanted)
+    return nonempty(splits, source, *wanted)
 
 
 SIZES = {

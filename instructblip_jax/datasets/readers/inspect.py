@@ -1,4 +1,4 @@
-"""A look at a release before it is prepared: how much there is, what is wrong with it, how long its texts are."""
+"""Summarizes a release before it is prepared: record counts, problems, text lengths."""
 
 import itertools
 from collections import Counter
@@ -12,8 +12,8 @@ PERCENTILES = (50, 95, 99, 100)
 
 
 def summary(splits: Mapping[str, Rows], examples: int = EXAMPLES) -> dict[str, Any]:
-    """Split -> records, skips by reason, pictures that are not there, ids that are there twice, tasks, words of
-    instructions and answers (percentiles), the first records as JSON."""
+    """Split -> number of records, skips by reason, missing pictures, duplicate ids, tasks, percentiles of the number of
+    words in instructions and answers, and the first ``examples`` records as JSON."""
     return {split: _split(rows, examples) for split, rows in splits.items()}
 
 
@@ -35,10 +35,10 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
         name = hash(record.uid)
         twice += name in seen
         seen.add(name)
-        asked = [record.instruction] if record.instruction else [question for question, _ in record.turns]
-        said = record.answers or tuple(answer for _, answer in record.turns)
-        words["instruction"].update(len(text.split()) for text in asked)
-        words["answer"].update(len(text.split()) for text in said)
+        instructions = [record.instruction] if record.instruction else [question for question, _ in record.turns]
+        answers = record.answers or tuple(answer for _, answer in record.turns)
+        words["instruction"].update(len(text.split()) for text in instructions)
+        words["answer"].update(len(text.split()) for text in answers)
         if len(first) < examples:
             first.append(record.to_json())
     return {
@@ -59,7 +59,7 @@ def _there(media: Media) -> bool:
 
 
 def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
-    """Of lengths and how often each is there."""
+    """`PERCENTILES` of lengths, given length -> number of occurrences."""
     lengths = sorted(counts)
     upto = list(itertools.accumulate(counts[length] for length in lengths))
     return {
@@ -71,20 +71,20 @@ def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
 
 
 def report(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The summary for people."""
+    """The summary as text for people."""
     lines = []
-    for split, told in found.items():
-        tasks = ", ".join(f"{count:,} {task}" for task, count in told["tasks"].items())
-        lines.append(f"{split}: {told['records']:,} records ({tasks or 'none'}), {told['skipped']:,} skipped")
-        lines += [f"  skipped: {reason:<40} {count:>8,}" for reason, count in told["reasons"].items()]
-        lines += [f"  noted: {note:<42} {count:>8,}" for note, count in told["noted"].items()]
+    for split, part in found.items():
+        tasks = ", ".join(f"{count:,} {task}" for task, count in part["tasks"].items())
+        lines.append(f"{split}: {part['records']:,} records ({tasks or 'none'}), {part['skipped']:,} skipped")
+        lines += [f"  skipped: {reason:<40} {count:>8,}" for reason, count in part["reasons"].items()]
+        lines += [f"  noted: {note:<42} {count:>8,}" for note, count in part["noted"].items()]
         for field, text in (
-            ("missing_pictures", "pictures that are not there"),
-            ("duplicate_ids", "ids that were there"),
+            ("missing_pictures", "missing pictures"),
+            ("duplicate_ids", "duplicate ids"),
         ):
-            if told[field]:
-                lines.append(f"  {text}: {told[field]:,}")
-        for what, lengths in told["words"].items():
+            if part[field]:
+                lines.append(f"  {text}: {part[field]:,}")
+        for what, lengths in part["words"].items():
             lines.append(f"  words of an {what}: " + ", ".join(f"{name} {count}" for name, count in lengths.items()))
-        lines += [f"  {example}" for example in told["examples"]]
+        lines += [f"  {example}" for example in part["examples"]]
     return "\n".join(lines)

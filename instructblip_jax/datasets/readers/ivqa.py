@@ -1,8 +1,8 @@
-"""iVQA: {train,val,test}.csv with the columns video_id, start, end, question, answer1 ... answer5, found by name.
+"""Reads iVQA: {train,val,test}.csv with the columns video_id, start, end, question, answer1 ... answer5, in any order.
 
-Clips are cut by the user and have no official name: <video_id>_<start>_<end> or <video_id>, with one of several
-endings; either is taken for the clip itself, so that ``start`` and ``end`` are told in ``meta`` alone.
-Vocabulary: vocab.json, else the training answers that are there at least twice.
+The user cuts the clips, so they have no official names: a file <video_id>_<start>_<end> or <video_id>, with one of
+several extensions, is taken as the clip itself, and ``start`` and ``end`` go only into ``meta``.
+Vocabulary: vocab.json, else the training answers that occur at least twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ from pathlib import Path
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Release, Rows, Skip
 from instructblip_jax.datasets.readers.delimited import Splitter
-from instructblip_jax.datasets.readers.fields import Bad, Row, clean, full_text
+from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, clean, full_text
 from instructblip_jax.datasets.readers.json_files import Entry
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, judged, places, some
+from instructblip_jax.datasets.readers.source_rows import Made, answer_fields, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.text_files import lines
 from instructblip_jax.datasets.readers.video_qa import common, numbered
@@ -26,7 +26,7 @@ FOLDERS = ("video", "videos", "clips", "")
 
 
 def table(path: Path) -> Iterator[Entry]:
-    """The rows of a CSV file with a header. Raises ValueError naming file and line."""
+    """The rows of a CSV file with a header. Raises ValueError naming file and line if a required column is missing."""
     numbered = lines(path)
     _, first = next(numbered, (1, ""))
     header = [name.strip() for name in Splitter(",", 1).cells(first)]
@@ -34,43 +34,42 @@ def table(path: Path) -> Iterator[Entry]:
         raise ValueError(f"{path}:1: the header lacks {', '.join(sorted(missing))}")
     for number, cells, _ in Splitter(",", len(header)).rows((f"{line}\n" for _, line in numbered), 2):
         where = f"{path}:{number}"
-        if isinstance(cells, Bad):
+        if isinstance(cells, BadRow):
             yield where, cells
         elif len(cells) != len(header):
-            yield where, Bad("broken line", f"{len(cells)} cells under {len(header)} names")
+            yield where, BadRow("broken line", f"{len(cells)} cells for {len(header)} columns")
         else:
             yield where, dict(zip(header, cells, strict=True))
 
 
-def _seconds(row: Row, name: str) -> str:
-    """A time as file names hold it: 30, and 30 for 30.0."""
-    said = row.get(name, "").strip()
-    return said.removesuffix(".0")
+def _seconds(row: SourceRow, name: str) -> str:
+    """A time in seconds as file names spell it: "30" for 30 and 30.0."""
+    return row.get(name, "").strip().removesuffix(".0")
 
 
-def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
+def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
     clip, start, end = full_text(row, "video_id"), _seconds(row, "start"), _seconds(row, "end")
     given = [clean(row[name]) for name in ANSWERS if name in row]
     times = f"{clip}_{start}_{end}"
     uid = f"{NAME}/{split}/{times if start or end else clip}"
-    meta = {name: float(said) for name, said in (("start", start), ("end", end)) if _is_time(said)}
+    meta = {name: float(time) for name, time in (("start", start), ("end", end)) if _is_time(time)}
     record = Record(
         uid=uid,
         dataset=NAME,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=clip,
         meta=meta,
-        **judged(given),
+        **answer_fields(given),
     )
     stems = [times, clip] if start or end else [clip]
     yield record, (video(where, stems, FOLDERS, f"{FOLDERS[0]}/{clip}.mp4"),)
 
 
-def _is_time(said: str) -> bool:
-    return said.replace(".", "", 1).isdecimal() and said.isascii()
+def _is_time(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal() and text.isascii()
 
 
 def _rows(path: Path, split: str, where: Store) -> Iterator[Draft | Skip]:
@@ -83,7 +82,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     for split in ("train", "val", "test"):
         if path := find(source, *places(f"{split}.csv")):
             splits[split] = partial(_rows, path, split, where)
-    return some(splits, source, "{train,val,test}.csv")
+    return nonempty(splits, source, "{train,val,test}.csv")
 
 
 def _vocabulary(source: Path) -> Sequence[str]:

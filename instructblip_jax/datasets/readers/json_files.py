@@ -1,7 +1,7 @@
-"""JSON files of any size, an entry at a time, with the standard library's decoder.
+"""Streams JSON files of any size, one entry at a time, with the standard library's decoder.
 
-It sees lone surrogates for what they are, refuses deep nesting and tells where a file is broken, at the speed of the
-parsers that are made for streams.
+That decoder keeps lone surrogates visible, refuses deep nesting and reports where a file is broken, and is as fast as
+dedicated streaming parsers.
 """
 
 import json
@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
 from instructblip_jax.datasets.readers.text_files import lines, pieces
 
 Entry = tuple[str, Any]
-"""Where it stands ("FILE:LINE", "FILE:KEY" or "FILE:[NUMBER]") and its value, a `Bad` for one that cannot be read."""
+"""Location ("FILE:LINE", "FILE:KEY" or "FILE:[NUMBER]") and value; the value of an unreadable entry is a `BadRow`."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MARGIN = 64
-"""Nearer than this to the window's end, what is decoded may be cut off: a number, a literal, an escape."""
+"""Characters. A value decoded closer than this to the window's end may be cut off: a number, a literal, an escape."""
 
 
 class Absent(ValueError):
-    """A file has no such field, or not of this kind."""
+    """The file lacks a field, or the field has another type."""
 
 
 class _Window:
-    """The part of a file's text that is looked at; ``at`` is where the next value begins."""
+    """The part of a file's text that is in memory; ``at`` is the offset of the next value in it."""
 
     def __init__(self, path: Path, text: Iterator[str] | None = None):
         self.path, self._pieces = path, pieces(path) if text is None else text
@@ -36,7 +36,7 @@ class _Window:
         self.grow()
 
     def grow(self) -> None:
-        """Forget what is read, and look at no less than twice as much of the rest as before."""
+        """Drop what has been read, and load at least as much again as is left unread."""
         self._dropped += self.at
         self._lines += self.text.count("\n", 0, self.at)
         parts, wanted = [self.text[self.at :]], max(len(self.text) - self.at, 1)
@@ -52,7 +52,7 @@ class _Window:
         raise ValueError(f"{self.path}:{line}: broken JSON, {what} (character {self._dropped + at} of the file)")
 
     def peek(self) -> str:
-        """The next character that is no space, "" at the end."""
+        """The next character that is not white space, without consuming it; "" at the end of the file."""
         while True:
             found = _SPACE.match(self.text, self.at)
             self.at = found.end() if found else self.at
@@ -63,15 +63,15 @@ class _Window:
             self.grow()
 
     def take(self, marks: str) -> str:
-        """The next character, which must be one of ``marks``."""
+        """Consume the next character, which must be one of ``marks``. Raises ValueError for any other."""
         mark = self.peek()
         if not mark or mark not in marks:
-            self.fail(f"{' or '.join(marks)} expected, {mark or 'the end'} found", self.at)
+            self.fail(f"expected {' or '.join(marks)}, found {mark or 'the end'}", self.at)
         self.at += 1
         return mark
 
     def value(self) -> Any:
-        """The next value, whole; a `Bad` for an object with a key twice."""
+        """Consume and return the next value; a `BadRow` for an object that has a key twice."""
         self.peek()
         while True:
             try:
@@ -82,7 +82,7 @@ class _Window:
                 inside = error.pos < len(self.text) - _MARGIN and not error.msg.startswith("Unterminated string")
                 if self.ended or inside:
                     self.fail(error.msg.lower(), error.pos)
-            except ValueError as error:  # a number of too many digits
+            except ValueError as error:  # a number with too many digits
                 self.fail(str(error), self.at)
             else:
                 if self.ended or end < len(self.text) - _MARGIN:
@@ -91,7 +91,7 @@ class _Window:
             self.grow()
 
     def skip(self) -> None:
-        """Pass the next value, of a list one element after the other."""
+        """Consume the next value; a list element by element, so that it need not fit into memory."""
         if self.peek() != "[":
             self.value()
             return
@@ -106,12 +106,12 @@ class _Window:
 
 
 def _enter(path: Path, keys: tuple[str, ...], text: Iterator[str] | None = None) -> _Window:
-    """A window at the value under ``keys``."""
+    """A window positioned at the value under ``keys``. Raises `Absent` if there is none."""
     window = _Window(path, text)
     for depth, key in enumerate(keys, 1):
         name = ".".join(keys[:depth])
         if window.peek() != "{":
-            raise Absent(f"{path}: has no field {name}: no object where it should stand")
+            raise Absent(f"{path}: has no field {name}: its parent is not an object")
         mark = window.take("{")
         while True:
             if window.peek() == "}":
@@ -130,26 +130,26 @@ def _enter(path: Path, keys: tuple[str, ...], text: Iterator[str] | None = None)
 
 
 def value(path: Path, *keys: str, text: Iterator[str] | None = None) -> Any:
-    """What stands under ``keys`` of a file, whole; ``text``: the file's, if it is not UTF-8.
+    """The value under ``keys`` of a file. ``text``: the file's decoded text, if it is not UTF-8.
 
     Raises ValueError naming the file and the line.
     """
     window = _enter(path, keys, text)
     found = window.value()
-    if isinstance(found, Bad):
+    if isinstance(found, BadRow):
         window.fail(f"{found.reason}: {found.detail}", window.at)
     if not keys and window.peek():
-        window.fail("something follows the value", window.at)
+        window.fail("there is text after the value", window.at)
     return found
 
 
 def first_mark(path: Path) -> str:
-    """The first character of a file: "[", "{" or another."""
+    """The first character of a file that is not white space, such as "[" or "{"; "" for an empty file."""
     return _Window(path).peek()
 
 
 def names(path: Path, text: Iterator[str] | None = None) -> Iterator[str]:
-    """The keys of a file that is one object, as they come; none of one that is not. Raises ValueError like `value`."""
+    """The keys of a file that is one object, in order; none for any other file. Raises ValueError like `value`."""
     window = _Window(path, text)
     if window.peek() != "{":
         return
@@ -165,7 +165,7 @@ def elements(path: Path, *keys: str, text: Iterator[str] | None = None) -> Itera
     """The elements of the list under ``keys``. Raises ValueError naming the file and the line."""
     window = _enter(path, keys, text)
     if window.peek() != "[":
-        raise Absent(f"{path}: {'.'.join(keys) or 'the file'} is no list")
+        raise Absent(f"{path}: {'.'.join(keys) or 'the file'} is not a list")
     window.take("[")
     number = 0
     if window.peek() == "]":
@@ -177,14 +177,14 @@ def elements(path: Path, *keys: str, text: Iterator[str] | None = None) -> Itera
             if window.take(",]") == "]":
                 break
     if not keys and window.peek():
-        window.fail("something follows the list", window.at)
+        window.fail("there is text after the list", window.at)
 
 
 def members(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Where, key and value of the members of a file that is one object. Raises ValueError like `elements`."""
+    """(location, key, value) of each member of a file that is one object. Raises ValueError like `elements`."""
     window = _Window(path)
     if window.peek() != "{":
-        raise ValueError(f"{path}: the file is no object")
+        raise ValueError(f"{path}: the file is not a JSON object")
     window.take("{")
     if window.peek() == "}":
         window.take("}")
@@ -192,17 +192,17 @@ def members(path: Path) -> Iterator[tuple[str, str, Any]]:
         while True:
             key = window.value()
             if not isinstance(key, str):
-                window.fail(f"the key {str(key)[:40]} is no text", window.at)
+                window.fail(f"the key {str(key)[:40]} is not a string", window.at)
             window.take(":")
             yield f"{path}:{key}", key, window.value()
             if window.take(",}") == "}":
                 break
     if window.peek():
-        window.fail("something follows the object", window.at)
+        window.fail("there is text after the object", window.at)
 
 
 def json_lines(path: Path) -> Iterator[Entry]:
-    """The entries of a file with one JSON value a line; blank lines are no entries."""
+    """The entries of a file with one JSON value per line; blank lines are skipped."""
     decoder = Decoder()
     for number, line in lines(path):
         if line.strip():
@@ -210,8 +210,8 @@ def json_lines(path: Path) -> Iterator[Entry]:
             try:
                 found = decoder.only(line)
             except RecursionError:
-                yield where, Bad("broken line", "nested too deeply")
+                yield where, BadRow("broken line", "nested too deeply")
             except ValueError as error:
-                yield where, Bad("broken line", f"{error}: {line[:80]}")
+                yield where, BadRow("broken line", f"{error}: {line[:80]}")
             else:
                 yield where, found

@@ -1,15 +1,15 @@
-"""JSON values out of a text, with the standard library's decoder, which would take the last of two equal keys."""
+"""Decodes JSON text with the standard library's decoder, but does not silently keep the last of two equal keys."""
 
 import json
 from typing import Any
 
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 
 class Decoder:
-    """Decodes values; an object that says two things under one key makes the value a `Bad`.
+    """Decodes values. A value in which an object has two different values under one key becomes a `BadRow`.
 
-    NaN and Infinity are read as Python's json writes them: whether they matter is known where a field is read.
+    NaN and Infinity are accepted, as by Python's json: only the code that reads a field knows if they matter there.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class Decoder:
         return found
 
     def value(self, text: str, at: int = 0) -> tuple[Any, int]:
-        """The value that begins at ``at``, and where it ends. Raises ValueError and RecursionError, as json does."""
+        """The value that begins at ``at``, and its end. Raises ValueError and RecursionError, as json does."""
         self._twice = ""
         found, end = self._decoder.raw_decode(text, at)
-        return Bad("key twice in an object", repr(self._twice[:60])) if self._twice else found, end
+        return BadRow("key twice in an object", repr(self._twice[:60])) if self._twice else found, end
 
     def only(self, text: str) -> Any:
-        """The value that the text is, white space around it. Raises ValueError and RecursionError, as json does."""
+        """The only value of the text, which may be padded. Raises ValueError and RecursionError, as json does."""
         start = len(text) - len(text.lstrip(" \t\r\n"))
         found, end = self.value(text, start)
         if text[end:].strip(" \t\r\n"):

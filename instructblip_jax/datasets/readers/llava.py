@@ -1,8 +1,8 @@
-"""LLaVA-Instruct-150K: detail_23k.json, conversation_58k.json and complex_reasoning_77k.json, a set each.
+"""Reads LLaVA-Instruct-150K: detail_23k.json, conversation_58k.json and complex_reasoning_77k.json, one set each.
 
-One record a conversation, all its pairs in ``turns``; the marker "<image>" goes out of the questions with its line end.
-The merge llava_instruct_150k.json does not tell the three apart and is not read, but the source may be any file of this
-form. Pictures: COCO train2017.
+One record per conversation, with all its pairs in ``turns``; the marker "<image>" and its line end are removed from the
+questions. The merged llava_instruct_150k.json is not read, because it does not distinguish the three sets, but the
+source may be any file of this form. Pictures: COCO train2017.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,53 +11,53 @@ from pathlib import Path
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
-from instructblip_jax.datasets.readers.fields import Bad, Row, clean, full_text, ident, need, typed
+from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, clean, full_text, ident, need, typed
 from instructblip_jax.datasets.readers.json_files import elements
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, places, some
+from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, coco_number, coco_picture, coco_store
 
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
 
 
 def unmarked(question: str) -> str:
-    """A question without the marker of its picture."""
+    """A question without the "<image>" marker."""
     return clean(question.replace("<image>\n", "").replace("\n<image>", "").replace("<image>", ""))
 
 
-def pairs(row: Row) -> tuple[tuple[str, str], ...]:
-    """The questions and answers of ``conversations``, which take turns. Raises Bad."""
-    said = []
+def pairs(row: SourceRow) -> tuple[tuple[str, str], ...]:
+    """The (question, answer) pairs of ``conversations``. Raises BadRow unless the two speakers alternate."""
+    messages = []
     for number, turn in enumerate(typed(need(row, "conversations"), list, "conversations")):
-        who = typed(need(typed(turn, dict, "conversations"), "from"), str, "from")
-        if who not in (ANSWERS if number % 2 else ASKS):
-            raise Bad("turns out of order", f"turn {number} is from {who[:20]}")
+        speaker = typed(need(typed(turn, dict, "conversations"), "from"), str, "from")
+        if speaker not in (ANSWERS if number % 2 else ASKS):
+            raise BadRow("turns out of order", f"turn {number} is from {speaker[:20]}")
         words = typed(need(turn, "value"), str, "value")
-        said.append(clean(words) if number % 2 else unmarked(clean(words)))
-    if len(said) % 2:
-        raise Bad("turns out of order", "the last question has no answer")
-    if not said or not all(said[1::2]):
-        raise Bad("empty answer")
-    if not all(said[::2]):
-        raise Bad("empty question")
-    return tuple(zip(said[::2], said[1::2], strict=True))
+        messages.append(clean(words) if number % 2 else unmarked(clean(words)))
+    if len(messages) % 2:
+        raise BadRow("turns out of order", "the last question has no answer")
+    if not messages or not all(messages[1::2]):
+        raise BadRow("empty answer")
+    if not all(messages[::2]):
+        raise BadRow("empty question")
+    return tuple(zip(messages[::2], messages[1::2], strict=True))
 
 
 def _rows(path: Path, name: str, task: str, where: Store) -> Iterator[Draft | Skip]:
     seen: dict[int | str, int] = {}
 
-    def make(row: Row) -> Iterator[Made]:
+    def make(row: SourceRow) -> Iterator[Made]:
         question_id, image, turns = ident(row, "id"), full_text(row, "image"), pairs(row)
-        where.find(image)  # refuses a path that leaves the roots
+        where.find(image)  # raises for a path that leaves the roots
         number = coco_number(image)
         picture = where.find(image) if number is None else coco_picture(where, number, "train2017")
-        again = seen.get(question_id, 0)  # ids are those of pictures, and pictures come back
+        again = seen.get(question_id, 0)  # ids are picture ids, and a picture may have several conversations
         seen[question_id] = again + 1
         record = Record(
             uid=f"{name}/train/{question_id}" + (f"#{again}" if again else ""),
             dataset=name,
             split="train",
             task=task,
-            images=(),
+            media=(),
             slots={},
             answers=(),
             turns=turns,
@@ -72,7 +72,7 @@ def _rows(path: Path, name: str, task: str, where: Store) -> Iterator[Draft | Sk
 def _splits(name: str, file: str, task: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     path = source if source.is_file() else find(source, *places(file))
     where = coco_store(source, images)
-    return some({"train": partial(_rows, path, name, task, where)} if path else {}, source, file)
+    return nonempty({"train": partial(_rows, path, name, task, where)} if path else {}, source, file)
 
 
 DETAIL = Release(partial(_splits, "llava_detail", "detail_23k.json", "open"))

@@ -1,7 +1,7 @@
-"""Question generation on VQAv2, OKVQA and A-OKVQA: their own files, read the other way round.
+"""Question generation on VQAv2, OKVQA and A-OKVQA: the same files with question and answer swapped.
 
-The slot ``answer`` is the most frequent answer, and the question is to be said. Splits without answers have no such
-records; an answer "unanswerable" asks for nothing.
+The slot ``answer`` holds the most frequent answer, and the question is the target. Splits without answers are left out,
+and rows whose answer is "unanswerable" are skipped.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Reading, Release, Rows, Skip
-from instructblip_jax.datasets.readers.rows import some
+from instructblip_jax.datasets.readers.source_rows import nonempty
 
 
-def _turned(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]:
+def _swapped(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]:
     reading = Reading(rows())
     for draft in reading:
         if isinstance(draft, Skip):
@@ -27,7 +27,7 @@ def _turned(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]:
                 dataset=name,
                 split=old.split,
                 task="vqg",
-                images=(),
+                media=(),
                 slots={"answer": old.answers[0]},
                 answers=(old.slots["question"],),
                 image_id=old.image_id,
@@ -40,12 +40,12 @@ def _turned(name: str, rows: Rows) -> Generator[Draft | Skip, None, int | None]:
 def _splits(base: Release, name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     found = base.splits(source, images)
     splits: dict[str, Rows] = {
-        split: partial(_turned, name, rows) for split, rows in found.items() if not split.startswith("test")
+        split: partial(_swapped, name, rows) for split, rows in found.items() if not split.startswith("test")
     }
-    return some(splits, source, "the files of a split with answers (train or val)")
+    return nonempty(splits, source, "the files of a split with answers (train or val)")
 
 
-def turned(base: Release, name: str) -> Release:
-    """The set ``name`` made of ``base``."""
+def swapped(base: Release, name: str) -> Release:
+    """The question generation set ``name`` made from the question answering set ``base``."""
     expected = {split: count for split, count in base.expected.items() if not split.startswith("test")}
     return Release(partial(_splits, base, name), expected)

@@ -22,7 +22,7 @@ from instructblip_jax.datasets.readers import (
     vizwiz,
     vsr,
 )
-from instructblip_jax.datasets.readers.question_generation import turned
+from instructblip_jax.datasets.readers.question_generation import swapped
 
 RELEASES: dict[str, Release] = {
     "coco_caption": coco_caption.RELEASE,
@@ -32,9 +32,9 @@ RELEASES: dict[str, Release] = {
     "okvqa": coco_vqa.OKVQA,
     "aokvqa": aokvqa.RELEASE,
     "ocrvqa": ocrvqa.RELEASE,
-    "vqav2_qg": turned(coco_vqa.VQAV2, "vqav2_qg"),
-    "okvqa_qg": turned(coco_vqa.OKVQA, "okvqa_qg"),
-    "aokvqa_qg": turned(aokvqa.RELEASE, "aokvqa_qg"),
+    "vqav2_qg": swapped(coco_vqa.VQAV2, "vqav2_qg"),
+    "okvqa_qg": swapped(coco_vqa.OKVQA, "okvqa_qg"),
+    "aokvqa_qg": swapped(aokvqa.RELEASE, "aokvqa_qg"),
     "llava_detail": llava.DETAIL,
     "llava_conv": llava.CONVERSATION,
     "llava_reason": llava.REASONING,
@@ -52,4 +52,4 @@ RELEASES: dict[str, Release] = {
     "msrvtt_qa": video_qa.MSRVTT,
     "ivqa": ivqa.RELEASE,
 }
-"""The first thirteen are those that InstructBLIP was trained on, the others it was measured on."""
+"""InstructBLIP was trained on the first thirteen and evaluated on the others."""

@@ -1,17 +1,17 @@
-"""Words that were read in pictures: TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json, or a row's own ``ocr_tokens``."""
+"""OCR words of pictures, from TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json or a row's own ``ocr_tokens``."""
 
 from pathlib import Path
 
-from instructblip_jax.datasets.readers.fields import Bad, Row, texts
+from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, texts
 from instructblip_jax.datasets.readers.json_files import elements
-from instructblip_jax.datasets.readers.rows import find
+from instructblip_jax.datasets.readers.source_rows import find
 
 SHOWN = 30
-"""As many words as an instruction holds."""
+"""Maximum number of words in an instruction."""
 
 
 def read(source: Path, split: str) -> dict[str, tuple[str, ...]]:
-    """Picture -> its words, of the file in the source or in ../textvqa; empty where there is none."""
+    """Picture id -> its words, from the file in the source or in ../textvqa; empty if there is no file."""
     name = f"TextVQA_Rosetta_OCR_v0.2_{split}.json"
     path = find(source, name, f"../textvqa/{name}", f"../{name}")
     found: dict[str, tuple[str, ...]] = {}
@@ -21,14 +21,14 @@ def read(source: Path, split: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def tokens(row: Row) -> tuple[str, ...]:
-    """The row's ``ocr_tokens``; none where they are absent or no list of texts: pictures can do without."""
+def tokens(row: SourceRow) -> tuple[str, ...]:
+    """The row's ``ocr_tokens``; () if they are missing or malformed, because OCR words are optional."""
     try:
         return tuple(filter(None, texts(row, "ocr_tokens")))
-    except Bad:
+    except BadRow:
         return ()
 
 
 def shown(words: tuple[str, ...]) -> str:
-    """The words as instructions hold them."""
+    """The words as one text for an instruction: the first `SHOWN`, separated by commas."""
     return ", ".join(words[:SHOWN])

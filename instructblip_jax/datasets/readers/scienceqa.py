@@ -1,5 +1,8 @@
-"""ScienceQA: problems.json and pid_splits.json. "train", "val" and "test" hold all problems, those with "_img" behind
-them the ones with a picture. The slot ``context`` is the hint, empty for many. Pictures: images/<split>/<pid>/."""
+"""Reads ScienceQA: problems.json and pid_splits.json.
+
+"train", "val" and "test" hold all problems; "train_img", "val_img" and "test_img" those with a picture. The slot
+``context`` is the hint, which is often empty. Pictures: images/<split>/<pid>/.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -8,9 +11,20 @@ from typing import Any
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
-from instructblip_jax.datasets.readers.fields import Bad, Row, full_text, ident, index, need, options, text, texts, told
+from instructblip_jax.datasets.readers.fields import (
+    BadRow,
+    SourceRow,
+    extras,
+    full_text,
+    ident,
+    index,
+    need,
+    options,
+    text,
+    texts,
+)
 from instructblip_jax.datasets.readers.json_files import Entry, value
-from instructblip_jax.datasets.readers.rows import Elsewhere, Made, drafts, find, some
+from instructblip_jax.datasets.readers.source_rows import Made, OtherSplit, drafts, find, nonempty
 from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "scienceqa"
@@ -18,36 +32,36 @@ TOLD = ("task", "grade", "subject", "topic", "category", "skill", "lecture", "so
 
 
 def problems(path: Path) -> dict[str, Any]:
-    """problems.json. Raises ValueError naming the file."""
+    """The contents of problems.json. Raises ValueError naming the file."""
     found = value(path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: the file is no object")
+        raise ValueError(f"{path}: the file is not a JSON object")
     return found
 
 
 def members_of(path: Path, rows: Mapping[str, Any], split: str, ids: Any) -> Iterator[Entry]:
-    """The problems ``ids`` (of pid_splits.json) as rows with their ``pid``. Raises ValueError for ids that are none."""
+    """The problems ``ids`` (of pid_splits.json) as rows with their ``pid``. Raises ValueError unless ids is a list."""
     if not isinstance(ids, list):
-        raise ValueError(f"{path.with_name('pid_splits.json')}: {split} is no list of problem ids")
+        raise ValueError(f"{path.with_name('pid_splits.json')}: {split} is not a list of problem ids")
     for pid in ids:
         where = f"{path}:{pid}"
         if not isinstance(pid, (str, int)) or str(pid) not in rows:
-            yield where, Bad("no such problem", f"of pid_splits.json's {split}")
+            yield where, BadRow("no such problem", f"listed under {split} in pid_splits.json")
         else:
             row = rows[str(pid)]
             yield where, {**row, "pid": str(pid)} if isinstance(row, dict) else row
 
 
-def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
+def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:
     pictured = row.get("image") is not None
     part = split.removesuffix("_img")
     if split != part and not pictured:
-        yield Elsewhere()
+        yield OtherSplit()
         return
     pid, choices = ident(row, "pid"), texts(row, "choices")
     label = index(need(row, "answer"), len(choices), "answer")
     if not choices[label]:
-        raise Bad("empty answer")
+        raise BadRow("empty answer")
     media: tuple[Media, ...] = ()
     if pictured:
         file = f"{part}/{pid}/{full_text(row, 'image')}"
@@ -57,7 +71,7 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
         dataset=NAME,
         split=split,
         task="choice",
-        images=(),
+        media=(),
         slots={
             "question": full_text(row, "question"),
             "context": text(row, "hint") if row.get("hint") is not None else "",
@@ -69,7 +83,7 @@ def _make(where: Store, split: str, row: Row) -> Iterator[Made]:
         label=label,
         image_id=pid if pictured else None,
         question_id=pid,
-        meta=told(row, *TOLD),
+        meta=extras(row, *TOLD),
     )
     yield record, media
 
@@ -92,7 +106,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
         for part in ("train", "val", "test"):
             for split in (part, f"{part}_img"):
                 splits[split] = partial(_rows, path, ids if ids.is_file() else None, split, where)
-    return some(splits, source, "problems.json")
+    return nonempty(splits, source, "problems.json")
 
 
 EXPECTED = {"train": 12_726, "train_img": 6_218, "val": 4_241, "val_img": 2_097, "test": 4_241, "test_img": 2_017}

@@ -1,7 +1,7 @@
-"""Where pictures lie: folders under one or more roots.
+"""Finds pictures in folders under one or more roots.
 
-A name from an annotation file never leaves the roots (lexically: a folder that is itself a link is the user's wish).
-A picture that is nowhere gets its official path, so that whoever opens it can say what is missing.
+A name from an annotation file never leaves the roots. The check is lexical: a folder that is itself a link is the
+user's choice. A picture that is not found gets its official path, so that opening it names the missing file.
 """
 
 import os
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 
 @lru_cache(maxsize=64)
 def _folded(folder: str) -> dict[str, str]:
-    """Case-folded NFC name -> name, of what is in a folder; of two names that fold alike the first by code point."""
+    """Case-folded NFC name -> name, for each entry of a folder; of names that fold alike, the first by code point."""
     try:
         return {
             unicodedata.normalize("NFC", name).casefold(): name for name in sorted(os.listdir(folder), reverse=True)
@@ -26,7 +26,7 @@ def _folded(folder: str) -> dict[str, str]:
 
 
 def _part(folder: str, name: str) -> str | None:
-    """What in ``folder`` has this name, but for case and Unicode form."""
+    """The path of the entry of ``folder`` with this name, ignoring case and Unicode form; None if there is none."""
     exact = os.path.join(folder, name)
     if os.path.lexists(exact):
         return exact
@@ -35,7 +35,7 @@ def _part(folder: str, name: str) -> str | None:
 
 
 _PLAIN = re.compile(r"[\w-]+(/[\w-]+)*(\.\w+)?")
-"""Names that need no closer look: no dot but that of the ending."""
+"""Names that cannot leave a root: their only dot is that of the extension."""
 
 
 class Store:
@@ -43,10 +43,10 @@ class Store:
 
     def __init__(self, roots: Sequence[Path]):
         self.roots = [os.path.normpath(root) for root in roots]
-        self._folders: dict[tuple[str, str], str | None] = {}  # most lookups are in few folders, or in none
+        self._folders: dict[tuple[str, str], str | None] = {}  # cached: most lookups are in a few folders or in none
 
     def _folder(self, root: str, name: str) -> str | None:
-        """The folder ``name`` of a root, but for case and Unicode form; None where there is none."""
+        """The folder ``name`` of a root, ignoring case and Unicode form; None if there is none."""
         if (root, name) not in self._folders:
             at: str | None = root
             for part in filter(None, name.split("/")):
@@ -55,7 +55,7 @@ class Store:
         return self._folders[root, name]
 
     def _inside(self, name: str) -> str:
-        """``name`` as a relative path within a root. Raises Bad."""
+        """``name`` as a path relative to a root. Raises BadRow if it leaves the roots."""
         if _PLAIN.fullmatch(name):
             return name
         if os.path.isabs(name):
@@ -63,16 +63,20 @@ class Store:
             for root in map(os.path.abspath, self.roots):
                 if plain.startswith(root.rstrip(os.sep) + os.sep):
                     return os.path.relpath(plain, root)
-            raise Bad("path outside the image root", name)
+            raise BadRow("path outside the image root", name)
         plain = os.path.normpath(name.replace("\\", "/"))
         if not name or plain in (".", "..") or plain.startswith("../") or "\0" in name or plain[1:2] == ":":
-            raise Bad("path outside the image root", name)
+            raise BadRow("path outside the image root", name)
         return plain
 
     def find(self, *names: str, folder: bool = False) -> Path:
-        """The first of ``names`` that is under a root, else where the first should be. Raises Bad for one outside.
+        """The first of ``names`` that exists under a root, else the expected path of the first name.
 
-        ``folder``: folders (of frames) count, too.
+        Args:
+          folder: accept folders (of frames) as well as files.
+
+        Raises:
+          BadRow: a name leads outside the roots.
         """
         there = os.path.exists if folder else os.path.isfile
         inside = list(dict.fromkeys(map(self._inside, names)))
@@ -88,8 +92,8 @@ class Store:
 
 
 def store(source: Path, images: Sequence[Path], *defaults: str) -> Store:
-    """The store of the roots ``images``, or where there are none of those ``defaults`` (relative to the source's
-    folder, which comes first) that are folders."""
+    """A store with the roots ``images``. If there are none, its roots are the source's folder and those of the
+    ``defaults`` (relative to it) that exist."""
     if images:
         return Store(images)
     base = source.parent if source.is_file() else source
@@ -100,7 +104,7 @@ _COCO = ("images", "coco", "..", "../coco", "../images")
 
 
 def coco_store(source: Path, images: Sequence[Path]) -> Store:
-    """COCO's folders: in the source itself, its images/ or coco/, beside it, or in ../coco or ../images."""
+    """A store that finds COCO's folders in the source, its images/ or coco/, beside it, or in ../coco or ../images."""
     return store(source, images, *_COCO)
 
 
@@ -119,17 +123,20 @@ def _coco_patterns(folder: str) -> tuple[tuple[str, bool], ...]:
 
 
 def coco_picture(where: Store, image_id: int | str, folder: str) -> Path:
-    """A COCO picture by its number: its official path in ``folder``, else that of the 2017, then the 2014 and 2015
-    folders (a number is the same picture in each), else in a flat folder. Raises Bad for an id that is no number."""
+    """The path of a COCO picture, given its number.
+
+    The search goes through ``folder``, the 2017 folders, the 2014 and 2015 folders (a number is the same picture in
+    all of them), and last a flat folder. Raises BadRow if the id is not a COCO number.
+    """
     if isinstance(image_id, str) and not (image_id.isascii() and image_id.isdigit()):
-        raise Bad("wrong type", f"image_id: {image_id!r} is no COCO number")
+        raise BadRow("wrong type", f"image_id: {image_id!r} is not a COCO number")
     if not 0 <= (number := int(image_id)) < 10**12:
-        raise Bad("wrong type", f"image_id: {image_id!r} is no COCO number")
+        raise BadRow("wrong type", f"image_id: {image_id!r} is not a COCO number")
     files = ((coco_file(number, name), deep) for name, deep in _coco_patterns(folder))
     return where.find(*(file if deep else file.split("/")[1] for file, deep in files))
 
 
 def coco_number(name: str) -> int | None:
-    """The number in the name of a COCO picture, None where there is none."""
+    """The number in the file name of a COCO picture; None if it has none."""
     digits = name.rsplit("/", 1)[-1].split(".")[0].rsplit("_", 1)[-1]
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 12 else None

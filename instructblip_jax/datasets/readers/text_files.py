@@ -1,4 +1,4 @@
-"""UTF-8 text, strictly: what is not says where, and is never replaced in silence."""
+"""Reads UTF-8 text strictly: an invalid byte raises an error with its position and is never silently replaced."""
 
 import codecs
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ CHUNK = 1 << 20  # bytes
 
 
 def _refuse(path: Path, line: int, byte: int) -> ValueError:
-    return ValueError(f"{path}:{line}: not UTF-8 (byte {byte} of the file); convert it, for example with iconv")
+    return ValueError(f"{path}:{line}: not UTF-8 (byte {byte} of the file); convert the file, for example with iconv")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a file, without their ends. Raises ValueError naming file, line and byte."""
+    """(number from 1, line without its end) of a file's lines. Raises ValueError naming file, line and byte."""
     start = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -25,13 +25,13 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def pieces(path: Path) -> Iterator[str]:
-    """A file's text, piece by piece, without a byte order mark. Raises ValueError naming file, line and byte."""
+    """A file's text in pieces, without a byte order mark. Raises ValueError naming file, line and byte."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     read, line = 0, 1
     with path.open("rb") as file:
         while True:
             chunk = file.read(CHUNK)
-            waiting = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
+            waiting = len(decoder.getstate()[0])  # bytes of a character that began in the previous chunk
             try:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:

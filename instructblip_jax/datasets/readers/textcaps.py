@@ -1,7 +1,7 @@
-"""TextCaps: TextCaps_0.1_{train,val,test}.json, a row a caption; test has none.
+"""Reads TextCaps: TextCaps_0.1_{train,val,test}.json, one row per caption; test has no captions.
 
-"val_images" is the validation split with one record a picture and all its captions. Pictures: Open Images in
-train_images/ (train and val) and test_images/. The files of TextVQA's Rosetta, in the source or in ../textvqa, fill the
+"val_images" is the validation split with one record per picture and all its captions. Pictures: Open Images in
+train_images/ (train and val) and test_images/. TextVQA's Rosetta OCR files, in the source or in ../textvqa, fill the
 slot ``ocr``; without them it is empty.
 """
 
@@ -14,22 +14,24 @@ from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.datasets.readers import captioned, rosetta
 from instructblip_jax.datasets.readers.captioned import Picture
-from instructblip_jax.datasets.readers.fields import Row, caption, captions, full_text, ident, need, told
+from instructblip_jax.datasets.readers.fields import SourceRow, caption, captions, extras, full_text, ident, need
 from instructblip_jax.datasets.readers.json_files import elements
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, places, some
+from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "textcaps"
 
 
 def open_image(where: Store, image_id: str, split: str) -> Path:
-    """Where a picture of TextVQA's and TextCaps's zips lies."""
+    """The path of a picture from the zip files of TextVQA and TextCaps."""
     own, other = ("test_images", "train_images") if split == "test" else ("train_images", "test_images")
     return where.find(*(f"{folder}{image_id}.jpg" for folder in (f"{own}/", f"{other}/", "")))
 
 
-def _words(words: Mapping[str, tuple[str, ...]], row: Row, image_id: str) -> tuple[dict[str, str], dict[str, object]]:
-    """The slots and the meta that come from what is written in the picture."""
+def _words(
+    words: Mapping[str, tuple[str, ...]], row: SourceRow, image_id: str
+) -> tuple[dict[str, str], dict[str, object]]:
+    """The slots and meta that hold the picture's OCR words."""
     found = rosetta.tokens(row) or words.get(image_id, ())
     return {"ocr": rosetta.shown(found)}, {"ocr": list(found)}
 
@@ -37,12 +39,12 @@ def _words(words: Mapping[str, tuple[str, ...]], row: Row, image_id: str) -> tup
 def _captions(path: Path, split: str, source: Path, where: Store) -> Iterator[Draft | Skip]:
     words = rosetta.read(source, split)
 
-    def make(row: Row) -> Iterator[Made]:
+    def make(row: SourceRow) -> Iterator[Made]:
         image_id = full_text(row, "image_id")
         slots, meta = _words(words, row, image_id)
         uid = f"{NAME}/{split}/{ident(row, 'caption_id')}"
         record = Record(uid, NAME, split, "caption", (), slots, (), image_id=image_id)
-        record = replace(record, meta=meta | told(row, "image_classes", "caption_id"))
+        record = replace(record, meta=meta | extras(row, "image_classes", "caption_id"))
         if split != "test" or "caption_str" in row:
             record = replace(record, answers=(caption(need(row, "caption_str")),))
         if split == "val":
@@ -53,12 +55,12 @@ def _captions(path: Path, split: str, source: Path, where: Store) -> Iterator[Dr
 
 
 def _pictures(path: Path, source: Path, where: Store) -> Iterator[Draft | Skip]:
-    words, rows = rosetta.read(source, "val"), dict[str, Row]()
+    words, rows = rosetta.read(source, "val"), dict[str, SourceRow]()
 
-    def picture(row: Row) -> Picture:
+    def picture(row: SourceRow) -> Picture:
         image_id = full_text(row, "image_id")
-        rows.setdefault(image_id, {"ocr_tokens": row.get("ocr_tokens"), **told(row, "image_classes")})
-        return image_id, open_image(where, image_id, "val"), told(row, "image_classes")
+        rows.setdefault(image_id, {"ocr_tokens": row.get("ocr_tokens"), **extras(row, "image_classes")})
+        return image_id, open_image(where, image_id, "val"), extras(row, "image_classes")
 
     for draft in captioned.by_picture(elements(path, "data"), NAME, "val_images", "caption_str", picture):
         if isinstance(draft, Draft):
@@ -77,7 +79,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
             splits[split] = partial(_captions, path, split, folder, where)
             if split == "val":
                 splits["val_images"] = partial(_pictures, path, folder, where)
-    return some(splits, source, "TextCaps_0.1_{train,val,test}.json")
+    return nonempty(splits, source, "TextCaps_0.1_{train,val,test}.json")
 
 
 RELEASE = Release(_splits, {"train": 109_765, "val": 15_830, "val_images": 3_166, "test": 3_289})

@@ -1,9 +1,9 @@
-"""MSVD-QA and MSRVTT-QA: {train,val,test}_qa.json, lists of {id, video_id, question, answer}; for a split without one
-LAVIS's qa_{train,val,test}.json, lists of {video, question, answer, question_id}.
+"""Reads MSVD-QA and MSRVTT-QA: {train,val,test}_qa.json, lists of {id, video_id, question, answer}.
 
-Videos: MSVD's YouTubeClips/<clip>.avi, where youtube_mapping.txt tells the clip of each "vid<N>", or vid<N>.avi;
-MSRVTT's TrainValVideo/ and TestVideo/video<N>.mp4. Both are judged by a vocabulary: LAVIS's train_ans2label.json where
-it is there, else the answers of the training split, the most common 4,000 at most.
+A split without this file is read from LAVIS's qa_{train,val,test}.json, lists of {video, question, answer,
+question_id}. Videos: MSVD's YouTubeClips/<clip>.avi, where youtube_mapping.txt maps each "vid<N>" to its clip, or
+vid<N>.avi; MSRVTT's TrainValVideo/ and TestVideo/video<N>.mp4. Evaluation of both ranks a vocabulary: LAVIS's
+train_ans2label.json if there is one, else the answers of the training split, at most the 4,000 most common.
 """
 
 import re
@@ -15,28 +15,28 @@ from pathlib import Path
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.datasets.readers.fields import (
-    Bad,
-    Row,
+    BadRow,
+    SourceRow,
     answer_text,
     distinct,
+    extras,
     full_text,
     ident,
     need,
-    told,
     typed,
 )
 from instructblip_jax.datasets.readers.json_files import elements, value
-from instructblip_jax.datasets.readers.rows import Made, drafts, find, judged, places, some
+from instructblip_jax.datasets.readers.source_rows import Made, answer_fields, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.text_files import lines
 from instructblip_jax.datasets.readers.videos import video
 
 MOST = 4_000
-Find = Callable[[Row, str], tuple[int | str, Media]]
-"""A row and its split -> the video's id and where it lies."""
+Find = Callable[[SourceRow, str], tuple[int | str, Media]]
+"""(row, split) -> the video's id and the video."""
 
 
-def _make(name: str, split: str, place: Find, row: Row) -> Iterator[Made]:
+def _make(name: str, split: str, place: Find, row: SourceRow) -> Iterator[Made]:
     image_id, media = place(row, split)
     question_id = ident(row, "id" if "id" in row else "question_id")
     record = Record(
@@ -44,12 +44,12 @@ def _make(name: str, split: str, place: Find, row: Row) -> Iterator[Made]:
         dataset=name,
         split=split,
         task="vqa",
-        images=(),
+        media=(),
         slots={"question": full_text(row, "question")},
         image_id=image_id,
         question_id=question_id,
-        meta=told(row, "category_id"),
-        **judged((answer_text(need(row, "answer")),)),
+        meta=extras(row, "category_id"),
+        **answer_fields((answer_text(need(row, "answer")),)),
     )
     yield record, (media,)
 
@@ -58,8 +58,8 @@ def _rows(path: Path, name: str, split: str, place: Callable[[], Find]) -> Itera
     return drafts(elements(path), partial(_make, name, split, place()))
 
 
-def _listed(where: Store, row: Row, folders: Sequence[str]) -> tuple[str, Media]:
-    """The video of a row of LAVIS's form."""
+def _listed(where: Store, row: SourceRow, folders: Sequence[str]) -> tuple[str, Media]:
+    """Id and video of a row in LAVIS's form."""
     file = full_text(row, "video")
     stem = file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return stem, video(where, [stem], folders, f"{folders[0]}/{file}")
@@ -67,7 +67,7 @@ def _listed(where: Store, row: Row, folders: Sequence[str]) -> tuple[str, Media]
 
 @lru_cache(maxsize=4)
 def clips(path: Path) -> Mapping[str, str]:
-    """youtube_mapping.txt: "vid<N>" -> clip, whichever stands first in a line. Raises ValueError naming the line."""
+    """youtube_mapping.txt as "vid<N>" -> clip; the two may be in either order. Raises ValueError naming the line."""
     found = {}
     for number, line in lines(path):
         words = line.split()
@@ -87,7 +87,7 @@ MSRVTT_FOLDERS = ("videos", "videos/all", "MSRVTT_Videos", "MSRVTT/videos/all", 
 def _msvd(where: Store, mapping: Path | None) -> Find:
     named = clips(mapping) if mapping else {}
 
-    def place(row: Row, split: str) -> tuple[int | str, Media]:
+    def place(row: SourceRow, split: str) -> tuple[int | str, Media]:
         if "video" in row and "video_id" not in row:
             return _listed(where, row, MSVD_FOLDERS)
         number = typed(need(row, "video_id"), int, "video_id")
@@ -99,7 +99,7 @@ def _msvd(where: Store, mapping: Path | None) -> Find:
 
 
 def _msrvtt(where: Store) -> Find:
-    def place(row: Row, split: str) -> tuple[int | str, Media]:
+    def place(row: SourceRow, split: str) -> tuple[int | str, Media]:
         own, other = ("TestVideo", "TrainValVideo") if split == "test" else ("TrainValVideo", "TestVideo")
         folders = (own, other, *MSRVTT_FOLDERS)
         if "video" in row and "video_id" not in row:
@@ -125,22 +125,22 @@ def _splits(name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Row
     splits: dict[str, Rows] = {
         split: partial(_rows, path, name, split, place) for split, path in _files(source).items()
     }
-    return some(splits, source, "{train,val,test}_qa.json", "qa_{train,val,test}.json")
+    return nonempty(splits, source, "{train,val,test}_qa.json", "qa_{train,val,test}.json")
 
 
 def numbered(path: Path) -> list[str]:
-    """The answers of an object of answer -> its number, in the numbers' order. Raises ValueError naming the file."""
+    """The answers in a JSON object of answer -> index, ordered by index. Raises ValueError naming the file."""
     found = value(path)
     if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
-        raise ValueError(f"{path}: no object of answers and their numbers")
+        raise ValueError(f"{path}: is not an object of answer -> index")
     try:
         return list(distinct(answer_text(answer) for answer in sorted(found, key=found.__getitem__)))
-    except Bad as bad:
+    except BadRow as bad:
         raise ValueError(f"{path}: {bad.reason}: {bad.detail}") from bad
 
 
 def common(answers: Sequence[str], least: int = 1) -> list[str]:
-    """The most common answers that are there ``least`` times, the most common first (ties: the first seen)."""
+    """At most `MOST` answers that occur at least ``least`` times, most common first (ties: first seen first)."""
     counts = Counter(filter(None, answers)).most_common(MOST)
     return [answer for answer, count in counts if count >= least]
 
@@ -155,8 +155,8 @@ def _vocabulary(source: Path) -> Sequence[str]:
     for _, row in elements(path):
         try:
             answers.append(answer_text(need(typed(row, dict, "row"), "answer")))
-        except Bad:
-            continue  # `_rows` tells of it
+        except BadRow:
+            continue  # `_rows` reports it
     return common(answers)
 
 

@@ -1,4 +1,4 @@
-"""The user's own files, whatever form they have: every format becomes rows with one set of columns (`row.py`)."""
+"""Reads the user's own files: rows of every format get one set of columns (`own_row.py`)."""
 
 from instructblip_jax.datasets.readers.custom.reading import release
 

@@ -1,4 +1,4 @@
-"""COCO captions: {"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}."""
+"""Reads COCO captions: {"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 from instructblip_jax.datasets.draft import Skip
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.custom.json_rows import within
-from instructblip_jax.datasets.readers.custom.row import Row, Rows
+from instructblip_jax.datasets.readers.custom.own_row import OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.splits import of_name
 
 
-def rows(path: Path, encoding: str | None) -> Rows:
-    """In training a row a caption. Where the file's name says that it judges, a row a picture with all its captions.
+def rows(path: Path, encoding: str | None) -> OwnRows:
+    """One row per caption for training; one row per picture with all its captions if the file's name names another
+    split.
 
-    A picture without captions is told, unless nothing in the file has one: then they are to be made.
+    A picture without a caption is skipped, unless no picture in the file has one: then captions are to be generated.
     """
     split = of_name(path)
-    judging = split in ("validation", "test")
+    held_out = split in ("validation", "test")
     images: dict[str, dict[str, Any]] = {}
     captions: dict[str, list[Any]] = {}
     held = 0
@@ -30,23 +31,23 @@ def rows(path: Path, encoding: str | None) -> Rows:
         else:
             images[name] = image
     annotations = 0
-    for annotations, said in enumerate(within(path, encoding, "annotations"), 1):
+    for annotations, entry in enumerate(within(path, encoding, "annotations"), 1):
         where = f"{path}:annotations/{annotations}"
-        name = forms.id_text(said.get("image_id")) if isinstance(said, dict) else None
+        name = forms.id_text(entry.get("image_id")) if isinstance(entry, dict) else None
         if name is None or name not in images:
-            yield Skip(where, "no such image id", str(said.get("image_id") if isinstance(said, dict) else said)[:60])
+            yield Skip(where, "no such image id", str(entry.get("image_id") if isinstance(entry, dict) else entry)[:60])
             continue
-        captions.setdefault(name, []).append(said.get("caption"))
-        if not judging:
-            fields = {"image": images[name]["file_name"], "answer": said.get("caption"), "id": said.get("id")}
-            fields |= {"image_id": said["image_id"], "task": "caption"}
-            # the first caption of a picture stands for the picture's own entry, too
-            yield Row(where, annotations, fields, path.parent, split, rows=1 + (len(captions[name]) == 1))
+        captions.setdefault(name, []).append(entry.get("caption"))
+        if not held_out:
+            fields = {"image": images[name]["file_name"], "answer": entry.get("caption"), "id": entry.get("id")}
+            fields |= {"image_id": entry["image_id"], "task": "caption"}
+            # a picture's first caption also accounts for the picture's own entry
+            yield OwnRow(where, annotations, fields, path.parent, split, rows=1 + (len(captions[name]) == 1))
     for name, image in images.items():
-        said = captions.get(name, [])
-        if not said and (annotations or not judging):
+        texts = captions.get(name, [])
+        if not texts and (annotations or not held_out):
             yield Skip(f"{path}:{name}", "picture without a caption", image["file_name"][:60])
-        elif judging:
-            fields = {"image": image["file_name"], "answer": said, "image_id": image["id"], "id": image["id"]}
-            yield Row(f"{path}:{name}", name, fields | {"task": "caption"}, path.parent, split, rows=1 + len(said))
+        elif held_out:
+            fields = {"image": image["file_name"], "answer": texts, "image_id": image["id"], "id": image["id"]}
+            yield OwnRow(f"{path}:{name}", name, fields | {"task": "caption"}, path.parent, split, rows=1 + len(texts))
     return held + annotations

@@ -1,4 +1,4 @@
-"""LLaVA's conversations, and those with roles and contents: a record a conversation."""
+"""Reads conversations, in LLaVA's form or as messages with roles and contents: one record per conversation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from instructblip_jax.datasets.draft import Skip
 from instructblip_jax.datasets.readers.custom.json_rows import each, objects
-from instructblip_jax.datasets.readers.custom.row import Row, Rows
+from instructblip_jax.datasets.readers.custom.own_row import OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.splits import of_name
-from instructblip_jax.datasets.readers.custom.text import IMAGE, Unusable, text_of, without_markers
+from instructblip_jax.datasets.readers.custom.text import IMAGE, text_of, without_markers
+from instructblip_jax.datasets.readers.fields import BadRow
 
 KEYS = ("conversations", "messages")
 _ASKS = ("human", "user")
@@ -17,11 +18,11 @@ _SYSTEM = ("system", "developer")
 _PICTURES = ("image", "images", "video")
 
 
-def rows(path: Path, encoding: str | None, lines: bool) -> Rows:
+def rows(path: Path, encoding: str | None, lines: bool) -> OwnRows:
     """The conversations of a file."""
     split = of_name(path)
 
-    def row(where: str, number: int, fields: dict[str, Any]) -> Row | Skip:
+    def row(where: str, number: int, fields: dict[str, Any]) -> OwnRow | Skip:
         present = [name for name in KEYS if fields.get(name) is not None]
         if len(present) > 1:
             raise ValueError(f"{where}: {' and '.join(present)} both mean the conversation; keep one of them")
@@ -29,23 +30,23 @@ def rows(path: Path, encoding: str | None, lines: bool) -> Rows:
         if len(shown) > 1:
             raise ValueError(f"{where}: {' and '.join(shown)} both mean the image; keep one of them")
         try:
-            said = _turns(fields.get(present[0]) if present else None)
-        except Unusable as error:
+            conversation = _turns(fields.get(present[0]) if present else None)
+        except BadRow as error:
             return Skip(where, error.reason, error.detail)
         named = ("id", "split", "task", "image_id", "question_id")
         taken = {name: fields[name] for name in named if name in fields}
         rest = {name: value for name, value in fields.items() if name not in (*KEYS, *_PICTURES, *named)}
-        taken["meta"] = rest | ({"system": said.system} if said.system else {})
-        taken["image"] = fields[shown[0]] if shown else said.images
+        taken["meta"] = rest | ({"system": conversation.system} if conversation.system else {})
+        taken["image"] = fields[shown[0]] if shown else conversation.images
         taken["video"] = shown == ["video"]
-        return Row(where, number, taken, path.parent, split, turns=said.turns, notes=said.notes)
+        return OwnRow(where, number, taken, path.parent, split, turns=conversation.turns, notes=conversation.notes)
 
     return (yield from each(objects(path, encoding, lines), row))
 
 
-class _Said(NamedTuple):
-    """A conversation: (question, answer) pairs, what the system says, pictures that stand in the contents, and what was
-    joined or left out."""
+class _Conversation(NamedTuple):
+    """(question, answer) pairs, the system message, the pictures within messages, and notes on what was joined or
+    dropped."""
 
     turns: tuple[tuple[str, str], ...]
     system: str
@@ -53,48 +54,48 @@ class _Said(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _turns(messages: Any) -> _Said:
-    """Messages of one speaker in a row are one turn. Raises `Unusable`."""
+def _turns(messages: Any) -> _Conversation:
+    """The conversation of a list of messages; consecutive messages of one speaker are joined. Raises BadRow."""
     if not isinstance(messages, list):
-        raise Unusable("no conversation")
-    runs: list[tuple[str, list[str]]] = []
+        raise BadRow("no conversation")
+    runs: list[tuple[str, list[str]]] = []  # ("question" or "answer", consecutive messages of one speaker)
     system: list[str] = []
     images: list = []
     for message in messages:
         if not isinstance(message, Mapping):
-            raise Unusable("no conversation", f"a message is {str(message)[:60]!r}")
+            raise BadRow("no conversation", f"a message is {str(message)[:60]!r}")
         role = str(message.get("from", message.get("role", ""))).lower()
         text = _content(message.get("value", message.get("content")), images)
         if role in _SYSTEM:
             system.append(text)
             continue
         if role not in (*_ASKS, *_ANSWERS):
-            raise Unusable("unknown speaker", repr(role[:40]))
-        asks = "question" if role in _ASKS else "answer"
-        if not runs or runs[-1][0] != asks:
-            runs.append((asks, []))
-        runs[-1][1].append(without_markers(text) if asks == "question" else text)
-    notes = [f"{asks}s in a row joined" for asks, texts in runs if len(texts) > 1]
-    joined = [(asks, "\n".join(filter(None, texts))) for asks, texts in runs]
+            raise BadRow("unknown speaker", repr(role[:40]))
+        part = "question" if role in _ASKS else "answer"
+        if not runs or runs[-1][0] != part:
+            runs.append((part, []))
+        runs[-1][1].append(without_markers(text) if part == "question" else text)
+    notes = [f"{part}s in a row joined" for part, texts in runs if len(texts) > 1]
+    joined = [(part, "\n".join(filter(None, texts))) for part, texts in runs]
     if joined and joined[0][0] == "answer":
         notes.append("answer before any question left out")
         joined = joined[1:]
     if len(joined) % 2:
         notes.append("question without an answer left out")
         joined = joined[:-1]
-    turns = tuple((asked, said) for (_, asked), (_, said) in zip(joined[::2], joined[1::2], strict=True))
+    turns = tuple((question, answer) for (_, question), (_, answer) in zip(joined[::2], joined[1::2], strict=True))
     if not turns:
-        raise Unusable("empty answer", "nobody answers in this conversation")
-    if not all(said for _, said in turns):
-        raise Unusable("empty answer")
+        raise BadRow("empty answer", "nobody answers in this conversation")
+    if not all(answer for _, answer in turns):
+        raise BadRow("empty answer")
     if not turns[0][0]:
-        raise Unusable("blank instruction")
-    notes += ["answer to an empty question" for asked, _ in turns if not asked]
-    return _Said(turns, "\n".join(filter(None, system)), images, tuple(notes))
+        raise BadRow("blank instruction")
+    notes += ["answer to an empty question" for question, _ in turns if not question]
+    return _Conversation(turns, "\n".join(filter(None, system)), images, tuple(notes))
 
 
 def _content(value: Any, images: list) -> str:
-    """The text of a message; pictures among its parts go to ``images``."""
+    """The text of a message; pictures among its parts are appended to ``images``."""
     if not isinstance(value, list):
         return text_of(value, "message") or ""
     parts = []
@@ -110,5 +111,5 @@ def _content(value: Any, images: list) -> str:
             if shown is not None:
                 images.append(shown)
         else:
-            raise Unusable("unknown part of a message", str(part.get("type"))[:40])
+            raise BadRow("unknown part of a message", str(part.get("type"))[:40])
     return "\n".join(filter(None, parts))

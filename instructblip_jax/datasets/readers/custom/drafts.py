@@ -1,4 +1,4 @@
-"""A row -> the draft of a record, checked."""
+"""Turns a row of the user's files into the draft of a record, and checks it."""
 
 import dataclasses
 import math
@@ -10,51 +10,52 @@ from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.custom import pictures, splits
-from instructblip_jax.datasets.readers.custom.row import Row
-from instructblip_jax.datasets.readers.custom.text import Unusable, clean, text_of, without_markers
+from instructblip_jax.datasets.readers.custom.own_row import OwnRow
+from instructblip_jax.datasets.readers.custom.text import text_of, without_markers
+from instructblip_jax.datasets.readers.fields import BadRow, clean
 
 TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
-"""Answers of a binary task -> its label."""
+"""Answer of a binary task, in lower case -> label."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A row with its pictures, and the split that it names itself (None: it is to be drawn)."""
+    """A row with its pictures, and the split that the row or its file names; None: the split is drawn."""
 
-    row: Row
+    row: OwnRow
     media: tuple[Media, ...]
     split: str | None
 
     def keys(self) -> list[str]:
-        """What the split is drawn by."""
+        """The keys by which the split is drawn: one per picture, or the row's location if it has none."""
         return [splits.key(each) for each in self.media] or [f"{self.row.where.rpartition(':')[0]}#{self.row.number}"]
 
 
-def place(row: Row, roots: Sequence[Path]) -> Placed:
-    """Find a row's pictures and its split. Raises `Unusable`."""
+def place(row: OwnRow, roots: Sequence[Path]) -> Placed:
+    """Find a row's pictures and its split. Raises BadRow."""
     named = text_of(row.fields.get("split"), "split")
     split = splits.of_field(named) if named else row.split
     video = bool(row.fields.get("video"))
     media = row.media or pictures.media(row.fields.get("image"), row.folder, roots, video)
     if not media and not row.turns:
-        raise Unusable("no picture")
+        raise BadRow("no picture")
     return Placed(row, media, split)
 
 
 def draft(placed: Placed, name: str, split: str) -> Draft:
-    """The record of a row. Raises `Unusable` for one that cannot be trained on, in another split judged."""
+    """The draft of a row. Raises BadRow if it cannot be trained on (split "train") or evaluated (other splits)."""
     row, fields = placed.row, placed.row.fields
     instruction = text_of(fields.get("instruction"), "instruction")
     task = text_of(fields.get("task"), "task")
     if instruction is not None:
         instruction = without_markers(instruction)
         if not instruction and task != "caption":
-            raise Unusable("blank instruction", "only captions need none; leave the column out")
+            raise BadRow("blank instruction", "only captions may have none; leave the column out")
     choices = _texts(fields.get("candidates"), "candidates")
     answers, weights, references = _answers(fields, split == "train" and not row.turns)
     if choices and any(answer not in choices for answer in answers):
-        strange = next(answer for answer in answers if answer not in choices)
-        raise Unusable("answer not among the candidates", f"{strange[:60]!r}")
+        unknown = next(answer for answer in answers if answer not in choices)
+        raise BadRow("answer not among the candidates", f"{unknown[:60]!r}")
     task = task or _task(row, instruction, choices)
     label = choices.index(answers[0]) if choices and answers else None
     if task == "binary" and not choices and answers:
@@ -68,7 +69,7 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
         dataset=name,
         split=split,
         task=task,
-        images=(),
+        media=(),
         slots=slots,
         answers=answers,
         weights=weights,
@@ -84,7 +85,7 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
     return Draft(row.where, record, placed.media, row.rows, row.notes)
 
 
-def _task(row: Row, instruction: str | None, choices: Sequence[str]) -> str:
+def _task(row: OwnRow, instruction: str | None, choices: Sequence[str]) -> str:
     if row.turns:
         return "dialog"
     if choices:
@@ -93,7 +94,7 @@ def _task(row: Row, instruction: str | None, choices: Sequence[str]) -> str:
 
 
 def _slots(fields: Mapping[str, Any], instruction: str | None) -> tuple[dict[str, str], str | None]:
-    """The slots, and the instruction with the row's context before it."""
+    """The slots, and the instruction preceded by the row's context."""
     context = text_of(fields.get("context"), "context")
     slots = {"question": instruction} if instruction else {}
     if context:
@@ -108,7 +109,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _answers(fields: Mapping[str, Any], needed: bool) -> tuple[tuple[str, ...], tuple[float, ...], tuple[str, ...]]:
-    """Distinct answers, the heaviest first, their weights where they are not alike, and all as they were given."""
+    """Distinct answers by descending weight; their weights, () if equal; all answers as given, () if there is one."""
     given = [text_of(item, "answer") or "" for item in forms.answers_of(fields.get("answer"))]
     shares = _weights(fields.get("weights"), len(given))
     total: dict[str, float] = {}
@@ -117,10 +118,10 @@ def _answers(fields: Mapping[str, Any], needed: bool) -> tuple[tuple[str, ...], 
             total[answer] = total.get(answer, 0.0) + share
     whole = sum(total.values())
     if total and not whole:
-        raise Unusable("weights are no shares", "all are 0")
+        raise BadRow("invalid weights", "all are 0")
     if not total:
         if needed:
-            raise Unusable("empty answer")
+            raise BadRow("empty answer")
         return (), (), ()
     order = sorted(total, key=lambda answer: -total[answer])
     alike = not shares and len(total) == sum(map(bool, given))
@@ -133,18 +134,18 @@ def _weights(value: Any, count: int) -> list[float]:
         return []
     items = value if isinstance(value, (list, tuple)) else [value]
     if len(items) != count:
-        raise Unusable("weights and answers differ in number", f"{len(items)} weights, {count} answers")
+        raise BadRow("weights and answers differ in number", f"{len(items)} weights, {count} answers")
     try:
         shares = [float(item) for item in items]
     except (TypeError, ValueError, OverflowError):
-        raise Unusable("weights are no shares", str(items)[:60]) from None
+        raise BadRow("invalid weights", str(items)[:60]) from None
     if not all(math.isfinite(share) and share >= 0 for share in shares):
-        raise Unusable("weights are no shares", str(items)[:60])
+        raise BadRow("invalid weights", str(items)[:60])
     return shares
 
 
 def _id(value: Any) -> int | str | None:
-    """As it is written; what is neither number nor text as JSON."""
+    """An id as the file has it: an int, or text; booleans and fractional numbers as JSON writes them."""
     value = forms.whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -152,7 +153,7 @@ def _id(value: Any) -> int | str | None:
 
 
 def _meta(value: Any) -> Any:
-    """Cleaned, and what JSON does not know as text. A number that is none, NaN or Infinity, is absent."""
+    """A value for `Record.meta`: texts cleaned, types that JSON lacks as text, NaN and infinity dropped."""
     if isinstance(value, str):
         return clean(value)
     if value is None or isinstance(value, (bool, int)):

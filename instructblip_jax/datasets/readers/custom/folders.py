@@ -1,4 +1,4 @@
-"""Folders: pictures beside metadata, a folder a class, a text file a picture."""
+"""Reads folders of pictures: with a metadata file, with one folder per class, or with one text file per picture."""
 
 import os
 from collections.abc import Iterator
@@ -6,22 +6,23 @@ from pathlib import Path
 
 from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.readers.custom import json_rows, tables
+from instructblip_jax.datasets.readers.custom.own_row import ASKS_LABEL, FOLDER_COLUMNS, OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
-from instructblip_jax.datasets.readers.custom.row import ASKS_LABEL, FOLDER_COLUMNS, Row, Rows
 from instructblip_jax.datasets.readers.custom.splits import of_folder
-from instructblip_jax.datasets.readers.custom.text import Unusable, clean, opened
+from instructblip_jax.datasets.readers.custom.text import opened
+from instructblip_jax.datasets.readers.fields import BadRow, clean
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 LONGEST_TEXT = 1 << 20
 
 
 def metadata(root: Path) -> list[Path]:
-    """Metadata files in a folder or in those right below it."""
+    """The metadata files in a folder and in its direct subfolders."""
     return sorted(path for pattern in ("", "*/") for name in METADATA for path in root.glob(pattern + name))
 
 
-def from_metadata(path: Path, encoding: str | None) -> Rows:
-    """Rows of a metadata file."""
+def from_metadata(path: Path, encoding: str | None) -> OwnRows:
+    """The rows of a metadata file."""
     split = of_folder(path.parent.name)
     if path.suffix == ".csv":
         return tables.rows(path, encoding, FOLDER_COLUMNS, split)
@@ -29,33 +30,33 @@ def from_metadata(path: Path, encoding: str | None) -> Rows:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, in order; links to folders are not followed."""
+    """All files below a folder, sorted, without hidden ones; links to folders are not followed."""
     for folder, below, files in os.walk(root):
         below.sort()
         yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
 def is_picture(path: Path) -> bool:
-    """By its name."""
+    """True if the file has a picture's extension."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def _below(root: Path) -> list[tuple[Path, str | None]]:
-    """The folders of the splits, if these come first, or the folder itself."""
+    """(folder, split) of the subfolders named after splits, or of the folder itself if there are none."""
     found = [(path, split) for path in sorted(root.iterdir()) if path.is_dir() and (split := of_folder(path.name))]
     return list(found) or [(root, of_folder(root.name))]
 
 
 def classes(root: Path) -> list[str]:
-    """The names of the folders with pictures in them."""
+    """The names of the folders that directly hold pictures, sorted."""
     found = set()
     for top, _ in _below(root):
         found |= {path.name for path in top.iterdir() if path.is_dir() and any(map(is_picture, path.iterdir()))}
     return sorted(found)
 
 
-def from_classes(root: Path) -> Rows:
-    """A row a picture; the folder's name is the answer, one of all of them."""
+def from_classes(root: Path) -> OwnRows:
+    """One row per picture: its folder's name is the answer, and all folders' names are the candidates."""
     names = classes(root)
     held = 0
     for top, split in _below(root):
@@ -65,7 +66,7 @@ def from_classes(root: Path) -> Rows:
             held += 1
             kind = path.relative_to(top).parts[0]
             if kind not in names:
-                yield Skip(f"{path}:1", "picture outside the folders of the classes")
+                yield Skip(f"{path}:1", "picture outside the class folders")
                 continue
             fields = {"instruction": ASKS_LABEL, "answer": kind, "candidates": names, "task": "choice"}
             yield _row(root, path, fields, split)
@@ -73,14 +74,14 @@ def from_classes(root: Path) -> Rows:
 
 
 def paired(root: Path) -> bool:
-    """Whether a picture and a text file share a name."""
+    """True if any picture and text file share a name."""
     files = list(walk(root))
     texts = {path.with_suffix("") for path in files if path.suffix.lower() == ".txt"}
     return any(path.with_suffix("") in texts for path in files if is_picture(path))
 
 
-def from_pairs(root: Path, encoding: str | None) -> Rows:
-    """A row a picture; the text beside it is its caption."""
+def from_pairs(root: Path, encoding: str | None) -> OwnRows:
+    """One row per picture: the text file of the same name is its caption."""
     held = 0
     for path in walk(root):
         where = f"{path}:1"
@@ -101,12 +102,12 @@ def from_pairs(root: Path, encoding: str | None) -> Rows:
     return held
 
 
-def _row(root: Path, path: Path, fields: dict, split: str | None) -> Row | Skip:
-    """Its pictures are those that are there, but links may lead out."""
+def _row(root: Path, path: Path, fields: dict, split: str | None) -> OwnRow | Skip:
+    """The row of a picture file; a `Skip` if the file is a link that leads out of ``root``."""
     if not path.resolve().is_relative_to(root.resolve()):
         return Skip(f"{path}:1", OUTSIDE, str(path))
     try:
         name = clean(path.relative_to(root).with_suffix("").as_posix())
-    except Unusable as error:  # a file name of bytes that are no text
+    except BadRow as error:  # a file name with undecodable bytes
         return Skip(ascii(path), error.reason, error.detail)
-    return Row(f"{path}:1", name, fields, root, split, media=(Media(path=path),))
+    return OwnRow(f"{path}:1", name, fields, root, split, media=(Media(path=path),))

@@ -1,4 +1,4 @@
-"""Rows of JSON files: an object a line, or one list; read as a stream."""
+"""Streams the rows of JSON files: one object per line, or one list."""
 
 import contextlib
 import json
@@ -8,22 +8,22 @@ from typing import IO, Any
 
 from instructblip_jax.datasets.draft import Reading, Skip
 from instructblip_jax.datasets.readers import json_files
-from instructblip_jax.datasets.readers.custom.row import COLUMNS, Row, Rows, made
+from instructblip_jax.datasets.readers.custom.own_row import COLUMNS, OwnRow, OwnRows, made
 from instructblip_jax.datasets.readers.custom.splits import of_name
 from instructblip_jax.datasets.readers.custom.text import opened
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
 
 ROWS = "annotations"
-"""Where the rows of a file stand that is one object."""
+"""The key of the rows in a file that is one object."""
 CHUNK = 1 << 18
-"""Characters read at once."""
+"""Characters per read."""
 Item = tuple[str, int, dict[str, Any]]
-"""Where an object stands, its number, the object."""
+"""Location, number and the object itself."""
 
 
 def objects(path: Path, encoding: str | None, lines: bool) -> Generator[Item | Skip, None, int]:
-    """The objects of a file, one a line or in one list, numbered from 1. Returns how many there are."""
+    """The objects of a file, one per line or in one list, numbered from 1. The generator returns their number."""
     held = 0
     for where, number, value in _lines(path, encoding) if lines else _items(path, encoding):
         held += 1
@@ -32,7 +32,7 @@ def objects(path: Path, encoding: str | None, lines: bool) -> Generator[Item | S
         elif isinstance(value, dict):
             yield where, number, value
         else:
-            yield Skip(where, "no JSON object", f"{type(value).__name__} {str(value)[:60]!r}")
+            yield Skip(where, "not a JSON object", f"{type(value).__name__} {str(value)[:60]!r}")
     return held
 
 
@@ -42,8 +42,8 @@ def rows(
     lines: bool,
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     split: str | None = None,
-) -> Rows:
-    """Objects with the own format's columns. LAVIS's lists have them, too."""
+) -> OwnRows:
+    """The rows of a file whose objects have the columns of ``columns``, as LAVIS's lists do."""
     split = split or of_name(path)
     items = objects(path, encoding, lines)
     return (
@@ -51,8 +51,8 @@ def rows(
     )
 
 
-def each(items: Generator[Item | Skip, None, int], row: Callable[[str, int, dict[str, Any]], Row | Skip]) -> Rows:
-    """The objects as rows; what cannot be read as it is."""
+def each(items: Generator[Item | Skip, None, int], row: Callable[[str, int, dict[str, Any]], OwnRow | Skip]) -> OwnRows:
+    """The rows that ``row`` makes of the objects; a `Skip` is passed on."""
     found = Reading(items)
     for item in found:
         yield item if isinstance(item, Skip) else row(*item)
@@ -68,22 +68,22 @@ def _lines(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
 
 
 def parse(text: str, where: str) -> Any:
-    """One JSON value, or the `Skip` that tells what is wrong with it."""
+    """One JSON value, or a `Skip` with what is wrong with it."""
     try:
         return _or_skip(Decoder().only(text), where)
     except json.JSONDecodeError as error:
         excerpt = text[max(0, error.pos - 40) : error.pos + 40].strip()
         return Skip(where, "broken JSON", f"column {error.colno}: {error.msg}: {excerpt!r}")
-    except (ValueError, RecursionError) as error:  # numbers without end, lists within lists
+    except (ValueError, RecursionError) as error:  # a number with too many digits, nesting that is too deep
         return Skip(where, "broken JSON", str(error)[:80])
 
 
 def _or_skip(value: Any, where: str) -> Any:
-    return Skip(where, value.reason, value.detail) if isinstance(value, Bad) else value
+    return Skip(where, value.reason, value.detail) if isinstance(value, BadRow) else value
 
 
 def _items(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
-    """The elements of the list that the file is, or that its object has as ``annotations``."""
+    """The elements of a file that is a list, or of the list ``annotations`` of a file that is an object."""
     found = 0
     for keys in ((), (ROWS,)):
         for found, value in enumerate(within(path, encoding, *keys), 1):
@@ -94,10 +94,9 @@ def _items(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
 
 
 def within(path: Path, encoding: str | None, *keys: str) -> Iterator[Any]:
-    """The elements of the list at a place of one JSON document, a `Bad` for one that cannot be read; none where there
-    is no list.
+    """The elements of the list under ``keys`` of a JSON document; none if there is no list.
 
-    Raises ValueError where the file is broken.
+    An unreadable element is a `BadRow`. Raises ValueError if the file is broken.
     """
     with opened(path, encoding) as file, contextlib.suppress(json_files.Absent):
         for _, value in json_files.elements(path, *keys, text=_pieces(file)):
@@ -105,20 +104,20 @@ def within(path: Path, encoding: str | None, *keys: str) -> Iterator[Any]:
 
 
 def field(path: Path, encoding: str | None, key: str) -> Any:
-    """A value at the top of one JSON document; None where it has none."""
+    """The value of a top-level key of a JSON document; None if it is missing."""
     with opened(path, encoding) as file, contextlib.suppress(json_files.Absent):
         return json_files.value(path, key, text=_pieces(file))
     return None
 
 
 def names(path: Path, encoding: str | None) -> Iterator[str]:
-    """The names at the top of one JSON object, as they come."""
+    """The top-level keys of a file that is one JSON object, in order."""
     with opened(path, encoding) as file:
         yield from json_files.names(path, _pieces(file))
 
 
 def _pieces(file: IO[str]) -> Iterator[str]:
-    """A text in parts, without the mark that an explicit --encoding=utf-8 leaves."""
+    """The text in pieces, without the byte order mark that an explicit --encoding=utf-8 leaves."""
     text = file.read(CHUNK).removeprefix("\ufeff")
     while text:
         yield text
@@ -126,5 +125,5 @@ def _pieces(file: IO[str]) -> Iterator[str]:
 
 
 def first(path: Path, encoding: str | None, *keys: str) -> Any:
-    """The first element of the list at a place; None where there is none."""
+    """The first element of the list under ``keys``; None if there is none."""
     return next(within(path, encoding, *keys), None)

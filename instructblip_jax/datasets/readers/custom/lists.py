@@ -1,4 +1,4 @@
-"""Lists that stand in a text, as tables hold them: JSON, Python's lists and NumPy's arrays as pandas writes them."""
+"""Parses lists written as text in table cells: JSON, Python lists, and NumPy arrays as pandas writes them."""
 
 import ast
 import json
@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from instructblip_jax.datasets.readers.custom.text import Unusable
+from instructblip_jax.datasets.readers.fields import BadRow
 
 LONGEST = 1 << 20
-"""Characters of a list that is not JSON."""
+"""Limit, in characters, of a list that is not JSON."""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(
     r"""\s*(?:(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<word>[^\s,'"\[\](){}:]+))\s*(?P<comma>,?)""", re.DOTALL
@@ -27,8 +27,8 @@ _WORDS = {
 
 
 def of_text(text: str, column: str) -> Any:
-    """The list (or object) that a text is, else the text. Raises `Unusable` for a text that begins with "[" and is no
-    list."""
+    """The list or object that the text spells, else the text. Raises BadRow for a text that begins with "[" but cannot
+    be parsed."""
     bare = text.strip().lstrip("\ufeff")
     if bare[:1] not in _BRACKETS:
         return text
@@ -36,19 +36,19 @@ def of_text(text: str, column: str) -> Any:
     if found is not None:
         return found
     if bare.startswith("["):
-        raise Unusable(f"broken list in {column}", f"neither JSON nor Python: {bare[:60]!r}")
+        raise BadRow(f"broken list in {column}", f"neither JSON nor Python: {bare[:60]!r}")
     return text
 
 
 def of_texts(text: str) -> Any:
-    """The list of texts (or of objects) that a text is, else the text: "[0.1, 0.2]" may be an answer."""
+    """The list of texts or objects that the text spells, else the text, because "[0.1, 0.2]" may be an answer."""
     bare = text.strip().lstrip("\ufeff")
     found = _read(bare) if bare.startswith("[") else None
     return found if found and all(isinstance(item, (str, Mapping)) or item is None for item in found) else text
 
 
 def _read(text: str) -> list[Any] | Mapping[str, Any] | None:
-    """The items of a text in brackets; None if it cannot be read."""
+    """The list or object that a text in brackets spells; None if it cannot be parsed."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -62,8 +62,8 @@ def _read(text: str) -> list[Any] | Mapping[str, Any] | None:
 
 
 def _items(text: str) -> list[Any] | None:
-    """Texts, numbers and constants parted by commas or, as NumPy does it, by nothing but space, which Python itself
-    would join; None where anything else is among them."""
+    """Texts, numbers and constants separated by commas or, as NumPy writes them, by white space alone, where Python
+    itself would concatenate the texts. None if there is anything else."""
     found: list[Any] = []
     at, end = 0, len(text.rstrip())
     while at < end:
@@ -87,7 +87,7 @@ def _items(text: str) -> list[Any] | None:
 
 
 def _literal(text: str) -> Any:
-    """A Python literal; None for what is none, and for one nested without end."""
+    """The value of a Python literal; None if the text is not one or is nested too deeply."""
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

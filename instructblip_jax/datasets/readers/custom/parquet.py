@@ -1,4 +1,4 @@
-"""Parquet tables that hold their pictures, and data sets that the library `datasets` saved."""
+"""Reads Parquet tables that hold their pictures, and data sets saved by the library `datasets`."""
 
 import dataclasses
 import json
@@ -9,18 +9,18 @@ from typing import Any
 
 from instructblip_jax.datasets.draft import Skip
 from instructblip_jax.datasets.readers.custom import pictures
-from instructblip_jax.datasets.readers.custom.row import FOLDER_COLUMNS, LABEL, Row, Rows, made
+from instructblip_jax.datasets.readers.custom.own_row import FOLDER_COLUMNS, LABEL, OwnRow, OwnRows, made
 from instructblip_jax.datasets.readers.custom.splits import of_field, of_name
-from instructblip_jax.datasets.readers.custom.text import Unusable
+from instructblip_jax.datasets.readers.fields import BadRow
 
 BATCH = 64
-"""Rows that are in memory at a time."""
+"""Rows in memory at a time."""
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path) -> OwnRows:
     """The rows of a Parquet file."""
     try:
-        from pyarrow import ArrowException, parquet  # not needed for anything else
+        from pyarrow import ArrowException, parquet  # optional: only Parquet needs it
     except ImportError as error:
         raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
 
@@ -42,15 +42,17 @@ def rows(path: Path) -> Rows:
     return held
 
 
-def saved(path: Path) -> dict[str | None, Callable[[], Rows]]:
-    """The splits of a directory that `save_to_disk` wrote; None where it has no name."""
+def saved(path: Path) -> dict[str | None, Callable[[], OwnRows]]:
+    """Split name -> reader of its rows, for a directory that `save_to_disk` wrote; the name of a single set is None."""
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"{path}: was saved by the library datasets, which reads it: pip install datasets") from error
+        raise ValueError(
+            f"{path}: was saved by the library datasets, which is needed to read it: pip install datasets"
+        ) from error
     loaded = datasets.load_from_disk(str(path))
     parts = loaded.items() if isinstance(loaded, Mapping) else [(None, loaded)]
-    found: dict[str | None, Callable[[], Rows]] = {}
+    found: dict[str | None, Callable[[], OwnRows]] = {}
     for name, part in parts:
         names = {}
         for column, feature in part.features.items():
@@ -60,20 +62,20 @@ def saved(path: Path) -> dict[str | None, Callable[[], Rows]]:
                 names[column] = list(feature.names)
         try:
             split = of_field(str(name)) if name is not None else of_name(path)
-        except Unusable:
+        except BadRow:
             split = None
         found[name] = partial(_saved, path / str(name or ""), part, names, path, split)
     return found
 
 
-def _saved(where: Path, part: Any, names: Mapping[str, list[str]], folder: Path, split: str | None) -> Rows:
+def _saved(where: Path, part: Any, names: Mapping[str, list[str]], folder: Path, split: str | None) -> OwnRows:
     yield from _rows(where, part, names, folder, split)
     return len(part)
 
 
 def _rows(
     path: Path, values: Iterable[Mapping], names: Mapping[str, list[str]], folder: Path, split: str | None
-) -> Iterator[Row | Skip]:
+) -> Iterator[OwnRow | Skip]:
     for number, value in enumerate(values, 1):
         where = f"{path}:{number}"
         yield _row(where, number, dict(value), names, folder, split)
@@ -81,7 +83,7 @@ def _rows(
 
 def _row(
     where: str, number: int, value: dict, names: Mapping[str, list[str]], folder: Path, split: str | None
-) -> Row | Skip:
+) -> OwnRow | Skip:
     for column, known in names.items():
         index = value.get(column)
         if isinstance(index, int) and 0 <= index < len(known):
@@ -92,7 +94,7 @@ def _row(
     fields = dict(row.fields)
     if LABEL in names and fields.get("answer") == value.get(LABEL):
         fields.setdefault("candidates", names[LABEL])
-    # What is in the table needs no root. `path` beside bytes says where they came from.
+    # Pictures held in the table need no root: a `path` beside the bytes only names their origin.
     held = _held(fields.get("image"))
     return dataclasses.replace(row, fields=fields, media=pictures.media(held, folder, ()) if held else ())
 
@@ -104,7 +106,7 @@ def _held(image: Any) -> list[bytes]:
 
 
 def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of classes, as `datasets` leaves them in the schema."""
+    """Column -> class names, from the schema metadata that `datasets` writes; {} without any."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {name: list(kind["names"]) for name, kind in features.items() if kind.get("_type") == "ClassLabel"}

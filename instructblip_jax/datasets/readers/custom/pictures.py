@@ -1,4 +1,4 @@
-"""Where a row's pictures are: inside the image roots, or in the row itself. None is opened."""
+"""Finds the pictures of a row, in the image roots or in the row itself, without opening them."""
 
 import base64
 import binascii
@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.datasets.draft import Media
-from instructblip_jax.datasets.readers.custom.text import Unusable, encodable
+from instructblip_jax.data.record import IMAGE
+from instructblip_jax.datasets.draft import VIDEO, Media
+from instructblip_jax.datasets.readers.fields import BadRow, encodable
 from instructblip_jax.datasets.readers.forms import printable
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"))
@@ -20,7 +21,11 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) -> tuple[Media, ...]:
-    """What a cell names: a path, a data: URI, {"bytes", "path"} as Hugging Face has it, bytes, or a list of these."""
+    """The media of a cell: a path, a data: URI, Hugging Face's {"bytes", "path"}, bytes, or a list of these.
+
+    Raises BadRow for any other value, and like `find`.
+    """
+    kind = VIDEO if video else IMAGE
     if isinstance(value, (list, tuple)):
         return tuple(each for item in value for each in media(item, folder, roots, video))
     if value is None or value == "":
@@ -30,12 +35,12 @@ def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) 
             return media(value["bytes"], folder, roots, video)
         return media(value.get("path"), folder, roots, video)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return (Media(data=bytes(value), video=video),)
+        return (Media(data=bytes(value), kind=kind),)
     if not isinstance(value, str):
-        raise Unusable("picture is not a path", f"{type(value).__name__} {str(value)[:60]!r}")
+        raise BadRow("picture is not a path", f"{type(value).__name__} {str(value)[:60]!r}")
     if value[:5].lower() == "data:":
-        return (Media(data=_inline(value), video=video),)
-    return (Media(path=find(value, folder, roots), video=video),)
+        return (Media(data=_inline(value), kind=kind),)
+    return (Media(path=find(value, folder, roots), kind=kind),)
 
 
 def _inline(uri: str) -> bytes:
@@ -45,19 +50,20 @@ def _inline(uri: str) -> bytes:
             raise ValueError("not base64")
         return base64.b64decode("".join(body.split()), validate=True)
     except (ValueError, binascii.Error) as error:
-        raise Unusable("broken data: URI", f"{head[:40]} ({error})") from None
+        raise BadRow("broken data: URI", f"{head[:40]} ({error})") from None
 
 
 def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
-    """The file ``name`` in one of ``roots``, or in ``folder``. One that is in none of them is named where it was looked
-    for first. Raises `Unusable` for what lies outside, an absolute path outside ``roots`` too.
+    """The file ``name`` in one of ``roots`` or in ``folder``; if it is in none, the first path that was tried.
 
-    It is looked for as it is written, then with "/" for each "\\", as Windows parts folders. In every part of it the
-    case of letters and the form of accents are forgiven.
+    The name is tried as written, then with "/" for each "\\" of Windows. In every part of the path, differences in
+    letter case and in the Unicode form of accents are ignored.
+
+    Raises BadRow if the name leads outside these folders; an absolute path must be inside one of ``roots``.
     """
     text = printable(encodable(name))
     if _URL.match(text):
-        raise Unusable("picture is a URL, nothing is downloaded", text[:200])
+        raise BadRow("picture is a URL, nothing is downloaded", text[:200])
     inside: list[Path] = []
     for spelled in dict.fromkeys((text, text.replace("\\", "/"))):
         where = (*roots, folder) if not os.path.isabs(spelled) else tuple(roots)
@@ -66,16 +72,16 @@ def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
             if root / spelled in inside and (found := _there(root, spelled)) is not None:
                 return found
     if not inside:
-        raise Unusable(OUTSIDE, text[:200])
+        raise BadRow(OUTSIDE, text[:200])
     return inside[0]
 
 
 def _is_inside(root: Path, path: Path) -> bool:
-    """True unless "..", a link or an absolute path leads out of the root."""
+    """True unless "..", a link or an absolute path leads out of the root. Raises BadRow for an impossible path."""
     try:
         return path.resolve().is_relative_to(_resolved(root))
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that no file can have
-        raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that no file can have
+        raise BadRow("impossible path", f"{path.name[:200]!r} ({error})") from None
 
 
 @lru_cache(maxsize=64)
@@ -84,22 +90,22 @@ def _resolved(root: Path) -> Path:
 
 
 def _there(root: Path, name: str) -> Path | None:
-    """The file ``name`` in a root, or the one whose path differs only in the case of letters or the form of accents."""
+    """The file ``name`` in a root, or one whose path differs only in letter case or Unicode form; None without one."""
     path = root / name
     try:
         if path.exists():
             return path
     except OSError as error:
-        raise Unusable("no possible path", f"{path.name[:200]!r} ({error})") from None
+        raise BadRow("impossible path", f"{path.name[:200]!r} ({error})") from None
     folder = _folder(path.parent)
     other = folder and _part(folder, path.name)
-    # what is forgiven may be a link
+    # the file that was found may be a link that leads outside
     return other if other and _is_inside(root, other) else None
 
 
 @lru_cache(maxsize=1 << 14)
 def _folder(path: Path) -> Path | None:
-    """The folder, or the one that each part of its path is forgiven to mean; None where there is none."""
+    """The folder, or one whose path differs only in letter case or Unicode form; None if there is none."""
     if path.is_dir():
         return path
     above = _folder(path.parent) if path.parent != path else None
@@ -108,7 +114,7 @@ def _folder(path: Path) -> Path | None:
 
 
 def _part(folder: Path, name: str) -> Path | None:
-    """The entries of a folder that have this name, ignoring case and accents."""
+    """The entry of a folder with this name, ignoring letter case and Unicode form; None if there is none."""
     other = _names(folder).get(_folded(name))
     return folder / other if other else None
 

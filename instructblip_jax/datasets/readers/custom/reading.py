@@ -1,4 +1,4 @@
-"""The user's own files as a `Release`: what there is, in which splits, and its rows."""
+"""Presents the user's own files as a `Release`: finds the files, their splits, and their rows."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -20,31 +20,39 @@ from instructblip_jax.datasets.readers.custom import (
     vqa,
     webdataset,
 )
-from instructblip_jax.datasets.readers.custom.row import Rows as FileRows
-from instructblip_jax.datasets.readers.custom.text import Unusable, encoding_of
+from instructblip_jax.datasets.readers.custom.own_row import OwnRows
+from instructblip_jax.datasets.readers.custom.text import encoding_of
+from instructblip_jax.datasets.readers.fields import BadRow
 
-Read = Callable[[], FileRows]
-"""The rows of a file or folder, in the same order every time."""
+Read = Callable[[], OwnRows]
+"""Streams the rows of a file or folder, in the same order every time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
+    """One file or folder; ``split`` counts the rows that cannot be read."""
+
     read: Read
     split: str | None
-    """Of its rows that cannot be read at all."""
 
 
 def release(
     source: Path, images: Sequence[Path], *, name: str, format: str | None, encoding: str | None, validation: float
 ) -> Release:
-    """The set ``name`` of the files at ``source``, in ``format`` (None: by what is in them) and ``encoding`` (None: by
-    its mark, or UTF-8). ``validation``: the share of the pictures that is kept from training where nothing says which.
+    """The data set ``name`` made of the files at ``source``.
 
-    Raises ValueError or FileNotFoundError naming the file, the flag, or both.
+    Args:
+      images: folders in which pictures are searched.
+      format: one of `sniff.FORMATS`; None: detected from the files' contents.
+      encoding: of text files; None: that of the byte order mark, else UTF-8.
+      validation: the share of the pictures that is held out from training if the files name no splits.
+
+    Raises:
+      ValueError, FileNotFoundError: naming the file, the flag, or both.
     """
     splits.Shares(validation)
     if format is not None and format not in sniff.FORMATS:
-        raise ValueError(f"--format {format}: it is one of {', '.join(sniff.FORMATS)}")
+        raise ValueError(f"--format {format}: must be one of {', '.join(sniff.FORMATS)}")
 
     def of(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
         return _splits(source, _parts(source, images, format, encoding), tuple(images), name, validation)
@@ -60,7 +68,7 @@ def _parts(source: Path, images: Sequence[Path], format: str | None, encoding: s
         text = str(source)
         own = tfds_set.splits(text)
         if not own:
-            raise ValueError(f"{source}: no split of it is called train, validation or test")
+            raise ValueError(f"{source}: has no split named train, validation or test")
         return [_Part(partial(tfds_set.rows, text, name, split), split) for name, split in own.items()]
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or directory")
@@ -110,8 +118,8 @@ def _read(kind: str, path: Path, images: Sequence[Path], encoding: str | None) -
 def _splits(
     source: Path, parts: Sequence[_Part], images: tuple[Path, ...], name: str, validation: float
 ) -> Mapping[str, Rows]:
-    """Reads everything once to see which splits there are, and with a validation share once more: a row with several
-    pictures ties these to one split."""
+    """Split -> stream of its drafts. Reads all files once to find the splits; with a validation share once more before
+    that, because the pictures of one row must fall into one split."""
     shares = splits.Shares(validation)
     if validation:
         for placed in _placed(parts, images):
@@ -126,7 +134,7 @@ def _splits(
         else:
             found.setdefault(placed[1], None)
     if empty:
-        raise ValueError(f"{source}: there is no row in it")
+        raise ValueError(f"{source}: has no rows")
     return {split: partial(_stream, parts, images, name, shares, split) for split in splits.SPLITS if split in found}
 
 
@@ -137,8 +145,10 @@ def _split(placed: drafts.Placed, shares: splits.Shares) -> str:
 
 
 def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Generator[drafts.Placed | tuple[Skip, str], None, int]:
-    """Rows with their pictures found; those that are none with the split that they are counted in. Returns how many
-    rows the sources hold."""
+    """The rows with their pictures found, and each skip with the split in which it is counted.
+
+    The generator returns the number of rows that the sources hold.
+    """
     held = 0
     for part in parts:
         rows = Reading(part.read())
@@ -148,7 +158,7 @@ def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Generator[draft
                 continue
             try:
                 yield drafts.place(row, images)
-            except Unusable as error:
+            except BadRow as error:
                 yield Skip(row.where, error.reason, error.detail, row.rows), row.split or "train"
         held += rows.held or 0
     return held
@@ -168,6 +178,6 @@ def _stream(parts: Sequence[_Part], images: tuple[Path, ...], name: str, shares:
         else:
             try:
                 yield drafts.draft(placed, name, split)
-            except Unusable as error:
+            except BadRow as error:
                 yield Skip(placed.row.where, error.reason, error.detail, placed.row.rows)
     return (found.held or 0) - elsewhere

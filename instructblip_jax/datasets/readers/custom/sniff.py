@@ -1,4 +1,4 @@
-"""Which format a file or a folder has: what is in it, then what it is called."""
+"""Detects the format of a file or folder, by its contents first and then by its name."""
 
 import json
 from pathlib import Path
@@ -24,21 +24,21 @@ FORMATS = (
     "tfds",
 )
 OF_FOLDERS = ("imagefolder", "classfolder", "pairs", "datasets")
-"""Formats of a whole folder. The others are a file's, and a folder's files are read one by one."""
+"""Formats of a whole folder. The others are formats of single files; a folder of those is read file by file."""
 ANNOTATIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar")
 _PACKED = {b"PK\x03\x04": "unzip", b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"Rar!": "unrar"}
 _MARKS = ("dataset_info.json", "dataset_dict.json", "state.json", "features.json")
 
 
 def of_file(path: Path, encoding: str | None) -> str:
-    """The format of a file. Raises ValueError for one that is none of `FORMATS`."""
+    """The format of a file, one of `FORMATS`. Raises ValueError if it has none of them."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
         raise ValueError(f"{path}: is empty")
     for mark, tool in _PACKED.items():
         if head.startswith(mark):
-            raise ValueError(f"{path}: is packed; unpack it first ({tool}) and give --source the folder")
+            raise ValueError(f"{path}: is packed; unpack it first ({tool}) and pass the folder as --source")
     if head.startswith(b"PAR1"):
         return "parquet"
     if head[257:262] == b"ustar" or path.suffix.lower() == ".tar":
@@ -60,12 +60,12 @@ def _of_text(path: Path, encoding: str | None) -> str:
     if path.suffix.lower() == ".jsonl" and text:
         return "jsonl"  # its first line is broken
     raise ValueError(
-        f"{path}: has none of the known forms; --format says which: {', '.join(FORMATS)} (it begins with {text[:40]!r})"
+        f"{path}: unknown format; set --format to one of {', '.join(FORMATS)} (the file begins with {text[:40]!r})"
     )
 
 
 def _of_objects(path: Path, encoding: str | None, text: str) -> str:
-    """An object a line, or one object with lists in it, however that is laid out."""
+    """The format of a file with one object per line, or of one object, which may span several lines."""
     line, _, rest = text.partition("\n")
     try:
         first = json.loads(line)
@@ -73,28 +73,28 @@ def _of_objects(path: Path, encoding: str | None, text: str) -> str:
     except (ValueError, RecursionError):
         first, alone = _top(path, encoding), True
     first = first if isinstance(first, dict) else {}
-    said = "annotations" in first and "images" not in first
-    if "questions" in first or (said and vqa.kind(path) == "annotations"):
+    only_annotations = "annotations" in first and "images" not in first
+    if "questions" in first or (only_annotations and vqa.kind(path) == "annotations"):
         return "vqa"
     if "annotations" in first and "images" in first:
         return "coco"
     if _is_conversation(first):
         return "llava-jsonl"
     if alone and json_rows.ROWS in first:
-        said = json_rows.first(path, encoding, json_rows.ROWS)
-        return "llava" if isinstance(said, dict) and _is_conversation(said) else "json"
+        row = json_rows.first(path, encoding, json_rows.ROWS)
+        return "llava" if isinstance(row, dict) and _is_conversation(row) else "json"
     return "jsonl"
 
 
 def _top(path: Path, encoding: str | None) -> dict[str, None]:
-    """The names at the top of a file that is one object over several lines; none of broken JSON lines, each of which is
-    told by itself then. Raises ValueError for one broken object."""
+    """The top-level keys of a file that is one object over several lines. {} for a file of broken JSON lines, which are
+    reported one by one later. Raises ValueError for one broken object."""
     seen: dict[str, None] = {}
     try:
         for key in json_rows.names(path, encoding):
             seen[key] = None
             if "questions" in seen or {"images", "annotations"} <= seen.keys():
-                break  # what follows may be long
+                break  # the rest of the file may be long
     except ValueError:
         text = beginning(path, encoding)
         if path.suffix.lower() == ".jsonl" or sum(line.startswith("{") for line in text.splitlines()) > 1:
@@ -108,7 +108,7 @@ def _is_conversation(fields: dict) -> bool:
 
 
 def of_folder(path: Path, encoding: str | None) -> list[tuple[str, Path]]:
-    """What there is to read in a folder: (format, file or folder). Raises FileNotFoundError where there is nothing."""
+    """(format, file or folder) of everything to read in a folder. Raises FileNotFoundError if there is nothing."""
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return [("datasets", path)]
     own = [each for each in sorted(path.iterdir()) if each.suffix.lower() in ANNOTATIONS and each.is_file()]
@@ -124,5 +124,5 @@ def of_folder(path: Path, encoding: str | None) -> list[tuple[str, Path]]:
         return [("classfolder", path)]
     raise FileNotFoundError(
         f"{path}: nothing to read: no {', '.join(ANNOTATIONS)} file, no {' or '.join(folders.METADATA)}, "
-        "no text beside a picture, and no folder with pictures"
+        "no picture with a text file of the same name, and no folder with pictures"
     )

@@ -1,4 +1,4 @@
-"""Which split a row belongs to: what it says, what its file or folder is called, or a share of the pictures."""
+"""Assigns rows to splits: by the row's own field, by the name of its file or folder, or by drawing a share."""
 
 import hashlib
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from instructblip_jax.datasets.draft import Media
-from instructblip_jax.datasets.readers.custom.text import Unusable
+from instructblip_jax.datasets.readers.fields import BadRow
 
 SPLITS = ("train", "validation", "test")
 _FULL = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
@@ -16,39 +16,39 @@ SEED = b"instructblip_jax"
 
 
 def of_name(path: Path) -> str | None:
-    """What a file's name says, train*, val*, test* or one of these words in it; else its folder's."""
+    """The split that a file's name contains: train*, val* or test*, or one of these as a word; else its folder's."""
     stem = path.name.lower()
     found = re.match("(train|val|test)", stem) or _WORD.search(stem)
     return _FULL[found[1]] if found else of_folder(path.parent.name)
 
 
 def of_folder(name: str) -> str | None:
-    """What a folder's name says, where it is nothing but the name of a split."""
+    """The split of a folder whose whole name is that of a split; None for other names."""
     found = _FOLDER.fullmatch(name.lower())
     return _FULL[found[1]] if found else None
 
 
 def of_field(value: str) -> str:
-    """The split that a row says it is of. Raises `Unusable` for a word that is none."""
+    """The split named by a row's field. Raises BadRow if the value names no split."""
     found = re.match("(train|val|dev|test)", value.lower())
     if not found:
-        raise Unusable("unknown split", f"{value[:40]!r}; it is {', '.join(SPLITS)}")
+        raise BadRow("unknown split", f"{value[:40]!r}; must be {', '.join(SPLITS)}")
     return _FULL[found[1]]
 
 
 def key(media: Media) -> str:
-    """What is the same for the same picture, and short."""
+    """A short key that is equal for equal pictures: the SHA-256 of its bytes, or its path and offset."""
     if media.data is not None:
         return hashlib.sha256(media.data).hexdigest()
     return f"{media.path.resolve() if media.path else ''}:{media.offset}"
 
 
 class Shares:
-    """Draws the validation share picture by picture. Pictures that one row shows together stay together."""
+    """Draws the validation share picture by picture; the pictures of one row fall into the same split."""
 
     def __init__(self, validation: float):
         if not 0 <= validation < 1:
-            raise ValueError(f"--validation {validation}: it is a share of the pictures, from 0 to less than 1")
+            raise ValueError(f"--validation {validation}: must be a share of the pictures, from 0 to less than 1")
         self.validation = validation
         self._parent: dict[str, str] = {}
 
@@ -59,13 +59,13 @@ class Shares:
         return name
 
     def link(self, keys: Iterable[str]) -> None:
-        """These are of one row."""
+        """Tie the pictures of one row together."""
         roots = sorted({self._root(each) for each in keys})
-        for other in roots[1:]:  # the first in order stands for all, whatever the order of rows
+        for other in roots[1:]:  # the smallest key is the root, so that the order of rows does not matter
             self._parent[other] = roots[0]
 
     def split(self, keys: Iterable[str]) -> str:
-        """The split of a row with these pictures, all rows linked."""
+        """The split of a row with these pictures. Call it after all rows are linked."""
         name = min(map(self._root, keys))
         drawn = int.from_bytes(hashlib.sha256(SEED + name.encode("utf-8", "replace")).digest()[:8])
         return "validation" if drawn < self.validation * 2**64 else "train"

@@ -1,24 +1,31 @@
-"""Rows of CSV and TSV files."""
+"""Reads the rows of CSV and TSV files."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from instructblip_jax.datasets.draft import Skip
-from instructblip_jax.datasets.readers.custom.row import COLUMNS, FOLDER_COLUMNS, Rows, canonical, is_file_name, made
+from instructblip_jax.datasets.readers.custom.own_row import (
+    COLUMNS,
+    FOLDER_COLUMNS,
+    OwnRows,
+    canonical,
+    is_file_name,
+    made,
+)
 from instructblip_jax.datasets.readers.custom.splits import of_name
 from instructblip_jax.datasets.readers.custom.text import opened
 from instructblip_jax.datasets.readers.delimited import Splitter
-from instructblip_jax.datasets.readers.fields import Bad
+from instructblip_jax.datasets.readers.fields import BadRow
 
 DELIMITERS = (",", ";", "\t", "|")
 _KNOWN = {name for aliases in FOLDER_COLUMNS.values() for name in aliases} | {"file_name", "label"}
 _SUFFIX = re.compile(r"\.\w{2,5}\W*\Z")
-"""The end of a file's name."""
+"""Matches the extension of a file name at the end of a cell."""
 
 
 def delimiter(header: str) -> str | None:
-    """What parts the columns of a header so that most names are known; None if none does."""
+    """The delimiter that splits a header into the most known column names; None if there are no known names."""
     known = {}
     for sign in DELIMITERS:
         cells = [_plain(cell) for cell in _cells(header, sign)]
@@ -40,25 +47,25 @@ def rows(
     encoding: str | None,
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     split: str | None = None,
-) -> Rows:
-    """The rows below the header. Cells stay as they are written, "None" and "NA", too."""
+) -> OwnRows:
+    """The rows below the header. Cells are kept as written, "None" and "NA" included."""
     split = split or of_name(path)
     held = 0
     with opened(path, encoding) as file:
         header = file.readline()
         sign = delimiter(header)
         if sign is None:
-            raise ValueError(f"{path}:1: no column of the header is known: {header.strip()[:80]!r}")
+            raise ValueError(f"{path}:1: the header has no known column: {header.strip()[:80]!r}")
         names = _cells(header, sign)
         twice = sorted({name for name in names if names.count(name) > 1 and name})
         if twice:
             raise ValueError(f"{path}:1: two columns are called {', '.join(twice)}")
-        canonical(dict.fromkeys(names, ""), f"{path}:1", columns)  # an ambiguous header, before any row
+        canonical(dict.fromkeys(names, ""), f"{path}:1", columns)  # refuses an ambiguous header before any row
         pictured = [n for n, name in enumerate(map(_plain, names)) if name in columns["image"] or is_file_name(name)]
         suffixed = False
 
         def looks_like_a_row(own: list[str], cells: list[str]) -> bool:
-            """Text with as many commas as a row has no file's name where the rows of this file have one."""
+            """A line of text may have as many commas as a row, but it has no file name in the picture's column."""
             return not (suffixed or _names_a_file(own, pictured)) or _names_a_file(cells, pictured)
 
         splitter = Splitter(sign, len(names), looks_like_a_row)
@@ -71,7 +78,7 @@ def rows(
 
         for number, cells, lines in splitter.rows(counted(), 2):
             where = f"{path}:{number}"
-            if isinstance(cells, Bad):
+            if isinstance(cells, BadRow):
                 yield Skip(where, cells.reason, cells.detail, lines)
             elif len(cells) > len(names):
                 yield Skip(where, "more cells than columns", f"{len(cells)} cells, {len(names)} columns", lines)
@@ -87,5 +94,5 @@ def _names_a_file(cells: list[str], columns: list[int]) -> bool:
 
 
 def header_known(lines: Iterable[str]) -> bool:
-    """Whether the first line is a header of ours."""
+    """True if the first line is a header with known columns."""
     return delimiter(next(iter(lines), "")) is not None

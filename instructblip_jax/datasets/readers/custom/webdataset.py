@@ -1,4 +1,4 @@
-"""WebDataset shards: tar archives in which the files of one sample follow each other and share a name."""
+"""Reads WebDataset shards: tar archives in which the files of a sample are adjacent and share a name."""
 
 import dataclasses
 import tarfile
@@ -8,24 +8,24 @@ from typing import Any
 
 from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.readers.custom.json_rows import parse
+from instructblip_jax.datasets.readers.custom.own_row import FOLDER_COLUMNS, OwnRow, OwnRows, made
 from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
-from instructblip_jax.datasets.readers.custom.row import FOLDER_COLUMNS, Row, Rows, made
 from instructblip_jax.datasets.readers.custom.splits import of_name
 
 LONGEST_TEXT = 1 << 24
 TEXTS = {"txt": "answer", "text": "answer", "caption": "answer", "cls": "label"}
-"""Last part of a name -> the column that the file's text is. A .json has columns of its own."""
+"""Extension of a text file -> the column that its text fills. A .json file has columns of its own."""
 Sample = tuple[str, dict[str, Media | bytes]]
-"""Name, and ending -> a picture's place or a text."""
+"""Name of a sample, and extension -> the picture's position in the archive, or the bytes of a text file."""
 
 
 def members(path: Path) -> Iterator[Sample | Skip]:
-    """The samples of an archive; pictures are not read. Raises ValueError where it breaks off."""
+    """The samples of an archive, without reading pictures. Raises ValueError if the archive is broken."""
     name, parts = "", dict[str, Media | bytes]()
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of a big archive
+                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps the headers of the whole archive
                 if not member.isfile():
                     continue
                 key, ending = _split(member.name)
@@ -49,14 +49,14 @@ def members(path: Path) -> Iterator[Sample | Skip]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Folder and name up to the first dot; the rest, in lower case."""
+    """(folder and name up to the first dot, the rest in lower case)."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, ending.lower()
 
 
-def rows(path: Path) -> Rows:
-    """A row a sample."""
+def rows(path: Path) -> OwnRows:
+    """One row per sample."""
     held = 0
     for sample in members(path):
         held += 1
@@ -85,14 +85,15 @@ def rows(path: Path) -> Rows:
             continue
         media = tuple(part for _, part in sorted(parts.items(), key=lambda item: item[0]) if isinstance(part, Media))
         row = made(where, name, _without(fields), path.parent, of_name(path), FOLDER_COLUMNS)
-        if isinstance(row, Row):
-            told = {column: value for column, value in row.fields.items() if column != "image"}  # as it was elsewhere
-            row = dataclasses.replace(row, fields=told, media=media)
+        if isinstance(row, OwnRow):
+            # a .json file's "image" is where the picture was before it was packed
+            kept = {column: value for column, value in row.fields.items() if column != "image"}
+            row = dataclasses.replace(row, fields=kept, media=media)
         yield row
     return held
 
 
 def _without(fields: dict[str, Any]) -> dict[str, Any]:
-    """A caption both in .txt and in .json is one."""
+    """The fields without the .json file's caption if a text file has one: they are the same caption."""
     same = [name for name in ("caption", "text") if "answer" in fields and fields.get(name) is not None]
     return {name: value for name, value in fields.items() if name not in same}

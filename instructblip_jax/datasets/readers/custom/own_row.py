@@ -1,4 +1,4 @@
-"""A row of any format in the columns of the own format, and the names that these columns may have."""
+"""A row of the user's own files, whatever their format: its columns and the names that they may have."""
 
 import dataclasses
 from collections.abc import Generator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.custom import lists
-from instructblip_jax.datasets.readers.custom.text import Unusable
+from instructblip_jax.datasets.readers.fields import BadRow
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "images", "video"),
@@ -23,31 +23,32 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "image_id": ("image_id",),
     "question_id": ("question_id",),
 }
-"""Column -> the names it may have. What is none of these goes to `Record.meta`."""
+"""Column -> the names it may have. Fields with other names go to `Record.meta`."""
 FOLDER_COLUMNS = COLUMNS | {"answer": (*COLUMNS["answer"], "text")}
-"""Of metadata beside pictures and of tables with pictures in them, as Hugging Face has them; see also `LABEL`."""
+"""The columns of Hugging Face's layouts: metadata files beside pictures, tables with pictures. See also `LABEL`."""
 LABEL = "label"
 ASKS_LABEL = "What is in the picture?"
-"""The instruction of a picture with nothing but a class."""
+"""The instruction for a picture that has only a class."""
 LISTS = {"images", "answers", "candidates", "choices", "weights", "file_names"}
-"""Columns that hold lists: a text there that begins as a list must be one."""
+"""Columns that hold lists: a string in them that begins like a list must be one."""
 TEXTS = {"answer", "caption"}
-"""Columns that hold texts, and lists of texts: a text there that is no such list stays as it is."""
+"""Columns that hold text or lists of texts: a string in them that is not such a list is taken as text."""
 CAPTIONS = ("caption", "text")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row, before it is checked.
+class OwnRow:
+    """One row of the user's files, not yet checked.
 
     Attributes:
       where: "FILE:LINE" or "FILE:KEY".
-      number: stands for an id where the row has none.
-      fields: `COLUMNS` -> value, and under "meta" the rest. "video" is true where the picture's column was called so.
-      folder: what its paths are relative to, besides the image roots.
-      split: what file and folder are called, if that says it.
-      media: its pictures, where the format holds them itself.
-      turns: of a conversation, which need not have a picture.
+      number: the id of a row that has none of its own.
+      fields: column of `COLUMNS` -> value; "meta" holds the remaining fields, and "video" is true if the picture's
+        column was called "video".
+      folder: its paths are relative to this folder or to an image root.
+      split: the split named by its file or folder, if any.
+      media: its pictures, if the format itself holds them.
+      turns: the turns of a conversation, which need not have a picture.
       rows, notes: see `Draft`.
     """
 
@@ -62,8 +63,8 @@ class Row:
     notes: tuple[str, ...] = ()
 
 
-Rows = Generator[Row | Skip, None, int]
-"""The rows of a file or folder; what it returns is how many it holds, see `draft.Stream`."""
+OwnRows = Generator[OwnRow | Skip, None, int]
+"""The rows of a file or folder. The generator returns the number of rows that its source holds; see `draft.Stream`."""
 
 
 def made(
@@ -74,11 +75,11 @@ def made(
     split: str | None,
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     rows: int = 1,
-) -> Row | Skip:
-    """The row of such fields, or why there is none. Raises ValueError like `canonical`."""
+) -> OwnRow | Skip:
+    """The row with these fields, or a `Skip` with the reason why they make none. Raises ValueError like `canonical`."""
     try:
-        return Row(where, number, canonical(fields, where, columns), folder, split, rows=rows)
-    except Unusable as error:
+        return OwnRow(where, number, canonical(fields, where, columns), folder, split, rows=rows)
+    except BadRow as error:
         return Skip(where, error.reason, error.detail, rows)
 
 
@@ -89,8 +90,12 @@ def is_file_name(name: str) -> bool:
 def canonical(
     fields: Mapping[str, Any], where: str, columns: Mapping[str, tuple[str, ...]] = COLUMNS
 ) -> dict[str, Any]:
-    """Fields under the names of `COLUMNS`. Raises ValueError where two names of one column are there at once, and
-    `Unusable` for what begins as a list and is none, where a list is expected."""
+    """The fields under the column names of `COLUMNS`.
+
+    Raises:
+      ValueError: two fields mean the same column.
+      BadRow: a field that must be a list begins like one but cannot be parsed.
+    """
     fields = {name: None if forms.absent(value) else value for name, value in fields.items()}
     found: dict[str, Any] = {}
     known: set[str] = set()
@@ -105,10 +110,10 @@ def canonical(
                     each for name in files for each in _listed(_value(names[name], fields[name])) if each is not None
                 ]
                 present += files[:1]
-        if len(present) > 1:  # exporters fill columns that a row does not have with nulls
-            said = [name for name in present if fields[name] is not None]
+        if len(present) > 1:  # exporters fill the columns that a row lacks with nulls
+            filled = [name for name in present if fields[name] is not None]
             known |= set(present)
-            present = said or present[:1]
+            present = filled or present[:1]
         if len(present) > 1:
             raise ValueError(f"{where}: {' and '.join(present)} both mean the {column}; keep one of them")
         if not present:
@@ -118,7 +123,7 @@ def canonical(
         found.setdefault(column, _value(names[name], fields[name]))
         if column == "image" and names[name] == "video":
             found["video"] = True
-        if column == "answer" and names[name] in CAPTIONS and not _said(found.get("instruction")):
+        if column == "answer" and names[name] in CAPTIONS and not _has_text(found.get("instruction")):
             found.pop("instruction", None)  # a caption needs none
     if columns is FOLDER_COLUMNS and "answer" not in found:
         label = next((name for name, plain in names.items() if plain == LABEL), None)
@@ -132,7 +137,7 @@ def canonical(
 
 
 def _value(name: str, value: Any) -> Any:
-    """The list that a text is, in the columns that may hold one: tables have no other way to hold it."""
+    """The value of the column ``name``; a string that spells a list is parsed, because tables hold lists that way."""
     if not isinstance(value, str):
         return value
     if name in LISTS or name.endswith("_file_names"):
@@ -144,5 +149,5 @@ def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _said(value: Any) -> bool:
+def _has_text(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else value is not None

@@ -1,0 +1,125 @@
+"""The processor of systems that read pictures and one tokenizer's text, and answer after it or in a row of its own."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructblip_jax.files import read_json
+from instructblip_jax.processors.base import IGNORE, BaseProcessor, Medium, Row
+from instructblip_jax.processors.image import ImageProcessor, settings
+from instructblip_jax.processors.tokenizer import TextTokenizer
+
+
+class ImageTextProcessor(BaseProcessor):
+    """Image processor and language-model tokenizer of a checkpoint."""
+
+    VIDEO: tuple[str, ...] = ()
+    """Model types whose image settings are those of a video processor."""
+
+    def __init__(
+        self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
+    ):
+        self.config, self.image, self.tokenizer = config, image, tokenizer
+        self.end_id, self.stop_ids = end_id, stop_ids
+
+    @classmethod
+    def from_directory(cls, directory: Path, config: Any) -> Any:
+        """Read the tokenizer and image settings of a directory in the Hugging Face layout.
+
+        ``config``: its `systems.prefix.PrefixConfig`, with the size of pictures that is wanted. Raises
+        FileNotFoundError or ValueError naming the file.
+        """
+        path = directory / "config.json"
+        tokenizer = TextTokenizer(directory)
+        tokenizer.check_fits(config.vocab_size, f"{path}: text_config.vocab_size")
+        video = read_json(path).get("model_type") in cls.VIDEO
+        image = ImageProcessor.from_pretrained(directory, video=video)
+        side = config.stored_image_size or config.vision.image_size
+        if (image.height, image.width) != (side, side):
+            raise ValueError(
+                f"{settings(directory, video=video)[0]}: size is {image.height} x {image.width}, "
+                f"but config.json's vision_config.image_size is {side}"
+            )
+        end = tokenizer.end_id(directory)
+        image, stops = image.at(config.vision.image_size), frozenset({end, *config.more_end_ids})
+        return cls(config, image, tokenizer, end_id=end, stop_ids=stops)
+
+    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels."""
+        row = {"input_ids": self.tokenizer.encode(instruction)}
+        if response is not None:
+            row["labels"] = self.response(response)
+            if self.config.decoder_only:
+                prompt, answer = row["input_ids"], row["labels"]
+                row["input_ids"] = np.concatenate([prompt, answer])
+                row["labels"] = np.concatenate([np.full_like(prompt, IGNORE), answer])
+        return row
+
+    def response(self, text: str) -> np.ndarray:
+        """A response's tokens with the end token, int32 [n]."""
+        if not self.config.decoder_only:
+            return self.tokenizer.encode(text)
+        # The begin token stands before the instruction alone.
+        return np.append(self.tokenizer.encode(text, special=False), np.int32(self.end_id))
+
+    def lengths(self, row: Row) -> tuple[int, int]:
+        """Tokens of a sample's instruction and of its response."""
+        response = int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0
+        joined = response if self.config.decoder_only else 0  # responses that follow in input_ids
+        return len(row["input_ids"]) - joined, response
+
+    def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+        """Token rows -> arrays [B, n] with masks, padded on the right to ``lengths[key]`` or to the longest row."""
+        batch = {}
+        for key in rows[0]:
+            longest = max(len(row[key]) for row in rows)
+            length = longest if lengths is None else lengths[key]
+            if length < longest:
+                raise ValueError(f"{key}: a row of {longest} tokens does not fit the length {length}")
+            fill = IGNORE if key == "labels" else self.pad_id(key)
+            batch[key] = np.full((len(rows), length), fill, np.int32)
+            for n, row in enumerate(rows):
+                batch[key][n, : len(row[key])] = row[key]
+            if key != "labels":
+                counts = np.array([len(row[key]) for row in rows])
+                mask = (np.arange(length) < counts[:, None]).astype(np.int32)
+                batch[key.replace("input_ids", "attention_mask")] = mask
+        return batch
+
+    def pad_id(self, key: str) -> int:
+        """The id that fills the rows of a batch key."""
+        return self.tokenizer.pad_id
+
+    def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """See `BaseProcessor`."""
+        batch["labels"][rows] = IGNORE
+
+    def media(
+        self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """pixel_values float32: [H, W, 3] for one picture, else [F, H, W, 3] for several, or for a video's frames.
+
+        Pictures are resized and normalised alike in training and evaluation: ``rng`` draws nothing.
+        """
+        pictures = []
+        for number, (kind, content) in enumerate(media):
+            if kind not in self.KINDS:
+                raise ValueError(f"{name}: holds {kind}; this system reads {', '.join(self.KINDS)}")
+            shown = f"{name}, frame {number}" if name and kind == "frame" else name
+            pictures.append(self.image(content, None if isinstance(content, (str, os.PathLike)) else shown))
+        if not pictures:
+            pictures = [np.zeros((self.image.height, self.image.width, 3), np.float32)]
+        alone = len(pictures) == 1 and [kind for kind, _ in media] != ["frame"]
+        return {"pixel_values": pictures[0] if alone else np.stack(pictures)}
+
+    def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The processor's mean colour, which normalises to zero."""
+        return {key: np.zeros_like(array) for key, array in arrays.items()}
+
+    def settings(self) -> Mapping[str, Any]:
+        """See `BaseProcessor`."""
+        return {"image": dataclasses.asdict(self.image)}

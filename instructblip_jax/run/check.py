@@ -1,0 +1,66 @@
+"""What a run cannot do is an error that names the field, before anything is loaded or written."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from instructblip_jax import families, hub
+from instructblip_jax import mesh as meshes
+from instructblip_jax.run.config import RunConfig
+from instructblip_jax.run.open_data import TEMPLATE_SETS
+from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.protocol import SystemConfig
+from instructblip_jax.systems.trainable import prefixes
+
+
+def check(run: RunConfig, mesh: Mesh) -> None:
+    """Raise ValueError for fields that do not fit one another or the mesh."""
+    if run.data.templates not in TEMPLATE_SETS:
+        raise ValueError(f"config.data.templates is {run.data.templates!r}; it is {' or '.join(TEMPLATE_SETS)}")
+    if not run.mixture.sets:
+        raise ValueError("config.mixture.sets is empty: name at least one set to train on")
+    micro = meshes.batch_shards(mesh) * run.optim.accumulation
+    if run.batch_size < 1 or run.batch_size % micro:
+        raise ValueError(
+            f"config.batch_size {run.batch_size} is not a multiple of {micro} "
+            "(mesh.data x mesh.fsdp x optim.accumulation)"
+        )
+    if run.validate_every < -1:
+        raise ValueError(f"config.validate_every is {run.validate_every}; it is -1, 0 (never) or a number of steps")
+    if not 0 <= run.seed < 2**32:
+        raise ValueError(f"config.seed is {run.seed}; it is a number from 0 to {2**32 - 1}")
+    for name in ("log_every", "checkpoint_every", "checkpoints_kept"):
+        if getattr(run, name) < 1:
+            raise ValueError(f"config.{name} is {getattr(run, name)}; it must be at least 1")
+    for name in ("instruction_lengths", "response_lengths"):
+        if min(getattr(run.data, name), default=0) < 1:
+            raise ValueError(f"config.data.{name} is {getattr(run.data, name)}; at least one length is needed")
+    if run.data.window < 1 or run.data.shapes < 0:
+        raise ValueError(f"config.data.window {run.data.window} and shapes {run.data.shapes}: at least 1 and 0")
+    if (run.steps < 1) == (run.epochs <= 0):
+        raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
+
+
+def with_system(run: RunConfig) -> RunConfig:
+    """`fitted` to the system that the config.json of the run's model names.
+
+    Raises FileNotFoundError or ValueError for a model that cannot be read or a field that does not fit its system.
+    """
+    return fitted(run, families.read_config(hub.resolve(run.model)).configured(**run.system_options()))
+
+
+def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:
+    """The run with its trainable set named. Raises ValueError naming a field that does not fit the system."""
+    trained = prefixes(run.trainable, system.trainable_sets)
+    run = dataclasses.replace(run, trainable=run.trainable or next(iter(system.trainable_sets)))
+    Layout(**run.layout).check(system.parts)
+    if run.optim.accumulation > 1 and system.in_batch:
+        raise ValueError(
+            f"config.optim.accumulation is {run.optim.accumulation}: the loss of {run.model} compares the rows of a "
+            "batch with one another, so the batch cannot be split; set it to 1"
+        )
+    if run.data.features and not system.feature_keys:
+        raise ValueError(f"config.data.features is {run.data.features!r}: {run.model} has no features to be cached")
+    if run.data.features and system.trains_features(trained):
+        raise ValueError(f"config.data.features keeps a frozen tower's features; trainable {run.trainable!r} trains it")
+    return run

@@ -1,0 +1,52 @@
+"""Small configurations of every system, as directories that can be loaded: what the laws are tried on."""
+
+import json
+from pathlib import Path
+
+import checkpoints
+import tenth  # noqa: F401  (its line in the table)
+import toys
+from safetensors.numpy import save_file
+
+from instructblip_jax import families
+from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.systems.build import abstract
+
+MINIS = ("instructblip", "instructblipvideo", "blip-2", "tenth")
+"""model_type of each; their language model is T5 unless `LANGUAGE` names another."""
+LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt"}
+
+
+def config_json(kind: str, words: int, qformer_words: int) -> dict:
+    """``config.json`` with as few layers as there can be."""
+    family = LANGUAGE.get(kind, "t5")
+    raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    raw["qformer_config"] = raw["qformer_config"] | {"vocab_size": max(qformer_words, 1)} | rates
+    return raw
+
+
+def write(directory: Path, kind: str, seed: int = 3) -> Path:
+    """A whole model directory: configuration, tokenizers, image settings, random weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    toys.write_processor(directory)
+    words, qformer_words = toys.write_tokenizers(directory)
+    (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")
+    settings = json.loads((directory / "preprocessor_config.json").read_text())
+    side = checkpoints.MINI["vision_config"]["image_size"]
+    settings["size"] = {"height": side, "width": side}
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        (directory / name).write_text(json.dumps(settings), encoding="utf-8")
+    save_file(tensors(directory, seed), directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def tensors(directory: Path, seed: int) -> dict:
+    """Random values for every tensor that the system's table names."""
+    family, config = families.family_of(directory), families.read_config(directory)
+    _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32")
+    shapes = {}
+    for path, rule in family.rules(config).items():
+        ours = (train | frozen)[path].shape
+        shapes |= dict.fromkeys(rule.names(ours), rule.tensor_shape(ours))
+    return {name: checkpoints.values(name, shape, seed) for name, shape in shapes.items()}
