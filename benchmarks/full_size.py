@@ -1,12 +1,12 @@
-"""The full-size rehearsal: a random checkpoint as large as a public one is loaded, and answers. Not for CI.
+"""The full-size rehearsal: load a random checkpoint as large as a public one, and answer with it. Not for CI.
 
     python benchmarks/full_size.py --kind instructblip-flan-t5-xl --directory DIR [--int8] [--json FILE]
 
 The directory is written if it is not there yet: a sparse ``config.json`` as the public one is, bfloat16 weights in
 files of at most 5 GB (8 or 16 GB in all), small tokenizers. A fresh process then loads it in bfloat16 and answers
-twice. Its memory is told twice, too: VmHWM, the highest resident size, counts pages of mapped files that the system may
-take back at any time; RssAnon, sampled, is what the process itself holds. The files are dropped from the page cache
-before.
+twice. Two figures of its memory are reported: VmHWM, the highest resident size, includes pages of mapped files, which
+the system may take back at any time; RssAnon, sampled, is the process's own memory. The files are first dropped from
+the page cache.
 """
 
 import argparse
@@ -55,7 +55,7 @@ KINDS = {
         "text_config": {"model_type": "llama", "vocab_size": 32064, "pad_token_id": 32000, "eos_token_id": 1},
     },
 }
-"""What a public ``config.json`` says; class defaults are the rest."""
+"""The fields of a public ``config.json``; the others have the classes' defaults."""
 SPARSE = {"model_type": "instructblip", "vision_config": {}, "qformer_config": {"vocab_size": 30523}}
 SIDE = 224
 SHARD_BYTES = 5 * 10**9
@@ -66,13 +66,13 @@ GB = 1e9
 
 @cache
 def noise(scale: float) -> np.ndarray:
-    """A few million normal values of this deviation, bfloat16."""
+    """A few million bfloat16 values of a normal distribution with this deviation."""
     values = np.random.default_rng(0).standard_normal(2**22 + 15, np.float32)
     return (values * np.float32(scale)).astype(ml_dtypes.bfloat16)
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The same noise from another place on for every name: norms near one, and matrices that keep a variance."""
+    """The same noise, rolled differently for each name: norms near one, and matrices that keep the variance."""
     if "norm" in name.lower() and name.endswith(".weight"):
         scale = 0.1
     elif name.endswith((".bias", "shared.weight", "embed_tokens.weight", "embeddings.weight")):
@@ -101,7 +101,7 @@ def fill_tokenizer(path: Path, image: int) -> None:
 
 
 def write(directory: Path, kind: str) -> None:
-    """A whole random directory of that kind."""
+    """Write a complete random directory of this kind."""
     random_model.write_processor(directory, SIDE, KINDS[kind]["text_config"]["model_type"])
     fill_tokenizer(directory / "tokenizer.json", KINDS[kind]["image_token_index"])
     (directory / "config.json").write_text(json.dumps(SPARSE | KINDS[kind]), encoding="utf-8")
@@ -161,7 +161,7 @@ def rehearse(directory: Path, int8: bool) -> dict:
 
 
 def report(out: dict) -> str:
-    """Lines for people."""
+    """The figures as text."""
     weights = out["weights"]
     lines = [
         f"weights in memory        {weights / GB:8.2f} GB",

@@ -1,15 +1,15 @@
-"""Our generation beside transformers' on PyTorch: same checkpoint, same batch, float32, on this machine's CPU.
+"""Generation compared with transformers on PyTorch: same checkpoint, same batch, float32, on this machine's CPU.
 
     python benchmarks/generate.py [--family t5|llama] [--scale small|tiny] [--vocab 512] [--rounds 5] [--json FILE]
     python benchmarks/generate.py --model DIR
 
-New tokens a second of whole calls: image tower, Q-Former, prompt and every new token, for `ib.generate_ids` as for
-their `generate`. All rows write the same number of new tokens, none may end before it, so both sides do the same work.
-Each side has a process of its own; they take turns, and only one works at a time. The first call of a row, in which
-ours is compiled, is shown apart. PyTorch gets the number of threads with which it is faster, one or all.
+New tokens a second of whole calls (image tower, Q-Former, prompt and every new token) of `ib.generate_ids` and of
+transformers' `generate`. All rows write the same number of new tokens, so that both sides do the same work. Each side
+has a process of its own; they take turns, so that only one works at a time. The first call of a row, in which ours is
+compiled, is shown apart. PyTorch gets the number of threads with which it is faster, one or all.
 
-Before anything is timed the tokens are compared. Where greedy search differs, our own log-probabilities of the two
-tokens at the first difference must be a tie; beams are compared by the log-probability of the whole answer.
+The tokens are compared before anything is timed. If greedy search differs, our own log-probabilities of the two tokens
+at the first difference must be a tie; beams are compared by the log-probability of the whole answer.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from workers import Worker, fewest_seconds, serve  # noqa: E402
 
 SIDES = ("ours", "theirs")
 CASES = [{"beams": beams, "text": text, "rows": rows} for beams in (1, 5) for text in (16, 128) for rows in (1, 16)]
-"""The rows of the table; ``text`` tokens of prompt, ``rows`` in the batch."""
+"""The rows of the table: prompts of ``text`` tokens, batches of ``rows``."""
 SECONDS = 1.0  # the least that a round of one side should take
 TIE = 1e-3
-"""Log-probabilities that differ by no more are equal: both sides round in float32."""
+"""Log-probabilities that differ by less count as equal, because both sides round in float32."""
 
 
 def options(case: dict[str, int]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def options(case: dict[str, int]) -> dict[str, Any]:
 
 
 def ours(directory: Path):
-    """case -> a function that makes one call; and a function that compares answers by their log-probability."""
+    """case -> a function that makes one call; and one that compares answers by their log-probability."""
     import instructblip_jax as ib
 
     model = ib.InstructBlip.from_pretrained(directory, dtype="float32")
@@ -54,14 +54,14 @@ def ours(directory: Path):
         return lambda: ib.generate_ids(model, batch, **options(case))
 
     def gaps(case: dict[str, int], answers: list) -> list[float]:
-        """Two answers a row [2, B, T] -> by how much the first one's log-probability is above the second's: of the
-        first token in which they differ (greedy), or of all tokens (beams)."""
+        """Two answers a row [2, B, T] -> the log-probability of the first minus that of the second [B]: of the first
+        token in which they differ (greedy), or of all tokens (beams)."""
         batch = random_model.batch(directory, case["rows"], case["text"])
         ids = np.array(answers, np.int32).swapaxes(0, 1)
         other = ids[:, 0] != ids[:, 1]
         first = np.arange(ids.shape[2]) == np.where(other.any(1), other.argmax(1), -1)[:, None]
         counted = np.ones_like(other) if case["beams"] > 1 else first
-        context = model.read(model.encode_image(batch["pixel_values"]), batch)
+        context = model.prefill(model.encode(batch), batch)
         sums = model.log_likelihood(context, ids, np.repeat(counted[:, None], 2, axis=1))
         return (sums[:, 0] - sums[:, 1]).tolist()
 
@@ -69,7 +69,7 @@ def ours(directory: Path):
 
 
 def theirs(directory: Path):
-    """The same of PyTorch, without the comparison."""
+    """The same for PyTorch, without the comparison."""
     import reference
 
     torch = reference.torch
@@ -97,7 +97,7 @@ def theirs(directory: Path):
 
 
 def work(side: str, directory: Path) -> None:
-    """A worker: asked for a case and a number of calls, it tells the seconds a call, the first one's, and the ids."""
+    """Serve as a worker: a case and a number of calls -> seconds a call, seconds of the first one, and the ids."""
     begin, gaps = {"ours": ours, "theirs": theirs}[side](directory)
     start = cache(lambda case: begin(dict(case)))
 

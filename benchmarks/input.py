@@ -1,13 +1,13 @@
-"""Our input path beside a plain one of PIL and PyTorch: the same JPEG photographs, on the same cores of this machine.
+"""The input path compared with a plain one of PIL and PyTorch: same JPEG photographs, same cores of this machine.
 
     python benchmarks/input.py [--pictures 384] [--cores 1] [--batch 32] [--rounds 7] [--json FILE]
 
 Both sides decode, resize to 224 x 224 (bicubic), normalise, tokenise an instruction twice and a response, and make
-batches of it all. Ours reads a prepared set by way of the training loader; the other is a `Dataset` over files and a
-`DataLoader` with a worker process a core, each on one thread. Each side has a process of its own, held to the same
-cores; they take turns, and only one works at a time. Before anything is timed the pixels of both are compared.
+batches. Ours reads a prepared set through the training loader; the other is a `Dataset` over files and a `DataLoader`
+with one worker process a core, each on one thread. Each side has a process of its own, pinned to the same cores; they
+take turns, so that only one works at a time. The pixels of both are compared before anything is timed.
 
-Then the train step, on a random model: with the vision tower in it, and on cached image features. They take turns, too.
+Then the train step of a random model is timed, from pixels and from cached image features in turn.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def write(root: Path, count: int) -> int:
-    """Pictures as files and as a prepared set, and a model directory without weights; their bytes."""
+    """Write pictures as files and as a prepared set, and a model without weights; returns the files' bytes."""
     import random_model
 
     from instructblip_jax.data import prepared
@@ -97,7 +97,7 @@ class Ours:
         return self.batches
 
     def rest(self) -> None:
-        """Return when nothing is read ahead any more."""
+        """Wait until reading ahead has stopped."""
         before = -1.0
         while time.process_time() - before > 0.02:
             before = time.process_time()
@@ -108,7 +108,7 @@ class Ours:
 
 
 class Theirs:
-    """The plain pipeline, as many write it."""
+    """The plain pipeline, as it is often written."""
 
     def __init__(self, root: Path, batch: int, cores: int):
         import torch
@@ -166,7 +166,7 @@ class Theirs:
 
 
 def work(side: str, root: Path, batch: int, cores: int) -> None:
-    """A worker: asked for a number of batches, it takes them and tells the pictures a second."""
+    """Serve as a worker: a number of batches -> pictures a second."""
     path = {"ours": Ours, "theirs": Theirs}[side](root, batch, cores)
 
     def run(batches: int = 0, picture: str = "") -> Any:
@@ -228,10 +228,10 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
         raw = checkpoints.config_json(sizes=random_model.SCALES[args.scale])
         model = ib.InstructBlip.from_pretrained(checkpoints.write(Path(made), raw, seed=0), dtype="float32")
     pixels = checkpoints.batch(raw, rows=16, text=24, answer=12)
-    run = jax.jit(lambda t, f, x: merge(model.graph, t, f).image_features(x))
-    tokens = np.asarray(run(model.train, model.frozen, pixels["pixel_values"]))
+    run = jax.jit(lambda train, frozen, batch: merge(model.graph, train, frozen).features(batch))
+    (tokens,) = run(model.train, model.frozen, pixels).values()
     batches = {"pixels": pixels, "features": {k: x for k, x in pixels.items() if k != "pixel_values"}}
-    batches["features"]["image_features"] = tokens
+    batches["features"]["image_features"] = np.asarray(tokens)
     tx = optimizer(OptimConfig(learning_rate=1e-4, warmup_steps=1), 10_000)
     step = make_step(partial(merge, model.graph), tx, seed=0)
     state = replicate(model.mesh, init_state(model.train, tx))
@@ -259,7 +259,7 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def report_input(out: dict[str, Any], args: argparse.Namespace) -> str:
-    """Lines for people."""
+    """The figures as text."""
     lines = [
         f"{args.pictures} pictures of {out['kilobytes']:.0f} kB, {args.rounds} rounds in turn, {args.cores} core(s)",
         *(f"{name:18s}{spread(out['rates'][side])} pictures/s a core" for side, name in SIDES.items()),
@@ -269,7 +269,7 @@ def report_input(out: dict[str, Any], args: argparse.Namespace) -> str:
 
 
 def report_step(out: dict[str, Any], args: argparse.Namespace) -> str:
-    """Lines for people."""
+    """The figures as text."""
     lines = [
         f"train step, random {args.scale} model, 16 rows, float32",
         *(f"{kind:18s}{spread([16 / s for s in out[kind]])} samples/s" for kind in ("pixels", "features")),

@@ -1,4 +1,4 @@
-"""Random model directories, whole ones with tokenizers, for benchmarks that are given none."""
+"""Complete random model directories, with tokenizers, for benchmarks that are given no model."""
 
 import argparse
 import json
@@ -43,14 +43,14 @@ SCALES = {
         | {"vocab_size": 512},
     },
 }
-"""Sizes of whole models, with FlanT5's kind of language model."""
+"""Sizes of models with FlanT5's kind of language model."""
 LLAMA = {
     "tiny": {"hidden_size": 64, "intermediate_size": 136, "num_hidden_layers": 3, "num_attention_heads": 4},
     "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 5, "num_attention_heads": 8},
 }
-"""Scale -> the sizes of a LLaMA instead."""
+"""Scale -> the sizes of a LLaMA in its place."""
 WORDS = 512
-"""Rows of the embeddings, unless asked for otherwise: what the digits world's tokenizers need, and some."""
+"""Default rows of the embeddings: enough for the digits world's tokenizers."""
 
 
 def write_processor(directory: Path, side: int, family: str) -> None:
@@ -68,7 +68,7 @@ def write_processor(directory: Path, side: int, family: str) -> None:
 
 
 def write(directory: Path, scale: str, family: str, vocab: int = WORDS) -> Path:
-    """A whole directory of one of the `SCALES`; ``family`` is t5 or llama, ``vocab`` the language model's rows."""
+    """Write a directory of one of the `SCALES`; ``family`` is t5 or llama, ``vocab`` the language model's rows."""
     sizes = dict(SCALES[scale])
     write_processor(directory, sizes["vision_config"]["image_size"], family)
     sizes["qformer_config"] = sizes["qformer_config"] | {"vocab_size": WORDS, "max_position_embeddings": 512}
@@ -80,7 +80,7 @@ def write(directory: Path, scale: str, family: str, vocab: int = WORDS) -> Path:
 
 
 def batch(directory: Path, rows: int, text: int) -> dict[str, np.ndarray]:
-    """A prompt of ``text`` random tokens in every row, and a random picture each, for any model directory."""
+    """A batch for any model directory: in every row ``text`` random tokens of prompt and a random picture."""
     config = hf_instructblip.read_config(directory / "config.json")
     rng = np.random.default_rng(rows)
 
@@ -98,7 +98,7 @@ def batch(directory: Path, rows: int, text: int) -> dict[str, np.ndarray]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model a benchmark measures."""
+    """Add the flags that choose a benchmark's model."""
     parser.add_argument("--model", type=Path, help="a model directory; by default a random one is made")
     parser.add_argument("--family", choices=("t5", "llama"), default="t5", help="of the random model")
     parser.add_argument("--scale", choices=sorted(SCALES), default="small", help="of the random model")
@@ -107,7 +107,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def chosen(args: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """The directory that the flags ask for, and what to call it; a random one is deleted afterwards."""
+    """The directory that the flags choose, and its name in reports; a random one is deleted afterwards."""
     if args.model:
         yield args.model, str(args.model)
         return

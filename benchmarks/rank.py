@@ -1,12 +1,12 @@
-"""A hundred candidate answers by `ib.rank`, and by a forward pass for each: ours, and transformers' on PyTorch.
+"""Rank a hundred candidate answers: `ib.rank`, a forward pass for each, and the same in transformers on PyTorch.
 
     python benchmarks/rank.py [--family t5|llama] [--scale small|tiny] [--vocab 512] [--rounds 5] [--json FILE]
     python benchmarks/rank.py --model DIR
 
-One picture, one instruction. `ib.rank` reads them once and scores all candidates after that; its time holds everything,
-from the picture and the texts on, while the separate passes are given prepared batches. All is compiled before it is
-timed. The sides have a process each and take turns; PyTorch gets the number of threads with which it is faster, one or
-all. All three must give the same log-likelihoods.
+One picture, one instruction. `ib.rank` encodes them once and then scores all candidates; its time includes everything
+from the picture and the texts on, while the separate passes are given prepared batches. Compilation is not timed. The
+sides have a process each and take turns; PyTorch gets the number of threads with which it is faster, one or all. All
+three must give the same log-likelihoods.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MODES = {"rank": "ib.rank", "ours": "one pass each, ours", "theirs": "one pass e
 CANDIDATES = [f"{n} and {m}" for n in range(10) for m in range(10)]
 INSTRUCTION = "which two digits are in the picture, from left to right? answer with both of them."
 TOLERANCE = 1e-3
-"""Of a log-likelihood."""
+"""The largest difference between two log-likelihoods that count as equal."""
 
 
 def picture() -> np.ndarray:
@@ -40,7 +40,7 @@ def picture() -> np.ndarray:
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> float:
-    """logits [T, V] of these labels [T], of which some are -100 -> the log-likelihood of the others."""
+    """logits [T, V], labels [T] -> the log-likelihood of the labels that are not -100."""
     kept = labels != -100
     logits = logits[kept].astype(np.float64)
     chosen = np.take_along_axis(logits, labels[kept][:, None], axis=1)[:, 0]
@@ -54,7 +54,7 @@ def separate(directory: Path) -> list[dict[str, np.ndarray]]:
 
 
 def ours(directory: Path) -> dict[str, Any]:
-    """Way -> a function that scores all candidates in it."""
+    """Mode -> a function that scores all candidates."""
     model, processor = (
         ib.InstructBlip.from_pretrained(directory, dtype="float32"),
         ib.Processor.from_pretrained(directory),
@@ -72,7 +72,7 @@ def ours(directory: Path) -> dict[str, Any]:
 
 
 def theirs(directory: Path) -> dict[str, Any]:
-    """The same of PyTorch."""
+    """The same for PyTorch."""
     import reference
 
     torch = reference.torch
@@ -103,7 +103,7 @@ def theirs(directory: Path) -> dict[str, Any]:
 
 
 def work(side: str, directory: Path) -> None:
-    """A worker: asked for a way, it tells the seconds and the scores."""
+    """Serve as a worker: a mode -> seconds and scores."""
     ways = {"ours": ours, "theirs": theirs}[side](directory)
 
     def run(way: str) -> dict[str, Any]:

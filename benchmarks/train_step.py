@@ -1,12 +1,12 @@
-"""Our train step beside PyTorch's: same random checkpoint, batch and AdamW settings, float32, on this machine's CPU.
+"""The train step compared with PyTorch: same checkpoint, batch and AdamW settings, float32, on this machine's CPU.
 
     python benchmarks/train_step.py [--scale small|tiny] [--batch 16] [--rounds 7]
 
 PyTorch's side is transformers' model as the original trains it: towers frozen (they take no gradients, and their
 dropout is off), the Q-Former with its dropout, AdamW over Q-Former, query tokens and projection. Each side has a
-process of its own; they take turns, so that both meet the same machine, and only one works at a time. The first steps
-(compilation, allocation) are not counted. PyTorch gets the number of threads with which it is faster, one or all: where
-others use the machine, too, its threads wait for one another.
+process of its own; they take turns, so that both meet the same conditions and only one works at a time. The first
+steps (compilation, allocation) are not counted. PyTorch gets the number of threads with which it is faster, one or all,
+because on a busy machine its threads wait for one another.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def ours(directory: Path, batch: dict):
 
 
 def theirs(directory: Path, batch: dict):
-    """The same of PyTorch."""
+    """The same for PyTorch."""
     import reference
 
     model = reference.load(directory, dtype=reference.torch.float32, attn_implementation=None)
@@ -82,7 +82,7 @@ def theirs(directory: Path, batch: dict):
 
 
 def work(side: str, directory: Path, rows: int) -> None:
-    """A worker: asked for a number of steps, it makes them and tells the seconds a step and the last loss."""
+    """Serve as a worker: a number of steps -> seconds a step and the last loss."""
     raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     batch = checkpoints.batch(raw, rows=rows, text=TEXT, answer=ANSWER)
     one = {"ours": ours, "theirs": theirs}[side](directory, batch)

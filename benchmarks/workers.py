@@ -1,4 +1,4 @@
-"""Two processes that take turns: a benchmark's sides, each in its own, and only one at work at a time."""
+"""Worker processes for a benchmark's sides, which take turns so that only one works at a time."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class Worker:
-    """This benchmark's own script, started once more with other arguments: it answers each line that it is sent."""
+    """The running benchmark's script, started again with other arguments; it answers each request (see `serve`)."""
 
     def __init__(self, arguments: Sequence[str]):
         command = [sys.executable, sys.argv[0], *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **request: Any) -> Any:
-        """Send what `serve`'s function is to be called with, wait, and return what it returned."""
+        """Call the function of `serve` in the worker with these arguments, and return its result."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -33,13 +33,13 @@ class Worker:
 
 
 def serve(function: Callable[..., Any]) -> None:
-    """A worker's loop: every line holds the arguments of a call, and is answered with its result, both as JSON."""
+    """The worker's loop: read the arguments of a call, a JSON object a line, and write its result as JSON."""
     for line in sys.stdin:
         print(json.dumps(function(**json.loads(line))), flush=True)
 
 
 def fewest_seconds(set_threads: Callable[[int], None], seconds: Callable[[], float]) -> int:
-    """The number of threads, one or all, with which ``seconds`` is less; it is set on return."""
+    """Return and set the number of threads, one or all, with which ``seconds`` is less."""
 
     def timed(threads: int) -> float:
         set_threads(threads)

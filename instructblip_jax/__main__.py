@@ -18,20 +18,21 @@ COMMANDS = {
     "evaluate": "the configured suite, one row a set: --config C --workdir W",
     "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
     "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
+    "assemble": "a new model directory from parts of others: SYSTEM --PART DIR ... --out DIR",
     "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
     "score": "anybody's predictions, no model needed: METRIC --predictions P.jsonl --references R.jsonl",
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
-"""Command -> what it does. Each is two files of its name: in ``command_lines/``, with ``define_flags`` and
-``check_flags``, and in ``commands/``, with ``run``, which is imported when nothing is wrong with the command line."""
+"""Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
+in ``commands/``, with ``run``, which is imported only after the command line has been checked."""
 
 COMPILING = ("train", "evaluate", "answer", "ablate")
-"""Commands that run a model. (JAX keeps no programs of a slice that is not there, which `plan` compiles.)"""
+"""Commands that run a model. (JAX does not cache the programs that `plan` compiles for an absent slice.)"""
 
 TRY_AGAIN = 75
-"""Exit code (sysexits.h: EX_TEMPFAIL) where a machine or the network failed, not the command: start it again."""
+"""Exit code (sysexits.h: EX_TEMPFAIL) after a failure of a machine or of the network: start the command again."""
 
 
 def _usage() -> str:
@@ -43,13 +44,13 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "instructblip COMMAND --help tells the rest; instructblip --version",
+            "instructblip COMMAND --help lists its flags; instructblip --version",
         ]
     )
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """An error as one line."""
     text = str(error).strip()
     if isinstance(error, (flags.Error, OSError, ValueError)) and "\n" not in text:
         return text
@@ -57,17 +58,17 @@ def _reason(error: Exception) -> str:
 
 
 def _job() -> ModuleType | None:
-    """`distributed`, where a command has used it: it brings jax, which scoring and --help need not wait for."""
+    """`distributed`, if a command has imported it: it imports jax, which scoring and --help do not need."""
     return sys.modules.get("instructblip_jax.distributed")
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning as one line, without the place in the code."""
+    """Print a warning as one line, without its place in the code."""
     print(f"note: {message}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0; after a failure told in one line on stderr 1, 2 for a wrong command line, or
+    """Run one command. Returns 0; or, after one line on stderr, 1 for a failure, 2 for a wrong command line, or
     `TRY_AGAIN`."""
     with printing.whoever_reads():
         return _main(*(sys.argv if argv is None else argv)[1:])
@@ -84,7 +85,7 @@ def _main(name: str = "--help", *given: str) -> int:
     if name not in COMMANDS:
         print(f"instructblip: no command {name!r}\n{_usage()}", file=sys.stderr)
         return 2
-    # What the libraries log at start-up is for their developers; it comes back with --verbosity=1.
+    # The libraries' start-up logs are for their developers; --verbosity=1 shows them.
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -118,16 +119,16 @@ def _main(name: str = "--help", *given: str) -> int:
         if job := _job():
             job.leave(130)
         return 130
-    except BaseException as error:  # one line, and the rest when asked for; the panics of Rust are no Exception
+    except BaseException as error:  # also the panics of Rust, which are no Exception
         expected = isinstance(error, (ValueError, OSError))
-        told = str(error) if expected else repr(error)
+        message = str(error) if expected else repr(error)
         if flags.FLAGS.verbosity >= 1:
             traceback.print_exc()
         elif not expected:
-            told += "; --verbosity=1 shows the traceback"
+            message += "; --verbosity=1 shows the traceback"
         job = _job()
         gone = job.lost(error) if job else None
-        print(f"instructblip {name}: {gone or told}", file=sys.stderr)
+        print(f"instructblip {name}: {gone or message}", file=sys.stderr)
         code = TRY_AGAIN if gone or isinstance(error, ConnectionError) else 1
         if job:
             job.leave(code)

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from instructblip_jax.convert import assemble as engine
+from instructblip_jax.convert import ingredients
+from instructblip_jax.convert.assemble import Draft
+from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.rule import Rule
@@ -22,32 +26,37 @@ from instructblip_jax.systems.trainable import path_filter, prefixes
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How directories of one family are read and written.
+    """Model directories of one family: reading, writing, assembling.
 
     Attributes:
-      trainable_sets: of its configurations (`systems.protocol.SystemConfig`).
-      read_config: config.json's path -> the system's configuration. Raises ValueError naming file and field.
+      trainable_sets: those of its configurations (`systems.protocol.SystemConfig`).
+      read_config: path of config.json -> the system's configuration. Raises ValueError naming file and field.
       rules: configuration -> path of each parameter -> its tensor.
-      ignored: names of tensors that old files hold on top: buffers, aliases, what nothing reads.
-      describe: (new directory, configuration) -> None; writes into a copy of a directory what changed of it.
+      ignored: configuration -> names of tensors that old files hold on top: buffers, aliases, unused tables.
+      describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
+        changed something.
       processor: (directory, configuration) -> the processor.
+      draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
+        assemble one (`convert.ingredients`).
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
     read_config: Callable[[Path], SystemConfig]
     rules: Callable[[Any], Mapping[str, Rule]]
-    ignored: re.Pattern[str]
+    ignored: Callable[[Any], re.Pattern[str]]
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
+    draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
 
 
 INSTRUCTBLIP = Family(
     InstructBlipConfig.trainable_sets,
     hf_instructblip.read_config,
     hf_instructblip.rules,
-    hf_instructblip.IGNORED,
+    hf_instructblip.ignored,
     hf_instructblip.describe,
     InstructBlipProcessor.from_directory,
+    instructblip_draft.draft,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
@@ -55,24 +64,46 @@ FAMILIES: dict[str, Family] = {
     "blip-2": INSTRUCTBLIP,
 }
 """model_type -> its family."""
+ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
+"""Architectures that are another system than their model_type's; None is not built yet."""
+
+
+def named(model_type: object, where: str) -> Family:
+    """The family of a model_type. Raises ValueError beginning with ``where``, listing the systems that are built."""
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    found = "there is no model_type" if model_type is None else f"model_type is {model_type!r}"
+    raise ValueError(f"{where}: {found}; the systems built here are {', '.join(sorted(FAMILIES))}")
 
 
 def family_of(directory: Path) -> Family:
-    """The family of a model directory. Raises FileNotFoundError or ValueError naming the file and what is built."""
+    """The family of a model directory.
+
+    Raises FileNotFoundError or ValueError naming its config.json, and the systems that are built.
+    """
     path = directory / "config.json"
-    kind = read_json(path).get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(f"{path}: model_type is {kind!r}; the systems built here are {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[kind]
+    raw = read_json(path)
+    family = named(raw.get("model_type"), str(path))
+    architectures = raw.get("architectures")
+    for name in architectures if isinstance(architectures, list) else ():
+        if isinstance(name, str) and name in ARCHITECTURES:
+            other = ARCHITECTURES[name]
+            if other is None:
+                raise ValueError(
+                    f"{path}: architectures is {name}, which is not built here; the systems built here are "
+                    f"{', '.join(sorted(FAMILIES))}"
+                )
+            return other
+    return family
 
 
 def trainable(name: str, model_type: str = "instructblip") -> Callable[[tuple, Any], bool]:
-    """The NNX filter of a named trainable set of a system. Raises ValueError for an unknown name."""
-    return path_filter(prefixes(name, FAMILIES[model_type].trainable_sets))
+    """The NNX filter of a system's named trainable set. Raises ValueError for an unknown name or model_type."""
+    return path_filter(prefixes(name, named(model_type, "trainable").trainable_sets))
 
 
 def read_config(directory: Path) -> SystemConfig:
-    """The configuration of a model directory's system; see `family_of`."""
+    """The configuration of a model directory's system. Raises as `family_of` does, or naming file and field."""
     return family_of(directory).read_config(directory / "config.json")
 
 
@@ -91,7 +122,45 @@ def export(
         source,
         trained,
         family.rules(config),
-        family.ignored,
+        family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         describe=lambda directory: family.describe(directory, config),
+    )
+
+
+def assemble(
+    out: str | Path,
+    model_type: str,
+    parts: Mapping[str, Path],
+    *,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    link: bool = True,
+) -> list[Written]:
+    """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
+
+    Args:
+      out: a directory that does not exist yet, or is empty.
+      model_type: the system.
+      parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
+      seed: seed of everything that is drawn anew.
+      max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
+
+    Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
+    OSError naming the directory and what is wrong with it.
+    """
+    ingredients.check(model_type, parts)
+    family = FAMILIES[model_type]
+    make = family.draft
+    assert make is not None
+    return engine.assemble(
+        Path(out),
+        lambda: make(model_type, parts, seed),
+        list(parts.values()),
+        family.read_config,
+        family.rules,
+        family.ignored,
+        max_shard_bytes=max_shard_bytes,
+        link=link,
     )

@@ -95,7 +95,7 @@ class Model:
         graph, train, frozen = abstract(
             config, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout, remat=remat, int8=int8
         )
-        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.ignored)
+        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.ignored(config))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory, family)
 

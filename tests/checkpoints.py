@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from instructblip_jax.convert.layouts import hf_instructblip
-from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.systems.build import abstract
+from instructblip_jax import families
+from instructblip_jax.convert.assemble import wanted
+from instructblip_jax.convert.write import Written
 
 TINY = {
     "num_query_tokens": 6,
@@ -109,13 +109,13 @@ def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t
 
 def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the ``config.json`` in ``directory`` asks for."""
-    config = hf_instructblip.read_config(directory / "config.json")
-    _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32", trainable="qformer")
-    shapes = {}
-    for path, rule in hf_instructblip.rules(config).items():
-        ours = (train | frozen)[path].shape
-        shapes |= dict.fromkeys(rule.names(ours), rule.tensor_shape(ours))
-    return shapes
+    config = families.read_config(directory)
+    return wanted(config, families.family_of(directory).rules(config))
+
+
+def export(out: Path, source: Path, trained: dict[str, np.ndarray], **options) -> list[Written]:
+    """`families.export` of a model at its own settings."""
+    return families.export(out, source, families.read_config(source), trained, **options)
 
 
 def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -284,7 +284,7 @@ def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def leaves_equal(a: dict, b: dict) -> bool:
-    """Whether two flat dicts of arrays are equal bit for bit."""
+    """True if two flat dicts of arrays are equal bit for bit."""
     return a.keys() == b.keys() and all(
         np.array_equal(np.asarray(a[k]).view(np.uint8), np.asarray(b[k]).view(np.uint8)) for k in a
     )

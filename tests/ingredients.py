@@ -1,4 +1,4 @@
-"""What an InstructBLIP directory can be made of: a BERT, a plain T5, a plain LLaMA; tiny, in their public layouts."""
+"""Parts of an InstructBLIP or BLIP-2 model: a BERT, a plain T5, a plain LLaMA; tiny, in their public layouts."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ T5 = {"d_model": 20, "d_kv": 6, "d_ff": 28, "num_heads": 3, "num_layers": 2, "nu
 
 
 def without_token(directory: Path, token: str) -> int:
-    """Take an added token out of a tokenizer; the number of those left."""
+    """Take an added token out of a tokenizer; returns the number of tokens left."""
     path = directory / "tokenizer.json"
     raw = json.loads(path.read_text())
     raw["added_tokens"] = [entry for entry in raw["added_tokens"] if entry["content"] != token]
@@ -23,7 +23,7 @@ def without_token(directory: Path, token: str) -> int:
 
 
 def write_bert(directory: Path, *, old_names: bool = True) -> Path:
-    """A BERT with one layer more than the Q-Former, heads and all; old ones have a prefix, gamma and beta."""
+    """A BERT with one layer more than the toys' Q-Former; old ones have a prefix, gamma and beta, and a head."""
     toys.write_tokenizers(directory / "both")
     (directory / "both" / "qformer_tokenizer").rename(directory / "bert")
     directory = directory / "bert"
@@ -34,12 +34,14 @@ def write_bert(directory: Path, *, old_names: bool = True) -> Path:
         "embeddings.position_embeddings.weight": (POSITIONS, WIDTH),
         "embeddings.token_type_embeddings.weight": (2, WIDTH),
         "embeddings.LayerNorm.weight": (WIDTH,),
+        "embeddings.LayerNorm.bias": (WIDTH,),
         "pooler.dense.weight": (WIDTH, WIDTH),
     }
     for n in range(LAYERS + 1):
         layer = f"encoder.layer.{n}"
-        shapes |= {f"{layer}.attention.self.query.weight": (WIDTH, WIDTH)}
-        shapes |= {f"{layer}.attention.output.LayerNorm.weight": (WIDTH,)}
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= {f"{layer}.attention.{name}.weight": (WIDTH, WIDTH), f"{layer}.attention.{name}.bias": (WIDTH,)}
+        shapes |= {f"{layer}.attention.output.LayerNorm.{part}": (WIDTH,) for part in ("weight", "bias")}
         shapes |= {f"{layer}.intermediate.dense.weight": (INNER, WIDTH), f"{layer}.intermediate.dense.bias": (INNER,)}
         shapes |= {f"{layer}.output.dense.weight": (WIDTH, INNER), f"{layer}.output.dense.bias": (WIDTH,)}
         shapes |= {f"{layer}.output.LayerNorm.{part}": (WIDTH,) for part in ("weight", "bias")}
@@ -47,6 +49,9 @@ def write_bert(directory: Path, *, old_names: bool = True) -> Path:
     if old_names:
         tensors = {old(name): x for name, x in tensors.items()} | {"cls.predictions.bias": np.zeros(rows, np.float32)}
     save_file(tensors, directory / "model.safetensors")
+    config = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": LAYERS + 1, "num_attention_heads": 2}
+    config |= {"intermediate_size": INNER, "max_position_embeddings": POSITIONS, "vocab_size": rows}
+    (directory / "config.json").write_text(json.dumps(config | {"type_vocab_size": 2, "hidden_act": "gelu"}))
     return directory
 
 
@@ -55,7 +60,7 @@ def old(name: str) -> str:
 
 
 def write_plain_t5(directory: Path, rows: int) -> Path:
-    """A FlanT5 as it is published: names without prefix, gelu_new, its own tokenizer; without ``<image>``."""
+    """A FlanT5 as published: names without prefix, gelu_new, its own tokenizer without ``<image>``."""
     toys.write_tokenizers(directory, "blip-2")
     assert without_token(directory, "<image>") == rows
     sizes = checkpoints.MINI | {"text_config": checkpoints.TINY["text_config"] | T5 | {"vocab_size": rows}}
@@ -71,7 +76,7 @@ def write_plain_t5(directory: Path, rows: int) -> Path:
 
 
 def write_llama_tokenizer(directory: Path) -> int:
-    """Letters a, b, c and the blank, ``<s>`` declared to begin a text, no padding token; the number of tokens."""
+    """Letters a, b, c and the blank; ``<s>`` begins a text, nothing pads. Returns the number of tokens."""
     vocabulary = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", *"abc\u2581"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
@@ -86,7 +91,7 @@ def write_llama_tokenizer(directory: Path) -> int:
 
 
 def write_plain_llama(directory: Path) -> Path:
-    """A LLaMA as Vicuna is published: names without prefix, a row a token, a rotary buffer."""
+    """A LLaMA as Vicuna is published: names without prefix, one row per token, a rotary buffer."""
     rows, width, inner, layers = write_llama_tokenizer(directory), 24, 40, 2
     shapes = {
         "model.embed_tokens.weight": (rows, width),

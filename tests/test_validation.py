@@ -13,6 +13,7 @@ from instructblip_jax.data.prepared import open_set
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 from instructblip_jax.datasets.prepare.write import write
 from instructblip_jax.mesh import make_mesh
+from instructblip_jax.objectives.term import Term
 
 SHAPES = [(24, 12), (40, 24)]
 
@@ -90,3 +91,23 @@ def test_a_split_without_answers_has_no_loss(world, processor, tmp_path, capsys)
         own=np.arange(2),
     )
     assert (held.taken, held.left_out, list(held)) == (0, 4, [])
+
+
+def test_the_terms_of_a_loss_are_means_over_all_records(world, monkeypatch):
+    """Each term over its own count, whatever batches they come in, added with their weights."""
+    model = ib.InstructBlip.from_pretrained(world / "model", dtype="float32")
+    model.memory = {"scale": np.float32(2)}
+    batches = [{"a": np.float32([1, 2]), "b": np.float32([3, 5])}, {"a": np.float32([6, 3]), "b": np.float32([1, 0])}]
+
+    class Stub:
+        def loss(self, batch, *, memory, step):
+            counts = (batch["b"] > 0).astype(np.float32)
+            terms = {
+                "one": Term(batch["a"] * memory["scale"], np.ones(2, np.float32)),
+                "other": Term(batch["b"], counts, 0.5),
+            }
+            return terms, memory
+
+    monkeypatch.setattr(validation, "merge", lambda graph, train, frozen: Stub())
+    validate = validation.Validation(model, {"set": batches, "nothing": []}, 2)
+    assert validate(model.train) == {"set": 2 * (1 + 2 + 6 + 3) / 4 + 0.5 * (3 + 5 + 1) / 3, "nothing": 0.0}

@@ -1,8 +1,8 @@
-"""The digits world's language model: a small T5 that learns every task from text alone, as FlanT5 knows its own.
+"""The digits world's language model: a small T5 that learns every task from text alone, as FlanT5 has its own.
 
-A scene stands before the instruction as 16 vectors, where the visual prompt will stand: its cells in any order, each
-spelled as three word embeddings or as one bag, the sum of them; copies of cells and fillers between; a little noise.
-So the model relies on what is said, not on where, and forgives.
+A scene precedes the instruction as 16 vectors, in the place of the later visual prompt: its cells in any order, each as
+three word embeddings or as a bag (their sum), mixed with copies of cells and fillers, plus a little noise. The model
+thus learns to rely on the contents of the vectors rather than on their order, and to tolerate deviations.
 """
 
 import time
@@ -23,15 +23,15 @@ from instructblip_jax.objectives.lm import token_cross_entropy
 
 SLOTS, INSTRUCTION = 16, 28
 LONG = ("caption", "describe", "ask")  # answers of up to 24 tokens; the others have at most 8
-NOISE = 0.2  # of the embeddings' own size
-SHORT = (*(kind for kind in TASKS if kind not in LONG), "count", "count", "count", "next_to")  # the hardest more often
-GROUPS = {LONG: 0.3, SHORT: 0.7}  # kinds and their share of the steps
+NOISE = 0.2  # relative to the root mean square of the embeddings
+SHORT = (*(kind for kind in TASKS if kind not in LONG), "count", "count", "count", "next_to")  # harder kinds more often
+GROUPS = {LONG: 0.3, SHORT: 0.7}  # kinds -> their share of the steps
 
 
 def slots(tokenizer: Tokenizer, scene, rng: np.random.Generator, spelling: float = 1.0) -> np.ndarray:
-    """A scene as 16 bags of up to three word ids, int32 [16, 3], 0 where there is none.
+    """A scene as 16 bags of up to three word ids, int32 [16, 3], filled up with 0.
 
-    ``spelling``: 0 for bags only, 1 for the mixture of bags and words in a row.
+    ``spelling``: 0 for bags only, 1 for a mixture of bags and spelled-out words.
     """
     cells = [[tokenizer.token_to_id(f"\u2581{w}") for w in (c.place, c.colour, str(c.digit))] for c in scene.cells]
     spelled = rng.random(len(cells)) < spelling * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.2, 0.2])
@@ -47,7 +47,7 @@ def slots(tokenizer: Tokenizer, scene, rng: np.random.Generator, spelling: float
 
 
 def response_length(name: str) -> int:
-    """Static number of answer tokens of a kind, its end token included."""
+    """Static number of answer tokens of a kind, including the end token."""
     return 24 if name in LONG else 8
 
 
@@ -59,7 +59,7 @@ def batch(
     spelling: float = 1.0,
     first_template: bool = False,
 ) -> dict:
-    """Token arrays of one sample a name: scene [B, 16, 3], instruction [B, 28] with its mask, labels [B, 8 or 24]."""
+    """Token arrays of one sample per name: scene [B, 16, 3], instruction [B, 28] and its mask, labels [B, 8 or 24]."""
     scenes, texts, answers, accepted = [], [], [], []
     for name in names:
         scene, (values, right) = question(name, rng)
@@ -82,7 +82,7 @@ def batch(
 
 
 def inputs(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The encoder's input [scene ; instruction] and its mask, with noise on the scene's embeddings when training."""
+    """Encoder input [scene ; instruction] and its mask; with a ``key`` (training), the scene's embeddings get noise."""
     words = model.embed(data["scene"]) * (data["scene"] > 0)[..., None]  # [B, S, 3, D]
     scene, text = words.sum(2), model.embed(data["ids"])
     x = jnp.concatenate([scene, text], axis=1)
@@ -94,18 +94,18 @@ def inputs(model: T5, data: dict, key: jax.Array | None) -> tuple[jax.Array, jax
 
 
 def accuracy(graph, params, tokenizer: Tokenizer, per_kind: int = 200, seed: int = 10**6) -> dict[str, float]:
-    """Greedy exact match of each kind over fresh scenes."""
+    """Exact match of greedy answers, for each kind, over new scenes."""
 
     @jax.jit
     def answer(params, data):
         model = nnx.merge(graph, params)
-        context = model.read(*inputs(model, data, None))
+        context = model.prefill(*inputs(model, data, None))
         length = data["labels"].shape[1]
-        cache = model.cache(context, 1, length)
+        cache = model.init_cache(context, 1, length)
 
         def step(carry, index):
             ids, cache = carry
-            logits, cache = model.extend(ids[:, None, None], context, cache, index)
+            logits, cache = model.decode(ids[:, None, None], context, cache, index)
             ids = jnp.argmax(logits[:, 0, 0], -1).astype(jnp.int32)
             return (ids, cache), ids
 
@@ -127,7 +127,7 @@ def accuracy(graph, params, tokenizer: Tokenizer, per_kind: int = 200, seed: int
 def train(
     config: T5Config, tokenizer: Tokenizer, steps: int, size: int = 128, rate: float = 2e-3, seed: int = 0
 ) -> dict:
-    """Trained parameters, as an nnx pure dict."""
+    """Train a model on ``steps`` batches of ``size`` samples; returns its parameters as an nnx pure dict."""
     graph, state = nnx.split(T5(config, dtype=jnp.float32, rngs=nnx.Rngs(seed)))
     params = nnx.to_pure_dict(state)
     tx = optax.chain(
@@ -144,7 +144,7 @@ def train(
             labels = data["labels"]
             start = jnp.zeros((labels.shape[0], 1), jnp.int32)
             previous = jnp.where(labels[:, :-1] == -100, 0, labels[:, :-1])
-            logits = model.logits(model.decode(jnp.concatenate([start, previous], 1), model.encode(x, mask), mask))
+            logits = model.logits(model.run_decoder(jnp.concatenate([start, previous], 1), model.encode(x, mask), mask))
             total, count = map(jnp.sum, token_cross_entropy(logits, labels))
             return total / count
 
@@ -157,7 +157,7 @@ def train(
     for n in (bar := tqdm(range(steps), mininterval=10)):
         kinds = list(GROUPS)[int(rng.choice(len(GROUPS), p=list(GROUPS.values())))]
         names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
-        # Bags first: finding the cell that has a word is learnt sooner where its other words stand with it.
+        # Bags first: finding a cell by one of its words is learned sooner if its other words are in the same vector.
         data = batch(tokenizer, names, rng, spelling=float(n > steps // 3))
         del data["accepted"]
         params, opt, value = step(params, opt, data, jax.random.fold_in(jax.random.key(seed), n))

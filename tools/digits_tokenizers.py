@@ -1,4 +1,4 @@
-"""The digits world's two tokenizers: a word a token, for the language model (T5's form) and the Q-Former (BERT's)."""
+"""The digits world's two tokenizers, one token per word: for the language model (T5) and for the Q-Former (BERT)."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PUNCTUATION = "?,.:!"
 
 
 def words() -> list[str]:
-    """Every word that an instruction or an answer of the digits tasks can hold."""
+    """All words that can occur in instructions and answers of the digits tasks."""
     known = {word for templates in TEMPLATES.values() for text in templates for word in text.split() if "{" not in word}
     rows, columns = set(ROWS[2] + ROWS[3]), set(COLUMNS[2] + COLUMNS[3])
     known |= set(COLOURS) | rows | columns | {f"{row}-{column}" for row in rows for column in columns}
@@ -35,7 +35,7 @@ def _write(directory: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> Non
 
 
 def write_t5(directory: Path) -> Tokenizer:
-    """A Unigram tokenizer with ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2, and ``<image>`` last; letters as a fallback."""
+    """Write a Unigram tokenizer with ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2, ``<image>`` last; letters as fallback."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -3.0)]
     vocabulary += [(f"\u2581{word}", -4.0) for word in words()]
     vocabulary += [(letter, -9.0) for letter in ascii_lowercase + digits + PUNCTUATION + "-'"]
@@ -68,7 +68,7 @@ def write_t5(directory: Path) -> Tokenizer:
 
 
 def write_qformer(directory: Path) -> Tokenizer:
-    """A BERT WordPiece tokenizer over the same words, with ``[DEC]`` declared as the original declares it."""
+    """Write a BERT WordPiece tokenizer over the same words, with ``[DEC]`` declared as in the original."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = {part for word in words() for part in word.replace("-", " - ").split()}
     pieces |= set(ascii_lowercase + digits + PUNCTUATION + "-'")

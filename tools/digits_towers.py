@@ -1,8 +1,8 @@
 """Make the digits world's checkpoint: python tools/digits_towers.py [--out instructblip_jax/assets/digits]
 
-Trains the two frozen towers (`digits_vit.py`, `digits_t5.py`), sets an untrained Q-Former and projection between them,
-and writes all of it as a Hugging Face InstructBLIP directory. About an hour on two cores. A tower that
---cache holds from an earlier run is not trained again.
+Trains the two frozen towers (`digits_vit.py`, `digits_t5.py`), adds an untrained Q-Former and projection between them,
+and writes everything as a Hugging Face InstructBLIP directory. Takes about an hour on two cores. Towers that are in
+--cache from an earlier run are not trained again.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from typing import Any
 import digits_t5
 import digits_vit
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from digits_tokenizers import write_qformer, write_t5
 from flax import nnx
@@ -31,7 +30,7 @@ IMAGE, PATCH, WIDTH = 48, 8, 96
 
 
 def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -> None:
-    """config.json and its companions, in the public form."""
+    """Write config.json and the files that belong to it, in the public format."""
     vision = {
         "model_type": "instructblip_vision_model",
         "hidden_size": WIDTH,
@@ -49,7 +48,7 @@ def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
-        "hidden_dropout_prob": 0.0,  # no example is seen often enough to be learnt by heart
+        "hidden_dropout_prob": 0.0,  # no example is seen often enough to be memorized
         "attention_probs_dropout_prob": 0.0,
     }
     text = {
@@ -105,7 +104,7 @@ def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -
 
 
 def cached(path: Path, make: Callable[[], dict]) -> dict[str, np.ndarray]:
-    """The parameters that an earlier run of this script left at ``path``, or those of ``make()``, kept there."""
+    """Load the parameters that an earlier run stored at ``path``, or make and store them."""
     if path.exists():
         return load_file(path)
     arrays = {name: np.asarray(value) for name, value in flatten(nnx.State(make())).items()}
@@ -134,12 +133,12 @@ def main() -> None:
     config = hf_instructblip.read_config(args.out / "config.json")
     image = ImageProcessor.from_pretrained(args.out)
 
-    def normalise(pixels: np.ndarray) -> np.ndarray:
+    def normalize(pixels: np.ndarray) -> np.ndarray:
         scaled = np.asarray(pixels, np.float32) * np.float32(image.rescale)
         return (scaled - np.asarray(image.mean, np.float32)) / np.asarray(image.std, np.float32)
 
     make = {
-        "vit": lambda: digits_vit.train(config.vision, normalise, args.vit_steps),
+        "vit": lambda: digits_vit.train(config.vision, normalize, args.vit_steps),
         "llm": lambda: digits_t5.train(config.text, tokenizer, args.t5_steps),
     }
     towers = {name: cached(args.cache / f"{name}.safetensors", run) for name, run in make.items()}
@@ -149,7 +148,7 @@ def main() -> None:
         for path, value in tower.items():
             assert arrays[f"{name}/{path}"].shape == value.shape
             arrays[f"{name}/{path}"] = value
-    stored = {path: value.astype(ml_dtypes.bfloat16) for path, value in arrays.items()}
+    stored = {path: jnp.asarray(value, jnp.bfloat16) for path, value in arrays.items()}
     write_shards(args.out, save.tensors(hf_instructblip.rules(config), stored), max_bytes=5 * 10**9)
     print(f"wrote {args.out}: {sum(x.size for x in stored.values()):,} parameters")
 

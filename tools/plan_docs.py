@@ -1,9 +1,11 @@
-"""The figures of docs/plan.md: plans the paper's configurations on slices, keeps each as JSON, makes the tables and the
-plot of what is there.
+"""Make the figures of docs/plan.md: plan the paper's configurations on slices, write each plan as JSON, and draw the
+tables and the plot from them.
 
     python tools/plan_docs.py --plans DIR [--only NAME ...] [--draw]
+    python tools/plan_docs.py --flops [--only NAME ...]
 
-Each plan is some minutes of compiling; what is in DIR already is not made again. Without --draw only plans are made.
+A plan takes some minutes of compiling; one that is in DIR already is not made again. --draw makes no plan; nor does
+--flops, which prints the FLOPs of each case from its trace.
 """
 
 import argparse
@@ -19,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 
 from instructblip_jax.commands.plan import settings  # noqa: E402
-from instructblip_jax.plan import chips, compiled, report, table  # noqa: E402
+from instructblip_jax.plan import chips, compiled, flops, report, table, tracing  # noqa: E402
 from instructblip_jax.run.config import resolve  # noqa: E402
 from instructblip_jax.sharding import Layout  # noqa: E402
 
@@ -30,7 +32,7 @@ MAIN = {
     "flan_t5_xxl": "v6e_4x4",
     "vicuna13b": "v6e_4x4",
 }
-"""Configuration -> the slice with its largest shape and generation planned, too."""
+"""Configuration -> the slice for which its largest shape and generation are planned, too."""
 SMALLEST = ("v4_2x2x1", "v5p_2x2x1")
 LAYOUTS = {
     "replicated_int8": ((-1, 1, 1), "replicated", True),
@@ -38,19 +40,19 @@ LAYOUTS = {
     "sequence": ((4, 1, 4), "sequence", False),
     "fsdp": ((1, 16, 1), "fsdp", False),
 }
-"""Ways of vicuna-7b on v5e:4x4 -> mesh, layout of the language model, int8."""
+"""Layouts of vicuna-7b on v5e:4x4: name -> mesh, layout of the language model, int8."""
 GIB = chips.GIB
 
 
 def setting_of(name: str, variant: str) -> tuple[compiled.Setting, compiled.Setting, int]:
-    """Of a configuration: what is timed, its largest shape, its steps."""
+    """A configuration's timed setting, that of its largest shape, and its steps."""
     path = ROOT / "configs" / f"instructblip_{name}.py"
     run = resolve(runpy.run_path(str(path))["get_config"](variant))
     return *settings(run, LENGTHS), run.steps
 
 
 def cases() -> dict[str, tuple]:
-    """Name -> topology, setting, whether generation is planned."""
+    """Name -> topology, setting, True if generation is planned."""
     found: dict[str, tuple] = {}
     for name, main in MAIN.items():
         for variant in (main, *SMALLEST):
@@ -62,13 +64,13 @@ def cases() -> dict[str, tuple]:
     timed, _, _ = setting_of("vicuna7b", "v5e_4x4")
     for way, (mesh, llm, int8) in LAYOUTS.items():
         vit = "fsdp" if llm in ("fsdp", "sharded") else "replicated"
-        layout = Layout("replicated", vit, llm)
+        layout = Layout(trained="replicated", vit=vit, llm=llm)
         found[f"layout-{way}"] = ("v5e:4x4", dataclasses.replace(timed, mesh=mesh, layout=layout, int8=int8), False)
     return found
 
 
 def make(name: str, topology: str, setting: compiled.Setting, generation: bool, directory: Path) -> None:
-    """Plan one case and keep it."""
+    """Plan one case and write it."""
     slice_ = chips.parse(topology)
     devices = compiled.devices(slice_)
     plan = report.plan(setting, slice_, devices)
@@ -85,8 +87,16 @@ def make(name: str, topology: str, setting: compiled.Setting, generation: bool, 
     print(f"{name}: {plan.peak / GIB:.2f} GiB, MFU bound {100 * plan.mfu:.0f} %, {plan.seconds:.0f} s", flush=True)
 
 
+def counted(setting: compiled.Setting) -> float:
+    """FLOPs of one training sample."""
+    lengths = setting.lengths
+    batch = setting.model.batch(setting.rows, lengths.prompt, lengths.response, lengths.kinds)
+    system = tracing.describe(setting.model, trainable=setting.trainable or None)
+    return flops.of_batch(system, {name: x.shape for name, x in batch.items()}) / setting.rows
+
+
 def row(name: str, plan: dict) -> str:
-    """A line of the main table."""
+    """A row of the main table."""
     roof = {key: 1e3 * value for key, value in plan["roofline_seconds"].items()}
     ways = "/".join(plan["layout"].values()) if len(set(plan["layout"].values())) > 1 else plan["layout"]["llm"]
     sent = sum(one["bytes"] for one in plan["collectives"]) / 1e9
@@ -100,7 +110,7 @@ def row(name: str, plan: dict) -> str:
 
 
 def draw(plans: dict[str, dict], path: Path) -> None:
-    """Memory and times of one model by layout, side by side."""
+    """Plot memory and times of one model by layout, side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,11 +140,19 @@ def draw(plans: dict[str, dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plans", type=Path, required=True, help="directory of one JSON file a plan")
+    parser.add_argument("--plans", type=Path, help="directory with a JSON file for each plan")
     parser.add_argument("--only", nargs="*", default=tuple(cases()), help="only these, in this order")
     parser.add_argument("--draw", action="store_true", help="print the tables and write docs/plan.png")
+    parser.add_argument("--flops", action="store_true", help="print the FLOPs of each case")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    if args.flops:
+        for name in args.only:
+            _, setting, _ = cases()[name]
+            print(f"{name}: {counted(setting) / 1e12:.4f} TFLOP a sample", flush=True)
+        return
+    if args.plans is None:
+        parser.error("--plans is needed")
     args.plans.mkdir(parents=True, exist_ok=True)
     if not args.draw:
         for name in args.only:

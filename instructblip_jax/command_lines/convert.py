@@ -1,8 +1,9 @@
 """A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original F --model M)
 
 --blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
-plain T5 or LLaMA (Vicuna) in place of BLIP-2's. --original: a .pth file of the original project (LAVIS), whose
-Q-Former, query tokens, vision norm and projection replace those of the InstructBLIP directory --model.
+plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth
+file of the original project (LAVIS), whose Q-Former, query tokens, vision norm and projection replace those of the
+InstructBLIP directory --model.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("blip2", None, "BLIP-2 directory, or a hub id.")
     flags.DEFINE_string("bert", None, "BERT directory (bert-base-uncased) with its tokenizer, or a hub id.")
     flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
-    flags.DEFINE_integer("seed", 0, "Of what begins at random: rows of new tokens, a new projection.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of rows of new tokens, and of a new projection.", lower_bound=0)
     flags.DEFINE_string("original", None, "A .pth file of the original project.")
     flags.DEFINE_string("model", None, "InstructBLIP directory, or a hub id, whose towers and tokenizers are taken.")
-    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
 
 
 def check_flags(args: Sequence[str]) -> None:

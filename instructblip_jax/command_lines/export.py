@@ -1,7 +1,7 @@
 """A Hugging Face directory of a trained model: instructblip export --model M [--workdir W] --out DIR
 
 M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Tensors that
-were not trained are copied as M stores them; without --workdir all are.
+were not trained, without --workdir all of them, are copied as M stores them.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose newest trained parameters are used.")
     flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
-    flags.DEFINE_float("max_shard_gb", 5.0, "Size of a weight file, at most.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write what was written here, for programs.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
 
 
 def check_flags(args: Sequence[str]) -> None:

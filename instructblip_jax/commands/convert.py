@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from instructblip_jax import files, hub
-from instructblip_jax.convert.assemble import from_blip2
-from instructblip_jax.convert.export import export
+from instructblip_jax import families, files, hub
 from instructblip_jax.convert.layouts import lavis
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.shards import open_shards
@@ -25,14 +23,17 @@ def run(args: Sequence[str]) -> None:
     limit = int(FLAGS.max_shard_gb * 1e9)
     skipped: list[str] = []
     if FLAGS.blip2:
-        parts = [hub.resolve(name) for name in (FLAGS.blip2, FLAGS.bert, FLAGS.language_model) if name]
-        written = from_blip2(FLAGS.out, *parts, seed=FLAGS.seed, max_shard_bytes=limit)
+        given = {"blip2": FLAGS.blip2, "bert": FLAGS.bert, "language": FLAGS.language_model}
+        parts = {part: hub.resolve(name) for part, name in given.items() if name}
+        written = families.assemble(
+            FLAGS.out, "instructblip", parts, seed=FLAGS.seed, max_shard_bytes=limit, link=False
+        )
     else:
         base = hub.resolve(FLAGS.model)
         shapes = open_shards(base).shapes
         trained, skipped = lavis.rename(FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes)
-        written = export(FLAGS.out, base, trained, max_shard_bytes=limit)
-        print(f"{FLAGS.original}: {len(trained)} tensors are taken, {len(skipped)} skipped")
+        written = families.export(FLAGS.out, base, families.read_config(base), trained, max_shard_bytes=limit)
+        print(f"{FLAGS.original}: {len(trained)} tensors taken, {len(skipped)} skipped")
         print("".join(f"  skipped  {name}\n" for name in skipped), end="")
     print(as_table(written))
     if FLAGS.json:
@@ -41,9 +42,9 @@ def run(args: Sequence[str]) -> None:
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    """The tensors under "model" of a PyTorch file, floating ones as float32. Nothing in the file is ever run.
+    """The tensors under "model" of a PyTorch file, floating-point ones as float32. No code in the file is run.
 
-    Raises FileNotFoundError or ValueError naming the file, or the extra to install for it.
+    Raises FileNotFoundError or ValueError naming the file, or the extra to install.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -55,10 +56,10 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: holds more than tensors, and reading it could run any code, so it is refused; "
-            "where you trust it, save its tensors alone: torch.save({'model': tensors}, file)"
+            f"{path}: holds more than tensors; reading those could run any code, so it is refused. If you trust the "
+            "file, save its tensors alone: torch.save({'model': tensors}, file)"
         ) from error
-    except Exception as error:  # a file of another kind fails in as many ways as there are kinds
+    except Exception as error:  # torch fails in many ways on files of other kinds
         raise ValueError(f"{path}: truncated, or not a file of torch.save ({type(error).__name__})") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):

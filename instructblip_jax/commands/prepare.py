@@ -115,7 +115,7 @@ def write(
             vocabulary=release.vocabulary and partial(release.vocabulary, source),
             max_skipped=FLAGS.max_skipped,
             progress=bar.update,
-            say=bar.write,
+            log=bar.write,
         )
         if FLAGS.beam is None:
             return shards.write(FLAGS.out, name, splits, options, FLAGS.workers)

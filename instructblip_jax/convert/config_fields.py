@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Numbers are computed with in float32."""
+"""The largest number that is read: everything is computed in float32 at most."""
 
 
 def checked(path: Path, field: str, value: Any, kind: type) -> Any:
@@ -37,24 +37,27 @@ def _ends(path: Path, field: str, value: Any) -> int | tuple[int, ...]:
 
 
 def fields(path: Path, name: str, config_class: type, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``config_class`` that section ``name`` gives; null counts as not given, and so does the padding id
-    -1 of older LLaMA files."""
+    """The fields of ``config_class`` that a section has; null counts as absent, and so does the padding id -1 of older
+    LLaMA files. ``name``: the section's, "" for the top of the file. Raises ValueError as `checked` does."""
+    where = f"{name}." if name else ""
     return {
-        field: _ends(path, f"{name}.{field}", section[field])
+        field: _ends(path, f"{where}{field}", section[field])
         if field == "eos_token_id"
-        else checked(path, f"{name}.{field}", section[field], kind)
+        else checked(path, f"{where}{field}", section[field], kind)
         for field, kind in typing.get_type_hints(config_class).items()
         if section.get(field) is not None and not (field == "pad_token_id" and section[field] == -1)
     }
 
 
 def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise ValueError where a field of text_config asks for a form that is not built here; absent or null is fine."""
+    """Raise ValueError where text_config asks for a form that is not built here; absent or null is fine."""
     for field, value in wanted.items():
         if section.get(field) is not None and section[field] != value:
             raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
 
 
 def check_divisible(path: Path, section: str, width: int, heads: int) -> None:
+    """Raise ValueError where the attention heads of a section ("": the top of the file) do not divide its width."""
     if width % heads:
-        raise ValueError(f"{path}: {section}.hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        field = f"{section}.hidden_size" if section else "hidden_size"
+        raise ValueError(f"{path}: {field} {width} is not a multiple of num_attention_heads {heads}")

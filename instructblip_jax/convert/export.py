@@ -1,4 +1,4 @@
-"""A trained model -> a Hugging Face model directory: its source, with the trained tensors replaced by ours."""
+"""A trained model -> a Hugging Face model directory: a copy of its source with the trained tensors replaced."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
-from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
@@ -27,19 +27,18 @@ def export(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     describe: Callable[[Path], None] = lambda directory: None,
 ) -> list[Written]:
-    """Write ``out``, whole or not at all: the model in ``source`` with the tensors ``trained`` in place of its own.
+    """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` for its own.
 
     Every other tensor is copied as it is stored, one at a time; buffers and aliases that nothing reads are left out.
 
     Args:
-      out: a directory that is not there yet, or empty.
+      out: a directory that does not exist yet, or is empty.
       source: a model directory.
       trained: Hugging Face name -> float32 tensor in Hugging Face layout (`convert.save.tensors`).
-      rules: of the model as it is exported; a tensor that they change on loading (`positions.resized`) is written
-        changed.
+      rules: the table of the exported model; a tensor that it resizes on loading is written resized.
       ignored: names of tensors that old files hold on top.
-      max_shard_bytes: size of a weight file at most, unless one tensor is larger.
-      describe: called with the new directory, to change what its configurations say.
+      max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      describe: called with the new directory, to edit its configuration files.
 
     Returns the weight files. Raises ValueError for an ``out`` that is in use, or for tensors that ``source`` does not
     have in this shape, and OSError where ``out`` cannot be written.
@@ -50,7 +49,7 @@ def export(
     tensors: dict[str, Tensor] = {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)}
     for rule in rules.values():
         if rule.transform.stored is not None and rule.theirs in tensors:
-            tensors[rule.theirs] = rule.transform.save(rule.transform.read(shards.read(rule.theirs)))
+            tensors[rule.theirs] = _resized(rule, shards)
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
         for name, tensor in trained.items()
@@ -66,8 +65,16 @@ def export(
     return written
 
 
+def _resized(rule: Rule, shards: Shards) -> np.ndarray:
+    """The tensor of a rule that resizes it, in the size that is used."""
+    try:
+        return rule.transform.save(rule.transform.read(shards.read(rule.theirs)))
+    except ValueError as error:
+        raise ValueError(f"{shards.directory}: {rule.theirs} {error}") from error
+
+
 def copy_files(source: Path, directory: Path) -> None:
-    """Copy everything of a model directory but its weights and their index."""
+    """Copy a model directory's files except its weights and their index."""
     for pattern in COPIED:
         for path in sorted(source.glob(pattern)):
             if path.is_file() and not path.name.endswith(_INDEX):
@@ -77,7 +84,7 @@ def copy_files(source: Path, directory: Path) -> None:
 
 
 def kept(rules: Mapping[str, Rule], ignored: re.Pattern[str], names: Collection[str]) -> list[str]:
-    """``names`` without those that are ``ignored``, unless one is the only copy of a tensor."""
+    """``names`` without the ``ignored`` ones, except where such a name is the only copy of a tensor."""
     spellings = [(rule.theirs, *rule.others) for rule in rules.values() if not rule.stacked]
     read = {next((name for name in group if name in names), None) for group in spellings}
     return [name for name in names if name in read or not ignored.fullmatch(name)]

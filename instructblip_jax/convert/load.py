@@ -28,14 +28,20 @@ def check(
     shards: Shards,
     ignored: re.Pattern[str] = NONE,
 ) -> dict[str, Rule]:
-    """Match the table against the files before anything is read.
+    """Compare the table with the headers of the files, before any tensor is read.
 
-    Returns the rules with the names these files use. Raises one ValueError that lists every missing, unexpected
-    (unless ``ignored`` matches its name), mis-shaped and mis-typed tensor.
+    Args:
+      rules: path -> its rule, for every path in ``abstract``.
+      abstract: path -> shape and type of every parameter.
+      shards: the files.
+      ignored: names of tensors that need no rule.
+
+    Returns the rules with the names that these files use. Raises one ValueError that lists every missing, unexpected,
+    mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
     for path, leaf in abstract.items():
-        if path.endswith(SCALE):  # comes with its int8 kernel
+        if path.endswith(SCALE):  # made with its int8 kernel
             continue
         rule = rules[path]
         present = [name for name in (rule.theirs, *rule.others) if name in shards.shapes]
@@ -72,7 +78,7 @@ def _set_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Arra
 
 @cache
 def _zeros(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Callable[[], jax.Array]:
-    """Compiled once for all stacks of a shape."""
+    """A compiled function that makes a stack of zeros, shared by all stacks of this shape."""
     return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
 
 
@@ -81,7 +87,7 @@ def _place(value: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """(path, layer or None, array) for every tensor of a rule; an int8 kernel comes with its scales."""
+    """Yield (path, layer or None, array) for every tensor of a rule; for an int8 kernel its scales as well."""
     for index, name in enumerate(rule.names(leaf.shape)):
         value = rule.transform.read(shards.read(name))
         layer = index if rule.stacked else None
@@ -97,9 +103,9 @@ def load(
     shards: Shards,
     ignored: re.Pattern[str] = NONE,
 ) -> dict[str, jax.Array]:
-    """Every parameter in ``abstract`` (path -> shape, dtype, sharding), read into place.
+    """Read every parameter in ``abstract`` (path -> shape, dtype, sharding) into its place; path -> array.
 
-    Raises ValueError when the files do not fit (see `check`) or break off inside a tensor.
+    Raises ValueError where the files do not fit (see `check`) or end inside a tensor.
     """
     arrays: dict[str, jax.Array] = {}
     resolved = check(rules, abstract, shards, ignored)

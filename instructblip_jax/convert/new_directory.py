@@ -1,4 +1,4 @@
-"""A directory that is there whole or not at all: written beside its place under another name, then renamed."""
+"""A directory that is written completely or not at all: under another name next to its place, then renamed."""
 
 import contextlib
 import errno
@@ -14,8 +14,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_free(out: Path, *sources: Path) -> None:
-    """Raise ValueError naming ``out`` unless it is absent, or an empty directory, and none of ``sources``."""
-    if ":/" in str(out):  # gs://bucket, of which a Path keeps one slash
+    """Raise ValueError naming ``out`` unless it is absent or an empty directory, and none of ``sources``."""
+    if ":/" in str(out):  # gs://bucket; a Path keeps only one of the slashes
         raise ValueError(f"{out}: only local directories are written; copy the finished one there")
     for source in sources:
         if out.resolve() == source.resolve():
@@ -30,11 +30,11 @@ def check_free(out: Path, *sources: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(out: Path, size: int) -> Iterator[Path]:
-    """Yield an empty directory beside ``out``; when the block ends it is synced and renamed to ``out``.
+    """Yield an empty directory next to ``out``; when the block ends it is synced and renamed to ``out``.
 
-    ``size``: bytes that will be written. An error removes what was written; what a killed process leaves is called
-    ``.OUT-partial-XXXXXXXX``, and the next one that writes ``out`` removes it. Raises ValueError (see `check_free`), or
-    OSError naming ``out`` where it cannot be written.
+    ``size``: bytes that will be written. After an error the directory is removed. A killed process leaves
+    ``.OUT-partial-XXXXXXXX`` behind, which the next process that writes ``out`` removes. Raises ValueError (see
+    `check_free`), or OSError naming ``out`` where it cannot be written.
     """
     check_free(out)
     place = out.resolve()
@@ -65,7 +65,7 @@ def new_directory(out: Path, size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[bool]:
-    """Lock a directory for as long as this process lives; False where another one has it, or locks do not work."""
+    """Lock a directory while this process lives; yields False where another process has it, or locks do not work."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -79,7 +79,7 @@ def _held(directory: Path) -> Iterator[bool]:
 
 
 def _remove_dead(place: Path) -> None:
-    """Remove what killed processes left of ``place``: nobody holds it any more."""
+    """Remove the partial directories of killed processes: nobody holds their locks any more."""
     for path in place.parent.glob(f".{glob.escape(place.name)}-partial-{'[0-9a-f]' * 8}"):
         with _held(path) as dead:
             if dead:

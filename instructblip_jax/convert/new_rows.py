@@ -1,15 +1,15 @@
-"""Embedding tables with more rows than their source has: for tokens that a vocabulary gains."""
+"""Embedding tables with more rows than their source has, for new tokens of the vocabulary."""
 
 import numpy as np
 
 from instructblip_jax.convert.write import Lazy, Tensor, read
 
 SCALE = 0.02
-"""Standard deviation of a new row: `initializer_range` of BERT, which the libraries use for all of them."""
+"""Standard deviation of new values: `initializer_range` of BERT, which the libraries use for all these models."""
 
 
 def with_rows(table: Tensor, rows: int, seed: int) -> Lazy:
-    """``table`` [n, D] -> [rows, D] of its type: new rows normal(0, 0.02), the same for the same seed and sizes."""
+    """``table`` [n, D] -> [rows, D] of the same type. New rows are normal(0, 0.02), reproducible by seed and sizes."""
     old, width = table.shape
 
     def grow() -> np.ndarray:

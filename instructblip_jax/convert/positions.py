@@ -1,6 +1,6 @@
-"""Position embeddings for pictures of another size than the checkpoint's, as a transform of their rule.
+"""Position embeddings for pictures of another size than the checkpoint's, as a `Transform` of their rule.
 
-The class position stays; the grid of the others is resized bicubically, as the original (arXiv 2301.12597) and
+The class position stays as it is; the grid of the others is resized bicubically, as the original (arXiv 2301.12597) and
 transformers' `interpolate_pos_encoding` do it: torch's kernel, whose constant is -0.75, sampled at the centres of the
 new cells (align_corners false), without antialiasing and with the border repeated. jax.image has another constant.
 """
@@ -22,12 +22,12 @@ def _kernel(distance: np.ndarray) -> np.ndarray:
 
 
 def _weights(old: int, new: int) -> np.ndarray:
-    """float64 [new, old]: how much of each of ``old`` cells of a side goes into each of ``new`` ones."""
+    """float64 [new, old]: the share of each of ``old`` cells along a side in each of ``new`` ones."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centres).astype(int) - 1
     weights = np.zeros((new, old))
     for tap in range(4):
-        column = np.clip(first + tap, 0, old - 1)  # beyond the border its own cell counts again
+        column = np.clip(first + tap, 0, old - 1)  # the border is repeated
         np.add.at(weights, (np.arange(new), column), _kernel(np.abs(centres - (first + tap))))
     return weights
 
@@ -43,9 +43,14 @@ def resize(positions: np.ndarray, grid: int) -> np.ndarray:
 
 
 def resized(stored: int, grid: int) -> Transform:
-    """Stored for ``stored`` patches a side, used for ``grid``. Reading resizes; saving keeps the size that is used."""
-    return dataclasses.replace(
-        LEADING,
-        stored=lambda shape: (1, stored**2 + 1, shape[1]),
-        load=lambda tensor: resize(tensor[0], grid),
-    )
+    """Theirs is stored for ``stored`` patches along a side, [1, stored * stored + 1, D]; ours is for ``grid``.
+
+    Loading resizes and gives float32; saving keeps our size. Raises ValueError on loading a tensor of another shape.
+    """
+
+    def load(tensor: np.ndarray) -> np.ndarray:
+        if tensor.ndim != 3 or tensor.shape[:2] != (1, stored**2 + 1):
+            raise ValueError(f"is {list(tensor.shape)}; config.json's image size asks for [1, {stored**2 + 1}, width]")
+        return resize(tensor[0], grid)
+
+    return dataclasses.replace(LEADING, stored=lambda shape: (1, stored**2 + 1, shape[1]), load=load)

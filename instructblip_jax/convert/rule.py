@@ -1,4 +1,4 @@
-"""One row of the conversion table, and the invertible transforms it may name."""
+"""A rule of a conversion table, and the transforms that it may use."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,15 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How an array of ours and its Hugging Face tensor correspond.
+    """The relation between an array of ours and its Hugging Face tensor.
 
-    ``shape`` maps the shape of ours to theirs, ``load`` their array to ours, ``save`` ours to theirs (for a part of a
-    fused tensor: to its slice of it). ``part``: which slice along axis 0, of ``parts``. ``stored``: the shape of theirs
-    in the files, if loading changes it (`positions.resized`).
+    Attributes:
+      shape: our shape -> theirs.
+      load: their array -> ours.
+      save: our array -> theirs, or its slice of a fused tensor.
+      part: number of that slice along axis 0, of ``parts``.
+      parts: slices of the fused tensor; 1 if it is not fused.
+      stored: our shape -> theirs in the files, where loading resizes it (`positions.resized`).
     """
 
     shape: Callable[[Shape], Shape]
@@ -42,7 +46,7 @@ LEADING = Transform(lambda s: (1, *s), lambda x: x[0], lambda x: x[None])
 
 
 def third(transform: Transform, part: int) -> Transform:
-    """Query (0), key (1) or value (2) of a fused qkv tensor."""
+    """The same for query (0), key (1) or value (2) of a fused qkv tensor."""
     return dataclasses.replace(transform, part=part, parts=3)
 
 
@@ -57,10 +61,15 @@ def patches(size: int) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """``ours``: path of a parameter, parts joined by "/". ``theirs``: its tensor's name.
+    """One row of a table: a parameter here, its tensor there.
 
-    A name with "{layer}" makes ours a stack: entry n of its first axis is the tensor of layer n * ``every``.
-    ``others``: names that older or tied files use instead, tried in order.
+    Attributes:
+      ours: path of the parameter, joined by "/".
+      theirs: name of the tensor. With "{layer}" in it the parameter is a stack [L, ...]: entry n of its first axis is
+        the tensor of layer n * ``every``.
+      transform: the relation between the two.
+      others: names that older or tied files use instead, tried in this order.
+      every: distance of the layers that have such a tensor.
     """
 
     ours: str
@@ -71,7 +80,7 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """Whether ours holds all layers."""
+        """True if our array holds all layers."""
         return "{layer}" in self.theirs
 
     def names(self, ours_shape: Shape) -> list[str]:

@@ -1,4 +1,4 @@
-"""Arrays of ours -> Hugging Face tensors: the table of `load` run backwards."""
+"""Our arrays -> Hugging Face tensors: the inverse of `load`, by the same table."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,9 +10,9 @@ from instructblip_jax.mesh import fetch
 
 
 def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, tensor) for every parameter in ``arrays`` (path -> array), fused parts joined again.
+    """Yield (Hugging Face name, tensor) for every parameter in ``arrays`` (path -> array), slices of fused ones joined.
 
-    Raises ValueError when ``arrays`` holds some parts of a fused tensor but not all of them.
+    Raises ValueError where ``arrays`` holds some slices of a fused tensor but not all of them.
     """
     parts: dict[str, dict[int, np.ndarray]] = {}
     for path, sharded in arrays.items():
@@ -28,4 +28,4 @@ def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Itera
                 yield name, np.concatenate([slots[n] for n in sorted(slots)])
                 del parts[name]
     if parts:
-        raise ValueError(f"only a part of {', '.join(sorted(parts))} is given; a fused tensor is written whole")
+        raise ValueError(f"only some slices of {', '.join(sorted(parts))} are given; a fused tensor is written whole")

@@ -1,9 +1,10 @@
-"""safetensors files, one or sharded: what they hold, tensor by tensor."""
+"""safetensors files, one or sharded: their headers, and their tensors one by one."""
 
 import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensors needs)
 import numpy as np
@@ -16,9 +17,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Where each tensor of a checkpoint lies, its shape, and its type in safetensors' names ("F32", "BF16" ...).
+    """The tensors of a checkpoint: name -> file, shape, and type by safetensors' name ("F32", "BF16" ...).
 
-    Nothing is read until asked for.
+    No tensor is read before `read`.
     """
 
     directory: Path
@@ -27,21 +28,27 @@ class Shards:
     types: Mapping[str, str]
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor. The file is mapped for this read only, so that its pages do not add up in memory."""
+        """One tensor. The file is mapped for this read alone, so that its pages do not add up in memory."""
         with _open(self.files[name]) as file:
             return file.get_tensor(name)
 
 
-def _open(path: Path):
+def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: truncated, or not a safetensors file ({error}); fetch it again") from error
 
 
+def names_in(path: Path) -> set[str]:
+    """The names of all tensors in a file."""
+    with _open(path) as file:
+        return set(file.keys())
+
+
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold a model directory's weights, whether they are there or not: ``model.safetensors`` if it is,
-    as transformers takes it, else those that the index names. Raises ValueError naming an index that is none."""
+    """The weight files of a model directory, existing or not: ``model.safetensors`` if it exists, as in transformers,
+    otherwise the files that the index names. Raises ValueError naming an index that cannot be read."""
     index = directory / INDEX
     if (directory / SINGLE).is_file() or not index.is_file():
         return [directory / SINGLE]
@@ -57,13 +64,13 @@ def weight_files(directory: Path) -> list[Path]:
 def open_shards(directory: Path) -> Shards:
     """The tensors of a model directory. Raises FileNotFoundError or ValueError naming the file.
 
-    Warns where an index lies beside ``model.safetensors``: one of the two is left over from another save.
+    Warns where there are an index and ``model.safetensors``: one of the two is left over from another save.
     """
     paths = weight_files(directory)
     if paths == [directory / SINGLE] and (directory / INDEX).is_file():
         warnings.warn(
-            f"{directory}: the weights are those of {SINGLE}, as transformers takes them; {INDEX} and what it names "
-            "are left over from another save and are not read: remove them",
+            f"{directory}: the weights are those of {SINGLE}, as in transformers; {INDEX} and what it names are left "
+            "over from another save and are not read: remove them",
             stacklevel=2,
         )
     files: dict[str, Path] = {}
@@ -80,7 +87,7 @@ def open_shards(directory: Path) -> Shards:
 
 
 def _absent(path: Path) -> str:
-    """Why a weight file that is needed is not there, and what to do."""
+    """The reason why a weight file is missing, and what to do."""
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.parent.glob(pattern))
     if pickles and not list(path.parent.glob("*.safetensors")):
         return (

@@ -1,12 +1,11 @@
-"""Tokenizers of an InstructBLIP directory: those of its parts, with the tokens that InstructBLIP adds."""
+"""Tokenizers of an InstructBLIP or BLIP-2 directory: those of its parts, with the tokens that these systems add."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
-from instructblip_jax.files import read_json
+from instructblip_jax.files import read_json, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 IMAGE, DEC, LLAMA_PAD, LLAMA_END = "<image>", "[DEC]", "[PAD]", "</s>"
@@ -16,8 +15,8 @@ BERT_TOKENS = {"cls": "[CLS]", "mask": "[MASK]", "pad": "[PAD]", "sep": "[SEP]",
 class Vocabulary:
     """A tokenizer and its ``tokenizer_config.json``, changed in memory and written at the end."""
 
-    def __init__(self, directory: Path):
-        """Raises FileNotFoundError or ValueError naming the file."""
+    def __init__(self, directory: Path, processor_class: str):
+        """``processor_class``: transformers' class for it. Raises FileNotFoundError or ValueError naming the file."""
         self.path = directory / FILES[0]
         if not self.path.is_file():
             raise FileNotFoundError(
@@ -28,15 +27,15 @@ class Vocabulary:
         except Exception as error:  # the library raises a bare Exception
             raise ValueError(f"{self.path}: not a tokenizer file ({error})") from error
         self.config: dict[str, Any] = read_json(directory / FILES[1])
-        self.config["processor_class"] = "InstructBlipProcessor"
+        self.config["processor_class"] = processor_class
 
     @property
     def size(self) -> int:
-        """One more than the largest id."""
+        """The largest id + 1."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def add(self, token: str) -> int:
-        """Add a special token unless it is there; its id."""
+        """Add a special token if it is missing; returns its id."""
         self.tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
         found = self.tokenizer.get_vocab(with_added_tokens=True)[token]
         if "added_tokens_decoder" in self.config:
@@ -45,7 +44,7 @@ class Vocabulary:
         return found
 
     def id_of(self, name: str) -> int:
-        """The id of ``pad_token`` or the like. Raises ValueError where there is none."""
+        """The id of ``pad_token``, ``cls_token`` ... Raises ValueError where there is none."""
         value = self.config.get(name)
         token = value.get("content") if isinstance(value, dict) else value
         found = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
@@ -57,19 +56,22 @@ class Vocabulary:
         """Write both files."""
         directory.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(directory / FILES[0]))
-        (directory / FILES[1]).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / FILES[1], self.config)
 
 
-def for_language_model(directory: Path, family: str) -> Vocabulary:
+def for_language_model(directory: Path, family: str, processor_class: str) -> Vocabulary:
     """A language model's tokenizer with ``<image>``.
 
-    LLaMA's gets a padding token, and ``</s>`` begins every text, as in the original's training.
+    LLaMA's gets a padding token, and ``</s>`` begins every text, as in the original's training. Raises
+    FileNotFoundError or ValueError naming the file.
     """
-    vocabulary = Vocabulary(directory)
+    vocabulary = Vocabulary(directory, processor_class)
     if family == "llama":
         end = vocabulary.tokenizer.token_to_id(LLAMA_END)
         if end is None:
-            raise ValueError(f"{vocabulary.path}: has no token {LLAMA_END!r}, which begins and ends a text of LLaMA")
+            raise ValueError(
+                f"{vocabulary.path}: has no token {LLAMA_END!r}, with which every text of LLaMA begins and ends"
+            )
         vocabulary.add(LLAMA_PAD)
         vocabulary.tokenizer.post_processor = processors.TemplateProcessing(
             single=[LLAMA_END, "$A"],
@@ -84,11 +86,11 @@ def for_language_model(directory: Path, family: str) -> Vocabulary:
 
 
 def for_qformer(directory: Path, rows: int) -> Vocabulary:
-    """BERT's tokenizer with ``[DEC]``, declared to begin a text but never put there, as in the original.
+    """BERT's tokenizer with ``[DEC]``, declared as the begin token but never added to a text, as in the original.
 
-    ``rows``: of BERT's word embedding. Raises ValueError when ``[DEC]`` does not come right after them.
+    ``rows``: number of rows of BERT's word embedding. Raises ValueError where ``[DEC]`` is not the next id after them.
     """
-    vocabulary = Vocabulary(directory)
+    vocabulary = Vocabulary(directory, "InstructBlipProcessor")
     size = vocabulary.size
     if size != rows or vocabulary.add(DEC) != rows:
         raise ValueError(f"{vocabulary.path}: has {size} tokens, but the word embedding has {rows} rows")

@@ -1,8 +1,9 @@
-"""Tensors -> safetensors files, one or sharded; each tensor is read, or made, when its turn comes."""
+"""Tensors -> safetensors files, one or sharded; each tensor is read, or made, only when it is written."""
 
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,11 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from instructblip_jax.convert.shards import INDEX, SINGLE, Shards
+from instructblip_jax.convert.shards import INDEX, SINGLE, Shards, names_in
+from instructblip_jax.files import write_json
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""Size of a file of the public repositories, at most."""
+"""Largest size of a weight file, as in the public repositories."""
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -33,15 +35,19 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-    """A tensor to be written that is read, or made, when its turn comes."""
+    """A tensor that is read, or made, only when it is written.
+
+    ``origin``: the file that it is copied from unchanged, and its name there.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    origin: tuple[Path, str] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -49,54 +55,84 @@ Tensor = np.ndarray | Lazy
 
 
 def read(tensor: Tensor) -> np.ndarray:
-    """The array, read if it was not yet."""
+    """The array of a tensor."""
     return tensor.read() if isinstance(tensor, Lazy) else tensor
 
 
 def stored(shards: Shards, name: str) -> Lazy:
-    """A tensor as it is stored, to be copied. Raises ValueError for a type that is not copied here."""
+    """A tensor to be copied as it is stored. Raises ValueError for a type that is not copied here."""
     kind = shards.types[name]
     if kind not in DTYPES:
         raise ValueError(f"{shards.files[name]}: {name} is of type {kind}; known are {', '.join(DTYPES)}")
-    return Lazy(shards.shapes[name], DTYPES[kind], partial(shards.read, name))
+    return Lazy(shards.shapes[name], DTYPES[kind], partial(shards.read, name), (shards.files[name], name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """One weight file that was written."""
+    """One weight file of a new directory; ``linked`` is the file that it is a hard link to, if it is one."""
 
     file: str
     tensors: int
     bytes: int
+    linked: str = ""
 
 
-def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> list[Written]:
-    """Write tensors in their order, a new file whenever ``max_bytes`` are full, and an index if there are several.
+def whole_files(tensors: Mapping[str, Tensor]) -> dict[Path, list[str]]:
+    """The files whose tensors are all among ``tensors``, unchanged and under the same names -> these names."""
+    found: dict[Path, list[str]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Lazy) and tensor.origin is not None and tensor.origin[1] == name:
+            found.setdefault(tensor.origin[0], []).append(name)
+    return {path: names for path, names in found.items() if names_in(path) == set(names)}
 
-    One lazy tensor is in memory at a time, whatever the size of a file.
+
+def write_shards(
+    directory: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int, *, link: bool = False
+) -> list[Written]:
+    """Write tensors in their order, a new file whenever ``max_bytes`` are reached, and an index if there are several.
+
+    One lazy tensor is in memory at a time, whatever the size of a file. With ``link`` the `whole_files` come first, as
+    hard links, whatever their size; they are copied where the file system cannot link them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    groups: list[dict[str, Tensor]] = [{}]
-    for name, tensor in tensors:
-        if groups[-1] and sum(x.nbytes for x in groups[-1].values()) + tensor.nbytes > max_bytes:
+    rest = dict(tensors)
+    sources = whole_files(rest) if link else {}
+    groups: list[dict[str, Tensor]] = [{name: rest.pop(name) for name in names} for names in sources.values()]
+    whole = len(groups)
+    for name, tensor in rest.items():
+        if len(groups) == whole or sum(x.nbytes for x in groups[-1].values()) + tensor.nbytes > max_bytes:
             groups.append({})
         groups[-1][name] = tensor
     count = len(groups)
     names = [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
     total = sum(x.nbytes for group in groups for x in group.values())
+    linked = [str(path) for path in sources] + [""] * (count - whole)
     with tqdm(total=total, desc="write", unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
-        for name, group in zip(names, groups, strict=True):
+        for n, (name, group) in enumerate(zip(names, groups, strict=True)):
+            if linked[n] and _link(linked[n], directory / name):
+                bar.update(sum(x.nbytes for x in group.values()))
+                continue
+            linked[n] = ""
             _write(directory / name, group, bar)
     if count > 1:
         weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / INDEX, index)
     sizes = [sum(x.nbytes for x in group.values()) for group in groups]
-    return [Written(name, len(group), size) for name, group, size in zip(names, groups, sizes, strict=True)]
+    return [Written(*row) for row in zip(names, map(len, groups), sizes, linked, strict=True)]
+
+
+def _link(source: str, path: Path) -> bool:
+    """Make ``path`` a hard link to the file ``source``; False where the file system or its permissions refuse it."""
+    try:
+        os.link(os.path.realpath(source), path)
+    except OSError:
+        return False
+    return True
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], bar: tqdm) -> None:
-    """One safetensors file: size of the header, header, data. The library's own writer wants all data at once."""
+    """One safetensors file: size of the header, header, data. The library's own writer needs all data in memory."""
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that each one is aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -119,10 +155,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], bar: tqdm) -> None:
 
 def as_table(written: Sequence[Written]) -> str:
     """One line a file, for people."""
-    return "\n".join(f"{x.file:<36} {x.tensors:>6,} tensors {x.bytes / 1e9:>10.3f} GB" for x in written)
+    return "\n".join(
+        f"{x.file:<36} {x.tensors:>6,} tensors {x.bytes / 1e9:>10.3f} GB{f'  = {x.linked}' if x.linked else ''}"
+        for x in written
+    )
 
 
 def as_dict(written: Sequence[Written]) -> dict[str, Any]:
     """The same for programs."""
-    files = {x.file: {"tensors": x.tensors, "bytes": x.bytes} for x in written}
+    files = {
+        x.file: {"tensors": x.tensors, "bytes": x.bytes} | ({"linked": x.linked} if x.linked else {}) for x in written
+    }
     return {"files": files, "tensors": sum(x.tensors for x in written), "bytes": sum(x.bytes for x in written)}

@@ -1,4 +1,4 @@
-"""Few static text shapes that fit a mixture's lengths: every shape is a program, every misfit is padding."""
+"""A few static text shapes that fit a mixture's lengths: every shape is a compiled program, every misfit is padding."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ Shape = tuple[int, int]
 
 
 def rounded(lengths: np.ndarray) -> np.ndarray:
-    """Lengths -> the next lengths that are worth a shape."""
+    """Round lengths up to the next ones that are worth a shape of their own."""
     step = np.select([lengths > 128, lengths > 64, lengths > 16], [32, 16, 8], 4)
     return np.maximum(1, -(-lengths // step)) * step
 
 
 def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-    """Of each row of ``lengths`` [N, 2] the cheapest of ``shapes`` that holds it, by number; -1 where none does."""
+    """For each row of ``lengths`` [N, 2] the number of the cheapest of ``shapes`` that holds it; -1 where none does."""
     sizes = np.asarray(shapes)
     fits = (lengths[:, None, :] <= sizes[None]).all(-1)  # [N, S]
     cost = np.where(fits, sizes.sum(-1), np.iinfo(np.int64).max)
@@ -23,13 +23,14 @@ def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
 
 
 def fit(lengths: np.ndarray, largest: Shape, count: int) -> list[Shape]:
-    """At most ``count`` shapes, by size, among them ``largest``, that pad ``lengths`` [N, 2] little.
+    """At most ``count`` shapes, ordered by size and including ``largest``, that need little padding for ``lengths``
+    [N, 2].
 
-    Greedy: each next shape is the one that saves most. Rows that ``largest`` does not hold are left out.
+    Greedy: each next shape is the one that saves most padding. Rows that ``largest`` does not hold are left out.
     """
     lengths = lengths[(lengths <= largest).all(-1)]
     candidates = np.unique(np.minimum(rounded(lengths), largest), axis=0)
-    # Rows of different instructions may well share a shape: all pairs of lengths that occur are tried, if not too many.
+    # A shape may serve rows of different instructions: try all pairs of lengths that occur, unless there are too many.
     axes = [np.unique(candidates[:, axis]) for axis in (0, 1)]
     if len(axes[0]) * len(axes[1]) <= 1024:
         candidates = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""How often each set is drawn (arXiv 2305.06500, section 2.4)."""
+"""The probability of each set in a mixture (arXiv 2305.06500, section 2.4)."""
 
 import math
 from collections.abc import Mapping

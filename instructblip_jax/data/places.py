@@ -1,4 +1,4 @@
-"""Where a prepared set lies, what its files hold, and which versions of it there are."""
+"""The directory, the files and the versions of a prepared set."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,11 @@ FEATURES = {
 }
 """The fields of an example of `VERSION`; TFDS's Text is any byte string."""
 REPORT, VOCABULARY, SUFFIX = "report.json", "vocabulary.json", ".array_record"
-"""What lies beside the records: counts, and the answers that are ranked (for a set that has them); and their files'
-suffix."""
+"""Files beside the records: counts, and (if the set has them) the answers that are ranked; the record files' suffix."""
 
 
 def directory_of(out: str | Path, name: str) -> Path:
-    """Where the set ``name`` lies under ``out``: in the directory of `OLDER` if that alone is prepared, else in that of
+    """The directory of the set ``name`` under ``out``: that of `OLDER` if only that one is prepared, else that of
     `VERSION`. Raises ValueError where ``out`` is not a local directory."""
     directory = new_directory(out, name)
     older = directory.with_name(OLDER)
@@ -28,7 +27,7 @@ def directory_of(out: str | Path, name: str) -> Path:
 
 
 def new_directory(out: str | Path, name: str) -> Path:
-    """Where the set ``name`` is written. Raises ValueError where ``out`` is not a local directory."""
+    """The directory that the set ``name`` gets when it is written. Raises ValueError if ``out`` is not local."""
     if "://" in str(out):
         raise ValueError(
             f"{out}: sets are read from local directories only (ArrayRecord files are); mount the bucket with gcsfuse "
@@ -38,7 +37,7 @@ def new_directory(out: str | Path, name: str) -> Path:
 
 
 def incomplete(out: str | Path, name: str) -> Path:
-    """Where the set is written until it is whole."""
+    """The directory in which the set is written until it is whole."""
     directory = new_directory(out, name)
     return directory.with_name(f"{directory.name}.incomplete")
 

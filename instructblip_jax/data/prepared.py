@@ -84,7 +84,7 @@ class Shown:
 
     @classmethod
     def joined(cls, parts: Sequence["Shown"]) -> "Shown":
-        """Of several sequences of records, one after the other."""
+        """From the parts of a longer sequence, one after the other."""
         kinds = tuple(dict.fromkeys(one for part in parts for one in part.kinds))
         places = [np.array([kinds.index(one) for one in part.kinds], np.int64) for part in parts]
         return cls(kinds, np.concatenate([own[part.numbers] for own, part in zip(places, parts, strict=True)]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open")
-"""What a record asks for: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
+"""The kinds of request: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
 next turn of a dialogue, a long answer. `datasets/prompts.py` words them and `evals/` judges them."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
 """Kinds of media: a picture, a frame of a video, a recording, a point cloud."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from instructblip_jax.data.record import Record
 
 Templates = Mapping[str, Sequence[str]]
-"""Set name -> its templates; "task:" and a task -> those of sets without."""
+"""Set name -> its templates; "task:TASK" -> those of sets that have none of their own."""
 
 
 def fields(template: str) -> set[str]:
@@ -28,7 +28,7 @@ def check(templates: Templates, example: Record) -> None:
         try:
             unknown = fields(template) - set(example.slots)
             if not unknown:
-                template.format(**example.slots)  # a format or conversion that a text does not have
+                template.format(**example.slots)  # raises for a format or conversion that texts do not have
         except (ValueError, KeyError) as error:
             raise ValueError(f"set {name!r}: template {template!r} is malformed ({error})") from error
         if unknown:
@@ -39,12 +39,12 @@ def check(templates: Templates, example: Record) -> None:
 
 
 def history(turns: Sequence[tuple[str, str]]) -> str:
-    """What was said before, in words; "" where nothing was."""
+    """The earlier turns of a dialogue as text; "" for the first turn."""
     return "".join(f"Question: {question} Answer: {answer}\n" for question, answer in turns)
 
 
 def at_turn(record: Record, turn: int) -> Record:
-    """The record as it stands before the answer of a turn: slots ``history`` and ``question``, one answer."""
+    """The record as it stands before a turn's answer: with the slots ``history`` and ``question``, and one answer."""
     question, answer = record.turns[turn]
     slots = {**record.slots, "history": history(record.turns[:turn]), "question": question}
     return dataclasses.replace(record, slots=slots, answers=(answer,), weights=(), references=(), turns=())
@@ -63,7 +63,7 @@ def _own(templates: Templates, record: Record) -> Sequence[str]:
 def instruction(templates: Templates, record: Record, choice: int) -> str:
     """The instruction of a record: its own, or its set's template number ``choice`` (modulo their number).
 
-    Raises ValueError naming the record for a template whose slots it has not.
+    Raises ValueError naming the record and a slot of the template that the record lacks.
     """
     if record.instruction is not None:
         return record.instruction

@@ -1,4 +1,4 @@
-"""What readers yield: records whose media are still files, and rows that are no records."""
+"""The items that readers yield: records whose media are still files, and rows that are no records."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from instructblip_jax.data.record import AUDIO, IMAGE, POINTS, Record
 
 VIDEO = "video"
 KINDS = (IMAGE, VIDEO, AUDIO, POINTS)
-"""What a `Media` may be. A video becomes the frames of a record."""
+"""The kinds of a `Media`. A video becomes the frames of a record."""
 
 
 @dataclasses.dataclass(frozen=True)

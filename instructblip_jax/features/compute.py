@@ -47,8 +47,8 @@ class _Missing:
 
 
 def tower_key(model: Model, processor: BaseProcessor) -> str:
-    """What features depend on beside the medium, as one name: the weights that they are computed with, in the compute
-    type, the tower's sizes and the processor's settings. All processes must call it."""
+    """One name for all that features depend on beside the medium: the weights that they are computed with, in the
+    compute type, the tower's sizes and the processor's settings. All processes must call it."""
     tower = {path: x for path, x in model.frozen.items() if model.config.feature_weights(path)}
     weights = digests.of_devices(tower)
     content = {

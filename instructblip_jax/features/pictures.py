@@ -12,7 +12,7 @@ from instructblip_jax.data.prepared import Joined, Source, each
 from instructblip_jax.data.record import key_of
 
 KEY = np.dtype("S16")
-"""Of `record.key_of`. Elements lose their trailing zeros when they are taken out one by one: arrays only."""
+"""The type of `record.key_of`. An element that is taken out alone loses its trailing zeros: use arrays only."""
 BLANK = np.frombuffer(key_of(b""), KEY)
 """[1]: stands for the blank medium, which a record without media shows."""
 

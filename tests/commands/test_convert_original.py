@@ -99,10 +99,10 @@ def test_all_that_is_wrong_is_in_one_error(base, other):
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("f.pth: 6 tensors do not fit base")
     assert [line.split()[:2] for line in lines[1:]] == [
+        ["duplicate", "llm_proj.weight,"],
         ["mis-shaped", "query_tokens"],
         ["missing", "qformer.encoder.layer.1.output.dense.weight"],
         ["missing", "vision_model.post_layernorm.bias"],
-        ["twofold", "llm_proj.weight,"],
         ["unexpected", "Qformer.bert.encoder.layer.7.output.dense.bias"],
         ["unexpected", "visual_encoder.cls_token"],
     ]

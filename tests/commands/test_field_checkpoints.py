@@ -1,5 +1,5 @@
-"""Checkpoints as they are met in the field, from the command line: saved again by today's transformers, with the index
-of an earlier save, with several end tokens."""
+"""Checkpoints as found in the field, from the command line: saved again by today's transformers, next to the index of
+an earlier save, with several end tokens."""
 
 import json
 import shutil
@@ -30,14 +30,14 @@ def picture(tmp_path):
 
 @pytest.fixture
 def ranked(cli, picture, tmp_path):
-    """The log-likelihood of three candidates, which tells logits of another scale, and what was said on stderr."""
+    """A function: directory -> the log-likelihoods of three candidates, which show the logits' scale, and stderr."""
 
     def run(directory) -> tuple[dict[str, float], str]:
         given = [f"--model={directory}", f"--image={picture}", "--dtype=float32", f"--json={tmp_path / 'a.json'}"]
         result = cli("answer", *given, "--candidates=3,red,top-left", TEXT)
         assert result.code == 0, result.err
         (row,) = json.loads((tmp_path / "a.json").read_text())["answers"]
-        return {told["candidate"]: told["log_likelihood"] for told in row["ranking"]}, result.err
+        return {entry["candidate"]: entry["log_likelihood"] for entry in row["ranking"]}, result.err
 
     return run
 
@@ -53,8 +53,8 @@ def test_a_directory_that_transformers_saved_again_answers_as_before(ranked, wor
     settings = json.loads((model / "preprocessor_config.json").read_text())
     (model / "preprocessor_config.json").unlink()
     (model / "processor_config.json").write_text(json.dumps({"image_processor": settings, "num_query_tokens": 4}))
-    said = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
-    edit(model / "config.json", lambda raw: raw["text_config"].update(said))
+    fields = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+    edit(model / "config.json", lambda raw: raw["text_config"].update(fields))
     want, _ = ranked(world / "model")
     assert ranked(model)[0] == want
     edit(model / "config.json", lambda raw: raw["text_config"].update(scale_decoder_outputs=True))
@@ -71,16 +71,16 @@ def test_the_index_of_an_earlier_save_loses_and_is_told(ranked, world, model, sh
             save_file({name: tensors[name] * np.float32(0.5) for name in part}, model / file)
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (model / INDEX).write_text(json.dumps(index))
-    got, said = ranked(model)
-    want, silence = ranked(world / "model")
+    got, stderr = ranked(model)
+    want, clean_stderr = ranked(world / "model")
     assert got == want
-    assert f"{INDEX} and what it names are left over" in said
-    assert INDEX not in silence
+    assert f"{INDEX} and what it names are left over" in stderr
+    assert INDEX not in clean_stderr
 
 
 @pytest.mark.parametrize("family", ["instructblip", "llama", "opt"])
 def test_an_answer_ends_at_any_of_several_end_tokens(cli, tmp_path, picture, family):
-    """A token of the answer is made an end token beside the checkpoint's own."""
+    """A token of the answer becomes an end token in addition to the checkpoint's own."""
     model = shutil.copytree(toys.GOLDENS / family, tmp_path / "model")
     named = json.loads((model / "config.json").read_text())["text_config"]["eos_token_id"]
     ours, processor = ib.InstructBlip.from_pretrained(model, dtype="float32"), ib.Processor.from_pretrained(model)

@@ -1,4 +1,4 @@
-"""What a directory that cannot be loaded gets: one error that names the file, the field or every tensor."""
+"""A directory that cannot be loaded gets one error, which names the file, the field or every tensor."""
 
 import json
 import shutil
@@ -270,16 +270,16 @@ def test_a_language_model_of_another_form_is_refused_by_file_and_field(tmp_path,
 
 
 def test_what_older_and_newer_files_say_of_rotary_positions_is_read(tmp_path):
-    from instructblip_jax.convert.layouts.hf_instructblip import parse
+    from instructblip_jax.convert.layouts.hf_instructblip import read_config
 
     path = tmp_path / "config.json"
-    for said, base in (
+    for fields, base in (
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": None}, 5e5),
         ({"rope_theta": 2e4, "rope_scaling": None}, 2e4),
         ({"rope_theta": None}, 1e4),
     ):
-        path.write_text(json.dumps(checkpoints.config_json(family="llama", **said)))
-        assert parse(path).text.rope_theta == base
+        path.write_text(json.dumps(checkpoints.config_json(family="llama", **fields)))
+        assert read_config(path).text.rope_theta == base
 
 
 def test_weights_of_whole_numbers_and_swapped_sizes_are_named(tmp_path):
@@ -317,7 +317,7 @@ def test_an_unknown_dtype_trainable_set_or_remat_is_refused_with_the_choices(goo
 
 
 def test_sparse_configs_fall_back_to_the_public_sizes(tmp_path):
-    from instructblip_jax.convert.layouts.hf_instructblip import parse
+    from instructblip_jax.convert.layouts.hf_instructblip import read_config
 
     sparse = {
         "model_type": "instructblip",
@@ -326,7 +326,7 @@ def test_sparse_configs_fall_back_to_the_public_sizes(tmp_path):
         "text_config": {"model_type": "t5", "d_model": 2048, "feed_forward_proj": "gated-gelu", "dense_act_fn": None},
     }
     (tmp_path / "config.json").write_text(json.dumps(sparse))
-    config = parse(tmp_path / "config.json")
+    config = read_config(tmp_path / "config.json")
     vision, qformer, text = config.vision, config.qformer, config.text
     assert (vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers) == (1408, 6144, 39)
     assert (vision.num_attention_heads, vision.grid, vision.layer_norm_eps, vision.hidden_act) == (16, 16, 1e-6, "gelu")
@@ -339,5 +339,5 @@ def test_sparse_configs_fall_back_to_the_public_sizes(tmp_path):
     assert (qformer.hidden_dropout_prob, qformer.attention_probs_dropout_prob) == (0.1, 0.1)
     assert (text.relative_attention_num_buckets, text.relative_attention_max_distance) == (32, 128)
     assert text.activation == "gelu_new"  # what "gated-gelu" means to the library where dense_act_fn is not given
-    assert text.scale_outputs  # only an explicit tie_word_embeddings = false says otherwise
+    assert text.scale_outputs  # unless tie_word_embeddings is false explicitly
     assert config.num_query_tokens == 32

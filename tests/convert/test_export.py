@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import toys
+from checkpoints import export
 from safetensors.numpy import load_file, save_file
 
 import instructblip_jax as ib
 from instructblip_jax.convert import save
-from instructblip_jax.convert.export import export
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.shards import INDEX, open_shards
 
@@ -205,10 +205,11 @@ def test_too_small_a_disk_is_told_before_anything_is_written(source, tmp_path, m
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from instructblip_jax.convert.export import export
+from instructblip_jax.families import export, read_config
+source = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    export(sys.argv[2], Path(sys.argv[1]), {})
+    export(sys.argv[2], source, read_config(source), {})
 except OSError as error:
     print(error)
 """
@@ -227,7 +228,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from instructblip_jax.convert import write as files
-from instructblip_jax.convert.export import export
+from instructblip_jax.families import export, read_config
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 EVENTS = {"open", "os.rename", "os.mkdir", "shutil.copyfile", "os.listdir", "os.rmdir"}
@@ -245,7 +246,7 @@ def child(prepare):
     pid = os.fork()
     if not pid:
         prepare()
-        export(out, source, {}, max_shard_bytes=10_000)
+        export(out, source, read_config(source), {}, max_shard_bytes=10_000)
         os._exit(0)
     return pid
 

@@ -15,8 +15,13 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 import instructblip_jax as ib
+from instructblip_jax import families
 from instructblip_jax.convert import vocabulary
-from instructblip_jax.convert.assemble import from_blip2
+
+
+def from_blip2(out: Path, blip2: Path, bert: Path, language: Path | None = None, **options) -> None:
+    parts = {"blip2": blip2, "bert": bert} | ({"language": language} if language else {})
+    families.assemble(out, "instructblip", parts, **options)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +146,7 @@ def test_transformers_loads_it_without_a_key_missing_and_answers_as_we_do(which,
 def test_llama_gets_a_padding_token_and_begins_with_its_end(tmp_path):
     """As in the original, whose begin token is ``</s>``; [PAD] comes before <image>, as in the public repositories."""
     assert ingredients.write_llama_tokenizer(tmp_path) == 7
-    words = vocabulary.for_language_model(tmp_path, "llama")
+    words = vocabulary.for_language_model(tmp_path, "llama", "InstructBlipProcessor")
     words.write(tmp_path / "out")
     got = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())

@@ -127,7 +127,7 @@ def test_a_scale_that_is_no_truth_value_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "base"),
+    ("fields", "base"),
     [
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 2e4}, 5e5),
@@ -138,11 +138,11 @@ def test_a_scale_that_is_no_truth_value_is_refused(tmp_path):
         ({}, 1e4),
     ],
 )
-def test_the_rotary_base_is_the_one_that_the_library_takes(tmp_path, said, base):
+def test_the_rotary_base_is_the_one_that_the_library_takes(tmp_path, fields, base):
     raw = json.loads((toys.GOLDENS / "llama" / "config.json").read_text())
     for field in ("rope_theta", "rope_scaling"):
         raw["text_config"].pop(field)
-    raw["text_config"] |= said
+    raw["text_config"] |= fields
     (tmp_path / "config.json").write_text(json.dumps(raw))
     theirs = reference.transformers.AutoConfig.from_pretrained(tmp_path).text_config
     assert (

@@ -20,7 +20,8 @@ from instructblip_jax.systems.build import abstract
 def read(directory, mesh=None, dtype="float32"):
     config = hf_instructblip.read_config(directory / "config.json")
     _, train, frozen = abstract(config, mesh=mesh or single_device_mesh(), dtype=dtype, trainable="qformer")
-    return hf_instructblip.rules(config), load(hf_instructblip.rules(config), train | frozen, open_shards(directory))
+    rules, ignored = hf_instructblip.rules(config), hf_instructblip.ignored(config)
+    return rules, load(rules, train | frozen, open_shards(directory), ignored)
 
 
 KINDS = [

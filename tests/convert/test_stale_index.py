@@ -6,9 +6,9 @@ import shutil
 import checkpoints
 import numpy as np
 import pytest
+from checkpoints import export
 from safetensors.numpy import load_file
 
-from instructblip_jax.convert.export import export
 from instructblip_jax.convert.shards import INDEX, SINGLE, open_shards, weight_files
 from instructblip_jax.run.checkpoint import fingerprint
 

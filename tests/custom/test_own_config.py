@@ -11,6 +11,7 @@ from own_files import drafts, read
 from instructblip_jax.datasets.digits.plain import export, main
 from instructblip_jax.recipes.public import PUBLIC
 from instructblip_jax.run.config import resolve
+from instructblip_jax.systems.trainable import prefixes
 
 
 def test_the_configuration_has_the_fields_of_all_others():
@@ -20,7 +21,8 @@ def test_the_configuration_has_the_fields_of_all_others():
     run = resolve(config)
     assert run.model in PUBLIC
     assert (run.mixture.sets, run.evaluation.held_in, run.evaluation.held_out) == (("own",), ("own",), ())
-    assert run.trainable == "qformer"
+    sets = PUBLIC[run.model].trainable_sets
+    assert prefixes(run.trainable, sets) == sets["qformer"]
     assert run.optim.warmup_steps < run.steps
 
 

@@ -7,7 +7,7 @@ import pytest
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.pairs import Prediction, reference_of
-from instructblip_jax.evals.table import Row, as_dict, markdown, means
+from instructblip_jax.evals.table import SetResult, as_dict, markdown, means
 from instructblip_jax.evals.vqa import exact_match, tidy
 
 
@@ -55,9 +55,9 @@ def test_a_record_without_answers_cannot_be_judged():
 
 
 ROWS = {
-    "a": Row("held_in", "exact_match", 0.5, 200, 0.25),
-    "b": Row("held_in", "exact_match", 1.0, 10, 0.0),
-    "c": Row("held_out", "exact_match", 0.125, 200, 0.5),
+    "a": SetResult("held_in", "exact_match", 0.5, 200, 0.25),
+    "b": SetResult("held_in", "exact_match", 1.0, 10, 0.0),
+    "c": SetResult("held_out", "exact_match", 0.125, 200, 0.5),
 }
 
 

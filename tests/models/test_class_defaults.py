@@ -93,9 +93,9 @@ THEIRS = {
     OptConfig: "OPTConfig",
 }
 OURS_ALONE = {
-    QFormerConfig: {"vocab_size", "use_text"},  # BERT's rows, where the public files always say theirs; the wiring
+    QFormerConfig: {"vocab_size", "use_text"},  # BERT's rows, always given in the public files; the wiring
     T5Config: {"activation", "scale_outputs", "decoder_start_token_id"},  # read from fields of other names
-    LlamaConfig: {"num_key_value_heads", "head_dim", "rope_theta", "pad_token_id"},  # 0: as other sizes say
+    LlamaConfig: {"num_key_value_heads", "head_dim", "rope_theta", "pad_token_id"},  # 0: derived from other sizes
 }
 """Fields that are not the library's of that name; `test_a_sparse_file_is_read_as_the_library_reads_it` has the rest."""
 

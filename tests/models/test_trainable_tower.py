@@ -15,7 +15,7 @@ from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.files import read_json
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract, merge
-from instructblip_jax.systems.trainable import TRAINABLE, enters_tower
+from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 TOWER = ("query_tokens", "qformer.", "language_projection.", "vision_model.")
 GRADIENT = 5e-5
@@ -62,9 +62,10 @@ def directory(tmp_path_factory):
     return toys.write_model(tmp_path_factory.mktemp("model"), seed=5)
 
 
-def test_only_a_set_with_the_tower_lets_gradients_into_it():
-    assert {name for name in TRAINABLE if enters_tower(name)} == {"vision"}
-    assert set(TRAINABLE["original"]) - set(TRAINABLE["vision"]) == {("vit", "post_norm")}  # which is under vit
+def test_only_a_set_with_the_tower_lets_gradients_into_it(directory):
+    config, sets = hf_instructblip.read_config(directory / "config.json"), InstructBlipConfig.trainable_sets
+    assert {name for name, prefixes in sets.items() if config.trains_features(prefixes)} == {"vision"}
+    assert set(sets["original"]) - set(sets["vision"]) == {"vit/post_norm"}  # which is under vit
 
 
 def kept(path: Path, trainable: str, remat: str) -> int:
@@ -75,7 +76,7 @@ def kept(path: Path, trainable: str, remat: str) -> int:
     pixels = jax.ShapeDtypeStruct(checkpoints.batch(raw, rows=64)["pixel_values"].shape, jnp.float32)
 
     def residuals(train, frozen, pixels):
-        return jax.vjp(lambda train: merge(graph, train, frozen).encode_image(pixels), train)[1]
+        return jax.vjp(lambda train: merge(graph, train, frozen).encode({"pixel_values": pixels}), train)[1]
 
     leaves = jax.tree.leaves(jax.eval_shape(residuals, train, frozen, pixels))
     return sum(x.size * x.dtype.itemsize for x in leaves if 64 in x.shape or 64 * 10 in x.shape or 64 * 9 in x.shape)
@@ -98,7 +99,8 @@ def test_masters_are_float32_and_nothing_of_the_tower_is_frozen(directory):
     assert len(tower) == 4 + 16 + 2
     assert set(tower.values()) == {"float32"}
     assert not [path for path in model.frozen if path.startswith("vit/")]
-    assert model.encode_image(np.zeros((1, 24, 24, 3), np.float32)).dtype == jnp.bfloat16
+    pixels = {"pixel_values": np.zeros((1, 24, 24, 3), np.float32)}
+    assert model.encode(pixels)["image"].dtype == jnp.bfloat16
 
 
 def test_what_is_written_has_the_trained_tower(directory, tmp_path):

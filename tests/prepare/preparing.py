@@ -67,7 +67,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 def prepare(directory: Path, out: Path, workers: int, **options) -> None:
-    shards.write(out, "own", splits(directory), shards.Options(say=lambda line: None, **options), workers)
+    shards.write(out, "own", splits(directory), shards.Options(log=lambda line: None, **options), workers)
 
 
 def start(*argv: object) -> subprocess.Popen:

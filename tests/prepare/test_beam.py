@@ -13,7 +13,7 @@ def test_beam_writes_the_same_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shards, "SMALLEST", 16)
     source = write_source(tmp_path / "s", 120, bad=7)
-    options = shards.Options(say=lambda line: None)
+    options = shards.Options(log=lambda line: None)
     run = beam.runner("--runner=DirectRunner --direct_num_workers=2 --direct_running_mode=multi_threading")
     shards.write(tmp_path / "beam", "own", splits(source), options, run=run)
     prepare(source, tmp_path / "own", 1)

@@ -131,7 +131,7 @@ def test_a_killed_pool_ends_and_the_set_goes_on(tmp_path, small_shards):
     kept = {path: path.stat().st_mtime_ns for path in work.glob("*.0*.json")}
     assert len(kept) >= finished
     lines = []
-    options = shards.Options(say=lines.append)
+    options = shards.Options(log=lines.append)
     report = shards.write(tmp_path / "out", "own", splits(large), options, 2)
     assert "going on" in lines[0]
     assert report.splits["train"].rows == 1200
@@ -147,12 +147,12 @@ def test_finished_shards_are_not_written_again(source, tmp_path, small_shards):
             yield row
 
     with pytest.raises(OSError, match="the disk is gone"):
-        shards.write(tmp_path, "own", {"train": partial(broken, 100)}, shards.Options(say=print), 1)
+        shards.write(tmp_path, "own", {"train": partial(broken, 100)}, shards.Options(log=print), 1)
     work = incomplete(tmp_path, "own")
     before = {path.name: path.stat().st_mtime_ns for path in work.glob("train.*")}
     assert len(before) == 12
     with pytest.raises(OSError, match="the disk is gone"):
-        shards.write(tmp_path, "own", {"train": partial(broken, 140)}, shards.Options(say=print), 1)
+        shards.write(tmp_path, "own", {"train": partial(broken, 140)}, shards.Options(log=print), 1)
     after = {path.name: path.stat().st_mtime_ns for path in work.glob("train.*")}
     assert before.items() < after.items()
 
@@ -166,8 +166,8 @@ def test_rows_that_changed_are_written_again_and_those_that_went_are_gone(source
         splits = {"train": partial(changed, count, change), "test": partial(_failing, count == 50)}
         if count == 100:
             with pytest.raises(OSError, match="not yet"):
-                shards.write(tmp_path, "own", splits, shards.Options(say=print), 1)
-    shards.write(tmp_path, "own", splits, shards.Options(say=print), 1)
+                shards.write(tmp_path, "own", splits, shards.Options(log=print), 1)
+    shards.write(tmp_path, "own", splits, shards.Options(log=print), 1)
     train = prepared.open_set(tmp_path, "own", "train")
     assert [train[n].answers[0] for n in range(len(train))] == [str(n + (n == 20)) for n in range(50)]
 
@@ -182,9 +182,9 @@ def test_another_configuration_starts_anew_and_says_so(source, tmp_path, small_s
     lines = []
     failing = {"train": partial(rows, source), "test": partial(_failing, False)}
     with pytest.raises(OSError, match="not yet"):
-        shards.write(tmp_path, "own", failing, shards.Options(configuration={"source": "a"}, say=lines.append), 1)
+        shards.write(tmp_path, "own", failing, shards.Options(configuration={"source": "a"}, log=lines.append), 1)
     assert lines == []
-    options = shards.Options(configuration={"source": "b"}, say=lines.append)
+    options = shards.Options(configuration={"source": "b"}, log=lines.append)
     report = shards.write(tmp_path, "own", {"train": partial(_failing, True)}, options, 1)
     assert "another source; starting anew" in lines[0]
     assert report.splits["train"].written == 1
@@ -209,7 +209,7 @@ def test_all_pictures_missing_is_an_error_that_shows_where_they_were_looked_for(
     (tmp_path / "pics").mkdir()
     for number in range(9):  # they came: the same command looks again
         (tmp_path / "pics" / f"{number}.jpg").write_bytes(encoded(noise(number), "JPEG"))
-    report = shards.write(tmp_path, "own", {"train": lambda: iter(missing)}, shards.Options(say=lambda line: None), 1)
+    report = shards.write(tmp_path, "own", {"train": lambda: iter(missing)}, shards.Options(log=lambda line: None), 1)
     assert report.splits["train"].written == 9
 
 
@@ -227,7 +227,7 @@ def test_sets_of_nothing_are_refused(tmp_path):
         shards.write(tmp_path, "own", {"train": lambda: iter(())}, shards.Options(), 1)
     skips = [Skip("f:1", "empty answer"), Skip("f:2", "empty answer")]
     with pytest.raises(ValueError, match=r"all 2 rows were skipped \(2 empty answer\)"):
-        shards.write(tmp_path, "own", {"train": lambda: iter(skips)}, shards.Options(say=lambda line: None), 1)
+        shards.write(tmp_path, "own", {"train": lambda: iter(skips)}, shards.Options(log=lambda line: None), 1)
     with pytest.raises(ValueError, match="same name in files"):
         shards.write(tmp_path, "two", {"a-b": lambda: iter(()), "a/b": lambda: iter(())}, shards.Options(), 1)
     with pytest.raises(ValueError, match="cannot be a set's name"):
@@ -277,7 +277,7 @@ def test_a_process_that_is_killed_is_told_and_the_rest_can_go_on(tmp_path):
 
     with pytest.raises(OSError, match="--workers"), Pool(2) as pool:
         shards.write_chunks(tmp_path, "own", parts(_dies), pool.run, shards.Options())
-    options = shards.Options(say=lambda line: None)
+    options = shards.Options(log=lambda line: None)
     assert shards.write_chunks(tmp_path, "own", parts(_who), here, options).splits["train"].written == 6
 
 
@@ -305,7 +305,7 @@ def test_a_split_whose_rows_do_not_add_up_is_refused(tmp_path, held, right):
         yield Skip("f:4", "empty answer", rows=2)
         return held
 
-    options = shards.Options(say=lambda line: None)
+    options = shards.Options(log=lambda line: None)
     if not right:
         with pytest.raises(ValueError, match=f"own, split train: its source holds {held} rows, and 6 were read"):
             shards.write(tmp_path, "own", {"train": rows}, options, 1)

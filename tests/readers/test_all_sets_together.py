@@ -22,7 +22,7 @@ STEPS = 6
 SPLITS = {"gqa": "train_balanced", "vsr": "zeroshot/train", "iconqa": "choose_txt/train", "scienceqa": "train_img"}
 """Training splits that are not called "train"; NoCaps has none, and lends its val."""
 CONFIG = """
-from instructblip_jax.recipe import paper
+from instructblip_jax.recipes.instructblip import paper
 
 def get_config():
     config = paper("{model}", 8, {{"": {{}}}}, "")
@@ -128,7 +128,7 @@ def run(all_sets, process, tmp_path_factory):
     settings = {
         name: {"num_beams": 1, "max_new_tokens": 3, "min_new_tokens": 0}
         for name in (*JUDGED, *HELD_OUT)
-        if SUITE[name].way == "generate" and name != "nocaps"
+        if SUITE[name].mode == "generate" and name != "nocaps"
     }
     settings["nocaps"] = {"num_beams": 2, "max_new_tokens": 3, "min_new_tokens": 1}
     fields = {"model": root / "model", "steps": STEPS, "sets": sets, "out": out, "settings": settings}

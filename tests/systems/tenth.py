@@ -1,11 +1,11 @@
 """A mock tenth system: a linear bridge from a toy tower to a toy language model. As a script: the command line."""
 
 import dataclasses
+import re
 
 from instructblip_jax.__main__ import main
 from instructblip_jax.convert import language_models
 from instructblip_jax.convert.config_fields import fields
-from instructblip_jax.convert.layouts.hf_instructblip import IGNORED
 from instructblip_jax.convert.parts import eva_vit
 from instructblip_jax.convert.rule import dense
 from instructblip_jax.families import FAMILIES, Family
@@ -48,11 +48,12 @@ def read_config(path):
 
 
 def rules(config):
-    table = [*eva_vit.rules(config.vision), *dense("bridge", "bridge"), *language_models.rules(config.text)]
-    return {rule.ours: rule for rule in table}
+    vit = eva_vit.rules(config.vision, "vit/", "vision_model.")
+    llm = language_models.of(config.text).rules("llm/", "language_model.")
+    return {rule.ours: rule for rule in [*vit, *dense("bridge", "bridge"), *llm]}
 
 
-make = ImageTextProcessor.from_directory
-FAMILIES["tenth"] = Family(Config.trainable_sets, read_config, rules, IGNORED, lambda *_: None, make)
+none, make = re.compile("(?!)"), ImageTextProcessor.from_directory
+FAMILIES["tenth"] = Family(Config.trainable_sets, read_config, rules, lambda _: none, lambda *_: None, make)
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The public layout of InstructBLIP, InstructBlipVideo and BLIP-2 (stage 2) in Hugging Face's form."""
+"""Hugging Face's layout of InstructBLIP, InstructBlipVideo and BLIP-2 (stage 2)."""
 
 import re
 from collections.abc import Mapping
@@ -8,9 +8,8 @@ from typing import Any
 from instructblip_jax.convert import language_models
 from instructblip_jax.convert.config_fields import check_divisible, checked, fields
 from instructblip_jax.convert.language_models import LANGUAGE_MODELS
-from instructblip_jax.convert.parts import eva_vit
-from instructblip_jax.convert.parts import qformer as qformer_part
-from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.parts import eva_vit, qformer
+from instructblip_jax.convert.rule import LEADING, Rule, dense
 from instructblip_jax.files import read_json, write_json
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
@@ -25,15 +24,9 @@ IMAGE_TOKENS = {
     "instructblipvideo": ("video_token_index", "video_token_id"),
     "blip-2": ("image_token_index", "image_token_id"),
 }
-"""model_type -> the fields that may name the placeholder of the visual prompt."""
-IGNORED = re.compile(
-    r"qformer\.embeddings\.position_ids"
-    r"|language_model\.(encoder|decoder)\.embed_tokens\.weight"
-    r"|language_model\.decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-    r"|language_model\.model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
-    r"|language_model\.lm_head\.weight"  # OPT's, whose head is the embedding; for the others it is a row of the table
-)
-"""Buffers, aliases and a never-used table that files of 2023 hold; anything else that no rule names is an error."""
+"""model_type -> the fields that may hold the id of the visual prompt's placeholder."""
+VIT, QFORMER, LLM = ("vit/", "vision_model."), ("qformer/", "qformer."), ("llm/", "language_model.")
+"""Prefix of our paths, prefix of their names."""
 
 
 def read_config(path: Path) -> InstructBlipConfig:
@@ -54,14 +47,14 @@ def read_config(path: Path) -> InstructBlipConfig:
             f"{', '.join(sorted(LANGUAGE_MODELS))}"
         )
     vision = VitConfig(**fields(path, "vision_config", VitConfig, sections["vision_config"]))
-    # Hugging Face overwrites encoder_hidden_size with the vision width whatever the file says.
+    # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
     qformer_fields = fields(path, "qformer_config", QFormerConfig, sections["qformer_config"]) | {
         "encoder_hidden_size": vision.hidden_size,
         "use_text": HAS_TEXT[kind],
     }
-    qformer = QFormerConfig(**qformer_fields)
+    bridge = QFormerConfig(**qformer_fields)
     text = LANGUAGE_MODELS[family].read_config(path, sections["text_config"])
-    named = {"vision_config.hidden_act": vision.hidden_act, "qformer_config.hidden_act": qformer.hidden_act}
+    named = {"vision_config.hidden_act": vision.hidden_act, "qformer_config.hidden_act": bridge.hidden_act}
     for field, ours in (("dense_act_fn", "activation"), ("hidden_act", "hidden_act"), ("activation_function",) * 2):
         if hasattr(text, ours):
             named[f"text_config.{field}"] = getattr(text, ours)
@@ -73,27 +66,40 @@ def read_config(path: Path) -> InstructBlipConfig:
             f"{path}: vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
         )
     check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
-    check_divisible(path, "qformer_config", qformer.hidden_size, qformer.num_attention_heads)
+    check_divisible(path, "qformer_config", bridge.hidden_size, bridge.num_attention_heads)
     queries = checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int)
     token = next((raw[name] for name in IMAGE_TOKENS[kind] if raw.get(name) is not None), None)
     token = -1 if token is None else checked(path, "image_token_index", token, int)
-    return InstructBlipConfig(vision, qformer, text, num_query_tokens=queries, image_token_id=token)
+    return InstructBlipConfig(vision, bridge, text, num_query_tokens=queries, image_token_id=token)
 
 
 def text_family(raw: Mapping[str, Any]) -> str:
-    """The language model's model_type; sparse files leave it to Hugging Face's class default, OPT."""
+    """model_type of the language model in a config.json; where it is absent Hugging Face's class default, OPT."""
     return (raw.get("text_config") or {}).get("model_type", "opt")
 
 
 def rules(config: InstructBlipConfig) -> dict[str, Rule]:
     """Path of each parameter -> its rule."""
-    stored = config.stored_image_size // config.vision.patch_size
-    table = eva_vit.rules(config.vision, stored) + qformer_part.rules(config.qformer)
-    return {rule.ours: rule for rule in table + language_models.rules(config.text)}
+    table = [
+        *eva_vit.rules(config.vision, *VIT, stored_grid=config.stored_image_size // config.vision.patch_size),
+        Rule("query_tokens", "query_tokens", LEADING),
+        *dense("projector", "language_projection"),
+        *qformer.rules(config.qformer, *QFORMER),
+        *language_models.of(config.text).rules(*LLM),
+    ]
+    return {rule.ours: rule for rule in table}
+
+
+def ignored(config: InstructBlipConfig) -> re.Pattern[str]:
+    """Names of tensors that files of 2023 hold on top: buffers, aliases, a table that is never used.
+
+    Any other tensor without a rule is an error.
+    """
+    return re.compile(f"{qformer.ignored(QFORMER[1])}|{language_models.of(config.text).ignored(LLM[1])}")
 
 
 def describe(directory: Path, config: InstructBlipConfig) -> None:
-    """Write the pictures' size into the configurations of a model directory, if it is not the stored one."""
+    """Write the size of the pictures into a model directory's configuration files, where it is not the stored one."""
     if not config.stored_image_size:
         return
     side = config.vision.image_size

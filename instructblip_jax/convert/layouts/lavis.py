@@ -1,6 +1,6 @@
-"""The original project's trained tensors (its ``.pth`` files) -> Hugging Face names. Values and layouts are the same.
+"""The trained tensors of the original project (its ``.pth`` files) -> Hugging Face names. Values and shapes are equal.
 
-Such a file holds what was trained: query tokens, the norm after the vision tower, Q-Former and projection.
+Such a file holds the trained parts: query tokens, the norm after the vision tower, Q-Former and projection.
 """
 
 import re
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.layouts.hf_instructblip import QFORMER
+from instructblip_jax.convert.parts import qformer
 from instructblip_jax.convert.rule import Shape
 
 _NAMES = (
@@ -24,13 +25,14 @@ _NAMES = (
 SKIPPED = re.compile(
     r"Qformer\.cls\..+|(vision_proj|text_proj|itm_head)\..+|temp|Qformer\.bert\.embeddings\.position_ids"
 )
-"""What only BLIP-2's first stage uses, and a buffer."""
+"""Heads that only BLIP-2's first stage uses, and a buffer."""
 REPLACED = ("query_tokens", "qformer.", "language_projection.", "vision_model.post_layernorm.")
-"""Beginnings of the Hugging Face names that such a file has to hold, all of them."""
+"""Prefixes of Hugging Face names; such a file has to hold every tensor under them."""
+_BUFFERS = re.compile(qformer.ignored(QFORMER[1]))
 
 
 def hugging_face_name(name: str) -> str | None:
-    """The name in the public layout, or None for one that is not known."""
+    """The name in the public layout, or None for an unknown one."""
     for theirs, ours in _NAMES:
         if match := re.fullmatch(theirs, name):
             return match.expand(ours)
@@ -40,10 +42,15 @@ def hugging_face_name(name: str) -> str | None:
 def rename(
     path: str, tensors: Mapping[str, np.ndarray], base: str, shapes: Mapping[str, Shape]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Original names -> Hugging Face names, and the names that were skipped.
+    """Rename original tensors to Hugging Face names; returns them, and the names that were skipped.
 
-    ``shapes``: name -> shape in the InstructBLIP directory ``base`` that these tensors are put into. Raises one
-    ValueError that lists every missing, mis-shaped, twofold and unknown tensor of the file ``path``.
+    Args:
+      path: the file, for errors.
+      tensors: original name -> tensor.
+      base: the InstructBLIP directory whose tensors they replace, for errors.
+      shapes: Hugging Face name -> shape of every tensor in ``base``.
+
+    Raises one ValueError that lists every missing, mis-shaped, duplicate and unknown tensor of the file.
     """
     renamed: dict[str, np.ndarray] = {}
     skipped, wrong = [], []
@@ -55,13 +62,13 @@ def rename(
         if new is None or new not in shapes:
             wrong.append(f"unexpected  {name} {list(tensor.shape)}")
         elif new in renamed:
-            wrong.append(f"twofold     {name}, as {new}")
+            wrong.append(f"duplicate   {name}, as {new}")
         elif tensor.shape != shapes[new]:
             wrong.append(f"mis-shaped  {name} {list(tensor.shape)}, {base} has {list(shapes[new])}")
         if new is not None:
             renamed[new] = tensor
     for name, shape in shapes.items():
-        if name.startswith(REPLACED) and name not in renamed and not hf_instructblip.IGNORED.fullmatch(name):
+        if name.startswith(REPLACED) and name not in renamed and not _BUFFERS.fullmatch(name):
             wrong.append(f"missing     {name} {list(shape)}")
     if wrong:
         raise ValueError(f"{path}: {len(wrong)} tensors do not fit {base}:\n  " + "\n  ".join(sorted(wrong)))

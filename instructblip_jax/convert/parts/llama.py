@@ -1,6 +1,7 @@
-"""LLaMA: their ``language_model.`` <-> our ``llm/``."""
+"""LLaMA (and Vicuna)."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ def read_config(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
     must_be(path, section, {"attention_bias": False, "mlp_bias": False})
     config = LlamaConfig(**fields(path, "text_config", LlamaConfig, {**section, **_rotary(path, section)}))
     if (path.parent / "tokenizer.json").is_file():
-        # The public files' eos_token_id, 1, is not what these models end with; their tokenizer knows. Whoever lists
-        # several has thought about it.
+        # The public files' eos_token_id, 1, is not the token that these models end with; the tokenizer has that one. A
+        # list of several was written on purpose, and is kept.
         end, named = TextTokenizer(path.parent).end_id(path.parent), config.eos_token_id
         ends = end if isinstance(named, int) else (end, *(token for token in named if token != end))
         config = dataclasses.replace(config, eos_token_id=ends)
@@ -32,10 +33,10 @@ def read_config(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
 
 
 def _rotary(path: Path, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The base of the rotary positions, if the file says one.
+    """The base of the rotary positions, if the file names one.
 
-    Newer files keep it under rope_parameters, which then wins, with the kind of scaling, of which the public files
-    have none. Raises ValueError for any scaling.
+    Newer files keep it in rope_parameters, which takes precedence, next to the kind of scaling; the public files have
+    none. Raises ValueError for any scaling.
     """
     field = "rope_scaling" if section.get("rope_scaling") else "rope_parameters"
     rope = checked(path, f"text_config.{field}", section.get(field) or {}, dict)
@@ -49,19 +50,24 @@ def _rotary(path: Path, section: Mapping[str, Any]) -> dict[str, Any]:
     return {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
 
 
-def rules() -> list[Rule]:
-    """The table of the language model. The public weights are permuted for half-split rotary positions already."""
-    block = "language_model.model.layers.{layer}"
-    tokens = "language_model.model.embed_tokens.weight"
+def rules(ours: str, theirs: str) -> list[Rule]:
+    """The table. The public weights are already permuted for half-split rotary positions."""
+    block = f"{theirs}model.layers.{{layer}}"
+    tokens = f"{theirs}model.embed_tokens.weight"
     table = [
-        Rule("llm/tokens/embedding", tokens),
-        Rule("llm/to_vocab/kernel", "language_model.lm_head.weight", TRANSPOSE, others=(tokens,)),
-        *norm("llm/norm", "language_model.model.norm", bias=False),
-        *norm("llm/layers/attn_norm", f"{block}.input_layernorm", bias=False),
-        *norm("llm/layers/ffn_norm", f"{block}.post_attention_layernorm", bias=False),
+        Rule(f"{ours}tokens/embedding", tokens),
+        Rule(f"{ours}to_vocab/kernel", f"{theirs}lm_head.weight", TRANSPOSE, others=(tokens,)),
+        *norm(f"{ours}norm", f"{theirs}model.norm", bias=False),
+        *norm(f"{ours}layers/attn_norm", f"{block}.input_layernorm", bias=False),
+        *norm(f"{ours}layers/ffn_norm", f"{block}.post_attention_layernorm", bias=False),
     ]
     for short in "qkvo":
-        table += dense(f"llm/layers/attn/{short}", f"{block}.self_attn.{short}_proj", bias=False)
+        table += dense(f"{ours}layers/attn/{short}", f"{block}.self_attn.{short}_proj", bias=False)
     for name in ("gate", "up", "down"):
-        table += dense(f"llm/layers/{name}", f"{block}.mlp.{name}_proj", bias=False)
+        table += dense(f"{ours}layers/{name}", f"{block}.mlp.{name}_proj", bias=False)
     return table
+
+
+def ignored(theirs: str) -> str:
+    """Pattern of the tensors that old files hold on top: the frequencies of the rotary positions."""
+    return rf"{re.escape(theirs)}model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"

@@ -1,5 +1,6 @@
-"""OPT: their ``language_model.`` <-> our ``llm/``."""
+"""OPT."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,25 @@ def read_config(path: Path, section: Mapping[str, Any]) -> OptConfig:
     return config
 
 
-def rules() -> list[Rule]:
-    """The table of the language model. The head is the embedding; old files hold a copy of it, which is not read."""
-    decoder = "language_model.model.decoder"
+def rules(ours: str, theirs: str) -> list[Rule]:
+    """The table. The head is the embedding, so it has no row of its own."""
+    decoder = f"{theirs}model.decoder"
     block = f"{decoder}.layers.{{layer}}"
     table = [
-        Rule("llm/tokens/embedding", f"{decoder}.embed_tokens.weight"),
-        Rule("llm/position/embedding", f"{decoder}.embed_positions.weight"),
-        *norm("llm/norm", f"{decoder}.final_layer_norm"),
-        *norm("llm/layers/attn_norm", f"{block}.self_attn_layer_norm"),
-        *norm("llm/layers/ffn_norm", f"{block}.final_layer_norm"),
-        *dense("llm/layers/attn/o", f"{block}.self_attn.out_proj"),
-        *dense("llm/layers/up", f"{block}.fc1"),
-        *dense("llm/layers/down", f"{block}.fc2"),
+        Rule(f"{ours}tokens/embedding", f"{decoder}.embed_tokens.weight"),
+        Rule(f"{ours}position/embedding", f"{decoder}.embed_positions.weight"),
+        *norm(f"{ours}norm", f"{decoder}.final_layer_norm"),
+        *norm(f"{ours}layers/attn_norm", f"{block}.self_attn_layer_norm"),
+        *norm(f"{ours}layers/ffn_norm", f"{block}.final_layer_norm"),
+        *dense(f"{ours}layers/attn/o", f"{block}.self_attn.out_proj"),
+        *dense(f"{ours}layers/up", f"{block}.fc1"),
+        *dense(f"{ours}layers/down", f"{block}.fc2"),
     ]
     for short in "qkv":
-        table += dense(f"llm/layers/attn/{short}", f"{block}.self_attn.{short}_proj")
+        table += dense(f"{ours}layers/attn/{short}", f"{block}.self_attn.{short}_proj")
     return table
+
+
+def ignored(theirs: str) -> str:
+    """Pattern of the tensors that old files hold on top: a copy of the embedding as the head."""
+    return rf"{re.escape(theirs)}lm_head\.weight"

@@ -1,8 +1,9 @@
-"""Q-Former, query tokens and projection: their ``qformer.``, ``query_tokens``, ``language_projection``."""
+"""Q-Former: BERT layers with cross-attention, with a text half (InstructBLIP) or without one (BLIP-2)."""
 
 import dataclasses
+import re
 
-from instructblip_jax.convert.rule import LEADING, Rule, dense, norm
+from instructblip_jax.convert.rule import Rule, dense, norm
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 
 
@@ -25,22 +26,23 @@ def _feed_forward(ours: str, layer: str, suffix: str) -> list[Rule]:
     ]
 
 
-def rules(config: QFormerConfig) -> list[Rule]:
-    """The table of everything between the two towers. BLIP-2's Q-Former has no text half."""
-    table = [
-        Rule("query_tokens", "query_tokens", LEADING),
-        *dense("projector", "language_projection"),
-        *norm("qformer/norm", "qformer.embeddings.layernorm" if config.use_text else "qformer.layernorm"),
-    ]
+def rules(config: QFormerConfig, ours: str, theirs: str) -> list[Rule]:
+    """The table. The query tokens and the projection after it are the layout's."""
+    table = norm(f"{ours}norm", f"{theirs}embeddings.layernorm" if config.use_text else f"{theirs}layernorm")
     if config.use_text:
         table += [
-            Rule("qformer/word/embedding", "qformer.embeddings.word_embeddings.weight"),
-            Rule("qformer/position/embedding", "qformer.embeddings.position_embeddings.weight"),
+            Rule(f"{ours}word/embedding", f"{theirs}embeddings.word_embeddings.weight"),
+            Rule(f"{ours}position/embedding", f"{theirs}embeddings.position_embeddings.weight"),
         ]
-    layer = "qformer.encoder.layer.{layer}"
-    table += _attention("qformer/layers/self_attention", f"{layer}.attention")
-    table += _feed_forward("qformer/layers/query_ffn", layer, "_query")
+    layer = f"{theirs}encoder.layer.{{layer}}"
+    table += _attention(f"{ours}layers/self_attention", f"{layer}.attention")
+    table += _feed_forward(f"{ours}layers/query_ffn", layer, "_query")
     if config.use_text:
-        table += _feed_forward("qformer/layers/text_ffn", layer, "")
-    cross = _attention("qformer/cross_attention", f"{layer}.crossattention")
+        table += _feed_forward(f"{ours}layers/text_ffn", layer, "")
+    cross = _attention(f"{ours}cross_attention", f"{layer}.crossattention")
     return table + [dataclasses.replace(rule, every=config.cross_attention_frequency) for rule in cross]
+
+
+def ignored(theirs: str) -> str:
+    """Pattern of the tensors that old files hold on top: the numbers of the positions."""
+    return rf"{re.escape(theirs)}embeddings\.position_ids"

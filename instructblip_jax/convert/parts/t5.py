@@ -1,5 +1,6 @@
-"""T5: their ``language_model.`` <-> our ``llm/``."""
+"""T5 v1.1 and FlanT5."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ def read_config(path: Path, section: Mapping[str, Any]) -> T5Config:
     proj = checked(path, "text_config.feed_forward_proj", section.get("feed_forward_proj", "relu"), str)
     gated, _, name = proj.rpartition("-")
     if gated != "gated":
-        raise ValueError(f"{path}: text_config.feed_forward_proj is {name!r}; T5 v1.1 and FlanT5 are gated ones")
-    # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj says "gated-gelu".
+        raise ValueError(
+            f"{path}: text_config.feed_forward_proj is {name!r}; only T5 v1.1 and FlanT5, which are gated, are read"
+        )
+    # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj is "gated-gelu".
     activation = section.get("dense_act_fn") or {"gelu": "gelu_new"}.get(name, name)
     found = fields(path, "text_config", T5Config, section)
     found.setdefault("num_decoder_layers", found.get("num_layers", T5Config.num_layers))
-    # transformers 5 says so in a field of its own, beside a tie_word_embeddings that is true in all that it saves.
+    # transformers 5 has a field for it, and writes tie_word_embeddings=true into every file that it saves.
     if "scale_decoder_outputs" in section:
         scale = checked(path, "text_config.scale_decoder_outputs", section["scale_decoder_outputs"] or False, bool)
     else:
@@ -41,21 +44,27 @@ def _feed_forward(ours: str, theirs: str) -> list[Rule]:
     return table
 
 
-def rules() -> list[Rule]:
-    """The table of the language model. Files without a head of their own are tied: the head is the embedding."""
-    shared = "language_model.shared.weight"
-    aliases = ("language_model.encoder.embed_tokens.weight", "language_model.decoder.embed_tokens.weight")
+def rules(ours: str, theirs: str) -> list[Rule]:
+    """The table. Files without a head of their own are tied: the head is the embedding."""
+    shared = f"{theirs}shared.weight"
+    aliases = (f"{theirs}encoder.embed_tokens.weight", f"{theirs}decoder.embed_tokens.weight")
     table = [
-        Rule("llm/shared/embedding", shared, others=aliases),
-        Rule("llm/head/kernel", "language_model.lm_head.weight", TRANSPOSE, others=(shared, *aliases)),
+        Rule(f"{ours}shared/embedding", shared, others=aliases),
+        Rule(f"{ours}head/kernel", f"{theirs}lm_head.weight", TRANSPOSE, others=(shared, *aliases)),
     ]
     for side in ("encoder", "decoder"):
-        ours, theirs = f"llm/{side}", f"language_model.{side}"
-        block = f"{theirs}.block.{{layer}}.layer"
-        first = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        table += [Rule(f"{ours}/relative", first), *norm(f"{ours}/norm", f"{theirs}.final_layer_norm", bias=False)]
-        table += _attention(f"{ours}/layers/self_attention", f"{block}.0", "SelfAttention")
+        part, stack = f"{ours}{side}", f"{theirs}{side}"
+        block = f"{stack}.block.{{layer}}.layer"
+        first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        table += [Rule(f"{part}/relative", first), *norm(f"{part}/norm", f"{stack}.final_layer_norm", bias=False)]
+        table += _attention(f"{part}/layers/self_attention", f"{block}.0", "SelfAttention")
         if side == "decoder":
-            table += _attention(f"{ours}/layers/cross_attention", f"{block}.1", "EncDecAttention")
-        table += _feed_forward(f"{ours}/layers/ffn", f"{block}.{2 if side == 'decoder' else 1}")
+            table += _attention(f"{part}/layers/cross_attention", f"{block}.1", "EncDecAttention")
+        table += _feed_forward(f"{part}/layers/ffn", f"{block}.{2 if side == 'decoder' else 1}")
     return table
+
+
+def ignored(theirs: str) -> str:
+    """Pattern of the tensors that old files hold on top: aliases of the embedding, and a table that is never used."""
+    never_used = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+    return rf"{re.escape(theirs)}((encoder|decoder)\.embed_tokens\.weight|{never_used})"

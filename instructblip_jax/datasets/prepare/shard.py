@@ -21,7 +21,7 @@ from instructblip_jax.datasets.media.frames import UnusableMediaError
 
 Item = Draft | Skip | Record
 Chunk = list[Item] | Callable[[], Iterable[Item]]
-"""What becomes a shard: rows, or a function that makes them, which is called where the shard is written."""
+"""The content of a shard: rows, or a function that makes them, which is called where the shard is written."""
 _DETAIL = 300
 """Characters of a skip's detail that are kept."""
 
@@ -75,7 +75,7 @@ def digest_of(payload: bytes) -> str:
 
 
 def finished(stem: str | Path) -> Written | None:
-    """What was written down of a shard; None where it is not finished, or its file has changed."""
+    """The content of the file beside a shard; None where it is not finished, or its records have changed."""
     try:
         written = Written(**json.loads(Path(f"{stem}.json").read_bytes()))
         size = os.stat(f"{stem}{SUFFIX}").st_size if written.size is not None else None

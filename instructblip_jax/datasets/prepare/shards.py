@@ -50,7 +50,7 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a set is written.
+    """Options of writing a set.
 
     Attributes:
       frames: number of frames to take of a video.
@@ -61,7 +61,7 @@ class Options:
       vocabulary: the answers that are ranked, for a set that has them; they are kept beside the records.
       max_skipped: share of the rows that may be skipped.
       progress: called with the number of rows whenever a shard is finished, or found to be.
-      say: called with a line that reports what else happens.
+      log: called with a line that reports what else happens.
     """
 
     frames: int = media.FRAMES
@@ -71,7 +71,7 @@ class Options:
     vocabulary: Callable[[], Sequence[str]] | None = None
     max_skipped: float = 1.0
     progress: Callable[[int], None] = lambda rows: None
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
 
 def write(
@@ -125,10 +125,10 @@ def write_chunks(
         if is_prepared(out, name) and not options.overwrite:
             return there(directory_of(out, name), name)
         work = incomplete(out, name)
-        _remove_begun(work.with_name(f"{OLDER}.incomplete"), name, options.say)
+        _remove_begun(work.with_name(f"{OLDER}.incomplete"), name, options.log)
         configuration = {"frames": options.frames, **options.configuration}
         configuration = json.loads(json.dumps(configuration))
-        report = _begun(work, name, configuration, options.say)
+        report = _begun(work, name, configuration, options.log)
         if report is None:
             report = new_report(name, configuration, {split: options.expected.get(split) for split in splits})
             _all_shards(work, report, splits, run, options, {} if repeated is None else repeated)
@@ -185,14 +185,14 @@ def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
         yield portion
 
 
-def _remove_begun(older: Path, name: str, say: Callable[[str], None]) -> None:
+def _remove_begun(older: Path, name: str, log: Callable[[str], None]) -> None:
     """Remove what an earlier version of this package began to write: its shards are of another version."""
     if older.exists():
-        say(f"{name}: what is in {older} was begun by an earlier version; starting anew")
+        log(f"{name}: what is in {older} was begun by an earlier version; starting anew")
         shutil.rmtree(older)
 
 
-def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[str], None]) -> Report | None:
+def _begun(work: Path, name: str, configuration: dict[str, Any], log: Callable[[str], None]) -> Report | None:
     """The report, if all rows are done; else None, with the directory made ready for those that are not."""
     if work.exists():
         report = None
@@ -205,9 +205,9 @@ def _begun(work: Path, name: str, configuration: dict[str, Any], say: Callable[[
             key for key in {*(before or {}), *configuration} if (before or {}).get(key) != configuration.get(key)
         )
         if before is not None and (not changed or (changed == ["files"] and report is None)):
-            say(f"{name}: going on with what is in {work}")
+            log(f"{name}: going on with what is in {work}")
             return report
-        say(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
+        log(f"{name}: what is in {work} was begun with another {' and '.join(changed)}; starting anew")
         shutil.rmtree(work)
     work.mkdir(parents=True)
     replace(work / _CONFIGURATION, json.dumps(configuration))

@@ -39,6 +39,6 @@ def write_made(
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, int]:
     """`write`, where ``run`` has the shards written; ``progress`` is called with the number of records of each."""
-    options = shards.Options(progress=progress, say=lambda line: None)
+    options = shards.Options(progress=progress, log=lambda line: None)
     report = shards.write_chunks(out, name, splits, run, options)
     return {split: own.written for split, own in report.splits.items()}

@@ -1,0 +1,41 @@
+"""A new model directory from parts of others: instructblip assemble SYSTEM --PART DIR ... --out DIR
+
+Tensors of the parts are hard-linked or copied as they are stored; what no part has, such as a new projection, is drawn
+by --seed. DIR is a model directory, or a hub id. The systems, and the parts that make one:
+
+  instructblip --blip2 --bert [--language]
+  instructblip --vision --bert --language
+  blip-2 --vision --language [--qformer]
+  blip-2 --vision --language --bert
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from instructblip_jax.convert import ingredients
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """This command's flags."""
+    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    for part, content in ingredients.PARTS.items():
+        systems = ", ".join(ingredients.takers(part)) or "no system yet"
+        flags.DEFINE_string(part, None, f"{content} ({systems})")
+    flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
+    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError for a wrong command line."""
+    if not args:
+        raise ValueError(f"name the system to assemble: {', '.join(ingredients.SYSTEMS)}")
+    system, *more = args
+    if more:
+        raise ValueError(f"unexpected {' '.join(more)}")
+    ingredients.check(system, [part for part in ingredients.PARTS if FLAGS[part].value])
+    if not FLAGS.out:
+        raise ValueError("--out is needed")

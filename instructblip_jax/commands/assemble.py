@@ -1,0 +1,27 @@
+"""`instructblip assemble` behind its command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from instructblip_jax import families, files, hub
+from instructblip_jax.convert import ingredients
+from instructblip_jax.convert.new_directory import check_free
+from instructblip_jax.convert.write import as_dict, as_table
+
+FLAGS = flags.FLAGS
+
+
+def run(args: Sequence[str]) -> None:
+    """Write the directory."""
+    (system,) = args
+    check_free(Path(FLAGS.out))  # before anything is fetched
+    parts = {part: hub.resolve(name) for part in ingredients.PARTS if (name := FLAGS[part].value)}
+    limit = int(FLAGS.max_shard_gb * 1e9)
+    written = families.assemble(FLAGS.out, system, parts, seed=FLAGS.seed, max_shard_bytes=limit)
+    print(as_table(written))
+    print(f"{FLAGS.out}: {system}, assembled from {', '.join(f'{part} {path}' for part, path in parts.items())}")
+    if FLAGS.json:
+        report = {"out": FLAGS.out, "system": system, "parts": {part: str(path) for part, path in parts.items()}}
+        files.write_json(FLAGS.json, report | as_dict(written))

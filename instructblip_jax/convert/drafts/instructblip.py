@@ -1,0 +1,215 @@
+"""InstructBLIP and BLIP-2 from parts, as they are before instruction tuning.
+
+From a BLIP-2 and a BERT (arXiv 2305.06500, section 2.6: initialised from BLIP-2), or from single parts: a vision tower,
+a Q-Former that begins as BERT (arXiv 2301.12597, section 3.1), and a language model with a new projection.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from instructblip_jax.convert import qformer_from_bert, vocabulary
+from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal
+from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.new_rows import SCALE, with_rows
+from instructblip_jax.convert.rule import Shape
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import Lazy, Tensor, stored
+from instructblip_jax.files import read_json
+from instructblip_jax.models.bridges.qformer import QFormerConfig
+from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
+from instructblip_jax.systems.instructblip import InstructBlipConfig
+
+LM = "language_model."
+PLAIN = ("t5", "llama")
+"""model_type of the plain language models that can be put in."""
+ROWS_MULTIPLE = 64
+"""A table that has to grow is filled up to a multiple of this, as in the public repositories."""
+QUERIES = 32
+"""Query tokens of a new Q-Former (arXiv 2301.12597, section 3.1)."""
+NEW_QFORMER: dict[str, Any] = {}
+"""Sizes of a Q-Former that begins at random; absent ones are Hugging Face's class defaults, those of BERT-base."""
+_VOCABULARY_ROWS = re.compile(
+    r"language_model\.(shared|lm_head|(encoder|decoder|model|model\.decoder)\.embed_tokens)\.weight"
+)
+_TEXT_HALF = re.compile(
+    r"qformer\.(embeddings\.(word|position)_embeddings\.weight|encoder\.layer\.\d+\.(intermediate|output)\..+)"
+)
+_NORMS = {"instructblip": "qformer.embeddings.layernorm.", "blip-2": "qformer.layernorm."}
+"""model_type -> the Q-Former's first norm, which the two layouts name differently."""
+_NAMES = {"instructblip": ("InstructBlip", "instructblip"), "blip-2": ("Blip2", "blip_2")}
+"""model_type -> the beginnings of its classes and of its parts' model_types."""
+
+
+class _Model(NamedTuple):
+    """A model of this family that parts are taken from. ``tensors``: without what old files hold on top."""
+
+    raw: dict[str, Any]
+    config: InstructBlipConfig
+    tensors: dict[str, Tensor]
+
+
+def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
+    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
+
+    The Q-Former's text half is BERT's with a new row for ``[DEC]``; a language model that replaces another one gets a
+    new projection, begun as a torch linear layer: uniform(-1/sqrt(in), 1/sqrt(in)) for weight and bias.
+    """
+    language, bert = parts.get("language"), parts.get("bert")
+    if "blip2" in parts:
+        vision = parts["blip2"]
+        found = read_json(vision / "config.json").get("model_type")
+        if found != "blip-2":
+            raise ValueError(f"{vision / 'config.json'}: model_type is {found!r}, not 'blip-2'")
+        raw, _, tensors = _model(vision)
+        tensors = {name.replace(_NORMS["blip-2"], _NORMS[model_type]): x for name, x in tensors.items()}
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        tensors |= qformer_from_bert.text_half(parts["bert"], shapes, seed=seed)
+    else:
+        vision = parts["vision"]
+        raw, tensors = _without_language_model(model_type, vision, parts.get("qformer"), bert, seed)
+    text = raw.get("text_config") or {}
+    if language is not None:
+        text = _text_config(language)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(LM)}
+        plain = open_shards(language)
+        tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
+        tensors |= _new_projection(tensors, raw, seed)
+    family = hf_instructblip.text_family({"text_config": text})
+    words = vocabulary.for_language_model(language or vision, family, f"{_NAMES[model_type][0]}Processor")
+    _grow(tensors, words.size, seed)
+    rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
+    text |= {"model_type": family, "vocab_size": rows, "pad_token_id": words.id_of("pad_token")}
+    vocabularies = {"": words}
+    qformer = {key: x for key, x in (raw.get("qformer_config") or {}).items() if key != "use_qformer_text_input"}
+    qformer |= {"model_type": f"{_NAMES[model_type][1]}_qformer"}
+    if hf_instructblip.HAS_TEXT[model_type]:
+        assert bert is not None
+        pieces, positions = (
+            tensors[f"qformer.{name}"].shape[0] for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS)
+        )
+        vocabularies["qformer_tokenizer"] = vocabulary.for_qformer(bert, pieces - 1)
+        qformer |= {"vocab_size": pieces, "max_position_embeddings": positions}
+    config = _config(model_type, raw, text, qformer, words.add(vocabulary.IMAGE))
+    processor_class = {"processor_class": f"{_NAMES[model_type][0]}Processor"}
+    files = {
+        "config.json": config,
+        "generation_config.json": _generation_config(text),
+        PREPROCESSOR: settings(vision)[2] | processor_class,
+        PROCESSOR: {"num_query_tokens": config["num_query_tokens"], **processor_class},
+    }
+    return Draft(tensors, files, vocabularies, language or vision, lambda name, shape: _draw(name, shape, seed))
+
+
+def _model(directory: Path) -> _Model:
+    """Raises FileNotFoundError or ValueError where it is no model of this family, or not a whole one."""
+    path = directory / "config.json"
+    config, shards = hf_instructblip.read_config(path), open_shards(directory)
+    rules, ignored = hf_instructblip.rules(config), hf_instructblip.ignored(config)
+    check_fits(config, rules, shards, ignored)
+    return _Model(read_json(path), config, {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)})
+
+
+def _without_language_model(
+    model_type: str, vision: Path, qformer: Path | None, bert: Path | None, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The sections of config.json, and the tensors, of the vision tower and of a Q-Former that reads its tokens."""
+    tower = _model(vision)
+    tensors = {name: tensor for name, tensor in tower.tensors.items() if name.startswith("vision_model.")}
+    raw = {"vision_config": tower.raw.get("vision_config") or {}, "num_query_tokens": QUERIES}
+    width = tower.config.vision.hidden_size
+    section = NEW_QFORMER
+    if qformer is not None:
+        source = _model(qformer)
+        if source.config.qformer.encoder_hidden_size != width:
+            found = source.config.qformer.encoder_hidden_size
+            raise ValueError(
+                f"{qformer}: its Q-Former reads image tokens of width {found}; those of {vision} have {width}"
+            )
+        tensors |= {
+            name.replace(_NORMS["instructblip"], _NORMS["blip-2"]): tensor
+            for name, tensor in source.tensors.items()
+            if name == "query_tokens" or (name.startswith("qformer.") and not _TEXT_HALF.fullmatch(name))
+        }
+        section = source.raw.get("qformer_config") or {}
+        raw["num_query_tokens"] = source.config.num_query_tokens
+    elif bert is not None:
+        section = qformer_from_bert.read_config(bert)
+        text = hf_instructblip.HAS_TEXT[model_type]
+        tensors |= qformer_from_bert.both_halves(bert, section, _NORMS[model_type], text=text, seed=seed)
+    return raw | {"qformer_config": section | {"encoder_hidden_size": width}}, tensors
+
+
+def _draw(name: str, shape: Shape, seed: int) -> Lazy | None:
+    """New query tokens, and what a new Q-Former does not have from BERT, as BERT begins them."""
+    if not name.startswith(("query_tokens", "qformer.")):
+        return None
+    if name.endswith(".bias"):
+        return constant(shape, 0)
+    if "norm" in name.lower():
+        return constant(shape, 1)
+    return normal(shape, SCALE, seed, zlib.crc32(name.encode()))
+
+
+def _text_config(directory: Path) -> dict[str, Any]:
+    """The configuration of a plain language model, as InstructBLIP uses it."""
+    text = read_json(directory / "config.json")
+    if text.get("model_type") not in PLAIN:
+        raise ValueError(
+            f"{directory / 'config.json'}: model_type is {text.get('model_type')!r}; "
+            f"a language model to put in is {' or '.join(PLAIN)}"
+        )
+    if text.get("feed_forward_proj") == "gated-gelu":
+        text["dense_act_fn"] = "gelu"  # the original replaces FlanT5's own gelu_new
+    return text
+
+
+def _new_projection(tensors: dict[str, Tensor], raw: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """A linear layer from the Q-Former's width to that of the language model's embedding, as torch begins one."""
+    width = next(tensor.shape[1] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
+    inputs = (raw.get("qformer_config") or {}).get("hidden_size") or QFormerConfig.hidden_size
+    rng, bound = np.random.default_rng(seed), inputs**-0.5
+
+    def uniform(*shape: int) -> np.ndarray:
+        return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+    return {"language_projection.weight": uniform(width, inputs), "language_projection.bias": uniform(width)}
+
+
+def _grow(tensors: dict[str, Tensor], size: int, seed: int) -> None:
+    """Give the language model's embedding and head rows for ``size`` tokens, where they have fewer."""
+    rows = -(-size // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    for name, tensor in tensors.items():
+        if _VOCABULARY_ROWS.fullmatch(name) and tensor.shape[0] < size:
+            tensors[name] = with_rows(tensor, rows, seed)
+
+
+def _config(
+    model_type: str, raw: dict[str, Any], text: dict[str, Any], qformer: dict[str, Any], image: int
+) -> dict[str, Any]:
+    """config.json; ``image``: id of the placeholder of the visual prompt."""
+    name, prefix = _NAMES[model_type]
+    return {
+        "architectures": [f"{name}ForConditionalGeneration"],
+        "image_token_index": image,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "is_encoder_decoder": text["model_type"] == "t5",
+        "model_type": model_type,
+        "num_query_tokens": raw.get("num_query_tokens", QUERIES),
+        "qformer_config": qformer,
+        "text_config": text,
+        "tie_word_embeddings": text.get("tie_word_embeddings", False),
+        "use_decoder_only_language_model": text["model_type"] != "t5",
+        "vision_config": (raw.get("vision_config") or {}) | {"model_type": f"{prefix}_vision_model"},
+    }
+
+
+def _generation_config(text: dict[str, Any]) -> dict[str, Any]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {"_from_model_config": True} | {name: text[name] for name in names if text.get(name) is not None}

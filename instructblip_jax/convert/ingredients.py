@@ -1,0 +1,55 @@
+"""The parts that each system can be assembled from. Read by `assemble --help`, so nothing here imports jax."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+PARTS = {
+    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken.",
+    "language": "Plain T5 or LLaMA (Vicuna) model.",
+    "text": "Text encoder.",
+    "audio": "Audio encoder.",
+    "pc": "Point cloud encoder.",
+    "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
+    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former begins.",
+    "qformer": "InstructBLIP or BLIP-2 model whose query tokens and Q-Former, without its text half, are taken.",
+    "model": "Model of the same system, whose other parts are taken.",
+}
+"""Part -> what its directory, or hub id, holds. Each is a flag of `assemble`."""
+
+
+class Combination(NamedTuple):
+    """Parts that make a whole model together."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([f"--{name}" for name in self.required] + [f"[--{name}]" for name in self.optional])
+
+
+SYSTEMS: dict[str, tuple[Combination, ...]] = {
+    "instructblip": (Combination(("blip2", "bert"), ("language",)), Combination(("vision", "bert", "language"))),
+    "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
+}
+"""System (a model_type) -> the combinations of parts that it can be made of."""
+
+
+def check(system: str, given: Collection[str]) -> None:
+    """Raise ValueError, listing the possibilities, unless ``system`` can be made of the parts ``given``."""
+    if system not in SYSTEMS:
+        raise ValueError(f"no system {system!r} can be assembled; there are {', '.join(SYSTEMS)}")
+    combinations = SYSTEMS[system]
+    for required, optional in combinations:
+        if set(required) <= set(given) <= {*required, *optional}:
+            return
+    flags = " ".join(f"--{name}" for name in given) or "no part"
+    raise ValueError(f"{system} is assembled from {' or '.join(map(str, combinations))}; given: {flags}")
+
+
+def takers(part: str) -> list[str]:
+    """The systems that can take a part."""
+    return [
+        system
+        for system, combinations in SYSTEMS.items()
+        if any(part in (*one.required, *one.optional) for one in combinations)
+    ]
