@@ -15,7 +15,15 @@ ROOMS = ("train", "decoding", "evals", "plan", "data", "features", "run")
 SYSTEMS = ("instructblip", "instruct_blip", "blip2", "blip-2", "albef", "llava", "flamingo", "kosmos", "frozen_lm")
 PARTS = {*InstructBlipConfig.parts, "qformer", "query_tokens", "projector"}
 KEYS = {"pixel_values", "image_features", "input_ids", "attention_mask", "labels"}
-FORBIDDEN = re.compile("|".join([*SYSTEMS, *(rf"(?<![a-z]){name}(?![a-z])" for name in sorted(PARTS | KEYS))]))
+FORBIDDEN = re.compile(
+    "|".join(
+        [
+            *SYSTEMS,
+            *(rf"(?<![a-z]){name}(?![a-z])" for name in sorted(PARTS)),
+            *(rf"(?<![a-z_]){name}(?![a-z_])" for name in sorted(KEYS)),
+        ]
+    )
+)
 PRODUCT = re.compile(r"`?instructblip (?:[a-z]+)\b|instructblip_jax")
 """The project's own name: in imports, and where a message names one of its commands."""
 

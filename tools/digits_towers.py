@@ -14,7 +14,6 @@ from typing import Any
 import digits_t5
 import digits_vit
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from digits_tokenizers import write_qformer, write_t5
 from flax import nnx
@@ -149,7 +148,7 @@ def main() -> None:
         for path, value in tower.items():
             assert arrays[f"{name}/{path}"].shape == value.shape
             arrays[f"{name}/{path}"] = value
-    stored = {path: value.astype(ml_dtypes.bfloat16) for path, value in arrays.items()}
+    stored = {path: jnp.asarray(value, jnp.bfloat16) for path, value in arrays.items()}
     write_shards(args.out, save.tensors(hf_instructblip.rules(config), stored), max_bytes=5 * 10**9)
     print(f"wrote {args.out}: {sum(x.size for x in stored.values()):,} parameters")
 

@@ -25,7 +25,7 @@ TEXTS = ("prediction", "answer", "caption")
 ANSWERS = ("answers", "references", "captions", "direct_answers", "answer", "caption")
 CAPTIONS = ("references", "captions", "caption")
 """Reference fields of which several rows may belong to the same picture."""
-CANDIDATES, LABELS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
+CANDIDATES, LABEL_FIELDS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
 RELEVANCES = ("relevance", "gt_relevance")
 
 
@@ -161,7 +161,7 @@ def _prediction(row: JsonRow) -> Prediction:
 
 
 def _reference(uid: str, row: JsonRow) -> Reference:
-    answers, candidates, label = row.first(ANSWERS), row.first(CANDIDATES), row.first(LABELS)
+    answers, candidates, label = row.first(ANSWERS), row.first(CANDIDATES), row.first(LABEL_FIELDS)
     label = forms.whole(label)
     if isinstance(label, str) and label.isdecimal():
         label = int(label)
@@ -243,7 +243,7 @@ def read_pairs(predictions: str, references: str) -> list[Pair]:
         uid = _id(row, reference_id)
         reference, before = _reference(uid, row), wanted.get(uid)
         if before is not None:
-            if row.first(LABELS) is not None or row.first(ANSWERS) is not row.first(CAPTIONS):
+            if row.first(LABEL_FIELDS) is not None or row.first(ANSWERS) is not row.first(CAPTIONS):
                 raise row.error(f"{reference_id} {uid!r} occurs twice")
             reference = dataclasses.replace(before, answers=before.answers + reference.answers)
         wanted[uid] = reference

@@ -238,8 +238,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     """Check and freeze a configuration. Raises ValueError naming the field."""
     values = _values(config, "config")
     for name in FORMER_FIELDS.keys() & values.keys():
-        # A command resolves its configuration several times; a warning from one line is shown once.
-        warnings.warn(f"config.{name} is now config.system.{name}", FutureWarning, stacklevel=1)
+        warnings.warn(f"config.{name} is now config.system.{name}", FutureWarning, stacklevel=2)
     return _build(RunConfig, _moved(values), "config")
 
 

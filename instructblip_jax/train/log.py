@@ -84,7 +84,7 @@ class Events:
     def write(self, entry: dict[str, Any]) -> None:
         """Write the entry of a logged step.
 
-        In place: a running TensorBoard goes on reading the file from where it stopped.
+        In place, because a running TensorBoard continues to read the file where it stopped.
         """
         self._add(event(entry))
         self.path.write_bytes(self.buffer.getvalue())

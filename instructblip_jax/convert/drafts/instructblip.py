@@ -41,9 +41,9 @@ _TEXT_HALF = re.compile(
     r"qformer\.(embeddings\.(word|position)_embeddings\.weight|encoder\.layer\.\d+\.(intermediate|output)\..+)"
 )
 _NORMS = {"instructblip": "qformer.embeddings.layernorm.", "blip-2": "qformer.layernorm."}
-"""model_type -> the Q-Former's first norm, which the two layouts name differently."""
+"""model_type -> prefix of the Q-Former's first norm."""
 _NAMES = {"instructblip": ("InstructBlip", "instructblip"), "blip-2": ("Blip2", "blip_2")}
-"""model_type -> the beginnings of its classes and of its parts' model_types."""
+"""model_type -> prefix of its class names, prefix of its parts' model_types."""
 
 
 class _Model(NamedTuple):
@@ -63,13 +63,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     language, bert = parts.get("language"), parts.get("bert")
     if "blip2" in parts:
         vision = parts["blip2"]
-        found = read_json(vision / "config.json").get("model_type")
-        if found != "blip-2":
-            raise ValueError(f"{vision / 'config.json'}: model_type is {found!r}, not 'blip-2'")
-        raw, _, tensors = _model(vision)
-        tensors = {name.replace(_NORMS["blip-2"], _NORMS[model_type]): x for name, x in tensors.items()}
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        tensors |= qformer_from_bert.text_half(parts["bert"], shapes, seed=seed)
+        raw, tensors = _with_text_half(vision, parts["bert"], seed)
     else:
         vision = parts["vision"]
         raw, tensors = _without_language_model(model_type, vision, parts.get("qformer"), bert, seed)
@@ -81,27 +75,25 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
         tensors |= _new_projection(tensors, raw, seed)
     family = hf_instructblip.text_family({"text_config": text})
-    words = vocabulary.for_language_model(language or vision, family, f"{_NAMES[model_type][0]}Processor")
+    processor_class = f"{_NAMES[model_type][0]}Processor"
+    words = vocabulary.for_language_model(language or vision, family, processor_class)
     _grow(tensors, words.size, seed)
     rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
     text |= {"model_type": family, "vocab_size": rows, "pad_token_id": words.id_of("pad_token")}
-    vocabularies = {"": words}
-    qformer = {key: x for key, x in (raw.get("qformer_config") or {}).items() if key != "use_qformer_text_input"}
-    qformer |= {"model_type": f"{_NAMES[model_type][1]}_qformer"}
+    vocabularies, sizes = {"": words}, {}
     if hf_instructblip.HAS_TEXT[model_type]:
         assert bert is not None
         pieces, positions = (
             tensors[f"qformer.{name}"].shape[0] for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS)
         )
         vocabularies["qformer_tokenizer"] = vocabulary.for_qformer(bert, pieces - 1)
-        qformer |= {"vocab_size": pieces, "max_position_embeddings": positions}
-    config = _config(model_type, raw, text, qformer, words.add(vocabulary.IMAGE))
-    processor_class = {"processor_class": f"{_NAMES[model_type][0]}Processor"}
+        sizes = {"vocab_size": pieces, "max_position_embeddings": positions}
+    config = _config(model_type, raw, text, sizes, words.add(vocabulary.IMAGE))
     files = {
         "config.json": config,
         "generation_config.json": _generation_config(text),
-        PREPROCESSOR: settings(vision)[2] | processor_class,
-        PROCESSOR: {"num_query_tokens": config["num_query_tokens"], **processor_class},
+        PREPROCESSOR: settings(vision)[2] | {"processor_class": processor_class},
+        PROCESSOR: {"num_query_tokens": config["num_query_tokens"], "processor_class": processor_class},
     }
     return Draft(tensors, files, vocabularies, language or vision, lambda name, shape: _draw(name, shape, seed))
 
@@ -113,6 +105,18 @@ def _model(directory: Path) -> _Model:
     rules, ignored = hf_instructblip.rules(config), hf_instructblip.ignored(config)
     check_fits(config, rules, shards, ignored)
     return _Model(read_json(path), config, {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)})
+
+
+def _with_text_half(blip2: Path, bert: Path, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config.json of a BLIP-2, and its tensors by InstructBLIP's names with a text half for its Q-Former."""
+    path = blip2 / "config.json"
+    found = read_json(path).get("model_type")
+    if found != "blip-2":
+        raise ValueError(f"{path}: model_type is {found!r}, not 'blip-2'")
+    raw, _, tensors = _model(blip2)
+    tensors = {name.replace(_NORMS["blip-2"], _NORMS["instructblip"]): tensor for name, tensor in tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return raw, tensors | qformer_from_bert.text_half(bert, shapes, seed=seed)
 
 
 def _without_language_model(
@@ -190,10 +194,11 @@ def _grow(tensors: dict[str, Tensor], size: int, seed: int) -> None:
 
 
 def _config(
-    model_type: str, raw: dict[str, Any], text: dict[str, Any], qformer: dict[str, Any], image: int
+    model_type: str, raw: dict[str, Any], text: dict[str, Any], sizes: dict[str, int], image: int
 ) -> dict[str, Any]:
-    """config.json; ``image``: id of the placeholder of the visual prompt."""
+    """config.json. ``sizes``: of the Q-Former's text half; ``image``: id of the visual prompt's placeholder."""
     name, prefix = _NAMES[model_type]
+    qformer = {key: x for key, x in (raw.get("qformer_config") or {}).items() if key != "use_qformer_text_input"}
     return {
         "architectures": [f"{name}ForConditionalGeneration"],
         "image_token_index": image,
@@ -202,7 +207,7 @@ def _config(
         "is_encoder_decoder": text["model_type"] == "t5",
         "model_type": model_type,
         "num_query_tokens": raw.get("num_query_tokens", QUERIES),
-        "qformer_config": qformer,
+        "qformer_config": qformer | {"model_type": f"{prefix}_qformer"} | sizes,
         "text_config": text,
         "tie_word_embeddings": text.get("tie_word_embeddings", False),
         "use_decoder_only_language_model": text["model_type"] != "t5",
