@@ -131,7 +131,9 @@ def test_instructions_responses_and_candidates_are_text(family):
     assert [n for n in answer if n in control] == [processor.end_id]
     assert answer[-1] == processor.end_id
     np.testing.assert_array_equal(answer, processor.response(text))
-    prompt = row["input_ids"][: len(row["input_ids"]) - len(answer)] if processor.config.decoder_only else row["input_ids"]
+    prompt = (
+        row["input_ids"][: len(row["input_ids"]) - len(answer)] if processor.config.decoder_only else row["input_ids"]
+    )
     (begin_or_end,) = (n for n, token in enumerate(prompt) if token in control)
     assert begin_or_end in (0, len(prompt) - 1)
     if processor.qformer is not None:
