@@ -15,7 +15,6 @@ from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.report import Plan, plan
 from instructblip_jax.sharding import REST, Layout, part_of
 from instructblip_jax.systems.protocol import LANGUAGE, SystemConfig
-from instructblip_jax.systems.trainable import prefixes
 
 COMPILED = 4
 """Ways that are compiled."""
@@ -45,6 +44,7 @@ class Work:
       largest: bytes of the largest activation.
       weights: bytes of the divided parts' parameters.
       heads: the different numbers of attention heads in the divided parts.
+      trains: True if any of the divided parts' parameters train.
     """
 
     flops: float
@@ -53,6 +53,7 @@ class Work:
     largest: float
     weights: float
     heads: frozenset[int]
+    trains: bool
 
 
 def divided(config: SystemConfig) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ def _work(
             if part_of(path, model.parts) in parts
         ),
         heads=frozenset(heads for x in inside for heads in _heads(x, rows)),
+        trains=any(part_of(path, model.parts) in parts for path in system.train),
     )
 
 
@@ -148,12 +150,9 @@ def ways(setting: Setting, topology: Topology) -> list[Setting]:
 
 
 def _int8(setting: Setting, parts: Collection[str]) -> tuple[bool, ...]:
-    """int8 is for a language model that is frozen."""
-    config = setting.model
-    trained = prefixes(setting.trainable or None, config.trainable_sets)
-    language = all(config.parts[part] == LANGUAGE for part in parts)
-    frozen = not any(prefix == "" or prefix.partition("/")[0] in parts for prefix in trained)
-    return (False, True) if parts and language and frozen else (False,)
+    """The choices of int8, which is for a frozen language model."""
+    language = [part for part in parts if setting.model.parts[part] == LANGUAGE]
+    return (False, True) if language and not work(setting).trains else (False,)
 
 
 def guess(setting: Setting, topology: Topology, given: float) -> Guess:
