@@ -30,7 +30,8 @@ def state(seed):
     def put(x, *spec):
         return jax.make_array_from_callback(x.shape, NamedSharding(mesh, PartitionSpec(*spec)), lambda at: x[at])
     train = {"split": put(values, ("data", "fsdp")), "whole": put(values[0])}
-    return {"step": put(np.int32(seed)), "train": train, "opt": {"mu": put(values * 2, "fsdp")}}
+    memory = {"queue": put(values * 3, "data")}
+    return {"step": put(np.int32(seed)), "train": train, "memory": memory, "opt": {"mu": put(values * 2, "fsdp")}}
 
 checkpoints = Checkpoints(epath.Path(directory), keep=3)
 if what == "save":
@@ -41,7 +42,8 @@ else:
         step = checkpoints.newest()
         restored = checkpoints.restore(step, state(0), "towers")
         assert checkpoints.place(step) == {"next": step}
-        same = weights_sha256(restored["train"]) == weights_sha256(state(step)["train"])
+        want = state(step)
+        same = all(weights_sha256(restored[part]) == weights_sha256(want[part]) for part in ("train", "memory"))
         if what == "go on":
             checkpoints.save(2, state(2), {"next": 2}, "towers")
         print(f"process {index}: step {step}, as it was saved: {same}")
