@@ -56,8 +56,8 @@ def write(root: Path, count: int) -> int:
     """Write pictures as files and as a prepared set, and a model without weights; returns the files' bytes."""
     import random_model
 
-    from instructblip_jax.data import prepared
-    from instructblip_jax.data.record import Record
+    from instructblip_jax.data.record import Medium, Record
+    from instructblip_jax.datasets.prepare.write import write
 
     random_model.write_processor(root / "model", SIDE, "t5")
     path = root / "model" / "config.json"
@@ -74,9 +74,11 @@ def write(root: Path, count: int) -> int:
         for n, file in enumerate(files):
             text, answer = TEXTS[n % len(TEXTS)]
             uid = f"photos/train/{n}"
-            yield Record(uid, "photos", "train", "vqa", (file.read_bytes(),), {}, (answer,), instruction=text)
+            yield Record(
+                uid, "photos", "train", "vqa", (Medium("image", file.read_bytes()),), {}, (answer,), instruction=text
+            )
 
-    prepared.write(root / "sets", "photos", {"train": records})
+    write(root / "sets", "photos", {"train": records})
     return sum(file.stat().st_size for file in files)
 
 

@@ -44,7 +44,15 @@ ROOMS: dict[str, set[str]] = {
     "recipes": {"run.config", "systems", "models"},
     "evals": {"data", "datasets", "decoding", "distributed", "run.workdir"},
     "plan": {"decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "train"},
-    "command_lines": {"datasets", "decoding.options", "evals.metrics", "files", "plan.chips", "run.config"},
+    "command_lines": {
+        "convert.ingredients",
+        "datasets",
+        "decoding.options",
+        "evals.metrics",
+        "files",
+        "plan.chips",
+        "run.config",
+    },
 }
 """Room -> what of ours it may import, besides itself; "systems.protocol" is that file alone. Commands import all.
 

@@ -76,6 +76,8 @@ def prepare(
     Raises ValueError for a medium that cannot be read (naming it), a system whose features cannot be cached, a
     directory that the processes do not share or that another run is writing to; OSError where the disk has no room.
     """
+    if processor.augments:
+        raise ValueError("config.data.features: this system draws its training media anew at each visit; set it to ''")
     if "://" in str(directory):
         raise ValueError(f"config.data.features is {directory}: a directory is needed; mount the bucket, or use a disk")
     out = Path(directory).absolute()

@@ -26,6 +26,8 @@ class BaseProcessor(ABC):
 
     KINDS: ClassVar[tuple[str, ...]] = ("image", "frame")
     """Kinds of media that this system reads."""
+    augments: ClassVar[bool] = False
+    """True if `media` draws anything in training; its media then cannot be cached as features."""
 
     config: Any
     """The system's configuration (`systems.protocol.SystemConfig`)."""
@@ -119,7 +121,7 @@ class BaseProcessor(ABC):
 
         Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
         """
-        found = [self.media(_of(row), f"image {n}") for n, row in enumerate(rows)]
+        found = [self.media(_of(row, f"image {n}"), f"image {n}") for n, row in enumerate(rows)]
         shapes = sorted({next(iter(one.values())).shape[:-3] for one in found})
         if len(shapes) > 1:
             counts = ", ".join(str(shape[0]) if shape else "a picture" for shape in shapes)
@@ -160,9 +162,9 @@ class BaseProcessor(ABC):
         return texts
 
 
-def _of(row: Given) -> list[Medium]:
+def _of(row: Given, name: str) -> list[Medium]:
     if not isinstance(row, (list, tuple)) and not (isinstance(row, np.ndarray) and row.ndim == 4):
         return [("image", row)]
     if not len(row):
-        raise ValueError("a video without frames")
+        raise ValueError(f"{name} is a video without frames")
     return [("frame", frame) for frame in row]

@@ -30,6 +30,7 @@ class Hearing(InstructBlipProcessor):
 
 
 class Augmenting(InstructBlipProcessor):
+    augments = True
     """Adds one random number to all pixels of a row."""
 
     def media(self, media, name=None, rng=None):
