@@ -287,6 +287,12 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     assert not len(FeatureCache(tmp_path, (2,), np.dtype(np.float32)).keys)
 
 
+def test_media_that_are_drawn_anew_are_not_cached(model, processor, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(processor), "augments", True)
+    with pytest.raises(ValueError, match=r"config\.data\.features: .* anew at each visit"):
+        compute.prepare(model, processor, sources, tmp_path, batch_size=BATCH)
+
+
 def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, processor, sources, stream, tmp_path):
     """One, two or no picture in a row, or frames: in batches of their own, with features as with pixels."""
     images = [record.images[0] for record in sources["count"]]

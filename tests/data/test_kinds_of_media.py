@@ -30,8 +30,9 @@ class Hearing(InstructBlipProcessor):
 
 
 class Augmenting(InstructBlipProcessor):
-    augments = True
     """Adds one random number to all pixels of a row."""
+
+    augments = True
 
     def media(self, media, name=None, rng=None):
         arrays = super().media(media, name)
