@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import checkpoints
-import tenth  # noqa: F401  (its line in the table)
 import toys
 from safetensors.numpy import save_file
 

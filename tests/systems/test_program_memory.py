@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.families import FAMILIES
 from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.model import InstructBlip
+from instructblip_jax.model import Model
 from instructblip_jax.systems.build import abstract
 
 
@@ -21,7 +22,7 @@ def test_a_narrow_model_is_widened_a_layer_at_a_time(tmp_path, int8):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     config, mesh = hf_instructblip.read_config(tmp_path / "config.json"), single_device_mesh()
     graph, train, frozen = abstract(config, mesh=mesh, dtype="bfloat16", trainable="qformer", int8=int8)
-    model = InstructBlip(config, graph, train, frozen, mesh, tmp_path)
+    model = Model(config, graph, train, frozen, mesh, tmp_path, FAMILIES["instructblip"])
     batch = {name: jax.ShapeDtypeStruct(x.shape, jnp.dtype(x.dtype)) for name, x in checkpoints.batch(raw).items()}
     with jax.set_mesh(mesh):
         program = model._logits.lower(train, frozen, batch).compile()
