@@ -29,7 +29,7 @@ from instructblip_jax.train.gradients import term_gradients
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
 LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
-"""How programs with narrow weights are compiled for CPU, where XLA slices and multiplies bfloat16 in float32: with this
+"""XLA options for programs with narrow weights on CPU, where XLA slices and multiplies bfloat16 in float32: with this
 pass it widens whole stacks of layers before their scan, which takes three times the memory of the weights."""
 
 _take_rows = jax.jit(lambda media, place: jax.tree.map(lambda x: x[place], media))

@@ -42,7 +42,7 @@ DEFAULT = "sharded"
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Layout:
-    """How each part of a model is sharded: Layout(trained="fsdp", llm="tensor"), by names of `LAYOUTS`.
+    """The sharding of each part of a model: Layout(trained="fsdp", llm="tensor"), by names of `LAYOUTS`.
 
     The parts are those that the system's configuration names (`systems.protocol.SystemConfig.parts`); `REST` is
     everything else. A part that is not named is "sharded": split along both axes. Raises ValueError for an unknown

@@ -158,3 +158,20 @@ def test_nothing_of_ours_needs_torch_or_tensorflow_to_be_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def documentation(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, text) of every docstring, of attributes and constants too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value.strip()
+
+
+def test_docstrings_begin_with_their_subject():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+        for path in SOURCES
+        for line, text in documentation(ast.parse(path.read_text(encoding="utf-8")))
+        if text.split(" ")[0] in ("Of", "What", "Whether", "Which")
+    ]
+    assert not wrong

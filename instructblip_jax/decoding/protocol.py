@@ -1,4 +1,4 @@
-"""What decoding asks of a model and of a processor."""
+"""The parts of a model and of a processor that decoding needs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol

@@ -39,7 +39,7 @@ def run(system: Answers, context: Context, state: dict, options: Options, until:
 
 
 def finished(state: dict, options: Options) -> jax.Array:
-    """Whether nothing is left to do: a bool scalar."""
+    """True if nothing is left to do: a bool scalar."""
     return ~kind(options).unfinished(state, options)
 
 

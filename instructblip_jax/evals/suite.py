@@ -1,4 +1,4 @@
-"""How each known set is evaluated: split, metric and mode, after arXiv 2305.06500 (section 3 and appendix).
+"""The evaluation of each known set: split, metric and mode, after arXiv 2305.06500 (section 3 and appendix).
 
 Where the paper leaves a choice, we take the defaults of its published code: a repetition penalty of 1.5, captions of 10
 to 80 tokens. The score of a binary task is the log odds of yes against no.
@@ -16,7 +16,7 @@ MODES = ("generate", "rank", "vocabulary", "binary")
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """How one data set is evaluated.
+    """The evaluation of one data set.
 
     Attributes:
       split: the split to evaluate, or several joined by "+".
@@ -77,7 +77,7 @@ SUITE: dict[str, EvalSpec] = {
 
 
 def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:
-    """How a set is evaluated: by its entry in `SUITE`, or an unknown set by exact match on ``split``.
+    """The evaluation of a set: its entry in `SUITE`, or an unknown set by exact match on ``split``.
 
     ``changes``: fields of the spec to replace. Raises ValueError naming an unknown field or an impossible value.
     """

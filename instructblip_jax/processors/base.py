@@ -1,4 +1,4 @@
-"""What every system's processor is: media and texts of people and of records -> the system's batch of NumPy arrays."""
+"""The base of all processors: media and texts of users and records -> a system's batch of NumPy arrays."""
 
 import os
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Row = Mapping[str, np.ndarray]
 Medium = tuple[str, Any]
 """A kind ("image", "frame", "audio", "points") and its content: for a picture what `processors.image.Picture` is."""
 Given = Picture | Sequence[Picture]
-"""What people give for one row: a picture, or the frames of a video."""
+"""The media of one row as users give them: a picture, or the frames of a video."""
 
 
 class BaseProcessor(ABC):
@@ -114,10 +114,10 @@ class BaseProcessor(ABC):
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """What media arrays depend on beside the media, as JSON: names cached features."""
+        """Everything but the media that media arrays depend on, as JSON; part of the name of cached features."""
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
-        """What people give, a row each -> the media arrays of a batch.
+        """Media as users give them, one item a row -> the media arrays of a batch.
 
         Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
         """
@@ -132,10 +132,10 @@ class BaseProcessor(ABC):
         """The media arrays of rows -> those of a batch."""
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-    # What people give
+    # Users' media and texts
 
     def rows(self, images: Given | Sequence[Given], count: int | None, *, share: bool = False) -> list[Given]:
-        """What people give as images -> one picture or list of frames a row, ``count`` rows if that is known.
+        """The ``images`` of a public call -> one picture or list of frames a row, ``count`` rows if that is known.
 
         ``share``: a single picture is used for all rows. Raises ValueError for counts that do not match.
         """

@@ -1,4 +1,4 @@
-"""What a run cannot do is an error that names the field, before anything is loaded or written."""
+"""Checks of a run before anything is loaded or written; every error names the field."""
 
 import dataclasses
 

@@ -44,7 +44,7 @@ class MixtureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where prepared sets are, and how their records become batches.
+    """The place of the prepared sets, and how their records become batches.
 
     Attributes:
       directory: holds the prepared sets.

@@ -1,4 +1,4 @@
-"""What `train` prints about a run before its first step."""
+"""The lines that `train` prints about a run before its first step."""
 
 import sys
 from pathlib import Path

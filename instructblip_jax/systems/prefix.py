@@ -1,4 +1,4 @@
-"""What systems share that write text after a visual prompt: pictures become vectors in front of the words.
+"""The base of systems that write text after a visual prompt: pictures become vectors in front of the words.
 
 InstructBLIP, BLIP-2's second stage and their kin differ in how the vectors are made; see `instructblip`.
 """
@@ -25,7 +25,7 @@ TextConfig = T5Config | LlamaConfig | OptConfig
 
 
 class PrefixConfig:
-    """What the configurations of such systems share: frozen dataclasses with at least the fields ``vision``, ``text``
+    """The base of their configurations: frozen dataclasses with at least the fields ``vision``, ``text``
     and ``stored_image_size``; see `protocol.SystemConfig`."""
 
     vision: VitConfig

@@ -1,4 +1,4 @@
-"""What a system is: the protocols that training, decoding, evaluation, planning and conversion ask for.
+"""The protocols of a system: all that training, decoding, evaluation, planning and conversion ask for.
 
 A system is a frozen configuration (`SystemConfig`), which describes everything without memory, and an `nnx.Module` that
 it builds (`System`), which is merged and called inside jitted functions only. A system that writes text is also
@@ -84,7 +84,7 @@ class SystemConfig(Protocol):
         """True for the parameters that cached features are computed with."""
 
     def feature_settings(self) -> Mapping[str, Any]:
-        """What else cached features depend on, as JSON: the sizes of the tower."""
+        """Everything but weights that cached features depend on, as JSON: the sizes of the tower."""
 
     def trains_features(self, trained: tuple[str, ...]) -> bool:
         """True if a trainable set with these prefixes changes what features would be cached of."""

@@ -96,14 +96,14 @@ def _added(function: Callable[..., tuple[Any, Arrays]], memory: Arrays, parts: A
 
 
 def _ratio(weights: Mapping[str, float], counts: Counts, name: str, lead: str) -> Any:
-    """What a term's sum is multiplied by, in units of the first term's count."""
+    """The factor of a term's sum, in units of the first term's count."""
     if name == lead:
         return weights[name]
     return weights[name] * jnp.maximum(counts[lead], 1.0) / jnp.maximum(counts[name], 1.0)
 
 
 def _sums(terms: Mapping[str, Term], batch: Batch, sets: int) -> dict[str, Any]:
-    """What is added up over micro-batches: the sum and count of each term, and those of each set's rows."""
+    """Everything that is added up over micro-batches: sum and count of each term, and those of each set's rows."""
     found: dict[str, Any] = {
         "totals": {name: term.sums.sum() for name, term in terms.items()},
         "counts": {name: term.counts.sum() for name, term in terms.items()},
