@@ -42,6 +42,8 @@ ROOMS: dict[str, set[str]] = {
         *("processors.base", "sharding", "systems", "train"),
     },
     "recipes": {"run.config", "systems", "models"},
+    "recipe": {"recipes.instructblip"},
+    "config": {"run.config"},
     "evals": {"data", "datasets", "decoding", "distributed", "run.workdir"},
     "plan": {"decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "train"},
     "command_lines": {

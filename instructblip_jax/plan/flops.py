@@ -94,7 +94,7 @@ def _convolution(equation: Any) -> float:
 
 @functools.cache
 def window_pairs(side: int, kernel: int, out: int, *, stride: int, pad: int, spread: int, step: int) -> int:
-    """The number of products that a convolution takes along one dimension, without those on padding and between the entries of a
-    dilated input. ``spread`` and ``step`` are the dilations of input and kernel."""
+    """The number of products that a convolution takes along one dimension, without those on padding and between the
+    entries of a dilated input. ``spread`` and ``step`` are the dilations of input and kernel."""
     place = np.arange(out)[:, None] * stride - pad + np.arange(kernel)[None] * step
     return int(np.sum((place >= 0) & (place <= (side - 1) * spread) & (place % spread == 0)))
