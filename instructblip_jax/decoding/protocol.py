@@ -1,4 +1,4 @@
-"""The parts of a model and of a processor that decoding needs."""
+"""The parts of a model and of a processor that decoding and evaluation need."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,14 @@ class Model(Protocol):
 
     config: SystemConfig
 
-    def encode(self, batch: Mapping[str, Any], *, place: np.ndarray | None = None) -> Media: ...
+    def encode(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        place: np.ndarray | None = None,
+        own: np.ndarray | None = None,
+        rows: int | None = None,
+    ) -> Media: ...
 
     def prefill(self, media: Media, batch: Mapping[str, Any]) -> Context: ...
 
@@ -43,6 +50,8 @@ class Processor(Protocol):
     def batch(
         self, rows: Sequence[Mapping[str, np.ndarray]], prompt: int, response: int = 0, *, training: bool = True
     ) -> dict[str, np.ndarray]: ...
+
+    def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 
     def decode(self, ids: np.ndarray) -> list[str]: ...
 

@@ -1,12 +1,12 @@
 """A model's answers over a prepared split: texts, or scores of candidates; with the media, and with them blanked."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from instructblip_jax.data.evaluation import EvalBatch
 from instructblip_jax.data.record import Record
+from instructblip_jax.decoding.protocol import Model, Processor
 from instructblip_jax.decoding.rank import score
 from instructblip_jax.decoding.text import generate_ids
 from instructblip_jax.evals.pairs import Prediction
@@ -23,7 +23,13 @@ def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[st
 
 
 def predictions(
-    model: Any, processor: Any, batch: EvalBatch, spec: EvalSpec, vocabulary: Sequence[str] = (), *, blind: bool = False
+    model: Model,
+    processor: Processor,
+    batch: EvalBatch,
+    spec: EvalSpec,
+    vocabulary: Sequence[str] = (),
+    *,
+    blind: bool = False,
 ) -> list[Prediction]:
     """One prediction for each record. ``blind``: all media are blanked. All hosts of a job call it together."""
     shown = processor.blank(batch.media) if blind else batch.media
@@ -60,10 +66,10 @@ def predictions(
 
 
 def answered(
-    model: Any,
-    processor: Any,
+    model: Model,
+    processor: Processor,
     batches: Iterator[EvalBatch],
-    how: EvalSpec,
+    spec: EvalSpec,
     vocabulary: Sequence[str] = (),
     *,
     blind: bool,
@@ -74,8 +80,8 @@ def answered(
     ``blank_image``: all media are blanked, as for a model that was trained so.
     """
     for batch in batches:
-        seen = predictions(model, processor, batch, how, vocabulary, blind=blank_image)
+        seen = predictions(model, processor, batch, spec, vocabulary, blind=blank_image)
         unseen: Sequence[Prediction | None] = [None] * len(seen)
         if blind:
-            unseen = predictions(model, processor, batch, how, vocabulary, blind=True)
+            unseen = predictions(model, processor, batch, spec, vocabulary, blind=True)
         yield list(zip(batch.records, seen, unseen, strict=True))
