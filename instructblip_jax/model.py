@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from instructblip_jax.objectives.term import Term, mean, mean_of
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import Context, Media
-from instructblip_jax.train.gradients import term_gradients
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
 LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
@@ -257,13 +256,10 @@ class Model:
 
     @cached_property
     def _gradients(self) -> Callable:
-        def run(train: Arrays, frozen: Arrays, batch: dict) -> tuple[jax.Array, Arrays]:
-            loss, _, grads, _ = term_gradients(
-                partial(merge, self.graph), train, frozen, batch, None, 1, memory=self.memory
-            )
-            return loss, grads
+        def loss(train: Arrays, frozen: Arrays, batch: dict) -> jax.Array:
+            return mean(merge(self.graph, train, frozen).loss(batch, memory=self.memory, step=0)[0])
 
-        return self._jit(run)
+        return self._jit(jax.value_and_grad(loss))
 
     @cached_property
     def _loss(self) -> Callable:

@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "train": {"systems.protocol", "objectives.term", "sharding", "files"},
     "model": {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "sharding"),
-        *("systems.build", "systems.protocol", "train.gradients"),
+        *("systems.build", "systems.protocol"),
     },
     "processor": {"families", "hub", "processors.base"},
     "data": {"processors.base", "processors.image", "files"},
