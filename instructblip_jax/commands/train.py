@@ -51,13 +51,13 @@ def run(args: Sequence[str]) -> None:
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh))
     check(config, mesh)
     workdir = Workdir(FLAGS.workdir)
-    workdir.check(config, further=True)
-    config = with_system(config)
-    shorter = workdir.check(config, further=True)  # again, now that the trainable set has its name
+    shorter = workdir.check(config, further=True)
     finished = workdir.read_json("train.json")
     if finished is not None and shorter is None:
         _report(workdir, finished, "already trained")
         return
+    config = with_system(config)
+    shorter = workdir.check(config, further=True)  # again, now that the trainable set has its name
     with workdir.held():
         result = _train(config, mesh, workdir, shorter, begun)
     _report(workdir, result, "trained")
