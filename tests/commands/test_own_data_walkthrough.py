@@ -78,5 +78,5 @@ def test_the_page_promises_what_is_reached(directory):
 @pytest.mark.long
 def test_the_page_tells_the_answers_that_are_given(directory):
     _, out = directory
-    colour, place = re.search(r"an answer a line, `(\S+)` and `(\S+)`", PAGE.replace("\n", " ")).groups()
+    colour, place = re.search(r"one answer per line, `(\S+)` and `(\S+)`", PAGE.replace("\n", " ")).groups()
     assert out.splitlines()[-2:] == [colour, place]
