@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "processors": {"files"},
     "convert": {"systems", "models", "mesh", "files", "processors.image", "processors.tokenizer"},
     "families": {"convert", "systems", "processors", "files"},
-    "decoding": {"systems.protocol", "objectives.lm"},
+    "decoding": {"systems.protocol", "objectives.lm", "processors.base"},
     "train": {"systems.protocol", "objectives.term", "sharding", "files"},
     "model": {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "sharding"),
@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},
     "config": {"run.config"},
-    "evals": {"data", "datasets", "decoding", "distributed", "run.workdir"},
+    "evals": {"data", "datasets", "decoding", "distributed", "processors.base", "run.workdir"},
     "plan": {"decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "train"},
     "command_lines": {
         "convert.ingredients",

@@ -1,19 +1,18 @@
 """`instructblip train` behind its command line: the run, from its configuration to its last checkpoint."""
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
-from etils import epath
 from jax.sharding import Mesh
 
-from instructblip_jax import distributed, validation
+from instructblip_jax import distributed, files, validation
 from instructblip_jax import mesh as meshes
 from instructblip_jax.command_lines.train import traced
 from instructblip_jax.features import compute
@@ -56,19 +55,21 @@ def run(args: Sequence[str]) -> None:
     if finished is not None and shorter is None:
         _report(workdir, finished, "already trained")
         return
-    config = with_system(config)
+    config, directory = with_system(config)
     shorter = workdir.check(config, further=True)  # again, now that the trainable set has its name
     with workdir.held():
-        result = _train(config, mesh, workdir, shorter, begun)
+        result = _train(config, directory, mesh, workdir, shorter, begun)
     _report(workdir, result, "trained")
 
 
-def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig | None, begun: float) -> dict[str, Any]:
+def _train(
+    config: RunConfig, directory: Path, mesh: Mesh, workdir: Workdir, shorter: RunConfig | None, begun: float
+) -> dict[str, Any]:
     """Train, and return what train.json holds. ``shorter``: the finished run that this one continues, if any."""
     # The sets come first: the model takes longer to read.
     start = Start(workdir, keep=config.checkpoints_kept)
     start.check_sets({name: source.digest for name, source in open_sets(config, prepare=False).items()})
-    model, processor = load_model(config, mesh)
+    model, processor = load_model(config, directory, mesh)
     data = open_data(config, processor, mesh)
     start.check_sets(data.digests)  # again, because missing sets have been prepared
     data.check_shared()
@@ -134,9 +135,9 @@ def _train(config: RunConfig, mesh: Mesh, workdir: Workdir, shorter: RunConfig |
     return result
 
 
-def load_model(config: RunConfig, mesh: Mesh) -> tuple[Model, BaseProcessor]:
-    """The model to be trained, and its processor."""
-    model = Model.from_pretrained(config.model, mesh, **config.model_options())
+def load_model(config: RunConfig, directory: Path, mesh: Mesh) -> tuple[Model, BaseProcessor]:
+    """The model in ``directory`` to be trained, and its processor."""
+    model = Model.from_pretrained(str(directory), mesh, **config.model_options())
     return model, Processor.from_pretrained(model.directory, **config.system_options())
 
 
@@ -213,5 +214,5 @@ def _ended(train: Any, start: Start, workdir: Workdir) -> TrainState:
 
 def _report(workdir: Workdir, result: dict[str, Any], what: str) -> None:
     if FLAGS.json and distributed.is_writer():
-        epath.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + "\n")
+        files.write_json(FLAGS.json, result)
     print(f"{what} to step {result['steps']} in {result['seconds']} s; checkpoints in {workdir.path / 'checkpoints'}")

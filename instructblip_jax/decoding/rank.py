@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.decoding.protocol import Model, Processor
+from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.text import prepare
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.systems.protocol import Media
 
 SCORE_ELEMENTS = 2**26
@@ -17,7 +18,7 @@ LENGTH_STEP = 4
 
 def rank(
     model: Model,
-    processor: Processor,
+    processor: BaseProcessor,
     images: Any,
     instructions: str | Sequence[str],
     candidates: Sequence[str] | Sequence[Sequence[str]],
@@ -39,7 +40,7 @@ def rank(
 
 def score(
     model: Model,
-    processor: Processor,
+    processor: BaseProcessor,
     media: Media,
     batch: Mapping[str, np.ndarray],
     lists: Sequence[Sequence[str]],

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.decoding.protocol import Model, Processor
+from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.search import widths
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.systems.protocol import Media
 
 LENGTH_STEP = 16
@@ -58,7 +59,7 @@ def _answers(model: Model, media: Media, batch: Mapping[str, np.ndarray], option
 
 
 def prepare(
-    model: Model, processor: Processor, images: Any, instructions: str | Sequence[str]
+    model: Model, processor: BaseProcessor, images: Any, instructions: str | Sequence[str]
 ) -> tuple[Media, dict[str, np.ndarray]]:
     """Media and instructions -> encoded media, one row an instruction, and the padded text of a batch.
 
@@ -76,7 +77,13 @@ def prepare(
 
 
 def generate(
-    model: Model, processor: Processor, images: Any, instructions: str | Sequence[str], *, seed: int = 0, **options: Any
+    model: Model,
+    processor: BaseProcessor,
+    images: Any,
+    instructions: str | Sequence[str],
+    *,
+    seed: int = 0,
+    **options: Any,
 ) -> list[str]:
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
@@ -90,7 +97,14 @@ def generate(
 
 
 def stream(
-    model: Model, processor: Processor, image: Any, instruction: str, *, every: int = 1, seed: int = 0, **options: Any
+    model: Model,
+    processor: BaseProcessor,
+    image: Any,
+    instruction: str,
+    *,
+    every: int = 1,
+    seed: int = 0,
+    **options: Any,
 ) -> Iterator[str]:
     """One answer as it is written: pieces of text, which are the answer of `generate` when joined.
 

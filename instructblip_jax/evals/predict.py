@@ -6,12 +6,13 @@ import numpy as np
 
 from instructblip_jax.data.evaluation import EvalBatch
 from instructblip_jax.data.record import Record
-from instructblip_jax.decoding.protocol import Model, Processor
+from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.rank import score
 from instructblip_jax.decoding.text import generate_ids
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.evals.ranking import NO, YES, log_odds
 from instructblip_jax.evals.suite import EvalSpec
+from instructblip_jax.processors.base import BaseProcessor
 
 
 def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
@@ -24,7 +25,7 @@ def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[st
 
 def predictions(
     model: Model,
-    processor: Processor,
+    processor: BaseProcessor,
     batch: EvalBatch,
     spec: EvalSpec,
     vocabulary: Sequence[str] = (),
@@ -67,7 +68,7 @@ def predictions(
 
 def answered(
     model: Model,
-    processor: Processor,
+    processor: BaseProcessor,
     batches: Iterator[EvalBatch],
     spec: EvalSpec,
     vocabulary: Sequence[str] = (),

@@ -190,7 +190,7 @@ def describe(setting: Setting, mesh: Mesh) -> Described:
         setting.model,
         mesh=mesh,
         dtype=setting.dtype,
-        trainable=setting.trainable or None,
+        trainable=setting.trainable,
         layout=setting.layout,
         remat=setting.remat,
         int8=setting.int8,

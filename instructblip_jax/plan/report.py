@@ -114,7 +114,7 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
     described = compiled.describe(setting, mesh)
     given = described.bytes()
     shapes = {name: x.shape for name, x in described.batch.items()}
-    model_flops = flops.of_batch(tracing.describe(setting.model, trainable=setting.trainable or None), shapes)
+    model_flops = flops.of_batch(tracing.describe(setting.model, trainable=setting.trainable), shapes)
     try:
         program = compiled.compiled(compiled.train_step(described), mesh)
     except DoesNotFit as error:

@@ -1,6 +1,7 @@
 """Checks of a run before anything is loaded or written; every error names the field."""
 
 import dataclasses
+from pathlib import Path
 
 from jax.sharding import Mesh
 
@@ -41,12 +42,13 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
 
 
-def with_system(run: RunConfig) -> RunConfig:
-    """`fitted` to the system that the config.json of the run's model names.
+def with_system(run: RunConfig) -> tuple[RunConfig, Path]:
+    """The run `fitted` to the system that the config.json of its model names, and the model's local directory.
 
     Raises FileNotFoundError or ValueError for a model that cannot be read or a field that does not fit its system.
     """
-    return fitted(run, families.read_config(hub.resolve(run.model)).configured(**run.system_options()))
+    directory = hub.resolve(run.model)
+    return fitted(run, families.read_config(directory).configured(**run.system_options())), directory
 
 
 def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:

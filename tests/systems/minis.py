@@ -7,10 +7,6 @@ import checkpoints
 import toys
 from safetensors.numpy import save_file
 
-from instructblip_jax import families
-from instructblip_jax.mesh import single_device_mesh
-from instructblip_jax.systems.build import abstract
-
 MINIS = ("instructblip", "instructblipvideo", "blip-2", "tenth")
 """model_type of each; their language model is T5 unless `LANGUAGE` names another."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt"}
@@ -36,16 +32,6 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     settings["size"] = {"height": side, "width": side}
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         (directory / name).write_text(json.dumps(settings), encoding="utf-8")
-    save_file(tensors(directory, seed), directory / "model.safetensors", metadata={"format": "pt"})
+    tensors = {name: checkpoints.values(name, x, seed) for name, x in checkpoints.tensor_shapes(directory).items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
-
-
-def tensors(directory: Path, seed: int) -> dict:
-    """Random values for every tensor that the system's table names."""
-    family, config = families.family_of(directory), families.read_config(directory)
-    _, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="float32")
-    shapes = {}
-    for path, rule in family.rules(config).items():
-        ours = (train | frozen)[path].shape
-        shapes |= dict.fromkeys(rule.names(ours), rule.tensor_shape(ours))
-    return {name: checkpoints.values(name, shape, seed) for name, shape in shapes.items()}
