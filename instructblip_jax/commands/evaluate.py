@@ -58,7 +58,7 @@ def run(args: Sequence[str]) -> None:
         sets[name] = open_set(
             config.data.directory, name, changes, split=FLAGS.split, max_new_tokens=suite.max_new_tokens
         )
-    model, step = load(config, directory, workdir, FLAGS.checkpoint)
+    model, step = load(dataclasses.replace(config, model=str(directory)), workdir, FLAGS.checkpoint)
     processor = Processor.from_pretrained(model.directory, **config.system_options())
     weights = weights_sha256(model.train)
 
@@ -89,11 +89,11 @@ def halves_of(suite: EvaluationConfig) -> dict[str, str]:
     return halves
 
 
-def load(config: RunConfig, directory: Path, workdir: Workdir, step: int | None) -> tuple[Model, int]:
+def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Model, int]:
     """The model of a run with the trained parameters of ``step`` (None: the newest), and that step."""
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh))
     options = config.model_options(remat="none", int8=FLAGS.int8 or config.int8)
-    model = Model.from_pretrained(str(directory), mesh, **options)
+    model = Model.from_pretrained(config.model, mesh, **options)
     return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
 
 

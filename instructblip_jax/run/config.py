@@ -141,7 +141,7 @@ class RunConfig:
         """Keywords of `Model.from_pretrained`, with ``changes`` in place of the run's own."""
         options = {
             "dtype": self.dtype,
-            "trainable": self.trainable,
+            "trainable": self.trainable or None,
             "layout": Layout(**self.layout),
             "remat": self.remat,
             "int8": self.int8,
