@@ -1,5 +1,6 @@
 """Multi-head attention of all parts: self or cross, with bias, mask and KV cache, for one or many continuations."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers.primitives import dropout, linear
+from instructblip_jax.sharding import constrain
+
+Part = tuple[jax.Array, jax.Array, jax.Array | None]
+"""Keys, values and bias, as `attend` takes them."""
+HIDDEN = -(2.0**41)
+"""The lowest bias that cuDNN is given. float32's lowest value is -inf in bfloat16, and a row that attends to nothing
+would be NaN; this one is finite, and as large that no score changes it."""
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:
@@ -23,7 +31,7 @@ def causal_bias(length: int) -> jax.Array:
 
 def attend(
     query: jax.Array,
-    parts: Sequence[tuple[jax.Array, jax.Array, jax.Array | None]],
+    parts: Sequence[Part],
     *,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
@@ -36,8 +44,18 @@ def attend(
     attention). Returns the shape of ``query``. ``key`` enables dropout of the attention weights.
 
     The heads of keys and values come before their positions, the order of the einsums, so that a cache that is read at
-    every step is never transposed.
+    every step is never transposed. On a GPU whole sequences in bfloat16 go through cuDNN, equal within bfloat16's
+    rounding, where scores never enter the memory.
     """
+    if _cudnn_takes(query, parts) and (key is None or dropout_rate == 0.0):
+        return _by_cudnn(query, *parts[0])
+    return _plain(query, parts, dropout_rate, key)
+
+
+def _plain(
+    query: jax.Array, parts: Sequence[Part], dropout_rate: float = 0.0, key: jax.Array | None = None
+) -> jax.Array:
+    """`attend` as matrix products and a softmax, for every platform and shape."""
     n = "n" if query.ndim == 5 else ""
     heads, groups = query.shape[-2], parts[0][0].shape[-3]
     grouped = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
@@ -57,6 +75,75 @@ def attend(
         mixed = mixed + jnp.einsum(f"b{n}grts,b{own}gsk->b{n}tgrk", share, values)
         start += keys.shape[-2]
     return mixed.reshape(query.shape)
+
+
+@functools.cache
+def _cudnn() -> bool:
+    """True if a GPU for cuDNN's attention is at hand: jax asks for cuDNN's version while it traces."""
+    try:
+        return all(float(device.compute_capability) >= 8.0 for device in jax.local_devices(backend="cuda"))
+    except RuntimeError:
+        return False
+
+
+def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
+    """True where the mesh in force is of GPUs, and cuDNN knows these shapes and types."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None or device.platform != "gpu" or len(parts) > 1 or query.ndim > 4 or not _cudnn():
+        return False
+    keys, values, bias = parts[0]
+    size = query.shape[-1]
+    return (
+        {x.dtype for x in (query, keys, values)} == {jnp.dtype(jnp.bfloat16)}
+        and keys.shape[1] == query.shape[2]  # grouped heads could be split over fewer devices than the queries'
+        and size % 8 == 0
+        and size <= 128
+        and (bias is None or _even(query, keys))
+    )
+
+
+def _even(query: jax.Array, keys: jax.Array) -> bool:
+    """True if both lengths are even: jax refuses others in cuDNN's backward pass."""
+    return query.shape[1] % 2 == keys.shape[2] % 2 == 0
+
+
+def _cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`attend` over one part by cuDNN, query [B, T, H, K]; its gradient of the bias is 0 where that has rows."""
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], keys.shape[2]))
+        bias = jnp.maximum(bias, HIDDEN).astype(query.dtype)
+        bias = constrain(
+            bias, "batch" if bias.shape[0] > 1 else None, "heads" if bias.shape[1] > 1 else None, None, None
+        )
+    # It can be partitioned over devices if batch and heads are split the same way in all arrays, and nothing else is.
+    arrays = (query, keys.swapaxes(1, 2), values.swapaxes(1, 2))  # each [B, T or S, H, K]
+    query, keys, values = (constrain(x, "batch", None, "heads", None) for x in arrays)
+    return jax.nn.dot_product_attention(query, keys, values, bias, scale=1.0, implementation="cudnn")
+
+
+@jax.custom_vjp
+def _by_cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`_cudnn_forward`, with the plain form's gradient of the bias: not computed where nobody wants it."""
+    return _cudnn_forward(query, keys, values, bias)
+
+
+def _by_cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> tuple:
+    def form(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        return (
+            _cudnn_forward(query, keys, values, bias) if _even(query, keys) else _plain(query, [(keys, values, bias)])
+        )
+
+    mixed, backward = jax.vjp(form, query, keys, values)
+    return mixed, (backward, (query, keys, values, bias))
+
+
+def _by_cudnn_backward(kept: Any, gradient: jax.Array) -> tuple:
+    backward, (query, keys, values, bias) = kept
+    _, of_bias = jax.vjp(lambda bias: _plain(query, [(keys, values, bias)]), bias)
+    return *backward(gradient), *of_bias(gradient)
+
+
+_by_cudnn.defvjp(_by_cudnn_forward, _by_cudnn_backward)
 
 
 class Attention(nnx.Module):
