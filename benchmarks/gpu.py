@@ -4,8 +4,8 @@
 
 Training is a GPU's share of the batch of `configs/`, variant gpu_8, at 32 query, 64 prompt and 64 response tokens: the
 median of blocked steps after warm-up. MFU counts the step's FLOPs once (`plan.flops`). Decoding writes 64 tokens a row
-after the prefill, which is not counted. The columns beside them are `instructblip plan` for this one device: the program
-that ran, compiled and read. Weights are made on the device. Every part is a process of its own with a time limit, and
+after the prefill, which is not counted. The columns beside them are `instructblip plan` for this one device: the same
+program, compiled and read. Weights are made on the device. Every part is a process of its own with a time limit, and
 what it measured is kept if its plan comes too late. --scale tiny tries all of it on any machine, a CPU planned as h100.
 """
 
@@ -37,13 +37,12 @@ PARTS = {
 CONFIGS = {"vicuna-7b": "instructblip_vicuna7b.py", "flan-t5-xl": "instructblip_flan_t5_xl.py"}
 GPUS = 8
 """The GPUs of the variant gpu_8, which share its batch."""
-BATCHES = (1, 64)
-"""Rows that are decoded at a time."""
 SCALES: dict[str, dict[str, Any]] = {
-    "full": {"lengths": (64, 64), "new": 64, "steps": 20, "rows": 0},
-    "tiny": {"lengths": (16, 16), "new": 16, "steps": 3, "rows": 2},
+    "full": {"lengths": (64, 64), "rows": 0, "steps": 20, "decoded": (1, 64), "new": 64},
+    "tiny": {"lengths": (16, 16), "rows": 2, "steps": 3, "decoded": (1, 2), "new": 16},
 }
-"""Scale -> prompt and response tokens, new tokens of an answer, timed steps, rows of a step (0: the configuration's)."""
+"""Scale -> prompt and response tokens; rows of a train step (0: the configuration's) and steps that are timed; rows
+that are decoded at a time and their new tokens."""
 WARM_UP = 3
 ROUNDS = 3
 
@@ -180,7 +179,6 @@ def train(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str, 
         "int8": one.int8,
     }
     yield measured
-    del state, frozen
     plan = report.plan(one, topology(), jax.devices()[:1]).as_json()
     yield measured | planned(plan, "step_seconds", one.rows) | {"peak_bytes": plan["peak_bytes_per_chip"]}
 
@@ -199,7 +197,8 @@ def decode(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str,
 
     one, new = setting(kind, scale, **options), SCALES[scale]["new"]
     mesh = compiled.mesh_of(one, jax.devices()[:1])
-    graph, train, frozen = abstract(one.model, mesh=mesh, dtype=one.dtype, int8=one.int8)
+    scan = topology().chip.tpu  # as `Model.from_pretrained` chooses
+    graph, train, frozen = abstract(one.model, mesh=mesh, dtype=one.dtype, int8=one.int8, scan_layers=scan)
     family = families.FAMILIES["instructblip"]
     model = Model(one.model, graph, random_arrays(train), random_arrays(frozen), mesh, Path(), family)
     words = min(one.model.text.vocab_size, one.model.qformer.vocab_size) - 1
@@ -211,7 +210,7 @@ def decode(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str,
         min_new_tokens=new,
     )
     found = []
-    for rows in BATCHES:
+    for rows in SCALES[scale]["decoded"]:
         shapes = compiled.batch_of(dataclasses.replace(one, rows=rows), mesh, training=False)
         batch = random_batch(shapes, words)
         context = model.prefill(model.encode(batch), batch)
@@ -229,7 +228,6 @@ def decode(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str,
             }
         )
         yield from found[-1:]
-    del model, context
     for measured in found:
         of = dataclasses.replace(one, rows=measured["rows"])
         plan = report.generation(of, topology(), jax.devices()[:1], max_new_tokens=new).as_json()
