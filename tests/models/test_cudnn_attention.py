@@ -6,11 +6,11 @@ No GPU is needed: what is handed to cuDNN is computed by jax's own form here, an
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 from jaxprs import equations
 
 from instructblip_jax.models.layers import attention
 from instructblip_jax.models.layers.attention import attend, causal_bias, mask_bias
+from instructblip_jax.plan.cudnn import assumed
 
 B, T, S, H, K = 3, 6, 8, 4, 16
 GPUS = jax.sharding.AbstractMesh(
@@ -74,10 +74,10 @@ def test_equals_the_plain_form_with_all_gradients(name, monkeypatch):
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-    """A GPU at hand, as far as tracing asks."""
-    monkeypatch.setattr(attention, "_cudnn", lambda: True)
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+def cudnn():
+    """GPUs at hand, as far as tracing asks, as `plan` traces."""
+    with assumed():
+        yield
 
 
 def calls(parts=None, mesh=GPUS, of=jax.grad, **sizes) -> set[str]:

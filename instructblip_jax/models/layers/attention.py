@@ -78,7 +78,7 @@ def _plain(
 
 
 @functools.cache
-def _cudnn() -> bool:
+def has_cudnn() -> bool:
     """True if a GPU for cuDNN's attention is at hand: jax asks for cuDNN's version while it traces."""
     try:
         return all(float(device.compute_capability) >= 8.0 for device in jax.local_devices(backend="cuda"))
@@ -89,7 +89,7 @@ def _cudnn() -> bool:
 def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
     """True where the mesh in force is of GPUs, and cuDNN knows these shapes and types."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or device.platform != "gpu" or len(parts) > 1 or query.ndim > 4 or not _cudnn():
+    if device is None or device.platform != "gpu" or len(parts) > 1 or query.ndim > 4 or not has_cudnn():
         return False
     keys, values, bias = parts[0]
     size = query.shape[-1]
