@@ -293,11 +293,12 @@ def decode(described: Described, context: Any, state: Any, options: Options) -> 
         return traced.trace(described.train, described.frozen, context, state, options, options.max_new_tokens)
 
 
-def read_whole(traced: Any, described: Described) -> list[Any]:
-    """The parameters that a traced `decode` reads from end to end in each step; of an embedding it reads some rows."""
-    leaves = jax.tree.leaves((described.train, described.frozen))
-    whole = _used_whole(traced.jaxpr.jaxpr)[: len(leaves)]
-    return [leaf for leaf, read in zip(leaves, whole, strict=True) if read]
+def read_whole(traced: Any, described: Described) -> Abstract:
+    """The parameters that a function, traced with them as its first arguments, reads from end to end. Of an embedding
+    it reads some rows only."""
+    names = [*sorted(described.train), *sorted(described.frozen)]  # the order of a tree's leaves
+    whole = [name for name, read in zip(names, _used_whole(traced.jaxpr.jaxpr), strict=False) if read]
+    return {name: x for name, x in (described.train | described.frozen).items() if name in whole}
 
 
 def _used_whole(jaxpr: Any) -> list[bool]:

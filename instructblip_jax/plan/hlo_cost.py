@@ -102,7 +102,7 @@ def _operands(x: Instruction, computation: Computation) -> list[Array]:
 def _library_flops(x: Instruction, computation: Computation) -> float:
     """FLOPs of a call to a library for GPUs: a product, or attention as a whole."""
     left = _operands(x, computation)[0].shape
-    if scores := re.search(r'"intermediate_tensor_shape":\{.*?"dimensions":\[([^\]]*)\]', x.text):
+    if scores := re.search(r'"intermediate_tensor_shape":\s*\{.*?"dimensions":\s*\[([^\]]*)\]', x.text):
         # Two products with as many scores forward; backward the scores once more, and two gradients of each.
         products = 5 if "Backward" in (x.attribute("custom_call_target") or "") else 2
         return 2.0 * products * math.prod(int(n) for n in re.findall(r"\d+", scores[1])) * left[-1]
