@@ -18,7 +18,7 @@ and cuBLAS wins nearly all of them."""
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a GPU reports about itself.
+    """A GPU's report about itself.
 
     Attributes:
       capability: the major CUDA compute capability.
