@@ -1,0 +1,41 @@
+"""The likely time of a TPU program, from the compiler's own cycles; and where it goes."""
+
+import pytest
+
+from instructblip_jax.plan import chips, estimate, hlo_cost, losses
+from instructblip_jax.plan.hlo import Program
+
+NEAR = "{1,0:T(8,128)S(1)}"
+SCOPE = "jit(step)/transpose(jvp(llm))/while/body/closed_call/checkpoint"
+PROGRAM = f"""HloModule m, is_scheduled=true
+
+ENTRY %main (p: f32[256,256], q: f32[256,256], r: f32[1048576]) -> f32[256,256] {{
+  %p = f32[256,256]{NEAR} parameter(0)
+  %q = f32[256,256]{NEAR} parameter(1)
+  %r = f32[1048576]{{0}} parameter(2)
+  %copy-start = (f32[1048576]{{0:S(1)}}, f32[1048576]{{0}}, u32[]) copy-start(%r)
+  %product = f32[256,256]{NEAR} dot(%p, %q), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}, \
+metadata={{op_name="{SCOPE}/dot_general"}}, backend_config={{"window_config":{{"estimated_cycles":"3000"}}}}
+  %again = f32[256,256]{NEAR} dot(%p, %q), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}, \
+metadata={{op_name="{SCOPE}/rematted_computation/dot_general"}}, backend_config={{"estimated_cycles":"4500"}}
+  %copy-done = f32[1048576]{{0:S(1)}} copy-done(%copy-start)
+  ROOT %out = f32[256,256]{NEAR} add(%product, %again), \
+metadata={{op_name="{SCOPE}/add"}}, backend_config={{"estimated_cycles":"1500"}}
+}}
+"""
+
+
+def test_products_take_their_cycles_and_everything_else_half():
+    parsed, topology = Program(PROGRAM), chips.parse("v5e:1x1")
+    ops = hlo_cost.ops(parsed)
+    made = estimate.estimate(parsed, ops, [], topology, [(0, (0, 0, 0))])
+    assert made.likely == pytest.approx((3000 + 4500 + 1500 / 2) / 1.5e9)  # the copy runs beside the products
+    product = 2 * 256**3 / 197e12
+    assert made.per_op == pytest.approx(2 * product + 4 * 2**20 / 819e9)
+    rows = {(row.what, row.part): row.seconds for row in losses.losses(parsed, ops, {}, [], topology.chip, ("llm",))}
+    assert rows == {
+        (losses.USEFUL, ""): pytest.approx(product),
+        (losses.STALLS, "llm"): pytest.approx(3000 / 1.5e9 - product),
+        (losses.REPEATED, "llm"): pytest.approx(4500 / 1.5e9),
+        (losses.OTHER, "llm"): pytest.approx(750 / 1.5e9),
+    }
