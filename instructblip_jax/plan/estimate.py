@@ -7,11 +7,11 @@ of the peak, and everything else to move its bytes at the full bandwidth.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from instructblip_jax.plan.chips import Chip, Topology
 from instructblip_jax.plan.collectives import KINDS, Collective
-from instructblip_jax.plan.hlo import Program
+from instructblip_jax.plan.hlo import Instruction, Program
 from instructblip_jax.plan.hlo_cost import Op
 from instructblip_jax.plan.roofline import Place, sending
 
@@ -90,14 +90,17 @@ def exposed(
     """Collective's instruction -> seconds a run of the program that no work hides.
 
     A collective is hidden by the instructions between its start and its end, as far as these take long enough
-    (``seconds`` of one run) and hide no other one. One that is a single instruction is hidden by none.
+    (``seconds`` of one run) and hide no other one. One that is a single instruction is hidden by none. The TPU compiler
+    may cut one into pieces inside the fusions that hide it; the first is a fusion of its own, "async-collective-start".
     """
     one_run = _one_run(program, ops, topology.chip, seconds)
     home = {name: part for part in program.computations.values() for name in part.instructions}
+    fusions = {called: x.name for x in _all(program) if x.opcode == "fusion" for called in x.called()}
     out = {}
     for one in found:
         needed = sum(sending(one, topology, where)) / one.times
-        for name in _between(home[one.name].instructions, one.name):
+        start = fusions.get(home[one.name].name, one.name)
+        for name in _between(home[start].instructions, start):
             used = min(needed, one_run.get(name, 0.0))
             needed -= used
             one_run[name] = one_run.get(name, 0.0) - used
@@ -105,14 +108,19 @@ def exposed(
     return out
 
 
-def _between(instructions: Mapping, start: str) -> list[str]:
+def _all(program: Program) -> Iterator[Instruction]:
+    for computation in program.computations.values():
+        yield from computation.instructions.values()
+
+
+def _between(instructions: Mapping[str, Instruction], start: str) -> list[str]:
     """The instructions between the start of an asynchronous collective and its end; none for any other."""
-    first = instructions[start]
+    end = start.replace("async-collective-start", "async-collective-done")
+    if instructions[start].opcode.endswith("-start") and '"is_sync":true' not in instructions[start].text:
+        done = (x.name for x in instructions.values() if x.opcode.endswith("-done") and start in x.operands)
+        end = next(done, start)
     names = list(instructions)
-    end = next((x.name for x in instructions.values() if x.opcode.endswith("-done") and start in x.operands), None)
-    if end is None or not first.opcode.endswith("-start") or '"is_sync":true' in first.text:
-        return []
-    return names[names.index(start) + 1 : names.index(end)]
+    return names[names.index(start) + 1 : names.index(end)] if end in names else []
 
 
 def _one_run(program: Program, ops: Iterable[Op], chip: Chip, seconds: Callable[[Op, Chip], float]) -> dict[str, float]:

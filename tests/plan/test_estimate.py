@@ -2,7 +2,7 @@
 
 import pytest
 
-from instructblip_jax.plan import chips, estimate, hlo_cost, losses
+from instructblip_jax.plan import chips, collectives, estimate, hlo_cost, losses
 from instructblip_jax.plan.hlo import Program
 
 NEAR = "{1,0:T(8,128)S(1)}"
@@ -39,3 +39,34 @@ def test_products_take_their_cycles_and_everything_else_half():
         (losses.REPEATED, "llm"): pytest.approx(4500 / 1.5e9),
         (losses.OTHER, "llm"): pytest.approx(750 / 1.5e9),
     }
+
+
+PIECES = """HloModule m, is_scheduled=true
+
+%first (a: f32[2,64]) -> f32[4,64] {
+  %a = f32[2,64]{1,0} parameter(0)
+  ROOT %gathered = f32[4,64]{1,0} all-gather(%a), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+%last (b: f32[4,64]) -> f32[4,64] {
+  %b = f32[4,64]{1,0} parameter(0)
+  ROOT %again = f32[4,64]{1,0} all-gather(%b), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (p: f32[2,64], q: f32[65536]) -> f32[4,64] {
+  %p = f32[2,64]{1,0} parameter(0)
+  %q = f32[65536]{0} parameter(1)
+  %async-collective-start = f32[4,64]{1,0} fusion(%p), kind=kCustom, calls=%first
+  %work = f32[65536]{0} negate(%q)
+  ROOT %async-collective-done = f32[4,64]{1,0} fusion(%async-collective-start), kind=kCustom, calls=%last
+}
+"""
+
+
+@pytest.mark.parametrize(("text", "hidden"), [(PIECES, True), (PIECES.replace("async-collective", "fused"), False)])
+def test_a_collective_in_pieces_is_hidden_by_what_lies_between_them(text, hidden):
+    parsed, topology = Program(text), chips.parse("v5e:2x2")
+    where = [(0, (n // 2, n % 2, 0)) for n in range(4)]
+    (found,) = collectives.find(parsed, 4, {}, ("llm",))
+    made = estimate.estimate(parsed, hlo_cost.ops(parsed), [found], topology, where)
+    assert (made.sending == 0) == hidden
