@@ -40,9 +40,7 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     16-bit greyscale is divided by 257, whereas the reference clips it; 32-bit greyscale is refused, because its range
     is unknown. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
-    opened = _opened(picture, name)
-    image = opened.rgb if isinstance(opened.rgb, Image.Image) else Image.fromarray(opened.rgb)
-    return image if opened.turn is None else image.transpose(opened.turn)
+    return _opened(picture, name).upright
 
 
 class _Opened(NamedTuple):
@@ -52,6 +50,11 @@ class _Opened(NamedTuple):
     rgb: Image.Image | np.ndarray
     box: tuple[float, float]
     turn: Image.Transpose | None = None
+
+    @property
+    def upright(self) -> Image.Image:
+        image = self.rgb if isinstance(self.rgb, Image.Image) else Image.fromarray(self.rgb)
+        return image if self.turn is None else image.transpose(self.turn)
 
 
 def _opened(picture: Picture, name: str | None, least: tuple[int, int] | None = None) -> _Opened:
@@ -162,7 +165,7 @@ def _turn(original: Image.Image) -> Image.Transpose | None:
     # Not ImageOps.exif_transpose: it writes all tags back, and so fails on a picture in which any tag has a wrong type.
     try:
         orientation = original.getexif().get(ExifTags.Base.Orientation)
-        return _TURNS[orientation] if orientation in _TURNS else None
+        return _TURNS.get(orientation or 0)
     except Exception:  # broken EXIF data in an intact picture
         return None
 
@@ -264,14 +267,15 @@ class ImageProcessor:
 
     def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """Resize one picture: uint8 [height, width, 3]. Raises UnusableImageError."""
-        size = (self.width, self.height)
-        if self.resize == "fast" and self.resample in fast_resize.FILTERS:
-            least = (fast_resize.LEAST * self.width, fast_resize.LEAST * self.height)
-            rgb, box, turn = _opened(picture, name, least)
-            stored = size[::-1] if turn in _SIDEWAYS else size
+        size, fast = (self.width, self.height), self.resize == "fast" and self.resample in fast_resize.FILTERS
+        least = (fast_resize.LEAST * self.width, fast_resize.LEAST * self.height)
+        opened = _opened(picture, name, least if fast else None)
+        rgb, box, turn = opened
+        stored = size[::-1] if turn in _SIDEWAYS else size
+        if fast and box[0] >= stored[0] and box[1] >= stored[1]:  # what is enlarged is small, and soon done exactly
             out = fast_resize.resized(np.asarray(rgb), box, stored, self.resample)
             return out if turn is None else np.asarray(Image.fromarray(out).transpose(turn))
-        image = open_image(picture, name)
+        image = opened.upright
         return np.asarray(image if image.size == size else image.resize(size, self.resample))
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
@@ -288,10 +292,10 @@ class ImageProcessor:
         """The scale of `pixels`, float32 [3, 3], with which `instructblip_jax.pixels.normalised` gives what a call
         does, bit for bit; None for factors that are the inverse of no float32."""
         levels = np.arange(256, dtype=np.uint8)
-        with np.errstate(all="ignore"):
-            divisor = np.float32(1) / np.float32(self.rescale)
-            same = np.array_equal(levels / divisor, (levels * self.rescale).astype(np.float32))
-        return np.array([[divisor] * 3, self.mean, self.std], np.float32) if same else None
+        divisor = np.float32(1 / self.rescale if self.rescale else np.inf)
+        if not np.isfinite(divisor) or not np.array_equal(levels / divisor, (levels * self.rescale).astype(np.float32)):
+            return None
+        return np.array([[divisor] * 3, self.mean, self.std], np.float32)
 
     @functools.cached_property
     def _per_row(self) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(f"config.data.resize is {run.data.resize!r}; it is 'exact' or 'fast'")
     if run.data.resize == "fast" and (modules := fast_resize.missing()):
         raise ValueError(
-            f"config.data.resize is 'fast', and {modules} cannot be imported: pip install 'instructblip_jax[fast]', or "
+            f"config.data.resize is 'fast', and {modules} cannot be imported: pip install -e '.[fast]', or "
             "set it to 'exact'"
         )
     if not run.mixture.sets:
