@@ -22,6 +22,7 @@ from instructblip_jax.features import cache as feature_cache
 from instructblip_jax.features import compute
 from instructblip_jax.features.cache import FeatureCache, FeatureWriter
 from instructblip_jax.features.pictures import BLANK, KEY, Pictures, pictures_of
+from instructblip_jax.pixels import numbers
 from instructblip_jax.systems.build import merge
 
 BATCH = 8
