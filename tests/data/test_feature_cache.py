@@ -126,7 +126,8 @@ def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sou
         ib.InstructBlip.from_pretrained(other, dtype="float32"),
         ib.InstructBlip.from_pretrained(directory, dtype="bfloat16"),
     ]
-    keys = [compute.tower_key(one, processor) for one in models] + [compute.tower_key(model, smaller)]
+    others = (smaller, processor.resizing("fast"))
+    keys = [compute.tower_key(one, processor) for one in models] + [compute.tower_key(model, one) for one in others]
     assert len(set(keys)) == len(keys)
     original = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
     assert compute.tower_key(original, processor) == keys[0]  # the norm that trains is no part of it

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.processors import fast_resize, jpeg
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from instructblip_jax.run import check
 from instructblip_jax.run.config import DataConfig, MixtureConfig, RunConfig, differences
@@ -135,3 +136,10 @@ def test_a_run_names_what_is_missing_and_what_is_unknown(monkeypatch):
 
 def test_a_run_does_not_resume_with_another_resize():
     assert differences(run("exact"), run("fast")) == ["data.resize (there 'exact', here 'fast')"]
+
+
+def test_a_system_without_pictures_has_one_way():
+    system = object()
+    assert BaseProcessor.resizing(system, "exact") is system
+    with pytest.raises(ValueError, match=r"config\.data\.resize is 'fast': this system's media are not pictures"):
+        BaseProcessor.resizing(system, "fast")
