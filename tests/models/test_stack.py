@@ -33,7 +33,7 @@ def test_every_layer_is_born_different_and_carries_the_layer_axis(layers):
 
 def test_scan_is_the_loop(layers, x):
     bias = jnp.zeros((1, 2, 4, 4))
-    got, _ = stack.run(layers, x, lambda block, x, _: (block(x, bias), None))
+    got, _ = stack.run(layers, x, lambda block, x: (block(x, bias), None))
     graph, state = nnx.split(layers)
     for n in range(3):
         x = nnx.merge(graph, jax.tree.map(lambda leaf, n=n: leaf[n], nnx.to_pure_dict(state)))(x, bias)
@@ -42,7 +42,7 @@ def test_scan_is_the_loop(layers, x):
 
 def test_each_layer_gets_its_own_input_and_returns_its_own_output(layers, x):
     inputs = {"n": jnp.arange(3.0)}
-    _, outputs = stack.run(layers, x, lambda block, x, own: (x + own["n"], own["n"] * 10), inputs=inputs)
+    _, outputs = stack.run(layers, x, lambda block, x, own: (x + own["n"], own["n"] * 10), inputs)
     np.testing.assert_array_equal(outputs, [0, 10, 20])
 
 
@@ -53,7 +53,7 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
     params = nnx.to_pure_dict(state)
 
     def loss(params, x, remat):
-        y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x, _: (block(x, bias), None), remat=remat)
+        y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x: (block(x, bias), None), remat=remat)
         return jnp.square(y).sum()
 
     def kept(remat) -> int:
