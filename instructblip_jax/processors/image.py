@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from instructblip_jax.files import read_json
-from instructblip_jax.processors import fast_resize, jpeg
+from instructblip_jax.processors import jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are decoded; Pillow's rarer readers never see untrusted bytes."""
@@ -40,10 +40,10 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     16-bit greyscale is divided by 257, whereas the reference clips it; 32-bit greyscale is refused, because its range
     is unknown. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
-    return _opened(picture, name).upright
+    return opened(picture, name).upright
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """A decoded picture. ``box``: its width and height in the pixels ``rgb``, fractions if a JPEG file was scaled down.
     ``turn``: makes it upright."""
 
@@ -53,24 +53,25 @@ class _Opened(NamedTuple):
 
     @property
     def upright(self) -> Image.Image:
+        """All of its pixels, as it is to be seen."""
         image = self.rgb if isinstance(self.rgb, Image.Image) else Image.fromarray(self.rgb)
         return image if self.turn is None else image.transpose(self.turn)
 
 
-def _opened(picture: Picture, name: str | None, least: tuple[int, int] | None = None) -> _Opened:
+def opened(picture: Picture, name: str | None, least: tuple[int, int] | None = None) -> Opened:
     """See `open_image`. ``least``: a JPEG file may be scaled down, to no less than this (width, height) upright."""
     name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "image")
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise UnusableImageError(f"{name}: an array must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")
-        return _Opened(picture, (picture.shape[1], picture.shape[0]))
+        return Opened(picture, (picture.shape[1], picture.shape[0]))
     if not isinstance(picture, Image.Image):
         data = _bytes(picture, name)
         picture = _header(data, name)
         turn = _turn(picture) if picture.format in jpeg.FORMATS else None
-        turned = least and (least[::-1] if turn in _SIDEWAYS else least)
+        turned = least and (least[::-1] if turn in SIDEWAYS else least)
         if found := jpeg.decoded(data, picture, turned):
-            return _Opened(*found, turn)
+            return Opened(*found, turn)
         _load(picture, name)
     _check_size(picture, name)
     try:
@@ -78,7 +79,7 @@ def _opened(picture: Picture, name: str | None, least: tuple[int, int] | None = 
         if picture.mode in ("I", "F"):
             kind = "integer" if picture.mode == "I" else "float"
             raise UnusableImageError(f"{name}: the range of 32-bit {kind} grey is unknown", "unsupported pixel type")
-        return _Opened(_to_rgb(picture), picture.size, _turn(picture))
+        return Opened(_to_rgb(picture), picture.size, _turn(picture))
     except UnusableImageError:
         raise
     except Exception as error:  # a PIL image that the caller opened is decoded only now
@@ -158,7 +159,7 @@ _TURNS = {
 """EXIF orientation -> the transposition that makes the picture upright."""
 
 
-_SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 
 def _turn(original: Image.Image) -> Image.Transpose | None:
@@ -214,10 +215,7 @@ def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[s
 
 @dataclasses.dataclass(frozen=True)
 class ImageProcessor:
-    """Resizes to (height, width) without keeping the aspect ratio, rescales, subtracts the mean, divides by ``std``.
-
-    ``resize``: "exact" resizes as the reference does, bit for bit; "fast" is `fast_resize`.
-    """
+    """Resizes to (height, width) without keeping the aspect ratio, rescales, subtracts the mean, divides by ``std``."""
 
     height: int
     width: int
@@ -225,7 +223,6 @@ class ImageProcessor:
     std: tuple[float, ...]
     rescale: float
     resample: Image.Resampling
-    resize: str = "exact"
 
     @classmethod
     def from_pretrained(cls, directory: Path, *, video: bool = False) -> "ImageProcessor":
@@ -267,16 +264,10 @@ class ImageProcessor:
 
     def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """Resize one picture: uint8 [height, width, 3]. Raises UnusableImageError."""
-        size, fast = (self.width, self.height), self.resize == "fast" and self.resample in fast_resize.FILTERS
-        least = (fast_resize.LEAST * self.width, fast_resize.LEAST * self.height)
-        opened = _opened(picture, name, least if fast else None)
-        rgb, box, turn = opened
-        stored = size[::-1] if turn in _SIDEWAYS else size
-        if fast and box[0] >= stored[0] and box[1] >= stored[1]:  # what is enlarged is small, and soon done exactly
-            out = fast_resize.resized(np.asarray(rgb), box, stored, self.resample)
-            return out if turn is None else np.asarray(Image.fromarray(out).transpose(turn))
-        image = opened.upright
-        return np.asarray(image if image.size == size else image.resize(size, self.resample))
+        image = open_image(picture, name)
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), self.resample)
+        return np.asarray(image)
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""

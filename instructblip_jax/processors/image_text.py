@@ -12,6 +12,7 @@ import numpy as np
 from instructblip_jax.files import read_json
 from instructblip_jax.pixels import BLANK, SCALE, blank
 from instructblip_jax.processors.base import IGNORE, BaseProcessor, Medium, Row
+from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.processors.image import ImageProcessor, settings
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
@@ -133,13 +134,13 @@ class ImageTextProcessor(BaseProcessor):
 
     def settings(self) -> Mapping[str, Any]:
         """See `BaseProcessor`."""
-        settings = dataclasses.asdict(self.image)
-        if self.image.resize == "exact":  # unnamed, as in the caches of versions that knew nothing else
-            del settings["resize"]
-        return {"image": settings}
+        # The exact way has no name here, so that features that earlier versions cached are found.
+        fast = {"resize": "fast"} if isinstance(self.image, FastImageProcessor) else {}
+        return {"image": dataclasses.asdict(self.image), **fast}
 
     def resizing(self, how: str) -> "ImageTextProcessor":
         """See `BaseProcessor`."""
+        kind = FastImageProcessor if how == "fast" else ImageProcessor
         other = copy.copy(self)
-        other.image = dataclasses.replace(self.image, resize=how)
+        other.image = kind(**{field.name: getattr(self.image, field.name) for field in dataclasses.fields(self.image)})
         return other

@@ -18,6 +18,7 @@ from instructblip_jax.commands import answer, evaluate, train
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
+from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.run import open_data
 from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import RunConfig, resolve
@@ -189,7 +190,8 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     }
     assert shares == {"caption": 12 / 52, "count": 32 / 52, "digit_at:validation": 8 / 52}
     assert "mixture: caption 23.1 %, count 61.5 %, digit_at:validation 15.4 %\n" in assembled.out
-    assert (processor.image.height, processor.image.resize) == (32, "fast")
+    assert processor.image.height == 32
+    assert isinstance(processor.image, FastImageProcessor)
     assert templates is PLAIN
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
@@ -217,7 +219,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     held = given["prepare"]
     assert held["args"][2].keys() == {"caption", "count"}  # the third is trained on
     assert (held["args"][0], held["args"][3]) == (model, PLAIN)
-    assert held["args"][1].image == dataclasses.replace(processor.image, resize="exact")
+    assert held["args"][1].image == processor.resizing("exact").image
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.
@@ -260,7 +262,7 @@ def test_the_fields_that_evaluate_reads_have_their_effect(cli, assembled, off, w
     assert dict(model.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert model.config.instruct_qformer is False
     assert model.config.vision.image_size == processor.image.height == 32
-    assert processor.image.resize == "exact"
+    assert not isinstance(processor.image, FastImageProcessor)
     assert {x.dtype.name for path, x in model.frozen.items() if path.startswith("llm/")} >= {"int8", "float32"}
     assert "vit/post_norm/scale" in model.train
     assert spy.given["answered"]["blank_image"] is True

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.processors import fast_resize, jpeg
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from instructblip_jax.run import check
 from instructblip_jax.run.config import DataConfig, MixtureConfig, RunConfig, differences
@@ -18,7 +19,7 @@ from instructblip_jax.run.config import DataConfig, MixtureConfig, RunConfig, di
 pytest.importorskip("cykooz_resizer")
 SIDE = 224
 EXACT = ImageProcessor(SIDE, SIDE, CLIP_MEAN, CLIP_STD, 1 / 255, Image.Resampling.BICUBIC)
-FAST = dataclasses.replace(EXACT, resize="fast")
+FAST = FastImageProcessor(SIDE, SIDE, CLIP_MEAN, CLIP_STD, 1 / 255, Image.Resampling.BICUBIC)
 
 
 def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -84,7 +85,7 @@ def test_pictures_are_turned_upright(orientation):
     exif[0x0112] = orientation
     data = encoded(photograph(2001, 1011), quality=90, exif=exif)
     narrow = dataclasses.replace(FAST, height=70, width=200)
-    exact = dataclasses.replace(narrow, resize="exact")
+    exact = dataclasses.replace(EXACT, height=70, width=200)
     assert np.abs(narrow.pixels(data).astype(int) - exact.pixels(data)).max() <= 20
 
 
@@ -101,7 +102,9 @@ def test_files_are_never_decoded_below_twice_the_side(monkeypatch, size, decoded
 def test_a_filter_without_a_counterpart_stays_exact():
     nearest = dataclasses.replace(FAST, resample=Image.Resampling.NEAREST)
     data = encoded(photograph(300, 200))
-    np.testing.assert_array_equal(nearest.pixels(data), dataclasses.replace(nearest, resize="exact").pixels(data))
+    np.testing.assert_array_equal(
+        nearest.pixels(data), dataclasses.replace(EXACT, resample=Image.Resampling.NEAREST).pixels(data)
+    )
 
 
 def test_threads_resize_side_by_side():
