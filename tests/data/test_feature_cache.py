@@ -317,7 +317,7 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
     write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
     mixed = {"own": prepared.open_set(tmp_path / "sets", "own", "train")}
     cached = compute.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
-    seen, stored, numbers = stream(sources=mixed), stream(cached, sources=mixed), set()
+    seen, stored, counts = stream(sources=mixed), stream(cached, sources=mixed), set()
     for _ in range(24):
         want, got = next(seen), next(stored)
         assert got["uid"] == want["uid"]
@@ -326,8 +326,8 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
         assert {max(1, len(own[int(uid.split("/")[1])].images)) for uid in got["uid"]} == {number}
         tokens = tower(model, pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], *SHAPE)
         np.testing.assert_allclose(got["image_features"], tokens, rtol=1e-5, atol=1e-6)
-        numbers.add(number)
-    assert numbers == {1, 2, 3}
+        counts.add(number)
+    assert counts == {1, 2, 3}
 
 
 def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):

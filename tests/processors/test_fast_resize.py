@@ -89,9 +89,7 @@ def test_pictures_are_turned_upright(orientation):
     assert np.abs(narrow.pixels(data).astype(int) - exact.pixels(data)).max() <= 20
 
 
-@pytest.mark.parametrize(
-    ("size", "decoded"), [((895, 2000), 895), ((896, 896), 448), ((1800, 2000), 450), ((99, 99), 99)]
-)
+@pytest.mark.parametrize(("size", "decoded"), [((893, 2000), 893), ((896, 896), 448), ((1800, 2000), 450)])
 def test_files_are_never_decoded_below_twice_the_side(monkeypatch, size, decoded):
     seen, real = [], fast_resize.resized
     monkeypatch.setattr(fast_resize, "resized", lambda rgb, *rest: seen.append(rgb.shape[1]) or real(rgb, *rest))
