@@ -79,8 +79,10 @@ def _plain(
 
 @functools.cache
 def has_cudnn() -> bool:
-    """True if a GPU for cuDNN's attention is at hand: jax asks for cuDNN's version while it traces."""
+    """True if GPUs for cuDNN's attention are at hand, and a cuDNN that jax finds new enough: it asks while it traces."""
+    tiny = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
     try:
+        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), tiny, tiny, tiny)
         return all(float(device.compute_capability) >= 8.0 for device in jax.local_devices(backend="cuda"))
     except RuntimeError:
         return False
