@@ -21,6 +21,7 @@ def mesh():
         ("tensor", P(None, None, ("tensor",))),
         ("sequence", P(None, None, ("tensor",))),
         ("sharded", P(None, ("fsdp",), ("tensor",))),
+        ("zero", P(None, ("data", "fsdp", "tensor"), None)),
     ],
 )
 def test_a_stacked_kernel(mesh, layout, spec):
@@ -48,8 +49,8 @@ def test_parts_lie_as_their_layouts_say():
 
 
 def test_an_unknown_layout_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"layout\.llm 'zero' is unknown; there are replicated, fsdp"):
-        Layout(llm="zero")
+    with pytest.raises(ValueError, match=r"layout\.llm 'pieces' is unknown; there are replicated, fsdp"):
+        Layout(llm="pieces")
 
 
 def test_a_part_that_the_system_has_not_is_refused_with_those_it_has():

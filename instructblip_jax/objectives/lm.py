@@ -9,7 +9,7 @@ from instructblip_jax.objectives.term import Term
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
-CHUNK = 32
+CHUNK = 64
 """Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array."""
 
 

@@ -9,12 +9,43 @@ from flax import nnx, traverse_util
 
 from instructblip_jax.sharding import constrain, gathered, residual
 
+INNER = ("q", "k", "v", "gate", "up")
+"""Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
+
+
+def _dots(primitive: Any, *operands: Any, **params: Any) -> Any:
+    """Save the results of matrix products; those that are computed wider than their operands only by name, narrow."""
+    wide = primitive is jax.lax.dot_general_p and params["preferred_element_type"] not in (None, operands[0].dtype)
+    named = jax.checkpoint_policies.save_only_these_names("product")(primitive, *operands, **params)
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **params)
+    return named or (saved and not wide)
+
+
 REMAT = {
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inner": jax.checkpoint_policies.save_only_these_names(*INNER),
+    "products": jax.checkpoint_policies.save_only_these_names(*INNER, "o"),
+    "dots": _dots,
 }
-"""Name -> what the backward pass keeps of each layer: everything, only its input, or also its matrix products."""
+"""Name -> what the backward pass keeps of each layer: everything; its input; also `INNER`, as the backward pass needs
+them (rotated, scaled, in the compute type); these and the attention's output; or the results of all its products."""
+
+
+def check_remat(remat: str) -> None:
+    """Raise ValueError unless ``remat`` is a name in `REMAT`, or NAME:LENGTH (see `run`)."""
+    name, colon, longest = remat.partition(":")
+    if name not in REMAT or (colon and not longest.isdigit()):
+        raise ValueError(
+            f"remat {remat!r} is unknown; there are {', '.join(REMAT)}, and NAME:LENGTH, "
+            "which is NAME up to that many positions and layer for longer sequences"
+        )
+
+
+def _policy(remat: str, x: jax.Array) -> Callable | None:
+    """The entry of `REMAT` for ``x``, [B, (N,) T, D]; see `run`."""
+    name, _, longest = remat.partition(":")
+    return REMAT["layer" if longest and x.shape[-2] > int(longest) else name]
 
 
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -73,7 +104,8 @@ def run(
     """Scan ``body(layer, x, layer_input) -> (x, layer_output)`` over the layers, x [B, (N,) T, D].
 
     ``inputs``: a tree of arrays [L, ...] with one input per layer (such as its slice of a cache), or None. ``remat``: a
-    name in `REMAT`. Returns the last x and the stacked layer outputs, a tree of arrays [L, ...].
+    name in `REMAT`, or NAME:LENGTH for NAME where T is at most LENGTH and "layer" where it is longer. Returns the last
+    x and the stacked layer outputs, a tree of arrays [L, ...].
     """
     params, member = _members(stack)
 
@@ -81,8 +113,8 @@ def run(
         layer_params, layer_input = args
         return body(member(layer_params), residual(x) if x.ndim > 2 else x, layer_input)
 
-    if REMAT[remat] is not None:
-        layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    if (policy := _policy(remat, x)) is not None:
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
     return jax.lax.scan(layer, x, (params, inputs))
 
 
@@ -99,7 +131,7 @@ def run_groups(
     """Scan ``body(x, layers, leader, inputs) -> (x, outputs)`` over groups of ``size`` layers with one leader each.
 
     ``inputs`` and outputs are trees of arrays [L, ...], or None; a group has the rows of its layers. The last group may
-    be smaller. ``remat``: a name in `REMAT`, applied to whole groups. Returns the last x and all outputs.
+    be smaller. ``remat`` as in `run`, applied to whole groups. Returns the last x and all outputs.
     """
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
@@ -109,8 +141,8 @@ def run_groups(
         members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
         return body(x, members, leader_member(one_leader_params), group_inputs)
 
-    if REMAT[remat] is not None:
-        group = jax.checkpoint(group, policy=REMAT[remat], prevent_cse=False)
+    if (policy := _policy(remat, x)) is not None:
+        group = jax.checkpoint(group, policy=policy, prevent_cse=False)
     total = depth(layers)
     whole = total // size
     in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
