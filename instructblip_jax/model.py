@@ -65,6 +65,7 @@ class Model:
         layout: Layout = SHARDED,
         remat: str = "none",
         int8: bool = False,
+        scan_layers: bool | None = None,
         **options: Any,
     ) -> "Model":
         """Read the system that a directory's config.json names, tensor by tensor into its place on the mesh.
@@ -78,6 +79,9 @@ class Model:
           remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
             "dots", or "layer" (least memory).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
+          scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
+            a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third
+            of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.
           options: the system's own, of InstructBLIP and BLIP-2: ``image_size``, pixels along a side of the pictures, a
             multiple of the patches' (0 is the checkpoint's own; for another one the position embeddings are
             interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation).
@@ -91,8 +95,17 @@ class Model:
         family = families.family_of(directory)
         config = family.read_config(directory / "config.json").configured(**options)
         mesh = meshes.single_device_mesh() if mesh is None else mesh
+        if scan_layers is None:
+            scan_layers = mesh.devices.flat[0].platform != "gpu"
         graph, train, frozen = abstract(
-            config, mesh=mesh, dtype=dtype, trainable=trainable, layout=layout, remat=remat, int8=int8
+            config,
+            mesh=mesh,
+            dtype=dtype,
+            trainable=trainable,
+            layout=layout,
+            remat=remat,
+            int8=int8,
+            scan_layers=scan_layers,
         )
         arrays = load(family.rules(config), train | frozen, open_shards(directory), family.ignored(config))
         trained = {path: arrays.pop(path) for path in train}

@@ -33,7 +33,7 @@ def load() -> tuple[Model, BaseProcessor]:
     if workdir is not None:
         saved = workdir.saved_config()
         # What concerns training, or the mesh of that run, is left at its default.
-        options = saved.model_options(layout=SHARDED, remat="none")
+        options = saved.model_options(layout=SHARDED, remat="none", scan_layers=None)
         system_options = saved.system_options()
     if FLAGS.dtype:
         options["dtype"] = FLAGS.dtype

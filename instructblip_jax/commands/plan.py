@@ -52,6 +52,7 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
         mesh=dataclasses.astuple(run.mesh),
         layout=Layout(**run.layout),
         remat=run.remat,
+        scan_layers=run.scan_layers,
         int8=run.int8,
         dtype=run.dtype,
         trainable=run.trainable,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.rule import Rule, for_layers
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.models.layers.int8 import quantize
 
@@ -40,6 +40,7 @@ def check(
     mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
+    rules = for_layers(rules, (path for path in abstract if not path.endswith(SCALE)))
     for path, leaf in abstract.items():
         if path.endswith(SCALE):  # made with its int8 kernel
             continue

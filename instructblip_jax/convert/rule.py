@@ -1,7 +1,8 @@
 """A rule of a conversion table, and the transforms that it may use."""
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -92,6 +93,21 @@ class Rule:
     def tensor_shape(self, ours_shape: Shape) -> Shape:
         """The shape of each of their tensors."""
         return self.transform.full_shape(ours_shape[1:] if self.stacked else ours_shape)
+
+
+def for_layers(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule]:
+    """The rules, and one for each layer of ``paths`` that has arrays of its own ("llm/layers/3/attn/q/kernel")."""
+    found = dict(rules)
+    for path in paths:
+        layered = re.fullmatch(r"(.*)/(\d+)/(.*)", path)
+        if path in found or layered is None:
+            continue
+        before, number, after = layered.groups()
+        rule = rules[f"{before}/{after}"]
+        layer = int(number) * rule.every
+        others = tuple(name.format(layer=layer) for name in rule.others)
+        found[path] = Rule(path, rule.theirs.format(layer=layer), rule.transform, others)
+    return found
 
 
 def dense(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:

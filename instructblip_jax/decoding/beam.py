@@ -22,10 +22,11 @@ NEVER = -1e9
 def begin(system: Answers, context: Context, options: Options, key: jax.Array) -> State:
     """State before the first token: one running beam (the others have score `NEVER`) and no finished sequence.
 
-    Running beams: "ids" int32 [B, N], the tokens to feed next, "running_sequences" int32 [B, N, T] and
-    "running_beam_scores" float32 [B, N]. Finished ones: "sequences" int32 [B, N, T], "beam_scores" float32 [B, N] and
-    "is_sent_finished" bool [B, N], False for slots that are still empty. "heuristic_unsatisfied" bool [B, 1]: a running
-    beam may still beat the worst finished sequence. "has_unfinished": bool, some example is not done.
+    Running beams: "ids" int32 [B, N], the tokens to feed next, "running_sequences" int32 [B, N, T],
+    "running_beam_scores" float32 [B, N] and "origin" int32 [B, N, T], the row of the cache that holds each token: beams
+    that change places leave the cache where it is. Finished ones: "sequences" int32 [B, N, T], "beam_scores" float32
+    [B, N] and "is_sent_finished" bool [B, N], False for slots that are still empty. "heuristic_unsatisfied" bool
+    [B, 1]: a running beam may still beat the worst finished sequence. "has_unfinished": bool, some example is not done.
     "finite": bool, all logits so far were finite.
     """
     beams, batch = options.num_beams, context["first"].shape[0]
@@ -40,6 +41,7 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
         "heuristic_unsatisfied": jnp.ones((batch, 1), bool),
         "has_unfinished": jnp.bool_(True),
         "finite": jnp.bool_(True),
+        "origin": jnp.broadcast_to(jnp.arange(beams)[:, None], (batch, beams, options.capacity)),
         "cache": system.init_cache(context, beams, options.capacity),
         "key": key,
     }
@@ -55,15 +57,10 @@ def _pick(rows: jax.Array, order: jax.Array) -> jax.Array:
     return jnp.take_along_axis(rows, order.reshape(*order.shape, *[1] * (rows.ndim - 2)), axis=1)
 
 
-def _reorder(cache: jax.Array, parents: jax.Array) -> jax.Array:
-    """Reorder the beams of a cache array [L, B, N, ...] by their ``parents`` [B, N]."""
-    return jnp.take_along_axis(cache, parents.reshape(1, *parents.shape, *[1] * (cache.ndim - 3)), axis=2)
-
-
 def step(system: Answers, context: Context, state: State, options: Options) -> State:
     """Decode one more token of every beam."""
     index, beams = state["index"], options.num_beams
-    logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index)
+    logits, cache = system.decode(state["ids"][..., None], context, state["cache"], index, state["origin"])
     log_probs = jax.nn.log_softmax(logits[:, :, 0])
     log_probs = adjust(log_probs, options, context["ids"], state["running_sequences"], index)
     if options.do_sample:
@@ -89,7 +86,9 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
 
     # Running beams: the best candidates that do not end.
     running_beam_scores, running = jax.lax.top_k(topk_log_probs + hits_stopping_criteria * NEVER, beams)
-    running_parents = jnp.take_along_axis(parents, running, axis=1)
+    # A beam has its parent's tokens so far, and will write the next ones into its own row.
+    origin = _pick(state["origin"], jnp.take_along_axis(parents, running, axis=1))
+    origin = jnp.where(jnp.arange(options.capacity) <= index, origin, jnp.arange(beams)[:, None])
 
     # Finished sequences: candidates that end now and rank high enough compete with the earlier ones.
     length = (index + 1).astype(jnp.float32)
@@ -126,8 +125,8 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
         "heuristic_unsatisfied": heuristic_unsatisfied,
         "has_unfinished": jnp.any(heuristic_unsatisfied) & ~all_finished & ~jnp.all(hits_stopping_criteria),
         "finite": state["finite"] & jnp.all(jnp.isfinite(logits)),
-        # Only the beams' own tokens are reordered; they all share the prompt.
-        "cache": jax.tree.map(lambda x: _reorder(x, running_parents), cache),
+        "origin": origin,
+        "cache": cache,
         "key": key,
     }
 

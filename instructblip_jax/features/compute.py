@@ -28,7 +28,7 @@ from instructblip_jax.features.cache import FeatureCache, Features, FeatureWrite
 from instructblip_jax.features.pictures import BLANK, Pictures, pictures_of
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.systems.build import Arrays, merge
+from instructblip_jax.systems.build import Arrays, in_stacks, merge
 
 SHARD_BYTES = 256 << 20
 SHARD_ROWS = 4096
@@ -50,10 +50,10 @@ def tower_key(model: Model, processor: BaseProcessor) -> str:
     """One name for all that features depend on beside the medium: the weights that they are computed with, in the
     compute type, the tower's sizes and the processor's settings. All processes must call it."""
     tower = {path: x for path, x in model.frozen.items() if model.config.feature_weights(path)}
-    weights = digests.of_devices(tower)
+    weights = {path: [digests.of_devices(x)[""], str(x.dtype), x.shape] for path, x in in_stacks(tower)}
     content = {
         "version": _VERSION,
-        "weights": {path: [weights[path], str(x.dtype), x.shape] for path, x in sorted(tower.items())},
+        "weights": dict(sorted(weights.items())),
         **model.config.feature_settings(),
         **processor.settings(),
     }

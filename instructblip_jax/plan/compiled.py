@@ -66,6 +66,7 @@ class Setting:
       rows: of the global batch.
       mesh: sizes of (data, fsdp, tensor), one of which may be -1.
       trainable: a name of the system's trainable sets, "" for the first.
+      scan_layers: see `model.Model.from_pretrained`.
     """
 
     model: SystemConfig
@@ -77,6 +78,7 @@ class Setting:
     int8: bool = False
     dtype: str = "bfloat16"
     trainable: str = ""
+    scan_layers: bool = True
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
 
@@ -194,6 +196,7 @@ def describe(setting: Setting, mesh: Mesh) -> Described:
         layout=setting.layout,
         remat=setting.remat,
         int8=setting.int8,
+        scan_layers=setting.scan_layers,
     )
     state = state_of(setting.model, train, optimizer(setting.optim, 60_000), mesh)
     return Described(setting, mesh, functools.partial(merge, graph), train, frozen, state, batch_of(setting, mesh))

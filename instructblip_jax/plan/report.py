@@ -187,6 +187,7 @@ def generation(
     setting: Setting, topology: Topology, devices: list[Any], *, beams: int = 1, max_new_tokens: int = 64
 ) -> Generation:
     """Compile prefill and decoding for ``setting.rows`` prompts. Raises DoesNotFit."""
+    setting = dataclasses.replace(setting, scan_layers=topology.chip.tpu)  # as `Model.from_pretrained` chooses
     mesh = compiled.mesh_of(setting, devices)
     described: Described = compiled.describe(setting, mesh)
     options = Options.of(

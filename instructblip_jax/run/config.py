@@ -102,6 +102,8 @@ class RunConfig:
       trainable: a name of the system's trainable sets; "" is the first of them.
       system: options of the system itself, checked by its `SystemConfig.configured`.
       image_size: pixels along a side of the pictures; 0 is the checkpoint's own size.
+      scan_layers: in training, run stacks of frozen layers as scans over one array each; False takes them apart (see
+        `Model.from_pretrained`), which compiles longer and spares GPUs a copy of each layer.
       validate_every: steps between validation losses of the sets with a split "validation"; -1 is ten times a run, 0
         never.
       log_examples: record in W/examples which records each step was trained on.
@@ -125,6 +127,7 @@ class RunConfig:
     system: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remat: str = "none"
     int8: bool = False
+    scan_layers: bool = True
     validate_every: int = -1
     log_examples: bool = False
     epochs: float = 0.0
@@ -145,12 +148,14 @@ class RunConfig:
             "layout": Layout(**self.layout),
             "remat": self.remat,
             "int8": self.int8,
+            "scan_layers": self.scan_layers,
         }
         return {**options, **self.system_options(), **changes}
 
 
 FREE = (
     *("log_every", "checkpoint_every", "checkpoints_kept", "validate_every", "mesh", "layout", "evaluation", "remat"),
+    "scan_layers",
     *("log_examples", "data.features"),
 )
 """Fields that a resumed run may change, because they change nothing that is learned beyond rounding."""

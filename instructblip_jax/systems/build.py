@@ -3,7 +3,8 @@
 `nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` puts one together.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,10 +13,10 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.stack import check_remat
+from instructblip_jax.models.layers.stack import check_remat, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
-from instructblip_jax.systems.trainable import prefixes, split, trains
+from instructblip_jax.systems.trainable import prefixes, split, touches, trains
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -38,6 +39,19 @@ def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
     return system
 
 
+def in_stacks(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
+    """(path, array) of all parameters, with the layers that have arrays of their own stacked, one path at a time."""
+    layers: dict[str, list[jax.Array]] = {}
+    for path, x in arrays.items():
+        stack, numbered = re.subn(r"/\d+/", "/", path)
+        if numbered:
+            layers.setdefault(stack, []).append(x)
+        else:
+            yield path, x
+    for path, each in layers.items():
+        yield path, jnp.stack(each)
+
+
 def abstract(
     config: SystemConfig,
     *,
@@ -47,23 +61,28 @@ def abstract(
     layout: Layout = SHARDED,
     remat: str = "none",
     int8: bool = False,
+    scan_layers: bool = True,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
     """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
 
     Trained parameters are float32 (masters); frozen ones are stored in the compute type ``dtype``, or as their "stored"
     metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
-    first. Raises ValueError for an unknown set, part, layout or ``remat``.
+    first. ``scan_layers``: False takes stacks apart in which nothing trains (`stack.unstack`): the arrays of layer 3
+    are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``.
     """
     check_remat(remat)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 
     def make() -> Any:
-        system = config.build(dtype=compute, rngs=nnx.Rngs(0), layout=layout, remat=remat, int8=int8, trained=trained)
-        for path, variable in flatten(nnx.state(system)).items():
+        rngs = nnx.Rngs(0)
+        made: Any = config.build(dtype=compute, rngs=rngs, layout=layout, remat=remat, int8=int8, trained=trained)
+        if not scan_layers:
+            unstack(made, keep=lambda path: touches(path, trained))
+        for path, variable in flatten(nnx.state(made)).items():
             if trains(path, trained) and (used := use(path, variable)) != (jnp.float32, None):
                 variable.set_metadata(in_use=used)
-        return system
+        return made
 
     def use(path: str, variable: nnx.Variable) -> tuple[DTypeLike, PartitionSpec | None]:
         metadata, named = variable.get_metadata(), layout.of_path(path, config.parts)

@@ -207,10 +207,15 @@ class PrefixSystem(nnx.Module):
 
     @in_layout_of("llm")
     def decode(
-        self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
+        self,
+        ids: jax.Array,
+        context: Context,
+        cache: Any = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """See `protocol.Answers`."""
-        return self.llm.decode(ids, context, cache, index)
+        return self.llm.decode(ids, context, cache, index, origin)
 
     def _decoded(self, media: Media, batch: Batch, key: jax.Array | None) -> jax.Array:
         """T5's decoder output at each label [B, To, D]."""

@@ -20,7 +20,8 @@ Media = dict[str, jax.Array]
 """Encoded media by name, rows first: {"image": [B, P, D]}, {"image": [B, F, P, D]} for frames, {"audio": ...}."""
 Memory = dict[str, jax.Array]
 """State that changes in training but is not trained: momentum copies, queues. Empty for most systems."""
-Context = dict[str, jax.Array]
+Context = dict[str, Any]
+"""What all continuations of each row of a batch share: arrays with the rows first, or lists and stacks of such."""
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 TOWER, LANGUAGE = "tower", "language"
@@ -130,14 +131,20 @@ class Answers(Protocol):
         from; "ids" [B, S], those before the answer, as Hugging Face counts them; and arrays of the system's own."""
 
     def init_cache(self, context: Context, rows: int, length: int) -> Any:
-        """An empty KV cache for ``length`` new tokens of ``rows`` continuations of each row: arrays [L, B, N, ...]."""
+        """An empty KV cache for ``length`` new tokens of ``rows`` continuations of each row."""
 
     def decode(
-        self, ids: jax.Array, context: Context, cache: Any = None, index: jax.Array | int = 0
+        self,
+        ids: jax.Array,
+        context: Context,
+        cache: Any = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Continuations int [B, N, T] -> float32 logits [B, N, T, V] of the tokens after them, and the updated cache.
 
-        Without a cache the ids begin the answer; with one they continue it at ``index``.
+        Without a cache the ids begin the answer; with one they continue it at ``index``. ``origin``: int [B, N, T],
+        the row of the cache that holds each continuation's token at each position, where that is not its own row.
         """
 
 

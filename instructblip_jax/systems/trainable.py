@@ -21,6 +21,11 @@ def trains(path: str, trained: Prefixes) -> bool:
     return any(not prefix or path == prefix or path.startswith(f"{prefix}/") for prefix in trained)
 
 
+def touches(path: str, trained: Prefixes) -> bool:
+    """True if anything at ``path`` or below it trains."""
+    return trains(path, trained) or any(prefix.startswith(f"{path}/") for prefix in trained)
+
+
 def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:
     """The NNX filter of these prefixes."""
     return lambda path, _: trains("/".join(map(str, path)), trained)

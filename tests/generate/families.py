@@ -30,8 +30,8 @@ def directory(family: str) -> Path:
 
 
 @functools.cache
-def model(family: str) -> ib.InstructBlip:
-    return ib.InstructBlip.from_pretrained(directory(family), dtype="float32")
+def model(family: str, **options) -> ib.InstructBlip:
+    return ib.InstructBlip.from_pretrained(directory(family), dtype="float32", **options)
 
 
 @functools.cache

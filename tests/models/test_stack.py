@@ -33,7 +33,7 @@ def test_every_layer_is_born_different_and_carries_the_layer_axis(layers):
 
 def test_scan_is_the_loop(layers, x):
     bias = jnp.zeros((1, 2, 4, 4))
-    got, _ = stack.run(layers, x, lambda block, x, _: (block(x, bias), None))
+    got, _ = stack.run(layers, x, lambda block, x: (block(x, bias), None))
     graph, state = nnx.split(layers)
     for n in range(3):
         x = nnx.merge(graph, jax.tree.map(lambda leaf, n=n: leaf[n], nnx.to_pure_dict(state)))(x, bias)
@@ -42,7 +42,7 @@ def test_scan_is_the_loop(layers, x):
 
 def test_each_layer_gets_its_own_input_and_returns_its_own_output(layers, x):
     inputs = {"n": jnp.arange(3.0)}
-    _, outputs = stack.run(layers, x, lambda block, x, own: (x + own["n"], own["n"] * 10), inputs=inputs)
+    _, outputs = stack.run(layers, x, lambda block, x, own: (x + own["n"], own["n"] * 10), inputs)
     np.testing.assert_array_equal(outputs, [0, 10, 20])
 
 
@@ -50,7 +50,7 @@ BIAS = jnp.zeros((1, 2, 4, 4))
 
 
 def loss(graph, params, x, remat):
-    y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x, _: (block(x, BIAS), None), remat=remat)
+    y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x: (block(x, BIAS), None), remat=remat)
     return jnp.square(y).sum()
 
 
@@ -87,7 +87,7 @@ def test_int8_products_are_kept_in_the_compute_type(x):
         return linear(12, 12, ("embed", "mlp"), int8=True, dtype=jnp.bfloat16, rngs=rngs)
 
     layers = stack.build(make, 3, nnx.Rngs(0))
-    body = lambda layer, x, _: (x + jnp.square(layer(x)), None)
+    body = lambda layer, x: (x + jnp.square(layer(x)), None)
     run = lambda x: stack.run(layers, x, body, remat="dots")[0].astype(jnp.float32).sum()
     found = [a for a, _ in saved_residuals(run, x.astype(jnp.bfloat16)) if a.shape[:1] == (3,) and 8 in a.shape]
     assert [a.dtype for a in found] == [jnp.bfloat16], found

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import instructblip_jax as ib
 from instructblip_jax.mesh import make_mesh, put_batch, replicate
 from instructblip_jax.run.checkpoint import Checkpoints
-from instructblip_jax.systems.build import merge
+from instructblip_jax.systems.build import in_stacks, merge
 from instructblip_jax.systems.trainable import trains
 from instructblip_jax.train.gradients import term_gradients
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
@@ -93,6 +93,16 @@ def test_only_the_named_set_trains(case):
     assert grads.keys() == case.model.train.keys()
     moving = [path for path, x in grads.items() if np.abs(x).max() > 0]
     assert {path.split("/")[0] for path in moving} == {path.split("/")[0] for path in grads}
+
+
+def test_layers_with_arrays_of_their_own_are_the_stack(case):
+    apart = ib.from_pretrained(case.directory, dtype="float32", scan_layers=False)
+    assert apart.train.keys() == case.model.train.keys()
+    assert len(apart.frozen) > len(case.model.frozen)
+    assert checkpoints.leaves_equal(dict(in_stacks(apart.frozen)), case.model.frozen)
+    (loss, grads), (want, wanted) = case.gradients(apart, case.batch()), case.whole
+    assert loss == pytest.approx(want, rel=1e-5)
+    close(grads, wanted)
 
 
 def test_eight_devices_are_one(case):

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import causal_bias, mask_bias
-
-Cache = dict[str, jax.Array]
+from instructblip_jax.models.layers.kv_cache import Cache
+from instructblip_jax.sharding import residual
 
 
 class CausalBlock(Protocol):
@@ -59,14 +59,15 @@ class CausalLM(nnx.Module):
         """Run whole sequences [B, S, D] -> the last layer's output [B, S, D]."""
         x, place, bias = self._begin(embeds, mask)
 
-        def body(block: CausalBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def body(block: CausalBlock, x: jax.Array) -> tuple[jax.Array, None]:
             query, keys, values = block.project(x, place)
             return block.finish(x, query, [(keys, values, bias)]), None
 
         return stack.run(self.layers, x, body, remat=self.remat)[0]
 
-    def prefill(self, embeds: jax.Array, mask: jax.Array) -> Cache:
-        """Prompts [B, S, D] -> the context of their continuations: keys and values [L, B, G, S, K] and a mask [B, S].
+    def prefill(self, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
+        """Prompts [B, S, D] -> the context of their continuations: "layers", keys and values [L, B, G, S, K] or a list
+        of L times [B, G, S, K], and "mask" [B, S].
 
         The mask leaves out the last real token: `decode` takes that one first, and returns the logits of the first
         answer token for it.
@@ -74,7 +75,7 @@ class CausalLM(nnx.Module):
         x, place, bias = self._begin(embeds, mask)
         last_layer = stack.depth(self.layers) - 1
 
-        def body(block: CausalBlock, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, Cache]:
+        def body(block: CausalBlock, x: jax.Array, layer: int | jax.Array) -> tuple[jax.Array, Cache]:
             query, keys, values = block.project(x, place)
             # Nothing reads the last layer's output for the prompt; only its keys and values are needed.
             x = jax.lax.cond(
@@ -82,9 +83,9 @@ class CausalLM(nnx.Module):
             )
             return x, {"k": keys, "v": values}
 
-        _, context = stack.run(self.layers, x, body, inputs=jnp.arange(last_layer + 1))
+        _, layers = stack.run(self.layers, x, body, stack.numbers(self.layers))
         last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
-        return context | {"mask": mask.astype(bool) & ~last}
+        return {"layers": layers, "mask": mask.astype(bool) & ~last}
 
     def _begin(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
         """Input of the first layer, ``place`` of all layers, and the causal and padding bias float32 [B, 1, S, S]."""
@@ -93,38 +94,43 @@ class CausalLM(nnx.Module):
         x, place = self.enter(embeds, positions_of(mask))
         return x, place, jnp.minimum(causal_bias(length), mask_bias(mask))
 
-    def init_cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, G, T, K].
+    def init_cache(self, context: dict[str, Any], rows: int, length: int) -> Cache:
+        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example, see `kv_cache`.
 
         Raises ValueError if the context and the new tokens together exceed the model's positions.
         """
-        self.check_length(context["k"].shape[3] + length)
-        return stack.init_cache(context["k"], rows, length)
+        self.check_length(context["mask"].shape[1] + length)
+        return kv_cache.init(context["layers"], rows, length)
 
     def decode(
-        self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
+        self,
+        ids: jax.Array,
+        context: dict[str, Any],
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V].
 
         Without a cache, ids directly follow the context. With a cache, they take the positions from ``index`` on, and
-        the updated cache is returned.
+        the updated cache is returned. ``origin``: see `kv_cache.part`.
         """
         if cache is None:
-            self.check_length(context["k"].shape[3] + ids.shape[2])
+            self.check_length(context["mask"].shape[1] + ids.shape[2])
         first = jnp.sum(context["mask"].astype(jnp.int32), axis=1)[:, None, None]
         x, place = self.enter(self.embed(ids), first + index + jnp.arange(ids.shape[2]))
         seen = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
-        own_bias = causal_bias(ids.shape[2] if cache is None else cache["k"].shape[4])
+        own_bias = causal_bias(ids.shape[2] if cache is None else kv_cache.length(cache))
         if cache is not None:
             own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, ids.shape[2], axis=2)
 
-        def body(block: CausalBlock, x: jax.Array, layer: tuple[Cache, Cache | None]) -> tuple[jax.Array, Cache | None]:
-            prompt, own = layer
+        def body(block: CausalBlock, carry: Any, layer: int | jax.Array, prompt: Cache) -> tuple[Any, None]:
+            x, cache = carry
+            x = residual(x)
             query, keys, values = block.project(x, place)
-            new = {"k": keys, "v": values} if own is None else stack.update_cache(own, {"k": keys, "v": values}, index)
-            parts = [(prompt["k"], prompt["v"], seen), (new["k"], new["v"], own_bias)]
-            return block.finish(x, query, parts), None if own is None else new
+            keys, values, cache = kv_cache.extend(cache, layer, keys, values, index)
+            parts = [(prompt["k"], prompt["v"], seen), kv_cache.part(keys, values, own_bias, origin)]
+            return (block.finish(x, query, parts), cache), None
 
-        prompt = {name: context[name] for name in ("k", "v")}
-        x, cache = stack.run(self.layers, x, body, inputs=(prompt, cache))
+        (x, cache), _ = stack.run(self.layers, (x, cache), body, stack.numbers(self.layers), context["layers"])
         return self.logits(x), cache

@@ -10,13 +10,12 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers import stack
+from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import Attention, attend, causal_bias, mask_bias
+from instructblip_jax.models.layers.kv_cache import Cache
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, linear, parameter, rms_norm
 from instructblip_jax.models.layers.relative_bias import relative_bias
 from instructblip_jax.sharding import residual, whole
-
-Cache = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +82,23 @@ class NormedAttention(nnx.Module):
         h = whole(self.norm(x))
         return residual(x + self.attn(h, *self.attn.keys_values(h), bias=bias))
 
-    def over_cache(self, x: jax.Array, own: Cache | None, index: Any, bias: jax.Array) -> tuple[jax.Array, Any]:
-        """Self-attention of x [B, N, T, D] over the cache, which its keys and values enter at ``index``.
+    def over_cache(
+        self,
+        x: jax.Array,
+        cache: Cache | None,
+        layer: int | jax.Array,
+        index: jax.Array | int,
+        bias: jax.Array,
+        origin: jax.Array | None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Self-attention of x [B, N, T, D] over the cache of ``layer``, which its keys and values enter at ``index``.
 
-        Without a cache x attends to itself. Returns the output and the updated cache.
+        Without a cache x attends to itself. ``origin``: see `kv_cache.part`. Returns the output and the updated cache.
         """
         h = whole(self.norm(x))
-        new = dict(zip(("k", "v"), self.attn.keys_values(h), strict=True))
-        if own is not None:
-            own = new = stack.update_cache(own, new, index)
-        mixed = attend(self.attn.queries(h), [(new["k"], new["v"], bias)])
-        return x + self.attn.output(mixed), own
+        keys, values, cache = kv_cache.extend(cache, layer, *self.attn.keys_values(h), index)
+        mixed = attend(self.attn.queries(h), [kv_cache.part(keys, values, bias, origin)])
+        return x + self.attn.output(mixed), cache
 
     def over_context(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array) -> jax.Array:
         """Cross-attention of x [B, (N,) T, D] to precomputed keys and values [B, H, S, K]."""
@@ -163,7 +168,7 @@ class T5(nnx.Module):
         length = embeds.shape[1]
         bias = self._relative(self.encoder, length, bidirectional=True) + mask_bias(mask)
         x = embeds.astype(self.dtype)
-        x, _ = stack.run(self.encoder.layers, x, lambda block, x, _: (block(x, bias), None), remat=self.remat)
+        x, _ = stack.run(self.encoder.layers, x, lambda block, x: (block(x, bias), None), remat=self.remat)
         return self.encoder.norm(x)
 
     def run_decoder(self, decoder_ids: jax.Array, encoded: jax.Array, mask: jax.Array) -> jax.Array:
@@ -172,48 +177,57 @@ class T5(nnx.Module):
         bias = self._relative(self.decoder, length, bidirectional=False) + causal_bias(length)
         context_bias = mask_bias(mask)
 
-        def body(block: DecoderBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def body(block: DecoderBlock, x: jax.Array) -> tuple[jax.Array, None]:
             x = block.self_attention.over_itself(x, bias)
             x = block.cross_attention.over_context(x, *block.context(encoded), context_bias)
             return block.ffn(x), None
 
         return stack.run(self.decoder.layers, self.shared(decoder_ids), body, remat=self.remat)[0]
 
-    def prefill(self, embeds: jax.Array, mask: jax.Array) -> Cache:
-        """Prompts [B, S, D] -> the context of their continuations: cross-attention keys and values and the mask.
+    def prefill(self, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
+        """Prompts [B, S, D] -> the context of their continuations: "layers", cross-attention keys and values
+        [L, B, H, S, K] or a list of L times [B, H, S, K], and "mask" [B, S].
 
-        Keys and values [L, B, H, S, K] are computed once for all decode steps and continuations.
+        They are computed once for all decode steps and continuations.
         """
         encoded = self.encode(embeds, mask)
-        _, (keys, values) = stack.run(self.decoder.layers, jnp.zeros(()), lambda b, x, _: (x, b.context(encoded)))
-        return {"k": keys, "v": values, "mask": mask}
 
-    def init_cache(self, context: Cache, rows: int, length: int) -> Cache:
-        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example: [L, B, N, H, T, K]."""
-        return stack.init_cache(context["k"], rows, length)
+        def body(block: DecoderBlock, x: jax.Array) -> tuple[jax.Array, Cache]:
+            return x, dict(zip(("k", "v"), block.context(encoded), strict=True))
+
+        return {"layers": stack.run(self.decoder.layers, jnp.zeros(()), body)[1], "mask": mask}
+
+    def init_cache(self, context: dict[str, Any], rows: int, length: int) -> Cache:
+        """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example, see `kv_cache`."""
+        return kv_cache.init(context["layers"], rows, length)
 
     def decode(
-        self, ids: jax.Array, context: Cache, cache: Cache | None = None, index: jax.Array | int = 0
+        self,
+        ids: jax.Array,
+        context: dict[str, Any],
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Logits of N continuations of each example: decoder ids int [B, N, T] -> float32 [B, N, T, V].
 
         Without a cache, ids start at position 0. With a cache, they take the positions from ``index`` on, and the
-        updated cache is returned.
+        updated cache is returned. ``origin``: see `kv_cache.part`.
         """
-        length = ids.shape[2] if cache is None else cache["k"].shape[4]
+        length = ids.shape[2] if cache is None else kv_cache.length(cache)
         first = 0 if cache is None else index
         causal = jax.lax.dynamic_slice_in_dim(causal_bias(length), first, ids.shape[2], axis=2)
         bias = self._relative(self.decoder, length, first=first, rows=ids.shape[2], bidirectional=False) + causal
         context_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
 
-        def body(block: DecoderBlock, x: jax.Array, layer: tuple[Cache, Cache | None]) -> tuple[jax.Array, Any]:
-            prompt, own = layer
-            x, own = block.self_attention.over_cache(x, own, index, bias)
+        def body(block: DecoderBlock, carry: Any, layer: int | jax.Array, prompt: Cache) -> tuple[Any, None]:
+            x, cache = carry
+            x, cache = block.self_attention.over_cache(residual(x), cache, layer, index, bias, origin)
             x = block.cross_attention.over_context(x, prompt["k"], prompt["v"], context_bias)
-            return block.ffn(x), own
+            return (block.ffn(x), cache), None
 
-        prompt = {name: context[name] for name in ("k", "v")}
-        x, cache = stack.run(self.decoder.layers, self.shared(ids), body, inputs=(prompt, cache))
+        layers = stack.numbers(self.decoder.layers)
+        (x, cache), _ = stack.run(self.decoder.layers, (self.shared(ids), cache), body, layers, context["layers"])
         return self.logits(x), cache
 
     def _relative(

@@ -33,7 +33,7 @@ def attend(
     """Attention of scaled queries over the keys of all ``parts`` together, with one float32 softmax.
 
     ``query`` is [B, T, H, K], or [B, N, T, H, K] for N continuations of each example. A part is (keys, values, bias):
-    keys and values are [B, G, S, K], shared by all N, or [B, N, G, S, K], separate for each; bias is float32,
+    keys and values are [B, G, S, K], shared by all N, or [B, G, N, S, K], separate for each; bias is float32,
     broadcastable to [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query
     attention). Returns the shape of ``query``. ``key`` enables dropout of the attention weights.
 
@@ -41,12 +41,12 @@ def attend(
     every step is never transposed.
     """
     n = "n" if query.ndim == 5 else ""
-    heads, groups = query.shape[-2], parts[0][0].shape[-3]
+    heads, groups = query.shape[-2], parts[0][0].shape[1]
     grouped = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
     scores = []
     for keys, _, bias in parts:
         own = "n" if keys.ndim == 5 else ""
-        score = jnp.einsum(f"b{n}tgrk,b{own}gsk->b{n}grts", grouped, keys, preferred_element_type=jnp.float32)
+        score = jnp.einsum(f"b{n}tgrk,bg{own}sk->b{n}grts", grouped, keys, preferred_element_type=jnp.float32)
         score = score.reshape(*score.shape[:-4], heads, *score.shape[-2:])  # [B, (N,) H, T, S]
         scores.append(score if bias is None else score + bias)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0], axis=-1)
@@ -56,7 +56,7 @@ def attend(
     for keys, values, _ in parts:
         own = "n" if values.ndim == 5 else ""
         share = weights[..., start : start + keys.shape[-2]].astype(values.dtype)
-        mixed = mixed + jnp.einsum(f"b{n}grts,b{own}gsk->b{n}tgrk", share, values)
+        mixed = mixed + jnp.einsum(f"b{n}grts,bg{own}sk->b{n}tgrk", share, values)
         start += keys.shape[-2]
     return mixed.reshape(query.shape)
 

@@ -1,13 +1,14 @@
-"""Stacks of identical layers: built as one module with a leading layer axis, run by one scan, compiled once."""
+"""Stacks of identical layers: built as one module with a leading layer axis, run by one scan, compiled once; or taken
+apart into a list of layers, run one after the other, where each layer's arrays are read in place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from instructblip_jax.sharding import constrain, gathered, residual
+from instructblip_jax.sharding import gathered, residual
 
 INNER = ("q", "k", "v", "gate", "up")
 """Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
@@ -51,39 +52,57 @@ def _policy(remat: str, x: jax.Array) -> Callable | None:
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
     """Make ``layers`` instances of a module as a single one; every parameter gains a leading "layers" axis."""
     stacked = nnx.vmap(make, transform_metadata={nnx.PARTITION_NAME: "layers", "axes": "layers"})
-    return stacked(rngs.split(layers))
+    stack = stacked(rngs.split(layers))
+    stack.stacked_layers = layers  # type: ignore[attr-defined]
+    return stack
 
 
 def depth(stack: nnx.Module) -> int:
     """Number of layers L of a stack."""
-    return jax.tree.leaves(nnx.to_pure_dict(nnx.split(stack)[1]))[0].shape[0]
+    return len(stack) if isinstance(stack, nnx.List) else stack.stacked_layers  # type: ignore[attr-defined]
 
 
-def init_cache(keys: jax.Array, rows: int, length: int) -> dict[str, jax.Array]:
-    """Empty KV cache for ``length`` tokens of ``rows`` continuations of each example of a context.
+def numbers(stack: nnx.Module) -> Sequence[int] | jax.Array:
+    """The numbers of the layers, 0 to L - 1, as an input of `run`."""
+    return range(depth(stack)) if isinstance(stack, nnx.List) else jnp.arange(depth(stack))
 
-    ``keys``: those of the context, [L, B, G, S, K]. Returns keys and values [L, B, N, G, T, K] of the same type.
+
+def unstack(module: nnx.Module, keep: Callable[[str], bool], path: str = "") -> None:
+    """Replace the stacks in ``module`` by lists of their layers, each with arrays of its own.
+
+    A product then reads a layer's weights where they lie; out of a stack a GPU copies them first. A stack stays if
+    ``keep`` is true of its path ("qformer/layers").
     """
-    layers, batch, heads, _, size = keys.shape
-    empty = jnp.zeros((layers, batch, rows, heads, length, size), keys.dtype)
-    empty = constrain(empty, None, "batch", None, "heads", None, None)
-    return {"k": empty, "v": empty}
+    for name, child in list(vars(module).items()):
+        here = f"{path}{name}"
+        if not isinstance(child, nnx.Module):
+            continue
+        if not hasattr(child, "stacked_layers"):
+            unstack(child, keep, f"{here}/")
+        elif not keep(here):
+            setattr(module, name, nnx.List(_layers(child)))
 
 
-def update_cache(
-    cache: dict[str, jax.Array], new: dict[str, jax.Array], index: jax.Array | int
-) -> dict[str, jax.Array]:
-    """A layer's cache, arrays [B, N, G, S, K], with new ones [B, N, G, T, K] written at positions from ``index`` on."""
-    return {
-        name: jax.lax.dynamic_update_slice_in_dim(array, new[name].astype(array.dtype), index, axis=3)
-        for name, array in cache.items()
-    }
-
-
-def _members(stack: nnx.Module) -> tuple[dict, Callable[[dict], Any]]:
-    """Parameters of a stack, [L, ...] each, and the function that makes a module of one layer's parameters."""
+def _layers(stack: nnx.Module) -> list[nnx.Module]:
+    """The layers of a stack as modules."""
     graph, state = nnx.split(stack)
-    axes = {path: variable.get_metadata()["axes"][1:] for path, variable in nnx.to_flat_state(state)}
+    made = []
+    for n in range(depth(stack)):
+        flat = [
+            (path, variable.replace(variable[...][n], axes=variable.get_metadata()["axes"][1:]))
+            for path, variable in nnx.to_flat_state(state)
+        ]
+        layer: Any = nnx.merge(graph, nnx.from_flat_state(flat))
+        del layer.stacked_layers
+        made.append(layer)
+    return made
+
+
+def _members(module: nnx.Module) -> tuple[dict, Callable[[dict], Any]]:
+    """Parameters of a layer, or of a stack ([L, ...] each), and the function that makes a layer of its parameters."""
+    graph, state = nnx.split(module)
+    first = 1 if hasattr(module, "stacked_layers") else 0
+    axes = {path: variable.get_metadata()["axes"][first:] for path, variable in nnx.to_flat_state(state)}
 
     def member(params: dict) -> Any:
         flat = traverse_util.flatten_dict(params)
@@ -95,27 +114,38 @@ def _members(stack: nnx.Module) -> tuple[dict, Callable[[dict], Any]]:
 
 def run(
     stack: nnx.Module,
-    x: jax.Array,
-    body: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
-    *,
-    inputs: Any = None,
+    x: Any,
+    body: Callable[..., tuple[Any, Any]],
+    *inputs: Any,
     remat: str = "none",
-) -> tuple[jax.Array, Any]:
-    """Scan ``body(layer, x, layer_input) -> (x, layer_output)`` over the layers, x [B, (N,) T, D].
+) -> tuple[Any, Any]:
+    """Run ``body(layer, x, *layer_inputs) -> (x, layer_output)`` through the layers: a scan over a stack, or a loop
+    over a list of layers (see `unstack`).
 
-    ``inputs``: a tree of arrays [L, ...] with one input per layer (such as its slice of a cache), or None. ``remat``: a
-    name in `REMAT`, or NAME:LENGTH for NAME where T is at most LENGTH and "layer" where it is longer. Returns the last
-    x and the stacked layer outputs, a tree of arrays [L, ...].
+    x is [B, (N,) T, D], or any tree. Each of ``inputs`` and the outputs is a tree of arrays [L, ...] for a stack, a
+    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for
+    NAME where T is at most LENGTH and "layer" where it is longer. Returns the last x and the layers' outputs.
     """
-    params, member = _members(stack)
 
-    def layer(x: jax.Array, args: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-        layer_params, layer_input = args
-        return body(member(layer_params), residual(x) if x.ndim > 2 else x, layer_input)
+    def step(member: Callable[[dict], Any], in_scan: bool) -> Callable[..., tuple[Any, Any]]:
+        def layer(x: Any, args: tuple[dict, tuple]) -> tuple[Any, Any]:
+            params, own = args
+            return body(member(params), residual(x) if isinstance(x, jax.Array) and x.ndim > 2 else x, *own)
 
-    if (policy := _policy(remat, x)) is not None:
-        layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
-    return jax.lax.scan(layer, x, (params, inputs))
+        if (policy := _policy(remat, x)) is None:
+            return layer
+        # In a scan nothing can be merged with the first computation; in a loop the compiler would undo it all.
+        return jax.checkpoint(layer, policy=policy, prevent_cse=not in_scan)
+
+    if not isinstance(stack, nnx.List):
+        params, member = _members(stack)
+        return jax.lax.scan(step(member, True), x, (params, inputs))
+    outputs = []
+    for n, module in enumerate(stack):
+        params, member = _members(module)
+        x, output = step(member, False)(x, (params, tuple(None if own is None else own[n] for own in inputs)))
+        outputs.append(output)
+    return x, None if all(output is None for output in outputs) else outputs
 
 
 def run_groups(
@@ -133,6 +163,8 @@ def run_groups(
     ``inputs`` and outputs are trees of arrays [L, ...], or None; a group has the rows of its layers. The last group may
     be smaller. ``remat`` as in `run`, applied to whole groups. Returns the last x and all outputs.
     """
+    if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List):
+        return _loop_groups(_each(layers), _each(leaders), size, x, body, inputs, remat)
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
     def group(x: jax.Array, args: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
@@ -154,3 +186,35 @@ def run_groups(
         x, rest_outputs = group(x, (rest, jax.tree.map(lambda p: p[whole], leader_params), rest_inputs))
         outputs = jax.tree.map(lambda *y: jnp.concatenate(y), outputs, rest_outputs)
     return x, outputs
+
+
+Member = tuple[dict, Callable[[dict], Any]]
+
+
+def _each(layers: nnx.Module) -> list[Member]:
+    """Every layer of a list, or of a stack, as its parameters and the function that makes it of them."""
+    if isinstance(layers, nnx.List):
+        return [_members(module) for module in layers]
+    params, member = _members(layers)
+    return [(jax.tree.map(lambda p, n=n: p[n], params), member) for n in range(depth(layers))]
+
+
+def _loop_groups(
+    layers: list[Member], leaders: list[Member], size: int, x: jax.Array, body: Callable, inputs: Any, remat: str
+) -> tuple[jax.Array, Any]:
+    """`run_groups` as a loop."""
+    outputs = []
+    for start, (leader_params, leader) in zip(range(0, len(layers), size), leaders, strict=True):
+        params, members = zip(*layers[start : start + size], strict=True)
+
+        def group(x: jax.Array, args: tuple, members: Any = members, leader: Any = leader) -> tuple[jax.Array, Any]:
+            params, leader_params, own = args
+            made = [member(p) for member, p in zip(members, params, strict=True)]
+            return body(x, made, leader(leader_params), own)
+
+        if (policy := _policy(remat, x)) is not None:
+            group = jax.checkpoint(group, policy=policy, static_argnums=(2, 3))
+        own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs)
+        x, output = group(x, (params, leader_params, own))
+        outputs.append(output)
+    return x, jax.tree.map(lambda *y: jnp.concatenate(y), *outputs)

@@ -95,7 +95,7 @@ class Vit(nnx.Module):
         x = self.patch(x)
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
-        x, _ = stack.run(self.layers, x, lambda block, x, _: (block(x), None), remat=self.remat)
+        x, _ = stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)
         return x
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
