@@ -35,7 +35,7 @@ def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
     system = nnx.merge(graph, traverse_util.unflatten_dict(keyed))
     for _, node in nnx.iter_graph(system):
         if isinstance(node, nnx.Variable) and "in_use" in node.get_metadata():
-            node[...] = in_use(node[...], *node.get_metadata()["in_use"])
+            node.set_value(in_use(node[...], *node.get_metadata()["in_use"]))
     return system
 
 
