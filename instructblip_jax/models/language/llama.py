@@ -67,7 +67,8 @@ class Block(nnx.Module):
 
     def project(self, x: jax.Array, place: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         h = whole(self.attn_norm(x))
-        return self.attn.queries(h, place), *self.attn.keys_values(h, place)
+        keys, values = self.attn.keys_values(h, place)
+        return self.attn.queries(h, place), keys, values
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         x = residual(x + self.attn.output(attend(query, parts)))

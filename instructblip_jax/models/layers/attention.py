@@ -107,11 +107,12 @@ class Attention(nnx.Module):
 
     def keys_values(self, context: jax.Array, place: rope.Angles | None = None) -> tuple[jax.Array, jax.Array]:
         """context [..., S, D'] -> keys, rotated if ``place`` is given, and values, each [..., G, S, K]."""
-        values = self._split(checkpoint_name(self.v(context), "v"), self.kv_heads).swapaxes(-3, -2)
         if place is None:
-            return self._split(checkpoint_name(self.k(context), "k"), self.kv_heads).swapaxes(-3, -2), values
-        keys = rope.rotate(self._split(self.k(context), self.kv_heads), place)
-        return checkpoint_name(keys, "k").swapaxes(-3, -2), values
+            keys = self._split(checkpoint_name(self.k(context), "k"), self.kv_heads)
+        else:
+            keys = checkpoint_name(rope.rotate(self._split(self.k(context), self.kv_heads), place), "k")
+        values = self._split(checkpoint_name(self.v(context), "v"), self.kv_heads)
+        return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
         """Output projection of what `attend` returned: [..., T, H, K] -> [..., T, D]."""
