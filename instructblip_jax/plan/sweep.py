@@ -20,7 +20,7 @@ COMPILED = 4
 MARGIN = 0.9
 """A way is not compiled if its estimate takes more than this share of the memory."""
 TRIED = ("none", "layer", "products")
-"""What the backward pass keeps: all, least, and what frozen layers need."""
+"""The choices of `stack.REMAT`: to keep all, least, and what frozen layers need."""
 WORKING = 8
 """Arrays as large as the largest activation that exist at a time, besides what is kept for the backward pass."""
 
