@@ -27,7 +27,7 @@ CASES = {
     "no bias": (half(B, T, H, K), [(half(B, H, S, K), None)]),
     "biased": (half(B, T, H, K), [(half(B, H, S, K), (B, 1, T, S))]),
     "grouped": (half(B, T, H, K), [(half(B, G, S, K), (B, 1, T, S))]),
-    "shared and own": (half(B, N, T, H, K), [(half(B, G, S, K), (B, 1, 1, 1, S)), (half(B, N, G, OWN, K), (T, OWN))]),
+    "shared and own": (half(B, N, T, H, K), [(half(B, G, S, K), (B, 1, 1, 1, S)), (half(B, G, N, OWN, K), (T, OWN))]),
 }
 """Queries, and for each part keys (and values) and the shape of the bias."""
 
