@@ -78,7 +78,7 @@ class Model:
           trainable: which parameters train, a name of the system's trainable sets; None is the first of them.
           layout: how the parts are sharded, names of `sharding.LAYOUTS`.
           remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
-            "dots", or "layer" (least memory).
+            "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
           scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
             a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.layers import rope
 from instructblip_jax.models.layers.primitives import dropout, linear
 from instructblip_jax.sharding import constrain
 
@@ -183,18 +185,27 @@ class Attention(nnx.Module):
         self.v = linear(context_width, kv_inner, ("embed", "heads"), **kind)
         self.o = linear(inner, width, ("heads", "embed"), **kind)
 
-    def queries(self, x: jax.Array) -> jax.Array:
-        """x [..., T, D] -> scaled queries [..., T, H, K]."""
-        return self._split(self.q(x), self.heads) * self.scale
+    # Names are for `stack.REMAT`. Heads are split after it: a saved array whose last dimension is a head's size takes
+    # twice the memory on TPU where that is 64.
 
-    def keys_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """context [..., S, D'] -> keys and values, each [..., G, S, K]."""
-        keys, values = (self._split(x, self.kv_heads) for x in (self.k(context), self.v(context)))
+    def queries(self, x: jax.Array, place: rope.Angles | None = None) -> jax.Array:
+        """x [..., T, D] -> scaled queries [..., T, H, K], rotated to their positions' angles if these are given."""
+        if place is None:
+            return self._split(checkpoint_name(self.q(x), "q"), self.heads) * self.scale
+        return checkpoint_name(rope.rotate(self._split(self.q(x), self.heads) * self.scale, place), "q")
+
+    def keys_values(self, context: jax.Array, place: rope.Angles | None = None) -> tuple[jax.Array, jax.Array]:
+        """context [..., S, D'] -> keys, rotated if ``place`` is given, and values, each [..., G, S, K]."""
+        if place is None:
+            keys = self._split(checkpoint_name(self.k(context), "k"), self.kv_heads)
+        else:
+            keys = checkpoint_name(rope.rotate(self._split(self.k(context), self.kv_heads), place), "k")
+        values = self._split(checkpoint_name(self.v(context), "v"), self.kv_heads)
         return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
         """Output projection of what `attend` returned: [..., T, H, K] -> [..., T, D]."""
-        return self.o(mixed.reshape(*mixed.shape[:-2], -1))
+        return checkpoint_name(self.o(mixed.reshape(*mixed.shape[:-2], -1)), "o")
 
     def __call__(
         self,
