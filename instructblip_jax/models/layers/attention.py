@@ -78,11 +78,10 @@ def _plain(
         start += keys.shape[-2]
     return mixed.reshape(query.shape)
 
-    """True if GPUs are at hand, and a cuDNN that jax finds new enough for attention: it asks while it traces."""
 
-
+@functools.cache
 def has_cudnn() -> bool:
-    """True if GPUs for cuDNN's attention are at hand, and a cuDNN that jax finds new enough: it asks while it traces."""
+    """True if GPUs are at hand, and a cuDNN that jax finds new enough for attention: it asks while it traces."""
     tiny = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
     try:
         jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), tiny, tiny, tiny)
