@@ -14,7 +14,7 @@ VARIANTS: dict[str, dict] = {
     "v6e_4x4": INT8 | {"remat": "products"},
     "v4_2x2x1": INT8,
     "v5p_2x2x1": {"remat": "products"},
-    "gpu_8": {"remat": "products"},
+    "gpu_8": {"remat": "products", "scan_layers": False},
 }
 
 
