@@ -21,6 +21,7 @@ from instructblip_jax.convert.write import MAX_SHARD_BYTES
 from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.objectives.term import Term, mean, mean_of
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
@@ -64,7 +65,7 @@ class Model:
         trainable: str | None = None,
         layout: Layout = SHARDED,
         remat: str = "none",
-        int8: bool = False,
+        int8: Int8 = False,
         scan_layers: bool | None = None,
         **options: Any,
     ) -> "Model":
@@ -79,6 +80,7 @@ class Model:
           remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
             "dots", or "layer" (least memory).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
+            "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.
           scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
             a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third
             of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.

@@ -4,6 +4,7 @@
 """
 
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding
 
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.stack import REMAT, unstack
 from instructblip_jax.sharding import SHARDED, Layout, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
@@ -55,7 +57,7 @@ def abstract(
     trainable: str | None = None,
     layout: Layout = SHARDED,
     remat: str = "none",
-    int8: bool = False,
+    int8: Int8 = False,
     scan_layers: bool = True,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
     """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
@@ -67,6 +69,8 @@ def abstract(
     """
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
+    if int8 not in typing.get_args(Int8):
+        raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import dropout, linear
 
 
@@ -77,7 +78,7 @@ class Attention(nnx.Module):
         bias: bool = True,
         scale: float | None = None,
         dropout_rate: float = 0.0,
-        int8: bool = False,
+        int8: Int8 = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
