@@ -21,11 +21,10 @@ from instructblip_jax.convert.write import MAX_SHARD_BYTES
 from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
-from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.objectives.term import Term, mean, mean_of
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
-from instructblip_jax.systems.protocol import Context, Media
+from instructblip_jax.systems.protocol import Context, Int8, Media
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
 LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}

@@ -122,7 +122,8 @@ def compared(plans: Sequence[Plan]) -> str:
     for plan in plans:
         s, roof = plan.setting, plan.roofline
         layout = "/".join(layouts(s).values())
-        cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {'yes' if s.int8 is True else s.int8 or ''} | {s.remat} | {s.rows} "
+        int8 = "yes" if s.int8 is True else s.int8 or ""
+        cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {int8} | {s.remat} | {s.rows} "
         cells += f"| {plan.peak / GIB:.2f} | {'yes' if plan.fits else 'no'} "
         if roof is None:
             cells += "| | | | |"

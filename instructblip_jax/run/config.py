@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
-from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
+from instructblip_jax.systems.protocol import Int8
 from instructblip_jax.train.optimizer import OptimConfig
 
 

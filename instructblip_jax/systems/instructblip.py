@@ -114,7 +114,8 @@ class InstructBlipConfig(PrefixConfig):
 
 class InstructBlipSystem(PrefixSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of both towers. ``int8``: the
-    language model's matrices take one byte a weight. ``trained``: prefixes of the trainable set."""
+    language model's matrices take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
+    trainable set."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ def get_config():
     return config
 """
 LAYOUT = Layout(trained="replicated", vit="replicated", llm="replicated")
-MODEL = {"trainable": "qformer", "int8": False, "remat": "none"}
+MODEL = {"trainable": "qformer", "int8": False, "remat": "none", "scan_layers": None}
 """Arguments of the model if no field is set."""
 
 

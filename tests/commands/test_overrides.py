@@ -8,7 +8,7 @@ import runpy
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import pytest
@@ -72,6 +72,8 @@ def other(path: str, kind: Any, value: Any) -> Any:
         return kind(2 * abs(value) + 3)
     if kind is str:
         return f"other {value}"
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)[-1]
     assert typing.get_origin(kind) is tuple, path
     return (17, 19) if typing.get_args(kind)[0] is int else ("x:train", "y")
 

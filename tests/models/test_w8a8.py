@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import instructblip_jax as ib
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.models.layers.int8 import LEVELS, Int8Linear, int8_product, quantize
+from instructblip_jax.models.layers.int8 import LEVELS, Int8Linear, int8_product, quantize, weights_product
 
 
 def counted(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -39,7 +39,9 @@ def test_the_product_is_counted_in_whole_numbers(operands):
 def test_the_gradient_passes_straight_through(operands):
     rows, kernel, scale, weights = operands
     gradient = jax.grad(lambda rows: (int8_product(rows, kernel, scale) * weights).sum())(rows)
-    np.testing.assert_allclose(gradient, weights * scale @ kernel.T.astype(np.float32), rtol=1e-4, atol=1e-5)
+    want = jax.grad(lambda rows: (weights_product(rows, kernel, scale) * weights).sum())(rows)
+    np.testing.assert_array_equal(gradient, want)
+    np.testing.assert_allclose(want, weights * scale @ kernel.T.astype(np.float32), rtol=1e-3)
 
 
 def test_the_layer_multiplies_in_int8(operands):
@@ -79,7 +81,7 @@ def test_a_row_in_shards_has_the_steps_of_the_whole_row(operands):
     alone = jax.jit(both)(rows, kernel, scale)
     sharded = jax.jit(both)(put(rows, "data", "tensor"), put(kernel, "tensor", "fsdp"), put(scale, "fsdp"))
     np.testing.assert_array_equal(sharded[0], alone[0])
-    np.testing.assert_allclose(sharded[1], alone[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sharded[1], alone[1], rtol=1e-3)  # sums in another order
 
 
 @pytest.mark.parametrize(("kind", "family"), [("instructblip", "t5"), ("instructblip", "llama"), ("blip-2", "opt")])

@@ -25,7 +25,7 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 Int8 = Literal[False, True, "w8a8"]
-"""What of a frozen language model's products is in int8: nothing, weights, or weights and activations."""
+"""The factors of a frozen language model's products that are in int8: none, the weights, or these and activations."""
 
 
 def in_steps(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,21 +48,21 @@ def weights_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax
 def int8_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
     """`weights_product` of rows that are rounded `in_steps`, multiplied in int8 and added up in int32.
 
-    The gradient of rows passes straight through their rounding. None reaches kernel and scale.
+    The gradient of rows is that of `weights_product`: it passes straight through their rounding, and is not rounded
+    itself. None reaches kernel and scale.
     """
     rounded, steps = in_steps(rows)
     return jnp.matmul(rounded, kernel, preferred_element_type=jnp.int32) * steps * scale
 
 
-def _forward(rows, kernel, scale):
-    return int8_product(rows, kernel, scale), (jnp.zeros((), rows.dtype), kernel, scale)
+def _forward(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return int8_product(rows, kernel, scale), (jnp.zeros((0,), rows.dtype), kernel, scale)
 
 
-def _backward(kept, gradient):
-    like, kernel, scale = kept
-    rounded, steps = in_steps(gradient * scale)
-    product = jnp.matmul(rounded, kernel.T, preferred_element_type=jnp.int32) * steps
-    return product.astype(like.dtype), None, None
+def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array | None, ...]:
+    none_of_rows, kernel, scale = kept
+    rows = jax.ShapeDtypeStruct((len(gradient), len(kernel)), none_of_rows.dtype)
+    return *jax.linear_transpose(lambda rows: weights_product(rows, kernel, scale), rows)(gradient), None, None
 
 
 int8_product.defvjp(_forward, _backward)
