@@ -46,6 +46,8 @@ setup(
     extras_require={
         "tpu": [f"jax[tpu]{JAX}", *GCS],  # a slice's own disks go with it: what a run leaves lies in a bucket
         "cuda": [f"jax[cuda12]{JAX}"],
+        # The GPU's compiler alone, half a gigabyte, for `instructblip plan` where no GPU is; "cuda" holds it, too.
+        "plan-gpu": [f"jax[cuda12-local]{JAX}", "nvidia-cuda-nvcc-cu12>=12.6.85"],
         "gcs": GCS,
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone

@@ -1,11 +1,12 @@
-"""Make the figures of docs/plan.md: plan the paper's configurations on slices, write each plan as JSON, and draw the
-tables and the plot from them.
+"""Make the figures of docs/plan.md: plan the paper's configurations on slices and GPU machines, write each plan as
+JSON, and write the page's tables and its plot from these.
 
     python tools/plan_docs.py --plans DIR [--only NAME ...] [--draw]
     python tools/plan_docs.py --flops [--only NAME ...]
 
-A plan takes some minutes of compiling; one that is in DIR already is not made again. --draw makes no plan; nor does
---flops, which prints the FLOPs of each case from its trace.
+A plan takes some minutes of compiling; one that is in DIR already is not made again. --draw makes no plan: it writes
+the tables between their marks in docs/plan.md, a row for each plan in DIR. --flops makes none either, and prints the
+FLOPs of each case from its trace.
 """
 
 import argparse
@@ -33,6 +34,14 @@ MAIN = {
     "vicuna13b": "v6e_4x4",
 }
 """Configuration -> the slice for which its largest shape and generation are planned, too."""
+MODELS = {
+    "flan_t5_xl": "FlanT5-XL",
+    "vicuna7b": "Vicuna-7B",
+    "flan_t5_xxl": "FlanT5-XXL",
+    "vicuna13b": "Vicuna-13B",
+}
+GPUS = {"gpu_8": "h100:8"}
+"""Variant -> the machine that it is planned for, with generation."""
 SMALLEST = ("v4_2x2x1", "v5p_2x2x1")
 LAYOUTS = {
     "replicated_int8": ((-1, 1, 1), "replicated", True),
@@ -55,10 +64,10 @@ def cases() -> dict[str, tuple]:
     """Name -> topology, setting, True if generation is planned."""
     found: dict[str, tuple] = {}
     for name, main in MAIN.items():
-        for variant in (main, *SMALLEST):
+        for variant in (main, *GPUS, *SMALLEST):
             timed, largest, _ = setting_of(name, variant)
-            topology = variant.replace("_", ":")
-            found[f"{name}-{variant}"] = (topology, timed, variant == main)
+            topology = GPUS.get(variant, variant.replace("_", ":"))
+            found[f"{name}-{variant}"] = (topology, timed, variant == main or variant in GPUS)
             if variant == main:
                 found[f"{name}-{variant}-largest"] = (topology, largest, False)
     timed, _, _ = setting_of("vicuna7b", "v5e_4x4")
@@ -74,17 +83,16 @@ def make(name: str, topology: str, setting: compiled.Setting, generation: bool, 
     slice_ = chips.parse(topology)
     devices = compiled.devices(slice_)
     plan = report.plan(setting, slice_, devices)
-    out = plan.as_json() | {
-        "hours_for_run": table.hours(plan, 60_000),
-        "tables": [table.memory(plan), table.sent(plan)],
-    }
+    out = plan.as_json() | {"tables": [table.memory(plan), table.sent(plan), table.losses(plan)]}
     if generation:
         try:
             out["generation"] = report.generation(dataclasses.replace(setting, rows=64), slice_, devices).as_json()
         except compiled.DoesNotFit as error:
             out["generation"] = {"fits": False, "needed": error.needed}
     (directory / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
-    print(f"{name}: {plan.peak / GIB:.2f} GiB, MFU bound {100 * plan.mfu:.0f} %, {plan.seconds:.0f} s", flush=True)
+    likely = plan.mfu_at(plan.estimate.likely) if plan.estimate else 0.0
+    told = f"MFU at most {100 * plan.mfu:.0f} %, likely {100 * likely:.0f} %"
+    print(f"{name}: {plan.peak / GIB:.2f} GiB, {told}, compiled in {plan.seconds:.0f} s", flush=True)
 
 
 def counted(setting: compiled.Setting) -> float:
@@ -95,18 +103,115 @@ def counted(setting: compiled.Setting) -> float:
     return flops.of_batch(system, {name: x.shape for name, x in batch.items()}) / setting.rows
 
 
-def row(name: str, plan: dict) -> str:
-    """A row of the main table."""
-    roof = {key: 1e3 * value for key, value in plan["roofline_seconds"].items()}
-    ways = "/".join(plan["layout"].values()) if len(set(plan["layout"].values())) > 1 else plan["layout"]["llm"]
-    sent = sum(one["bytes"] for one in plan["collectives"]) / 1e9
-    return (
-        f"| {name} | {plan['topology']} | {plan['batch_size']} | {ways}{', int8' if plan['int8'] else ''} "
-        f"| {plan['remat']} "
-        f"| {plan['peak_bytes_per_chip'] / GIB:.1f} of {plan['usable_bytes_per_chip'] / GIB:.1f} "
-        f"| {roof['compute']:.0f} | {roof['memory']:.0f} | {roof['links']:.0f} | {sent:.2f} "
-        f"| **{100 * plan['mfu_bound']:.0f}** | {plan['samples_per_second_bound']:,.0f} | {plan['hours_for_run']:.1f} |"
-    )
+def model(name: str) -> str:
+    """A case's model, as the page calls it."""
+    return MODELS[name.partition("-")[0]]
+
+
+def runs(plans: dict[str, dict]) -> str:
+    """The main table: a row for each plan of a configuration."""
+    lines = [
+        "| model | on | batch | language model | `remat` | peak GiB a chip | ms: bound | per op | likely "
+        "| MFU: bound | per op | likely | samples/s | hours |",
+        "|---|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, plan in plans.items():
+        if name.startswith("layout-") or name.endswith("-largest"):
+            continue
+        ms = [1e3 * plan[f"step_seconds_{key}"] for key in ("bound", "per_op", "likely")]
+        mfu = [100 * plan[f"mfu_{key}"] for key in ("bound", "per_op", "likely")]
+        how = plan["layout"]["llm"] + (", int8" if plan["int8"] else "")
+        lines.append(
+            f"| {model(name)} | {plan['topology']} | {plan['batch_size']} | {how} | {plan['remat']} "
+            f"| {plan['peak_bytes_per_chip'] / GIB:.1f} of {plan['usable_bytes_per_chip'] / GIB:.1f} "
+            f"| {ms[0]:.0f} | {ms[1]:.0f} | **{ms[2]:.0f}** | {mfu[0]:.0f} % | {mfu[1]:.0f} % | **{mfu[2]:.0f} %** "
+            f"| {plan['samples_per_second_likely']:,.0f} | {table.hours(plan['step_seconds_likely'], 60_000):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def lost(plans: dict[str, dict], least: float = 0.02) -> str:
+    """Where the likely time of the main configurations goes, in percent: a column for each, a row for each loss."""
+    names = [f"{name}-{variant}" for name, main in MAIN.items() for variant in (main, *GPUS)]
+    shares: dict[str, dict[str, float]] = {}
+    for name in (name for name in names if name in plans):
+        for one in plans[name]["losses"]:
+            what = f"{one['what']}, {one['part']}" if one["part"] else one["what"]
+            share = one["seconds"] / plans[name]["step_seconds_likely"]
+            shares.setdefault(what, {})[name] = share
+    rest: dict[str, float] = {}
+    kept = {what: row for what, row in shares.items() if max(row.values()) >= least}
+    for what, row in shares.items():
+        if what not in kept:
+            rest = {name: rest.get(name, 0.0) + row.get(name, 0.0) for name in names}
+    shown = [name for name in names if name in plans]
+    heads = [f"{model(name)}, {plans[name]['topology']}" for name in shown]
+    lines = [f"| % of the likely time | {' | '.join(heads)} |", f"|---|{'---:|' * len(shown)}"]
+    order = sorted(kept, key=lambda what: -max(kept[what].values()))
+    for what, row in [*((what, kept[what]) for what in order), ("all else", rest)]:
+        lines.append(f"| {what} | {' | '.join(f'{100 * row.get(name, 0.0):.1f}' for name in shown)} |")
+    return "\n".join(lines)
+
+
+def answering(plans: dict[str, dict]) -> str:
+    """Generation: the rows of the plans that have one."""
+    lines = [
+        "| model | on | rows | prefill ms: bound | likely | a token, ms: bound | likely | tokens/s, likely "
+        "| GB a token and chip | times the weights |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, plan in plans.items():
+        made = plan.get("generation", {})
+        if "token_seconds_likely" not in made:
+            continue
+        ms = [1e3 * made[f"{what}_seconds_{key}"] for what in ("reading", "token") for key in ("bound", "likely")]
+        moved = made["token_bytes_per_chip"]
+        lines.append(
+            f"| {model(name)} | {plan['topology']} | {made['batch_size']} | {ms[0]:,.0f} | {ms[1]:,.0f} "
+            f"| {ms[2]:.2f} | {ms[3]:.2f} | {made['tokens_per_second_likely']:,.0f} "
+            f"| {moved / 1e9:.1f} | {moved / made['weight_bytes_per_chip']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def layouts(plans: dict[str, dict]) -> str:
+    """The layouts of one model, and what each sends most."""
+    lines = [
+        "| language model | mesh (data, fsdp, tensor) | peak GiB | ms: arithmetic | memory | links | likely "
+        "| sent a chip, GB | most of it |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for name in (f"layout-{way}" for way in LAYOUTS):
+        if name in plans:
+            plan = plans[name]
+            roof = {key: 1e3 * value for key, value in plan["roofline_seconds"].items()}
+            by_reason: dict[str, float] = {}
+            for one in plan["collectives"]:
+                by_reason[one["why"]] = by_reason.get(one["why"], 0.0) + one["bytes"] / 1e9
+            most = sorted(by_reason.items(), key=lambda item: -item[1])[:3]
+            how = plan["layout"]["llm"] + (", int8" if plan["int8"] else "")
+            lines.append(
+                f"| {how} | {', '.join(map(str, plan['mesh'].values()))} | {plan['peak_bytes_per_chip'] / GIB:.1f} "
+                f"| {roof['compute']:.0f} | {roof['memory']:.0f} | {roof['links']:.0f} "
+                f"| **{1e3 * plan['step_seconds_likely']:.0f}** | {sum(by_reason.values()):.1f} "
+                f"| {'; '.join(f'{why} ({size:.1f})' for why, size in most)} |"
+            )
+    return "\n".join(lines)
+
+
+TABLES = {"runs": runs, "losses": lost, "answering": answering, "layouts": layouts}
+"""Mark in docs/plan.md -> its table."""
+
+
+def write(plans: dict[str, dict], page: str) -> str:
+    """The page with each table between its marks, ``<!-- NAME -->`` and ``<!-- /NAME -->``, made anew."""
+    for mark, made in TABLES.items():
+        begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+        before, _, rest = page.partition(begin)
+        old, _, after = rest.partition(end)
+        text = made(plans)
+        page = f"{before}{begin}\n{text if text.count(chr(10)) > 1 else old.strip()}\n{end}{after}"
+    return page
 
 
 def draw(plans: dict[str, dict], path: Path) -> None:
@@ -142,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=Path, help="directory with a JSON file for each plan")
     parser.add_argument("--only", nargs="*", default=tuple(cases()), help="only these, in this order")
-    parser.add_argument("--draw", action="store_true", help="print the tables and write docs/plan.png")
+    parser.add_argument("--draw", action="store_true", help="write the tables of docs/plan.md, and docs/plan.png")
     parser.add_argument("--flops", action="store_true", help="print the FLOPs of each case")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
@@ -160,10 +265,11 @@ def main() -> None:
                 make(name, *cases()[name], args.plans)
         return
     plans = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(args.plans.glob("*.json"))}
-    for name in cases():
-        if name in plans:
-            print(row(name, plans[name]))
-    draw(plans, ROOT / "docs" / "plan.png")
+    ordered = {name: plans[name] for name in cases() if name in plans}
+    page = ROOT / "docs" / "plan.md"
+    page.write_text(write(ordered, page.read_text(encoding="utf-8")), encoding="utf-8")
+    if any(name.startswith("layout-") for name in ordered):
+        draw(plans, ROOT / "docs" / "plan.png")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
 
-Compiles the real train step, prefill and decoding for a slice that need not be there; any Linux machine with libtpu can
-do it. Nothing is downloaded or allocated. A GPU machine ("h200:8") is planned with the program for as many TPU chips.
+Compiles the real train step, prefill and decoding for a slice or a GPU machine ("h100:8") that need not be there. Any
+Linux machine can do it, with libtpu or (pip install -e '.[plan-gpu]') the GPU's compiler. Nothing is downloaded or
+allocated. Three times of a step are told: a bound that no run beats, the sum of each instruction's own bound, and a
+likely time, which ranks the ways of --sweep.
 The last line states whether the run fits; the exit status is 1 if it does not, unless --sweep (if given) finds a way.
 """
 

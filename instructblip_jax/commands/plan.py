@@ -68,7 +68,7 @@ def run(args: Sequence[str]) -> None:
     timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
     if config.steps < 1:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
-    # Nothing runs here, so a TPU of this machine is not claimed.
+    # Nothing runs here, so an accelerator of this machine is not claimed.
     jax.config.update("jax_platforms", "cpu")
     devices = compiled.devices(topology)
     name = Path(config.model).name
@@ -77,8 +77,12 @@ def run(args: Sequence[str]) -> None:
     plan = report.plan(timed, topology, devices)
     print(table.title(plan, name), table.memory(plan), sep="\n\n")
     if plan.fits:
-        print("", table.sent(plan), "", table.speed(plan, config.steps), sep="\n")
-    out = plan.as_json() | {"hours_for_run": table.hours(plan, config.steps), "steps": config.steps}
+        print("", table.sent(plan), "", table.speed(plan, config.steps), "", table.losses(plan), sep="\n")
+    out = plan.as_json() | {"steps": config.steps}
+    bound = plan.roofline.bound if plan.roofline else 0.0
+    out["hours_for_run"] = table.hours(bound, config.steps)
+    if plan.estimate is not None:
+        out["hours_for_run_likely"] = table.hours(plan.estimate.likely, config.steps)
 
     largest = plan
     if longest != timed and plan.fits:

@@ -22,6 +22,7 @@ class Chip:
       link: one link, one way. A TPU has a pair of links in each of ``torus`` dimensions, which close to a ring if a
         slice is ``ring`` chips long or a multiple of it; if ``torus`` is 0, a switch connects all chips of a machine.
       network: a chip's share of the bandwidth out of its slice or machine.
+      clock: cycles a second, the unit of the TPU compiler's estimates; 0 for a GPU, whose compiler makes none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Chip:
     torus: int
     ring: int
     network: float
+    clock: float = 0.0
 
     @property
     def tpu(self) -> bool:
@@ -54,10 +56,25 @@ def _gpu(name: str, kinds: tuple[str, ...], tera: float, gigabytes: float, bandw
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", ("TPU v4",), 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1.2e12, 45e9, 3, 4, 6.25e9),
-        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 393e12, 16 * GIB, 15.75 * GIB, 819e9, 45e9, 2, 16, 3.125e9),
-        Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 918e12, 95 * GIB, 95.74 * GIB, 2.765e12, 90e9, 3, 4, 6.25e9),
-        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 1836e12, 32 * GIB, 31.25 * GIB, 1.638e12, 90e9, 2, 16, 12.5e9),
+        Chip("v4", ("TPU v4",), 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1.2e12, 45e9, 3, 4, 6.25e9, 1.05e9),
+        Chip(
+            "v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 393e12, 16 * GIB, 15.75 * GIB, 819e9, 45e9, 2, 16, 3.125e9, 1.5e9
+        ),
+        Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 918e12, 95 * GIB, 95.74 * GIB, 2.765e12, 90e9, 3, 4, 6.25e9, 1.75e9),
+        Chip(
+            "v6e",
+            ("TPU v6 lite", "TPU v6e"),
+            918e12,
+            1836e12,
+            32 * GIB,
+            31.25 * GIB,
+            1.638e12,
+            90e9,
+            2,
+            16,
+            12.5e9,
+            1.75e9,
+        ),
         _gpu("a100-40", ("NVIDIA A100-SXM4-40GB",), 312, 40, 1555, 300),
         _gpu("a100-80", ("NVIDIA A100-SXM4-80GB",), 312, 80, 2039, 300),
         _gpu("h100", ("NVIDIA H100 80GB HBM3",), 989, 80, 3350, 450),

@@ -20,6 +20,9 @@ KINDS = (
     "collective-broadcast",
 )
 
+JOINED = 2**20
+"""Elements from which on an array with one dimension is no vector, but many gradients that a GPU sends as one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -169,7 +172,7 @@ def _why(
     whose = {known.get(_sides(a.shape)) for a in results}
     largest = max(results, key=lambda a: a.nbytes)
     if kind in ("all-reduce", "reduce-scatter"):
-        if all(len(_sides(a.shape)) < 2 for a in results):
+        if all(len(_sides(a.shape)) < 2 and a.size < JOINED for a in results):
             return "losses, norms, gradients of vectors"
         if frozen or (when in ("forward", "rematerialised") and "trained" not in whose):
             wrong = "frozen" in whose and when == "backward"

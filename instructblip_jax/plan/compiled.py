@@ -8,27 +8,26 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.extend.core import Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.mesh import batch_sharding, make_mesh
 from instructblip_jax.models.layers.int8 import Int8
-from instructblip_jax.plan.chips import GIB, Topology, parse
+from instructblip_jax.plan import flops, gpus
+from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Abstract, abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
 
-STAND_INS = {1: "v5p:1x1x1", 2: "v5p:1x1x2", 4: "v5p:2x2x1", 8: "v5p:2x2x2", 16: "v5p:2x2x4", 32: "v5p:2x4x4"}
-"""Number of GPUs -> the TPU slice that stands in for them: XLA needs a GPU to compile for one, and CPU programs widen
-bfloat16. What a chip keeps and sends is decided earlier, and is the same for both."""
 INSTALL = "pip install 'jax[tpu]', which takes the version that this jax can read"
 KEEP = {
     "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
@@ -105,14 +104,12 @@ class Compiled:
 
 def devices(topology: Topology) -> list[Any]:
     """The devices of a slice, to compile for. Raises ValueError if there is no compiler, or no such slice."""
+    if not topology.chip.tpu:
+        return gpus.devices(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"the TPU compiler is missing; it runs on any Linux machine: {INSTALL}")
     for name, value in KEEP.items():
         os.environ.setdefault(name, value)
-    if not topology.chip.tpu:
-        if topology.devices not in STAND_INS:
-            raise ValueError(f"topology {topology.name!r}: plan knows {', '.join(map(str, STAND_INS))} GPUs")
-        topology = parse(STAND_INS[topology.devices])
     # A host has 2 x 2 chips, or those of a smaller slice: given here because the compiler's default differs by machine.
     hosts = [math.gcd(side, 2) for side in (*topology.shape, 1)[:2]] + [1]
     options: dict[str, Any] = {"chips_per_host_bounds": hosts}
@@ -217,12 +214,13 @@ def train_step(described: Described) -> Any:
         return step.trace(described.state, described.frozen, described.batch)
 
 
-def compiled(traced: Any, mesh: Mesh) -> Compiled:
-    """A traced function, compiled for the devices of its mesh. Raises DoesNotFit if they cannot hold it."""
+def compiled(traced: Any, mesh: Mesh, options: Mapping[str, Any] | None = None) -> Compiled:
+    """A traced function, compiled for the devices of its mesh, with options of XLA's. Raises DoesNotFit if they cannot
+    hold it."""
     begun = time.time()
     with jax.set_mesh(mesh), _no_cache():
         try:
-            program = traced.lower().compile()
+            program = traced.lower().compile(compiler_options=dict(options or {}))
         except jax.errors.JaxRuntimeError as error:
             # "Used 20.5G of 15.75G hbm", or "total memory required for HLO temporaries (945.08G) exceeds ...".
             needed = re.search(r"(Used|temporaries) \(?([\d.]+)([KMGT])", str(error))
@@ -297,3 +295,27 @@ def decode(described: Described, context: Any, state: Any, options: Options) -> 
     with jax.set_mesh(described.mesh):
         traced = jax.jit(run, donate_argnums=3)
         return traced.trace(described.train, described.frozen, context, state, options, options.max_new_tokens)
+
+
+def read_whole(traced: Any, described: Described) -> Abstract:
+    """The parameters that a function, traced with them as its first arguments, reads from end to end. Of an embedding
+    it reads some rows only."""
+    names = [*sorted(described.train), *sorted(described.frozen)]  # the order of a tree's leaves
+    whole = [name for name, read in zip(names, _used_whole(traced.jaxpr.jaxpr), strict=False) if read]
+    return {name: x for name, x in (described.train | described.frozen).items() if name in whole}
+
+
+def _used_whole(jaxpr: Any) -> list[bool]:
+    """For each input of a traced function, True if it is used otherwise than by picking some of its rows."""
+    whole: set[Any] = {x for x in jaxpr.outvars if not isinstance(x, Literal)}
+    for equation in jaxpr.eqns:
+        given, inner = equation.invars, list(flops.parts(equation))
+        picked = 1 if equation.primitive.name in ("gather", "dynamic_slice") else 0
+        if not inner:
+            whole |= {x for x in given[picked:] if not isinstance(x, Literal)}
+        for part in inner:  # inputs that only a loop's condition reads come first, and are none of a branch
+            used = _used_whole(part)
+            whole |= {
+                x for x, read in zip(given[-len(used) :], used, strict=False) if read and not isinstance(x, Literal)
+            }
+    return [x in whole for x in jaxpr.invars]

@@ -13,6 +13,8 @@ _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%[^\s,)}]+)"
 )
+_ELEMENTWISE = {"all-reduce", "reduce", "reduce-scatter", "scatter", "sort", "map", "reduce-window"}
+"""Opcodes whose computations say what to do with two elements, and are no programs of their own."""
 _FAST_MEMORY = re.compile(r"S\([1-9]")
 
 
@@ -163,6 +165,6 @@ class Program:
             if x.opcode == "while":
                 body = (x.attribute("body") or "").lstrip("%")
                 yield from self._runs(body, times * self.trips(x), source, fused)
-            elif x.opcode not in ("all-reduce", "reduce", "reduce-scatter", "scatter", "sort", "map", "reduce-window"):
+            elif x.opcode.removesuffix("-start") not in _ELEMENTWISE:
                 for called in x.called():
                     yield from self._runs(called, times, source, fused or x.opcode == "fusion")

@@ -1,10 +1,11 @@
 """The cost of a compiled program on one chip: FLOPs of its products and bytes over its main memory, loops included."""
 
+import dataclasses
 import math
 import re
 
 from instructblip_jax.plan.flops import window_pairs
-from instructblip_jax.plan.hlo import Computation, Instruction, Program
+from instructblip_jax.plan.hlo import Array, Computation, Instruction, Program
 
 SILENT = {
     "parameter",
@@ -16,22 +17,99 @@ SILENT = {
     "conditional",
     "call",
     "after-all",
-    "custom-call",
     "partition-id",
     "replica-id",
     "iota",
 }
 """Opcodes that move no bytes by themselves."""
+LIBRARY = re.compile(r"__(cublas|cudnn|triton)")
+"""Targets of the custom calls that compute; others are notes of the compiler to itself."""
+NARROW = {"s8", "u8"}
+"""Types whose products run at the chip's int8 peak, if both operands have one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One instruction that runs on its own: a fusion, a product, a copy, a collective.
+
+    Attributes:
+      computation: that it is in.
+      times: runs in one run of the program; all other figures are of a single one.
+      scope: its name in the traced function, or that of its caller.
+      flops: of its products.
+      narrow: of these, FLOPs of products of int8 matrices.
+      bytes: over the main memory.
+      cycles: the TPU compiler's own estimate, 0 if it has none.
+    """
+
+    instruction: Instruction
+    computation: Computation
+    times: int
+    scope: str
+    flops: float
+    narrow: float
+    bytes: float
+    cycles: float
+
+
+def ops(program: Program) -> list[Op]:
+    """All instructions of a compiled program that cost something, in the order of their schedule."""
+    known: dict[str, list[tuple[Instruction, float, float, float, float]]] = {}
+    found = []
+    for computation, times, origin, fused in program.runs():
+        if fused:
+            continue
+        if computation.name not in known:
+            known[computation.name] = [
+                (x, *_products(x, computation, program), _bytes(x, computation, program), _cycles(x))
+                for x in computation.instructions.values()
+                if x.opcode not in SILENT and not x.opcode.endswith("-done")
+            ]
+        found += [Op(x, computation, times, x.op_name or origin, *costs) for x, *costs in known[computation.name]]
+    return found
 
 
 def executed_flops(program: Program) -> float:
     """FLOPs of the compiled program's products on one chip, in one run."""
-    return sum(
-        times * _flops(x, computation)
-        for computation, times, _, _ in program.runs()
-        for x in computation.instructions.values()
-        if x.opcode in ("dot", "convolution")
-    )
+    return sum(op.times * op.flops for op in ops(program))
+
+
+def _cycles(x: Instruction) -> float:
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', x.text)
+    return float(estimate[1]) if estimate else 0.0
+
+
+def _products(x: Instruction, computation: Computation, program: Program) -> tuple[float, float]:
+    """FLOPs of an instruction's products, and of those of int8 matrices among them."""
+    if x.opcode == "fusion":
+        inside = [program.computations[name] for name in x.called()]
+        pairs = [_products(y, part, program) for part in inside for y in part.instructions.values()]
+        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+    if x.opcode in ("dot", "convolution"):
+        total = _flops(x, computation)
+    elif x.opcode == "custom-call" and LIBRARY.match(x.attribute("custom_call_target") or ""):
+        total = _library_flops(x, computation)
+    else:
+        return 0.0, 0.0
+    return total, total if {array.dtype for array in _operands(x, computation)[:2]} <= NARROW else 0.0
+
+
+def _operands(x: Instruction, computation: Computation) -> list[Array]:
+    """The first result of each operand."""
+    return [computation.instructions[name].results[0] for name in x.operands if name in computation.instructions]
+
+
+def _library_flops(x: Instruction, computation: Computation) -> float:
+    """FLOPs of a call to a library for GPUs: a product, or attention as a whole."""
+    left = _operands(x, computation)[0].shape
+    if scores := re.search(r'"intermediate_tensor_shape":\s*\{.*?"dimensions":\s*\[([^\]]*)\]', x.text):
+        # Two products with as many scores forward; backward the scores once more, and two gradients of each.
+        products = 5 if "Backward" in (x.attribute("custom_call_target") or "") else 2
+        return 2.0 * products * math.prod(int(n) for n in re.findall(r"\d+", scores[1])) * left[-1]
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', x.text)
+    if contracted is None:
+        return 0.0
+    return 2.0 * x.results[0].size * math.prod(left[int(n)] for n in re.findall(r"\d+", contracted[1]))
 
 
 def _flops(x: Instruction, computation: Computation) -> float:
@@ -65,19 +143,20 @@ def _flops(x: Instruction, computation: Computation) -> float:
 def memory_traffic(program: Program) -> float:
     """Bytes that one chip reads from and writes to its main memory in one run of the compiled program: operands and
     results of every fusion and of every instruction outside one, except arrays that stay in fast memory."""
-    return sum(
-        times * _traffic(x, computation, program)
-        for computation, times, _, fused in program.runs()
-        if not fused
-        for x in computation.instructions.values()
-        if x.opcode not in SILENT and not x.opcode.endswith("-done")
-    )
+    return sum(op.times * op.bytes for op in ops(program))
 
 
-def _traffic(x: Instruction, computation: Computation, program: Program) -> float:
+def _bytes(x: Instruction, computation: Computation, program: Program) -> float:
+    """Bytes over the main memory in one run of an instruction outside all fusions."""
     operands = [computation.instructions[name] for name in x.operands if name in computation.instructions]
     if x.opcode == "fusion":
         return _fusion_traffic(x, operands, program)
+    if x.opcode == "custom-call":
+        if not LIBRARY.match(x.attribute("custom_call_target") or ""):
+            return 0.0
+        # A tuple's last result is the library's own workspace.
+        results = x.results[:-1] if len(x.results) > 1 else x.results
+        return sum(map(_far, operands)) + sum(a.nbytes for a in results)
     if x.opcode in ("dynamic-slice", "gather"):
         return 2 * _far(x)
     if x.opcode == "dynamic-update-slice":

@@ -5,11 +5,14 @@ from collections import defaultdict
 from typing import Any
 
 from instructblip_jax.decoding.options import Options
-from instructblip_jax.plan import collectives, compiled, flops, hlo_cost, roofline, tracing
+from instructblip_jax.plan import collectives, compiled, estimate, flops, gpus, hlo_cost, losses, roofline, tracing
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
 from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Setting
+from instructblip_jax.plan.estimate import Estimate
 from instructblip_jax.plan.hlo import Program
+from instructblip_jax.plan.hlo_cost import Op
+from instructblip_jax.plan.losses import Loss
 from instructblip_jax.plan.roofline import Place, Roofline
 from instructblip_jax.sharding import REST
 from instructblip_jax.systems.protocol import LANGUAGE
@@ -24,7 +27,9 @@ class Plan:
       bytes: the parts of the peak by kind.
       flops: of one step over all chips, each operation once (`flops.of_batch`).
       executed: FLOPs of the compiled program on one chip, including what is rematerialised.
-      roofline, collectives, where: empty if the compiler found no way to hold the program; ``fits`` is then False.
+      roofline, estimate, collectives, where: empty if the compiler found no way to hold the program; ``fits`` is then
+        False.
+      losses: where the likely time goes.
       seconds: how long the program took to compile.
     """
 
@@ -39,13 +44,17 @@ class Plan:
     collectives: tuple[Collective, ...] = ()
     where: tuple[Place, ...] = ()
     seconds: float = 0.0
+    estimate: Estimate | None = None
+    losses: tuple[Loss, ...] = ()
 
     @property
     def mfu(self) -> float:
         """An upper bound of the model FLOPs utilisation, from 0 to 1."""
-        if self.roofline is None:
-            return 0.0
-        return self.flops / (self.roofline.bound * self.topology.chip.bf16 * self.topology.devices)
+        return self.mfu_at(self.roofline.bound) if self.roofline else 0.0
+
+    def mfu_at(self, seconds: float) -> float:
+        """The model FLOPs utilisation of a step that takes so many seconds, as a share of the bfloat16 peak."""
+        return self.flops / (seconds * self.topology.chip.bf16 * self.topology.devices)
 
     @property
     def samples_a_second(self) -> float:
@@ -90,6 +99,16 @@ class Plan:
         }
         if self.roofline is None:
             return out
+        if self.estimate is not None:
+            per_op, likely = self.estimate.per_op, self.estimate.likely
+            out |= {
+                "step_seconds_per_op": per_op,
+                "step_seconds_likely": likely,
+                "mfu_per_op": self.mfu_at(per_op),
+                "mfu_likely": self.mfu_at(likely),
+                "samples_per_second_likely": self.setting.rows / likely,
+                "losses": [dataclasses.asdict(one) for one in self.losses],
+            }
         return out | {
             "executed_flops_per_chip": self.executed,
             "collectives": self.sent(),
@@ -116,15 +135,13 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
     shapes = {name: x.shape for name, x in described.batch.items()}
     model_flops = flops.of_batch(tracing.describe(setting.model, trainable=setting.trainable), shapes)
     try:
-        program = compiled.compiled(compiled.train_step(described), mesh)
+        program = compiled.compiled(compiled.train_step(described), mesh, _options(topology))
     except DoesNotFit as error:
         arguments = sum(given.values())
         peak = error.needed + (0.0 if error.whole else arguments)
         return Plan(setting, topology, False, peak, given | {"temporaries": peak - arguments}, model_flops)
-    text = Program(program.text)
-    where = tuple(roofline.places(list(mesh.devices.flat)))
-    found = tuple(collectives.find(text, mesh.size, described.weights(), setting.model.parts))
-    executed = hlo_cost.executed_flops(text)
+    read = _read(program, described, topology)
+    alone = estimate.exposed(read.program, read.ops, read.found, topology, read.where, estimate.likely)
     return Plan(
         setting,
         topology,
@@ -132,12 +149,40 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
         program.peak,
         given | parts(program, sum(given.values())),
         model_flops,
-        executed,
-        roofline.roofline(executed, hlo_cost.memory_traffic(text), found, topology, where),
-        found,
-        where,
+        sum(op.times * op.flops for op in read.ops),
+        read.roofline,
+        read.found,
+        read.where,
         program.seconds,
+        read.estimate,
+        tuple(losses.losses(read.program, read.ops, alone, read.found, topology.chip, setting.model.parts)),
     )
+
+
+def _options(topology: Topology) -> dict[str, Any]:
+    """The compiler's options for programs whose products are large."""
+    return {} if topology.chip.tpu else gpus.TRAINING
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """A compiled program's text, read: its instructions, what it sends, its bound and its estimates."""
+
+    program: Program
+    ops: list[Op]
+    found: tuple[Collective, ...]
+    where: tuple[Place, ...]
+    roofline: Roofline
+    estimate: Estimate
+
+
+def _read(program: Compiled, described: Described, topology: Topology) -> _Reading:
+    parsed, mesh = Program(program.text), described.mesh
+    ops, where = hlo_cost.ops(parsed), tuple(roofline.places(list(mesh.devices.flat)))
+    found = tuple(collectives.find(parsed, mesh.size, described.weights(), described.setting.model.parts))
+    compute = sum(op.times * estimate.products(op, topology.chip) for op in ops)
+    made = estimate.estimate(parsed, ops, found, topology, where)
+    return _Reading(parsed, ops, found, where, roofline.roofline(compute, made.bytes, found, topology, where), made)
 
 
 def parts(program: Compiled, given: float) -> dict[str, float]:
@@ -152,8 +197,15 @@ def parts(program: Compiled, given: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """Answering a batch: the peak bytes a chip of prefill and of decoding, and a lower bound of the time of each. A
-    decode step makes one token of every answer."""
+    """Answering a batch: the peak bytes a chip of prefill and of decoding, and the times of each. A decode step makes
+    one token of every answer.
+
+    Attributes:
+      prefill, step: lower bounds of the time.
+      prefill_likely, step_likely: seconds that they are likely to take.
+      token_bytes: that a chip moves over its memory in a decode step.
+      weight_bytes: of these, what a step cannot do without: the weights that it reads whole.
+    """
 
     rows: int
     beams: int
@@ -162,11 +214,20 @@ class Generation:
     decoding_peak: float
     prefill: Roofline
     step: Roofline
+    prefill_likely: float
+    step_likely: float
+    token_bytes: float
+    weight_bytes: float
 
     @property
     def tokens_a_second(self) -> float:
         """An upper bound for all answers together, after prefill."""
         return self.rows / self.step.bound
+
+    @property
+    def excess(self) -> float:
+        """Bytes that a decode step moves, as a multiple of the weights that it reads."""
+        return self.token_bytes / self.weight_bytes
 
     def as_json(self) -> dict[str, Any]:
         """The figures for programs (`instructblip plan --json`)."""
@@ -177,8 +238,13 @@ class Generation:
             "reading_peak_bytes_per_chip": self.prefill_peak,
             "decoding_peak_bytes_per_chip": self.decoding_peak,
             "reading_seconds_bound": self.prefill.bound,
+            "reading_seconds_likely": self.prefill_likely,
             "token_seconds_bound": self.step.bound,
+            "token_seconds_likely": self.step_likely,
             "tokens_per_second_bound": self.tokens_a_second,
+            "tokens_per_second_likely": self.rows / self.step_likely,
+            "token_bytes_per_chip": self.token_bytes,
+            "weight_bytes_per_chip": self.weight_bytes,
             "limited_by": self.step.limit,
         }
 
@@ -197,20 +263,24 @@ def generation(
         num_beams=beams,
         max_new_tokens=max_new_tokens,
     )
-    prefill = compiled.compiled(compiled.prefill(described), mesh)
+    prefill = compiled.compiled(compiled.prefill(described), mesh, _options(topology))
     begun = compiled.compiled(compiled.begin(described, prefill.result, options), mesh)
-    decoded = compiled.compiled(compiled.decode(described, prefill.result, begun.result, options), mesh)
-    where = roofline.places(list(mesh.devices.flat))
-
-    def speed(program: Compiled) -> Roofline:
-        parsed = Program(program.text)
-        found = collectives.find(parsed, mesh.size, described.weights(), setting.model.parts)
-        return roofline.roofline(
-            hlo_cost.executed_flops(parsed), hlo_cost.memory_traffic(parsed), found, topology, where
-        )
-
+    traced = compiled.decode(described, prefill.result, begun.result, options)
+    decoded = compiled.compiled(traced, mesh)
+    reading, step = (_read(program, described, topology) for program in (prefill, decoded))
     peaks = (prefill.peak, decoded.peak)
-    return Generation(setting.rows, beams, max(peaks) <= topology.chip.usable, *peaks, speed(prefill), speed(decoded))
+    return Generation(
+        setting.rows,
+        beams,
+        max(peaks) <= topology.chip.usable,
+        *peaks,
+        reading.roofline,
+        step.roofline,
+        reading.estimate.likely,
+        step.estimate.likely,
+        step.estimate.bytes,
+        compiled.held(compiled.read_whole(traced, described)),
+    )
 
 
 def remedies(plan: Plan) -> list[str]:

@@ -74,9 +74,9 @@ def _ways(topology: Topology, group: Sequence[tuple[int, ...]]) -> int:
 
 
 def roofline(
-    flops: float, traffic: float, found: Iterable[Collective], topology: Topology, where: Sequence[Place]
+    compute: float, traffic: float, found: Iterable[Collective], topology: Topology, where: Sequence[Place]
 ) -> Roofline:
-    """The roofline of one chip's FLOPs, ``traffic`` bytes over its main memory, and collectives."""
+    """The roofline of ``compute`` seconds of products at the chip's peaks, ``traffic`` bytes over its main memory, and
+    collectives."""
     times = [sending(one, topology, where) for one in found]
-    chip = topology.chip
-    return Roofline(flops / chip.bf16, traffic / chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times))
+    return Roofline(compute, traffic / topology.chip.bandwidth, sum(t[0] for t in times), sum(t[1] for t in times))

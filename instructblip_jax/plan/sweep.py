@@ -198,14 +198,12 @@ def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list
 def fastest(
     setting: Setting, topology: Topology, devices: list[Any], progress: Callable[[list], Any] = iter
 ) -> list[Plan]:
-    """The `COMPILED` best ways for the setting's batch, compiled, the fastest first; ways that do not fit come last."""
+    """The `COMPILED` best ways for the setting's batch, compiled; the likely fastest first, what does not fit last."""
     chosen = best_first(setting, topology, devices)[:COMPILED]
     plans = [plan(one.setting, topology, devices) for one in progress(chosen)]
 
-    def order(made: Plan) -> tuple:
-        # Of equal bounds (to two digits, as precise as they are), the one with the least to overlap.
-        roof = made.roofline
-        return (not made.fits, *((float(f"{roof.bound:.2g}"), roof.sum) if roof else (math.inf, math.inf)))
+    def order(made: Plan) -> tuple[bool, float]:
+        return not made.fits, made.estimate.likely if made.estimate else math.inf
 
     return sorted(plans, key=order)
 

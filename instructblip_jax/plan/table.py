@@ -56,11 +56,12 @@ def sent(plan: Plan) -> str:
 
 
 def speed(plan: Plan, steps: int) -> str:
-    """The roofline, and the rates that follow from it. ``steps``: of the whole run."""
-    roof = plan.roofline
-    if roof is None:
+    """The times of a step, each alone; the bound, the sum of the instructions' own bounds and the likely time; and the
+    rates that follow from these. ``steps``: of the whole run."""
+    roof, made = plan.roofline, plan.estimate
+    if roof is None or made is None:
         return ""
-    lines = ["| a step at best | ms |", "|---|---:|"]
+    lines = ["| a step, each as if the others took no time | ms |", "|---|---:|"]
     words = {
         "compute": f"computing, {plan.executed / 1e12:,.3g} TFLOP a chip with what is rematerialised",
         "memory": "reading and writing memory",
@@ -68,19 +69,39 @@ def speed(plan: Plan, steps: int) -> str:
         "network": "sending between slices",
     }
     lines += [f"| {words[key]} | {1e3 * value:,.3g} |" for key, value in dataclasses.asdict(roof).items() if value]
-    lines.append(f"| **bound: {words[roof.limit].split(',')[0]}** | **{1e3 * roof.bound:,.3g}** |")
-    lines.append(f"| if nothing overlapped | {1e3 * roof.sum:,.3g} |")
-    lines.append("")
-    lines.append(
-        f"{plan.flops / 1e12:,.3g} TFLOP in a step, each operation once: at most {100 * plan.mfu:.0f} % MFU, "
-        f"{plan.samples_a_second:,.0f} samples a second, {hours(plan, steps):,.2g} h for {steps:,} steps"
-    )
+    lines += ["", f"{plan.flops / 1e12:,.3g} TFLOP in a step, each operation once:", ""]
+    lines += [
+        f"| | bound: {words[roof.limit].split(',')[0]} | one instruction after another | **likely** |",
+        "|---|---:|---:|---:|",
+    ]
+    times = (roof.bound, made.per_op, made.likely)
+    rates: dict[str, list[str]] = {
+        "ms a step": [f"{1e3 * t:,.3g}" for t in times],
+        "MFU": [f"{100 * plan.mfu_at(t):.0f} %" for t in times],
+        "samples a second": [f"{plan.setting.rows / t:,.0f}" for t in times],
+        f"hours for {steps:,} steps": [f"{hours(t, steps):,.2g}" for t in times],
+    }
+    lines += [f"| {name} | {bound} | {per_op} | **{likely}** |" for name, (bound, per_op, likely) in rates.items()]
     return "\n".join(lines)
 
 
-def hours(plan: Plan, steps: int) -> float:
-    """A lower bound of the hours that a run of ``steps`` takes."""
-    return plan.roofline.bound * steps / 3600 if plan.roofline else 0.0
+def losses(plan: Plan, least: float = 0.01) -> str:
+    """Where the likely time goes, the largest loss first; what is less than a share ``least`` of it in one row."""
+    total = sum(one.seconds for one in plan.losses)
+    lines = ["| where the likely time goes | part | ms | % |", "|---|---|---:|---:|"]
+
+    def row(what: str, part: str, seconds: float) -> str:
+        return f"| {what} | {part} | {1e3 * seconds:,.3g} | {100 * seconds / total:.1f} |"
+
+    lines += [row(one.what, one.part, one.seconds) for one in plan.losses if one.seconds >= least * total]
+    if rest := sum(one.seconds for one in plan.losses if one.seconds < least * total):
+        lines.append(row("all else", "", rest))
+    return "\n".join(lines) if total else ""
+
+
+def hours(seconds: float, steps: int) -> float:
+    """Hours of a run of ``steps`` that take so many seconds each."""
+    return seconds * steps / 3600
 
 
 def verdict(plan: Plan, longest: Lengths) -> str:
@@ -103,31 +124,38 @@ def advice(plan: Plan) -> str:
 
 
 def answering(made: Generation) -> str:
-    """Memory and speed of generation, in one line."""
+    """Memory and speed of generation, in three lines."""
     how = f"{made.beams} beams" if made.beams > 1 else "greedy"
+    times = ((made.prefill.bound, made.step.bound), (made.prefill_likely, made.step_likely))
+    bound, likely = (
+        f"{1e3 * prefill:,.3g} ms of prefill, {1e3 * step:,.3g} ms a token, {made.rows / step:,.0f} tokens a second"
+        for prefill, step in times
+    )
     return (
         f"Answering {made.rows} instructions at a time, {how}: peak {made.prefill_peak / GIB:.2f} GiB a chip prefill, "
-        f"{made.decoding_peak / GIB:.2f} GiB decoding{'' if made.fits else ': DOES NOT FIT'}; at best "
-        f"{1e3 * made.prefill.bound:,.3g} ms of prefill and {1e3 * made.step.bound:,.3g} ms a token "
-        f"({made.step.limit}): {made.tokens_a_second:,.0f} tokens a second"
+        f"{made.decoding_peak / GIB:.2f} GiB decoding{'' if made.fits else ': DOES NOT FIT'}\n"
+        f"at best {bound} ({made.step.limit}); likely {likely}\n"
+        f"A token moves {made.token_bytes / 1e9:,.3g} GB a chip, {made.excess:.2f} times the weights that it reads"
     )
 
 
 def compared(plans: Sequence[Plan]) -> str:
-    """Several plans for the same batch, a row each."""
+    """Several plans for the same batch, a row each; MFU and samples are the likely ones."""
     lines = [
-        "| mesh | layout | int8 | remat | batch | GiB | fits | ms | limit | MFU % | samples/s |",
-        "|---|---|---|---|---:|---:|---|---:|---|---:|---:|",
+        "| mesh | layout | int8 | remat | batch | GiB | fits | bound ms | limit "
+        "| per op ms | likely ms | MFU % | samples/s |",
+        "|---|---|---|---|---:|---:|---|---:|---|---:|---:|---:|---:|",
     ]
     for plan in plans:
-        s, roof = plan.setting, plan.roofline
+        s, roof, made = plan.setting, plan.roofline, plan.estimate
         layout = "/".join(layouts(s).values())
         int8 = "yes" if s.int8 is True else s.int8 or ""
         cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {int8} | {s.remat} | {s.rows} "
         cells += f"| {plan.peak / GIB:.2f} | {'yes' if plan.fits else 'no'} "
-        if roof is None:
-            cells += "| | | | |"
+        if roof is None or made is None:
+            cells += "| | | | | | |"
         else:
-            cells += f"| {1e3 * roof.bound:.0f} | {roof.limit} | {100 * plan.mfu:.0f} | {plan.samples_a_second:,.0f} |"
+            cells += f"| {1e3 * roof.bound:.0f} | {roof.limit} | {1e3 * made.per_op:.0f} | {1e3 * made.likely:.0f} "
+            cells += f"| {100 * plan.mfu_at(made.likely):.0f} | {s.rows / made.likely:,.0f} |"
         lines.append(cells)
     return "\n".join(lines)

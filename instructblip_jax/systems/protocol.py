@@ -22,7 +22,7 @@ Media = dict[str, jax.Array]
 Memory = dict[str, jax.Array]
 """State that changes in training but is not trained: momentum copies, queues. Empty for most systems."""
 Context = dict[str, Any]
-"""What all continuations of each row of a batch share: arrays with the rows first, or lists and stacks of such."""
+"""The state that all continuations of a row share: arrays with the rows first, or lists and stacks of such."""
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 TOWER, LANGUAGE = "tower", "language"

@@ -10,6 +10,7 @@ import worlds
 from instructblip_jax.plan import compiled, report, sweep
 from instructblip_jax.plan.chips import GIB
 from instructblip_jax.plan.compiled import DoesNotFit
+from instructblip_jax.plan.estimate import Estimate
 from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.plan.roofline import Roofline
 
@@ -46,8 +47,18 @@ def test_a_plan_tells_people_and_programs_the_same(cli, tiny, tmp_path):
     assert bound == max(plan["roofline_seconds"].values())
     assert plan["mfu_bound"] == pytest.approx(plan["model_flops_per_step"] / (bound * 4 * 197e12))
     assert plan["hours_for_run"] == pytest.approx(bound * plan["steps"] / 3600)
+    per_op, likely = plan["step_seconds_per_op"], plan["step_seconds_likely"]
+    assert bound < per_op < likely
+    assert plan["mfu_likely"] == pytest.approx(plan["mfu_bound"] * bound / likely)
+    assert plan["mfu_per_op"] == pytest.approx(plan["mfu_bound"] * bound / per_op)
+    assert plan["hours_for_run_likely"] == pytest.approx(likely * plan["steps"] / 3600)
+    assert sum(one["seconds"] for one in plan["losses"]) == pytest.approx(likely)
+    assert f"| ms a step | {1e3 * bound:,.3g} | {1e3 * per_op:,.3g} | **{1e3 * likely:,.3g}** |" in done.out
+    assert "| where the likely time goes | part | ms | % |" in done.out
     generation = plan["generation"]
     assert generation["tokens_per_second_bound"] == pytest.approx(8 / generation["token_seconds_bound"])
+    assert generation["token_seconds_likely"] >= generation["token_seconds_bound"]
+    assert generation["token_bytes_per_chip"] > generation["weight_bytes_per_chip"] > 0
     assert f"**{plan['peak_bytes_per_chip'] / GIB:.3f}**" in done.out
     last = done.out.splitlines()[-1]
     assert last.startswith(
@@ -82,14 +93,18 @@ def compiler(monkeypatch):
     def plan_of(setting, topology, peak: float) -> Plan:
         fits, size = peak <= 15.75, peak * GIB
         roof = Roofline(0.5, 0.25, 0.0, 0.0) if fits else None
-        return Plan(setting, topology, fits, size, {"frozen": 0.0, "temporaries": size}, 4e12, 1e12, roof)
+        made = Estimate(0.6, 0.8, 0.0, 1e9) if fits else None
+        parts = {"frozen": 0.0, "temporaries": size}
+        return Plan(setting, topology, fits, size, parts, 4e12, 1e12, roof, estimate=made)
 
     def use(peaks: dict[int, float], answers: float | None = 1.0, swept: tuple[float, ...] = ()) -> None:
         def generation(setting, *_, **__):
             if answers is None:
                 raise DoesNotFit(99 * GIB, True)
             roof = Roofline(0.5, 0.25, 0.0, 0.0)
-            return Generation(setting.rows, 1, answers <= 15.75, 0.5 * GIB, answers * GIB, roof, roof)
+            return Generation(
+                setting.rows, 1, answers <= 15.75, 0.5 * GIB, answers * GIB, roof, roof, 0.6, 0.6, 3e9, 2e9
+            )
 
         def fastest(setting, topology, *_):
             return [plan_of(setting, topology, peak) for peak in swept]

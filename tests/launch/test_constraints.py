@@ -83,5 +83,5 @@ def test_every_advice_names_what_a_checkout_can_install():
         for line in path.read_text(encoding="utf-8").splitlines():
             if "pip install" in line:
                 assert "instructblip_jax[" not in line, path
-                named |= set(re.findall(r"-e '\.\[([a-z0-9]+)\]'", line))
-    assert {"tpu", "gcs", "demo", "beam", "original"} <= named <= extras.keys()
+                named |= set(re.findall(r"-e '\.\[([a-z0-9-]+)\]'", line))
+    assert {"tpu", "gcs", "demo", "beam", "original", "plan-gpu"} <= named <= extras.keys()

@@ -112,6 +112,19 @@ def test_its_convolution_and_products_are_counted(trainable, passes):
     assert counted == rows * (convolution + head + similarities)
 
 
+def test_a_table_whose_rows_are_picked_is_not_read_whole():
+    chosen, mesh = setting(), make_mesh(1, 4, 2)
+    described = compiled.describe(chosen, mesh)
+
+    def loss(train, frozen, batch, memory):
+        terms, _ = described.merge(train, frozen).loss(batch, memory=memory, step=0)
+        return terms["pairs"].sums
+
+    with jax.set_mesh(mesh):
+        traced = jax.jit(loss).trace(described.train, described.frozen, described.batch, described.state["memory"])
+    assert compiled.read_whole(traced, described).keys() == {"ear/kernel", "sound/kernel"}
+
+
 def test_its_step_is_planned_and_generation_is_not():
     topology = parse("h200:8")
     plan = report.plan(setting(), topology, jax.devices())

@@ -9,16 +9,17 @@ from instructblip_jax.plan.roofline import Roofline
 from instructblip_jax.recipes.public import PUBLIC
 
 SPECS = {
-    "v4": (275, 275, 32 * GIB, 1200, 600, 6),
-    "v5e": (197, 393, 16 * GIB, 819, 400, 4),
-    "v5p": (459, 918, 95 * GIB, 2765, 1200, 6),
-    "v6e": (918, 1836, 32 * GIB, 1638, 800, 4),
-    "a100-40": (312, 624, 40e9, 1555, 600, 0),
-    "a100-80": (312, 624, 80e9, 2039, 600, 0),
-    "h100": (989, 1978, 80e9, 3350, 900, 0),
-    "h200": (989, 1978, 141e9, 4800, 900, 0),
+    "v4": (275, 275, 32 * GIB, 1200, 600, 6, 1.05),
+    "v5e": (197, 393, 16 * GIB, 819, 400, 4, 1.5),
+    "v5p": (459, 918, 95 * GIB, 2765, 1200, 6, 1.75),
+    "v6e": (918, 1836, 32 * GIB, 1638, 800, 4, 1.75),
+    "a100-40": (312, 624, 40e9, 1555, 600, 0, 0),
+    "a100-80": (312, 624, 80e9, 2039, 600, 0, 0),
+    "h100": (989, 1978, 80e9, 3350, 900, 0, 0),
+    "h200": (989, 1978, 141e9, 4800, 900, 0, 0),
 }
-"""Dense TFLOP/s in bfloat16, TOP/s in int8, bytes of memory, its GB/s; GB/s of all links, both ways; links."""
+"""Dense TFLOP/s in bfloat16, TOP/s in int8, bytes of memory, its GB/s; GB/s of all links, both ways; links;
+GHz of a TPU."""
 KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -36,13 +37,14 @@ KINDS = {
 
 def test_every_chip_has_its_makers_figures():
     assert CHIPS.keys() == SPECS.keys()
-    for name, (bf16, int8, memory, bandwidth, links, count) in SPECS.items():
+    for name, (bf16, int8, memory, bandwidth, links, count, clock) in SPECS.items():
         chip = CHIPS[name]
         assert (chip.name, chip.bf16, chip.int8, chip.memory) == (name, bf16 * 1e12, int8 * 1e12, memory)
         assert chip.bandwidth == bandwidth * 1e9
         # One link, one way, at nine tenths of what a TPU's page says; a GPU has one way to a switch.
         assert chip.link == pytest.approx(0.9 * links / 2 / count * 1e9 if count else links / 2 * 1e9, rel=1e-12)
         assert 2 * chip.torus == count
+        assert chip.clock == clock * 1e9
 
 
 def test_a_chip_is_known_by_the_name_that_jax_has_for_it():

@@ -23,7 +23,13 @@ pytestmark = [
     pytest.mark.timeout(0),
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'jax[tpu]'"),
 ]
-SLICES = [(name, variant) for name, variant in VARIANTS if variant]
+NO_GPU_COMPILER = importlib.util.find_spec("jax_plugins") is None
+GPUS_SKIP = pytest.mark.skipif(NO_GPU_COMPILER, reason="pip install -e '.[plan-gpu]'")
+SLICES = [
+    pytest.param(name, variant, marks=[GPUS_SKIP] if variant.startswith("gpu") else [])
+    for name, variant in VARIANTS
+    if variant
+]
 
 
 def topology_of(variant: str):

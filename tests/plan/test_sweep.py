@@ -1,5 +1,6 @@
 """Which ways a sweep considers and how it ranks them, before anything is compiled."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from instructblip_jax.plan import compiled, sweep
 from instructblip_jax.plan.chips import GIB, parse
 from instructblip_jax.plan.compiled import Lengths, Setting
+from instructblip_jax.plan.estimate import Estimate
+from instructblip_jax.plan.report import Plan
+from instructblip_jax.plan.roofline import Roofline
 from instructblip_jax.recipes.public import PUBLIC
 from instructblip_jax.sharding import Layout
 
@@ -48,6 +52,23 @@ def test_a_language_model_that_trains_is_not_offered_in_int8():
     config = type("Whole", (type(SEVEN.model),), {"trainable_sets": {"all": ("",)}})(**vars(SEVEN.model))
     ways = sweep.ways(Setting(config, 128, Lengths(64, 64)), parse("v5e:1x1"))
     assert [(way.int8, way.remat) for way in ways] == [(False, remat) for remat in ("none", "layer", "dots")]
+
+
+def test_compiled_ways_are_ranked_by_their_likely_time(monkeypatch):
+    """The one with the shortest bound may lose more beside its products; what does not fit comes last."""
+    topology = parse("v5e:1x1")
+    times = {"none": (0.2, 0.5), "layer": (0.3, 0.4), "dots": (0.1, 0.6)}  # bound, likely
+    guesses = [sweep.Guess(dataclasses.replace(SEVEN, remat=remat), 0.0, 0.0) for remat in times]
+
+    def plan(setting, topology, devices):
+        bound, likely = times[setting.remat]
+        roof = Roofline(bound, 0.0, 0.0, 0.0)
+        made = Estimate(bound, likely, 0.0, 0.0)
+        return Plan(setting, topology, setting.remat != "none", 0.0, {}, 1.0, 1.0, roof, estimate=made)
+
+    monkeypatch.setattr(sweep, "best_first", lambda *_: guesses)
+    monkeypatch.setattr(sweep, "plan", plan)
+    assert [made.setting.remat for made in sweep.fastest(SEVEN, topology, [])] == ["layer", "dots", "none"]
 
 
 CASES = {
