@@ -96,9 +96,9 @@ def test_gradients_of_all_language_models_are_near_those_of_float32(tmp_path, ki
         value, grads = ib.gradients(model, batch)
         found.append((float(value), np.concatenate([np.ravel(grads[name]) for name in sorted(grads)])))
     (want, true), (value, got) = found
-    print("MEASURED", family, abs(value - want) / want, np.linalg.norm(got - true) / np.linalg.norm(true))
     assert abs(value - want) < 0.02 * want
-    assert 1e-4 < np.linalg.norm(got - true) / np.linalg.norm(true) < 0.1
+    # Measured: 0.041 for T5, where weights alone cost 0.027, and less for the others.
+    assert 1e-4 < np.linalg.norm(got - true) / np.linalg.norm(true) < 0.06
 
 
 def test_a_value_without_a_meaning_is_refused(tmp_path):
