@@ -22,6 +22,7 @@ from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
 from instructblip_jax.objectives.term import Term, mean, mean_of
+from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import Context, Int8, Media
@@ -231,7 +232,8 @@ class Model:
 
     @cached_property
     def _media(self) -> frozenset[str]:
-        return frozenset((*self.config.media_keys, *self.config.feature_keys.values()))
+        media = self.config.media_keys
+        return frozenset((*media, *(key + SCALE for key in media), *self.config.feature_keys.values()))
 
     @cached_property
     def _encode(self) -> Callable:
