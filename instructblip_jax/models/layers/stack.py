@@ -10,12 +10,43 @@ from flax import nnx, traverse_util
 
 from instructblip_jax.sharding import gathered, residual
 
+INNER = ("q", "k", "v", "gate", "up")
+"""Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
+
+
+def _dots(primitive: Any, *operands: Any, **params: Any) -> Any:
+    """Save the results of matrix products; those that are computed wider than their operands only by name, narrow."""
+    wide = primitive is jax.lax.dot_general_p and params["preferred_element_type"] not in (None, operands[0].dtype)
+    named = jax.checkpoint_policies.save_only_these_names("product")(primitive, *operands, **params)
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **params)
+    return named or (saved and not wide)
+
+
 REMAT = {
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inner": jax.checkpoint_policies.save_only_these_names(*INNER),
+    "products": jax.checkpoint_policies.save_only_these_names(*INNER, "o"),
+    "dots": _dots,
 }
-"""Name -> what the backward pass keeps of each layer: everything, only its input, or also its matrix products."""
+"""Name -> what the backward pass keeps of each layer: everything; its input; also `INNER`, as the backward pass needs
+them (rotated, scaled, in the compute type); these and the attention's output; or the results of all its products."""
+
+
+def check_remat(remat: str) -> None:
+    """Raise ValueError unless ``remat`` is a name in `REMAT`, or NAME:LENGTH (see `run`)."""
+    name, colon, longest = remat.partition(":")
+    if name not in REMAT or (colon and not longest.isdigit()):
+        raise ValueError(
+            f"remat {remat!r} is unknown; there are {', '.join(REMAT)}, and NAME:LENGTH, "
+            "which is NAME up to that many positions and layer for longer sequences"
+        )
+
+
+def _policy(remat: str, x: jax.Array) -> Callable | None:
+    """The entry of `REMAT` for ``x``, [B, (N,) T, D]; see `run`."""
+    name, _, longest = remat.partition(":")
+    return REMAT["layer" if longest and x.shape[-2] > int(longest) else name]
 
 
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -92,7 +123,8 @@ def run(
     over a list of layers (see `unstack`).
 
     x is [B, (N,) T, D], or any tree. Each of ``inputs`` and the outputs is a tree of arrays [L, ...] for a stack, a
-    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`. Returns the last x and the layers' outputs.
+    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for
+    NAME where T is at most LENGTH and "layer" where it is longer. Returns the last x and the layers' outputs.
     """
 
     def step(member: Callable[[dict], Any], in_scan: bool) -> Callable[..., tuple[Any, Any]]:
@@ -100,10 +132,10 @@ def run(
             params, own = args
             return body(member(params), residual(x) if isinstance(x, jax.Array) and x.ndim > 2 else x, *own)
 
-        if REMAT[remat] is None:
+        if (policy := _policy(remat, x)) is None:
             return layer
         # In a scan nothing can be merged with the first computation; in a loop the compiler would undo it all.
-        return jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not in_scan)
+        return jax.checkpoint(layer, policy=policy, prevent_cse=not in_scan)
 
     if not isinstance(stack, nnx.List):
         params, member = _members(stack)
@@ -129,7 +161,7 @@ def run_groups(
     """Scan ``body(x, layers, leader, inputs) -> (x, outputs)`` over groups of ``size`` layers with one leader each.
 
     ``inputs`` and outputs are trees of arrays [L, ...], or None; a group has the rows of its layers. The last group may
-    be smaller. ``remat``: a name in `REMAT`, applied to whole groups. Returns the last x and all outputs.
+    be smaller. ``remat`` as in `run`, applied to whole groups. Returns the last x and all outputs.
     """
     if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List):
         return _loop_groups(_each(layers), _each(leaders), size, x, body, inputs, remat)
@@ -141,8 +173,8 @@ def run_groups(
         members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
         return body(x, members, leader_member(one_leader_params), group_inputs)
 
-    if REMAT[remat] is not None:
-        group = jax.checkpoint(group, policy=REMAT[remat], prevent_cse=False)
+    if (policy := _policy(remat, x)) is not None:
+        group = jax.checkpoint(group, policy=policy, prevent_cse=False)
     total = depth(layers)
     whole = total // size
     in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
@@ -180,8 +212,8 @@ def _loop_groups(
             made = [member(p) for member, p in zip(members, params, strict=True)]
             return body(x, made, leader(leader_params), own)
 
-        if REMAT[remat] is not None:
-            group = jax.checkpoint(group, policy=REMAT[remat], static_argnums=(2, 3))
+        if (policy := _policy(remat, x)) is not None:
+            group = jax.checkpoint(group, policy=policy, static_argnums=(2, 3))
         own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs)
         x, output = group(x, (params, leader_params, own))
         outputs.append(output)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
@@ -60,7 +61,7 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.norm1(x)
         x = x + self.attn(h, *self.attn.keys_values(h))
-        return x + self.down(self.activation(self.up(self.norm2(x))))
+        return x + self.down(self.activation(checkpoint_name(self.up(self.norm2(x)), "up")))
 
 
 class Vit(nnx.Module):
