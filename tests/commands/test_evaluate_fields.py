@@ -23,7 +23,7 @@ def get_config():
     {line}
     return config
 """
-LAYOUT = Layout(trained="replicated", vit="replicated", llm="replicated")
+LAYOUT = Layout(trained="zero", vit="replicated", llm="replicated")
 MODEL = {"trainable": "qformer", "int8": False, "remat": "none", "scan_layers": None}
 """Arguments of the model if no field is set."""
 
