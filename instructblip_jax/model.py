@@ -25,7 +25,7 @@ from instructblip_jax.objectives.term import Term, mean, mean_of
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
-from instructblip_jax.systems.protocol import Context, Media
+from instructblip_jax.systems.protocol import Context, Int8, Media
 
 BatchArrays = Mapping[str, np.ndarray | jax.Array]
 LAYER_BY_LAYER = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
@@ -65,7 +65,7 @@ class Model:
         trainable: str | None = None,
         layout: Layout = SHARDED,
         remat: str = "none",
-        int8: bool = False,
+        int8: Int8 = False,
         scan_layers: bool | None = None,
         **options: Any,
     ) -> "Model":
@@ -80,6 +80,7 @@ class Model:
           remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
             "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
+            "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.
           scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
             a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third
             of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.

@@ -93,6 +93,7 @@ def test_options_of_a_system_are_read_as_they_were_written(workdir, run):
 def test_the_options_of_a_model_are_stated_once(run):
     run = dataclasses.replace(run, layout={"llm": "tensor"}, system={"momentum": 0.5}, int8=True)
     options = {"dtype": "bfloat16", "trainable": None, "layout": Layout(llm="tensor"), "remat": "none", "int8": True}
+    options["scan_layers"] = True
     assert run.model_options() == {**options, "momentum": 0.5}
     assert run.model_options(int8=False, remat="layer") == {**options, "momentum": 0.5, "int8": False, "remat": "layer"}
 

@@ -92,7 +92,7 @@ def halves_of(suite: EvaluationConfig) -> dict[str, str]:
 def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Model, int]:
     """The model of a run with the trained parameters of ``step`` (None: the newest), and that step."""
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh))
-    options = config.model_options(remat="none", int8=FLAGS.int8 or config.int8, scan_layers=None)
+    options = config.model_options(remat="none", int8=config.int8 or FLAGS.int8, scan_layers=None)
     model = Model.from_pretrained(config.model, mesh, **options)
     return model, workdir.restore_into(model.train, step, fingerprint(model.directory))
 
@@ -106,7 +106,7 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
         "set": opened.identity,
         "asked": QUESTIONS,
         **spec,
-        "int8": FLAGS.int8 or config.int8,
+        "int8": config.int8 or FLAGS.int8,
         "blind": config.evaluation.blind,
         "blank_image": config.data.blank_image,
         "lengths": config.data.instruction_lengths,

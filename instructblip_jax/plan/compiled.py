@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.mesh import batch_sharding, make_mesh
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.plan import cudnn, flops, gpus
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.sharding import SHARDED, Layout
@@ -74,7 +75,7 @@ class Setting:
     mesh: tuple[int, int, int] = (-1, 1, 1)
     layout: Layout = SHARDED
     remat: str = "none"
-    int8: bool = False
+    int8: Int8 = False
     dtype: str = "bfloat16"
     trainable: str = ""
     scan_layers: bool = True

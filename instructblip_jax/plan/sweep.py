@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.plan import collectives, compiled, flops, tracing
 from instructblip_jax.plan.chips import Topology
 from instructblip_jax.plan.compiled import Setting
@@ -84,7 +85,7 @@ def _work(
     trainable: str,
     dtype: str,
     remat: str,
-    int8: bool,
+    int8: Int8,
 ) -> Work:
     system = tracing.describe(model, trainable=trainable, dtype=dtype, remat=remat, int8=int8)
     batch = model.batch(rows, lengths.prompt, lengths.response, lengths.kinds)
@@ -150,10 +151,10 @@ def ways(setting: Setting, topology: Topology) -> list[Setting]:
     return found
 
 
-def _int8(setting: Setting, parts: Collection[str]) -> tuple[bool, ...]:
-    """The choices of int8, which is for a frozen language model."""
+def _int8(setting: Setting, parts: Collection[str]) -> tuple[Int8, ...]:
+    """The choices of int8, which is for a frozen language model: its weights, unless the setting rounds more."""
     language = [part for part in parts if setting.model.parts[part] == LANGUAGE]
-    return (False, True) if language and not work(setting).trains else (False,)
+    return (False, setting.int8 or True) if language and not work(setting).trains else (False,)
 
 
 def guess(setting: Setting, topology: Topology, given: float) -> Guess:

@@ -25,7 +25,7 @@ def title(plan: Plan, name: str) -> str:
     setting, lengths = plan.setting, plan.setting.lengths
     mesh = ", ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), setting.mesh, strict=True))
     layout = ", ".join(f"{part} {how}" for part, how in layouts(setting).items())
-    int8 = ", int8 language model" if setting.int8 else ""
+    int8 = f", {'int8' if setting.int8 is True else setting.int8} language model" if setting.int8 else ""
     kinds = "" if len(lengths.kinds) == 1 else f", media: {' '.join(lengths.kinds) or 'none'}"
     return (
         f"{name} on {plan.topology.name} ({plan.topology.devices} chips): mesh {mesh}; layout {layout}; "
@@ -149,7 +149,8 @@ def compared(plans: Sequence[Plan]) -> str:
     for plan in plans:
         s, roof, made = plan.setting, plan.roofline, plan.estimate
         layout = "/".join(layouts(s).values())
-        cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {'yes' if s.int8 else ''} | {s.remat} | {s.rows} "
+        int8 = "yes" if s.int8 is True else s.int8 or ""
+        cells = f"| {'x'.join(map(str, s.mesh))} | {layout} | {int8} | {s.remat} | {s.rows} "
         cells += f"| {plan.peak / GIB:.2f} | {'yes' if plan.fits else 'no'} "
         if roof is None or made is None:
             cells += "| | | | | | |"

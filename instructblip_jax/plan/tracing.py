@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.systems.build import abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import Shapes, SystemConfig
 from instructblip_jax.train.gradients import term_gradients
@@ -54,7 +55,7 @@ def describe(
     trainable: str | None = None,
     dtype: str = "bfloat16",
     remat: str = "none",
-    int8: bool = False,
+    int8: Int8 = False,
 ) -> Outline:
     """The system of a configuration; the arguments are those of `systems.build.abstract`, which raises ValueError."""
     graph, train, frozen = abstract(

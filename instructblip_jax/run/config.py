@@ -9,12 +9,13 @@ import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
+from instructblip_jax.systems.protocol import Int8
 from instructblip_jax.train.optimizer import OptimConfig
 
 
@@ -129,7 +130,7 @@ class RunConfig:
     trainable: str = ""
     system: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remat: str = "none"
-    int8: bool = False
+    int8: Int8 = False
     scan_layers: bool = True
     validate_every: int = -1
     log_examples: bool = False
@@ -180,6 +181,8 @@ def _fill(cls: type, section: ConfigDict) -> None:
                 section[name] = ConfigDict()
             if isinstance(section[name], ConfigDict):
                 _fill(typing.cast(type, hint), section[name])
+        elif name not in section and typing.get_origin(hint) is Literal:  # values of several types
+            section[name] = config_dict.FieldReference(field.default, field_type=object)
         elif name not in section and field.default is not dataclasses.MISSING:
             section[name] = field.default
         elif name not in section and field.default_factory is not dataclasses.MISSING:
@@ -212,7 +215,7 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
                 raise ValueError(f"has several fields, to be set one by one: {', '.join(typing.get_type_hints(hint))}")
             if not dataclasses.is_dataclass(hint):
                 kind = ConfigDict if typing.get_origin(hint) is Mapping else typing.get_origin(hint) or hint
-                _put_type(section, name, object if kind is Any else kind)
+                _put_type(section, name, object if kind in (Any, Literal) else kind)
             if depth < len(path):
                 section = section[name]
 
@@ -301,6 +304,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:  # whoever uses the value checks it; a saved run, being JSON, has lists for tuples
         return tuple(value) if isinstance(value, list) else value
     origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices or type(value) not in map(type, choices):
+            raise ValueError(f"{where} is {value!r}, not {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _build(typing.cast(type, hint), value, where)
     if origin is tuple and isinstance(value, (tuple, list)):

@@ -4,6 +4,7 @@
 """
 
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.stack import check_remat, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
@@ -60,7 +62,7 @@ def abstract(
     trainable: str | None = None,
     layout: Layout = SHARDED,
     remat: str = "none",
-    int8: bool = False,
+    int8: Int8 = False,
     scan_layers: bool = True,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
     """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
@@ -71,6 +73,8 @@ def abstract(
     are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``.
     """
     check_remat(remat)
+    if int8 not in typing.get_args(Int8):
+        raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from instructblip_jax.models.bridges.projector import projector
 from instructblip_jax.models.bridges.qformer import QFormer, QFormerConfig
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import parameter
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
@@ -82,7 +83,7 @@ class InstructBlipConfig(PrefixConfig):
         rngs: nnx.Rngs,
         layout: Layout = SHARDED,
         remat: str = "none",
-        int8: bool = False,
+        int8: Int8 = False,
         trained: tuple[str, ...] = QFORMER,
     ) -> "InstructBlipSystem":
         """See `protocol.SystemConfig`."""
@@ -114,7 +115,8 @@ class InstructBlipConfig(PrefixConfig):
 
 class InstructBlipSystem(PrefixSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of both towers. ``int8``: the
-    language model's matrices take one byte a weight. ``trained``: prefixes of the trainable set."""
+    language model's matrices take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
+    trainable set."""
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class InstructBlipSystem(PrefixSystem):
         rngs: nnx.Rngs,
         layout: Layout = SHARDED,
         remat: str = "none",
-        int8: bool = False,
+        int8: Int8 = False,
         trained: tuple[str, ...] = QFORMER,
     ):
         self.config, self.layout, self.train_tower = config, layout, config.trains_features(trained)

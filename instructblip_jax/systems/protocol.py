@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 from flax import nnx
 
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 
@@ -68,7 +69,7 @@ class SystemConfig(Protocol):
         """
 
     def build(
-        self, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str, int8: bool, trained: tuple[str, ...]
+        self, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str, int8: Int8, trained: tuple[str, ...]
     ) -> "System":
         """The module. ``trained``: path prefixes of the trainable set, so that no gradient enters a frozen tower."""
 

@@ -23,8 +23,8 @@ def get_config():
     {line}
     return config
 """
-LAYOUT = Layout(trained="replicated", vit="replicated", llm="replicated")
-MODEL = {"trainable": "qformer", "int8": False, "remat": "none"}
+LAYOUT = Layout(trained="zero", vit="replicated", llm="replicated")
+MODEL = {"trainable": "qformer", "int8": False, "remat": "none", "scan_layers": None}
 """Arguments of the model if no field is set."""
 
 
@@ -51,7 +51,9 @@ def evaluate(cli, world, tmp_path):
         ("config.instruct_qformer = False", (), {"instruct_qformer": False}),
         ("config.remat = 'layer'", (), {}),
         ("config.int8 = True", (), {"int8": True}),
+        ("config.int8 = 'w8a8'", (), {"int8": "w8a8"}),
         ("", ("--int8",), {"int8": True}),
+        ("config.int8 = 'w8a8'", ("--int8",), {"int8": "w8a8"}),
         ("config.image_size = 32", (), {"image_size": 32}),
         ("config.trainable = 'projection'", (), {"trainable": "projection"}),
     ],

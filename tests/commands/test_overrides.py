@@ -8,7 +8,7 @@ import runpy
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import pytest
@@ -72,6 +72,8 @@ def other(path: str, kind: Any, value: Any) -> Any:
         return kind(2 * abs(value) + 3)
     if kind is str:
         return f"other {value}"
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)[-1]
     assert typing.get_origin(kind) is tuple, path
     return (17, 19) if typing.get_args(kind)[0] is int else ("x:train", "y")
 
@@ -153,6 +155,8 @@ def test_an_override_leaves_all_other_fields_alone(parsed):
         (["--config.data.instruction_lengths=(32, 64)"], "data.instruction_lengths", (32, 64)),
         (["--config.data.instruction_lengths=32"], "data.instruction_lengths", (32,)),
         (["--config.int8"], "int8", True),
+        (["--config.int8=false"], "int8", False),
+        (["--config.int8=w8a8"], "int8", "w8a8"),
         (["--config.evaluation.blind=False"], "evaluation.blind", False),
         (["--noconfig.evaluation.blind"], "evaluation.blind", False),
         (["--config.steps", "17"], "steps", 17),
@@ -318,7 +322,9 @@ def test_overrides_in_a_file_of_flags(parsed, tmp_path):
         ("--config.mixture.caps.count=2.5", "flag --config.mixture.caps.count=2.5: invalid literal for int()"),
         ("--config.evaluation.settings.count=3", "flag --config.evaluation.settings.count=3: Failed to parse '3'"),
         ("--flagfile=/nowhere/flags", "Unable to open flagfile: [Errno 2] No such file or directory: '/nowhere/flags'"),
-        ("--config.int8=perhaps", "flag --config.int8=perhaps: true or false is needed"),
+        ("--config.evaluation.blind=perhaps", "flag --config.evaluation.blind=perhaps: true or false is needed"),
+        ("--config.int8=perhaps", "digits.py: config.int8 is 'perhaps', not False, True or w8a8"),
+        ("--config.int8=1", "digits.py: config.int8 is 1, not False, True or w8a8"),
         ("--config=configs/digits.py", "--config is given more than once"),
         (
             "--config.data.instruction_lengths=32.5,64",

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.language.causal import CausalLM
 from instructblip_jax.models.layers import rope, stack
 from instructblip_jax.models.layers.attention import Attention, attend
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, linear, rms_norm
 from instructblip_jax.sharding import residual, whole
 
@@ -38,7 +39,7 @@ class LlamaConfig:
         """Embedding width D."""
         return self.hidden_size
 
-    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Llama":
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False) -> "Llama":
         """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return Llama(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
@@ -46,7 +47,7 @@ class LlamaConfig:
 class Block(nnx.Module):
     """Implements `causal.CausalBlock`."""
 
-    def __init__(self, config: LlamaConfig, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
         self.attn_norm = rms_norm(width, config.rms_norm_eps, dtype=dtype, rngs=rngs)
         self.attn = Attention(
@@ -81,7 +82,7 @@ class Llama(CausalLM):
     """Implements `causal.CausalLM`."""
 
     def __init__(
-        self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False
+        self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False
     ):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.hidden_size, config.vocab_size

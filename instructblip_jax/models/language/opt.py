@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.language.causal import CausalLM
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import Attention, attend
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, layer_norm, linear
 from instructblip_jax.sharding import residual, whole
 
@@ -38,7 +39,7 @@ class OptConfig:
         """Embedding width D."""
         return self.hidden_size
 
-    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "Opt":
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False) -> "Opt":
         """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return Opt(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
@@ -49,7 +50,7 @@ NORM_EPSILON = 1e-5  # not a field of the configuration
 class Block(nnx.Module):
     """Implements `causal.CausalBlock`."""
 
-    def __init__(self, config: OptConfig, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: OptConfig, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner, heads = config.hidden_size, config.ffn_dim, config.num_attention_heads
         self.attn_norm = layer_norm(width, NORM_EPSILON, dtype=dtype, rngs=rngs)
         self.attn = Attention(width, heads, width // heads, int8=int8, dtype=dtype, rngs=rngs)
@@ -70,7 +71,7 @@ class Block(nnx.Module):
 class Opt(CausalLM):
     """Implements `causal.CausalLM`."""
 
-    def __init__(self, config: OptConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+    def __init__(self, config: OptConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False):
         self.config, self.dtype, self.remat = config, dtype, remat
         width = config.hidden_size
         self.tokens = embedding(config.vocab_size, width, ("vocab", "embed"), dtype=dtype, rngs=rngs)

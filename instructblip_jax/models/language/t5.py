@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import Attention, attend, causal_bias, mask_bias
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.kv_cache import Cache
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, linear, parameter, rms_norm
 from instructblip_jax.models.layers.relative_bias import relative_bias
@@ -46,7 +47,7 @@ class T5Config:
         """Embedding width D."""
         return self.d_model
 
-    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False) -> "T5":
+    def build(self, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False) -> "T5":
         """Make the module; ``int8`` stores its matrices in one byte per weight."""
         return T5(self, dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
@@ -54,7 +55,7 @@ class T5Config:
 class GatedFeedForward(nnx.Module):
     """Pre-norm gated feed-forward with residual: ``x + down(act(gate h) * up h)``, where h is the normed x."""
 
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         width, inner = config.d_model, config.d_ff
         self.activation = ACTIVATIONS[config.activation]
         self.norm = rms_norm(width, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
@@ -71,7 +72,7 @@ class GatedFeedForward(nnx.Module):
 class NormedAttention(nnx.Module):
     """Pre-norm attention without scale and bias, with residual."""
 
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
         self.attn = Attention(
             config.d_model, config.num_heads, config.d_kv, bias=False, scale=1.0, int8=int8, dtype=dtype, rngs=rngs
@@ -107,7 +108,7 @@ class NormedAttention(nnx.Module):
 
 
 class EncoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
 
@@ -116,7 +117,7 @@ class EncoderBlock(nnx.Module):
 
 
 class DecoderBlock(nnx.Module):
-    def __init__(self, config: T5Config, *, int8: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, int8: Int8 = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.cross_attention = NormedAttention(config, int8=int8, dtype=dtype, rngs=rngs)
         self.ffn = GatedFeedForward(config, int8=int8, dtype=dtype, rngs=rngs)
@@ -135,7 +136,7 @@ class Side(nnx.Module):
         block: Callable[..., nnx.Module],
         layers: int,
         *,
-        int8: bool = False,
+        int8: Int8 = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -149,7 +150,7 @@ class Side(nnx.Module):
 class T5(nnx.Module):
     """Embeddings in, logits out. Real tokens come first in all sequences; masks are int or bool [B, T]."""
 
-    def __init__(self, config: T5Config, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: bool = False):
+    def __init__(self, config: T5Config, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", int8: Int8 = False):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, vocab = config.d_model, config.vocab_size
         self.shared = embedding(vocab, width, ("vocab", "embed"), std=1.0, dtype=dtype, rngs=rngs)

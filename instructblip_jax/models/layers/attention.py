@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import rope
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import dropout, linear
 from instructblip_jax.sharding import constrain
 
@@ -168,7 +169,7 @@ class Attention(nnx.Module):
         bias: bool = True,
         scale: float | None = None,
         dropout_rate: float = 0.0,
-        int8: bool = False,
+        int8: Int8 = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):

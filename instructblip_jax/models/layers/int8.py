@@ -1,7 +1,10 @@
-"""Weight-only int8 for frozen matrices: one byte per weight, one scale per output channel, computed in ``dtype``.
+"""int8 for frozen matrices: one byte per weight, one scale per output channel, without calibration (symmetric absmax).
 
-Symmetric absmax quantization of each column, without calibration (W8A16).
+The product is computed in ``dtype`` (weights alone are rounded: W8A16), or in int8 (W8A8), which chips multiply up to
+twice as fast: activations are then rounded as well, each row in steps of its own that are found as it comes.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +25,54 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(kernel / scale).astype(np.int8), scale
 
 
+Int8 = Literal[False, True, "w8a8"]
+"""The factors of a frozen language model's products that are in int8: none, the weights, or these and activations."""
+
+
+def in_steps(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """rows [N, D] -> int8 [N, D] and float32 steps [N, 1], with ``rows ~ int8 * steps``.
+
+    A row that is not finite has a step that is not finite either, so that its product shows it.
+    """
+    rows = rows.astype(jnp.float32)
+    largest = jnp.abs(rows).max(axis=1, keepdims=True)
+    steps = jnp.where(largest == 0, 1.0, largest / LEVELS)
+    return jnp.rint(rows / steps).astype(jnp.int8), steps
+
+
+def weights_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
+    """rows [N, D] times int8 kernel [D, M] with scales [M] -> float32 [N, M], multiplied in the rows' type."""
+    return jnp.matmul(rows, kernel.astype(rows.dtype), preferred_element_type=jnp.float32) * scale
+
+
+@jax.custom_vjp
+def int8_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
+    """`weights_product` of rows that are rounded `in_steps`, multiplied in int8 and added up in int32.
+
+    The gradient of rows is that of `weights_product`: it passes straight through their rounding, and is not rounded
+    itself. None reaches kernel and scale.
+    """
+    rounded, steps = in_steps(rows)
+    return jnp.matmul(rounded, kernel, preferred_element_type=jnp.int32) * steps * scale
+
+
+def _forward(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return int8_product(rows, kernel, scale), (jnp.zeros((0,), rows.dtype), kernel, scale)
+
+
+def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array | None, ...]:
+    none_of_rows, kernel, scale = kept
+    rows = jax.ShapeDtypeStruct((len(gradient), len(kernel)), none_of_rows.dtype)
+    return *jax.linear_transpose(lambda rows: weights_product(rows, kernel, scale), rows)(gradient), None, None
+
+
+int8_product.defvjp(_forward, _backward)
+
+
 class Int8Linear(nnx.Module):
     """``x @ (kernel * scale) + bias``; the scale is applied to the product, which is equivalent and much smaller.
 
-    No gradient reaches the kernel; the gradient of x is that of the dequantized product.
+    No gradient reaches the kernel; the gradient of x is that of the dequantized product. ``w8a8``: see `int8_product`.
     """
 
     def __init__(
@@ -35,9 +82,11 @@ class Int8Linear(nnx.Module):
         axes: tuple[str | None, str | None],
         *,
         bias: bool,
+        w8a8: bool = False,
         dtype: DTypeLike,
         out_dtype: DTypeLike | None = None,
     ):
+        self.w8a8 = w8a8
         self.dtype, self.out_dtype = dtype, out_dtype or dtype
         # Zeros, because int8 parameters are always loaded. `systems.build.abstract` reads "stored": their types do not
         # follow the compute type.
@@ -47,8 +96,8 @@ class Int8Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        out = jnp.matmul(rows, self.kernel[...].astype(self.dtype), preferred_element_type=jnp.float32)
-        out = out * self.kernel_scale[...]
+        product = int8_product if self.w8a8 else weights_product
+        out = product(rows, self.kernel[...], self.kernel_scale[...])
         if self.bias is not None:
             out = out + self.bias[...].astype(jnp.float32)
         return checkpoint_name(out.astype(self.out_dtype), "product").reshape(*x.shape[:-1], -1)

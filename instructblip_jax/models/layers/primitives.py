@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.int8 import Int8Linear
+from instructblip_jax.models.layers.int8 import Int8, Int8Linear
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -48,7 +48,7 @@ def linear(
     gain: float = 1.0,
     dtype: DTypeLike,
     out_dtype: DTypeLike | None = None,
-    int8: bool = False,
+    int8: Int8 = False,
     rngs: nnx.Rngs,
 ) -> "nnx.Linear | Int8Linear":
     """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``.
@@ -57,7 +57,7 @@ def linear(
     preserves the variance of its input, times ``gain`` squared.
     """
     if int8:
-        return Int8Linear(d_in, d_out, axes, bias=bias, dtype=dtype, out_dtype=out_dtype)
+        return Int8Linear(d_in, d_out, axes, bias=bias, w8a8=int8 == "w8a8", dtype=dtype, out_dtype=out_dtype)
     return nnx.Linear(
         d_in,
         d_out,
