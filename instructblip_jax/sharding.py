@@ -117,6 +117,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh, _in_force.get()))
 
 
+def platform() -> str:
+    """Platform of the mesh in force, for which this program is compiled ("cpu", "gpu", "tpu"); "" without a mesh."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else ""
+
+
 def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """All-gather a parameter along "embed" before use; some layouts store it sharded there.
 
