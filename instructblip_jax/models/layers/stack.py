@@ -19,7 +19,7 @@ REMAT = {
 """Name -> what the backward pass keeps of each layer: everything, only its input, or also its matrix products."""
 
 SHORT = 12
-"""A stack of at most this many layers runs as a loop on a CPU, where a scan's slices and stores copy memory."""
+"""A stack of at most this many float32 layers runs as a loop on a CPU, where a scan's slices and stores copy memory."""
 
 
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -110,7 +110,7 @@ def run(
         return jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not in_scan)
 
     stacked = not isinstance(stack, nnx.List)
-    if stacked and (inputs or not _short(stack)):
+    if stacked and (inputs or not _short(stack, x)):
         params, member = _members(stack)
         return jax.lax.scan(step(member, True), x, (params, inputs))
     outputs = []
@@ -122,8 +122,10 @@ def run(
     return x, None if all(output is None for output in outputs) else outputs
 
 
-def _short(stack: nnx.Module) -> bool:
-    return depth(stack) <= SHORT and platform() == "cpu"
+def _short(stack: nnx.Module, x: Any) -> bool:
+    # In a loop of bfloat16 layers XLA skips roundings between them: results would depend on how the mesh splits them.
+    wide = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(x))
+    return wide and depth(stack) <= SHORT and platform() == "cpu"
 
 
 def run_groups(
@@ -143,7 +145,7 @@ def run_groups(
     None; a group has the rows of its layers. ``leader_inputs``: the same, one row a leader. ``remat``: a name in
     `REMAT`, applied to whole groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
     """
-    if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List) or _short(layers):
+    if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List) or _short(layers, x):
         return _loop_groups(_each(layers), _each(leaders), size, x, body, (inputs, leader_inputs), remat)
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
