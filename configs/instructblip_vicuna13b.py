@@ -11,10 +11,10 @@ INT8 = {"int8": True}
 """26 GB of bfloat16 are too much for most chips."""
 VARIANTS: dict[str, dict] = {
     "": INT8,
-    "v6e_4x4": INT8,
+    "v6e_4x4": INT8 | {"remat": "products"},
     "v4_2x2x1": INT8,
-    "v5p_2x2x1": {},
-    "gpu_8": {},
+    "v5p_2x2x1": {"remat": "products"},
+    "gpu_8": {"remat": "products", "scan_layers": False},
 }
 
 

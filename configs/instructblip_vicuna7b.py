@@ -9,11 +9,12 @@ from instructblip_jax.recipes.instructblip import paper
 
 VARIANTS: dict[str, dict] = {
     "": {"int8": True},
-    "v5e_4x4": {"int8": True},  # 16 GB hold it in bfloat16 only in shards, and gathering these costs more
-    "v6e_4x4": {},
+    # 16 GB hold it in bfloat16 only in shards, and gathering these costs more.
+    "v5e_4x4": {"int8": True, "remat": "products:224"},
+    "v6e_4x4": {"remat": "products:288"},
     "v4_2x2x1": {},
-    "v5p_2x2x1": {},
-    "gpu_8": {},
+    "v5p_2x2x1": {"remat": "products"},
+    "gpu_8": {"remat": "products", "scan_layers": False},
 }
 
 

@@ -23,6 +23,7 @@ from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
 from instructblip_jax.objectives.term import Term, mean, mean_of
+from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import Context, Media
@@ -81,7 +82,7 @@ class Model:
           trainable: which parameters train, a name of the system's trainable sets; None is the first of them.
           layout: how the parts are sharded, names of `sharding.LAYOUTS`.
           remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
-            "dots", or "layer" (least memory).
+            "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
           scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
             a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third
@@ -242,7 +243,8 @@ class Model:
 
     @cached_property
     def _media(self) -> frozenset[str]:
-        return frozenset((*self.config.media_keys, *self.config.feature_keys.values()))
+        media = self.config.media_keys
+        return frozenset((*media, *(key + SCALE for key in media), *self.config.feature_keys.values()))
 
     @cached_property
     def _encode(self) -> Callable:

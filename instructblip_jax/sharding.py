@@ -12,9 +12,12 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -31,10 +34,15 @@ LAYOUTS: dict[str, Mapping[str, tuple[str, ...]]] = {
     "sequence": _TENSOR | {"length": ("tensor",)},
     # Split along both axes: least memory, most communication.
     "sharded": _TENSOR | {"embed": ("fsdp",)},
+    # As "replicated", but masters, gradients and the optimizer's moments are split over all devices: each updates its
+    # share, and all shares are gathered once a step, in the compute type (ZeRO, arXiv 1910.02054, stages 1 and 2).
+    "zero": dict.fromkeys(("batch", "embed", "heads", "mlp", "vocab"), MESH_AXES),
 }
 """Layout -> logical axis -> mesh axes. A logical axis without an entry ("layers", None, ...) is never split."""
 
 
+GATHERED_ONCE = "zero"
+"""The layout whose trained parameters `in_use` gathers."""
 REST = "trained"
 """Names, in a `Layout`, everything that is no part of its own: what most systems train."""
 DEFAULT = "sharded"
@@ -98,11 +106,12 @@ def partition_spec(
     """The PartitionSpec of an array of ``shape`` whose dimensions have these logical names.
 
     A dimension that is not divisible by its mesh axes is split over the first few axes that divide it, or not at all
-    (an odd vocabulary size, for example): correct, only less even.
+    (an odd vocabulary size, for example): correct, only less even. An axis splits one dimension, the first that it can.
     """
     parts: list[tuple[str, ...] | None] = []
     for name, size in zip(axes, shape, strict=True):
         names = LAYOUTS[layout].get(name, ()) if name is not None else ()
+        names = tuple(n for n in names if not any(n in (part or ()) for part in parts))
         while names and size % math.prod(mesh.shape[n] for n in names):
             names = names[:-1]
         parts.append(tuple(n for n in names if mesh.shape[n] > 1) or None)
@@ -123,11 +132,39 @@ def platform() -> str:
     return device.platform if device is not None else ""
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def in_use(master: jax.Array, dtype: DTypeLike, home: PartitionSpec | None) -> jax.Array:
+    """A trained parameter as the model uses it: in its compute type and, if it has a ``home`` in pieces, gathered.
+
+    The gradient goes the other way: it is summed over the devices in the compute type, each of which keeps its piece.
+    """
+    used = master.astype(dtype)
+    return used if home is None else _on_mesh(used, PartitionSpec())
+
+
+def _in_use_forward(master: jax.Array, dtype: DTypeLike, home: PartitionSpec | None) -> tuple[jax.Array, None]:
+    return in_use(master, dtype, home), None
+
+
+def _in_use_backward(dtype: DTypeLike, home: PartitionSpec | None, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return ((gradient if home is None else _on_mesh(gradient, home)).astype(jnp.float32),)
+
+
+in_use.defvjp(_in_use_forward, _in_use_backward)
+
+
+def _on_mesh(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+
+
 def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """All-gather a parameter along "embed" before use; some layouts store it sharded there.
 
-    Without this constraint the compiler moves activations instead, or multiplies shard by shard.
+    Without this constraint the compiler moves activations instead, or multiplies shard by shard. A parameter in the
+    layout "zero" is whole already (`in_use`), and here its gradient is not yet in pieces.
     """
+    if _in_force.get() == GATHERED_ONCE:
+        return parameter
     return constrain(parameter, *(None if name == "embed" else name for name in axes))
 
 

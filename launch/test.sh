@@ -43,7 +43,7 @@ fi
 # Set for this command only: the tests run the launch scripts, which read the same variables.
 env VENV="$VENV" EXTRA=test ${constraints[@]+"${constraints[@]}"} bash launch/worker.sh ${dry:+--dry-run} --install
 # Without one of these, tests that need it would be skipped, and the result would look green.
-call "$VENV/bin/python" -c "import torch, transformers, libtpu, matplotlib, pyarrow" ||
+call "$VENV/bin/python" -c "import torch, transformers, libtpu, matplotlib, pyarrow, simplejpeg" ||
     { echo "test.sh: a package that the tests need cannot be imported, so many would be skipped; remove $VENV and try again" >&2 && exit 1; }
 export JAX_PLATFORMS=cpu
 

@@ -1,11 +1,14 @@
 """Where parameters lie in each layout, and which layouts there are."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from instructblip_jax.mesh import make_mesh
-from instructblip_jax.sharding import LAYOUTS, Layout, constrain, laid_out, partition_spec
+from instructblip_jax.sharding import LAYOUTS, Layout, constrain, in_use, laid_out, partition_spec
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,7 @@ def mesh():
         ("tensor", P(None, None, ("tensor",))),
         ("sequence", P(None, None, ("tensor",))),
         ("sharded", P(None, ("fsdp",), ("tensor",))),
+        ("zero", P(None, ("data", "fsdp", "tensor"), None)),
     ],
 )
 def test_a_stacked_kernel(mesh, layout, spec):
@@ -48,8 +52,8 @@ def test_parts_lie_as_their_layouts_say():
 
 
 def test_an_unknown_layout_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"layout\.llm 'zero' is unknown; there are replicated, fsdp"):
-        Layout(llm="zero")
+    with pytest.raises(ValueError, match=r"layout\.llm 'pieces' is unknown; there are replicated, fsdp"):
+        Layout(llm="pieces")
 
 
 def test_a_part_that_the_system_has_not_is_refused_with_those_it_has():
@@ -70,3 +74,25 @@ def test_activations_follow_the_layout_in_force(mesh):
 
     assert rows("replicated") == P(("data", "fsdp", "tensor"))
     assert rows("sequence") == P(("data", "fsdp"), "tensor")
+
+
+def test_a_trained_parameter_is_used_whole_and_its_gradient_lies_in_the_pieces_of_its_master(mesh):
+    home = partition_spec(("embed", "mlp"), (8, 4), mesh, "zero")
+    master = jax.device_put(jnp.linspace(0, 1, 32).reshape(8, 4), NamedSharding(mesh, home))
+    used = {}
+
+    @jax.jit
+    def run(master):
+        def loss(master):
+            x = in_use(master, jnp.bfloat16, home)
+            jax.debug.inspect_array_sharding(x, callback=lambda sharding: used.update(x=sharding))
+            return jnp.sum(jnp.square(x.astype(jnp.float32)))
+
+        return jax.grad(loss)(master)
+
+    with jax.set_mesh(mesh):
+        gradient = run(master)
+    assert used["x"].is_fully_replicated
+    assert gradient.sharding == master.sharding
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient, (2 * master.astype(jnp.bfloat16)).astype(jnp.float32))

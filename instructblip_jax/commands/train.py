@@ -70,10 +70,11 @@ def _train(
     start = Start(workdir, keep=config.checkpoints_kept)
     start.check_sets({name: source.digest for name, source in open_sets(config, prepare=False).items()})
     model, processor = load_model(config, directory, mesh)
-    data = open_data(config, processor, mesh)
+    resizing = processor.resizing(config.data.resize)
+    data = open_data(config, resizing, mesh)
     start.check_sets(data.digests)  # again, because missing sets have been prepared
     data.check_shared()
-    batches = open_batches(config, model, processor, data)
+    batches = open_batches(config, model, resizing, data)
     validate = open_validation(config, model, processor, data)
 
     tx, source, window = optimizer(config.optim, data.steps), fingerprint(model.directory), Window(list(data.mixture))

@@ -27,6 +27,7 @@ from instructblip_jax.data.record import FRAME, IMAGE
 from instructblip_jax.features.cache import FeatureCache, Features, FeatureWriter
 from instructblip_jax.features.pictures import BLANK, Pictures, pictures_of
 from instructblip_jax.model import Model
+from instructblip_jax.pixels import SCALE
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.systems.build import Arrays, in_stacks, merge
 
@@ -168,7 +169,7 @@ class _Tower:
             return merge(model.graph, train, frozen).features(batch)[self.key]
 
         self.run = jax.jit(run, compiler_options=model.compiler_options)
-        media = {self.key: model.config.batch(rows, 1)[self.key]}
+        media = {key: x for key, x in model.config.batch(rows, 1).items() if key.removesuffix(SCALE) == self.key}
         with jax.set_mesh(self.mesh):
             made = jax.eval_shape(run, model.train, model.frozen, media)
         self.shape, self.dtype = made.shape[1:], np.dtype(made.dtype)

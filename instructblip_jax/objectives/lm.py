@@ -9,8 +9,12 @@ from instructblip_jax.objectives.term import Term
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
-CHUNK = 32
+CHUNK = 64
 """Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array."""
+
+
+UNROLLED = 8
+"""Chunks of a loop's round; fewer are no loop."""
 
 
 def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -48,4 +52,5 @@ def chunked_cross_entropy(to_logits: Callable[[jax.Array], jax.Array], hidden: j
         return jax.tree.map(jnp.add, total, found), None
 
     zero = jnp.zeros(rows, jnp.float32)
-    return Term(*jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)))[0])
+    # Out of a loop the compiler takes what every chunk does: it would widen the whole int8 head first.
+    return Term(*jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)), unroll=UNROLLED)[0])

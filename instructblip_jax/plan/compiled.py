@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from instructblip_jax.decoding import search
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.mesh import batch_sharding, make_mesh
-from instructblip_jax.plan import flops, gpus
+from instructblip_jax.plan import cudnn, flops, gpus
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Abstract, abstract, begin_memory, merge
@@ -209,7 +209,7 @@ def train_step(described: Described) -> Any:
     setting = described.setting
     tx = optimizer(setting.optim, 60_000)
     step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation)
-    with jax.set_mesh(described.mesh):
+    with jax.set_mesh(described.mesh), cudnn.assumed():
         return step.trace(described.state, described.frozen, described.batch)
 
 
@@ -268,7 +268,7 @@ def prefill(described: Described) -> Any:
         return system.prefill(system.encode(batch), batch)
 
     batch = batch_of(setting, described.mesh, training=False)
-    with jax.set_mesh(described.mesh):
+    with jax.set_mesh(described.mesh), cudnn.assumed():
         return jax.jit(run).trace(described.train, described.frozen, batch)
 
 

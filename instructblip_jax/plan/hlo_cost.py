@@ -174,9 +174,13 @@ def _far(x: Instruction) -> float:
 
 def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Program) -> float:
     """Bytes of operands and results. An operand that is only sliced counts as its slices, a result that is updated in
-    place as the update."""
+    place as the update. The arrays of a collective that goes on beside a product only pass through its fusion."""
     inside = program.computations[x.called()[0]]
-    whole, updated, in_place = _far(x), 0.0, set()
+    asynchronous = inside.name.startswith("async_collective_fusion")
+    passing = {int(n): number for n, number in PASSING.findall(x.text)} if asynchronous else {}
+    whole = sum(a.nbytes for n, a in enumerate(x.results) if not a.near and n not in passing)
+    parameters = [y for y in inside.instructions.values() if y.opcode == "parameter"]
+    updated, in_place = 0.0, {y.name for y in parameters if y.literal in passing.values()}
     for y in inside.instructions.values():
         base = y
         while base.opcode in ("dynamic-update-slice", "bitcast", "copy") and base.operands:
@@ -193,6 +197,8 @@ def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Progra
     return read + max(0.0, whole - updated)
 
 
+PASSING = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")
+"""Results of a fusion that are its operands: (number of the result, number of the operand)."""
 UNARY = {"bitcast", "copy", "convert", "reshape", "transpose"}
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from instructblip_jax.models.layers.stack import REMAT
 from instructblip_jax.plan import collectives, compiled, flops, tracing
 from instructblip_jax.plan.chips import Topology
 from instructblip_jax.plan.compiled import Setting
@@ -20,6 +19,8 @@ COMPILED = 4
 """Ways that are compiled."""
 MARGIN = 0.9
 """A way is not compiled if its estimate takes more than this share of the memory."""
+TRIED = ("none", "layer", "products")
+"""The choices of `stack.REMAT`: to keep all, least, and what frozen layers need."""
 WORKING = 8
 """Arrays as large as the largest activation that exist at a time, besides what is kept for the backward pass."""
 
@@ -142,7 +143,7 @@ def ways(setting: Setting, topology: Topology) -> list[Setting]:
             placed += [((chips // tensor, 1, tensor), name) for name in ("tensor", "sequence")]
             placed.append(((slices, chips // tensor // slices, tensor), "sharded"))
     found = []
-    for (mesh, name), int8, remat in itertools.product(placed, _int8(setting, parts), REMAT):
+    for (mesh, name), int8, remat in itertools.product(placed, _int8(setting, parts), TRIED):
         others = "fsdp" if name in ("fsdp", "sharded") else "replicated"
         names = {REST: "replicated"} | {part: name if part in parts else others for part in setting.model.parts}
         found.append(dataclasses.replace(setting, mesh=mesh, layout=Layout(**names), int8=int8, remat=remat))

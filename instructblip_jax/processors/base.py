@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from PIL import Image
 
+from instructblip_jax.pixels import all_numbers
 from instructblip_jax.processors.image import Picture
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
@@ -102,7 +103,8 @@ class BaseProcessor(ABC):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """The media arrays of one row, by batch key; without media, those of a blank one.
+        """The media arrays of one row, by batch key, as they are copied to the devices: pictures may be bytes beside
+        their scale (`instructblip_jax.pixels`). Without media, those of a blank one.
 
         ``rng`` draws a training run's random augmentation; None is the fixed processing of evaluation. ``name`` names
         the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
@@ -116,8 +118,17 @@ class BaseProcessor(ABC):
     def settings(self) -> Mapping[str, Any]:
         """Everything but the media that media arrays depend on, as JSON; part of the name of cached features."""
 
+    def resizing(self, how: str) -> "BaseProcessor":
+        """The same processor for pictures that are resized "exact" or "fast" (`run.config.DataConfig.resize`).
+
+        Raises ValueError if it knows the first alone.
+        """
+        if how == "exact":
+            return self
+        raise ValueError(f"config.data.resize is {how!r}: this system's media are not pictures; it is 'exact'")
+
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
-        """Media as users give them, one item a row -> the media arrays of a batch.
+        """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.
 
         Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
         """
@@ -126,7 +137,7 @@ class BaseProcessor(ABC):
         if len(shapes) > 1:
             counts = ", ".join(str(shape[0]) if shape else "a picture" for shape in shapes)
             raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
-        return self.stack(found)
+        return all_numbers(self.stack(found))
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The media arrays of rows -> those of a batch."""

@@ -1,18 +1,21 @@
 """Turns pictures into normalised pixels, equal to the reference's (PIL bicubic, CLIP mean and standard deviation)."""
 
+import contextlib
 import dataclasses
 import functools
 import io
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from instructblip_jax.files import read_json
+from instructblip_jax.processors import jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are decoded; Pillow's rarer readers never see untrusted bytes."""
@@ -37,20 +40,46 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     16-bit greyscale is divided by 257, whereas the reference clips it; 32-bit greyscale is refused, because its range
     is unknown. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
+    return opened(picture, name).upright
+
+
+class Opened(NamedTuple):
+    """A decoded picture. ``box``: its width and height in the pixels ``rgb``, fractions if a JPEG file was scaled down.
+    ``turn``: makes it upright."""
+
+    rgb: Image.Image | np.ndarray
+    box: tuple[float, float]
+    turn: Image.Transpose | None = None
+
+    @property
+    def upright(self) -> Image.Image:
+        """All of its pixels, as it is to be seen."""
+        image = self.rgb if isinstance(self.rgb, Image.Image) else Image.fromarray(self.rgb)
+        return image if self.turn is None else image.transpose(self.turn)
+
+
+def opened(picture: Picture, name: str | None, least: tuple[int, int] | None = None) -> Opened:
+    """See `open_image`. ``least``: a JPEG file may be scaled down, to no less than this (width, height) upright."""
     name = name or (str(picture) if isinstance(picture, (str, os.PathLike)) else "image")
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise UnusableImageError(f"{name}: an array must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")
-        return Image.fromarray(picture)
+        return Opened(picture, (picture.shape[1], picture.shape[0]))
     if not isinstance(picture, Image.Image):
-        picture = _decode(_bytes(picture, name), name)
+        data = _bytes(picture, name)
+        picture = _header(data, name)
+        turn = _turn(picture) if picture.format in jpeg.FORMATS else None
+        turned = least and (least[::-1] if turn in SIDEWAYS else least)
+        if found := jpeg.decoded(data, picture, turned):
+            return Opened(*found, turn)
+        _load(picture, name)
     _check_size(picture, name)
     try:
         picture.load()
         if picture.mode in ("I", "F"):
             kind = "integer" if picture.mode == "I" else "float"
             raise UnusableImageError(f"{name}: the range of 32-bit {kind} grey is unknown", "unsupported pixel type")
-        return _upright(_to_rgb(picture), picture)
+        return Opened(_to_rgb(picture), picture.size, _turn(picture))
     except UnusableImageError:
         raise
     except Exception as error:  # a PIL image that the caller opened is decoded only now
@@ -77,14 +106,26 @@ def _bytes(picture: str | os.PathLike | bytes, name: str) -> bytes:
     return data
 
 
-def _decode(data: bytes, name: str) -> Image.Image:
+def _header(data: bytes, name: str) -> Image.Image:
+    """The file's size and properties, its pixels not decoded yet."""
+    with _named(name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, name)
+        return image
+
+
+def _load(image: Image.Image, name: str) -> None:
+    with _named(name):
+        image.load()
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Every error of Pillow's as an UnusableImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image, name)
-            image.load()
-            return image
+            yield
     except UnusableImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -118,13 +159,16 @@ _TURNS = {
 """EXIF orientation -> the transposition that makes the picture upright."""
 
 
-def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
+SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+
+
+def _turn(original: Image.Image) -> Image.Transpose | None:
     # Not ImageOps.exif_transpose: it writes all tags back, and so fails on a picture in which any tag has a wrong type.
     try:
         orientation = original.getexif().get(ExifTags.Base.Orientation)
+        return _TURNS.get(orientation or 0)
     except Exception:  # broken EXIF data in an intact picture
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -218,17 +262,31 @@ class ImageProcessor:
         """The same processor for an output of ``side`` by ``side`` pixels."""
         return dataclasses.replace(self, height=side, width=side)
 
-    def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
-        """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""
+    def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:
+        """Resize one picture: uint8 [height, width, 3]. Raises UnusableImageError."""
         image = open_image(picture, name)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
-        rows = np.asarray(image).reshape(self.height, -1)
+        return np.asarray(image)
+
+    def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
+        """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""
+        rows = self.pixels(picture, name).reshape(self.height, -1)
         pixels = (rows * self.rescale).astype(np.float32)  # the product is float64, as in the reference
         mean, std = self._per_row
         pixels -= mean
         pixels /= std
         return pixels.reshape(self.height, self.width, 3)
+
+    @functools.cached_property
+    def scale(self) -> np.ndarray | None:
+        """The scale of `pixels`, float32 [3, 3], with which `instructblip_jax.pixels.normalised` gives what a call
+        does, bit for bit; None for factors that are the inverse of no float32."""
+        levels = np.arange(256, dtype=np.uint8)
+        divisor = np.float32(1 / self.rescale if self.rescale else np.inf)
+        if not np.isfinite(divisor) or not np.array_equal(levels / divisor, (levels * self.rescale).astype(np.float32)):
+            return None
+        return np.array([[divisor] * 3, self.mean, self.std], np.float32)
 
     @functools.cached_property
     def _per_row(self) -> tuple[np.ndarray, np.ndarray]:

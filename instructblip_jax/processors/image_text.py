@@ -1,5 +1,6 @@
 """The processor of systems that read pictures and one tokenizer's text, and answer after it or in a row of its own."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.files import read_json
+from instructblip_jax.pixels import BLANK, SCALE, blank
 from instructblip_jax.processors.base import IGNORE, BaseProcessor, Medium, Row
+from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.processors.image import ImageProcessor, settings
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
@@ -101,25 +104,43 @@ class ImageTextProcessor(BaseProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """pixel_values float32: [H, W, 3] for one picture, else [F, H, W, 3] for several, or for a video's frames.
+        """pixel_values uint8: [H, W, 3] for one picture, else [F, H, W, 3] for several, or for a video's frames; and
+        their scale float32 [3, 3] or [F, 3, 3], by which they become numbers (`instructblip_jax.pixels`). Where no
+        scale is exact, pixel_values are float32 and normalised.
 
         Pictures are resized and normalised alike in training and evaluation: ``rng`` draws nothing.
         """
+        scale = self.image.scale
+        read = self.image if scale is None else self.image.pixels
         pictures = []
         for number, (kind, content) in enumerate(media):
             if kind not in self.KINDS:
                 raise ValueError(f"{name}: holds {kind}; this system reads {', '.join(self.KINDS)}")
             shown = f"{name}, frame {number}" if name and kind == "frame" else name
-            pictures.append(self.image(content, None if isinstance(content, (str, os.PathLike)) else shown))
+            pictures.append(read(content, None if isinstance(content, (str, os.PathLike)) else shown))
         if not pictures:
-            pictures = [np.zeros((self.image.height, self.image.width, 3), np.float32)]
+            shape = (self.image.height, self.image.width, 3)
+            pictures = [np.zeros(shape, np.float32 if scale is None else np.uint8)]
+            scale = None if scale is None else BLANK
         alone = len(pictures) == 1 and [kind for kind, _ in media] != ["frame"]
-        return {"pixel_values": pictures[0] if alone else np.stack(pictures)}
+        arrays = {"pixel_values": pictures[0] if alone else np.stack(pictures)}
+        if scale is not None:
+            arrays["pixel_values" + SCALE] = scale if alone else np.stack([scale] * len(pictures))
+        return arrays
 
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The processor's mean colour, which normalises to zero."""
-        return {key: np.zeros_like(array) for key, array in arrays.items()}
+        return blank(arrays)
 
     def settings(self) -> Mapping[str, Any]:
         """See `BaseProcessor`."""
-        return {"image": dataclasses.asdict(self.image)}
+        # The exact way has no name here, so that features that earlier versions cached are found.
+        fast = {"resize": "fast"} if isinstance(self.image, FastImageProcessor) else {}
+        return {"image": dataclasses.asdict(self.image), **fast}
+
+    def resizing(self, how: str) -> "ImageTextProcessor":
+        """See `BaseProcessor`."""
+        kind = FastImageProcessor if how == "fast" else ImageProcessor
+        other = copy.copy(self)
+        other.image = kind(**{field.name: getattr(self.image, field.name) for field in dataclasses.fields(self.image)})
+        return other

@@ -65,7 +65,7 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
     config = complete(ConfigDict({"model": model, "steps": 60_000, "batch_size": batch_size}))
     config.checkpoint_every = 3000  # the paper's interval between validations
     config.trainable = "original"
-    config.layout = {"trained": "replicated", "vit": "replicated", "llm": "replicated"}
+    config.layout = {"trained": "zero", "vit": "replicated", "llm": "replicated"}
     config.remat = "layer"
     # In proportion to the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
     config.mixture.sets = HELD_IN

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from instructblip_jax import families, hub
 from instructblip_jax import mesh as meshes
+from instructblip_jax.processors import fast_resize
 from instructblip_jax.run.config import RunConfig
 from instructblip_jax.run.open_data import TEMPLATE_SETS
 from instructblip_jax.sharding import Layout
@@ -18,6 +19,13 @@ def check(run: RunConfig, mesh: Mesh) -> None:
     """Raise ValueError for fields that do not fit one another or the mesh."""
     if run.data.templates not in TEMPLATE_SETS:
         raise ValueError(f"config.data.templates is {run.data.templates!r}; it is {' or '.join(TEMPLATE_SETS)}")
+    if run.data.resize not in ("exact", "fast"):
+        raise ValueError(f"config.data.resize is {run.data.resize!r}; it is 'exact' or 'fast'")
+    if run.data.resize == "fast" and (modules := fast_resize.missing()):
+        raise ValueError(
+            f"config.data.resize is 'fast', and {modules} cannot be imported: pip install -e '.[fast]', or "
+            "set it to 'exact'"
+        )
     if not run.mixture.sets:
         raise ValueError("config.mixture.sets is empty: name at least one set to train on")
     micro = meshes.batch_shards(mesh) * run.optim.accumulation

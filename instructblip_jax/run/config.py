@@ -56,6 +56,8 @@ class DataConfig:
       window: batches that are sorted by length together; many shapes need a large window.
       templates: "instructions", or "plain" for the bare slot values (the paper's multitask comparison, figure 4).
       blank_image: train with all pictures blanked.
+      resize: "exact", or "fast" for training pictures that are resized several times faster and deviate a little; see
+        docs/configuration.md. Validation and evaluation are always exact.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
     """
@@ -68,6 +70,7 @@ class DataConfig:
     templates: str = "instructions"
     blank_image: bool = False
     features: str = ""
+    resize: str = "exact"
 
 
 @dataclasses.dataclass(frozen=True)

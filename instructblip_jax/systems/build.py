@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.stack import REMAT, unstack
-from instructblip_jax.sharding import SHARDED, Layout, partition_spec
+from instructblip_jax.models.layers.stack import check_remat, unstack
+from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
-from instructblip_jax.systems.trainable import prefixes, split, touches
+from instructblip_jax.systems.trainable import prefixes, split, touches, trains
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -28,10 +29,14 @@ def flatten(state: nnx.State) -> dict[str, Any]:
 
 
 def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
-    """The module of ``graph`` with these parameters in it."""
+    """The module of ``graph`` with these parameters in it, trained ones as they are used (`sharding.in_use`)."""
     paths = {path: leaf for part in arrays for path, leaf in part.items()}
     keyed = {tuple(int(p) if p.isdigit() else p for p in path.split("/")): leaf for path, leaf in paths.items()}
-    return nnx.merge(graph, traverse_util.unflatten_dict(keyed))
+    system = nnx.merge(graph, traverse_util.unflatten_dict(keyed))
+    for _, node in nnx.iter_graph(system):
+        if isinstance(node, nnx.Variable) and "in_use" in node.get_metadata():
+            node.set_value(in_use(node[...], *node.get_metadata()["in_use"]))
+    return system
 
 
 def in_stacks(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
@@ -65,8 +70,7 @@ def abstract(
     first. ``scan_layers``: False takes stacks apart in which nothing trains (`stack.unstack`): the arrays of layer 3
     are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``.
     """
-    if remat not in REMAT:
-        raise ValueError(f"remat {remat!r} is unknown; there are {', '.join(REMAT)}")
+    check_remat(remat)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 
@@ -75,7 +79,16 @@ def abstract(
         made: Any = config.build(dtype=compute, rngs=rngs, layout=layout, remat=remat, int8=int8, trained=trained)
         if not scan_layers:
             unstack(made, keep=lambda path: touches(path, trained))
+        for path, variable in flatten(nnx.state(made)).items():
+            if trains(path, trained) and (used := use(path, variable)) != (jnp.float32, None):
+                variable.set_metadata(in_use=used)
         return made
+
+    def use(path: str, variable: nnx.Variable) -> tuple[DTypeLike, PartitionSpec | None]:
+        metadata, named = variable.get_metadata(), layout.of_path(path, config.parts)
+        home = partition_spec(metadata["axes"], variable.shape, mesh, named)
+        gathers = named == GATHERED_ONCE and any(home)
+        return jnp.dtype(metadata.get("compute", jnp.float32)), home if gathers else None
 
     graph, *states = split(nnx.eval_shape(make), trained)
 

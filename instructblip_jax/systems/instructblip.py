@@ -15,6 +15,7 @@ from instructblip_jax.models.bridges.projector import projector
 from instructblip_jax.models.bridges.qformer import QFormer, QFormerConfig
 from instructblip_jax.models.layers.primitives import parameter
 from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, TextConfig, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import Batch, Media, Shapes
@@ -138,7 +139,8 @@ class InstructBlipSystem(PrefixSystem):
     def encode(self, batch: Batch) -> Media:
         """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, Dv]}; frames [B, F, H, W, 3] -> [B, F, P, Dv].
 
-        A batch may hold "image_features" instead, which `features` made.
+        Pictures may be bytes beside their scale (`instructblip_jax.pixels`). A batch may hold "image_features" instead,
+        which `features` made.
         """
         features = batch.get("image_features")
         if features is None:
@@ -150,7 +152,7 @@ class InstructBlipSystem(PrefixSystem):
     @in_layout_of("vit")
     def features(self, batch: Batch) -> dict[str, jax.Array]:
         """The part of `encode` that stays the same whatever is trained: everything but the last norm."""
-        pixels = batch["pixel_values"]
+        pixels = numbers(batch, "pixel_values")
         features = self.vit.features(pixels.reshape(-1, *pixels.shape[-3:]))
         return {"pixel_values": features.reshape(*pixels.shape[:-3], *features.shape[1:])}
 

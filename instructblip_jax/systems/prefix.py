@@ -18,6 +18,7 @@ from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.objectives.lm import IGNORE, chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
+from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import Layout, constrain, laid_out
 from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Context, Media, Memory, Shapes
 
@@ -94,10 +95,11 @@ class PrefixConfig:
         shapes = {"input_ids": (rows, text), "attention_mask": (rows, text)}
         if training:
             shapes["labels"] = (rows, text if self.decoder_only else response)
-        pixels = jax.ShapeDtypeStruct((rows, *frames, side, side, 3), jnp.float32)
-        return {"pixel_values": pixels} | {
-            name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()
+        pictures = {
+            "pixel_values": jax.ShapeDtypeStruct((rows, *frames, side, side, 3), jnp.uint8),
+            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *frames, 3, 3), jnp.float32),
         }
+        return pictures | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
     def feature_weights(self, path: str) -> bool:
         """See `protocol.SystemConfig`."""

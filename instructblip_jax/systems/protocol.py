@@ -38,7 +38,8 @@ class SystemConfig(Protocol):
     in_batch: ClassVar[bool]
     """True if the loss of a row depends on the other rows of its batch; accumulation is then refused."""
     media_keys: ClassVar[tuple[str, ...]]
-    """Batch keys that hold media: what `System.encode` reads, and decoding does not."""
+    """Batch keys that hold media: what `System.encode` reads, and decoding does not. Pictures may be bytes, with their
+    scale under a key beside it: `instructblip_jax.pixels.numbers` gives the numbers of either form."""
     label_keys: ClassVar[tuple[str, ...]]
     """Batch keys that only a loss reads."""
     feature_keys: ClassVar[Mapping[str, str]]

@@ -134,7 +134,7 @@ class Poisoned:
     def __next__(self):
         batch, self.step = dict(next(self.data)), self.step + 1
         if self.step == 10:
-            batch["pixel_values"] = np.full_like(batch["pixel_values"], np.nan)
+            batch["pixel_values_scale"] = np.full_like(batch["pixel_values_scale"], np.nan)
         return batch
 
 

@@ -18,6 +18,7 @@ from instructblip_jax.commands import answer, evaluate, train
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
+from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.run import open_data
 from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import RunConfig, resolve
@@ -41,6 +42,7 @@ OFF: dict[str, Any] = {
     "image_size": 32,
     "system": {"instruct_qformer": False},
     "int8": True,
+    "scan_layers": False,
     "remat": "layer",
     "trainable": "original",
     "mesh.data": 2,
@@ -70,6 +72,7 @@ OFF: dict[str, Any] = {
     "data.templates": "plain",
     "data.blank_image": True,
     "data.features": "",  # test_train_with_features.py
+    "data.resize": "fast",
     "evaluation.held_in": ("count",),
     "evaluation.held_out": ("digit_of",),
     "evaluation.batch_size": 4,
@@ -127,6 +130,7 @@ class Spy:
 @pytest.fixture
 def off(world, tmp_path):
     """The configuration file, off every default."""
+    pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
     groups = {name: {} for name in ("mesh", "optim", "mixture", "data", "evaluation")}
     lines = [
         "from ml_collections import ConfigDict",
@@ -174,6 +178,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
         "layout": Layout(trained="replicated", vit="fsdp", llm="tensor"),
         "remat": "layer",
         "int8": True,
+        "scan_layers": False,
         "image_size": 32,
     }
     assert dict(model.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
@@ -189,6 +194,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert shares == {"caption": 12 / 52, "count": 32 / 52, "digit_at:validation": 8 / 52}
     assert "mixture: caption 23.1 %, count 61.5 %, digit_at:validation 15.4 %\n" in assembled.out
     assert processor.image.height == 32
+    assert isinstance(processor.image, FastImageProcessor)
     assert templates is PLAIN
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
@@ -215,7 +221,8 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert (job.validate, job.validate_every) == ("the validation", 6)
     held = given["prepare"]
     assert held["args"][2].keys() == {"caption", "count"}  # the third is trained on
-    assert (held["args"][:2], held["args"][3]) == ((model, processor), PLAIN)
+    assert (held["args"][0], held["args"][3]) == (model, PLAIN)
+    assert held["args"][1].image == processor.resizing("exact").image
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.
@@ -258,6 +265,7 @@ def test_the_fields_that_evaluate_reads_have_their_effect(cli, assembled, off, w
     assert dict(model.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert model.config.instruct_qformer is False
     assert model.config.vision.image_size == processor.image.height == 32
+    assert not isinstance(processor.image, FastImageProcessor)
     assert {x.dtype.name for path, x in model.frozen.items() if path.startswith("llm/")} >= {"int8", "float32"}
     assert "vit/post_norm/scale" in model.train
     assert spy.given["answered"]["blank_image"] is True

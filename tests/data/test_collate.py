@@ -6,6 +6,7 @@ import toys
 
 from instructblip_jax.data.buckets import assign
 from instructblip_jax.data.collate import collate, grid
+from instructblip_jax.pixels import numbers
 from instructblip_jax.processor import Processor
 
 
@@ -52,6 +53,10 @@ def test_a_blank_image_is_the_mean_colour(processor):
     assert (shown[0]["pixel_values"] == np.float32(0.7)).all()
     for name in blank.keys() - {"pixel_values"}:
         np.testing.assert_array_equal(seen[name], blank[name])
+    bytes_of = [processor.media([("image", np.full((9, 9, 3), 70, np.uint8))])]
+    blank = collate(rows[:1], bytes_of, processor, **lengths, blank=True)
+    assert blank["pixel_values"].dtype == np.uint8
+    assert (numbers(blank, "pixel_values") == 0).all()
     mean = np.full((9, 9, 3), np.rint(255 * np.array(processor.image.mean)), np.uint8)
     assert np.abs(processor.image(mean)).max() < 0.5 / 255 / min(processor.image.std)
 

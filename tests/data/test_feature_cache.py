@@ -22,6 +22,7 @@ from instructblip_jax.features import cache as feature_cache
 from instructblip_jax.features import compute
 from instructblip_jax.features.cache import FeatureCache, FeatureWriter
 from instructblip_jax.features.pictures import BLANK, KEY, Pictures, pictures_of
+from instructblip_jax.pixels import numbers
 from instructblip_jax.systems.build import merge
 
 BATCH = 8
@@ -78,11 +79,13 @@ def test_batches_bring_features_for_pixels_and_are_else_the_same(model, cached, 
     for want in wanted:
         got = next(stored)
         assert got.keys() - want.keys() == {"image_features"}
-        assert want.keys() - got.keys() == {"pixel_values"}
+        assert want.keys() - got.keys() == {"pixel_values", "pixel_values_scale"}
         for name in got.keys() & want.keys():
             np.testing.assert_array_equal(got[name], want[name])
         assert got["image_features"].dtype == np.float32
-        np.testing.assert_allclose(got["image_features"], tower(model, want["pixel_values"]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            got["image_features"], tower(model, numbers(want, "pixel_values")), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("trainable", ["qformer", "original"])
@@ -123,7 +126,8 @@ def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sou
         ib.InstructBlip.from_pretrained(other, dtype="float32"),
         ib.InstructBlip.from_pretrained(directory, dtype="bfloat16"),
     ]
-    keys = [compute.tower_key(one, processor) for one in models] + [compute.tower_key(model, smaller)]
+    others = (smaller, processor.resizing("fast"))
+    keys = [compute.tower_key(one, processor) for one in models] + [compute.tower_key(model, one) for one in others]
     assert len(set(keys)) == len(keys)
     original = ib.InstructBlip.from_pretrained(directory, dtype="float32", trainable="original")
     assert compute.tower_key(original, processor) == keys[0]  # the norm that trains is no part of it
@@ -313,17 +317,17 @@ def test_rows_of_several_pictures_bring_as_many_features_as_pixels(model, proces
     write(tmp_path / "sets", "own", {"train": lambda: iter(own)})
     mixed = {"own": prepared.open_set(tmp_path / "sets", "own", "train")}
     cached = compute.prepare(model, processor, mixed, tmp_path / "cache", batch_size=BATCH)
-    seen, stored, numbers = stream(sources=mixed), stream(cached, sources=mixed), set()
+    seen, stored, counts = stream(sources=mixed), stream(cached, sources=mixed), set()
     for _ in range(24):
         want, got = next(seen), next(stored)
         assert got["uid"] == want["uid"]
-        pixels = want["pixel_values"]
+        pixels = numbers(want, "pixel_values")
         number = pixels.shape[1] if pixels.ndim == 5 else 1
         assert {max(1, len(own[int(uid.split("/")[1])].images)) for uid in got["uid"]} == {number}
         tokens = tower(model, pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], *SHAPE)
         np.testing.assert_allclose(got["image_features"], tokens, rtol=1e-5, atol=1e-6)
-        numbers.add(number)
-    assert numbers == {1, 2, 3}
+        counts.add(number)
+    assert counts == {1, 2, 3}
 
 
 def test_places_that_cannot_hold_a_cache_are_refused(model, processor, sources, tmp_path, monkeypatch):

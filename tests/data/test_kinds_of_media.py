@@ -115,9 +115,9 @@ def test_rows_of_an_evaluation_batch_show_the_same_kinds(out, processor):
     batches = evaluation_batches(source, as_a(Hearing, processor), {}, batch_size=4, instruction_lengths=(24,))
     found = [(sorted(batch.media), [record.uid for record in batch.records]) for batch in batches]
     assert found == [
-        (["pixel_values"], ["own/seen"]),
+        (["pixel_values", "pixel_values_scale"], ["own/seen"]),
         (["audio"], ["own/heard"]),
-        (["audio", "pixel_values"], ["own/both", "own/twice"]),
+        (["audio", "pixel_values", "pixel_values_scale"], ["own/both", "own/twice"]),
     ]
 
 

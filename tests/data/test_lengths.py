@@ -163,7 +163,7 @@ def test_a_batch_shows_one_number_of_pictures_a_row_and_none_is_shown_twice(proc
     batches = training_batches(
         sources, shares, processor, {}, batch_size=4, instruction_lengths=(12,), response_lengths=(8,), seed=0,
     )  # fmt: skip
-    pixels, second = processor.image(image.data), processor.image(other.data)
+    pixels, second = processor.image.pixels(image.data), processor.image.pixels(other.data)
     kinds, drawn = Counter(), Counter()
     for _ in range(96):
         batch = next(batches)

@@ -146,7 +146,7 @@ def test_rows_come_with_their_records_name_and_set(batches, sources, processor):
         for n, uid in enumerate(batch["uid"]):
             number, record = known[uid]
             assert batch["set"][n] == number
-            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image(record.images[0]))
+            np.testing.assert_array_equal(batch["pixel_values"][n], processor.image.pixels(record.images[0]))
 
 
 def test_sets_are_drawn_as_often_as_their_probabilities_say(batches, processor):
@@ -206,7 +206,7 @@ def test_picture_instruction_and_answer_of_a_row_belong_together(batches, source
     known: dict[bytes, Record] = {}
     for source in sources.values():
         for record in (source[n] for n in range(len(source))):
-            known[processor.image(record.images[0]).tobytes()] = record
+            known[processor.image.pixels(record.images[0]).tobytes()] = record
     instructions = Counter()
     for batch in take(batches(), 24):
         for n, key in enumerate(keys(batch)):
@@ -258,7 +258,7 @@ def test_blank_images_leave_the_texts_as_they_are(batches):
     for seen, blank in zip(take(batches(), 5), take(batches(blank_image=True), 5), strict=True):
         assert not blank["pixel_values"].any()
         assert seen["pixel_values"].any()
-        for name in blank.keys() - {"pixel_values", "uid"}:
+        for name in blank.keys() - {"pixel_values", "pixel_values_scale", "uid"}:
             np.testing.assert_array_equal(seen[name], blank[name])
 
 

@@ -25,7 +25,7 @@ def test_a_split_in_order_in_one_shape(prepared, processor, batch_size, counts):
         for n in range(batch_size):
             record = asked.records[n] if n < len(asked.records) else asked.records[0]  # filled up with the first
             np.testing.assert_array_equal(
-                asked.media["pixel_values"][asked.place[n]], processor.image(record.images[0])
+                asked.media["pixel_values"][asked.place[n]], processor.image.pixels(record.images[0])
             )
             want = TEMPLATES["digit_at"][0].format(**record.slots)
             assert processor.decode(asked.text["input_ids"][n : n + 1]) == [want]
@@ -55,7 +55,9 @@ def test_a_picture_is_decoded_once_however_many_questions_it_gets(prepared, proc
     (asked,) = evaluation_batches(records, processor, {}, batch_size=8, instruction_lengths=(24,))
     assert asked.rows == len(asked.media["pixel_values"]) == count
     for n, record in enumerate(records):
-        np.testing.assert_array_equal(asked.media["pixel_values"][asked.place[n]], processor.image(record.images[0]))
+        np.testing.assert_array_equal(
+            asked.media["pixel_values"][asked.place[n]], processor.image.pixels(record.images[0])
+        )
     (part,) = evaluation_batches(
         records, processor, {}, batch_size=8, instruction_lengths=(24,), own=lambda number: np.arange(number)[:1]
     )

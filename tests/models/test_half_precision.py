@@ -6,12 +6,13 @@ import checkpoints
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jaxprs import equations
 
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.models.layers.attention import attend
-from instructblip_jax.systems.build import abstract, merge
+from instructblip_jax.systems.build import abstract, flatten, merge
 
 HALF, FULL = jnp.dtype("bfloat16"), jnp.dtype("float32")
 B, N, T, S, OWN, H, G, K = 2, 3, 4, 5, 6, 8, 2, 7
@@ -26,7 +27,7 @@ CASES = {
     "no bias": (half(B, T, H, K), [(half(B, H, S, K), None)]),
     "biased": (half(B, T, H, K), [(half(B, H, S, K), (B, 1, T, S))]),
     "grouped": (half(B, T, H, K), [(half(B, G, S, K), (B, 1, T, S))]),
-    "shared and own": (half(B, N, T, H, K), [(half(B, G, S, K), (B, 1, 1, 1, S)), (half(B, N, G, OWN, K), (T, OWN))]),
+    "shared and own": (half(B, N, T, H, K), [(half(B, G, S, K), (B, 1, 1, 1, S)), (half(B, G, N, OWN, K), (T, OWN))]),
 }
 """Queries, and for each part keys (and values) and the shape of the bias."""
 
@@ -75,3 +76,15 @@ def test_softmax_norms_angles_and_logits_are_float32_in_a_bfloat16_model(tmp_pat
         floats = [x.aval for e in found[name] for x in e.invars if jnp.issubdtype(x.aval.dtype, jnp.floating)]
         assert floats, name
         assert {x.dtype for x in floats} == {FULL}, name
+
+
+def test_trained_kernels_are_cast_once_for_all_layers_and_norms_are_not(tmp_path):
+    """Cast inside the scan, copies of all layers would be kept for the backward pass."""
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints.config_json("instructblip", checkpoints.MINI, "t5")))
+    config = hf_instructblip.read_config(tmp_path / "config.json")
+    graph, train, frozen = abstract(config, mesh=single_device_mesh(), dtype="bfloat16", trainable="qformer")
+    assert {x.dtype for x in train.values()} == {FULL}
+    system = jax.eval_shape(lambda *arrays: nnx.split(merge(graph, *arrays))[1], train, frozen)
+    used = {path: variable.dtype for path, variable in flatten(system).items() if path in train}
+    half = {path for path, dtype in used.items() if dtype == HALF}
+    assert half == {path for path in train if path.endswith(("/kernel", "/embedding"))}

@@ -69,22 +69,51 @@ def test_each_layer_gets_its_own_input_and_returns_its_own_output(layers, x):
     np.testing.assert_array_equal(outputs, [0, 10, 20])
 
 
-@pytest.mark.parametrize("remat", ["layer", "dots"])
+BIAS = jnp.zeros((1, 2, 4, 4))
+
+
+def loss(graph, params, x, remat):
+    y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x: (block(x, BIAS), None), remat=remat)
+    return jnp.square(y).sum()
+
+
+def kept(layers, x, remat) -> int:
+    """Elements kept for the gradient of x, as of frozen layers."""
+    graph, state = nnx.split(layers)
+    residuals = saved_residuals(lambda x: loss(graph, nnx.to_pure_dict(state), x, remat), x)
+    return sum(np.prod(a.shape) for a, _ in residuals)
+
+
+@pytest.mark.parametrize("remat", ["layer", "dots", "inner", "products"])
 def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
-    bias = jnp.zeros((1, 2, 4, 4))
     graph, state = nnx.split(layers)
     params = nnx.to_pure_dict(state)
-
-    def loss(params, x, remat):
-        y, _ = stack.run(nnx.merge(graph, params), x, lambda block, x: (block(x, bias), None), remat=remat)
-        return jnp.square(y).sum()
-
-    def kept(remat) -> int:
-        return sum(np.prod(a.shape) for a, _ in saved_residuals(lambda p, x: loss(p, x, remat), params, x))
-
-    want, got = (jax.grad(loss, argnums=(0, 1))(params, x, name) for name in ("none", remat))
+    want, got = (jax.grad(loss, argnums=(1, 2))(graph, params, x, name) for name in ("none", remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(a).max()), want, got)
-    assert kept(remat) < kept("none")
+    assert kept(layers, x, remat) < kept(layers, x, "none")
+
+
+def test_what_is_kept_by_name_is_what_the_name_says(layers, x):
+    """Of each of 3 layers and 2 x 4 positions: q, k and v of 2 heads of 5, gate and up of 18; o of 12."""
+    inner = kept(layers, x, "inner") - kept(layers, x, "layer")
+    assert inner == 3 * 2 * 4 * (3 * 10 + 2 * 18)
+    assert kept(layers, x, "products") - kept(layers, x, "inner") == 3 * 2 * 4 * 12
+
+
+def test_a_length_limits_what_is_kept_to_shorter_sequences(layers, x):
+    assert kept(layers, x, "inner:4") == kept(layers, x, "inner")
+    assert kept(layers, x, "inner:3") == kept(layers, x, "layer")
+
+
+def test_int8_products_are_kept_in_the_compute_type(x):
+    def make(rngs):
+        return linear(12, 12, ("embed", "mlp"), int8=True, dtype=jnp.bfloat16, rngs=rngs)
+
+    layers = stack.build(make, 3, nnx.Rngs(0))
+    body = lambda layer, x: (x + jnp.square(layer(x)), None)
+    run = lambda x: stack.run(layers, x, body, remat="dots")[0].astype(jnp.float32).sum()
+    found = [a for a, _ in saved_residuals(run, x.astype(jnp.bfloat16)) if a.shape[:1] == (3,) and 8 in a.shape]
+    assert [a.dtype for a in found] == [jnp.bfloat16], found
 
 
 @pytest.mark.parametrize("remat", ["none", "layer"])

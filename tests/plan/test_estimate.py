@@ -70,3 +70,26 @@ def test_a_collective_in_pieces_is_hidden_by_what_lies_between_them(text, hidden
     (found,) = collectives.find(parsed, 4, {}, ("llm",))
     made = estimate.estimate(parsed, hlo_cost.ops(parsed), [found], topology, where)
     assert (made.sending == 0) == hidden
+
+
+PASSED = """HloModule m, is_scheduled=true
+
+%async_collective_fusion.1 (a: f32[4096], b: f32[64]) -> (f32[64], f32[4096]) {
+  %a = f32[4096]{0} parameter(0)
+  %b = f32[64]{0} parameter(1)
+  %work = f32[64]{0} negate(%b)
+  %step = f32[4096]{0} all-gather(%a), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  ROOT %both = (f32[64]{0}, f32[4096]{0}) tuple(%work, %step)
+}
+
+ENTRY %main (p: f32[4096], q: f32[64]) -> (f32[64], f32[4096]) {
+  %p = f32[4096]{0} parameter(0)
+  %q = f32[64]{0} parameter(1)
+  ROOT %beside = (f32[64]{0}, f32[4096]{0}) fusion(%p, %q), kind=kOutput, output_to_operand_aliasing={{1}: (0, {})}, \
+calls=%async_collective_fusion.1
+}
+"""
+
+
+def test_a_collective_beside_a_product_is_no_traffic_of_the_products_fusion():
+    assert hlo_cost.memory_traffic(Program(PASSED)) == 2 * 4 * 64

@@ -70,8 +70,8 @@ def test_a_trace_has_the_recipes_flops_and_explained_extras(tmp_path, family, tr
 def test_the_real_step_is_counted_once_however_little_it_keeps(tmp_path):
     """The train command's own step, for each rematerialisation and over a mesh."""
     config = mini(tmp_path, "llama")
-    setting = compiled.Setting(config, 8, Lengths(40, 24), dtype="float32", trainable="vision")
-    counted = flops.of_batch(tracing.describe(config, trainable="vision"), shapes_of(config, 8, 40, 24))
+    setting = compiled.Setting(config, 8, Lengths(80, 48), dtype="float32", trainable="vision")
+    counted = flops.of_batch(tracing.describe(config, trainable="vision"), shapes_of(config, 8, 80, 48))
     executed = {}
     for remat in REMAT:
         described = compiled.describe(dataclasses.replace(setting, remat=remat), make_mesh(2, 2, 2))

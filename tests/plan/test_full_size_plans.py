@@ -65,7 +65,7 @@ def test_frozen_weights_stay_and_have_no_gradient(name, variant):
     assert "GRADIENTS OF FROZEN WEIGHTS" not in reasons
     if plan.setting.layout.of("llm") == "replicated":
         assert not [why for why in reasons if "frozen" in why]
-    assert plan.setting.remat in REMAT
+    assert plan.setting.remat.partition(":")[0] in REMAT
 
 
 def test_a_gathered_model_is_gathered_once_a_pass():

@@ -44,14 +44,14 @@ def test_guesses_rank_as_the_compiled_programs_do():
     # The compiler's own figure for this one is 264 ms of arithmetic and 1.6 GiB of temporaries.
     assert 0.2 < replicated.seconds < 0.3
     assert 1 < replicated.memory / GIB - 10 < 3
-    kept = [guess("replicated", remat).memory for remat in ("layer", "dots", "none")]
+    kept = [guess("replicated", remat).memory for remat in ("layer", "products", "none")]
     assert kept == sorted(kept)
 
 
 def test_a_language_model_that_trains_is_not_offered_in_int8():
     config = type("Whole", (type(SEVEN.model),), {"trainable_sets": {"all": ("",)}})(**vars(SEVEN.model))
     ways = sweep.ways(Setting(config, 128, Lengths(64, 64)), parse("v5e:1x1"))
-    assert [(way.int8, way.remat) for way in ways] == [(False, remat) for remat in ("none", "layer", "dots")]
+    assert [(way.int8, way.remat) for way in ways] == [(False, remat) for remat in ("none", "layer", "products")]
 
 
 def test_compiled_ways_are_ranked_by_their_likely_time(monkeypatch):

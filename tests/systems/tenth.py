@@ -12,6 +12,7 @@ from instructblip_jax.families import FAMILIES, Family
 from instructblip_jax.files import read_json
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import numbers
 from instructblip_jax.processors.image_text import ImageTextProcessor
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem
 
@@ -34,7 +35,7 @@ class System(PrefixSystem):
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
     def encode(self, batch):
-        return {"image": self.vit(batch["pixel_values"])}
+        return {"image": self.vit(numbers(batch, "pixel_values"))}
 
     def visual_prompt(self, media, batch, *, key=None):
         return self.bridge(media["image"])

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import instructblip_jax as ib
 from instructblip_jax.mesh import make_mesh, put_batch, replicate
+from instructblip_jax.pixels import all_numbers
 from instructblip_jax.run.checkpoint import Checkpoints
 from instructblip_jax.systems.build import in_stacks, merge
 from instructblip_jax.systems.trainable import trains
@@ -127,6 +128,16 @@ def test_the_batch_is_as_the_configuration_describes_it(case, training):
     assert {key: (x.shape, x.dtype) for key, x in made.items()} == {
         key: (x.shape, x.dtype) for key, x in described.items()
     }
+
+
+def test_bytes_are_the_same_media_as_numbers(case):
+    rows = {key: x.copy() for key, x in case.media.items()}
+    for key, x in case.processor.blank(rows).items():
+        rows[key][1] = x[1]
+    prompts = case.batch(training=False) | rows
+    got, want = (case.model.encode(batch) for batch in (prompts, all_numbers(prompts)))
+    assert {x.dtype for x in all_numbers(rows).values()} == {np.dtype(np.float32)}
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, got, want)))
 
 
 def test_prefill_and_decode_are_the_forward_pass(case):

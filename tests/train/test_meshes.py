@@ -49,15 +49,38 @@ def eight(directory):
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(trained="fsdp", vit="tensor", llm="sequence"),  # those of `sharding.LAYOUTS` that `eight` does not use
+        # Those of `sharding.LAYOUTS` that neither `eight` nor `zero` uses.
+        pytest.param(Layout(trained="fsdp", vit="tensor", llm="tensor"), marks=pytest.mark.long),
         pytest.param(Layout(trained="replicated", vit="fsdp", llm="tensor"), marks=pytest.mark.long),
     ],
 )
 def test_the_layout_changes_nothing_but_rounding(directory, one, layout):
-    run = train(directory, make_mesh(data=2, fsdp=2, tensor=2), layout)
+    assert_the_same(train(directory, make_mesh(data=2, fsdp=2, tensor=2), layout), one)
+
+
+def assert_the_same(run, one):
     np.testing.assert_allclose(run["losses"][:3], one["losses"][:3], rtol=1e-6)
     np.testing.assert_allclose(run["losses"], one["losses"], rtol=1e-5)
     assert not run["compiled"]
+
+
+@pytest.fixture(scope="module")
+def zero(directory):
+    layout = Layout(trained="zero", vit="tensor", llm="sequence")
+    return train(directory, make_mesh(data=2, fsdp=2, tensor=2), layout)
+
+
+def test_zero_trains_the_same_and_keeps_a_share_of_every_master_and_moment(one, zero):
+    assert_the_same(zero, one)
+    whole = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(zero["last"]):
+        name = getattr(path[-1], "key", None)
+        if name in zero["model"].train:
+            assert leaf.sharding.is_equivalent_to(zero["first"]["train"][name], leaf.ndim), path
+            if leaf.addressable_shards[0].data.size * 8 != leaf.size:
+                whole.append(name)
+    assert {name for name in whole if any(n % 8 == 0 for n in zero["model"].train[name].shape[1:])} == set()
+    assert len(whole) < len(zero["model"].train)
 
 
 def test_one_device_and_eight_give_the_same_losses_and_weights(one, eight):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.language.causal import CausalLM
@@ -66,13 +67,14 @@ class Block(nnx.Module):
 
     def project(self, x: jax.Array, place: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         h = whole(self.attn_norm(x))
-        keys, values = self.attn.keys_values(h)
-        return rope.rotate(self.attn.queries(h), place, heads=-2), rope.rotate(keys, place, heads=-3), values
+        keys, values = self.attn.keys_values(h, place)
+        return self.attn.queries(h, place), keys, values
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         x = residual(x + self.attn.output(attend(query, parts)))
         h = whole(self.ffn_norm(x))
-        return x + self.down(self.activation(self.gate(h)) * self.up(h))
+        gate, up = checkpoint_name(self.gate(h), "gate"), checkpoint_name(self.up(h), "up")
+        return x + self.down(self.activation(gate) * up)
 
 
 class Llama(CausalLM):

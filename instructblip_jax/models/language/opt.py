@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.language.causal import CausalLM
@@ -63,7 +64,7 @@ class Block(nnx.Module):
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         x = residual(x + self.attn.output(attend(query, parts)))
-        return x + self.down(self.activation(self.up(whole(self.ffn_norm(x)))))
+        return x + self.down(self.activation(checkpoint_name(self.up(whole(self.ffn_norm(x))), "up")))
 
 
 class Opt(CausalLM):

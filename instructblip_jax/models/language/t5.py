@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import kv_cache, stack
@@ -63,7 +64,8 @@ class GatedFeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = whole(self.norm(x))
-        return x + self.down(self.activation(self.gate(h)) * self.up(h))
+        gate, up = checkpoint_name(self.gate(h), "gate"), checkpoint_name(self.up(h), "up")
+        return x + self.down(self.activation(gate) * up)
 
 
 class NormedAttention(nnx.Module):

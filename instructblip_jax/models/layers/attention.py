@@ -1,14 +1,24 @@
 """Multi-head attention of all parts: self or cross, with bias, mask and KV cache, for one or many continuations."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.layers import rope
 from instructblip_jax.models.layers.primitives import dropout, linear
+from instructblip_jax.sharding import constrain
+
+Part = tuple[jax.Array, jax.Array, jax.Array | None]
+"""Keys, values and bias, as `attend` takes them."""
+HIDDEN = -(2.0**41)
+"""The lowest bias that cuDNN is given. float32's lowest value is -inf in bfloat16, and a row that attends to nothing
+would be NaN; this one is finite, and as large that no score changes it."""
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:
@@ -23,7 +33,7 @@ def causal_bias(length: int) -> jax.Array:
 
 def attend(
     query: jax.Array,
-    parts: Sequence[tuple[jax.Array, jax.Array, jax.Array | None]],
+    parts: Sequence[Part],
     *,
     dropout_rate: float = 0.0,
     keep: jax.Array | None = None,
@@ -37,8 +47,18 @@ def attend(
     ``query``.
 
     The heads of keys and values come before their positions, the order of the einsums, so that a cache that is read at
-    every step is never transposed.
+    every step is never transposed. On a GPU whole sequences in bfloat16 go through cuDNN, equal within bfloat16's
+    rounding, where scores never enter the memory.
     """
+    if _cudnn_takes(query, parts) and keep is None:
+        return _by_cudnn(query, *parts[0])
+    return _plain(query, parts, dropout_rate, keep)
+
+
+def _plain(
+    query: jax.Array, parts: Sequence[Part], dropout_rate: float = 0.0, keep: jax.Array | None = None
+) -> jax.Array:
+    """`attend` as matrix products and a softmax, for every platform and shape."""
     n = "n" if query.ndim == 5 else ""
     heads, groups = query.shape[-2], parts[0][0].shape[1]
     grouped = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
@@ -58,6 +78,77 @@ def attend(
         mixed = mixed + jnp.einsum(f"b{n}grts,bg{own}sk->b{n}tgrk", share, values)
         start += keys.shape[-2]
     return mixed.reshape(query.shape)
+
+
+@functools.cache
+def has_cudnn() -> bool:
+    """True if GPUs are at hand, and a cuDNN that jax finds new enough for attention: it asks while it traces."""
+    tiny = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), tiny, tiny, tiny)
+        return all(float(device.compute_capability) >= 8.0 for device in jax.local_devices(backend="cuda"))
+    except RuntimeError:
+        return False
+
+
+def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
+    """True where the mesh in force is of GPUs, and cuDNN knows these shapes and types."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None or device.platform != "gpu" or len(parts) > 1 or query.ndim > 4 or not has_cudnn():
+        return False
+    keys, values, bias = parts[0]
+    size = query.shape[-1]
+    return (
+        {x.dtype for x in (query, keys, values)} == {jnp.dtype(jnp.bfloat16)}
+        and keys.shape[1] == query.shape[2]  # grouped heads could be split over fewer devices than the queries'
+        and size % 8 == 0
+        and size <= 128
+        and (bias is None or _even(query, keys))
+    )
+
+
+def _even(query: jax.Array, keys: jax.Array) -> bool:
+    """True if both lengths are even: jax refuses others in cuDNN's backward pass."""
+    return query.shape[1] % 2 == keys.shape[2] % 2 == 0
+
+
+def _cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`attend` over one part by cuDNN, query [B, T, H, K]; its gradient of the bias is 0 where that has rows."""
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], keys.shape[2]))
+        bias = jnp.maximum(bias, HIDDEN).astype(query.dtype)
+        bias = constrain(
+            bias, "batch" if bias.shape[0] > 1 else None, "heads" if bias.shape[1] > 1 else None, None, None
+        )
+    # It can be partitioned over devices if batch and heads are split the same way in all arrays, and nothing else is.
+    arrays = (query, keys.swapaxes(1, 2), values.swapaxes(1, 2))  # each [B, T or S, H, K]
+    query, keys, values = (constrain(x, "batch", None, "heads", None) for x in arrays)
+    return jax.nn.dot_product_attention(query, keys, values, bias, scale=1.0, implementation="cudnn")
+
+
+@jax.custom_vjp
+def _by_cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`_cudnn_forward`, with the plain form's gradient of the bias: not computed where nobody wants it."""
+    return _cudnn_forward(query, keys, values, bias)
+
+
+def _by_cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> tuple:
+    def form(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        return (
+            _cudnn_forward(query, keys, values, bias) if _even(query, keys) else _plain(query, [(keys, values, bias)])
+        )
+
+    mixed, backward = jax.vjp(form, query, keys, values)
+    return mixed, (backward, (query, keys, values, bias))
+
+
+def _by_cudnn_backward(kept: Any, gradient: jax.Array) -> tuple:
+    backward, (query, keys, values, bias) = kept
+    _, of_bias = jax.vjp(lambda bias: _plain(query, [(keys, values, bias)]), bias)
+    return *backward(gradient), *of_bias(gradient)
+
+
+_by_cudnn.defvjp(_by_cudnn_forward, _by_cudnn_backward)
 
 
 class Attention(nnx.Module):
@@ -95,18 +186,27 @@ class Attention(nnx.Module):
         self.v = linear(context_width, kv_inner, ("embed", "heads"), **kind)
         self.o = linear(inner, width, ("heads", "embed"), **kind)
 
-    def queries(self, x: jax.Array) -> jax.Array:
-        """x [..., T, D] -> scaled queries [..., T, H, K]."""
-        return self._split(self.q(x), self.heads) * self.scale
+    # Names are for `stack.REMAT`. Heads are split after it: a saved array whose last dimension is a head's size takes
+    # twice the memory on TPU where that is 64.
 
-    def keys_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """context [..., S, D'] -> keys and values, each [..., G, S, K]."""
-        keys, values = (self._split(x, self.kv_heads) for x in (self.k(context), self.v(context)))
+    def queries(self, x: jax.Array, place: rope.Angles | None = None) -> jax.Array:
+        """x [..., T, D] -> scaled queries [..., T, H, K], rotated to their positions' angles if these are given."""
+        if place is None:
+            return self._split(checkpoint_name(self.q(x), "q"), self.heads) * self.scale
+        return checkpoint_name(rope.rotate(self._split(self.q(x), self.heads) * self.scale, place), "q")
+
+    def keys_values(self, context: jax.Array, place: rope.Angles | None = None) -> tuple[jax.Array, jax.Array]:
+        """context [..., S, D'] -> keys, rotated if ``place`` is given, and values, each [..., G, S, K]."""
+        if place is None:
+            keys = self._split(checkpoint_name(self.k(context), "k"), self.kv_heads)
+        else:
+            keys = checkpoint_name(rope.rotate(self._split(self.k(context), self.kv_heads), place), "k")
+        values = self._split(checkpoint_name(self.v(context), "v"), self.kv_heads)
         return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
         """Output projection of what `attend` returned: [..., T, H, K] -> [..., T, D]."""
-        return self.o(mixed.reshape(*mixed.shape[:-2], -1))
+        return checkpoint_name(self.o(mixed.reshape(*mixed.shape[:-2], -1)), "o")
 
     def __call__(
         self,

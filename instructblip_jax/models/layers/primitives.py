@@ -1,6 +1,7 @@
 """Leaf layers of all parts; every parameter carries its logical axes (see `instructblip_jax.sharding`).
 
-Parameters are created in float32; ``dtype`` is the compute type. Loading decides in which type they are stored.
+Parameters are created in float32; ``dtype`` is the compute type. Loading decides in which type they are stored. Those
+that are converted to the compute type before use name it ("compute"), so that it can be done once for all layers.
 """
 
 import math
@@ -80,7 +81,7 @@ def linear(
         preferred_element_type=out_dtype,
         kernel_init=nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal"),
         rngs=rngs,
-        kernel_metadata={"axes": axes},
+        kernel_metadata={"axes": axes, "compute": dtype},
         bias_metadata={"axes": axes[1:]},
     )
 
@@ -109,7 +110,8 @@ def embedding(
 ) -> nnx.Embed:
     """Table [rows, width], initialised from a normal distribution with standard deviation ``std``."""
     init = nnx.initializers.normal(std)
-    return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata={"axes": axes})
+    metadata = {"axes": axes, "compute": dtype}
+    return nnx.Embed(rows, width, dtype=dtype, embedding_init=init, rngs=rngs, embedding_metadata=metadata)
 
 
 def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], *, std: float = 0.02, rngs: nnx.Rngs) -> nnx.Param:

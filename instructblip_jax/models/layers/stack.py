@@ -11,12 +11,44 @@ from flax import nnx, traverse_util
 
 from instructblip_jax.sharding import gathered, platform, residual
 
+INNER = ("q", "k", "v", "gate", "up")
+"""Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
+
+
+def _dots(primitive: Any, *operands: Any, **params: Any) -> Any:
+    """Save the results of matrix products; those that are computed wider than their operands only by name, narrow."""
+    wide = primitive is jax.lax.dot_general_p and params["preferred_element_type"] not in (None, operands[0].dtype)
+    named = jax.checkpoint_policies.save_only_these_names("product")(primitive, *operands, **params)
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **params)
+    return named or (saved and not wide)
+
+
 REMAT = {
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inner": jax.checkpoint_policies.save_only_these_names(*INNER),
+    "products": jax.checkpoint_policies.save_only_these_names(*INNER, "o"),
+    "dots": _dots,
 }
-"""Name -> what the backward pass keeps of each layer: everything, only its input, or also its matrix products."""
+"""Name -> what the backward pass keeps of each layer: everything; its input; also `INNER`, as the backward pass needs
+them (rotated, scaled, in the compute type); these and the attention's output; or the results of all its products."""
+
+
+def check_remat(remat: str) -> None:
+    """Raise ValueError unless ``remat`` is a name in `REMAT`, or NAME:LENGTH (see `run`)."""
+    name, colon, longest = remat.partition(":")
+    if name not in REMAT or (colon and not longest.isdigit()):
+        raise ValueError(
+            f"remat {remat!r} is unknown; there are {', '.join(REMAT)}, and NAME:LENGTH, "
+            "which is NAME up to that many positions and layer for longer sequences"
+        )
+
+
+def _policy(remat: str, x: jax.Array) -> Callable | None:
+    """The entry of `REMAT` for ``x``, [B, (N,) T, D]; see `run`."""
+    name, _, longest = remat.partition(":")
+    return REMAT["layer" if longest and x.shape[-2] > int(longest) else name]
+
 
 SHORT = 12
 """A stack of at most this many float32 layers runs as a loop on a CPU, where a scan's slices and stores copy memory."""
@@ -96,7 +128,8 @@ def run(
     over a list of layers (see `unstack`) and, on a CPU, over a `SHORT` stack without inputs.
 
     x is [B, (N,) T, D], or any tree. Each of ``inputs`` and the outputs is a tree of arrays [L, ...] for a stack, a
-    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`. Returns the last x and the layers' outputs.
+    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for
+    NAME where T is at most LENGTH and "layer" where it is longer. Returns the last x and the layers' outputs.
     """
 
     def step(member: Callable[[dict], Any], in_scan: bool) -> Callable[..., tuple[Any, Any]]:
@@ -104,10 +137,10 @@ def run(
             params, own = args
             return body(member(params), residual(x) if isinstance(x, jax.Array) and x.ndim > 2 else x, *own)
 
-        if REMAT[remat] is None:
+        if (policy := _policy(remat, x)) is None:
             return layer
         # In a scan nothing can be merged with the first computation; in a loop the compiler would undo it all.
-        return jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not in_scan)
+        return jax.checkpoint(layer, policy=policy, prevent_cse=not in_scan)
 
     stacked = not isinstance(stack, nnx.List)
     if stacked and (inputs or not _short(stack, x)):
@@ -142,8 +175,8 @@ def run_groups(
     """Scan ``body(x, layers, leader, inputs, leader_input) -> (x, outputs)`` over groups of layers with a leader each.
 
     A group has ``size`` layers, the last one perhaps fewer. ``inputs`` and outputs are trees of arrays [L, ...], or
-    None; a group has the rows of its layers. ``leader_inputs``: the same, one row a leader. ``remat``: a name in
-    `REMAT`, applied to whole groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
+    None; a group has the rows of its layers. ``leader_inputs``: the same, one row a leader. ``remat`` as in `run`,
+    applied to whole groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
     """
     if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List) or _short(layers, x):
         return _loop_groups(_each(layers), _each(leaders), size, x, body, (inputs, leader_inputs), remat)
@@ -155,8 +188,8 @@ def run_groups(
         members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
         return body(x, members, leader_member(one_leader_params), group_inputs, leader_input)
 
-    if REMAT[remat] is not None:
-        group = jax.checkpoint(group, policy=REMAT[remat], prevent_cse=False)
+    if (policy := _policy(remat, x)) is not None:
+        group = jax.checkpoint(group, policy=policy, prevent_cse=False)
     total = depth(layers)
     whole = total // size
     in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
@@ -199,8 +232,8 @@ def _loop_groups(
             return body(x, made, leader(leader_params), own, leader_input)
 
         step: Callable[..., Any] = partial(group, members, leader)
-        if REMAT[remat] is not None:
-            step = jax.checkpoint(step, policy=REMAT[remat])
+        if (policy := _policy(remat, x)) is not None:
+            step = jax.checkpoint(step, policy=policy)
         own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs[0])
         x, output = step(x, (params, leader_params, own, jax.tree.map(lambda p, n=n: p[n], inputs[1])))
         outputs.append(output)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
@@ -60,7 +61,7 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.norm1(x)
         x = x + self.attn(h, *self.attn.keys_values(h))
-        return x + self.down(self.activation(self.up(self.norm2(x))))
+        return x + self.down(self.activation(checkpoint_name(self.up(self.norm2(x)), "up")))
 
 
 class Vit(nnx.Module):
@@ -82,13 +83,15 @@ class Vit(nnx.Module):
     def features(self, pixels: jax.Array) -> jax.Array:
         """Pixels [B, H, W, 3] -> the last block's tokens [B, P, D], before the final norm.
 
-        Raises ValueError for images of another size than the tower's.
+        Raises ValueError for images of another size than the tower's, and for bytes.
         """
         config, grid, patch = self.config, self.config.grid, self.config.patch_size
         if pixels.shape[1:] != (config.image_size, config.image_size, 3):
             raise ValueError(
                 f"pixel_values {pixels.shape}: this vision tower takes [B, {config.image_size}, {config.image_size}, 3]"
             )
+        if not jnp.issubdtype(pixels.dtype, jnp.floating):
+            raise ValueError(f"pixel_values are {pixels.dtype}: a tower takes normalised ones")
         x = pixels.astype(self.dtype).reshape(-1, grid, patch, grid, patch, 3)
         x = x.swapaxes(2, 3).reshape(-1, grid * grid, patch * patch * 3)
         x = self.patch(x)
