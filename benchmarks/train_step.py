@@ -47,7 +47,7 @@ def ours(directory: Path, batch: dict):
     model = ib.InstructBlip.from_pretrained(directory, dtype="float32")
     tx = optimizer(OPTIM, 10_000)
     state = replicate(model.mesh, init_state(model.train, tx))
-    step = make_step(partial(merge, model.graph), tx, seed=0)
+    step = make_step(partial(merge, model.graph), tx, seed=0, compiler_options=model.step_options)
 
     def one() -> float:
         nonlocal state

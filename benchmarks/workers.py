@@ -9,10 +9,13 @@ from typing import Any
 
 
 class Worker:
-    """The running benchmark's script, started again with other arguments; it answers each request (see `serve`)."""
+    """The running benchmark's script, started again with other arguments; it answers each request (see `serve`).
 
-    def __init__(self, arguments: Sequence[str]):
-        command = [sys.executable, sys.argv[0], *arguments]
+    ``program``: another Python and script in its place.
+    """
+
+    def __init__(self, arguments: Sequence[str], program: Sequence[str] = (sys.executable, sys.argv[0])):
+        command = [*program, *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **request: Any) -> Any:

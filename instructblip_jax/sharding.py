@@ -126,6 +126,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh, _in_force.get()))
 
 
+def platform() -> str:
+    """Platform of the mesh in force, for which this program is compiled ("cpu", "gpu", "tpu"); "" without a mesh."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else ""
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def in_use(master: jax.Array, dtype: DTypeLike, home: PartitionSpec | None) -> jax.Array:
     """A trained parameter as the model uses it: in its compute type and, if it has a ``home`` in pieces, gathered.

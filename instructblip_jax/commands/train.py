@@ -110,7 +110,7 @@ def _train(
         accumulation=config.optim.accumulation,
         spike_factor=config.optim.spike_factor,
         rate=schedule(config.optim, data.steps),
-        compiler_options=model.compiler_options,
+        compiler_options=model.step_options,
     )
     put = partial(meshes.put_rows, mesh, own=data.own, rows=config.batch_size)
     examples: loop.Data = batches

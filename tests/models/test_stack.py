@@ -1,11 +1,15 @@
 """The scanned stack against a plain loop over its layers, and its rematerialisation choices."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxprs import equations
 
+from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.models.language.t5 import EncoderBlock, T5Config
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.primitives import linear
@@ -38,6 +42,25 @@ def test_scan_is_the_loop(layers, x):
     for n in range(3):
         x = nnx.merge(graph, jax.tree.map(lambda leaf, n=n: leaf[n], nnx.to_pure_dict(state)))(x, bias)
     np.testing.assert_allclose(got, x, atol=2e-6)
+
+
+def test_a_short_stack_on_a_cpu_has_no_scan_and_the_same_gradients(layers, x):
+    """Its parameters stay stacked, and so do their gradients."""
+    graph, state = nnx.split(layers)
+    bias = jnp.zeros((1, 2, 4, 4))
+
+    def loss(params, x):
+        y, outputs = stack.run(nnx.merge(graph, params), x, lambda block, x: (block(x, bias), x.mean()))
+        return jnp.square(y).sum() + (outputs * jnp.arange(3)).sum()
+
+    params = nnx.to_pure_dict(state)
+    want, scanned = jax.grad(loss)(params, x), jax.make_jaxpr(jax.grad(loss))(params, x)
+    with jax.set_mesh(single_device_mesh()):
+        got, loop = jax.jit(jax.grad(loss))(params, x), jax.make_jaxpr(jax.grad(loss))(params, x)
+    names = [{equation.primitive.name for equation in equations(program)} for program in (scanned, loop)]
+    assert "scan" in names[0]
+    assert not {"scan", "while", "pad"} & names[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(a).max()), want, got)
 
 
 def test_each_layer_gets_its_own_input_and_returns_its_own_output(layers, x):
@@ -95,21 +118,25 @@ def test_int8_products_are_kept_in_the_compute_type(x):
 
 @pytest.mark.parametrize("remat", ["none", "layer"])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, remat):
+@pytest.mark.parametrize("mesh", [nullcontext, lambda: jax.set_mesh(single_device_mesh())], ids=["scan", "written_out"])
+def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, mesh, remat):
     """Three layers: groups of 2 leave a smaller one, a group of 4 is never full."""
     rngs = nnx.Rngs(1)
     leaders = stack.build(lambda rngs: linear(12, 12, (None, None), dtype=jnp.float32, rngs=rngs), -(-3 // size), rngs)
-    bias, inputs = jnp.zeros((1, 2, 4, 4)), jnp.arange(3.0)
+    bias, inputs, weights = jnp.zeros((1, 2, 4, 4)), jnp.arange(3.0), jnp.arange(1.0, 4)[: -(-3 // size)]
 
-    def body(x, layers, leader, inputs):
-        x, outputs = x + leader(x), []
+    def body(x, layers, leader, inputs, leader_input):
+        x, outputs = x + leader(x) * leader_input, []
         for layer, own in zip(layers, inputs, strict=True):
             x = layer(x, bias) + own
             outputs.append(x.mean())
         return x, jnp.stack(outputs)
 
+    def run(x):
+        return stack.run_groups(layers, leaders, size, x, body, inputs=inputs, leader_inputs=weights, remat=remat)
+
     def loss(x):
-        return jnp.square(stack.run_groups(layers, leaders, size, x, body, inputs=inputs, remat=remat)[0]).sum()
+        return jnp.square(run(x)[0]).sum()
 
     def one(stacked, n):
         graph, state = nnx.split(stacked)
@@ -118,17 +145,18 @@ def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, remat):
     def loop(x):
         outputs = []
         for n in range(3):
-            x = x + one(leaders, n // size)(x) if n % size == 0 else x
+            x = x + one(leaders, n // size)(x) * (1 + n // size) if n % size == 0 else x
             x = one(layers, n)(x, bias) + n
             outputs.append(x.mean())
         return x, jnp.stack(outputs)
 
-    got, outputs = stack.run_groups(layers, leaders, size, x, body, inputs=inputs, remat=remat)
+    with mesh():
+        (got, outputs), got_gradient = jax.jit(run)(x), jax.jit(jax.grad(loss))(x)
     want, want_outputs = loop(x)
     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_allclose(outputs, want_outputs, atol=1e-5)
     gradient = jax.grad(lambda x: jnp.square(loop(x)[0]).sum())(x)
-    np.testing.assert_allclose(jax.grad(loss)(x), gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
+    np.testing.assert_allclose(got_gradient, gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
 
 
 def saved_residuals(f, *args):

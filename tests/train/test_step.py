@@ -5,8 +5,10 @@ import jax
 import numpy as np
 import pytest
 import training
+from jaxprs import equations
 
 from instructblip_jax.mesh import put_batch
+from instructblip_jax.models.bridges.qformer import DROPOUTS
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,21 @@ def test_a_step_that_is_not_finite_changes_no_parameter_and_no_moment(spoiled, m
     assert all(np.array_equal(a, b) for a, b in zip(after, moments, strict=True))
     state, metrics = step(state, model.frozen, batch)  # and training can go on
     assert np.isfinite(float(metrics["loss"]))
+
+
+def test_a_step_on_a_cpu_is_less_optimized_unless_the_user_names_a_level(model, monkeypatch):
+    assert model.step_options is None  # the tests' own flags name one
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    assert model.step_options == {"xla_backend_optimization_level": "1"}
+
+
+def test_dropout_masks_are_drawn_once_a_kind_and_no_layer_is_in_a_loop(model, batch, step, state):
+    """One call of the generator for the embedding, and one a kind of dropout for all layers."""
+    with jax.set_mesh(model.mesh):
+        found = list(equations(jax.make_jaxpr(step)(state, model.frozen, batch)))
+    names = [equation.primitive.name for equation in found]
+    assert names.count("random_bits") == 1 + len(DROPOUTS)
+    assert names.count("scan") == 1 + len(DROPOUTS)
 
 
 def test_a_batch_without_any_label_has_no_loss_and_no_gradient(model, batch, step, state):

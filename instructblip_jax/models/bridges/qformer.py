@@ -4,7 +4,6 @@ InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import Attention, mask_bias
-from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, embedding, layer_norm, linear
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, embedding, kept, layer_norm, linear
 from instructblip_jax.sharding import constrain
 
 
@@ -39,16 +38,12 @@ class QFormerConfig:
     use_text: bool = True
 
 
-DROPOUTS = 6
-"""Dropouts in a layer: attention weights and output of self- and cross-attention, output of both feed-forwards."""
-
-
-def _keys(keys: jax.Array | None, count: int = DROPOUTS) -> list[jax.Array | None]:
-    """Unpack keys [count] into a list, or None into a list of None.
-
-    The caller splits the keys of all layers at once: a split compiles to a long program, better not repeated per layer.
-    """
-    return [None] * count if keys is None else [keys[n] for n in range(count)]
+DROPOUTS = ("self_probs", "self_out", "cross_probs", "cross_out", "query_ffn", "text_ffn")
+"""A layer's dropouts, in the order of their keys: of attention weights, and of the output of each block."""
+CROSS = ("cross_probs", "cross_out")
+"""Those of cross-attention, which only the first layer of a group has."""
+Masks = dict[str, jax.Array]
+"""Name in `DROPOUTS` -> where that dropout keeps a value, bool; without a name nothing is dropped there."""
 
 
 class AttentionBlock(nnx.Module):
@@ -68,11 +63,11 @@ class AttentionBlock(nnx.Module):
         x: jax.Array,
         context: jax.Array,
         bias: jax.Array | None,
-        probs_key: jax.Array | None,
-        out_key: jax.Array | None,
+        probs_keep: jax.Array | None,
+        out_keep: jax.Array | None,
     ) -> jax.Array:
-        h = self.attn(x, *self.attn.keys_values(context), bias=bias, key=probs_key)
-        return self.norm(x + dropout(h, self.rate, out_key))
+        h = self.attn(x, *self.attn.keys_values(context), bias=bias, keep=probs_keep)
+        return self.norm(x + dropout(h, self.rate, out_keep))
 
 
 class FeedForward(nnx.Module):
@@ -86,8 +81,8 @@ class FeedForward(nnx.Module):
         self.down = linear(inner, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return self.norm(x + dropout(self.down(self.activation(self.up(x))), self.rate, key))
+    def __call__(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
+        return self.norm(x + dropout(self.down(self.activation(self.up(x))), self.rate, keep))
 
 
 class Layer(nnx.Module):
@@ -105,21 +100,20 @@ class Layer(nnx.Module):
         image: jax.Array,
         queries: int,
         bias: jax.Array | None,
-        keys: jax.Array | None,
+        keep: Masks,
     ) -> jax.Array:
         """x [B, Q + Tq, D] -> the same shape, or [B, Q, D] without text or without a feed-forward for it.
 
         ``cross_attention`` is applied from the queries to the image; None in layers that have none.
         """
-        *self_keys, cross_probs_key, cross_out_key, query_key, text_key = _keys(keys)
-        x = self.self_attention(x, x, bias, *self_keys)
+        x = self.self_attention(x, x, bias, keep.get("self_probs"), keep.get("self_out"))
         query, text = x[:, :queries], x[:, queries:]
         if cross_attention is not None:
-            query = cross_attention(query, image, None, cross_probs_key, cross_out_key)
-        query = self.query_ffn(query, query_key)
+            query = cross_attention(query, image, None, keep.get("cross_probs"), keep.get("cross_out"))
+        query = self.query_ffn(query, keep.get("query_ffn"))
         if self.text_ffn is None or text.shape[1] == 0:
             return query
-        return jnp.concatenate([query, self.text_ffn(text, text_key)], axis=1)
+        return jnp.concatenate([query, self.text_ffn(text, keep.get("text_ffn"))], axis=1)
 
 
 class QFormer(nnx.Module):
@@ -173,21 +167,49 @@ class QFormer(nnx.Module):
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
             seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
             bias = mask_bias(seen)
-        layer_count = config.num_hidden_layers
-        keys = None if key is None else jax.random.split(key, 1 + layer_count * DROPOUTS)
-        embed_key = None if keys is None else keys[0]
-        layer_keys = None if keys is None else keys[1:].reshape(layer_count, DROPOUTS)
-        x = dropout(self.norm(x), config.hidden_dropout_prob, embed_key)
+        x = self.norm(x)
+        masks: Masks = {}
+        if key is not None:
+            keys = jax.random.split(key, 1 + config.num_hidden_layers * len(DROPOUTS))
+            if config.hidden_dropout_prob > 0:
+                drawn = kept(keys[:1], config.hidden_dropout_prob, x.shape, ("batch", None, None))
+                x = dropout(x, config.hidden_dropout_prob, drawn[0])
+            masks = self._masks(keys[1:].reshape(-1, len(DROPOUTS)), batch, count, x.shape[1] - count, image.shape[1])
+        cross_masks = {name: masks.pop(name) for name in CROSS if name in masks}
         x = constrain(x, "batch", None, None)
 
         def group(
-            x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, keys: Any
+            x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, masks: Masks, cross_masks: Masks
         ) -> tuple[jax.Array, None]:
             """A layer with cross-attention and the layers after it, which have none."""
             for n, layer in enumerate(layers):
-                x = layer(x, None if n else cross_attention, image, count, bias, None if keys is None else keys[n])
+                keep = {name: mask[n] for name, mask in masks.items()} | cross_masks
+                x = layer(x, None if n else cross_attention, image, count, bias, keep)
             return x, None
 
         every = config.cross_attention_frequency
-        x, _ = stack.run_groups(self.layers, self.cross_attention, every, x, group, inputs=layer_keys)
+        x, _ = stack.run_groups(
+            self.layers, self.cross_attention, every, x, group, inputs=masks, leader_inputs=cross_masks
+        )
         return x[:, :count]
+
+    def _masks(self, keys: jax.Array, batch: int, queries: int, text: int, patches: int) -> Masks:
+        """Dropout masks, bool [L, B, ...] each, from the layers' keys [L, DROPOUTS]; one a group for `CROSS`."""
+        config = self.config
+        both, heads, width = queries + text, config.num_attention_heads, config.hidden_size
+        shapes = {
+            "self_probs": (batch, heads, both, both),
+            "self_out": (batch, both, width),
+            "cross_probs": (batch, heads, queries, patches),
+            "cross_out": (batch, queries, width),
+            "query_ffn": (batch, queries, width),
+            "text_ffn": (batch, text, width),
+        }
+        masks = {}
+        for n, name in enumerate(DROPOUTS):
+            rate = config.attention_probs_dropout_prob if name.endswith("probs") else config.hidden_dropout_prob
+            if rate > 0 and 0 not in shapes[name]:  # no text, no mask
+                own = keys[:: config.cross_attention_frequency, n] if name in CROSS else keys[:, n]
+                axes = ("batch", "heads", None, None) if name.endswith("probs") else ("batch", None, None)
+                masks[name] = kept(own, rate, shapes[name], axes)
+        return masks

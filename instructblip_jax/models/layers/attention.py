@@ -37,26 +37,27 @@ def attend(
     parts: Sequence[Part],
     *,
     dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
+    keep: jax.Array | None = None,
 ) -> jax.Array:
     """Attention of scaled queries over the keys of all ``parts`` together, with one float32 softmax.
 
     ``query`` is [B, T, H, K], or [B, N, T, H, K] for N continuations of each example. A part is (keys, values, bias):
     keys and values are [B, G, S, K], shared by all N, or [B, G, N, S, K], separate for each; bias is float32,
     broadcastable to [B, (N,) H, T, S], or None. G divides H: consecutive query heads share a key head (grouped-query
-    attention). Returns the shape of ``query``. ``key`` enables dropout of the attention weights.
+    attention). ``keep``, bool [B, (N,) H, T, S], enables dropout of the attention weights. Returns the shape of
+    ``query``.
 
     The heads of keys and values come before their positions, the order of the einsums, so that a cache that is read at
     every step is never transposed. On a GPU whole sequences in bfloat16 go through cuDNN, equal within bfloat16's
     rounding, where scores never enter the memory.
     """
-    if _cudnn_takes(query, parts) and (key is None or dropout_rate == 0.0):
+    if _cudnn_takes(query, parts) and keep is None:
         return _by_cudnn(query, *parts[0])
-    return _plain(query, parts, dropout_rate, key)
+    return _plain(query, parts, dropout_rate, keep)
 
 
 def _plain(
-    query: jax.Array, parts: Sequence[Part], dropout_rate: float = 0.0, key: jax.Array | None = None
+    query: jax.Array, parts: Sequence[Part], dropout_rate: float = 0.0, keep: jax.Array | None = None
 ) -> jax.Array:
     """`attend` as matrix products and a softmax, for every platform and shape."""
     n = "n" if query.ndim == 5 else ""
@@ -69,7 +70,7 @@ def _plain(
         score = score.reshape(*score.shape[:-4], heads, *score.shape[-2:])  # [B, (N,) H, T, S]
         scores.append(score if bias is None else score + bias)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0], axis=-1)
-    weights = dropout(weights, dropout_rate, key)
+    weights = dropout(weights, dropout_rate, keep)
     weights = weights.reshape(*weights.shape[:-3], groups, heads // groups, *weights.shape[-2:])
     mixed, start = jnp.zeros((), query.dtype), 0
     for keys, values, _ in parts:
@@ -215,11 +216,11 @@ class Attention(nnx.Module):
         values: jax.Array,
         *,
         bias: jax.Array | None = None,
-        key: jax.Array | None = None,
+        keep: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B, T, D], keys and values [B, G, S, K], bias as `attend` takes it -> [B, T, D]."""
+        """x [B, T, D], keys and values [B, G, S, K], bias and keep as `attend` takes them -> [B, T, D]."""
         parts = [(keys, values, bias)]
-        return self.output(attend(self.queries(x), parts, dropout_rate=self.dropout_rate, key=key))
+        return self.output(attend(self.queries(x), parts, dropout_rate=self.dropout_rate, keep=keep))
 
     def _split(self, x: jax.Array, heads: int) -> jax.Array:
         return x.reshape(*x.shape[:-1], heads, self.head_size)

@@ -2,13 +2,14 @@
 apart into a list of layers, run one after the other, where each layer's arrays are read in place."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from instructblip_jax.sharding import gathered, residual
+from instructblip_jax.sharding import gathered, platform, residual
 
 INNER = ("q", "k", "v", "gate", "up")
 """Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
@@ -47,6 +48,10 @@ def _policy(remat: str, x: jax.Array) -> Callable | None:
     """The entry of `REMAT` for ``x``, [B, (N,) T, D]; see `run`."""
     name, _, longest = remat.partition(":")
     return REMAT["layer" if longest and x.shape[-2] > int(longest) else name]
+
+
+SHORT = 12
+"""A stack of at most this many float32 layers runs as a loop on a CPU, where a scan's slices and stores copy memory."""
 
 
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -120,7 +125,7 @@ def run(
     remat: str = "none",
 ) -> tuple[Any, Any]:
     """Run ``body(layer, x, *layer_inputs) -> (x, layer_output)`` through the layers: a scan over a stack, or a loop
-    over a list of layers (see `unstack`).
+    over a list of layers (see `unstack`) and, on a CPU, over a `SHORT` stack without inputs.
 
     x is [B, (N,) T, D], or any tree. Each of ``inputs`` and the outputs is a tree of arrays [L, ...] for a stack, a
     sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for
@@ -137,15 +142,23 @@ def run(
         # In a scan nothing can be merged with the first computation; in a loop the compiler would undo it all.
         return jax.checkpoint(layer, policy=policy, prevent_cse=not in_scan)
 
-    if not isinstance(stack, nnx.List):
+    stacked = not isinstance(stack, nnx.List)
+    if stacked and (inputs or not _short(stack, x)):
         params, member = _members(stack)
         return jax.lax.scan(step(member, True), x, (params, inputs))
     outputs = []
-    for n, module in enumerate(stack):
-        params, member = _members(module)
+    for n, (params, member) in enumerate(_each(stack)):
         x, output = step(member, False)(x, (params, tuple(None if own is None else own[n] for own in inputs)))
         outputs.append(output)
+    if stacked:
+        return x, jax.tree.map(lambda *y: jnp.stack(y), *outputs)
     return x, None if all(output is None for output in outputs) else outputs
+
+
+def _short(stack: nnx.Module, x: Any) -> bool:
+    # In a loop of bfloat16 layers XLA skips roundings between them: results would depend on how the mesh splits them.
+    wide = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(x))
+    return wide and depth(stack) <= SHORT and platform() == "cpu"
 
 
 def run_groups(
@@ -153,37 +166,39 @@ def run_groups(
     leaders: nnx.Module,
     size: int,
     x: jax.Array,
-    body: Callable[[jax.Array, list, Any, Any], tuple[jax.Array, Any]],
+    body: Callable[[jax.Array, list, Any, Any, Any], tuple[jax.Array, Any]],
     *,
     inputs: Any = None,
+    leader_inputs: Any = None,
     remat: str = "none",
 ) -> tuple[jax.Array, Any]:
-    """Scan ``body(x, layers, leader, inputs) -> (x, outputs)`` over groups of ``size`` layers with one leader each.
+    """Scan ``body(x, layers, leader, inputs, leader_input) -> (x, outputs)`` over groups of layers with a leader each.
 
-    ``inputs`` and outputs are trees of arrays [L, ...], or None; a group has the rows of its layers. The last group may
-    be smaller. ``remat`` as in `run`, applied to whole groups. Returns the last x and all outputs.
+    A group has ``size`` layers, the last one perhaps fewer. ``inputs`` and outputs are trees of arrays [L, ...], or
+    None; a group has the rows of its layers. ``leader_inputs``: the same, one row a leader. ``remat`` as in `run`,
+    applied to whole groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
     """
-    if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List):
-        return _loop_groups(_each(layers), _each(leaders), size, x, body, inputs, remat)
+    if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List) or _short(layers, x):
+        return _loop_groups(_each(layers), _each(leaders), size, x, body, (inputs, leader_inputs), remat)
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
     def group(x: jax.Array, args: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-        group_params, one_leader_params, group_inputs = args
+        group_params, (one_leader_params, leader_input), group_inputs = args
         count = jax.tree.leaves(group_params)[0].shape[0]
         members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
-        return body(x, members, leader_member(one_leader_params), group_inputs)
+        return body(x, members, leader_member(one_leader_params), group_inputs, leader_input)
 
     if (policy := _policy(remat, x)) is not None:
         group = jax.checkpoint(group, policy=policy, prevent_cse=False)
     total = depth(layers)
     whole = total // size
     in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
-    first_leaders = jax.tree.map(lambda p: p[:whole], leader_params)
-    x, outputs = jax.lax.scan(group, x, (in_groups[0], first_leaders, in_groups[1]))
+    of_leaders = (leader_params, leader_inputs)
+    x, outputs = jax.lax.scan(group, x, (in_groups[0], jax.tree.map(lambda p: p[:whole], of_leaders), in_groups[1]))
     outputs = jax.tree.map(lambda y: y.reshape(whole * size, *y.shape[2:]), outputs)
     if total % size:
         rest, rest_inputs = jax.tree.map(lambda p: p[whole * size :], (params, inputs))
-        x, rest_outputs = group(x, (rest, jax.tree.map(lambda p: p[whole], leader_params), rest_inputs))
+        x, rest_outputs = group(x, (rest, jax.tree.map(lambda p: p[whole], of_leaders), rest_inputs))
         outputs = jax.tree.map(lambda *y: jnp.concatenate(y), outputs, rest_outputs)
     return x, outputs
 
@@ -196,25 +211,30 @@ def _each(layers: nnx.Module) -> list[Member]:
     if isinstance(layers, nnx.List):
         return [_members(module) for module in layers]
     params, member = _members(layers)
-    return [(jax.tree.map(lambda p, n=n: p[n], params), member) for n in range(depth(layers))]
+    leaves, form = jax.tree.flatten(params)
+    # A split's gradient is one concatenation; that of L slices would be a sum of L padded arrays.
+    split = [[row[0] for row in jax.lax.split(leaf, [1] * depth(layers))] for leaf in leaves]
+    return [(jax.tree.unflatten(form, row), member) for row in zip(*split, strict=True)]
 
 
 def _loop_groups(
-    layers: list[Member], leaders: list[Member], size: int, x: jax.Array, body: Callable, inputs: Any, remat: str
+    layers: list[Member], leaders: list[Member], size: int, x: jax.Array, body: Callable, inputs: tuple, remat: str
 ) -> tuple[jax.Array, Any]:
     """`run_groups` as a loop."""
     outputs = []
-    for start, (leader_params, leader) in zip(range(0, len(layers), size), leaders, strict=True):
+    for n, (leader_params, leader) in enumerate(leaders):
+        start = n * size
         params, members = zip(*layers[start : start + size], strict=True)
 
-        def group(x: jax.Array, args: tuple, members: Any = members, leader: Any = leader) -> tuple[jax.Array, Any]:
-            params, leader_params, own = args
+        def group(members: Any, leader: Any, x: jax.Array, args: tuple) -> tuple[jax.Array, Any]:
+            params, leader_params, own, leader_input = args
             made = [member(p) for member, p in zip(members, params, strict=True)]
-            return body(x, made, leader(leader_params), own)
+            return body(x, made, leader(leader_params), own, leader_input)
 
+        step: Callable[..., Any] = partial(group, members, leader)
         if (policy := _policy(remat, x)) is not None:
-            group = jax.checkpoint(group, policy=policy, static_argnums=(2, 3))
-        own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs)
-        x, output = group(x, (params, leader_params, own))
+            step = jax.checkpoint(step, policy=policy)
+        own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs[0])
+        x, output = step(x, (params, leader_params, own, jax.tree.map(lambda p, n=n: p[n], inputs[1])))
         outputs.append(output)
     return x, jax.tree.map(lambda *y: jnp.concatenate(y), *outputs)
