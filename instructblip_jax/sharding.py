@@ -161,11 +161,11 @@ def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """All-gather a parameter along "embed" before use; some layouts store it sharded there.
 
     Without this constraint the compiler moves activations instead, or multiplies shard by shard. A parameter in the
-    layout "zero" is whole already (`in_use`), and here its gradient is not yet in pieces.
+    layout "zero" is whole already (`in_use`), and its gradient is summed whole here: as pieces that go round, which the
+    compiler would make of it, it takes longer.
     """
-    if _in_force.get() == GATHERED_ONCE:
-        return parameter
-    return constrain(parameter, *(None if name == "embed" else name for name in axes))
+    once = _in_force.get() == GATHERED_ONCE
+    return constrain(parameter, *(None if once or name == "embed" else name for name in axes))
 
 
 def residual(x: jax.Array) -> jax.Array:
