@@ -108,7 +108,7 @@ def random_batch(shapes: dict[str, Any], words: int) -> dict[str, Any]:
         if name.endswith("mask"):
             return np.ones(x.shape, np.int32)
         if np.issubdtype(x.dtype, np.integer):
-            return rng.integers(4, words, x.shape, np.int32)
+            return rng.integers(4, min(words, np.iinfo(x.dtype).max), x.shape, x.dtype)
         return rng.standard_normal(x.shape, np.float32)
 
     return {name: one(name, x) for name, x in shapes.items()}

@@ -3,7 +3,7 @@ two.
 
 Whatever the step computes is counted, once: attention scores that a mask hides, logits at positions without a label. A
 frozen weight has no gradient, so nothing is counted for one. What a backward pass computes a second time, because it
-was not kept, is left out unless asked for.
+was not kept, is left out unless asked for; and always the product by which rotary positions swap channels.
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from instructblip_jax.models.layers.rope import SWAP
 from instructblip_jax.plan import tracing
 from instructblip_jax.systems.protocol import Shapes
 
@@ -45,7 +46,8 @@ def count(jaxpr: Any, *, recomputed: bool = False) -> float:
     end counts once. ``recomputed``: count what is rematerialised, too."""
     total = 0.0
     for equation in jaxpr.eqns:
-        if not recomputed and RECOMPUTED in str(equation.source_info.name_stack):
+        scope = str(equation.source_info.name_stack)
+        if SWAP in scope or (not recomputed and RECOMPUTED in scope):
             continue
         name = equation.primitive.name
         if name == "dot_general":

@@ -62,7 +62,7 @@ def test_a_plan_tells_people_and_programs_the_same(cli, tiny, tmp_path):
     assert f"**{plan['peak_bytes_per_chip'] / GIB:.3f}**" in done.out
     last = done.out.splitlines()[-1]
     assert last.startswith(
-        "It fits v5e:2x2: 0.02 of 15.75 GiB a chip at 40 + 24 tokens, its largest shape (compiled in"
+        "It fits v5e:2x2: 0.01 of 15.75 GiB a chip at 40 + 24 tokens, its largest shape (compiled in"
     )
     told = done.err.splitlines()  # the compiler's library has nothing to add
     assert [line for line in told if line] == ["compiling the train step for v5e:2x2 ...", "compiling generation ..."]

@@ -93,7 +93,7 @@ def extras(config, prompt, response, trained) -> float:
     """FLOPs of one example that the trace has on top: scores that a causal mask hides; logits at the prompt and on the
     padding of the last chunk of positions; and the last feed-forward of the Q-Former's text, which nobody reads."""
     text, queries = config.text, config.num_query_tokens
-    chunk, width = 32, text.width
+    chunk, width = 64, text.width
     if isinstance(text, T5Config):
         hidden = text.num_decoder_layers * response**2 * text.num_heads * text.d_kv
         positions = response

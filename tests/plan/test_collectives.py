@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import make_mesh
+from instructblip_jax.models.layers import stack
 from instructblip_jax.plan import collectives, compiled, roofline
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.collectives import Collective, first_group, part_of, when_of
@@ -124,8 +125,9 @@ def test_of_a_frozen_model_that_every_device_has_only_gradients_are_sent(tmp_pat
     assert "GRADIENTS OF FROZEN WEIGHTS" not in reasons
 
 
-def test_a_cut_model_stays_where_it_is(tmp_path):
+def test_a_cut_model_stays_where_it_is(tmp_path, monkeypatch):
     """Tensor parallelism sends activations; no layer's frozen weight is gathered, none has a gradient."""
+    monkeypatch.setattr(stack, "SHORT", 0)  # scans, as on an accelerator: what a layer sends is told by its runs
     _, found = step_of(tmp_path, Layout(trained="replicated", vit="replicated", llm="tensor"), (4, 1, 2))
     of_layers = [one for one in found if one.part == "llm" and one.times == 3]
     sums = [one for one in of_layers if one.why == "partial sums of matrices that are cut"]

@@ -118,6 +118,10 @@ def test_the_compiled_step_needs_no_room_for_gradients_or_copies_of_the_frozen_p
     assert memory.temp_size_in_bytes < of_frozen / 10
 
 
+def draws(jaxpr) -> bool:
+    return any(e.primitive.name == "random_bits" for e in equations(jaxpr))
+
+
 def nbytes(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
@@ -129,6 +133,9 @@ def test_dropout_is_in_the_qformer_and_nowhere_else(directory):
 
     assert not masks(0.0)
     bits = [e.outvars[0].aval.shape for e in masks(0.1) if e.primitive.name == "random_bits"]
-    # After the embeddings; of each attention's weights and of its output; of each feed-forward's output. Layer 0 has
-    # self- and cross-attention, layer 1 only self-attention; both have two feed-forwards.
-    assert len(bits) == 1 + (2 + 2 + 2) + (2 + 2)
+    # After the embeddings; of each attention's weights and of its output; of each feed-forward's output.
+    assert len(bits) == 1 + (2 + 2) + 2
+    # Layer 0 has self- and cross-attention, layer 1 only self-attention; both have two feed-forwards.
+    _, eqns = program(directory)
+    runs = [e.params["length"] for e in eqns if e.primitive.name == "scan" and draws(e.params["jaxpr"].jaxpr)]
+    assert sorted(runs) == [1, 1, 1, 2, 2, 2, 2]  # the first is that of the embeddings

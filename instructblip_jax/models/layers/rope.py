@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Angles = tuple[jax.Array, jax.Array]
+SWAP = "rotary_swap"
+"""Scope of a product that only moves channels: no work of the model (`plan.flops`)."""
 
 
 def angles(positions: jax.Array, head_size: int, base: float) -> Angles:
@@ -31,4 +33,5 @@ def _partner(x: jax.Array) -> jax.Array:
     matrix = np.zeros((2 * half, 2 * half), x.dtype)
     matrix[np.arange(half) + half, np.arange(half)] = -1
     matrix[np.arange(half), np.arange(half) + half] = 1
-    return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)
+    with jax.named_scope(SWAP):
+        return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)
