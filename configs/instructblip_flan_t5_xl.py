@@ -11,7 +11,7 @@ VARIANTS: dict[str, dict] = {
     "": {},
     "v5e_4x4": {"remat": "products:160"},
     "v6e_4x4": {"remat": "products"},
-    "v4_2x2x1": {"remat": "products:160"},
+    "v4_2x2x1": {},
     "v5p_2x2x1": {"remat": "products"},
     "gpu_8": {"remat": "products", "scan_layers": False},
 }

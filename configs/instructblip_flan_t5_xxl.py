@@ -13,7 +13,7 @@ VARIANTS: dict[str, dict] = {
     "": INT8,
     "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1, "remat": "products:128"},
     "v6e_4x4": INT8 | {"remat": "products"},
-    "v4_2x2x1": INT8 | {"remat": "products:160"},
+    "v4_2x2x1": INT8 | {"remat": "products:96"},
     "v5p_2x2x1": {"remat": "products"},
     "gpu_8": {"remat": "products", "scan_layers": False},
 }
