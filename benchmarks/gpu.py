@@ -48,7 +48,7 @@ ROUNDS = 3
 
 
 def setting(kind: str, scale: str, **changes: Any) -> Any:
-    """What `instructblip plan` plans for this model's variant gpu_8, for one of its GPUs."""
+    """The setting that `instructblip plan` compiles for this model's variant gpu_8, for one of its GPUs."""
     import dataclasses
 
     import random_model
@@ -190,7 +190,7 @@ def decode(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str,
     import jax
 
     from instructblip_jax import families
-    from instructblip_jax.decoding.options import Options
+    from instructblip_jax.decoding.text import options_for
     from instructblip_jax.model import Model
     from instructblip_jax.plan import compiled, report
     from instructblip_jax.systems.build import abstract
@@ -202,13 +202,7 @@ def decode(kind: str, scale: str, options: dict[str, Any]) -> Iterator[dict[str,
     family = families.FAMILIES["instructblip"]
     model = Model(one.model, graph, random_arrays(train), random_arrays(frozen), mesh, Path(), family)
     words = min(one.model.text.vocab_size, one.model.qformer.vocab_size) - 1
-    options_ = Options.of(
-        ends=one.model.end_ids,
-        pad=one.model.pad_id,
-        vocabulary=one.model.vocab_size,
-        max_new_tokens=new,
-        min_new_tokens=new,
-    )
+    options_ = options_for(model, max_new_tokens=new, min_new_tokens=new)
     found = []
     for rows in SCALES[scale]["decoded"]:
         shapes = compiled.batch_of(dataclasses.replace(one, rows=rows), mesh, training=False)

@@ -13,12 +13,10 @@ apart, as is the peak of each process (KerasHub's holds TensorFlow).
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from functools import cache, partial
 from pathlib import Path
@@ -31,7 +29,7 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": ""}
 import checkpoints  # noqa: E402
 import numpy as np  # noqa: E402
 import random_model  # noqa: E402
-from workers import Worker, serve  # noqa: E402
+from workers import Worker, serve, timed  # noqa: E402
 
 from instructblip_jax.train.optimizer import OptimConfig  # noqa: E402
 
@@ -138,16 +136,7 @@ def work(directory: Path) -> None:
         return lambda: ib.generate_ids(model, batch, num_beams=1, do_sample=False, **length)
 
     def run(name: str, calls: int) -> dict[str, float]:
-        begun = time.perf_counter()
-        for _ in range(calls):
-            start(name)()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "seconds": (time.perf_counter() - begun) / max(1, calls),
-            "cpu_seconds": used.ru_utime + used.ru_stime,
-            "peak_bytes": used.ru_maxrss * 1024,
-            **counts,
-        }
+        return timed(lambda: start(name)(), calls) | counts
 
     serve(run)
 

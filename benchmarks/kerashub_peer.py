@@ -6,8 +6,6 @@ It runs in an environment of its own, which has KerasHub and not this project. I
 import argparse
 import json
 import os
-import resource
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_L
 import keras
 import keras_hub
 import numpy as np
-from workers import serve
+from workers import serve, timed
 
 
 def language_model(raw: dict) -> tuple[keras.Model, bool]:
@@ -143,16 +141,9 @@ def main() -> None:
         return lambda: model.generate(prompts, stop_token_ids=None)
 
     def run(name: str, calls: int) -> dict[str, float]:
-        begun = time.perf_counter()
-        for _ in range(calls):
-            start(name)()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "seconds": (time.perf_counter() - begun) / max(1, calls),
-            "cpu_seconds": used.ru_utime + used.ru_stime,
+        return timed(lambda: start(name)(), calls) | {
             "trained": sum(int(np.prod(v.shape)) for v in model.trainable_weights),
             "frozen": sum(int(np.prod(v.shape)) for v in model.weights if not v.trainable),
-            "peak_bytes": used.ru_maxrss * 1024,
         }
 
     serve(run)

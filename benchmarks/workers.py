@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,3 +53,16 @@ def fewest_seconds(set_threads: Callable[[int], None], seconds: Callable[[], flo
     best = min((1, os.cpu_count() or 1), key=timed)
     set_threads(best)
     return best
+
+
+def timed(one: Callable[[], Any], calls: int) -> dict[str, float]:
+    """Run ``one`` some times: wall seconds a call, and this process's CPU seconds and peak bytes so far."""
+    begun = time.perf_counter()
+    for _ in range(calls):
+        one()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": (time.perf_counter() - begun) / max(1, calls),
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_bytes": used.ru_maxrss * 1024,
+    }

@@ -1,6 +1,6 @@
 """Pictures as bytes: a batch may hold them as uint8, a quarter of float32, and how they become numbers beside them.
 
-What a loader makes is copied to the devices in this form and normalised there; prepared batches of users are float32.
+A loader's pictures are copied to the devices in this form and normalised there; prepared batches of users are float32.
 NumPy and JAX run the same expression, so both give the same numbers.
 """
 

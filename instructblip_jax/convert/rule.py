@@ -1,10 +1,11 @@
 """A rule of a conversion table, and the transforms that it may use."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+
+from instructblip_jax.models.layers.stack import place_of
 
 Shape = tuple[int, ...]
 
@@ -99,12 +100,11 @@ def for_layers(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rul
     """The rules, and one for each layer of ``paths`` that has arrays of its own ("llm/layers/3/attn/q/kernel")."""
     found = dict(rules)
     for path in paths:
-        layered = re.fullmatch(r"(.*)/(\d+)/(.*)", path)
-        if path in found or layered is None:
+        stacked, number = place_of(path)
+        if path in found or number is None:
             continue
-        before, number, after = layered.groups()
-        rule = rules[f"{before}/{after}"]
-        layer = int(number) * rule.every
+        rule = rules[stacked]
+        layer = number * rule.every
         others = tuple(name.format(layer=layer) for name in rule.others)
         found[path] = Rule(path, rule.theirs.format(layer=layer), rule.transform, others)
     return found

@@ -3,7 +3,6 @@
 `nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` puts one together.
 """
 
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers.int8 import Int8
-from instructblip_jax.models.layers.stack import check_remat, unstack
+from instructblip_jax.models.layers.stack import check_remat, place_of, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
 from instructblip_jax.systems.trainable import prefixes, split, touches, trains
@@ -45,11 +44,11 @@ def in_stacks(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]
     """(path, array) of all parameters, with the layers that have arrays of their own stacked, one path at a time."""
     layers: dict[str, list[jax.Array]] = {}
     for path, x in arrays.items():
-        stack, numbered = re.subn(r"/\d+/", "/", path)
-        if numbered:
-            layers.setdefault(stack, []).append(x)
-        else:
+        stacked, layer = place_of(path)
+        if layer is None:
             yield path, x
+        else:
+            layers.setdefault(stacked, []).append(x)
     for path, each in layers.items():
         yield path, jnp.stack(each)
 

@@ -94,7 +94,7 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(layers, x, remat):
 
 
 def test_what_is_kept_by_name_is_what_the_name_says(layers, x):
-    """Of each of 3 layers and 2 x 4 positions: q, k and v of 2 heads of 5, gate and up of 18; o of 12."""
+    """For each of 3 layers and 2 x 4 positions: q, k and v of 2 heads of 5, gate and up of 18; o of 12."""
     inner = kept(layers, x, "inner") - kept(layers, x, "layer")
     assert inner == 3 * 2 * 4 * (3 * 10 + 2 * 18)
     assert kept(layers, x, "products") - kept(layers, x, "inner") == 3 * 2 * 4 * 12

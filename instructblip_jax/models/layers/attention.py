@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.layers import rope
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import dropout, linear
-from instructblip_jax.sharding import constrain
+from instructblip_jax.sharding import constrain, platform
 
 Part = tuple[jax.Array, jax.Array, jax.Array | None]
 """Keys, values and bias, as `attend` takes them."""
@@ -94,8 +94,7 @@ def has_cudnn() -> bool:
 
 def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
     """True where the mesh in force is of GPUs, and cuDNN knows these shapes and types."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or device.platform != "gpu" or len(parts) > 1 or query.ndim > 4 or not has_cudnn():
+    if platform() != "gpu" or len(parts) > 1 or query.ndim > 4 or not has_cudnn():
         return False
     keys, values, bias = parts[0]
     size = query.shape[-1]

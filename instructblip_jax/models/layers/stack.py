@@ -1,6 +1,7 @@
 """Stacks of identical layers: built as one module with a leading layer axis, run by one scan, compiled once; or taken
 apart into a list of layers, run one after the other, where each layer's arrays are read in place."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -86,6 +87,15 @@ def unstack(module: nnx.Module, keep: Callable[[str], bool], path: str = "") -> 
             unstack(child, keep, f"{here}/")
         elif not keep(here):
             setattr(module, name, nnx.List(_layers(child)))
+
+
+def place_of(path: str) -> tuple[str, int | None]:
+    """A parameter's path -> its path in a stack, and the number of its layer if it was taken apart, else None:
+    "llm/layers/3/ffn/up/kernel" -> ("llm/layers/ffn/up/kernel", 3)."""
+    if (apart := re.fullmatch(r"(.*)/(\d+)/(.*)", path)) is None:
+        return path, None
+    before, number, after = apart.groups()
+    return f"{before}/{after}", int(number)
 
 
 def _layers(stack: nnx.Module) -> list[nnx.Module]:
