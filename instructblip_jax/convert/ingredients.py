@@ -28,7 +28,11 @@ class Combination(NamedTuple):
 
 
 SYSTEMS: dict[str, tuple[Combination, ...]] = {
-    "instructblip": (Combination(("blip2", "bert"), ("language",)), Combination(("vision", "bert", "language"))),
+    "instructblip": (
+        Combination(("blip2", "bert"), ("language",)),
+        Combination(("vision", "bert", "language")),
+        Combination(("model", "language")),
+    ),
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
