@@ -30,6 +30,9 @@ class BaseProcessor(ABC):
     augments: ClassVar[bool] = False
     """True if `media` draws anything in training; its media then cannot be cached as features."""
 
+    converses: ClassVar[bool] = False
+    """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
+
     config: Any
     """The system's configuration (`systems.protocol.SystemConfig`)."""
     tokenizer: TextTokenizer
@@ -59,8 +62,20 @@ class BaseProcessor(ABC):
     # Texts
 
     @abstractmethod
-    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
-        """The token rows of one sample, unpadded. Texts are never cut for the language model."""
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded. Texts are never cut for the language model.
+
+        ``pictures``: how many pictures the row shows, for systems whose text holds their places.
+        """
+
+    def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
+        """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
+
+        ``turns``: (question, answer) pairs, one at least. Raises ValueError for turns that this system cannot hold.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 
     @abstractmethod
     def response(self, text: str) -> np.ndarray:

@@ -51,8 +51,13 @@ class ImageTextProcessor(BaseProcessor):
         image, stops = image.at(config.vision.image_size), frozenset({end, *config.more_end_ids})
         return cls(config, image, tokenizer, end_id=end, stop_ids=stops)
 
-    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
-        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels."""
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels.
+
+        ``pictures`` stand before the text, whatever their number.
+        """
         row = {"input_ids": self.tokenizer.encode(instruction)}
         if response is not None:
             row["labels"] = self.response(response)
