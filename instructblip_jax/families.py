@@ -42,8 +42,8 @@ class Family:
         changed something.
       processor: (directory, configuration) -> the processor.
       unread: configuration -> names of tensors that the system does not read, and an export keeps.
-      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no way to
-        assemble one (`convert.ingredients`).
+      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
+        way to assemble one (`convert.ingredients`).
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]

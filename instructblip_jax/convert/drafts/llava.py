@@ -39,8 +39,8 @@ _BUFFER = re.compile(r".*\.rotary_emb\.inv_freq|.*\.position_ids")
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str = PROJECTORS[0]) -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    "language": a plain LLaMA directory, or one of the authors', whose projector is taken too. ``projector``: the kind of
-    a new one, of `convert.ingredients.PROJECTORS`.
+    "language": a plain LLaMA directory, or one of the authors', whose projector is taken too. ``projector``: the kind
+    of a new one, of `convert.ingredients.PROJECTORS`.
     """
     vision, language = parts["vision"], parts["language"]
     section, tensors = _tower(vision)
