@@ -31,7 +31,11 @@ class Combination(NamedTuple):
 
 
 SYSTEMS: dict[str, tuple[Combination, ...]] = {
-    "instructblip": (Combination(("blip2", "bert"), ("language",)), Combination(("vision", "bert", "language"))),
+    "instructblip": (
+        Combination(("blip2", "bert"), ("language",)),
+        Combination(("vision", "bert", "language")),
+        Combination(("model", "language")),
+    ),
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
     "llava": (Combination(("vision", "language")),),
 }
