@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
@@ -15,7 +13,7 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.rule import Rule
-from instructblip_jax.convert.write import MAX_SHARD_BYTES, Written
+from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
@@ -111,7 +109,7 @@ def export(
     out: str | Path,
     source: Path,
     config: SystemConfig,
-    trained: Mapping[str, np.ndarray],
+    trained: Mapping[str, Tensor],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Written]:
