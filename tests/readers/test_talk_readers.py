@@ -88,7 +88,7 @@ def test_conversations_that_cannot_be_trained_on(tmp_path, name):
     leading = [{"from": "gpt", "value": "Ask me."}, *said("<image>\nWhat?", "A box.")]
     bad = {
         "turns out of order": [said("<image>a", "b", "c"), [*said("<image>a", "b"), *leading[:1]], leading[:1] * 2],
-        "pictures and markers differ in number": [
+        "pictures and <image> differ in number": [
             said("What?", "A box."),
             said("<image><image>\nWhat?", "A box."),
             said("What?", "A box.", "<image>And that?", "A drum."),
@@ -108,7 +108,7 @@ def test_conversations_that_cannot_be_trained_on(tmp_path, name):
     assert draft.record.turns == (("What?", "A box."),)
     assert draft.notes == ("answer before any question left out",)
     reasons = [reason for reason, group in bad.items() for _ in group]
-    assert [reason for _, reason in skips(found)] == [*reasons, "pictures and markers differ in number", "wrong type"]
+    assert [reason for _, reason in skips(found)] == [*reasons, "pictures and <image> differ in number", "wrong type"]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

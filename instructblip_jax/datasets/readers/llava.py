@@ -16,7 +16,7 @@ from pathlib import Path
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
-from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, clean, full_text, ident, need, typed
+from instructblip_jax.datasets.readers.fields import MISMATCH, BadRow, SourceRow, clean, full_text, ident, need, typed
 from instructblip_jax.datasets.readers.json_files import elements
 from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, coco_number, coco_picture, coco_store, store
@@ -71,12 +71,12 @@ def pairs(row: SourceRow) -> tuple[tuple[str, str], ...]:
     return _pairs(_messages(row)[0])
 
 
-def check_markers(questions: Sequence[str], pictures: int) -> None:
+def _check_markers(questions: Sequence[str], pictures: int) -> None:
     """Raise BadRow unless the first question holds a marker for each picture, and no other question holds one."""
     counts = [question.count(MARKER) for question in questions]
     if counts[0] != pictures or sum(counts) != pictures:
         shown = ", ".join(map(str, counts[:20]))
-        raise BadRow("pictures and markers differ in number", f"{pictures} pictures, {MARKER} by question: {shown}")
+        raise BadRow(MISMATCH, f"{pictures} pictures, {MARKER} by question: {shown}")
 
 
 def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) -> Iterator[Draft | Skip]:
@@ -88,7 +88,7 @@ def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) ->
         image = None if marked and row.get("image") is None else full_text(row, "image")
         messages, notes = _messages(row)
         if marked:
-            check_markers(messages[::2], int(image is not None))
+            _check_markers(messages[::2], int(image is not None))
         turns = _pairs(messages)
         media = () if image is None else (Media(find_picture(image)),)
         again = seen.get(question_id, 0)  # ids are picture ids, and a picture may have several conversations
