@@ -22,6 +22,7 @@ class ImageTextProcessor(BaseProcessor):
 
     VIDEO: tuple[str, ...] = ()
     """Model types whose image settings are those of a video processor."""
+    IMAGE: type[ImageProcessor] = ImageProcessor
 
     def __init__(
         self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
@@ -40,7 +41,7 @@ class ImageTextProcessor(BaseProcessor):
         tokenizer = TextTokenizer(directory)
         tokenizer.check_fits(config.vocab_size, f"{path}: text_config.vocab_size")
         video = read_json(path).get("model_type") in cls.VIDEO
-        image = ImageProcessor.from_pretrained(directory, video=video)
+        image = cls.IMAGE.from_pretrained(directory, video=video)
         side = config.stored_image_size or config.vision.image_size
         if (image.height, image.width) != (side, side):
             raise ValueError(
