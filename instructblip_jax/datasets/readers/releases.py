@@ -15,6 +15,7 @@ from instructblip_jax.datasets.readers import (
     nocaps,
     ocrvqa,
     scienceqa,
+    scienceqa_reasons,
     textcaps,
     textvqa,
     video_qa,
@@ -51,5 +52,6 @@ RELEASES: dict[str, Release] = {
     "msvd_qa": video_qa.MSVD,
     "msrvtt_qa": video_qa.MSRVTT,
     "ivqa": ivqa.RELEASE,
+    **scienceqa_reasons.RELEASES,
 }
-"""InstructBLIP was trained on the first thirteen and evaluated on the others."""
+"""InstructBLIP was trained on the first thirteen and evaluated on the next thirteen."""
