@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
@@ -18,7 +16,7 @@ from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import MAX_SHARD_BYTES, Written
+from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
@@ -42,8 +40,8 @@ class Family:
         changed something.
       processor: (directory, configuration) -> the processor.
       unread: configuration -> names of tensors that the system does not read, and an export keeps.
-      draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
-        assemble one (`convert.ingredients`).
+      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
+        way to assemble one (`convert.ingredients`).
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -52,7 +50,7 @@ class Family:
     ignored: Callable[[Any], re.Pattern[str]]
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
-    draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
+    draft: Callable[..., Draft] | None = None
     unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
@@ -138,7 +136,7 @@ def export(
     out: str | Path,
     source: Path,
     config: SystemConfig,
-    trained: Mapping[str, np.ndarray],
+    trained: Mapping[str, Tensor],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Written]:
@@ -163,6 +161,7 @@ def assemble(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     link: bool = True,
+    **choices: str,
 ) -> list[Written]:
     """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
 
@@ -172,6 +171,7 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      choices: the system's own: ``projector`` of llava ("mlp", "linear").
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
@@ -183,7 +183,7 @@ def assemble(
     assert make is not None
     return engine.assemble(
         Path(out),
-        lambda: make(model_type, parts, seed),
+        lambda: make(model_type, parts, seed, **choices),
         list(parts.values()),
         family.read_config,
         family.rules,
