@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
@@ -18,7 +16,7 @@ from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import MAX_SHARD_BYTES, Written
+from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
@@ -138,7 +136,7 @@ def export(
     out: str | Path,
     source: Path,
     config: SystemConfig,
-    trained: Mapping[str, np.ndarray],
+    trained: Mapping[str, Tensor],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Written]:

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "objectives": set(),
     "systems": {"models", "objectives", "pixels", "sharding"},
     "processors": {"files", "pixels"},
-    "convert": {"systems", "models", "mesh", "files", "processors.image", "processors.tokenizer"},
+    "convert": {"systems", "models", "mesh", "distributed", "files", "processors.image", "processors.tokenizer"},
     "families": {"convert", "systems", "processors", "files"},
     "decoding": {"systems.protocol", "objectives.lm", "processors.base"},
     "train": {"systems.protocol", "objectives.term", "sharding", "files"},
