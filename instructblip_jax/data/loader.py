@@ -348,13 +348,15 @@ def sample_lengths(
     *,
     seed: int,
     count: int = 4096,
+    largest: Shape | None = None,
 ) -> np.ndarray:
-    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length."""
+    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length; only
+    conversations lose turns for ``largest`` (`text_of`)."""
     rng = np.random.default_rng(seed)
     names = list(probabilities)
     lengths = []
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         record = source[int(rng.integers(len(source)))]
-        lengths.append(processor.lengths(text_of(record, rng, templates, processor)))
+        lengths.append(processor.lengths(text_of(record, rng, templates, processor, largest)))
     return np.array(lengths)
