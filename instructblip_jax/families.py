@@ -10,14 +10,19 @@ from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
+from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
-from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
+from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.systems.trainable import path_filter, prefixes
 
@@ -34,8 +39,9 @@ class Family:
       describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
         changed something.
       processor: (directory, configuration) -> the processor.
-      draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
-        assemble one (`convert.ingredients`).
+      unread: configuration -> names of tensors that the system does not read, and an export keeps.
+      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
+        way to assemble one (`convert.ingredients`).
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -44,7 +50,17 @@ class Family:
     ignored: Callable[[Any], re.Pattern[str]]
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
-    draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
+    draft: Callable[..., Draft] | None = None
+    unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
+
+    def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
+        """The rules, with the names that the files of a model directory use."""
+        names = open_shards(directory).shapes
+        return {path: rule.spelled(names) for path, rule in self.rules(config).items()}
+
+    def without_rule(self, config: Any) -> re.Pattern[str]:
+        """Names of the tensors that need no rule: those that are `ignored`, and those that are `unread`."""
+        return re.compile(f"{self.ignored(config).pattern}|{self.unread(config).pattern}")
 
 
 INSTRUCTBLIP = Family(
@@ -56,10 +72,21 @@ INSTRUCTBLIP = Family(
     InstructBlipProcessor.from_directory,
     instructblip_draft.draft,
 )
+LLAVA = Family(
+    LlavaConfig.trainable_sets,
+    hf_llava.read_config,
+    hf_llava.rules,
+    hf_llava.ignored,
+    hf_llava.describe,
+    LlavaProcessor.from_directory,
+    llava_draft.draft,
+    hf_llava.unread,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
+    "llava": LLAVA,
 }
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
@@ -119,7 +146,7 @@ def export(
         out,
         source,
         trained,
-        family.rules(config),
+        family.rules_for(source, config),
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         describe=lambda directory: family.describe(directory, config),
@@ -134,6 +161,7 @@ def assemble(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     link: bool = True,
+    **choices: str,
 ) -> list[Written]:
     """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
 
@@ -143,6 +171,7 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      choices: the system's own: ``projector`` of llava ("mlp", "linear").
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
@@ -154,11 +183,12 @@ def assemble(
     assert make is not None
     return engine.assemble(
         Path(out),
-        lambda: make(model_type, parts, seed),
+        lambda: make(model_type, parts, seed, **choices),
         list(parts.values()),
         family.read_config,
         family.rules,
         family.ignored,
+        family.unread,
         max_shard_bytes=max_shard_bytes,
         link=link,
     )

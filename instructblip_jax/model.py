@@ -113,7 +113,7 @@ class Model:
             int8=int8,
             scan_layers=scan_layers,
         )
-        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.ignored(config))
+        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.without_rule(config))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory, family)
 
@@ -122,7 +122,7 @@ class Model:
 
         In a job of several processes all of them call it, and each one that sees ``out`` writes its share of the files.
         """
-        trained = save.lazy(self.family.rules(self.config), self.train)
+        trained = save.lazy(self.family.rules_for(self.directory, self.config), self.train)
         families.export(out, self.directory, self.config, trained, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:

@@ -15,6 +15,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "pixels": set(),
     "hub": {"files"},
+    "embedded": set(),
     "sharding": set(),
     "mesh": {"sharding"},
     "distributed": set(),

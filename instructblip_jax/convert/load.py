@@ -44,10 +44,7 @@ def check(
     for path, leaf in abstract.items():
         if path.endswith(SCALE):  # made with its int8 kernel
             continue
-        rule = rules[path]
-        present = [name for name in (rule.theirs, *rule.others) if name in shards.shapes]
-        if not rule.stacked and present:
-            rule = Rule(rule.ours, present[0], rule.transform)
+        rule = rules[path].spelled(shards.shapes)
         resolved[path] = rule
         if rule.stacked and leaf.shape[0] > len(shards.shapes):
             raise ValueError(

@@ -100,6 +100,10 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "msvd_qa": QUESTION,
     "msrvtt_qa": QUESTION,
     "ivqa": QUESTION,
+    "llava_instruct_150k": ("{history}{question}",),
+    "llava_cc3m_595k": ("{question}",),
+    "llava_lcs_558k": ("{question}",),
+    "llava_v1_5_mix665k": ("{history}{question}",),
     **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
 }
 """Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their

@@ -73,7 +73,7 @@ SUITE: dict[str, EvalSpec] = {
     "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
     "ivqa": EvalSpec("test", "ivqa", **_SHORT),
 }
-"""Set -> how it is evaluated. Web CapFilt and the three LLaVA sets serve for training only."""
+"""Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
 
 
 def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:

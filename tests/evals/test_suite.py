@@ -13,7 +13,8 @@ from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import SetResult, markdown
 from instructblip_jax.recipes import instructblip
 
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
+LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5_mix665k"}
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),
