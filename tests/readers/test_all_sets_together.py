@@ -110,7 +110,7 @@ def shown(record):
         return 4  # frames
     if record.dataset == "iconqa" and record.split.startswith("choose_img"):
         return 1 + len(record.candidates)
-    if record.dataset in ("scienceqa", "llava_v1_5_mix665k"):
+    if record.dataset.startswith("scienceqa") or record.dataset == "llava_v1_5_mix665k":
         return int(record.image_id is not None)  # some questions need none
     return 1
 
