@@ -17,7 +17,7 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.stack import check_remat, place_of, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
-from instructblip_jax.systems.trainable import prefixes, split, touches, trains
+from instructblip_jax.systems.trainable import check_int8, prefixes, split, touches, trains
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -69,11 +69,13 @@ def abstract(
     Trained parameters are float32 (masters); frozen ones are stored in the compute type ``dtype``, or as their "stored"
     metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
     first. ``scan_layers``: False takes stacks apart in which nothing trains (`stack.unstack`): the arrays of layer 3
-    are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``.
+    are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``, and for int8 where the
+    set trains its matrices.
     """
     check_remat(remat)
     if int8 not in typing.get_args(Int8):
         raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
+    check_int8(int8, trainable, config.trainable_sets, config.parts)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 
