@@ -87,7 +87,8 @@ def _plain(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_
     """The pictures and a caption with its line end, both in the loss; the question is left out."""
     if len(turns) > 1:
         raise ValueError(
-            f"{len(turns)} turns, but the conversation 'plain' holds a caption alone; config.system.conversation='v1' holds turns"
+            f"{len(turns)} turns, but the conversation 'plain' holds a caption alone; "
+            "config.system.conversation='v1' holds turns"
         )
     caption = turns[0][1]
     said = [] if caption is None else [(f"{caption}\n", True)]
