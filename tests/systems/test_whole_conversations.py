@@ -1,5 +1,6 @@
 """LLaVA's rows out of the loader: all turns of a conversation, with and without a picture, and what does not fit."""
 
+import copy
 import dataclasses
 import io
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructblip_jax.data.loader import training_batches
+from instructblip_jax.data.loader import text_of, training_batches
 from instructblip_jax.data.record import Medium, Record
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors import conversation
@@ -85,3 +86,10 @@ def test_so_are_they_in_validation(llava, talk):
     assert (held.taken, held.left_out) == (4, 1)
     found = [row for batch in held for row in rows(batch)]
     assert sorted(found) == sorted(wanted(llava, talk[name], count) for name, count in TAKEN.items())
+
+
+def test_a_record_that_the_template_cannot_hold_is_named(llava, talk):
+    plain = copy.copy(llava)
+    plain.config = dataclasses.replace(llava.config, conversation="plain")
+    with pytest.raises(ValueError, match=r"^talk/train/two: 2 turns, .*\.conversation='v1' holds turns$"):
+        text_of(talk["two"], np.random.default_rng(0), TEMPLATES, plain)
