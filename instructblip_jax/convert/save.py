@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.rule import Rule, for_paths
 from instructblip_jax.mesh import fetch
 
 
@@ -14,6 +14,7 @@ def tensors(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> Itera
 
     Raises ValueError where ``arrays`` holds some slices of a fused tensor but not all of them.
     """
+    rules = for_paths(rules, arrays)
     parts: dict[str, dict[int, np.ndarray]] = {}
     for path, sharded in arrays.items():
         rule, array = rules[path], fetch(sharded)

@@ -1,11 +1,15 @@
 """Named trainable sets: a system split by path prefixes into what trains and what is frozen."""
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from flax import nnx
 
 Prefixes = tuple[str, ...]
+"""Leading pieces of paths, such as "vit/post_norm"; "*" stands for any pieces, and "" is above all."""
+ADAPTERS = "llm/*/lora"
+"""The prefix of a language model's adapters, which are there only if a trainable set has it (`layers.lora`)."""
 
 
 def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
@@ -17,13 +21,16 @@ def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
 
 
 def trains(path: str, trained: Prefixes) -> bool:
-    """True if the parameter at ``path`` is under one of the prefixes; the prefix "" is above all."""
-    return any(not prefix or path == prefix or path.startswith(f"{prefix}/") for prefix in trained)
+    """True if the parameter at ``path`` is under one of the prefixes."""
+    return any(not prefix or fnmatchcase(path, prefix) or fnmatchcase(path, f"{prefix}/*") for prefix in trained)
 
 
 def touches(path: str, trained: Prefixes) -> bool:
-    """True if anything at ``path`` or below it trains."""
-    return trains(path, trained) or any(prefix.startswith(f"{path}/") for prefix in trained)
+    """True if anything at ``path`` or below it trains, or may: "*" is any path."""
+    heads = (prefix.partition("*") for prefix in trained)
+    return trains(path, trained) or any(
+        head.startswith(f"{path}/") or (star and path.startswith(head)) for head, star, _ in heads
+    )
 
 
 def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:
