@@ -37,8 +37,8 @@ def check(
       shards: the files.
       ignored: names of tensors that need no rule.
 
-    Returns the rules with the names that these files use, and those of parameters that no file has. Raises one ValueError that lists every missing, unexpected,
-    mis-shaped and mis-typed tensor.
+    Returns the rules with the names that these files use, and those of parameters that no file has. Raises one
+    ValueError that lists every missing, unexpected, mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
     rules = for_paths(rules, (path for path in abstract if not path.endswith(SCALE)))
@@ -95,7 +95,7 @@ def _draw(rule: Rule, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     """A parameter that no file has, drawn by its path alone: the same on every mesh and host, in every run."""
     assert rule.new is not None
     key = jax.random.fold_in(jax.random.key(0), zlib.crc32(rule.ours.encode()))
-    return jax.jit(partial(rule.new, shape=leaf.shape), out_shardings=leaf.sharding)(key)
+    return jax.jit(rule.new, static_argnums=1, out_shardings=leaf.sharding)(key, leaf.shape)
 
 
 def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:

@@ -49,7 +49,7 @@ class InstructBlipConfig(PrefixConfig):
     instruct_qformer: bool = True
     image_token_id: int = -1
     stored_image_size: int = 0
-    lora: Lora = Lora()
+    lora: Lora = dataclasses.field(default_factory=Lora)
 
     # "original": the norm after the tower too, as the original code trains it (its freezing loop covers the tower
     # only). "vision": the whole tower too, as BLIP-2 is fine-tuned (arXiv 2301.12597, section 4.2).
