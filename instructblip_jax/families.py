@@ -12,14 +12,19 @@ from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
+from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
-from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
+from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
+from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.systems.trainable import path_filter, prefixes
 
@@ -36,6 +41,7 @@ class Family:
       describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
         changed something.
       processor: (directory, configuration) -> the processor.
+      unread: configuration -> names of tensors that the system does not read, and an export keeps.
       draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
         assemble one (`convert.ingredients`).
     """
@@ -47,6 +53,16 @@ class Family:
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
     draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
+    unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
+
+    def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
+        """The rules, with the names that the files of a model directory use."""
+        names = open_shards(directory).shapes
+        return {path: rule.spelled(names) for path, rule in self.rules(config).items()}
+
+    def without_rule(self, config: Any) -> re.Pattern[str]:
+        """Names of the tensors that need no rule: those that are `ignored`, and those that are `unread`."""
+        return re.compile(f"{self.ignored(config).pattern}|{self.unread(config).pattern}")
 
 
 INSTRUCTBLIP = Family(
@@ -58,10 +74,21 @@ INSTRUCTBLIP = Family(
     InstructBlipProcessor.from_directory,
     instructblip_draft.draft,
 )
+LLAVA = Family(
+    LlavaConfig.trainable_sets,
+    hf_llava.read_config,
+    hf_llava.rules,
+    hf_llava.ignored,
+    hf_llava.describe,
+    LlavaProcessor.from_directory,
+    llava_draft.draft,
+    hf_llava.unread,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
+    "llava": LLAVA,
 }
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
@@ -121,7 +148,7 @@ def export(
         out,
         source,
         trained,
-        family.rules(config),
+        family.rules_for(source, config),
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         describe=lambda directory: family.describe(directory, config),
@@ -161,6 +188,7 @@ def assemble(
         family.read_config,
         family.rules,
         family.ignored,
+        family.unread,
         max_shard_bytes=max_shard_bytes,
         link=link,
     )

@@ -113,7 +113,7 @@ class Model:
             int8=int8,
             scan_layers=scan_layers,
         )
-        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.ignored(config))
+        arrays = load(family.rules(config), train | frozen, open_shards(directory), family.without_rule(config))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory, family)
 
@@ -122,7 +122,7 @@ class Model:
 
         In a job of several processes all of them call it, and the first one writes.
         """
-        trained = dict(save.tensors(self.family.rules(self.config), self.train))
+        trained = dict(save.tensors(self.family.rules_for(self.directory, self.config), self.train))
         if distributed.is_writer():
             families.export(out, self.directory, self.config, trained, max_shard_bytes=max_shard_bytes)
         distributed.barrier("save_pretrained")

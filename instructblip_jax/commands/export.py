@@ -59,5 +59,5 @@ def _trained(directory: Path, config: SystemConfig, path: str) -> tuple[SystemCo
     _, shapes, _ = abstract(config, mesh=make_mesh(), dtype="float32", trainable=saved.trainable)
     train = cast(Arrays, dict(shapes))  # restoring asks only for shapes and places
     step = workdir.restore_into(train, None, fingerprint(directory))
-    rules = families.family_of(directory).rules(config)
+    rules = families.family_of(directory).rules_for(directory, config)
     return config, dict(save.tensors(rules, train)), step

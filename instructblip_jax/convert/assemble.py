@@ -1,6 +1,7 @@
 """Parts of other models -> a model directory of any system. Tensors are copied as stored, or drawn by a seed."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from re import Pattern
@@ -49,6 +50,7 @@ def assemble(
     read_config: Callable[[Path], SystemConfig],
     rules: Callable[[Any], Rules],
     ignored: Callable[[Any], Pattern[str]],
+    unread: Callable[[Any], Pattern[str]],
     *,
     max_shard_bytes: int,
     link: bool,
@@ -76,7 +78,8 @@ def assemble(
         names = kept(table, extra, tensors)
         shapes = {name: tensors[name].shape for name in names}
         types = {name: CODES[tensors[name].dtype] for name in names}
-        check_fits(config, table, Shards(draft.source, {}, shapes, types), extra)
+        needless = re.compile(f"{extra.pattern}|{unread(config).pattern}")
+        check_fits(config, table, Shards(draft.source, {}, shapes, types), needless)
         return write_shards(directory, ((name, tensors[name]) for name in names), max_shard_bytes, link=link)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken.",
-    "language": "Plain T5 or LLaMA (Vicuna) model.",
+    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP model.",
+    "language": "Plain T5 or LLaMA (Vicuna) model; for llava LLaMA, or one of the LLaVA authors' own repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -30,6 +30,7 @@ class Combination(NamedTuple):
 SYSTEMS: dict[str, tuple[Combination, ...]] = {
     "instructblip": (Combination(("blip2", "bert"), ("language",)), Combination(("vision", "bert", "language"))),
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
+    "llava": (Combination(("vision", "language")),),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 

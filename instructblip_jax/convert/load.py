@@ -45,14 +45,10 @@ def check(
     for path, leaf in abstract.items():
         if path.endswith(SCALE):  # made with its int8 kernel
             continue
-        rule = rules[path]
-        if rule.new is not None:
-            resolved[path] = rule
-            continue
-        present = [name for name in (rule.theirs, *rule.others) if name in shards.shapes]
-        if not rule.stacked and present:
-            rule = Rule(rule.ours, present[0], rule.transform)
+        rule = rules[path].spelled(shards.shapes)
         resolved[path] = rule
+        if rule.new is not None:
+            continue
         if rule.stacked and leaf.shape[0] > len(shards.shapes):
             raise ValueError(
                 f"{shards.directory}: config.json asks for {leaf.shape[0]} tensors {rule.theirs}, and the files "

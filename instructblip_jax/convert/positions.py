@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from instructblip_jax.convert.rule import LEADING, Transform
+from instructblip_jax.convert.rule import IDENTITY, LEADING, Transform
 
 _A = -0.75
 
@@ -42,15 +42,19 @@ def resize(positions: np.ndarray, grid: int) -> np.ndarray:
     return np.concatenate([positions[:1], cells.reshape(grid**2, -1)])
 
 
-def resized(stored: int, grid: int) -> Transform:
+def resized(stored: int, grid: int, *, leading: bool = True) -> Transform:
     """Theirs is stored for ``stored`` patches along a side, [1, stored * stored + 1, D]; ours is for ``grid``.
 
-    Loading resizes and gives float32; saving keeps our size. Raises ValueError on loading a tensor of another shape.
+    ``leading``: False if theirs is [stored * stored + 1, D]. Loading resizes and gives float32; saving keeps our size.
+    Raises ValueError on loading a tensor of another shape.
     """
+    ones = (1,) if leading else ()
 
     def load(tensor: np.ndarray) -> np.ndarray:
-        if tensor.ndim != 3 or tensor.shape[:2] != (1, stored**2 + 1):
-            raise ValueError(f"is {list(tensor.shape)}; config.json's image size asks for [1, {stored**2 + 1}, width]")
-        return resize(tensor[0], grid)
+        if tensor.shape[:-1] != (*ones, stored**2 + 1):
+            want = ", ".join(map(str, (*ones, stored**2 + 1, "width")))
+            raise ValueError(f"is {list(tensor.shape)}; config.json's image size asks for [{want}]")
+        return resize(tensor.reshape(tensor.shape[-2:]), grid)
 
-    return dataclasses.replace(LEADING, stored=lambda shape: (1, stored**2 + 1, shape[1]), load=load)
+    base = LEADING if leading else IDENTITY
+    return dataclasses.replace(base, stored=lambda shape: (*ones, stored**2 + 1, shape[1]), load=load)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -48,6 +48,8 @@ IDENTITY = Transform(lambda s: s, lambda x: x, lambda x: x)
 TRANSPOSE = Transform(lambda s: s[::-1], np.transpose, np.transpose)
 LEADING = Transform(lambda s: (1, *s), lambda x: x[0], lambda x: x[None])
 """Theirs has a leading axis of one."""
+FLAT = Transform(lambda s: s[1:], lambda x: x[None], lambda x: x[0])
+"""Ours has a leading axis of one."""
 
 
 def third(transform: Transform, part: int) -> Transform:
@@ -73,7 +75,7 @@ class Rule:
       theirs: name of the tensor. With "{layer}" in it the parameter is a stack [L, ...]: entry n of its first axis is
         the tensor of layer n * ``every``.
       transform: the relation between the two.
-      others: names that older or tied files use instead, tried in this order.
+      others: names that older, newer or tied files use instead, tried in this order.
       every: distance of the layers that have such a tensor.
       new: (key, our shape) -> first values, float32, of a parameter that no model directory has: an adapter's.
     """
@@ -90,6 +92,13 @@ class Rule:
         """True if our array holds all layers."""
         return "{layer}" in self.theirs
 
+    def spelled(self, names: Collection[str]) -> "Rule":
+        """The rule with the first of its names that is among ``names``, or with its own where none is."""
+        for name in (self.theirs, *self.others):
+            if name.format(layer=0) in names:
+                return dataclasses.replace(self, theirs=name, others=())
+        return self
+
     def names(self, ours_shape: Shape) -> list[str]:
         """Their tensor names, one a layer."""
         if not self.stacked:
@@ -99,6 +108,15 @@ class Rule:
     def tensor_shape(self, ours_shape: Shape) -> Shape:
         """The shape of each of their tensors."""
         return self.transform.full_shape(ours_shape[1:] if self.stacked else ours_shape)
+
+
+def renamed(rules: Iterable[Rule], prefixes: Iterable[tuple[str, str]]) -> list[Rule]:
+    """The rules, with another name for each of the ``prefixes`` (theirs, the other's) that their own begins with."""
+    found = []
+    for rule in rules:
+        more = tuple(new + rule.theirs.removeprefix(old) for old, new in prefixes if rule.theirs.startswith(old))
+        found.append(dataclasses.replace(rule, others=(*rule.others, *more)))
+    return found
 
 
 PEFT = "base_model.model."

@@ -1,4 +1,4 @@
-"""Tokenizers of an InstructBLIP or BLIP-2 directory: those of its parts, with the tokens that these systems add."""
+"""Tokenizers of an assembled directory: those of its parts, with the tokens that its system adds."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 from instructblip_jax.files import read_json, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
-IMAGE, DEC, LLAMA_PAD, LLAMA_END = "<image>", "[DEC]", "[PAD]", "</s>"
+IMAGE, DEC, LLAMA_PAD, LLAMA_END, PAD = "<image>", "[DEC]", "[PAD]", "</s>", "<pad>"
 BERT_TOKENS = {"cls": "[CLS]", "mask": "[MASK]", "pad": "[PAD]", "sep": "[SEP]", "unk": "[UNK]"}
 
 
@@ -82,6 +82,20 @@ def for_language_model(directory: Path, family: str, processor_class: str) -> Vo
         vocabulary.config |= {"pad_token": LLAMA_PAD, "add_bos_token": True, "add_eos_token": False}
     vocabulary.add(IMAGE)
     vocabulary.id_of("pad_token")
+    return vocabulary
+
+
+def with_image(directory: Path, processor_class: str) -> Vocabulary:
+    """A language model's tokenizer with ``<image>`` and ``<pad>``, and otherwise as it is, as llava-hf's are.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    vocabulary = Vocabulary(directory, processor_class)
+    vocabulary.add(IMAGE)
+    vocabulary.add(PAD)
+    vocabulary.config |= {"pad_token": PAD, "padding_side": "left", "image_token": IMAGE}
+    vocabulary.config["extra_special_tokens"] = {"image_token": IMAGE}
+    vocabulary.id_of("eos_token")
     return vocabulary
 
 

@@ -68,11 +68,12 @@ def prepare(
     """
     texts = [instructions] if isinstance(instructions, str) else list(instructions)
     rows = processor.rows(images, len(texts), share=True)
-    encoded = [processor.encode(text) for text in processor.checked(texts, "instructions", len(rows))]
+    texts = processor.checked(texts, "instructions", len(rows))
+    encoded = processor.encoded(rows, texts, [None] * len(texts))
     distinct = {id(row): row for row in rows}
     place = {key: n for n, key in enumerate(distinct)}
     media = model.encode(processor.media_of(list(distinct.values())), place=np.array([place[id(row)] for row in rows]))
-    longest = max(len(ids) for row in encoded for ids in row.values())
+    longest = max(processor.lengths(row)[0] for row in encoded)
     return media, processor.batch(encoded, -(-longest // LENGTH_STEP) * LENGTH_STEP, training=False)
 
 

@@ -30,6 +30,9 @@ class BaseProcessor(ABC):
     augments: ClassVar[bool] = False
     """True if `media` draws anything in training; its media then cannot be cached as features."""
 
+    converses: ClassVar[bool] = False
+    """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
+
     config: Any
     """The system's configuration (`systems.protocol.SystemConfig`)."""
     tokenizer: TextTokenizer
@@ -54,13 +57,25 @@ class BaseProcessor(ABC):
         texts = self.checked(instructions, "instructions", len(rows))
         answers = [None] * len(texts) if responses is None else self.checked(responses, "responses", len(rows))
         media = self.media_of(rows)
-        return {**media, **self.pad([self.encode(*pair) for pair in zip(texts, answers, strict=True)])}
+        return {**media, **self.pad(self.encoded(rows, texts, answers))}
 
     # Texts
 
     @abstractmethod
-    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
-        """The token rows of one sample, unpadded. Texts are never cut for the language model."""
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded. Texts are never cut for the language model.
+
+        ``pictures``: how many pictures the row shows, for systems whose text holds their places.
+        """
+
+    def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
+        """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
+
+        ``turns``: (question, answer) pairs, one at least. Raises ValueError for turns that this system cannot hold.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 
     @abstractmethod
     def response(self, text: str) -> np.ndarray:
@@ -132,12 +147,38 @@ class BaseProcessor(ABC):
 
         Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
         """
-        found = [self.media(_of(row, f"image {n}"), f"image {n}") for n, row in enumerate(rows)]
+        found = [self.media(self.given(row, f"image {n}"), f"image {n}") for n, row in enumerate(rows)]
         shapes = sorted({next(iter(one.values())).shape[:-3] for one in found})
         if len(shapes) > 1:
             counts = ", ".join(str(shape[0]) if shape else "a picture" for shape in shapes)
             raise ValueError(f"all rows of a batch need the same number of frames; these have {counts}")
         return all_numbers(self.stack(found))
+
+    def given(self, row: Given, name: str) -> list[Medium]:
+        """The media of one row as users give them: a picture, or the frames of a video.
+
+        Raises ValueError for a video without frames.
+        """
+        if not isinstance(row, (list, tuple)) and not (isinstance(row, np.ndarray) and row.ndim == 4):
+            return [("image", row)]
+        if not len(row):
+            raise ValueError(f"{name} is a video without frames")
+        return [("frame", frame) for frame in row]
+
+    def encoded(
+        self, rows: Sequence[Given], instructions: Sequence[str], responses: Sequence[str | None]
+    ) -> list[dict[str, np.ndarray]]:
+        """The token rows of users' samples: `encode`, which is told how many pictures each row shows.
+
+        Raises ValueError naming the row.
+        """
+        found = []
+        for n, (row, text, response) in enumerate(zip(rows, instructions, responses, strict=True)):
+            try:
+                found.append(self.encode(text, response, pictures=len(self.given(row, f"image {n}"))))
+            except ValueError as error:
+                raise ValueError(f"instructions[{n}]: {error}") from error
+        return found
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The media arrays of rows -> those of a batch."""
@@ -171,11 +212,3 @@ class BaseProcessor(ABC):
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"{what}[{n}] is {text!r}; a text is needed")
         return texts
-
-
-def _of(row: Given, name: str) -> list[Medium]:
-    if not isinstance(row, (list, tuple)) and not (isinstance(row, np.ndarray) and row.ndim == 4):
-        return [("image", row)]
-    if not len(row):
-        raise ValueError(f"{name} is a video without frames")
-    return [("frame", frame) for frame in row]

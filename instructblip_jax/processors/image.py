@@ -7,9 +7,9 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -232,12 +232,9 @@ class ImageProcessor:
         for switch in ("do_resize", "do_rescale", "do_normalize"):
             if raw.get(switch) is False:
                 raise ValueError(f"{where}{switch} is false; pictures are always resized, rescaled and normalised here")
-        size = raw.get("size", {})
-        size = {"height": size, "width": size} if isinstance(size, int) else size
         try:
             processor = cls(
-                height=int(size["height"]),
-                width=int(size["width"]),
+                **cls.sizes(raw),
                 mean=tuple(map(float, raw.get("image_mean", CLIP_MEAN))),
                 std=tuple(map(float, raw.get("image_std", CLIP_STD))),
                 rescale=float(raw.get("rescale_factor", 1 / 255)),
@@ -254,11 +251,17 @@ class ImageProcessor:
                     f"mean {processor.mean}, deviation {processor.std}, factor {processor.rescale}: not all are finite"
                 )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            names = "size, image_mean, image_std, rescale_factor or resample"
+            names = "size, crop_size, image_mean, image_std, rescale_factor or resample"
             raise ValueError(f"{where}{names} is unusable ({error})") from error
         return processor
 
-    def at(self, side: int) -> "ImageProcessor":
+    @classmethod
+    def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that follow from the sizes in a file's settings. Raises KeyError or TypeError where one is missing
+        or unusable."""
+        return dict(zip(("height", "width"), _sides(raw.get("size", {})), strict=True))
+
+    def at(self, side: int) -> Self:
         """The same processor for an output of ``side`` by ``side`` pixels."""
         return dataclasses.replace(self, height=side, width=side)
 
@@ -293,6 +296,63 @@ class ImageProcessor:
         """Mean and deviation, float32 [3 * width] each: NumPy is four times slower along an axis of length three."""
         mean, std = (np.tile(np.asarray(x, np.float32), self.width) for x in (self.mean, self.std))
         return mean, std
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """Height and width of a size, which older files give as one number."""
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    return int(size["height"]), int(size["width"])
+
+
+@dataclasses.dataclass(frozen=True)
+class CroppedImageProcessor(ImageProcessor):
+    """CLIP's way: the shorter side is resized, and the middle is cut out.
+
+    Attributes:
+      shortest: pixels of the shorter side; 0 if pictures are resized without keeping the aspect ratio.
+      pad: fill pictures up to a square of the mean colour first, so that nothing is cut off (arXiv 2310.03744).
+    """
+
+    shortest: int = 0
+    pad: bool = False
+
+    @classmethod
+    def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """See `ImageProcessor.sizes`."""
+        size, pad = raw.get("size", {}), bool(raw.get("do_pad", False))
+        shortest = size if isinstance(size, int) else size.get("shortest_edge", 0)
+        if not shortest:
+            return super().sizes(raw) | {"pad": pad}
+        if raw.get("do_center_crop") is False:
+            raise ValueError("do_center_crop is false, and size is that of the shortest edge: no fixed shape follows")
+        height, width = _sides(raw.get("crop_size", shortest))
+        if int(shortest) < max(height, width):
+            raise ValueError(f"shortest_edge {shortest} is less than crop_size {height} x {width}")
+        return {"height": height, "width": width, "shortest": int(shortest), "pad": pad}
+
+    def at(self, side: int) -> Self:
+        """See `ImageProcessor.at`; the shorter side keeps its ratio to the cut."""
+        shortest = round(self.shortest * side / self.height)
+        return dataclasses.replace(super().at(side), shortest=shortest)
+
+    def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:
+        """See `ImageProcessor.pixels`."""
+        image = open_image(picture, name)
+        if self.pad and image.width != image.height:
+            side = max(image.size)
+            square = Image.new("RGB", (side, side), tuple(int(255 * x) for x in self.mean))
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = square
+        width, height = self.width, self.height
+        if self.shortest:
+            short, long = sorted(image.size)
+            resized = int(self.shortest * long / short)
+            wide = image.width > image.height
+            width, height = (resized, self.shortest) if wide else (self.shortest, resized)
+        if image.size != (width, height):
+            image = image.resize((width, height), self.resample)
+        left, top = (width - self.width) // 2, (height - self.height) // 2
+        return np.asarray(image)[top : top + self.height, left : left + self.width]
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -22,6 +22,7 @@ class ImageTextProcessor(BaseProcessor):
 
     VIDEO: tuple[str, ...] = ()
     """Model types whose image settings are those of a video processor."""
+    IMAGE: type[ImageProcessor] = ImageProcessor
 
     def __init__(
         self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
@@ -40,7 +41,7 @@ class ImageTextProcessor(BaseProcessor):
         tokenizer = TextTokenizer(directory)
         tokenizer.check_fits(config.vocab_size, f"{path}: text_config.vocab_size")
         video = read_json(path).get("model_type") in cls.VIDEO
-        image = ImageProcessor.from_pretrained(directory, video=video)
+        image = cls.IMAGE.from_pretrained(directory, video=video)
         side = config.stored_image_size or config.vision.image_size
         if (image.height, image.width) != (side, side):
             raise ValueError(
@@ -51,8 +52,13 @@ class ImageTextProcessor(BaseProcessor):
         image, stops = image.at(config.vision.image_size), frozenset({end, *config.more_end_ids})
         return cls(config, image, tokenizer, end_id=end, stop_ids=stops)
 
-    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
-        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels."""
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels.
+
+        ``pictures`` stand before the text, whatever their number.
+        """
         row = {"input_ids": self.tokenizer.encode(instruction)}
         if response is not None:
             row["labels"] = self.response(response)

@@ -28,13 +28,15 @@ class InstructBlipProcessor(ImageTextProcessor):
             processor.qformer.check_fits(config.qformer.vocab_size, rows)
         return processor
 
-    def encode(self, instruction: str, response: str | None = None, *, training: bool = False) -> dict[str, np.ndarray]:
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels.
 
         Only the Q-Former's row is ever cut: it loses its beginning, in ``training`` as the original's does
         (`InstructBlipConfig.instruction_limit`). The first row that exceeds the Q-Former's positions warns.
         """
-        row = super().encode(instruction, response, training=training)
+        row = super().encode(instruction, response, training=training, pictures=pictures)
         if self.qformer is not None:
             limit = self.config.instruction_limit(training=training)
             row["qformer_input_ids"] = self.qformer.encode(instruction)

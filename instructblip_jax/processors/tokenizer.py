@@ -1,5 +1,8 @@
 """Turns text into token ids and back, with a repository's ``tokenizer.json``."""
 
+import functools
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +54,8 @@ class TextTokenizer:
         self.pad_id = self._special("pad_token", directory)
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
         more = {token for token in _named(self.config) - special if self._tokenizer.token_to_id(token) is not None}
-        self._tokenizer.add_special_tokens(sorted(more))
+        self._unlisted = sorted(more)
+        self._tokenizer.add_special_tokens(self._unlisted)
         # By id: the library's skip_special_tokens misses special tokens that a normalizer rewrites, as LLaMA's does.
         self._skipped = {self._tokenizer.token_to_id(token) for token in special | more}
         self._read_as_text(special | more)
@@ -103,6 +107,64 @@ class TextTokenizer:
         ids, special_ids = np.asarray(encoding.ids, np.int32), np.asarray(encoding.special_tokens_mask, bool)
         extra = 0 if max_length is None else len(ids) - max_length
         return np.delete(ids, np.flatnonzero(~special_ids)[:extra]) if extra > 0 else ids
+
+    def joined(self, pieces: Sequence[str | int]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts and ids of special tokens, in their order -> ids int32 [n], and where each token ends, int32 [n]: the
+        characters of the pieces up to there, an id being one.
+
+        Texts in a row are tokenized as one, as Hugging Face does between special tokens. The tokens that begin a text
+        are at the start, and end at 0.
+        """
+        begin = self._tokenizer.encode("a")
+        ids = begin.ids[: begin.special_tokens_mask.index(0)]
+        ends, at = [0] * len(ids), 0
+        for is_text, group in itertools.groupby(pieces, key=lambda piece: isinstance(piece, str)):
+            run = list(group)
+            if is_text:
+                text = "".join(map(str, run))
+                encoding = (self._later if at else self._tokenizer).encode(text, add_special_tokens=False)
+                ids += encoding.ids
+                ends += [at + end for _, end in encoding.offsets]
+                at += len(text)
+            else:
+                ids += [int(piece) for piece in run]
+                ends += range(at + 1, at + len(run) + 1)
+                at += len(run)
+        return np.array(ids, np.int32), np.array(ends, np.int32)
+
+    @functools.cached_property
+    def _later(self) -> Tokenizer:
+        """For texts behind a special token: in some files "▁" goes before the first text alone."""
+        form = json.loads(self._tokenizer.to_str())
+        found = form["pre_tokenizer"] or {}
+        steps = [one for one in (found, *found.get("pretokenizers", ())) if one.get("prepend_scheme") == "first"]
+        if not steps:
+            return self._tokenizer
+        for step in steps:
+            step["prepend_scheme"] = "never"
+        later = Tokenizer.from_str(json.dumps(form))
+        later.encode_special_tokens = True
+        return later
+
+    def ready(self, text: str) -> np.ndarray:
+        """Token ids of a text in which special tokens are read as such, int32 [n]: for prompts that are ready, never
+        for what people write."""
+        return np.array(self._reader.encode(text).ids, np.int32)
+
+    @functools.cached_property
+    def _reader(self) -> Tokenizer:
+        reader = Tokenizer.from_file(str(self._path))
+        reader.no_padding()
+        reader.no_truncation()
+        reader.add_special_tokens(self._unlisted)
+        return reader
+
+    def token(self, number: int) -> str:
+        """The text of the token with the id ``number``. Raises ValueError if there is none."""
+        found = self._tokenizer.id_to_token(number)
+        if found is None:
+            raise ValueError(f"{self._path}: no token has the id {number}")
+        return found
 
     def unknown(self, text: str) -> list[str]:
         """The words of ``text`` that contain the unknown token."""

@@ -119,7 +119,9 @@ class InstructBlipConfig(PrefixConfig):
 
     def feature_settings(self) -> Mapping[str, Any]:
         """See `protocol.SystemConfig`."""
-        return {"vision": dataclasses.asdict(self.vision)}
+        # The parts that other towers lack have no name here, so that features that earlier versions cached are found.
+        sizes = dataclasses.asdict(self.vision)
+        return {"vision": {name: x for name, x in sizes.items() if not name.endswith(("_norm", "_bias"))}}
 
     def trains_features(self, trained: tuple[str, ...]) -> bool:
         """See `protocol.SystemConfig`."""

@@ -1,6 +1,7 @@
 """The base of systems that write text after a visual prompt: pictures become vectors in front of the words.
 
-InstructBLIP, BLIP-2's second stage and their kin differ in how the vectors are made; see `instructblip`.
+InstructBLIP, BLIP-2's second stage and their kin differ in how the vectors are made (see `instructblip`); where a
+system places them among the words instead, it has a `prompt` of its own (see `llava`).
 """
 
 import dataclasses
@@ -181,8 +182,11 @@ class PrefixSystem(nnx.Module):
         else:
             # Each label is predicted at the real token before it, whichever side the padding is on.
             first = _first(batch, "labels")
-            labels = first["labels"]
-            hidden = self.llm.run(*self.prompt(media, first, key=key))[:, -1 - labels.shape[1] : -1]
+            hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
+            labels = first["labels"][
+                :, -hidden.shape[1] :
+            ]  # without a prompt before the text, nothing predicts the first
+            hidden = hidden[:, -labels.shape[1] :]
         return {"lm": chunked_cross_entropy(self._to_logits, hidden, labels)}, memory
 
     @in_layout_of("llm")

@@ -109,16 +109,18 @@ class CausalLM(nnx.Module):
         cache: Cache | None = None,
         index: jax.Array | int = 0,
         origin: jax.Array | None = None,
+        embeds: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V].
 
         Without a cache, ids directly follow the context. With a cache, they take the positions from ``index`` on, and
-        the updated cache is returned. ``origin``: see `kv_cache.part`.
+        the updated cache is returned. ``origin``: see `kv_cache.part`. ``embeds``: [B, N, T, D], in place of the ids'.
         """
         if cache is None:
             self.check_length(context["mask"].shape[1] + ids.shape[2])
         first = jnp.sum(context["mask"].astype(jnp.int32), axis=1)[:, None, None]
-        x, place = self.enter(self.embed(ids), first + index + jnp.arange(ids.shape[2]))
+        embeds = self.embed(ids) if embeds is None else embeds
+        x, place = self.enter(embeds, first + index + jnp.arange(ids.shape[2]))
         seen = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
         own_bias = causal_bias(ids.shape[2] if cache is None else kv_cache.length(cache))
         if cache is not None:

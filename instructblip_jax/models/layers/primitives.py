@@ -31,10 +31,11 @@ def gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS = {
     "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-"""Activations by their Hugging Face names; "gelu" is the exact (erf) one."""
+"""Activations by their Hugging Face names; "gelu" is the exact (erf) one, "quick_gelu" CLIP's."""
 
 
 def _rows_dot(

@@ -1,6 +1,10 @@
-"""EVA ViT, the vision tower: EVA-CLIP ViT-g/14, cut to 39 blocks in the public checkpoints."""
+"""The vision tower: a ViT with a class token and learned positions.
+
+EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), and CLIP's own (LLaVA).
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +19,13 @@ from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, l
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
-    """Sizes of the tower; the defaults are those of the public checkpoints (Hugging Face class defaults)."""
+    """Sizes of the tower; the defaults are those of the public InstructBLIP checkpoints (Hugging Face class defaults).
+
+    Attributes:
+      patch_bias: the patch convolution has a bias; CLIP's has none.
+      pre_norm: a norm follows the embeddings, as in CLIP.
+      post_norm: a norm follows the last block. CLIP's is for its class token alone, and LLaVA does not read it.
+    """
 
     hidden_size: int = 1408
     intermediate_size: int = 6144
@@ -25,6 +35,9 @@ class VitConfig:
     patch_size: int = 14
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
+    patch_bias: bool = True
+    pre_norm: bool = False
+    post_norm: bool = True
 
     @property
     def grid(self) -> int:
@@ -65,7 +78,7 @@ class Block(nnx.Module):
 
 
 class Vit(nnx.Module):
-    """Pixels [B, H, W, 3] -> normalised tokens [B, P, D], class token first (P = grid * grid + 1).
+    """Pixels [B, H, W, 3] -> tokens [B, P, D], class token first (P = grid * grid + 1), normalised by the last norm.
 
     ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`.
     """
@@ -73,12 +86,17 @@ class Vit(nnx.Module):
     def __init__(self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
         self.config, self.dtype, self.remat = config, dtype, remat
         width, patch = config.hidden_size, config.patch_size
-        self.patch = linear(patch * patch * 3, width, (None, "embed"), dtype=dtype, rngs=rngs)
+        self.patch = linear(patch * patch * 3, width, (None, "embed"), bias=config.patch_bias, dtype=dtype, rngs=rngs)
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
+        self.pre_norm = self._norm(config.pre_norm, rngs)
         self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
         # LAVIS's ln_vision: not part of the frozen tower there, and part of the `original` trainable set here.
-        self.post_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        self.post_norm = self._norm(config.post_norm, rngs)
+
+    def _norm(self, present: bool, rngs: nnx.Rngs) -> Any:
+        config = self.config
+        return layer_norm(config.hidden_size, config.layer_norm_eps, dtype=self.dtype, rngs=rngs) if present else None
 
     def features(self, pixels: jax.Array) -> jax.Array:
         """Pixels [B, H, W, 3] -> the last block's tokens [B, P, D], before the final norm.
@@ -97,8 +115,11 @@ class Vit(nnx.Module):
         x = self.patch(x)
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
         x, _ = stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)
         return x
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        return self.post_norm(self.features(pixels))
+        x = self.features(pixels)
+        return x if self.post_norm is None else self.post_norm(x)

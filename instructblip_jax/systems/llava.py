@@ -1,0 +1,196 @@
+"""LLaVA 1.0 and 1.5 (arXiv 2304.08485, 2310.03744): projected patches of pictures stand among the words.
+
+An image token in ``input_ids`` holds the place of each patch; the language model reads patches and words alike.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.bridges.projector import TwoLayerProjector
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.layers.lora import Lora, attach
+from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import SCALE, numbers
+from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of
+from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
+from instructblip_jax.systems.trainable import ADAPTERS
+
+CONVERSATIONS = ("v1", "v0", "plain")
+"""Names of the conversation templates, the default first (`processors.conversation`)."""
+ASPECTS = ("square", "pad")
+"""How pictures become squares: the middle is cut out, or they are filled up at the sides."""
+PROJECTOR = ("projector",)
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaConfig(PrefixConfig):
+    """Sizes of all parts; see `protocol.SystemConfig`.
+
+    Attributes:
+      vision: the tower as far as it is read: up to the layer whose output is projected.
+      projector_act: activation between the projector's two linear maps; "linear" is none.
+      image_token_id: the token that stands for each patch of a picture.
+      class_token: True if the class token is projected, too.
+      conversation: template around instructions, one of `CONVERSATIONS`.
+      image_aspect_ratio: one of `ASPECTS`; "" is what the directory's image settings say.
+      stored_image_size, lora: as in `systems.instructblip.InstructBlipConfig`.
+    """
+
+    vision: VitConfig
+    text: LlamaConfig
+    projector_act: str = "gelu"
+    image_token_id: int = 32000
+    class_token: bool = False
+    conversation: str = CONVERSATIONS[0]
+    image_aspect_ratio: str = ""
+    stored_image_size: int = 0
+    lora: Lora = dataclasses.field(default_factory=Lora)
+
+    # The papers' stages 1 and 2, and 1.5's stage 2 with LoRA: the tower stays frozen in all of them.
+    trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "projector": PROJECTOR,
+        "projector_and_llm": (*PROJECTOR, "llm"),
+        "projector_and_lora": (*PROJECTOR, ADAPTERS),
+    }
+
+    @property
+    def slots(self) -> int:
+        """Image tokens that a picture takes."""
+        return self.vision.grid**2 + self.class_token
+
+    def configured(
+        self,
+        *,
+        image_size: int = 0,
+        conversation: str = "",
+        image_aspect_ratio: str = "",
+        lora: Any = None,
+        **others: Any,
+    ) -> "LlavaConfig":
+        """The same for pictures of ``image_size`` pixels a side, another template, another way to square pictures; 0
+        and "" keep what the checkpoint says. ``lora``: a mapping of `Lora`'s fields.
+
+        Raises ValueError for another option or value.
+        """
+        if others:
+            options = "image_size, conversation, image_aspect_ratio, lora"
+            raise ValueError(f"{', '.join(others)}: this system has the options {options}")
+        for name, value, known in (
+            ("conversation", conversation, CONVERSATIONS),
+            ("image_aspect_ratio", image_aspect_ratio, ASPECTS),
+        ):
+            if value not in ("", *known):
+                raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
+        return dataclasses.replace(
+            super().configured(image_size=image_size),
+            conversation=conversation or self.conversation,
+            image_aspect_ratio=image_aspect_ratio or self.image_aspect_ratio,
+            lora=Lora.read({} if lora is None else lora, self.text.linears),
+        )
+
+    def build(
+        self,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+        trained: tuple[str, ...] = PROJECTOR,
+    ) -> "LlavaSystem":
+        """See `protocol.SystemConfig`."""
+        return LlavaSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8, trained=trained)
+
+    def batch(
+        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+    ) -> Shapes:
+        """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count the image tokens."""
+        side, pictures = self.vision.image_size, len(kinds)
+        text = pictures * self.slots + prompt + (response if training else 0)
+        names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
+        return {
+            "pixel_values": jax.ShapeDtypeStruct((rows, pictures, side, side, 3), jnp.uint8),
+            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, pictures, 3, 3), jnp.float32),
+            **{name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names},
+        }
+
+
+class LlavaSystem(PrefixSystem):
+    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
+    ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
+    trainable set."""
+
+    def __init__(
+        self,
+        config: LlavaConfig,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+        trained: tuple[str, ...] = PROJECTOR,
+    ):
+        self.config, self.layout = config, layout
+        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs)
+        width, act = config.text.width, config.projector_act
+        self.projector = TwoLayerProjector(config.vision.hidden_size, width, act, dtype=dtype, rngs=rngs)
+        self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
+        if ADAPTERS in trained:
+            attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
+
+    def encode(self, batch: Batch) -> Media:
+        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": their projected patches [B, N * slots, D]}.
+
+        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
+        """
+        return {"image": self._projected(jax.lax.stop_gradient(self._patches(batch)))}
+
+    @in_layout_of("vit")
+    def _patches(self, batch: Batch) -> jax.Array:
+        """The tower's output for all pictures, [B, N * slots, Dv]."""
+        pixels = numbers(batch, "pixel_values")
+        patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
+        patches = patches if self.config.class_token else patches[:, 1:]
+        return patches.reshape(pixels.shape[0], -1, patches.shape[-1])
+
+    @in_layout_of("trained")
+    def _projected(self, patches: jax.Array) -> jax.Array:
+        return self.projector(patches)
+
+    def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th image token is its n-th patch."""
+        ids, image = batch["input_ids"], media["image"]
+        here = ids == self.config.image_token_id
+        place = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, image.shape[1] - 1)
+        patches = jnp.take_along_axis(image, place[..., None], axis=1)
+        return jnp.where(here[..., None], patches, self.llm.embed(ids)), batch["attention_mask"]
+
+    @in_layout_of("llm")
+    def prefill(self, media: Media, batch: Batch) -> Context:
+        """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be a patch."""
+        embeds, mask = self.prompt(media, batch)
+        last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1] != 0, axis=1)
+        found = jnp.take_along_axis(embeds, last[:, None, None], axis=1)[:, 0]
+        return {**super().prefill(media, batch), "last": found}
+
+    @in_layout_of("llm")
+    def decode(
+        self,
+        ids: jax.Array,
+        context: Context,
+        cache: Any = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """See `protocol.Answers`."""
+        start = (index + jnp.arange(ids.shape[2]) == 0)[:, None]
+        embeds = jnp.where(start, context["last"][:, None, None], self.llm.embed(ids))
+        return self.llm.decode(ids, context, cache, index, origin, embeds)
