@@ -10,6 +10,7 @@ import numpy as np
 
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert import ingredients
+from instructblip_jax.convert.adapter import merged
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
@@ -25,7 +26,7 @@ from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
-from instructblip_jax.systems.protocol import SystemConfig
+from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import path_filter, prefixes
 
 
@@ -142,12 +143,14 @@ def export(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Written]:
-    """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`."""
+    """Write the model directory ``source`` as ``out``, its trained tensors replaced and adapters merged into theirs; see
+    `convert.export.export`."""
     family = family_of(source)
+    lora = config.lora if isinstance(config, Adapts) else None
     return export_directory(
         out,
         source,
-        trained,
+        merged(trained, open_shards(source), lora.scale) if lora else trained,
         family.rules_for(source, config),
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,

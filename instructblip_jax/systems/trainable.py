@@ -26,11 +26,9 @@ def trains(path: str, trained: Prefixes) -> bool:
 
 
 def touches(path: str, trained: Prefixes) -> bool:
-    """True if anything at ``path`` or below it trains, or may: "*" is any path."""
-    heads = (prefix.partition("*") for prefix in trained)
-    return trains(path, trained) or any(
-        head.startswith(f"{path}/") or (star and path.startswith(head)) for head, star, _ in heads
-    )
+    """True if anything at ``path`` or below it trains, adapters aside."""
+    plain = tuple(prefix for prefix in trained if "*" not in prefix)
+    return trains(path, plain) or any(prefix.startswith(f"{path}/") for prefix in plain)
 
 
 def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:
