@@ -1,12 +1,11 @@
 """The embedded demo: scenes of real handwritten digits, towers that ship with the package, minutes on a laptop.
 
-`configs/digits.py:VARIANT` is one of the paper's ablations (arXiv 2305.06500, table 2 and figure 4).
+`configs/digits.py:VARIANT` is one of the paper's ablations (arXiv 2305.06500, table 2 and figure 4), or ``llama``.
 """
-
-from importlib.resources import files
 
 from ml_collections import ConfigDict
 
+from instructblip_jax import embedded
 from instructblip_jax.run.config import complete
 
 HELD_IN = (
@@ -36,13 +35,18 @@ VARIANTS = {
     # What the language model can guess: trained on blanked pictures.
     "blind": {"data.blank_image": True},
 }
+MODELS = {"llama": "digits-llama"}
+"""Variant that is no ablation -> the embedded model that it tunes: another language model, after the same picture tower
+and Q-Former."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The run, or one of its `VARIANTS`."""
-    if variant not in VARIANTS:
-        raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {', '.join(filter(None, VARIANTS))}")
-    config = complete(ConfigDict({"model": str(files("instructblip_jax") / "assets" / "digits"), "steps": 4800}))
+    """The run, or one of its `VARIANTS` or `MODELS`."""
+    if variant not in {*VARIANTS, *MODELS}:
+        known = ", ".join([*filter(None, VARIANTS), *MODELS])
+        raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {known}")
+    model = embedded.model(MODELS.get(variant, "digits"))
+    config = complete(ConfigDict({"model": str(model), "steps": 4800}))
     # Many small steps: the difficulty is to learn which query reads which cell, not noise in the gradients.
     config.batch_size = 8
     config.log_every = 25
@@ -60,5 +64,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.held_in, config.evaluation.held_out = HELD_IN, HELD_OUT
     config.evaluation.batch_size, config.evaluation.max_new_tokens = 100, 16
     with config.unlocked():
-        config.update_from_flattened_dict(VARIANTS[variant])
+        config.update_from_flattened_dict(VARIANTS.get(variant, {}))
     return config

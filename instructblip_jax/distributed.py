@@ -5,6 +5,7 @@ step of several tasks; the hosts of a TPU pod slice, or of several slices. Every
 """
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -180,7 +181,12 @@ def _wait_for(address: str) -> None:
 
 def is_writer() -> bool:
     """True in the first process, the only one that writes logs and result files."""
-    return jax.process_index() == 0
+    return index() == 0
+
+
+def index() -> int:
+    """The number of this process in its job. Unlike jax.process_index, the question does not start any backend."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def barrier(name: str) -> None:
@@ -189,13 +195,45 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def several() -> bool:
+    """True in a job of several processes. Unlike jax.process_count, the question does not start any backend."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def from_first(value: Any) -> Any:
     """Broadcast process 0's value, small and JSON-serializable, to all processes. All of them must call it."""
-    if jax.process_count() == 1:
-        return value
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(text, size))))
+    return value if jax.process_count() == 1 else _from(0, value)
+
+
+def _from(process: int, value: Any) -> Any:
+    text, source = np.frombuffer(json.dumps(value).encode(), np.uint8), jax.process_index() == process
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size), source))
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(np.resize(text, size), source)))
+
+
+def from_all(value: bool) -> list[bool]:
+    """The value of every process, in their order. All of them must call it."""
+    return multihost_utils.process_allgather(np.bool_(value)).tolist() if several() else [value]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block of all processes that ends with an error in all of them where it does in one, so that none waits for it.
+
+    The block itself must not wait for other processes after something that may fail in one of them. A process raises
+    its own error, or ValueError with the message of the first one that has any.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    failed = [process for process, wrong in enumerate(from_all(error is not None)) if wrong]
+    if failed and several():
+        message = _from(failed[0], str(error) if isinstance(error, (ValueError, OSError)) else repr(error))
+        error = error or ValueError(f"process {failed[0]} of this job failed: {message}")
+    if error:
+        raise error
 
 
 def lost(error: Exception) -> str | None:

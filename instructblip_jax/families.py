@@ -6,20 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
-from instructblip_jax.convert import ingredients
-from instructblip_jax.convert.adapter import merged
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
+from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import MAX_SHARD_BYTES, Written
+from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
@@ -27,7 +25,7 @@ from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
-from instructblip_jax.systems.trainable import path_filter, prefixes
+from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +41,10 @@ class Family:
         changed something.
       processor: (directory, configuration) -> the processor.
       unread: configuration -> names of tensors that the system does not read, and an export keeps.
-      draft: (model_type, part -> its directory, seed) -> a new directory made of parts; None if there is no way to
-        assemble one (`convert.ingredients`).
+      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
+        way to assemble one (`convert.ingredients`).
+      modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
+        where it calls them otherwise: adapters are named after these.
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -53,8 +53,9 @@ class Family:
     ignored: Callable[[Any], re.Pattern[str]]
     describe: Callable[[Path, Any], None]
     processor: Callable[[Path, Any], BaseProcessor]
-    draft: Callable[[str, Mapping[str, Path], int], Draft] | None = None
+    draft: Callable[..., Draft] | None = None
     unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
+    modules: tuple[tuple[str, str], ...] = ()
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
         """The rules, with the names that the files of a model directory use."""
@@ -84,6 +85,7 @@ LLAVA = Family(
     LlavaProcessor.from_directory,
     llava_draft.draft,
     hf_llava.unread,
+    hf_llava.MODULES,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
@@ -139,23 +141,43 @@ def export(
     out: str | Path,
     source: Path,
     config: SystemConfig,
-    trained: Mapping[str, np.ndarray],
+    trained: Mapping[str, Tensor],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Written]:
-    """Write the model directory ``source`` as ``out``, its trained tensors replaced and adapters merged into theirs; see
-    `convert.export.export`."""
+    """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`."""
     family = family_of(source)
-    lora = config.lora if isinstance(config, Adapts) else None
     return export_directory(
         out,
         source,
-        merged(trained, open_shards(source), lora.scale) if lora else trained,
+        trained,
         family.rules_for(source, config),
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         describe=lambda directory: family.describe(directory, config),
     )
+
+
+def merged(source: Path, config: SystemConfig, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``trained`` with its adapters merged into the tensors of ``source``; see `convert.adapter.merged`."""
+    return adapter.merged(trained, open_shards(source), config.lora.scale if isinstance(config, Adapts) else 1.0)
+
+
+def export_adapter(
+    out: str | Path, source: Path, config: SystemConfig, trained: Mapping[str, Tensor], base: str
+) -> list[Written]:
+    """Write ``trained`` as an adapter of the model ``base``, which ``source`` is; see `convert.adapter.export`.
+
+    Raises ValueError where no adapter is among them.
+    """
+    family = family_of(source)
+    if not isinstance(config, Adapts) or not any(map(adapter.is_adapter, trained)):
+        sets = [name for name, prefixes in family.trainable_sets.items() if ADAPTERS in prefixes]
+        raise ValueError(
+            f"this run trained no adapters, which the sets {', '.join(sets)} have; export the whole model instead"
+        )
+    names = kept(family.rules_for(source, config), family.ignored(config), open_shards(source).shapes)
+    return adapter.export(out, source, trained, names, config.lora, base, family.modules)
 
 
 def assemble(
@@ -166,6 +188,7 @@ def assemble(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     link: bool = True,
+    **choices: str,
 ) -> list[Written]:
     """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
 
@@ -175,6 +198,7 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      choices: the system's own: ``projector`` of llava ("mlp", "linear").
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
@@ -186,7 +210,7 @@ def assemble(
     assert make is not None
     return engine.assemble(
         Path(out),
-        lambda: make(model_type, parts, seed),
+        lambda: make(model_type, parts, seed, **choices),
         list(parts.values()),
         family.read_config,
         family.rules,

@@ -1,6 +1,6 @@
 """Device meshes, and moving arrays to and from them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -102,12 +102,38 @@ def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
+@cache
+def _gather_entry(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
+    """One entry of the first axis, in full on every device; the others stay in their shards."""
+    return jax.jit(
+        lambda x, n: jax.lax.dynamic_index_in_dim(x, n, keepdims=False),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+
+
 def fetch(x: jax.Array) -> np.ndarray:
     """Copy a global array in full to every host. All hosts must call it."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
         assert isinstance(x.sharding, NamedSharding)
         x = _gather(x.sharding.mesh)(x)
     return np.asarray(x)
+
+
+def fetch_entry(x: jax.Array, n: int) -> np.ndarray:
+    """Copy entry ``n`` of a global array's first axis to every host, without the others. All hosts must call it."""
+    if x.is_fully_addressable:
+        return np.asarray(x[n])
+    assert isinstance(x.sharding, NamedSharding)
+    return np.asarray(_gather_entry(x.sharding.mesh)(x, n))
+
+
+def pieces(x: jax.Array) -> Iterator[np.ndarray]:
+    """A global array on every host, in the order of its numbers: whole, or a stack of matrices that is spread over
+    several hosts one by one, because no device may have room for all of it. All hosts must take all pieces."""
+    if x.ndim < 3 or x.is_fully_addressable:
+        yield fetch(x)
+    else:
+        yield from (fetch_entry(x, n) for n in range(x.shape[0]))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

@@ -17,7 +17,7 @@ from instructblip_jax import mesh as meshes
 from instructblip_jax.data import prepared
 from instructblip_jax.data.buckets import Shape
 from instructblip_jax.data.collate import collate
-from instructblip_jax.data.loader import drawn, media_of
+from instructblip_jax.data.loader import media_of, text_of
 from instructblip_jax.data.templates import Templates
 from instructblip_jax.model import Model
 from instructblip_jax.objectives.term import Term
@@ -58,7 +58,8 @@ class HeldOut:
             record = source[index]
             if record.answers or record.turns:
                 # Always the same template, turn and answer.
-                text = processor.encode(*drawn(record, np.random.default_rng((seed, index)), templates), training=True)
+                rng = np.random.default_rng((seed, index))
+                text = text_of(record, rng, templates, processor, (int(largest[0]), int(largest[1])))
                 lengths = processor.lengths(text)
                 if (lengths <= largest).all():
                     found.append((int(ranks[index]), lengths[::-1], index, text))

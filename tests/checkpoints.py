@@ -107,6 +107,23 @@ def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t
     return raw
 
 
+def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields) -> dict:
+    """A ``config.json`` as llava-hf writes it, for a vocabulary whose last two tokens are ``<image>`` and ``<pad>``."""
+    text = {name: x for name, x in TEXT[family].items() if not name.endswith("_token_id")}
+    return {
+        "model_type": "llava",
+        "image_token_index": words - 2,
+        "pad_token_id": words - 1,
+        "projector_hidden_act": "gelu",
+        "vision_config": sizes["vision_config"] | {"model_type": "clip_vision_model", "num_hidden_layers": 3},
+        "text_config": text | {"vocab_size": -(-words // 64) * 64, "eos_token_id": 2},
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+        **fields,
+    }
+
+
 def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the ``config.json`` in ``directory`` asks for."""
     config = families.read_config(directory)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import checkpoints
 
+from instructblip_jax.convert.vocabulary import with_image
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
@@ -23,9 +24,14 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
     """The digits world's tokenizers; returns the sizes of the language model's and the Q-Former's vocabulary."""
     sys.path.insert(0, str(ROOT / "tools"))
     try:
-        from digits_tokenizers import write_qformer, write_t5
+        from digits_tokenizers import write_llama, write_qformer, write_t5
     finally:
         sys.path.pop(0)
+    if kind == "llava":
+        write_llama(directory)
+        vocabulary = with_image(directory, "LlavaProcessor")
+        vocabulary.write(directory)
+        return vocabulary.size, 0
     words = write_t5(directory).get_vocab_size()
     return words, write_qformer(directory / "qformer_tokenizer").get_vocab_size() if kind == "instructblip" else 0
 

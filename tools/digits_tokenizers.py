@@ -1,4 +1,4 @@
-"""The digits world's two tokenizers, one token per word: for the language model (T5) and for the Q-Former (BERT)."""
+"""The digits world's tokenizers, one token per word: for the language models (T5, LLaMA) and the Q-Former (BERT)."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,11 @@ from instructblip_jax.datasets.digits.scene import COLOURS, COLUMNS, ROWS
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 PUNCTUATION = "?,.:!"
+CONVERSATION = (
+    "a chat between a curious user human and an artificial intelligence assistant the gives helpful detailed polite "
+    "answers to user's human's questions"
+)
+"""The words that conversations put around questions and answers (LLaVA's templates v0 and v1)."""
 
 
 def words() -> list[str]:
@@ -34,21 +39,29 @@ def _write(directory: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> Non
     _dump(directory / "special_tokens_map.json", {k: v for k, v in config.items() if k.endswith("_token")})
 
 
-def write_t5(directory: Path) -> Tokenizer:
-    """Write a Unigram tokenizer with ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2, ``<image>`` last; letters as fallback."""
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -3.0)]
-    vocabulary += [(f"\u2581{word}", -4.0) for word in words()]
+def _unigram(special: list[str], known: list[str], marks: list[str], blanks: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    """A Unigram tokenizer: ``special`` tokens from id 0 on, a token for each word and for each of ``marks``, letters as
+    fallback. ``blanks`` cuts a text into words."""
+    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -3.0)]
+    vocabulary += [(f"\u2581{word}", -4.0) for word in [*known, *marks]]
     vocabulary += [(letter, -9.0) for letter in ascii_lowercase + digits + PUNCTUATION + "-'"]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=special.index("<unk>"), byte_fallback=False))
     tokenizer.normalizer = normalizers.Lowercase()
+    isolated = "|".join([f"[{PUNCTUATION}]", *marks])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(f"[{PUNCTUATION}]"), "isolated"),
+            blanks,
+            pre_tokenizers.Split(Regex(isolated), "isolated"),
             pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always"),
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme="always")
+    return tokenizer
+
+
+def write_t5(directory: Path) -> Tokenizer:
+    """Write a Unigram tokenizer with ``<pad>`` 0, ``</s>`` 1, ``<unk>`` 2, ``<image>`` last; letters as fallback."""
+    tokenizer = _unigram(["<pad>", "</s>", "<unk>"], words(), [], pre_tokenizers.WhitespaceSplit())
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
     )
@@ -62,6 +75,30 @@ def write_t5(directory: Path) -> Tokenizer:
         "truncation_side": "left",
         "clean_up_tokenization_spaces": False,
         "processor_class": "InstructBlipProcessor",
+    }
+    _write(directory, tokenizer, config)
+    return tokenizer
+
+
+def write_llama(directory: Path) -> Tokenizer:
+    """Write a Unigram tokenizer with LLaMA's ``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``<s>`` before every text.
+
+    A line break and ``###``, which end turns in conversations, are tokens, too.
+    """
+    known = sorted({*words(), *CONVERSATION.split()})
+    blanks = pre_tokenizers.Split(Regex("[ \\t]+"), "removed")
+    tokenizer = _unigram(["<unk>", "<s>", "</s>"], known, ["\n", "###"], blanks)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A"], pair=["<s>", "$A", "<s>:1", "$B:1"], special_tokens=[("<s>", 1)]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "model_max_length": 2048,
+        "clean_up_tokenization_spaces": False,
     }
     _write(directory, tokenizer, config)
     return tokenizer

@@ -1,32 +1,63 @@
-"""Make the digits world's checkpoint: python tools/digits_towers.py [--out instructblip_jax/assets/digits]
+"""Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip]
 
-Trains the two frozen towers (`digits_vit.py`, `digits_t5.py`), adds an untrained Q-Former and projection between them,
-and writes everything as a Hugging Face InstructBLIP directory. Takes about an hour on two cores. Towers that are in
---cache from an earlier run are not trained again.
+"digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
+projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
+CLIP vision model that begins as the vision tower of "digits"; about half an hour. Towers that are in --cache from an
+earlier run are not trained again.
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import digits_llama
 import digits_t5
+import digits_text
 import digits_vit
 import jax.numpy as jnp
 import numpy as np
-from digits_tokenizers import write_qformer, write_t5
+from digits_tokenizers import write_llama, write_qformer, write_t5
 from flax import nnx
+from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+import instructblip_jax as ib
 from instructblip_jax.convert import save
 from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.parts import clip_vit, llama
+from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.write import write_shards
-from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
 from instructblip_jax.systems.build import flatten
 from instructblip_jax.systems.instructblip import InstructBlipSystem
 
 IMAGE, PATCH, WIDTH = 48, 8, 96
+PICTURES: dict[str, Any] = {
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+    "rescale_factor": 1 / 255,
+    "resample": 3,
+}
+"""Settings of pictures, as preprocessor_config.json has them, but for their size."""
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    """Bytes of pictures -> the towers' pixels."""
+    scaled = np.asarray(pixels, np.float32) * np.float32(PICTURES["rescale_factor"])
+    return (scaled - np.asarray(CLIP_MEAN, np.float32)) / np.asarray(CLIP_STD, np.float32)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file as the ones that ship are written."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -> None:
@@ -74,7 +105,7 @@ def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -
         "config.json": {
             "model_type": "instructblip",
             "architectures": ["InstructBlipForConditionalGeneration"],
-            "num_query_tokens": digits_t5.SLOTS,
+            "num_query_tokens": digits_text.SLOTS,
             "image_token_index": image_token,
             "is_encoder_decoder": True,
             "tie_word_embeddings": False,
@@ -84,23 +115,63 @@ def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -
             "text_config": text,
         },
         "preprocessor_config.json": {
+            **PICTURES,
             "image_processor_type": "BlipImageProcessor",
             "processor_class": processor,
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": CLIP_MEAN,
-            "image_std": CLIP_STD,
-            "rescale_factor": 1 / 255,
-            "resample": 3,
             "size": {"height": IMAGE, "width": IMAGE},
         },
-        "processor_config.json": {"num_query_tokens": digits_t5.SLOTS, "processor_class": processor},
+        "processor_config.json": {"num_query_tokens": digits_text.SLOTS, "processor_class": processor},
         "generation_config.json": {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0},
     }
     for name, content in contents.items():
-        (out / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(out / name, content)
+
+
+def write_llama_config(out: Path, config: LlamaConfig) -> None:
+    """Write a plain LLaMA's config.json and generation_config.json, in the public format."""
+    ids = {"bos_token_id": digits_llama.BEGIN, "eos_token_id": digits_llama.END}
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    write_json(
+        out / "config.json",
+        {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_act": config.hidden_act,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": config.rms_norm_eps,
+            "tie_word_embeddings": False,
+            **{name: getattr(config, name) for name in sizes},
+            **ids,
+        },
+    )
+    write_json(out / "generation_config.json", ids)
+
+
+def write_clip_config(out: Path, config: VitConfig) -> None:
+    """Write the config.json of a CLIP vision model and its pictures' settings, in the public format."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    write_json(
+        out / "config.json",
+        {
+            "model_type": "clip_vision_model",
+            "architectures": ["CLIPVisionModel"],
+            "hidden_act": config.hidden_act,
+            "layer_norm_eps": config.layer_norm_eps,
+            "projection_dim": config.hidden_size,
+            **{name: getattr(config, name) for name in names},
+        },
+    )
+    side = config.image_size
+    write_json(
+        out / "preprocessor_config.json",
+        {
+            **PICTURES,
+            "image_processor_type": "CLIPImageProcessor",
+            "do_center_crop": True,
+            "crop_size": {"height": side, "width": side},
+            "size": {"shortest_edge": side},
+        },
+    )
 
 
 def cached(path: Path, make: Callable[[], dict]) -> dict[str, np.ndarray]:
@@ -113,44 +184,72 @@ def cached(path: Path, make: Callable[[], dict]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("instructblip_jax/assets/digits"))
-    parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
-    parser.add_argument("--vit-steps", type=int, default=5000)
-    parser.add_argument("--t5-steps", type=int, default=7100)
-    args = parser.parse_args()
+def write_weights(out: Path, rules: Mapping[str, Rule], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write model.safetensors in bfloat16."""
+    stored = {path: jnp.asarray(value, jnp.bfloat16) for path, value in arrays.items()}
+    write_shards(out, save.tensors(rules, stored), max_bytes=5 * 10**9)
+    print(f"wrote {out}: {sum(x.size for x in stored.values()):,} parameters")
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_t5(args.out)
-    qformer_tokenizer = write_qformer(args.out / "qformer_tokenizer")
-    write_configs(
-        args.out,
-        tokenizer.get_vocab_size(),
-        qformer_tokenizer.get_vocab_size(),
-        tokenizer.token_to_id("<image>"),
-    )
-    config = hf_instructblip.read_config(args.out / "config.json")
-    image = ImageProcessor.from_pretrained(args.out)
 
-    def normalize(pixels: np.ndarray) -> np.ndarray:
-        scaled = np.asarray(pixels, np.float32) * np.float32(image.rescale)
-        return (scaled - np.asarray(image.mean, np.float32)) / np.asarray(image.std, np.float32)
-
-    make = {
-        "vit": lambda: digits_vit.train(config.vision, normalize, args.vit_steps),
-        "llm": lambda: digits_t5.train(config.text, tokenizer, args.t5_steps),
+def make_digits(out: Path, cache: Path) -> None:
+    """InstructBLIP: the first vision tower and T5, and between them what tuning begins with."""
+    tokenizer = write_t5(out)
+    qformer_tokenizer = write_qformer(out / "qformer_tokenizer")
+    write_configs(out, tokenizer.get_vocab_size(), qformer_tokenizer.get_vocab_size(), tokenizer.token_to_id("<image>"))
+    config = hf_instructblip.read_config(out / "config.json")
+    towers = {
+        "vit": cached(cache / "vit.safetensors", lambda: digits_vit.train(config.vision, normalize, 5000)["vit"]),
+        "llm": cached(cache / "llm.safetensors", lambda: digits_t5.train(config.text, tokenizer, 7100)),
     }
-    towers = {name: cached(args.cache / f"{name}.safetensors", run) for name, run in make.items()}
     _, state = nnx.split(InstructBlipSystem(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     arrays = {path: np.asarray(variable[...]) for path, variable in flatten(state).items()}
     for name, tower in towers.items():
         for path, value in tower.items():
             assert arrays[f"{name}/{path}"].shape == value.shape
             arrays[f"{name}/{path}"] = value
-    stored = {path: jnp.asarray(value, jnp.bfloat16) for path, value in arrays.items()}
-    write_shards(args.out, save.tensors(hf_instructblip.rules(config), stored), max_bytes=5 * 10**9)
-    print(f"wrote {args.out}: {sum(x.size for x in stored.values()):,} parameters")
+    write_weights(out, hf_instructblip.rules(config), arrays)
+
+
+def make_llama(out: Path, cache: Path) -> None:
+    """A plain LLaMA."""
+    tokenizer = write_llama(out)
+    config = LlamaConfig(
+        vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
+        hidden_size=WIDTH,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        rms_norm_eps=1e-5,
+    )
+    write_llama_config(out, config)
+    arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 7000))
+    write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
+
+
+def make_clip(out: Path, cache: Path) -> None:
+    """A CLIP vision model, which begins with the vision tower of the "digits" beside it."""
+    first = ib.from_pretrained(out.parent / "digits", dtype="float32")
+    arrays = {path: jnp.asarray(x) for path, x in {**first.train, **first.frozen}.items()}
+    eva = unflatten_dict(arrays, sep="/")["vit"]
+    config = digits_vit.clip_config(first.config.vision)
+    write_clip_config(out, config)
+    arrays = cached(cache / "clip.safetensors", lambda: digits_vit.train_clip(eva, first.config.vision, normalize, 600))
+    write_weights(out, {rule.ours: rule for rule in clip_vit.rules(config, "", "vision_model.")}, arrays)
+
+
+MAKE = {"digits": make_digits, "digits_llama": make_llama, "digits_clip": make_clip}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("made", nargs="*", choices=MAKE, default=list(MAKE), help="folders to make; all without one")
+    parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
+    parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
+    args = parser.parse_args()
+    for name in args.made:
+        out = args.assets / name
+        out.mkdir(parents=True, exist_ok=True)
+        MAKE[name](out, args.cache)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The digits world's vision tower: a small EVA-style ViT that learns to recognize training scans in scenes.
+"""The digits world's vision towers: small ViTs that learn to recognize training scans in scenes, EVA's and CLIP's way.
 
 Temporary heads predict, for each patch, the row, column, colour and digit of the cell that it belongs to.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,8 @@ from flax import nnx
 from tqdm import tqdm
 
 from instructblip_jax.datasets.digits.scene import COLOURS, COLUMNS, ROWS, Scene, draw, render
-from instructblip_jax.models.layers.primitives import linear
-from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.models.layers.primitives import layer_norm, linear
+from instructblip_jax.models.towers.vit import Block, Vit, VitConfig
 
 HEADS = {"digit": 11, "colour": 7, "row": 3, "column": 3}
 """Question about each patch -> number of answers; empty cells have the last digit and the last colour."""
@@ -33,16 +35,78 @@ def targets(scene: Scene, grid: int) -> np.ndarray:
 
 
 class Seer(nnx.Module):
-    """The tower and its temporary heads: pixels [B, H, W, 3] -> head -> logits [B, patches, answers]."""
+    """The tower and its temporary heads, linear ones on its tokens."""
+
+    OUTPUTS = 1
 
     def __init__(self, config: VitConfig, rngs: nnx.Rngs):
         self.vit = Vit(config, dtype=jnp.float32, rngs=rngs)
-        for name, answers in HEADS.items():
-            setattr(self, name, linear(config.hidden_size, answers, (None, None), dtype=jnp.float32, rngs=rngs))
+        self._add_heads(config.hidden_size, rngs)
 
-    def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
-        tokens = self.vit(pixels)[:, 1:]
-        return {name: getattr(self, name)(tokens) for name in HEADS}
+    def _add_heads(self, width: int, rngs: nnx.Rngs) -> None:
+        for name, answers in HEADS.items():
+            setattr(self, name, linear(width, answers, (None, None), dtype=jnp.float32, rngs=rngs))
+
+    def asked(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """Tokens [B, 1 + patches, D] -> head -> logits [B, patches, answers]."""
+        return {name: getattr(self, name)(tokens[:, 1:]) for name in HEADS}
+
+    def readings(self, pixels: jax.Array) -> list[dict[str, jax.Array]]:
+        """Pixels [B, H, W, 3] -> the heads' logits on each output that is trained."""
+        return [self.asked(self.vit(pixels))]
+
+
+class ClipSeer(Seer):
+    """CLIP's tower, asked twice: LLaVA reads the last layer's input, other systems its normalised output."""
+
+    OUTPUTS = 2
+
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs):
+        shorter = dataclasses.replace(config, num_hidden_layers=config.num_hidden_layers - 1, post_norm=False)
+        self.vit = Vit(shorter, dtype=jnp.float32, rngs=rngs)
+        self.last = Block(config, dtype=jnp.float32, rngs=rngs)
+        self.post_norm = layer_norm(config.hidden_size, config.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
+        self._add_heads(config.hidden_size, rngs)
+
+    def readings(self, pixels: jax.Array) -> list[dict[str, jax.Array]]:
+        x = self.vit.features(pixels)
+        return [self.asked(x), self.asked(self.post_norm(self.last(x)))]
+
+
+def clip_config(eva: VitConfig) -> VitConfig:
+    """CLIP's tower over EVA's: one layer more, the one whose output LLaVA does not read."""
+    return dataclasses.replace(
+        eva,
+        num_hidden_layers=eva.num_hidden_layers + 1,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-5,
+        patch_bias=False,
+        pre_norm=True,
+    )
+
+
+def as_clip(eva: dict, config: VitConfig, pixels: jax.Array) -> dict:
+    """EVA's tower as the beginning of CLIP's, without the last layer; both as nnx pure dicts.
+
+    The bias of the patches goes into the positions, exactly. The norm of the embeddings, which EVA has not, gets the
+    scale and shift by which it changes those of the pictures ``pixels`` [B, H, W, 3] least.
+    """
+    params = {name: value for name, value in eva.items() if name != "post_norm"}
+    params["position"] = eva["position"].at[1:].add(eva["patch"]["bias"])
+    params["patch"] = {"kernel": eva["patch"]["kernel"]}
+    kernel, grid, size = eva["patch"]["kernel"], config.grid, config.patch_size
+    patches = pixels.reshape(-1, grid, size, grid, size, 3).swapaxes(2, 3).reshape(-1, grid * grid, size * size * 3)
+    first = jnp.broadcast_to(params["class_token"], (len(pixels), 1, kernel.shape[1]))
+    x = jnp.concatenate([first, patches @ kernel], axis=1) + params["position"]
+    z = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    scale = ((z - z.mean((0, 1))) * (x - x.mean((0, 1)))).mean((0, 1)) / z.var((0, 1))
+    return params | {"pre_norm": {"scale": scale, "bias": x.mean((0, 1)) - scale * z.mean((0, 1))}}
+
+
+def whole_clip(params: dict) -> dict:
+    """The parameters of a `ClipSeer`'s tower: the last layer on the stack of the others."""
+    layers = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), params["vit"]["layers"], params["last"])
+    return params["vit"] | {"layers": layers, "post_norm": params["post_norm"]}
 
 
 def pictures(split: str, count: int, seed: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,10 +116,10 @@ def pictures(split: str, count: int, seed: int, grid: int) -> tuple[np.ndarray, 
     return np.stack([render(s, split, rng) for s in scenes]), np.stack([targets(s, grid) for s in scenes])
 
 
-def accuracy(graph, params, normalize, split: str, grid: int, count: int = 2000) -> dict[str, float]:
+def accuracy(graph, params, normalize, split: str, grid: int, count: int = 2000, reading: int = 0) -> dict[str, float]:
     """Share of correct patches per head, and of non-empty cells whose patches together name digit and colour."""
     images, wanted = pictures(split, count, 10**6, grid)
-    run = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
+    run = jax.jit(lambda params, x: nnx.merge(graph, params).readings(x)[reading])
     right, cells = {name: [] for name in HEADS}, []
     for start in range(0, count, 200):
         logits = run(params, normalize(images[start : start + 200]))
@@ -72,14 +136,24 @@ def accuracy(graph, params, normalize, split: str, grid: int, count: int = 2000)
 
 
 def train(
-    config: VitConfig, normalize, steps: int, size: int = 64, pool: int = 40_000, rate: float = 1.5e-3, seed: int = 0
-):
-    """Train the tower and return its parameters, without the heads, as an nnx pure dict.
+    config: VitConfig,
+    normalize,
+    steps: int,
+    size: int = 64,
+    pool: int = 40_000,
+    rate: float = 1.5e-3,
+    seed: int = 0,
+    seer: type[Seer] = Seer,
+    start: dict | None = None,
+) -> dict:
+    """Train a ``seer`` and return its parameters as an nnx pure dict.
 
-    ``normalize``: uint8 pictures -> the tower's pixels.
+    ``normalize``: uint8 pictures -> the tower's pixels. ``start``: what its "vit" begins with.
     """
-    graph, state = nnx.split(Seer(config, nnx.Rngs(seed)))
+    graph, state = nnx.split(seer(config, nnx.Rngs(seed)))
     params = nnx.to_pure_dict(state)
+    if start is not None:
+        params["vit"] = start
     images, wanted = pictures("train", pool, seed, config.grid)
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -90,9 +164,9 @@ def train(
     @jax.jit
     def step(params, opt, pixels, wanted):
         def loss(params):
-            logits = nnx.merge(graph, params)(pixels)
             return sum(
                 optax.softmax_cross_entropy_with_integer_labels(logits[name], wanted[..., n]).mean()
+                for logits in nnx.merge(graph, params).readings(pixels)
                 for n, name in enumerate(HEADS)
             )
 
@@ -108,5 +182,15 @@ def train(
         if n % 250 == 0:
             bar.write(f"step {n}: loss {float(value):.4f}")
     for split in ("train", "validation", "test"):
-        print(f"vision tower on {split} scans:", accuracy(graph, params, normalize, split, config.grid))
-    return params["vit"]
+        for reading in range(seer.OUTPUTS):
+            found = accuracy(graph, params, normalize, split, config.grid, reading=reading)
+            print(f"vision tower on {split} scans, output {reading}:", found)
+    return params
+
+
+def train_clip(eva: dict, config: VitConfig, normalize, steps: int) -> dict:
+    """Train CLIP's tower from EVA's parameters and configuration; returns the nnx pure dict of the whole tower."""
+    images, _ = pictures("train", 256, 1, config.grid)
+    start = as_clip(eva, config, jnp.asarray(normalize(images)))
+    clip = clip_config(config)
+    return whole_clip(train(clip, normalize, steps, pool=20_000, rate=5e-4, seer=ClipSeer, start=start))

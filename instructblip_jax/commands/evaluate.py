@@ -151,7 +151,7 @@ def predict(
 
 def _report(workdir: Workdir, results: Mapping[str, SetResult], run: Mapping[str, Any]) -> None:
     """Write and print the table."""
-    markdown = table.markdown(results)
+    markdown = "\n".join(filter(None, (table.markdown(results), table.by_class(results))))
     content = {**table.as_dict(results), **run}
     written = [workdir.write_json("evaluation.json", content), workdir.write_text("evaluation.md", markdown)]
     written += _draw(workdir, results)

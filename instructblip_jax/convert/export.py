@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from instructblip_jax.convert.new_directory import check_free, new_directory
+from instructblip_jax import distributed
+from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards, open_shards
+from instructblip_jax.convert.shared_directory import shared_directory
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
@@ -20,7 +22,7 @@ _INDEX = ".index.json"
 def export(
     out: str | Path,
     source: Path,
-    trained: Mapping[str, np.ndarray],
+    trained: Mapping[str, Tensor],
     rules: Mapping[str, Rule],
     ignored: re.Pattern[str],
     *,
@@ -29,12 +31,14 @@ def export(
 ) -> list[Written]:
     """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` for its own.
 
-    Every other tensor is copied as it is stored, one at a time; buffers and aliases that nothing reads are left out.
+    Every other tensor is copied as it is stored; buffers and aliases that nothing reads are left out. One tensor is in
+    memory at a time. In a job of several processes all of them call it, and those that see ``out`` write a share of the
+    weight files each.
 
     Args:
       out: a directory that does not exist yet, or is empty.
       source: a model directory.
-      trained: Hugging Face name -> float32 tensor in Hugging Face layout (`convert.save.tensors`).
+      trained: Hugging Face name -> float32 tensor in Hugging Face layout (`convert.save.lazy`).
       rules: the table of the exported model; a tensor that it resizes on loading is written resized.
       ignored: names of tensors that old files hold on top.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
@@ -44,7 +48,23 @@ def export(
     have in this shape, and OSError where ``out`` cannot be written.
     """
     out = Path(out)
-    check_free(out, source)
+    with distributed.together():
+        if distributed.is_writer():
+            check_free(out, source)
+        tensors = _replaced(source, trained, rules, ignored)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    with shared_directory(out, size) as (directory, share):
+        written = write_shards(directory, tensors.items(), max_shard_bytes, share=share)
+        if distributed.is_writer():
+            copy_files(source, directory)  # config.json is among them: a directory without it is no model
+            describe(directory)
+    return written
+
+
+def _replaced(
+    source: Path, trained: Mapping[str, Tensor], rules: Mapping[str, Rule], ignored: re.Pattern[str]
+) -> dict[str, Tensor]:
+    """All tensors of ``source`` in the order of its files, the ``trained`` ones replaced; see `export`."""
     shards = open_shards(source)
     tensors: dict[str, Tensor] = {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)}
     for rule in rules.values():
@@ -57,12 +77,7 @@ def export(
     ]
     if wrong:
         raise ValueError(f"{source}: is not the model that these were trained on: {'; '.join(wrong)}")
-    tensors |= trained
-    with new_directory(out, sum(tensor.nbytes for tensor in tensors.values())) as directory:
-        written = write_shards(directory, tensors.items(), max_shard_bytes)
-        copy_files(source, directory)  # config.json is among them: a directory without it is no model
-        describe(directory)
-    return written
+    return tensors | dict(trained)
 
 
 def _resized(rule: Rule, shards: Shards) -> np.ndarray:

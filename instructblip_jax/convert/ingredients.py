@@ -16,6 +16,9 @@ PARTS = {
 }
 """Part -> what its directory, or hub id, holds. Each is a flag of `assemble`."""
 
+PROJECTORS = ("mlp", "linear")
+"""Kinds of a new LLaVA projector, the default first: 1.5's two layers, and 1.0's linear map."""
+
 
 class Combination(NamedTuple):
     """Parts that make a whole model together."""
@@ -28,7 +31,11 @@ class Combination(NamedTuple):
 
 
 SYSTEMS: dict[str, tuple[Combination, ...]] = {
-    "instructblip": (Combination(("blip2", "bert"), ("language",)), Combination(("vision", "bert", "language"))),
+    "instructblip": (
+        Combination(("blip2", "bert"), ("language",)),
+        Combination(("vision", "bert", "language")),
+        Combination(("model", "language")),
+    ),
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
     "llava": (Combination(("vision", "language")),),
 }
@@ -45,6 +52,12 @@ def check(system: str, given: Collection[str]) -> None:
             return
     flags = " ".join(f"--{name}" for name in given) or "no part"
     raise ValueError(f"{system} is assembled from {' or '.join(map(str, combinations))}; given: {flags}")
+
+
+def check_projector(system: str, given: str | None) -> None:
+    """Raise ValueError if a kind of projector is given for a system that has one kind alone."""
+    if given is not None and system != "llava":
+        raise ValueError(f"--projector is for llava; {system} has one kind")
 
 
 def takers(part: str) -> list[str]:

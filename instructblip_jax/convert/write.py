@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 class Lazy:
     """A tensor that is read, or made, only when it is written.
 
-    ``origin``: the file that it is copied from unchanged, and its name there.
+    ``origin``: the file that it is copied from unchanged, and its name there. ``collective``: all processes of the job
+    must read it together.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     origin: tuple[Path, str] | None = None
+    collective: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -86,13 +89,63 @@ def whole_files(tensors: Mapping[str, Tensor]) -> dict[Path, list[str]]:
     return {path: names for path, names in found.items() if names_in(path) == set(names)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The share of a process in writing a directory: every ``of``-th file from number ``own`` on; None is no file."""
+
+    own: int | None = 0
+    of: int = 1
+
+    def has(self, file: int) -> bool:
+        """True if this process writes the file of this number."""
+        return file % self.of == self.own
+
+
+class _Turns:
+    """The collective tensors of all shares, read in turn: one of each share, and all processes read all of them.
+
+    So all processes write at the same time, and each has its own tensor in memory and for a moment another one.
+    """
+
+    def __init__(self, groups: Sequence[Mapping[str, Tensor]], share: Share):
+        shares: list[list[Lazy]] = [[] for _ in range(share.of)]
+        for n, group in enumerate(groups):
+            tensors = (group[name] for name in _order(group))
+            shares[n % share.of] += [x for x in tensors if isinstance(x, Lazy) and x.collective]
+        self._own, self._rounds = share.own, zip_longest(*shares)
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """The next tensor of this share."""
+        return self._round(next(self._rounds)) if isinstance(tensor, Lazy) and tensor.collective else read(tensor)
+
+    def end(self) -> None:
+        """Read along until the other processes have all of theirs."""
+        for tensors in self._rounds:
+            self._round(tensors)
+
+    def _round(self, tensors: tuple[Lazy | None, ...]) -> Any:
+        mine = None
+        for n, tensor in enumerate(tensors):
+            array = None if tensor is None else tensor.read()
+            mine = array if n == self._own else mine
+        return mine
+
+
 def write_shards(
-    directory: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int, *, link: bool = False
+    directory: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    max_bytes: int,
+    *,
+    link: bool = False,
+    share: Share = Share(),
+    stem: str = Path(SINGLE).stem,
 ) -> list[Written]:
     """Write tensors in their order, a new file whenever ``max_bytes`` are reached, and an index if there are several.
 
     One lazy tensor is in memory at a time, whatever the size of a file. With ``link`` the `whole_files` come first, as
-    hard links, whatever their size; they are copied where the file system cannot link them.
+    hard links, whatever their size; they are copied where the file system cannot link them. In a job of several
+    processes all of them call it, each with its ``share`` of the files, and get the list of all files. ``stem``: the
+    beginning of their names.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rest = dict(tensors)
@@ -104,17 +157,24 @@ def write_shards(
             groups.append({})
         groups[-1][name] = tensor
     count = len(groups)
-    names = [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    numbers = [""] if count == 1 else [f"-{n:05d}-of-{count:05d}" for n in range(1, count + 1)]
+    names = [f"{stem}{number}.safetensors" for number in numbers]
     total = sum(x.nbytes for group in groups for x in group.values())
     linked = [str(path) for path in sources] + [""] * (count - whole)
-    with tqdm(total=total, desc="write", unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
-        for n, (name, group) in enumerate(zip(names, groups, strict=True)):
-            if linked[n] and _link(linked[n], directory / name):
-                bar.update(sum(x.nbytes for x in group.values()))
-                continue
-            linked[n] = ""
-            _write(directory / name, group, bar)
-    if count > 1:
+    turns, own = _Turns(groups, share), [n for n in range(count) if share.has(n)]
+    size = sum(x.nbytes for n in own for x in groups[n].values())
+    shown = None if share.own == 0 else True  # on a terminal, by the first process
+    try:
+        with tqdm(total=size, desc="write", unit="B", unit_scale=True, dynamic_ncols=True, disable=shown) as bar:
+            for n in own:
+                if linked[n] and _link(linked[n], directory / names[n]):
+                    bar.update(sum(x.nbytes for x in groups[n].values()))
+                    continue
+                linked[n] = ""
+                _write(directory / names[n], groups[n], turns, bar)
+    finally:
+        turns.end()  # even after an error, which the others do not know of
+    if count > 1 and share.own == 0:
         weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(directory / INDEX, index)
@@ -131,9 +191,14 @@ def _link(source: str, path: Path) -> bool:
     return True
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], bar: tqdm) -> None:
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the order in which a file holds them: wide types first, so that each tensor is aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], turns: _Turns, bar: tqdm) -> None:
     """One safetensors file: size of the header, header, data. The library's own writer needs all data in memory."""
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that each one is aligned
+    order = _order(tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
@@ -146,7 +211,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], bar: tqdm) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             tensor = tensors[name]
-            array = read(tensor)
+            array = turns.read(tensor)
             if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
                 raise ValueError(f"{name} became {array.dtype} {array.shape}, not {tensor.dtype} {tensor.shape}")
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

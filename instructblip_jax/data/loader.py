@@ -5,6 +5,7 @@ state of the iterator is its number, the same on every host, whatever the read-a
 texts of whole batches, so that all agree on order and lengths; it decodes the media of its own rows only.
 """
 
+import bisect
 import dataclasses
 import functools
 import os
@@ -22,7 +23,7 @@ from instructblip_jax.data.collate import collate, grid
 from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
 from instructblip_jax.data.record import Kinds, Record
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
-from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.base import BaseProcessor, Row
 from instructblip_jax.processors.image import UnusableImageError
 
 WINDOW = 4
@@ -89,6 +90,33 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
     else:
         answer = record.answers[int(rng.integers(len(record.answers)))]
     return instruction(templates, record, choice), answer
+
+
+def text_of(
+    record: Record,
+    rng: np.random.Generator,
+    templates: Templates,
+    processor: BaseProcessor,
+    largest: Shape | None = None,
+) -> Row:
+    """The token rows of a record in training: those of `drawn`, or of a whole conversation where the processor reads
+    one (`BaseProcessor.converses`). It then loses its last turns until it fits ``largest``, but never the first."""
+    pictures = len(record.media)
+    if not processor.converses:
+        return processor.encode(*drawn(record, rng, templates), training=True, pictures=pictures)
+    turns = record.turns or (drawn(record, rng, templates),)
+
+    def too_long(count: int) -> bool:
+        return not _fits(processor.lengths(processor.converse(turns[:count], pictures)), largest)
+
+    count = len(turns)
+    if count > 1 and largest is not None and too_long(count):
+        count = max(1, bisect.bisect_left(range(1, count), True, key=too_long))
+    return processor.converse(turns[:count], pictures)
+
+
+def _fits(lengths: Shape, largest: Shape | None) -> bool:
+    return largest is None or (lengths[0] <= largest[0] and lengths[1] <= largest[1])
 
 
 def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
@@ -215,16 +243,16 @@ class TrainingData:
 
     def example(self, place: tuple[int, int], rng: np.random.Generator, members: Members) -> _Example:
         """The record at ``place`` among a set's ``members``, or the first of them after it that is not longer than
-        ``largest``, because no text is ever cut. Raises ValueError after `TRIES` records that are."""
+        ``largest``: texts lose whole turns at most (`text_of`). Raises ValueError after `TRIES` records that are."""
         number, first = place
         source, own = self.sources[number], members[number]
         passed: tuple[str, ...] = ()
         for tried in range(first, first + min(TRIES, len(own))):
             index = int(own[tried % len(own)])
             record = source[index]
-            text = self.processor.encode(*drawn(record, rng, self.templates), training=True)
+            text = text_of(record, rng, self.templates, self.processor, self.largest)
             lengths = self.processor.lengths(text)
-            if lengths[0] <= self.largest[0] and lengths[1] <= self.largest[1]:
+            if _fits(lengths, self.largest):
                 kept = record if self.keeps_media else dataclasses.replace(record, media=())
                 return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)))
             passed = (*passed, record.uid)
@@ -327,6 +355,6 @@ def sample_lengths(
     lengths = []
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
-        texts = drawn(source[int(rng.integers(len(source)))], rng, templates)
-        lengths.append(processor.lengths(processor.encode(*texts, training=True)))
+        record = source[int(rng.integers(len(source)))]
+        lengths.append(processor.lengths(text_of(record, rng, templates, processor)))
     return np.array(lengths)

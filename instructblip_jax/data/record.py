@@ -44,7 +44,7 @@ class Record:
       candidates: what can be chosen from; ``label`` is the number of the right one, or 0 or 1 for a binary task.
       relevance: 0 to 1 for each candidate (Visual Dialog's dense annotations).
       turns: the (question, answer) pairs of a dialogue, in order. Training draws one at each visit, and the turns
-        before it fill the slot ``history``; ``answers`` is then empty.
+        before it fill the slot ``history``, unless the system reads all of them in a row; ``answers`` is then empty.
       image_id, question_id: as the release writes them, for result files.
       meta: whatever else a release says, as JSON scalars and lists.
       parts: texts, and numbers of ``media``, in reading order; () is all media first, then the instruction.

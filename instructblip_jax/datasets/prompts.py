@@ -6,6 +6,7 @@ earlier turns and a line end, or is empty.
 """
 
 from instructblip_jax.datasets.digits.templates import TEMPLATES as DIGITS
+from instructblip_jax.datasets.readers.scienceqa_reasons import FORMS
 
 CAPTION = (
     "A short image caption:",
@@ -50,6 +51,7 @@ def _read(templates: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _DESCRIBE, _SHORT = "A short image description:", "Question: {question} Short answer:"
+_QCM = "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"  # as ScienceQA is published
 
 PROMPTS: dict[str, str] = {
     "coco_caption": _DESCRIBE,
@@ -74,6 +76,7 @@ PROMPTS: dict[str, str] = {
     "msvd_qa": _SHORT,
     "msrvtt_qa": _SHORT,
     "ivqa": _SHORT,
+    **dict.fromkeys(FORMS, _QCM),
 }
 """Set -> its evaluation prompt: the paper's for its held-out sets, similar ones for the others. iconqa's
 ``fill_in_blank`` has no options and is evaluated with vqav2's prompt."""
@@ -100,7 +103,11 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "msvd_qa": QUESTION,
     "msrvtt_qa": QUESTION,
     "ivqa": QUESTION,
-    **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa")},
+    "llava_instruct_150k": ("{history}{question}",),
+    "llava_cc3m_595k": ("{question}",),
+    "llava_lcs_558k": ("{question}",),
+    "llava_v1_5_mix665k": ("{history}{question}",),
+    **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS)},
 }
 """Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their
 own questions."""

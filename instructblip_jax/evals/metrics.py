@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instructblip_jax.evals import captions, ptb, ranking, vqa
+from instructblip_jax.datasets.readers.scienceqa_reasons import CLASSES
+from instructblip_jax.evals import captions, lettered, ptb, ranking, vqa
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, Result
 
 
@@ -36,9 +37,12 @@ def _scores(prediction: Prediction, reference: Reference) -> tuple[float, ...]:
 
 
 def _label(reference: Reference) -> int:
-    if reference.label is None:
+    label = reference.label
+    if label is None:
         raise ValueError(f"{reference.uid}: the reference has no label")
-    return reference.label
+    if reference.candidates and not 0 <= label < len(reference.candidates):
+        raise ValueError(f"{reference.uid}: candidate {label} of {len(reference.candidates)}")
+    return label
 
 
 def _answers(reference: Reference) -> tuple[str, ...]:
@@ -121,8 +125,6 @@ def _chooses_label(prediction: Prediction, reference: Reference) -> bool:
     """True if the best score, or the predicted text, is that of the labelled candidate; without candidates the text
     must be the label itself."""
     label = _label(reference)
-    if reference.candidates and not 0 <= label < len(reference.candidates):
-        raise ValueError(f"{reference.uid}: candidate {label} of {len(reference.candidates)}")
     if prediction.text is None:
         return ranking.choice(_scores(prediction, reference)) == label
     return prediction.text.strip() == (reference.candidates[label].strip() if reference.candidates else str(label))
@@ -130,6 +132,23 @@ def _chooses_label(prediction: Prediction, reference: Reference) -> bool:
 
 def _accuracy(pairs: Sequence[Pair]) -> Result:
     return _mean([float(prediction is not None and _chooses_label(prediction, ref)) for prediction, ref in pairs])
+
+
+def _option(prediction: Prediction, reference: Reference) -> int | None:
+    """The candidate with the best score, or the one whose letter the text gives; None if it gives none of them."""
+    if not reference.candidates:
+        raise ValueError(f"{reference.uid}: the reference has no candidates")
+    if prediction.text is None:
+        return ranking.choice(_scores(prediction, reference))
+    return lettered.chosen(prediction.text, len(reference.candidates))
+
+
+def _scienceqa(pairs: Sequence[Pair]) -> Result:
+    """``no_letter``: the share of predictions that are there, and choose no option."""
+    options = [_option(prediction, ref) for prediction, ref in pairs if prediction]
+    chosen = iter(options)
+    right = [float(prediction is not None and next(chosen) == _label(ref)) for prediction, ref in pairs]
+    return _mean(right, no_letter=options.count(None) / len(options) if options else None)
 
 
 def _side(reference: Reference) -> int:
@@ -192,20 +211,26 @@ METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
     "yes_no": _yes_no,
     "mrr": _mrr,
     "auc": _auc,
+    "scienceqa": _scienceqa,
 }
 """Name -> metric, as defined in docs/metrics.md. Each raises ValueError naming a pair that lacks a needed field."""
 
 
 def by_group(metric: str, pairs: Sequence[Pair]) -> dict[str, dict[str, Result]]:
-    """Group name -> value -> the metric over the pairs of that answer type or domain, as if they were a whole set."""
+    """Group name -> value -> the metric over the pairs that have it, as if they were a whole set.
+
+    Values are sorted by name, ScienceQA's classes as `CLASSES`.
+    """
     out: dict[str, dict[str, Result]] = {}
     for name in GROUPS:
         members: dict[str, list[Pair]] = {}
         for pair in pairs:
-            if name in pair[1].groups:
-                members.setdefault(pair[1].groups[name], []).append(pair)
+            values = pair[1].groups.get(name, ())
+            for value in (values,) if isinstance(values, str) else values:
+                members.setdefault(value, []).append(pair)
         if members:
-            out[name] = {value: METRICS[metric](members[value]) for value in sorted(members)}
+            order = [*CLASSES, *sorted(members.keys() - set(CLASSES))]
+            out[name] = {value: METRICS[metric](members[value]) for value in order if value in members}
     return out
 
 

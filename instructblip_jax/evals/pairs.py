@@ -1,15 +1,16 @@
 """Input and output of the metrics: predictions with their references, and the result over a set of such pairs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.evals import bootstrap
 
-GROUPS = ("answer_type", "domain")
-"""The fields of a record's ``meta`` by which scores are also broken down."""
+GROUPS = ("answer_type", "domain", "classes")
+"""The fields of a record's ``meta`` by which scores are also broken down: each a value, or a list of several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Reference:
       candidates: the choices, in the order of the prediction's scores.
       label: index of the correct candidate; 0 or 1 for a binary task.
       relevance: of each candidate, 0 to 1.
-      groups: the values of `GROUPS`.
+      groups: the values of `GROUPS`, as many of each as the record has.
       difficult: A-OKVQA's official score leaves the record out.
     """
 
@@ -38,7 +39,7 @@ class Reference:
     candidates: tuple[str, ...] = ()
     label: int | None = None
     relevance: tuple[float, ...] = ()
-    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
     difficult: bool = False
 
 
@@ -82,6 +83,10 @@ def reference_of(record: Record, candidates: tuple[str, ...] | None = None) -> R
         candidates=record.candidates if candidates is None else candidates,
         label=record.label,
         relevance=record.relevance,
-        groups={name: str(record.meta[name]) for name in GROUPS if record.meta.get(name) is not None},
+        groups={name: _values(record.meta[name]) for name in GROUPS if record.meta.get(name) is not None},
         difficult=bool(record.meta.get("difficult_direct_answer")),
     )
+
+
+def _values(told: Any) -> str | tuple[str, ...]:
+    return tuple(map(str, told)) if isinstance(told, list) else str(told)

@@ -16,6 +16,7 @@ from etils import epath
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
+from instructblip_jax.datasets.readers.scienceqa_reasons import SUBJECTS, classes_of
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference
 
 IDS = ("uid", "question_id", "questionId", "id", "image_id", "image")
@@ -26,6 +27,8 @@ ANSWERS = ("answers", "references", "captions", "direct_answers", "answer", "cap
 CAPTIONS = ("references", "captions", "caption")
 """Reference fields of which several rows may belong to the same picture."""
 CANDIDATES, LABEL_FIELDS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
+INDEX = "answer"
+"""The field that in rows with "choices" and no label is the label, if it is a number (ScienceQA, IconQA)."""
 RELEVANCES = ("relevance", "gt_relevance")
 
 
@@ -167,6 +170,8 @@ def _reference(uid: str, row: JsonRow) -> Reference:
         label = int(label)
     if label is not None and not isinstance(label, int):
         raise row.error(f"the label is a number, not {label!r}")
+    if label is None and row.has("choices") and type(row.fields.get(INDEX)) is int:  # no bool
+        label = row.fields[INDEX]
     relevance = row.first(RELEVANCES)
     return Reference(
         uid=uid,
@@ -174,9 +179,22 @@ def _reference(uid: str, row: JsonRow) -> Reference:
         candidates=() if candidates is None else _texts(row, candidates),
         label=None if label is None else int(label),
         relevance=() if relevance is None else _numbers(row, relevance),
-        groups={name: _as_text(row, row.fields[name]) for name in GROUPS if row.has(name)},
+        groups=_groups(row),
         difficult=bool(row.fields.get("difficult_direct_answer")),
     )
+
+
+def _groups(row: JsonRow) -> dict[str, str | Sequence[str]]:
+    """The row's values of `GROUPS`. The classes of a row of ScienceQA's own problems.json are found here."""
+    found: dict[str, str | Sequence[str]] = {}
+    for name in GROUPS:
+        if row.has(name):
+            value = row.fields[name]
+            found[name] = _texts(row, value) if isinstance(value, list) else _as_text(row, value)
+    if "classes" not in found and str(row.fields.get("subject")) in SUBJECTS:
+        hint, picture = (bool(row.first((name,))) for name in ("hint", "image"))
+        found["classes"] = classes_of(row.fields["subject"], row.fields.get("grade"), hint=hint, picture=picture)
+    return found
 
 
 def _id_names(predictions: list[JsonRow], references: list[JsonRow]) -> tuple[str, str]:

@@ -48,6 +48,7 @@ _SHORT: dict[str, Any] = {
 }
 _CAPTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 80, "min_new_tokens": 10, "length_penalty": 1.0}
 _QUESTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 30, "length_penalty": 1.0}
+_REASONED: dict[str, Any] = {"max_new_tokens": 1024}  # greedily, as LLaVA's published evaluation of ScienceQA
 
 SUITE: dict[str, EvalSpec] = {
     "coco_caption": EvalSpec("test", "cider", **_CAPTION),
@@ -72,8 +73,11 @@ SUITE: dict[str, EvalSpec] = {
     "msvd_qa": EvalSpec("test", "top1", "vocabulary"),
     "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
     "ivqa": EvalSpec("test", "ivqa", **_SHORT),
+    "scienceqa_qcm_a": EvalSpec("test", "scienceqa", max_new_tokens=16),
+    "scienceqa_qcm_ale": EvalSpec("test", "scienceqa", **_REASONED),
+    "scienceqa_qcm_lea": EvalSpec("test", "scienceqa", **_REASONED),
 }
-"""Set -> how it is evaluated. Web CapFilt and the three LLaVA sets serve for training only."""
+"""Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
 
 
 def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from instructblip_jax.datasets.readers.scienceqa_reasons import CLASSES
+
 
 @dataclasses.dataclass(frozen=True)
 class SetResult:
@@ -88,3 +90,17 @@ def markdown(rows: Mapping[str, SetResult]) -> str:
     kept = [n for n in range(len(columns)) if columns[n] in always or any(row[n] for row in body)]
     lines = [columns, ["---"] * 4 + ["---:"] * (len(columns) - 4), *body]
     return "".join("| " + " | ".join(line[n] for n in kept) + " |\n" for line in lines)
+
+
+def by_class(rows: Mapping[str, SetResult]) -> str:
+    """ScienceQA's own table, in Markdown and percent: the sets with `CLASSES`, one a row; "" if there is none.
+
+    The average is the set's score, over all records. A class without records has an empty cell.
+    """
+    lines = [["", *CLASSES, "Avg"], ["---"] + ["---:"] * (len(CLASSES) + 1)]
+    for name, row in rows.items():
+        found = row.details.get("classes", {})
+        if any(one in found for one in CLASSES):
+            values = [*(found[one]["value"] if one in found else None for one in CLASSES), row.value]
+            lines.append([name, *("" if value is None else f"{100 * value:.2f}" for value in values)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines) if len(lines) > 2 else ""

@@ -7,8 +7,9 @@ one before it is used.
 
 import hashlib
 import json
+import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from etils import epath
 
 from instructblip_jax import digests, distributed
 from instructblip_jax.convert.shards import weight_files
-from instructblip_jax.mesh import fetch
+from instructblip_jax.mesh import pieces
 from instructblip_jax.train.step import Arrays, TrainState
 
 Place = Mapping[str, Any]
@@ -30,6 +31,10 @@ _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}
 """Reading by process 0 without the others."""
 
 _EDGE = 1 << 20  # bytes read at either end of a weight file, so that 16 GB are not read again to compare two models
+
+
+_READ_BYTES = 1 << 30
+"""Largest size of the arrays that are read together to be checked: a trained language model does not fit a host."""
 
 
 def fingerprint(directory: Path) -> str:
@@ -46,11 +51,15 @@ def fingerprint(directory: Path) -> str:
 
 
 def weights_sha256(train: Arrays) -> str:
-    """SHA-256 of the trained parameters, paths and float32 bytes, in the order of the paths. All hosts must call it."""
+    """SHA-256 of the trained parameters, paths and float32 bytes, in the order of the paths. All hosts must call it.
+
+    One array is in memory at a time; of a stack that is spread over several hosts, one layer.
+    """
     digest = hashlib.sha256()
     for path in sorted(train):
         digest.update(path.encode())
-        digest.update(fetch(train[path]).tobytes())
+        for piece in pieces(train[path]):
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
 
 
@@ -198,8 +207,8 @@ class Checkpoints:
         """The damage of the checkpoint of ``step``, or None."""
         try:
             saved, data = self._read_json(step, "source"), self._read_json(step, "data")
+            found = self._digests(step, only)
             if "digests" not in saved:  # written by a version that had none
-                self._read_state(step, only)
                 return None
             # The first version kept the position alone, and its seal is over that.
             sealed = data["iterator"] if data.keys() == {"iterator"} else data
@@ -208,7 +217,7 @@ class Checkpoints:
             expected = {
                 name: value for name, value in saved["digests"].items() if only is None or name.startswith(f"{only}/")
             }
-            return _differing(expected, digests.of_host(self._read_state(step, only)))
+            return _differing(expected, found)
         except Exception as error:  # a damaged file may raise anything
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
 
@@ -217,15 +226,23 @@ class Checkpoints:
         with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
             return reader.restore(self.directory / str(step) / item)
 
-    def _read_state(self, step: int, only: str | None) -> dict[str, Any]:
-        """The state, or a part of it, as NumPy arrays."""
+    def _digests(self, step: int, only: str | None) -> dict[str, int]:
+        """The digests of the state as it is stored, or of a part of it, some arrays at a time (see `_READ_BYTES`)."""
         path = self.directory / str(step) / "state"
         handler = _arrays(multiprocessing_options=_ALONE)
+        found: dict[str, int] = {}
         with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
             tree = handler.metadata(path).tree  # the reader's own metadata() hides why it fails
-            tree = tree if only is None else {only: tree[only]}
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(path, args=ocp.args.PyTreeRestore(tree, restore_args=on_host, partial_restore=True))
+            leaves, form = jax.tree.flatten(tree)
+            names = _names(tree)
+            on_host = jax.tree.unflatten(form, [ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves))
+            wanted = [n for n, name in enumerate(names) if only is None or name.startswith(f"{only}/")]
+            for group in _groups(wanted, [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]):
+                asked = [leaf if n in group else ocp.PLACEHOLDER for n, leaf in enumerate(leaves)]
+                args = ocp.args.PyTreeRestore(jax.tree.unflatten(form, asked), restore_args=on_host)
+                read = jax.tree.leaves(reader.restore(path, args=args))
+                found |= digests.of_host({names[n]: read[n] for n in group})
+        return found
 
     def close(self) -> None:
         """Wait until everything is written."""
@@ -245,6 +262,16 @@ def _arrays(**options: Any) -> ocp.PyTreeCheckpointHandler:
 def _with_arrays(state: TrainState) -> dict[str, Any]:
     """The parts of the state that hold arrays: a system without memory writes what versions without memory wrote."""
     return {name: part for name, part in state.items() if jax.tree.leaves(part)}
+
+
+def _groups(numbers: Iterable[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of arrays in groups of at most `_READ_BYTES`, or of one array."""
+    groups: list[list[int]] = [[]]
+    for n in numbers:
+        if groups[-1] and sum(sizes[m] for m in groups[-1]) + sizes[n] > _READ_BYTES:
+            groups.append([])
+        groups[-1].append(n)
+    return groups
 
 
 def _names(tree: Any) -> list[str]:

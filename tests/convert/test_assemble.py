@@ -127,6 +127,28 @@ def test_every_tensor_is_a_parts_or_is_drawn(parts, made, case):
     assert len(set(values)) == len(values)  # each has draws of its own
 
 
+def test_a_models_language_model_is_replaced(parts, tmp_path):
+    """All else is the model's own, the Q-Former's tokenizer too; the projection is drawn anew."""
+    given = {"model": parts["qformer"], "language": parts["llama"]}
+    families.assemble(tmp_path / "made", "instructblip", given, seed=7)
+    got, old, new = (read(path) for path in (tmp_path / "made", *given.values()))
+    for name, value in got.items():
+        if name.startswith("language_model."):
+            want = new[name.removeprefix("language_model.")]
+            np.testing.assert_array_equal(value[: len(want)], want, err_msg=name)
+        elif not name.startswith("language_projection."):
+            np.testing.assert_array_equal(value, old[name], err_msg=name)
+    assert got["language_projection.weight"].shape == (got["language_model.model.norm.weight"].size, 16)
+    words = [
+        Tokenizer.from_file(str(path / "qformer_tokenizer/tokenizer.json"))
+        for path in (parts["qformer"], tmp_path / "made")
+    ]
+    assert words[0].get_vocab() == words[1].get_vocab()
+    ib.from_pretrained(tmp_path / "made")
+    with pytest.raises(ValueError, match=r"model_type is 'llama', not 'instructblip'"):
+        families.assemble(tmp_path / "other", "instructblip", given | {"model": parts["llama"]})
+
+
 @pytest.mark.parametrize("case", ["instructblip", "blip-2-qformer", "blip-2-bert"])
 def test_it_loads_learns_and_is_exported(made, tmp_path, case):
     model, processor = ib.from_pretrained(made / case, dtype="float32"), ib.Processor.from_pretrained(made / case)
@@ -319,7 +341,11 @@ def test_every_combination_has_its_family():
     ("system", "given", "words"),
     [
         ("blip", ["vision"], r"no system 'blip' can be assembled; there are instructblip, blip-2"),
-        ("instructblip", [], r"--blip2 --bert \[--language\] or --vision --bert --language; given: no part"),
+        (
+            "instructblip",
+            [],
+            r"--blip2 --bert \[--language\] or --vision --bert --language or --model --language; given: no",
+        ),
         ("instructblip", ["blip2"], r"given: --blip2"),
         ("blip-2", ["vision", "language", "audio"], r"--vision --language \[--qformer\] or .*given: .*--audio"),
         ("blip-2", ["vision", "language", "qformer", "bert"], r"given: --vision --language --qformer --bert"),

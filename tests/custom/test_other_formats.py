@@ -31,7 +31,7 @@ def test_llava_conversations(folder):
         {
             "id": "u1",
             "image": ["0.png", "1.png"],
-            "conversations": conversation("What is it?\n<image>", "A box.", "Open?", "No."),
+            "conversations": conversation("What is it?\n<image><image>", "A box.", "Open?", "No."),
         },
         {"id": "u2", "conversations": conversation("Say hello.", "Hello.", ask="user", answer="assistant")},
     ]
@@ -85,6 +85,7 @@ def test_unusable_conversations(folder):
         [{"from": "robot", "value": "x"}],
         [{"role": "user", "content": [{"type": "audio"}]}],
         [{"role": "user", "content": {"a": 1}}],
+        conversation("<image>Who?", "I."),
     ]
     rows = [{"conversations": conversation("A?", "B.")}, *({"conversations": turns} for turns in bad)]
     assert reasons(json_lines(folder / "talk.jsonl", *rows)) == [
@@ -98,6 +99,21 @@ def test_unusable_conversations(folder):
         "unknown speaker",
         "unknown part of a message",
         "message is not text",
+        "pictures and <image> differ in number",
+    ]
+    pictured = [
+        {"image": image, "conversations": conversation(*texts)}
+        for image, texts in (
+            ("0.png", ("Who?", "I.")),  # pictures stand first where nothing marks them
+            (["0.png", "1.png"], ("<image>Who?", "I.", "And <image>?", "She.")),
+            (["0.png", "1.png"], ("<image>Who?", "I <image>.")),
+            ("0.png", ("<image>Who?", "I.", "<image>And?", "She.")),
+        )
+    ]
+    assert reasons(json_lines(folder / "talk.jsonl", *pictured), folder / "pics") == [
+        None,
+        None,
+        *["pictures and <image> differ in number"] * 2,
     ]
     with pytest.raises(ValueError, match="conversations and messages both mean"):
         read(json_lines(folder / "talk.jsonl", {"conversations": conversation("A?", "B."), "messages": []}))

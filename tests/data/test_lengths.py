@@ -1,14 +1,19 @@
 """Texts of all lengths in few static shapes: what is padded, and what is too long."""
 
+import copy
 import dataclasses
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from instructblip_jax.data import buckets, loader
+from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Record
+from instructblip_jax.processors.instructblip import InstructBlipProcessor
+from instructblip_jax.validation import HeldOut
 
 LARGEST = (128, 256)
 
@@ -83,9 +88,9 @@ def records(prepared, count: int, **fields) -> list[Record]:
     ]
 
 
-def stream(processor, source, **changes):
+def stream(processor, source, templates=None, **changes):
     options = {"batch_size": 4, "instruction_lengths": (12,), "response_lengths": (8,), "seed": 0} | changes
-    return training_batches({"own": source}, {"own": 1.0}, processor, changes.pop("templates", {}), **options)
+    return training_batches({"own": source}, {"own": 1.0}, processor, templates or {}, **options)
 
 
 def test_what_is_too_long_is_replaced_and_counted_and_nothing_is_cut(processor, prepared):
@@ -213,3 +218,85 @@ def test_a_stream_of_mixed_numbers_of_pictures_resumes_anywhere(processor, prepa
             got = next(second)
             assert got["uid"] == want["uid"]
             np.testing.assert_array_equal(got["pixel_values"], want["pixel_values"])
+
+
+class Conversing(InstructBlipProcessor):
+    """Trains on all turns: questions before answers, and the number of pictures before both."""
+
+    converses = True
+
+    def converse(self, turns, pictures):
+        questions, answers = zip(*turns, strict=True)
+        return self.encode(" ".join((str(pictures), *questions)), " ".join(answers), training=True)
+
+
+@pytest.fixture
+def conversing(processor):
+    other = copy.copy(processor)
+    other.__class__ = Conversing
+    return other
+
+
+def test_conversations_lose_last_turns_and_never_a_part_of_one(conversing, prepared):
+    (one,) = records(prepared, 1)
+    medium = one.media[0]
+    talk = dataclasses.replace(one, answers=(), instruction=None, turns=(("1", "2 , 3"), ("4", "5"), ("6", "7")))
+
+    def said(record, largest):
+        row = loader.text_of(record, np.random.default_rng(0), {}, conversing, largest)
+        return conversing.decode(row["input_ids"][None])[0], conversing.decode(row["labels"][None])[0]
+
+    whole = ("1 1 4 6", "2 , 3 5 7")
+    full = conversing.lengths(conversing.converse(talk.turns, 1))
+    assert said(talk, None) == said(talk, full) == whole
+    assert said(talk, (full[0] - 1, full[1])) == said(talk, (full[0], full[1] - 1)) == ("1 1 4", "2 , 3 5")
+    two = conversing.lengths(conversing.converse(talk.turns[:2], 1))
+    assert said(talk, (full[0], two[1] - 1)) == said(talk, (two[0] - 1, full[1])) == ("1 1", "2 , 3")
+    assert said(talk, (1, 1)) == ("1 1", "2 , 3")  # for the loader to pass over
+    pictured = dataclasses.replace(talk, media=(medium, medium))
+    assert said(pictured, None)[0] == "2 1 4 6"
+    assert said(dataclasses.replace(talk, media=()), None)[0] == "0 1 4 6"
+    assert said(one, None) == ("1 which ?", "1")  # one turn, drawn as ever
+
+
+def test_a_conversation_whose_first_answer_is_too_long_is_passed_over(conversing, prepared):
+    templates = {"own": ["{question}"]}
+    source = [
+        dataclasses.replace(record, instruction=None, answers=(), turns=(turn, ("5 6 7", "5 6 7 8 9 5 6")))
+        for record, turn in zip(
+            records(prepared, 3), [("1", "2"), ("3", "1 2 3 4 5 6 7 8 9"), ("4", "4 2")], strict=True
+        )
+    ]
+    batches = stream(conversing, source, templates=templates)
+    seen, passed, answers = Counter(), Counter(), set()
+    for batch in (next(batches) for _ in range(9)):
+        seen.update(batch["uid"])
+        passed.update(batch["passed"])
+        answers |= set(decoded(conversing, batch["labels"]))
+    assert set(seen) == {"own/train/0", "own/train/2"}
+    assert set(passed) == {"own/train/1"}
+    assert answers == {"2", "4 2"}
+    sizes = loader.sample_lengths({"own": source}, {"own": 1.0}, conversing, templates, seed=0, count=20)
+    assert {tuple(row) for row in sizes.tolist()} <= {
+        conversing.lengths(conversing.converse(record.turns, 1)) for record in source
+    }
+
+
+class Counting(InstructBlipProcessor):
+    """Writes the number of pictures before every text."""
+
+    def encode(self, instruction, response=None, *, training=False, pictures=1):
+        return super().encode(f"{pictures} {instruction}", response, training=training)
+
+
+def test_every_text_comes_with_the_number_of_its_pictures(processor, prepared):
+    counting = copy.copy(processor)
+    counting.__class__ = Counting
+    (one,) = records(prepared, 1)
+    for count in range(3):
+        source = [dataclasses.replace(one, media=one.media * count)]
+        held = HeldOut(source, counting, {}, rows=1, shapes=[(12, 8)], seed=0, own=np.arange(1))
+        asked = next(evaluation_batches(source, counting, {}, batch_size=1, instruction_lengths=(12,)))
+        trained = next(stream(counting, source, batch_size=1))
+        for texts in (next(iter(held)), asked.text, trained):
+            assert counting.decode(texts["input_ids"]) == [f"{count} which ?"]

@@ -19,7 +19,7 @@ def test_the_names_that_the_docs_promise():
     promised = (
         "vqa_accuracy vqa_accuracy_lavis vqa_accuracy_evalai cider bleu1 bleu2 bleu3 bleu4 rouge_l exact_match gqa"
     )
-    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1"
+    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1 scienceqa"
     assert sorted(METRICS) == sorted(promised.split())
 
 
@@ -40,6 +40,11 @@ PAIRS = {
     "yes_no": (example("True, it is", label=1), 1.0, example("maybe", ("no",))),
     "mrr": (example(scores=(1.0, 2.0, 3.0), label=1), 0.5, example(scores=(1.0, 1.0), label=1)),
     "rouge_l": (example("a dog", ("a dog", "cat")), 1.0, example("x", ("b",))),
+    "scienceqa": (
+        example("The answer is B.", candidates=("a", "b"), label=1),
+        1.0,
+        example(scores=(1.0, 2.0), candidates=("a", "b"), label=0),
+    ),
 }
 
 
@@ -151,6 +156,8 @@ def test_gqa_also_reports_the_other_comparison():
         ("yes_no", example("yes", ("perhaps",)), "neither"),
         ("yes_no", example("yes", label=3), "neither"),
         ("mrr", example("x", label=0), "0 scores"),
+        ("scienceqa", example("A", label=0), "no candidates"),
+        ("scienceqa", example("A", candidates=("x", "y"), label=2), "candidate 2 of 2"),
         ("cider", example("x"), "no answers"),
     ],
 )

@@ -13,7 +13,9 @@ from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import SetResult, markdown
 from instructblip_jax.recipes import instructblip
 
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason"}
+LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5_mix665k"}
+REASONED = ("scienceqa_qcm_a", "scienceqa_qcm_ale", "scienceqa_qcm_lea")
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),
@@ -37,6 +39,7 @@ JUDGED = {
     "msvd_qa": ("test", "top1", "vocabulary"),
     "msrvtt_qa": ("test", "top1", "vocabulary"),
     "ivqa": ("test", "ivqa", "generate"),
+    **dict.fromkeys(REASONED, ("test", "scienceqa", "generate")),
 }
 """Set -> split, metric and mode."""
 WORDS = {
@@ -53,13 +56,14 @@ WORDS = {
     "auc": "AUC",
     "top1": "top-1 of a vocabulary",
     "ivqa": "iVQA accuracy",
+    "scienceqa": "the letter written",
 }
 """Metric -> how docs/datasets.md calls it."""
 
 
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     assert {name: (how.split, how.metric, how.mode) for name, how in SUITE.items()} == JUDGED
-    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT} - ONLY_TRAINED
+    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED} - ONLY_TRAINED
     assert {how.metric for how in SUITE.values()} <= METRICS.keys()
     assert {how.mode for how in SUITE.values()} == set(MODES)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -78,7 +82,10 @@ CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k"}
 ASKING = {"vqav2_qg", "okvqa_qg", "aokvqa_qg"}
 
 
-@pytest.mark.parametrize("name", [name for name, (_, _, mode) in JUDGED.items() if mode == "generate"])
+ANSWERED = [name for name, (_, _, mode) in JUDGED.items() if mode == "generate" and name not in REASONED]
+
+
+@pytest.mark.parametrize("name", ANSWERED)
 def test_how_a_set_is_answered(name):
     """Beams of the paper's appendix, the original code's repetition penalty, short answers of 1 to 10 tokens."""
     how = SUITE[name]
@@ -88,6 +95,11 @@ def test_how_a_set_is_answered(name):
     assert (how.min_new_tokens, how.max_new_tokens) == lengths
     assert how.length_penalty == (1.0 if name in CAPTIONS | ASKING else None)
     assert how.prompt is None
+
+
+def test_reasons_are_written_greedily_and_whole():
+    for name, longest in zip(REASONED, (16, 1024, 1024), strict=True):
+        assert SUITE[name] == EvalSpec("test", "scienceqa", "generate", num_beams=1, max_new_tokens=longest)
 
 
 def test_what_ranks_counts_the_end_token():
@@ -120,6 +132,7 @@ LIKE_THEM = {
     "vqav2_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "okvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+    **dict.fromkeys(REASONED, "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"),
 }
 
 

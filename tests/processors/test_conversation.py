@@ -14,7 +14,7 @@ from instructblip_jax.processors import conversation
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 MERGES = ["U S", "E R", "▁ US", "US ER", "▁ ▁", "▁ A", "# #", "## #", "▁ ###", "i t", "▁ it", "▁ i", "i s", "▁ is"]
-MERGES += ["A S", "AS S", "T A", "TA N", "TAN T", "▁ H", "u m", "a n", "um an", "▁ s", "e v", "ev en", "\u0301 ."]
+MERGES += ["A S", "AS S", "T A", "TA N", "TAN T", "▁ H", "u m", "a n", "um an", "▁ s", "e v", "e n", "ev en"]
 CHARACTERS = "▁#:,.?!'()-/%abcdefghijklmnopqrstuvwxyzABCDEHIJMNOPRSTUVWXY0123456789é\u0301"
 SLOTS, IMAGE, END = 3, "<image>", "</s>"
 SCHEMES = ("prepend", "always", "first")

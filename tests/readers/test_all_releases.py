@@ -30,8 +30,8 @@ def test_counts_order_and_round_trip(layouts, name):
     assert len(set(uids)) == len(uids)
 
 
-def test_there_are_26():
-    assert len(RELEASES) == 26
+def test_there_are_26_and_four_of_llava_and_three_forms_of_scienceqa():
+    assert len(RELEASES) == 26 + 4 + 3
     assert set(prompts.TRAINING) == set(RELEASES)
     assert set(prompts.PROMPTS) == {name for name in RELEASES if name != "capfilt" and not name.startswith("llava")}
 

@@ -1,4 +1,4 @@
-"""All 26 sets through the whole: prepared from official layouts, trained on as one mixture, judged as one suite."""
+"""All sets through the whole: prepared from official layouts, trained on as one mixture, judged as one suite."""
 
 import io
 import json
@@ -110,7 +110,7 @@ def shown(record):
         return 4  # frames
     if record.dataset == "iconqa" and record.split.startswith("choose_img"):
         return 1 + len(record.candidates)
-    if record.dataset == "scienceqa":
+    if record.dataset.startswith("scienceqa") or record.dataset == "llava_v1_5_mix665k":
         return int(record.image_id is not None)  # some questions need none
     return 1
 

@@ -66,6 +66,13 @@ def test_the_order_of_fields_does_not_matter(one_world, tmp_path, name):
         ("aokvqa", ["coco/train2017", "coco/val2017", "coco/test2017"]),
         ("ocrvqa", ["ocrvqa/images"]),
         ("llava_conv", ["coco/train2017"]),
+        ("llava_instruct_150k", ["coco"]),
+        ("llava_cc3m_595k", ["llava_cc3m_595k/images"]),
+        ("llava_lcs_558k", ["llava_lcs_558k"]),
+        (
+            "llava_v1_5_mix665k",
+            [f"llava_v1_5_mix665k/{part}" for part in ("coco/train2017", "gqa", "ocr_vqa/images", "textvqa", "vg")],
+        ),
         ("nocaps", ["nocaps/validation", "nocaps/test"]),
         ("flickr30k", ["flickr30k/flickr30k-images"]),
         ("gqa", ["gqa/images"]),

@@ -1,12 +1,14 @@
 """Conversations and questions about videos, compared field by field with their raw files."""
 
 import csv
+import json
 
 import pytest
-from drawing import raw, rows, tally, under
-from fixtures.talk import FILES
+from drawing import raw, rows, skips, tally, under
+from fixtures.talk import FILES, MIXED, said
 
 from instructblip_jax.data.record import Record
+from instructblip_jax.datasets.draft import Draft
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 
@@ -19,8 +21,7 @@ def videos(name, world, split):
 def test_llava(world, name):
     want, seen = [], []
     for row in raw(world / "llava" / FILES[name]):
-        said = [turn["value"] for turn in row["conversations"]]
-        said = [text.replace("<image>", "").strip() for text in said]
+        texts = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
         again = seen.count(row["id"])
         seen.append(row["id"])
         record = Record(
@@ -31,7 +32,7 @@ def test_llava(world, name):
             media=(),
             slots={},
             answers=(),
-            turns=tuple(zip(said[::2], said[1::2], strict=True)),
+            turns=tuple(zip(texts[::2], texts[1::2], strict=True)),
             image_id=row["id"],
             question_id=row["id"],
         )
@@ -42,6 +43,72 @@ def test_llava(world, name):
     assert want[3][0].uid.endswith("#1")
     if name == "llava_conv":
         assert want[0][0].turns[1][0] == "Line one.\nLine two?"
+
+
+WHOLE = {
+    "llava_instruct_150k": ("llava/llava_instruct_150k.json", "dialog", "coco/train2017/"),
+    "llava_cc3m_595k": ("llava_cc3m_595k/chat.json", "open", "llava_cc3m_595k/images/"),
+    "llava_lcs_558k": ("llava_lcs_558k/blip_laion_cc_sbu_558k.json", "open", "llava_lcs_558k/images/"),
+    "llava_v1_5_mix665k": ("llava_v1_5_mix665k/llava_v1_5_mix665k.json", "dialog", "llava_v1_5_mix665k/"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_sets_of_whole_conversations(world, name):
+    file, task, folder = WHOLE[name]
+    want, seen = [], []
+    for row in raw(world / file):
+        texts = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
+        texts = [text.replace("?\n\nAnswer", "?\nAnswer") for text in texts]
+        again = seen.count(row["id"])
+        seen.append(row["id"])
+        image = row.get("image")
+        record = Record(
+            uid=f"{name}/train/{row['id']}" + (f"#{again}" if again else ""),
+            dataset=name,
+            split="train",
+            task=task,
+            media=(),
+            slots={},
+            answers=(),
+            turns=tuple(zip(texts[::2], texts[1::2], strict=True)),
+            image_id=image and image.rsplit("/", 1)[-1].removesuffix(".jpg"),
+            question_id=row["id"],
+        )
+        want.append((record, [folder + MIXED.get(image, image)] if image else []))
+    found = rows(name, world, "train")
+    assert [(row.record, [under(world, media) for media in row.media]) for row in found] == want
+    assert all(media.path.is_file() for row in found for media in row.media)
+    assert any("#" in row.record.uid for row in found) == (task == "dialog")
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "llava_instruct_150k"])
+def test_conversations_that_cannot_be_trained_on(tmp_path, name):
+    """Each is counted by one of few phrases; an answer before any question is left out of its conversation."""
+    leading = [{"from": "gpt", "value": "Ask me."}, *said("<image>\nWhat?", "A box.")]
+    bad = {
+        "turns out of order": [said("<image>a", "b", "c"), [*said("<image>a", "b"), *leading[:1]], leading[:1] * 2],
+        "pictures and <image> differ in number": [
+            said("What?", "A box."),
+            said("<image><image>\nWhat?", "A box."),
+            said("What?", "A box.", "<image>And that?", "A drum."),
+            said("<image>What?", "A box.", "<image>And that?", "A drum."),
+        ],
+        "empty answer": [said("<image>a", " "), [], leading[:1]],
+        "empty question": [said("<image>", "b"), said("<image>a", "b", "", "d")],
+    }
+    listed = [{"id": "0", "image": "a.jpg", "conversations": leading}]
+    listed += [{"id": "1", "image": "a.jpg", "conversations": turns} for group in bad.values() for turns in group]
+    listed += [{"id": "2", "conversations": said("<image>What?", "A box.")}, {"id": "3", "image": ["a.jpg"]}]
+    source = tmp_path / WHOLE[name][0]
+    source.parent.mkdir()
+    source.write_text(json.dumps(listed))
+    found = list(RELEASES[name].splits(source, ())["train"]())
+    (draft,) = (row for row in found if isinstance(row, Draft))
+    assert draft.record.turns == (("What?", "A box."),)
+    assert draft.notes == ("answer before any question left out",)
+    reasons = [reason for reason, group in bad.items() for _ in group]
+    assert [reason for _, reason in skips(found)] == [*reasons, "pictures and <image> differ in number", "wrong type"]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -7,15 +7,17 @@ import checkpoints
 import toys
 from safetensors.numpy import save_file
 
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "tenth")
+MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth")
 """model_type of each; their language model is T5 unless `LANGUAGE` names another."""
-LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt"}
+LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
 
 
 def config_json(kind: str, words: int, qformer_words: int) -> dict:
     """``config.json`` with as few layers as there can be."""
     family = LANGUAGE.get(kind, "t5")
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
+    if kind == "llava":
+        return checkpoints.llava_json(words, sizes=checkpoints.MINI)
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     raw["qformer_config"] = raw["qformer_config"] | {"vocab_size": max(qformer_words, 1)} | rates
     return raw
@@ -25,7 +27,7 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     """A whole model directory: configuration, tokenizers, image settings, random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
-    words, qformer_words = toys.write_tokenizers(directory)
+    words, qformer_words = toys.write_tokenizers(directory, kind)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")
     settings = json.loads((directory / "preprocessor_config.json").read_text())
     side = checkpoints.MINI["vision_config"]["image_size"]

@@ -28,6 +28,8 @@ from instructblip_jax.train.step import init_state, make_step
 ROWS = 8
 FAST = OptimConfig(learning_rate=1e-2, warmup_steps=0)
 PROMPT, RESPONSE = 24, 16
+TEMPLATE = {"llava": 32}
+"""Tokens that a system's own template adds to a prompt."""
 
 
 class Case:
@@ -37,6 +39,7 @@ class Case:
         self.directory = directory
         self.model = ib.from_pretrained(directory, dtype="float32")
         self.processor = ib.Processor.from_pretrained(directory)
+        self.prompt = PROMPT + TEMPLATE.get(directory.name, 0)
         self.kinds = ("frame",) * 2 if "video" in directory.name else ("image",)
         rng = np.random.default_rng(0)
         texts = ["which digit is red ?", "how many digits are there ?", "what is above the 3 ?", "is there a 7 ?"] * 2
@@ -50,7 +53,7 @@ class Case:
         pairs = zip(self.texts, self.answers if training else [None] * ROWS, strict=True)
         rows = [self.processor.encode(*pair, training=training) for pair in pairs]
         response = RESPONSE if training else 0
-        return {**self.media, **self.processor.batch(rows, PROMPT, response, training=training)}
+        return {**self.media, **self.processor.batch(rows, self.prompt, response, training=training)}
 
     @cached_property
     def whole(self):
@@ -124,7 +127,7 @@ def test_accumulation_is_the_whole(case):
 def test_the_batch_is_as_the_configuration_describes_it(case, training):
     made = case.batch(training=training)
     response = RESPONSE if training else 0
-    described = case.model.config.batch(ROWS, PROMPT, response, case.kinds, training=training)
+    described = case.model.config.batch(ROWS, case.prompt, response, case.kinds, training=training)
     assert {key: (x.shape, x.dtype) for key, x in made.items()} == {
         key: (x.shape, x.dtype) for key, x in described.items()
     }

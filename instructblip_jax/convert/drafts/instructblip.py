@@ -1,7 +1,8 @@
 """InstructBLIP and BLIP-2 from parts, as they are before instruction tuning.
 
 From a BLIP-2 and a BERT (arXiv 2305.06500, section 2.6: initialised from BLIP-2), or from single parts: a vision tower,
-a Q-Former that begins as BERT (arXiv 2301.12597, section 3.1), and a language model with a new projection.
+a Q-Former that begins as BERT (arXiv 2301.12597, section 3.1), and a language model with a new projection. Or from an
+InstructBLIP whose language model is replaced.
 """
 
 import re
@@ -61,7 +62,10 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     new projection, begun as a torch linear layer: uniform(-1/sqrt(in), 1/sqrt(in)) for weight and bias.
     """
     language, bert = parts.get("language"), parts.get("bert")
-    if "blip2" in parts:
+    if "model" in parts:
+        vision = parts["model"]
+        raw, tensors = _whole(vision, model_type)
+    elif "blip2" in parts:
         vision = parts["blip2"]
         raw, tensors = _with_text_half(vision, parts["bert"], seed)
     else:
@@ -82,11 +86,14 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     text |= {"model_type": family, "vocab_size": rows, "pad_token_id": words.id_of("pad_token")}
     vocabularies, sizes = {"": words}, {}
     if hf_instructblip.HAS_TEXT[model_type]:
-        assert bert is not None
         pieces, positions = (
             tensors[f"qformer.{name}"].shape[0] for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS)
         )
-        vocabularies["qformer_tokenizer"] = vocabulary.for_qformer(bert, pieces - 1)
+        vocabularies["qformer_tokenizer"] = (
+            vocabulary.for_qformer(bert, pieces - 1)
+            if bert is not None
+            else vocabulary.Vocabulary(vision / "qformer_tokenizer", processor_class)
+        )
         sizes = {"vocab_size": pieces, "max_position_embeddings": positions}
     config = _config(model_type, raw, text, sizes, words.add(vocabulary.IMAGE))
     files = {
@@ -107,13 +114,19 @@ def _model(directory: Path) -> _Model:
     return _Model(read_json(path), config, {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)})
 
 
+def _whole(directory: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config.json and the tensors of a model of this model_type."""
+    path = directory / "config.json"
+    found = read_json(path).get("model_type")
+    if found != model_type:
+        raise ValueError(f"{path}: model_type is {found!r}, not {model_type!r}")
+    raw, _, tensors = _model(directory)
+    return raw, tensors
+
+
 def _with_text_half(blip2: Path, bert: Path, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config.json of a BLIP-2, and its tensors by InstructBLIP's names with a text half for its Q-Former."""
-    path = blip2 / "config.json"
-    found = read_json(path).get("model_type")
-    if found != "blip-2":
-        raise ValueError(f"{path}: model_type is {found!r}, not 'blip-2'")
-    raw, _, tensors = _model(blip2)
+    raw, tensors = _whole(blip2, "blip-2")
     tensors = {name.replace(_NORMS["blip-2"], _NORMS["instructblip"]): tensor for name, tensor in tensors.items()}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return raw, tensors | qformer_from_bert.text_half(bert, shapes, seed=seed)

@@ -14,6 +14,7 @@ import numpy as np
 
 from instructblip_jax.convert import vocabulary
 from instructblip_jax.convert.assemble import Draft
+from instructblip_jax.convert.ingredients import PROJECTORS
 from instructblip_jax.convert.layouts.hf_llava import ASPECT, LLM, PROJECTOR, VIT
 from instructblip_jax.convert.new_rows import with_rows
 from instructblip_jax.convert.parts import clip_vit
@@ -35,15 +36,15 @@ FEATURES = {"patch": "default", "cls_patch": "full"}
 _BUFFER = re.compile(r".*\.rotary_emb\.inv_freq|.*\.position_ids")
 
 
-def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str = PROJECTORS[0]) -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    "language": a plain LLaMA directory, or one of the authors', whose projector is taken too. "projector": no directory
-    but the kind of a new projector, "mlp" (LLaVA 1.5's, the default) or "linear" (LLaVA 1.0's).
+    "language": a plain LLaMA directory, or one of the authors', whose projector is taken too. ``projector``: the kind
+    of a new one, of `convert.ingredients.PROJECTORS`.
     """
     vision, language = parts["vision"], parts["language"]
     section, tensors = _tower(vision)
-    text, words, act, options = _language(language, str(parts.get("projector", "mlp")))
+    text, words, act, options = _language(language, projector)
     tensors |= words
     vocabulary_ = vocabulary.with_image(language, "LlavaProcessor")
     for name in (f"{LLM[1]}model.embed_tokens.weight", f"{LLM[1]}lm_head.weight"):

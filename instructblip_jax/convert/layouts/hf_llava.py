@@ -24,6 +24,8 @@ NEWER = (
     (PROJECTOR, f"model.{PROJECTOR}"),
 )
 """Prefixes of the published names, and those that files written by transformers 5 have instead."""
+MODULES = (("language_model.model.", "model.language_model."), (PROJECTOR, f"model.{PROJECTOR}"))
+"""See `families.Family`."""
 TOWER = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -55,7 +57,7 @@ def read_config(path: Path) -> LlavaConfig:
     text_section: dict[str, Any] = raw.get("text_config") or {}
     if text_section.get("model_type", "llama") != "llama":
         raise ValueError(f"{path}: text_config.model_type is {text_section['model_type']!r}; only llama is read here")
-    if text_section.get("pad_token_id") is None and raw.get("pad_token_id") is not None:
+    if raw.get("pad_token_id") is not None:
         text_section = text_section | {"pad_token_id": checked(path, "pad_token_id", raw["pad_token_id"], int)}
     if raw.get("multimodal_projector_bias") is False:
         raise ValueError(f"{path}: multimodal_projector_bias is false; only projectors with a bias are read here")

@@ -26,6 +26,9 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
 
+MISMATCH = "pictures and <image> differ in number"
+"""The reason for leaving out a conversation whose text marks more or fewer pictures than its row has."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

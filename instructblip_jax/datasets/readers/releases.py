@@ -15,6 +15,7 @@ from instructblip_jax.datasets.readers import (
     nocaps,
     ocrvqa,
     scienceqa,
+    scienceqa_reasons,
     textcaps,
     textvqa,
     video_qa,
@@ -51,5 +52,11 @@ RELEASES: dict[str, Release] = {
     "msvd_qa": video_qa.MSVD,
     "msrvtt_qa": video_qa.MSRVTT,
     "ivqa": ivqa.RELEASE,
+    "llava_instruct_150k": llava.INSTRUCT,
+    "llava_cc3m_595k": llava.CC3M,
+    "llava_lcs_558k": llava.LCS,
+    "llava_v1_5_mix665k": llava.MIX,
+    **scienceqa_reasons.RELEASES,
 }
-"""InstructBLIP was trained on the first thirteen and evaluated on the others."""
+"""InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, and ScienceQA
+with reasons."""

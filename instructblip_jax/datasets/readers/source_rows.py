@@ -14,8 +14,8 @@ class OtherSplit:
     """Yielded for a row that belongs to another split."""
 
 
-Made = tuple[Record, tuple[Media, ...]] | BadRow | OtherSplit
-"""A record and its media; or, where a row holds several records, what is wrong with one of them."""
+Made = tuple[Record, tuple[Media, ...]] | tuple[Record, tuple[Media, ...], tuple[str, ...]] | BadRow | OtherSplit
+"""A record, its media, and notes, if any (see `Draft`); or, where a row holds several, what is wrong with one."""
 
 
 def drafts(
@@ -45,7 +45,8 @@ def drafts(
                 elif isinstance(made, BadRow):
                     yield Skip(where, made.reason, made.detail, rows)
                 else:
-                    yield Draft(where, *made, rows=rows)
+                    record, media, *notes = made
+                    yield Draft(where, record, media, rows, *notes)
                 rows = 0
         except BadRow as bad:
             yield Skip(where, bad.reason, bad.detail, rows)

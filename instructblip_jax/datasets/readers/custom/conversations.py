@@ -9,7 +9,7 @@ from instructblip_jax.datasets.readers.custom.json_rows import each, objects
 from instructblip_jax.datasets.readers.custom.own_row import OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.splits import of_name
 from instructblip_jax.datasets.readers.custom.text import IMAGE, text_of, without_markers
-from instructblip_jax.datasets.readers.fields import BadRow
+from instructblip_jax.datasets.readers.fields import MISMATCH, BadRow
 
 KEYS = ("conversations", "messages")
 _ASKS = ("human", "user")
@@ -33,11 +33,16 @@ def rows(path: Path, encoding: str | None, lines: bool) -> OwnRows:
             conversation = _turns(fields.get(present[0]) if present else None)
         except BadRow as error:
             return Skip(where, error.reason, error.detail)
+        given = fields[shown[0]] if shown else conversation.images
+        pictures = len(given) if isinstance(given, (list, tuple)) else int(given not in (None, ""))
+        # Without any marker the pictures stand before the text.
+        if conversation.markers not in (0, pictures) and shown != ["video"]:
+            return Skip(where, MISMATCH, f"{pictures} pictures, {conversation.markers} {IMAGE}")
         named = ("id", "split", "task", "image_id", "question_id")
         taken = {name: fields[name] for name in named if name in fields}
         rest = {name: value for name, value in fields.items() if name not in (*KEYS, *_PICTURES, *named)}
         taken["meta"] = rest | ({"system": conversation.system} if conversation.system else {})
-        taken["image"] = fields[shown[0]] if shown else conversation.images
+        taken["image"] = given
         taken["video"] = shown == ["video"]
         return OwnRow(where, number, taken, path.parent, split, turns=conversation.turns, notes=conversation.notes)
 
@@ -45,12 +50,13 @@ def rows(path: Path, encoding: str | None, lines: bool) -> OwnRows:
 
 
 class _Conversation(NamedTuple):
-    """(question, answer) pairs, the system message, the pictures within messages, and notes on what was joined or
-    dropped."""
+    """(question, answer) pairs, the system message, the pictures within messages, the number of "<image>" in questions,
+    and notes on what was joined or dropped."""
 
     turns: tuple[tuple[str, str], ...]
     system: str
     images: list
+    markers: int
     notes: tuple[str, ...]
 
 
@@ -61,6 +67,7 @@ def _turns(messages: Any) -> _Conversation:
     runs: list[tuple[str, list[str]]] = []  # ("question" or "answer", consecutive messages of one speaker)
     system: list[str] = []
     images: list = []
+    markers = 0
     for message in messages:
         if not isinstance(message, Mapping):
             raise BadRow("no conversation", f"a message is {str(message)[:60]!r}")
@@ -74,6 +81,7 @@ def _turns(messages: Any) -> _Conversation:
         part = "question" if role in _ASKS else "answer"
         if not runs or runs[-1][0] != part:
             runs.append((part, []))
+        markers += text.count(IMAGE) if part == "question" else 0
         runs[-1][1].append(without_markers(text) if part == "question" else text)
     notes = [f"{part}s in a row joined" for part, texts in runs if len(texts) > 1]
     joined = [(part, "\n".join(filter(None, texts))) for part, texts in runs]
@@ -91,7 +99,7 @@ def _turns(messages: Any) -> _Conversation:
     if not turns[0][0]:
         raise BadRow("blank instruction")
     notes += ["answer to an empty question" for question, _ in turns if not question]
-    return _Conversation(turns, "\n".join(filter(None, system)), images, tuple(notes))
+    return _Conversation(turns, "\n".join(filter(None, system)), images, markers, tuple(notes))
 
 
 def _content(value: Any, images: list) -> str:

@@ -1,0 +1,54 @@
+"""The digits world's models: one ships whole, the others are put together at first use, of parts that ship.
+
+`assemble` does it, in a process of its own: a run may not start JAX before it knows its mesh.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from filelock import FileLock
+
+ASSETS = Path(str(files("instructblip_jax") / "assets"))
+MADE: dict[str, tuple[str, dict[str, str]]] = {
+    "digits-llama": ("instructblip", {"model": "digits", "language": "digits_llama"}),
+    "digits-llava": ("llava", {"vision": "digits_clip", "language": "digits_llama"}),
+}
+"""Model -> its system, and part -> folder in `ASSETS`, as `assemble` takes them."""
+
+
+def model(name: str) -> Path:
+    """The directory of an embedded model: "digits", which ships whole, or one of `MADE`.
+
+    The latter lie in ~/.cache/instructblip_jax/models (below $XDG_CACHE_HOME, if that is set), under names that change
+    with the parts. Raises ValueError for another name, RuntimeError if the model cannot be assembled.
+    """
+    if name == "digits":
+        return ASSETS / name
+    if name not in MADE:
+        raise ValueError(f"there is no embedded model {name!r}; there are digits, {', '.join(MADE)}")
+    system, parts = MADE[name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax" / "models"
+    out = cache / f"{name}-{_digest(parts)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_suffix(".lock")):
+        if not (out / "config.json").is_file():
+            flags = [f"--{part}={ASSETS / folder}" for part, folder in parts.items()]
+            command = [sys.executable, "-m", "instructblip_jax", "assemble", system, *flags, f"--out={out}"]
+            done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name}: could not be assembled in {out}\n{done.stderr.strip()}")
+    return out
+
+
+def _digest(parts: dict[str, str]) -> str:
+    """Eight hex digits of everything in the parts' folders."""
+    found = hashlib.sha256()
+    for folder in parts.values():
+        for path in sorted((ASSETS / folder).rglob("*")):
+            if path.is_file():
+                found.update(f"{path.relative_to(ASSETS)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return found.hexdigest()[:8]
