@@ -1,8 +1,8 @@
 """A Hugging Face directory of a trained model: instructblip export --model M [--workdir W] --out DIR
 
 M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Tensors that
-were not trained, without --workdir all of them, are copied as M stores them. Adapters (LoRA) are merged into M's tensors,
-in the type of these; with --lora=adapter DIR is an adapter of M instead, for the peft library.
+were not trained, without --workdir all of them, are copied as M stores them. Adapters (LoRA) are merged into tensors of
+M, which keep their type; with --lora=adapter DIR is an adapter of M instead, for the peft library.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Adapters of a language model: the formula, the frozen model that they begin as, and what they are merged into."""
 
+from functools import cached_property
+
 import checkpoints
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,13 @@ import pytest
 from flax import nnx
 
 import instructblip_jax as ib
+from instructblip_jax.convert import save
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.models.layers.int8 import quantize
 from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.build import abstract
 
 SIZES = {"rank": 4, "alpha": 6}
 SCALE = 1.5
@@ -32,14 +36,30 @@ def move(model, seed=0) -> None:
             model.train[path] = jax.device_put(0.1 * rng.standard_normal(old.shape, np.float32), old.sharding)
 
 
+class Case:
+    """A directory, a batch for it, and its model with adapters that do something."""
+
+    def __init__(self, directory, family):
+        raw = checkpoints.config_json("blip-2", sizes=checkpoints.MINI, family=family)
+        self.directory = checkpoints.write(directory, raw, seed=4)
+        self.batch = checkpoints.batch(raw, rows=8, seed=4)
+        self.model = adapted(self.directory)
+        self.fresh = dict(self.model.train)
+        move(self.model)
+
+    @cached_property
+    def gradients(self):
+        return ib.gradients(self.model, self.batch)
+
+
 @pytest.fixture(scope="module", params=["llama", "t5", "opt"])
 def case(request, tmp_path_factory):
-    """A directory, a batch for it, and its model with adapters that do something."""
-    raw = checkpoints.config_json("blip-2", sizes=checkpoints.MINI, family=request.param)
-    directory = checkpoints.write(tmp_path_factory.mktemp(request.param), raw, seed=4)
-    model = adapted(directory)
-    move(model)
-    return directory, checkpoints.batch(raw, seed=4), model
+    return Case(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return Case(tmp_path_factory.mktemp("alone"), "llama")
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -69,60 +89,71 @@ def test_an_adapter_is_a_product_beside_the_kernel(int8, dtype):
     assert got.dtype == jnp.dtype(dtype)
     np.testing.assert_allclose(np.asarray(got, np.float32), want, atol=tolerance * np.abs(want).max(), rtol=0)
 
-    def loss(a_and_b):
-        layer.lora.a[...], layer.lora.b[...] = a_and_b
-        return (layer(jnp.asarray(x, dtype)) * weights).sum().astype(jnp.float32)
+    graph, rest = nnx.split(model)
+
+    def loss(a, b):
+        held = nnx.merge(graph, rest)
+        held.q.lora.a, held.q.lora.b = (nnx.Param(x) for x in (a, b))
+        return (held.q(jnp.asarray(x, dtype)) * weights).sum().astype(jnp.float32)
 
     first, second = np.asarray(a[...]), np.asarray(b[...])
-    of_a, of_b = jax.grad(loss)((a[...], b[...]))
+    of_a, of_b = jax.grad(loss, argnums=(0, 1))(a[...], b[...])
     of_kernel = x.reshape(-1, 24).T @ weights.reshape(-1, 10)
     for got, want in ((of_a, 2.0 * of_kernel @ second.T), (of_b, 2.0 * first.T @ of_kernel)):
         np.testing.assert_allclose(got, want, atol=tolerance * np.abs(want).max(), rtol=0)
 
 
-def test_adapters_begin_as_the_frozen_model(case):
-    directory, batch, _ = case
-    fresh = adapted(directory)
-    np.testing.assert_array_equal(fresh(batch), ib.from_pretrained(directory, dtype="float32")(batch))
-    a = {path: np.asarray(x) for path, x in fresh.train.items() if path.endswith("/lora/a")}
-    assert len({float(x.sum()) for x in a.values()}) == len(a)  # each its own
-    assert all(np.abs(x).max() < x.shape[1] ** -0.5 for x in a.values())
-
-
 def test_every_linear_layer_of_the_blocks_and_nothing_else(case):
-    directory, _, model = case
+    model = case.model
     kernels = {path for path in model.frozen if path.startswith("llm/") and path.endswith("/kernel")}
     heads = {"llm/to_vocab/kernel", "llm/head/kernel"}
     adapters = {path.replace("/lora/a", "/kernel") for path in model.train if path.endswith("/lora/a")}
     assert adapters == kernels - heads
     for name, ours in model.config.text.linears.items():
-        only = adapted(directory, lora=SIZES | {"targets": [name]})
-        found = {path for path in only.train if "/lora/" in path}
+        config = model.config.configured(lora=SIZES | {"targets": [name]})
+        _, train, _ = abstract(config, mesh=model.mesh, dtype="bfloat16", trainable="qformer_and_lora")
+        found = {path for path in train if "/lora/" in path}
         assert found == {path for path in model.train if f"/{ours}/lora/" in path} != set()
+        assert all(kernel.endswith(f".{name}.weight") for kernel in kernel_names(case, found))
 
 
-def test_merged_they_give_the_same_logits(case, tmp_path):
-    directory, batch, model = case
+def kernel_names(case, adapters):
+    """Hugging Face's names of the kernels beside these adapters."""
+    rules = case.model.family.rules(case.model.config)
+    return {rules[path.rpartition("/lora/")[0] + "/kernel"].theirs for path in adapters}
+
+
+def test_they_begin_as_the_frozen_model_and_end_merged_into_it(case, tmp_path):
+    model, batch = case.model, case.batch
+    base = ib.from_pretrained(case.directory, dtype="float32")
+    frozen, moved, train = np.asarray(base(batch)), np.asarray(model(batch)), model.train
+    close = {"atol": 1e-5 * np.abs(moved).max(), "rtol": 0}
+    assert np.abs(moved - frozen).max() > 0.1
+    model.train = case.fresh
+    np.testing.assert_allclose(model(batch), frozen, **close)
+    model.train = train
+
     model.save_pretrained(tmp_path / "out")
-    plain = ib.from_pretrained(tmp_path / "out", dtype="float32")
-    assert plain.frozen.keys() | plain.train.keys() == {
-        path for path in model.frozen | model.train if "/lora/" not in path
-    }
-    got, want, base = (np.asarray(x(batch)) for x in (plain, model, ib.from_pretrained(directory, dtype="float32")))
-    assert np.abs(want - base).max() > 0.1
-    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)
+    merged = ib.from_pretrained(tmp_path / "out", dtype="float32")
+    changed = {path for path, x in merged.frozen.items() if not np.array_equal(x, base.frozen[path])}
+    assert changed == {path.replace("/lora/a", "/kernel") for path in train if path.endswith("/lora/a")}
+    base.train, base.frozen = merged.train, merged.frozen  # of the same shapes: compiled once
+    np.testing.assert_allclose(base(batch), moved, **close)
 
 
-def test_layers_that_are_apart_share_the_arrays_of_their_adapters(case):
-    directory, batch, model = case
-    apart = adapted(directory, scan_layers=False)
-    assert apart.train.keys() == model.train.keys()
+def test_layers_that_are_apart_share_the_arrays_of_their_adapters(llama):
+    apart = adapted(llama.directory, scan_layers=False)
+    assert apart.train.keys() == llama.model.train.keys()
     assert any("/layers/0/" in path for path in apart.frozen)
-    apart.train = model.train
-    (loss, grads), (want, wanted) = ib.gradients(apart, batch), ib.gradients(model, batch)
-    assert float(loss) == pytest.approx(float(want), rel=1e-6)
-    for name, x in wanted.items():
-        np.testing.assert_allclose(grads[name], x, atol=1e-5 * max(1.0, np.abs(x).max()), rtol=1e-4)
+    apart.train = llama.model.train
+    same(ib.gradients(apart, llama.batch), llama.gradients)
+
+
+def same(found, wanted):
+    """Losses and gradients that agree within rounding."""
+    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=1e-5)
+    for name, x in wanted[1].items():
+        np.testing.assert_allclose(found[1][name], x, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(x).max()))
 
 
 def test_gradients_are_those_of_the_merged_kernels(case, tmp_path):
@@ -130,15 +161,14 @@ def test_gradients_are_those_of_the_merged_kernels(case, tmp_path):
     pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
     import reference
 
-    _, batch, model = case
+    model, (value, grads) = case.model, case.gradients
     model.save_pretrained(tmp_path / "out")
     theirs = reference.load(tmp_path / "out")
-    want = reference.answers(theirs, reference.inputs(theirs, batch), trained=("language_model.",))
-    value, grads = ib.gradients(model, batch)
+    want = reference.answers(theirs, reference.inputs(theirs, case.batch), trained=("language_model.",))
     assert float(value) == pytest.approx(float(want["loss"]), rel=1e-5)
-    trained = dict(tensors_of(model))
+    trained = dict(save.tensors(model.family.rules(model.config), model.train))
     modules = {name.removesuffix(".lora_A.weight") for name in grads if name.endswith(".lora_A.weight")}
-    assert len(modules) == sum(path.endswith("/lora/a") for path in model.train)  # the mini has one layer a stack
+    assert len(modules) == sum(len(x) for path, x in model.train.items() if path.endswith("/lora/a"))
     for module in modules:
         of_kernel = want[f"grad/{module.removeprefix('base_model.model.')}.weight"]
         a, b = (trained[f"{module}.lora_{which}.weight"] for which in "AB")
@@ -148,44 +178,27 @@ def test_gradients_are_those_of_the_merged_kernels(case, tmp_path):
             np.testing.assert_allclose(got, expected, atol=1e-4 * max(np.abs(expected).max(), 1e-3), rtol=0)
 
 
-def tensors_of(model):
-    from instructblip_jax.convert import save
-
-    return save.tensors(model.family.rules(model.config), model.train)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    raw = checkpoints.config_json("blip-2", sizes=checkpoints.MINI, family="llama")
-    return checkpoints.write(tmp_path_factory.mktemp("llama"), raw, seed=5), checkpoints.batch(raw, rows=8, seed=5)
-
-
 def test_over_an_int8_base(llama):
-    directory, batch = llama
-    wide, narrow = adapted(directory), adapted(directory, int8=True)
+    narrow = adapted(llama.directory, int8=True)
     assert narrow.frozen["llm/layers/attn/q/kernel"].dtype == jnp.int8
     assert narrow.train["llm/layers/attn/q/lora/a"].dtype == jnp.float32
-    for model in (wide, narrow):
-        move(model)
-    (loss, grads), (want, wanted) = ib.gradients(narrow, batch), ib.gradients(wide, batch)
+    narrow.train = llama.model.train
+    (loss, grads), (want, wanted) = ib.gradients(narrow, llama.batch), llama.gradients
     assert float(loss) == pytest.approx(float(want), rel=0.02)
     for name, x in wanted.items():
         assert np.sqrt(np.mean((grads[name] - x) ** 2)) < 0.1 * np.sqrt(np.mean(x**2)) + 1e-6, name
 
 
 def test_eight_devices_are_one_and_draw_the_same(llama):
-    directory, batch = llama
-    one = adapted(directory)
-    eight = adapted(directory, mesh=make_mesh(data=2, fsdp=2, tensor=2), layout=Layout(llm="sharded"))
-    assert checkpoints.leaves_equal(checkpoints.host(eight.train), checkpoints.host(one.train))
-    split = [x for path, x in eight.train.items() if "/lora/" in path and not x.sharding.is_fully_replicated]
-    assert len(split) == 14
-    for model in (one, eight):
-        move(model)
-    (loss, grads), (want, wanted) = ib.gradients(eight, batch), ib.gradients(one, batch)
-    assert float(loss) == pytest.approx(float(want), rel=1e-5)
-    for name, x in wanted.items():
-        np.testing.assert_allclose(grads[name], x, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(x).max()))
+    eight = adapted(llama.directory, mesh=make_mesh(data=2, fsdp=2, tensor=2), layout=Layout(llm="sharded"))
+    assert checkpoints.leaves_equal(checkpoints.host(eight.train), checkpoints.host(llama.fresh))
+    adapters = {path: x for path, x in eight.train.items() if "/lora/" in path}
+    assert not any(x.sharding.is_fully_replicated for x in adapters.values())
+    a = {path: np.asarray(x) for path, x in adapters.items() if path.endswith("/a")}
+    assert len({float(x.sum()) for x in a.values()}) == len(a)  # each its own
+    assert all(np.abs(x).max() < x.shape[1] ** -0.5 for x in a.values())
+    move(eight)
+    same(ib.gradients(eight, llama.batch), llama.gradients)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +214,7 @@ def test_eight_devices_are_one_and_draw_the_same(llama):
 )
 def test_sizes_that_cannot_be_are_refused_by_name(llama, lora, words):
     with pytest.raises(ValueError, match=words):
-        adapted(llama[0], lora=lora)
+        adapted(llama.directory, lora=lora)
 
 
 def test_the_defaults_are_llavas():
