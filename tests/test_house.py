@@ -47,7 +47,10 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"recipes.instructblip"},
     "config": {"run.config"},
     "evals": {"data", "datasets", "decoding", "distributed", "processors.base", "run.workdir"},
-    "plan": {"decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "train"},
+    "plan": {
+        *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
+        "train",
+    },
     "command_lines": {
         "convert.ingredients",
         "datasets",

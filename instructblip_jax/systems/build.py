@@ -19,7 +19,7 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.stack import check_remat, place_of, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
-from instructblip_jax.systems.trainable import prefixes, split, touches, trains
+from instructblip_jax.systems.trainable import check_int8, prefixes, split, touches, trains
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -99,11 +99,12 @@ def abstract(
     metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
     first. ``scan_layers``: False takes stacks apart in which nothing trains but adapters (`stack.unstack`): the arrays
     of layer 3 are then "llm/layers/3/..."; what trains is one array for all layers either way. Raises ValueError for an
-    unknown set, part, layout or ``remat``.
+    unknown set, part, layout or ``remat``, and for int8 where the set trains its matrices.
     """
     check_remat(remat)
     if int8 not in typing.get_args(Int8):
         raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
+    check_int8(int8, trainable, config.trainable_sets, config.parts)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 

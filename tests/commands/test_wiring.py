@@ -24,6 +24,8 @@ from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.llava import LlavaConfig
+from instructblip_jax.systems.trainable import check_int8
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
 
@@ -325,6 +327,18 @@ def test_the_trainable_set_gets_its_name(run, system):
 def test_what_does_not_fit_the_system_is_refused(run, system, changes, words):
     with pytest.raises(ValueError, match=words):
         fitted(changed(run, changes), system)
+
+
+@pytest.mark.parametrize("int8", [True, "w8a8"])
+def test_a_language_model_that_trains_is_not_rounded(run, int8):
+    """Told by the run's field before anything is loaded, and by the keyword from Python."""
+    config = types.SimpleNamespace(parts=LlavaConfig.parts, trainable_sets=LlavaConfig.trainable_sets)
+    words = rf"config\.int8 is {int8!r}, and config\.trainable 'projector_and_llm' trains .*config\.int8 to False"
+    with pytest.raises(ValueError, match=rf"{words}.*config\.trainable to one of projector"):
+        fitted(changed(run, {"int8": int8, "trainable": "projector_and_llm"}), config)
+    check_int8(int8, "projector", config.trainable_sets, config.parts)
+    with pytest.raises(ValueError, match=r"^int8 is .*trainable 'all' trains.*int8 to False; to answer"):
+        check_int8(int8, None, {"all": ("",)}, config.parts)
 
 
 def test_a_loss_over_pairs_of_rows_refuses_accumulation_by_name(run, system):
