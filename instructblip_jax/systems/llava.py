@@ -115,6 +115,9 @@ class LlavaSystem(PrefixSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
     ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well."""
 
+    # Rows are long and a device has few of them: the head is read once a chunk.
+    chunk: ClassVar[int] = 256
+
     def __init__(
         self,
         config: LlavaConfig,
