@@ -40,13 +40,13 @@ MODELS = {"llama": "digits-llama"}
 and Q-Former."""
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """The run, or one of its `VARIANTS` or `MODELS`."""
+def get_config(variant: str = "", model: str = "digits") -> ConfigDict:
+    """The run, or one of its `VARIANTS` or `MODELS`; other files run it with another embedded ``model``."""
     if variant not in {*VARIANTS, *MODELS}:
         known = ", ".join([*filter(None, VARIANTS), *MODELS])
         raise ValueError(f"configs/digits.py has no variant {variant!r}; it has {known}")
-    model = embedded.model(MODELS.get(variant, "digits"))
-    config = complete(ConfigDict({"model": str(model), "steps": 4800}))
+    directory = embedded.model(MODELS.get(variant, model))
+    config = complete(ConfigDict({"model": str(directory), "steps": 4800}))
     # Many small steps: the difficulty is to learn which query reads which cell, not noise in the gradients.
     config.batch_size = 8
     config.log_every = 25

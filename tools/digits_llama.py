@@ -37,6 +37,9 @@ FORMS = {  # name -> its share, text before the scene, vectors of the scene, tex
 SCENES, QUESTIONS = 8, 8  # of a batch; of a scene in it
 POOL = 4  # batches of the same scenes, over which their questions are sorted by length
 STEP = 12  # rows are padded to a multiple of this: few shapes to compile, few pads
+FIRST = {("caption",): 0.6, **{kinds: 0.4 * share for kinds, share in GROUPS.items()}}
+"""Kinds -> their share in the first third of the steps: a caption asks for every cell, which shows most about finding
+one by its words."""
 Asked = tuple[str, str, tuple[str, ...]]
 """A question about a scene: its text, an answer, all right answers."""
 
@@ -49,11 +52,11 @@ def asked(name: str, found: tuple, rng: np.random.Generator, *, first: bool = Fa
     return text, right[int(rng.integers(len(right)))], right
 
 
-def questions(scene: scenes.Scene, count: int, rng: np.random.Generator) -> list[Asked]:
-    """Questions about a scene, of random kinds, the shortest first."""
+def questions(scene: scenes.Scene, count: int, groups: dict, rng: np.random.Generator) -> list[Asked]:
+    """Questions about a scene, of random kinds, the shortest first. ``groups``: kinds -> their share."""
     out: list[Asked] = []
     while len(out) < count:
-        kinds = list(GROUPS)[int(rng.choice(len(GROUPS), p=list(GROUPS.values())))]
+        kinds = list(groups)[int(rng.choice(len(groups), p=list(groups.values())))]
         name = kinds[int(rng.integers(len(kinds)))]
         if (found := TASKS[name][1](scene, rng)) is not None:
             out.append(asked(name, found, rng))
@@ -146,10 +149,9 @@ def train(config: LlamaConfig, tokenizer: Tokenizer, steps: int, seed: int = 0) 
             for form in rng.choice(list(FORMS), POOL, p=[share for share, *_ in FORMS.values()]):
                 begin = (BEGIN, END)[int(rng.integers(2))] if form == "prefix" else BEGIN
                 worlds = [scenes.draw(rng) for _ in range(SCENES)]
-                # Bags first, as for T5.
-                spelling = float(n > steps // 3)
-                bags = [slots(tokenizer, scene, rng, spelling, FORMS[form][2]) for scene in worlds]
-                turns = [questions(scene, POOL * QUESTIONS, rng) for scene in worlds]
+                bags = [slots(tokenizer, scene, rng, 0.0, FORMS[form][2]) for scene in worlds]
+                groups = FIRST if n < steps // 3 else GROUPS
+                turns = [questions(scene, POOL * QUESTIONS, groups, rng) for scene in worlds]
                 for part in range(0, POOL * QUESTIONS, QUESTIONS):
                     own = [row[part : part + QUESTIONS] for row in turns]
                     drawn.append((form, arrays(tokenizer, form, bags, own, begin, answers=True)))

@@ -47,7 +47,7 @@ MAPPINGS: dict[str, tuple[str, str, Any]] = {
 
 def variants(path: Path) -> list[str]:
     module = runpy.run_path(str(path))
-    named = [*module.get("VARIANTS", module.get("SETS", ()))]
+    named = [*module.get("VARIANTS", module.get("SETS", ())), *module.get("MODELS", ())]
     return named if inspect.signature(module["get_config"]).parameters else [""]
 
 
