@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "convert": {"systems", "models", "mesh", "distributed", "files", "processors.image", "processors.tokenizer"},
     "families": {"convert", "systems", "processors", "files"},
     "decoding": {"systems.protocol", "objectives.lm", "processors.base"},
-    "train": {"systems.protocol", "objectives.term", "sharding", "files"},
+    "train": {"systems.protocol", "systems.trainable", "objectives.term", "sharding", "files"},
     "model": {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "pixels"),
         *("sharding", "systems.build", "systems.protocol"),

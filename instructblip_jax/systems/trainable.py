@@ -1,6 +1,7 @@
 """Named trainable sets: a system split by path prefixes into what trains and what is frozen."""
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from flax import nnx
@@ -8,6 +9,9 @@ from flax import nnx
 from instructblip_jax.systems.protocol import LANGUAGE
 
 Prefixes = tuple[str, ...]
+"""Leading pieces of paths, such as "vit/post_norm"; "*" stands for any pieces, and "" is above all."""
+ADAPTERS = "llm/*/lora"
+"""The prefix of a language model's adapters, which are there only if a trainable set has it (`layers.lora`)."""
 
 
 def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
@@ -19,13 +23,14 @@ def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
 
 
 def trains(path: str, trained: Prefixes) -> bool:
-    """True if the parameter at ``path`` is under one of the prefixes; the prefix "" is above all."""
-    return any(not prefix or path == prefix or path.startswith(f"{prefix}/") for prefix in trained)
+    """True if the parameter at ``path`` is under one of the prefixes."""
+    return any(not prefix or fnmatchcase(path, prefix) or fnmatchcase(path, f"{prefix}/*") for prefix in trained)
 
 
 def touches(path: str, trained: Prefixes) -> bool:
-    """True if anything at ``path`` or below it trains."""
-    return trains(path, trained) or any(prefix.startswith(f"{path}/") for prefix in trained)
+    """True if anything at ``path`` or below it trains, adapters aside."""
+    plain = tuple(prefix for prefix in trained if "*" not in prefix)
+    return trains(path, plain) or any(prefix.startswith(f"{path}/") for prefix in plain)
 
 
 def check_int8(
