@@ -18,6 +18,7 @@ ASSEMBLED = "llava-new"
 VARIANTS: dict[str, tuple[str, dict]] = {
     "": ("stage2", {}),
     "stage1": ("stage1", {"model": ASSEMBLED, "int8": True}),
+    "lora": ("lora", {}),
 }
 
 

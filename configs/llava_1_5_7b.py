@@ -18,6 +18,15 @@ ASSEMBLED = "llava-new"
 VARIANTS: dict[str, tuple[str, dict]] = {
     "": ("stage2", {}),
     "stage1": ("stage1", {"model": ASSEMBLED, "int8": True}),
+    "lora": ("lora", {}),
+    "stage1_v5e_4x4": ("stage1", {"model": ASSEMBLED, "int8": True, "optim.accumulation": 2}),
+    "stage2_v5e_8x8": ("stage2", {"remat": "products:1300"}),
+    # One chip has no room for adapters of the paper's rank beside the frozen model, even in int8.
+    "lora_v5e_1x1": (
+        "lora",
+        {"int8": True, "optim.accumulation": 128, "system.lora.rank": 64, "system.lora.alpha": 128},
+    ),
+    "lora_gpu_1": ("lora", {"remat": "products:1300", "optim.accumulation": 16, "scan_layers": False}),
 }
 
 

@@ -160,29 +160,12 @@ def _on_mesh(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """All-gather a parameter along "embed" before use; some layouts store it sharded there.
 
-    Without this constraint the compiler moves activations instead, or multiplies shard by shard. Its gradient, if it
-    trains, goes back into shards as it is summed: no device holds the whole sum. A parameter in the layout "zero" is
-    whole already (`in_use`), and its gradient is summed whole here: as pieces that go round, which the compiler would
-    make of it, it takes longer.
+    Without this constraint the compiler moves activations instead, or multiplies shard by shard. A parameter in the
+    layout "zero" is whole already (`in_use`), and its gradient is summed whole here: as pieces that go round, which the
+    compiler would make of it, it takes longer.
     """
-    mesh, layout = jax.sharding.get_abstract_mesh(), _in_force.get()
-    if mesh.empty or layout == GATHERED_ONCE:
-        return constrain(parameter, *(None for _ in axes))
-    home = partition_spec(axes, parameter.shape, mesh, layout)
-    there = partition_spec([None if name == "embed" else name for name in axes], parameter.shape, mesh, layout)
-    return constrain_both(parameter, there, home)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def constrain_both(x: jax.Array, there: PartitionSpec, home: PartitionSpec) -> jax.Array:
-    """``x`` in the sharding ``there``, and its gradient in the sharding ``home``."""
-    return jax.lax.with_sharding_constraint(x, there)
-
-
-constrain_both.defvjp(
-    lambda x, there, home: (constrain_both(x, there, home), None),
-    lambda there, home, _, gradient: (jax.lax.with_sharding_constraint(gradient, home),),
-)
+    once = _in_force.get() == GATHERED_ONCE
+    return constrain(parameter, *(None if once or name == "embed" else name for name in axes))
 
 
 def residual(x: jax.Array) -> jax.Array:
