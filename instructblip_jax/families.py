@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
-from instructblip_jax.convert import ingredients
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
+from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
@@ -23,8 +24,8 @@ from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
-from instructblip_jax.systems.protocol import SystemConfig
-from instructblip_jax.systems.trainable import path_filter, prefixes
+from instructblip_jax.systems.protocol import Adapts, SystemConfig
+from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Family:
       unread: configuration -> names of tensors that the system does not read, and an export keeps.
       draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
         way to assemble one (`convert.ingredients`).
+      modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
+        where it calls them otherwise: adapters are named after these.
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -52,6 +55,7 @@ class Family:
     processor: Callable[[Path, Any], BaseProcessor]
     draft: Callable[..., Draft] | None = None
     unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
+    modules: tuple[tuple[str, str], ...] = ()
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
         """The rules, with the names that the files of a model directory use."""
@@ -81,6 +85,7 @@ LLAVA = Family(
     LlavaProcessor.from_directory,
     llava_draft.draft,
     hf_llava.unread,
+    hf_llava.MODULES,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
@@ -151,6 +156,28 @@ def export(
         max_shard_bytes=max_shard_bytes,
         describe=lambda directory: family.describe(directory, config),
     )
+
+
+def merged(source: Path, config: SystemConfig, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``trained`` with its adapters merged into the tensors of ``source``; see `convert.adapter.merged`."""
+    return adapter.merged(trained, open_shards(source), config.lora.scale if isinstance(config, Adapts) else 1.0)
+
+
+def export_adapter(
+    out: str | Path, source: Path, config: SystemConfig, trained: Mapping[str, Tensor], base: str
+) -> list[Written]:
+    """Write ``trained`` as an adapter of the model ``base``, which ``source`` is; see `convert.adapter.export`.
+
+    Raises ValueError where no adapter is among them.
+    """
+    family = family_of(source)
+    if not isinstance(config, Adapts) or not any(map(adapter.is_adapter, trained)):
+        sets = [name for name, prefixes in family.trainable_sets.items() if ADAPTERS in prefixes]
+        raise ValueError(
+            f"this run trained no adapters, which the sets {', '.join(sets)} have; export the whole model instead"
+        )
+    names = kept(family.rules_for(source, config), family.ignored(config), open_shards(source).shapes)
+    return adapter.export(out, source, trained, names, config.lora, base, family.modules)
 
 
 def assemble(

@@ -90,7 +90,8 @@ class Model:
             of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.
           options: the system's own, of InstructBLIP and BLIP-2: ``image_size``, pixels along a side of the pictures, a
             multiple of the patches' (0 is the checkpoint's own; for another one the position embeddings are
-            interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation).
+            interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation);
+            ``lora``, sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256, "targets": ()}).
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.
@@ -118,12 +119,13 @@ class Model:
         return cls(config, graph, trained, arrays, mesh, directory, family)
 
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced; see `export`.
+        """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced, adapters merged.
 
         In a job of several processes all of them call it, and each one that sees ``out`` writes its share of the files.
         """
         trained = save.lazy(self.family.rules_for(self.directory, self.config), self.train)
-        families.export(out, self.directory, self.config, trained, max_shard_bytes=max_shard_bytes)
+        whole = families.merged(self.directory, self.config, trained)
+        families.export(out, self.directory, self.config, whole, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
         """The contract's batch -> logits float32 [B, T, V]: see the system's ``logits``. Over several hosts every one

@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_manager import CheckpointManager
 
 from instructblip_jax import digests
 from instructblip_jax.mesh import make_mesh, replicate
+from instructblip_jax.run import checkpoint
 from instructblip_jax.run.checkpoint import Checkpoints
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state
@@ -156,6 +157,23 @@ def test_a_bit_of_an_array_and_one_of_the_position_are_seen(copy, capsys):
     assert checkpoints.newest() == 1
     assert re.search(r"skipped step 3 \(.+\); step 2 \(its data position .+\)", capsys.readouterr().out)
     checkpoints.close()
+
+
+def test_a_checkpoint_is_read_some_arrays_at_a_time(copy, monkeypatch):
+    """One that a host has no room for is judged as any other."""
+    checkpoints = opened(copy)
+    at_once = checkpoints._digests(3, None)
+    sizes, of_host = [], checkpoint.digests.of_host
+    monkeypatch.setattr(checkpoint, "_READ_BYTES", 300)
+    monkeypatch.setattr(checkpoint.digests, "of_host", lambda tree: (sizes.append(bytes_of(tree)), of_host(tree))[1])
+    assert checkpoints._digests(3, None) == at_once
+    assert len(sizes) > 3
+    assert max(sizes) <= max(300, *(x.nbytes for x in jax.tree.leaves(state_of(3, make_mesh(2, 2, 2)))))
+    checkpoints.close()
+
+
+def bytes_of(tree) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 def test_a_missing_item_and_two_damaged_checkpoints(copy, mesh, capsys):

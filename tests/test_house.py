@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "convert": {"systems", "models", "mesh", "distributed", "files", "processors.image", "processors.tokenizer"},
     "families": {"convert", "systems", "processors", "files"},
     "decoding": {"systems.protocol", "objectives.lm", "processors.base"},
-    "train": {"systems.protocol", "objectives.term", "sharding", "files"},
+    "train": {"systems.protocol", "systems.trainable", "objectives.term", "sharding", "files"},
     "model": {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "pixels"),
         *("sharding", "systems.build", "systems.protocol"),
@@ -47,7 +47,10 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"recipes.instructblip"},
     "config": {"run.config"},
     "evals": {"data", "datasets", "decoding", "distributed", "processors.base", "run.workdir"},
-    "plan": {"decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "train"},
+    "plan": {
+        *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
+        "train",
+    },
     "command_lines": {
         "convert.ingredients",
         "datasets",

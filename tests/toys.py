@@ -27,6 +27,8 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
         from digits_tokenizers import write_llama, write_qformer, write_t5
     finally:
         sys.path.pop(0)
+    if kind == "llama":
+        return write_llama(directory).get_vocab_size(), 0
     if kind == "llava":
         write_llama(directory)
         vocabulary = with_image(directory, "LlavaProcessor")

@@ -9,7 +9,7 @@ from absl import flags
 from instructblip_jax import distributed, families, files, hub
 from instructblip_jax.convert import save
 from instructblip_jax.convert.new_directory import check_free
-from instructblip_jax.convert.write import Lazy, as_dict, as_table
+from instructblip_jax.convert.write import Lazy, Tensor, as_dict, as_table
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.run.checkpoint import fingerprint
 from instructblip_jax.run.workdir import Workdir
@@ -35,12 +35,19 @@ def run(args: Sequence[str]) -> None:
     step = None
     if FLAGS.workdir:
         config, trained, step = _trained(directory, config, FLAGS.workdir)
-    written = families.export(out, directory, config, trained, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
-    print(as_table(written))
-    replaced = f"{len(trained)} of the tensors are those of step {step} of {FLAGS.workdir}, " if trained else ""
-    print(f"{FLAGS.out}: {replaced}the {'others' if trained else 'tensors'} are those of {FLAGS.model}")
+    tensors: dict[str, Tensor] = dict(trained)
+    if FLAGS.lora == "adapter":
+        written = families.export_adapter(out, directory, config, tensors, FLAGS.model)
+        print(as_table(written))
+        print(f"{FLAGS.out}: an adapter of {FLAGS.model}, as step {step} of {FLAGS.workdir} has it")
+    else:
+        tensors = families.merged(directory, config, tensors)
+        written = families.export(out, directory, config, tensors, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
+        print(as_table(written))
+        replaced = f"{len(tensors)} of the tensors are those of step {step} of {FLAGS.workdir}, " if tensors else ""
+        print(f"{FLAGS.out}: {replaced}the {'others' if tensors else 'tensors'} are those of {FLAGS.model}")
     if FLAGS.json and distributed.is_writer():
-        report = {"out": FLAGS.out, "step": step, "trained": sorted(trained), **as_dict(written)}
+        report = {"out": FLAGS.out, "step": step, "trained": sorted(tensors), **as_dict(written)}
         files.write_json(FLAGS.json, report)
 
 

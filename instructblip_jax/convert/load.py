@@ -1,6 +1,7 @@
 """Hugging Face tensors -> sharded arrays, one tensor in host memory at a time."""
 
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from instructblip_jax.convert.rule import Rule, for_layers
+from instructblip_jax.convert.rule import Rule, for_paths
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.models.layers.int8 import quantize
 
@@ -36,16 +37,18 @@ def check(
       shards: the files.
       ignored: names of tensors that need no rule.
 
-    Returns the rules with the names that these files use. Raises one ValueError that lists every missing, unexpected,
-    mis-shaped and mis-typed tensor.
+    Returns the rules with the names that these files use, and those of parameters that no file has. Raises one
+    ValueError that lists every missing, unexpected, mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
-    rules = for_layers(rules, (path for path in abstract if not path.endswith(SCALE)))
+    rules = for_paths(rules, (path for path in abstract if not path.endswith(SCALE)))
     for path, leaf in abstract.items():
         if path.endswith(SCALE):  # made with its int8 kernel
             continue
         rule = rules[path].spelled(shards.shapes)
         resolved[path] = rule
+        if rule.new is not None:
+            continue
         if rule.stacked and leaf.shape[0] > len(shards.shapes):
             raise ValueError(
                 f"{shards.directory}: config.json asks for {leaf.shape[0]} tensors {rule.theirs}, and the files "
@@ -84,6 +87,13 @@ def _place(value: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index].astype(dtype))
 
 
+def _draw(rule: Rule, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """A parameter that no file has, drawn by its path alone: the same on every mesh and host, in every run."""
+    assert rule.new is not None
+    key = jax.random.fold_in(jax.random.key(0), zlib.crc32(rule.ours.encode()))
+    return jax.jit(rule.new, static_argnums=1, out_shardings=leaf.sharding)(key, leaf.shape)
+
+
 def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """Yield (path, layer or None, array) for every tensor of a rule; for an int8 kernel its scales as well."""
     for index, name in enumerate(rule.names(leaf.shape)):
@@ -108,6 +118,9 @@ def load(
     arrays: dict[str, jax.Array] = {}
     resolved = check(rules, abstract, shards, ignored)
     for whole, rule in tqdm(resolved.items(), "loading", unit="array", leave=False, disable=None, delay=2):
+        if rule.new is not None:
+            arrays[whole] = _draw(rule, abstract[whole])
+            continue
         for path, layer, value in _read(rule, abstract[whole], shards):
             leaf = abstract[path]
             sharding = leaf.sharding

@@ -1,10 +1,13 @@
 """A rule of a conversion table, and the transforms that it may use."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+import jax
 import numpy as np
 
+from instructblip_jax.models.layers.lora import begin_a, begin_b
 from instructblip_jax.models.layers.stack import place_of
 
 Shape = tuple[int, ...]
@@ -74,6 +77,7 @@ class Rule:
       transform: the relation between the two.
       others: names that older, newer or tied files use instead, tried in this order.
       every: distance of the layers that have such a tensor.
+      new: (key, our shape) -> first values, float32, of a parameter that no model directory has: an adapter's.
     """
 
     ours: str
@@ -81,6 +85,7 @@ class Rule:
     transform: Transform = IDENTITY
     others: tuple[str, ...] = ()
     every: int = 1
+    new: Callable[[jax.Array, Shape], jax.Array] | None = None
 
     @property
     def stacked(self) -> bool:
@@ -114,10 +119,21 @@ def renamed(rules: Iterable[Rule], prefixes: Iterable[tuple[str, str]]) -> list[
     return found
 
 
-def for_layers(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule]:
-    """The rules, and one for each layer of ``paths`` that has arrays of its own ("llm/layers/3/attn/q/kernel")."""
+PEFT = "base_model.model."
+"""The beginning of all names in an adapter of the peft library."""
+ADAPTER = {"a": (".lora_A.weight", begin_a), "b": (".lora_B.weight", begin_b)}
+"""An adapter's parameter -> the end of its name there, and its first values."""
+
+
+def for_paths(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule]:
+    """The rules; one for each layer of ``paths`` that has arrays of its own ("llm/layers/3/attn/q/kernel"); and one for
+    each parameter of an adapter ("llm/layers/attn/q/lora/a"), named as the peft library names it."""
     found = dict(rules)
     for path in paths:
+        if part := re.fullmatch(r"(.*)/lora/(a|b)", path):
+            kernel, (end, new) = rules[f"{part[1]}/kernel"], ADAPTER[part[2]]
+            found[path] = Rule(path, PEFT + kernel.theirs.removesuffix(".weight") + end, TRANSPOSE, new=new)
+            continue
         stacked, number = place_of(path)
         if path in found or number is None:
             continue

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from instructblip_jax.convert.rule import Rule, Shape
+from instructblip_jax.convert.rule import Rule, Shape, for_paths
 from instructblip_jax.convert.write import Lazy
 from instructblip_jax.mesh import fetch, fetch_entry
 
@@ -39,6 +39,7 @@ def lazy(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> dict[str
     A tensor is fetched when it is read, of a stack its layer alone. Those of arrays that are spread over several hosts
     are `Lazy.collective`. Raises ValueError where ``arrays`` holds some slices of a fused tensor but not all of them.
     """
+    rules = for_paths(rules, arrays)
     found: dict[str, dict[int, _Source]] = {}
     for path, array in arrays.items():
         rule = rules[path]

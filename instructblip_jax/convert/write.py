@@ -138,12 +138,14 @@ def write_shards(
     *,
     link: bool = False,
     share: Share = Share(),
+    stem: str = Path(SINGLE).stem,
 ) -> list[Written]:
     """Write tensors in their order, a new file whenever ``max_bytes`` are reached, and an index if there are several.
 
     One lazy tensor is in memory at a time, whatever the size of a file. With ``link`` the `whole_files` come first, as
     hard links, whatever their size; they are copied where the file system cannot link them. In a job of several
-    processes all of them call it, each with its ``share`` of the files, and get the list of all files.
+    processes all of them call it, each with its ``share`` of the files, and get the list of all files. ``stem``: the
+    beginning of their names.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rest = dict(tensors)
@@ -155,7 +157,8 @@ def write_shards(
             groups.append({})
         groups[-1][name] = tensor
     count = len(groups)
-    names = [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    numbers = [""] if count == 1 else [f"-{n:05d}-of-{count:05d}" for n in range(1, count + 1)]
+    names = [f"{stem}{number}.safetensors" for number in numbers]
     total = sum(x.nbytes for group in groups for x in group.values())
     linked = [str(path) for path in sources] + [""] * (count - whole)
     turns, own = _Turns(groups, share), [n for n in range(count) if share.has(n)]

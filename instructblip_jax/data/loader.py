@@ -100,19 +100,28 @@ def text_of(
     largest: Shape | None = None,
 ) -> Row:
     """The token rows of a record in training: those of `drawn`, or of a whole conversation where the processor reads
-    one (`BaseProcessor.converses`). It then loses its last turns until it fits ``largest``, but never the first."""
+    one (`BaseProcessor.converses`). It then loses its last turns until it fits ``largest``, but never the first.
+
+    Raises ValueError naming a record without an answer, or one that the processor cannot hold.
+    """
     pictures = len(record.media)
     if not processor.converses:
         return processor.encode(*drawn(record, rng, templates), training=True, pictures=pictures)
     turns = record.turns or (drawn(record, rng, templates),)
 
+    def converse(count: int) -> Row:
+        try:
+            return processor.converse(turns[:count], pictures)
+        except ValueError as error:
+            raise ValueError(f"{record.uid}: {error}") from error
+
     def too_long(count: int) -> bool:
-        return not _fits(processor.lengths(processor.converse(turns[:count], pictures)), largest)
+        return not _fits(processor.lengths(converse(count)), largest)
 
     count = len(turns)
     if count > 1 and largest is not None and too_long(count):
         count = max(1, bisect.bisect_left(range(1, count), True, key=too_long))
-    return processor.converse(turns[:count], pictures)
+    return converse(count)
 
 
 def _fits(lengths: Shape, largest: Shape | None) -> bool:
@@ -348,13 +357,15 @@ def sample_lengths(
     *,
     seed: int,
     count: int = 4096,
+    largest: Shape | None = None,
 ) -> np.ndarray:
-    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length."""
+    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length; only
+    conversations lose turns for ``largest`` (`text_of`)."""
     rng = np.random.default_rng(seed)
     names = list(probabilities)
     lengths = []
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         record = source[int(rng.integers(len(source)))]
-        lengths.append(processor.lengths(text_of(record, rng, templates, processor)))
+        lengths.append(processor.lengths(text_of(record, rng, templates, processor, largest)))
     return np.array(lengths)

@@ -86,7 +86,10 @@ def _v0(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id:
 def _plain(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id: int) -> Tokens:
     """The pictures and a caption with its line end, both in the loss; the question is left out."""
     if len(turns) > 1:
-        raise ValueError(f"{len(turns)} turns, but the conversation 'plain' holds a caption alone; 'v1' holds turns")
+        raise ValueError(
+            f"{len(turns)} turns, but the conversation 'plain' holds a caption alone; "
+            "config.system.conversation='v1' holds turns"
+        )
     caption = turns[0][1]
     said = [] if caption is None else [(f"{caption}\n", True)]
     return _tokens(tokenizer, [*((picture, False) for picture in pictures), *said])

@@ -251,7 +251,7 @@ class ImageProcessor:
                     f"mean {processor.mean}, deviation {processor.std}, factor {processor.rescale}: not all are finite"
                 )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            names = "size, crop_size, image_mean, image_std, rescale_factor or resample"
+            names = "size, image_mean, image_std, rescale_factor, resample or crop_size"
             raise ValueError(f"{where}{names} is unusable ({error})") from error
         return processor
 

@@ -12,7 +12,7 @@ from instructblip_jax.run.config import RunConfig
 from instructblip_jax.run.open_data import TEMPLATE_SETS
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.protocol import SystemConfig
-from instructblip_jax.systems.trainable import prefixes
+from instructblip_jax.systems.trainable import check_int8, prefixes
 
 
 def check(run: RunConfig, mesh: Mesh) -> None:
@@ -63,6 +63,7 @@ def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:
     """The run with its trainable set named. Raises ValueError naming a field that does not fit the system."""
     trained = prefixes(run.trainable, system.trainable_sets)
     run = dataclasses.replace(run, trainable=run.trainable or next(iter(system.trainable_sets)))
+    check_int8(run.int8, run.trainable, system.trainable_sets, system.parts, "config.")
     Layout(**run.layout).check(system.parts)
     if run.optim.accumulation > 1 and system.in_batch:
         raise ValueError(

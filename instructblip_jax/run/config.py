@@ -205,16 +205,18 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
     with config.unlocked():
         for depth, name in enumerate(path, 1):
             fields = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
-            if name not in fields and typing.get_origin(hint) is not Mapping:
+            if name not in fields and hint is not Any and typing.get_origin(hint) is not Mapping:
                 near = get_close_matches(".".join(path), list(_paths(RunConfig)), n=1)
                 raise ValueError("the configuration has no such field" + (f"; {near[0]}?" if near else ""))
             if not isinstance(section, ConfigDict):
                 raise ValueError(f"the file gives config.{'.'.join(path[: depth - 1])} as {section!r}")
-            hint = fields[name] if fields else typing.get_args(hint)[1]
+            # An option of a system may be a mapping itself, whose entries only the system knows.
+            hint = fields[name] if fields else Any if hint is Any else typing.get_args(hint)[1]
             if dataclasses.is_dataclass(hint) and depth == len(path):
                 raise ValueError(f"has several fields, to be set one by one: {', '.join(typing.get_type_hints(hint))}")
             if not dataclasses.is_dataclass(hint):
-                kind = ConfigDict if typing.get_origin(hint) is Mapping else typing.get_origin(hint) or hint
+                mapping = typing.get_origin(hint) is Mapping or (hint is Any and depth < len(path))
+                kind = ConfigDict if mapping else typing.get_origin(hint) or hint
                 _put_type(section, name, object if kind in (Any, Literal) else kind)
             if depth < len(path):
                 section = section[name]
@@ -302,6 +304,8 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:  # whoever uses the value checks it; a saved run, being JSON, has lists for tuples
+        if isinstance(value, Mapping):
+            return {key: _convert(Any, item, f"{where}.{key}") for key, item in value.items()}
         return tuple(value) if isinstance(value, list) else value
     origin = typing.get_origin(hint)
     if origin is Literal:

@@ -94,8 +94,8 @@ def open_data(run: RunConfig, processor: BaseProcessor, mesh: Mesh) -> Data:
     templates = TEMPLATE_SETS[run.data.templates]
     shapes: list[Shape] = []
     if run.data.shapes:
-        lengths = sample_lengths(drawn, mixture, processor, templates, seed=run.seed)
         longest = (max(run.data.instruction_lengths), max(run.data.response_lengths))
+        lengths = sample_lengths(drawn, mixture, processor, templates, seed=run.seed, largest=longest)
         shapes = fit(lengths, longest, run.data.shapes)
     own = meshes.local_rows(mesh, run.batch_size)
     batches = partial(

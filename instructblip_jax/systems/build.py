@@ -3,7 +3,9 @@
 `nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` puts one together.
 """
 
+import re
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +19,7 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.stack import check_remat, place_of, unstack
 from instructblip_jax.sharding import GATHERED_ONCE, SHARDED, Layout, in_use, partition_spec
 from instructblip_jax.systems.protocol import Remembers, SystemConfig
-from instructblip_jax.systems.trainable import prefixes, split, touches, trains
+from instructblip_jax.systems.trainable import check_int8, prefixes, split, touches, trains
 
 Arrays = dict[str, jax.Array]
 """Parameters by path, parts joined by "/": "qformer/layers/query_ffn/up/kernel"."""
@@ -31,13 +33,40 @@ def flatten(state: nnx.State) -> dict[str, Any]:
 
 def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
     """The module of ``graph`` with these parameters in it, trained ones as they are used (`sharding.in_use`)."""
-    paths = {path: leaf for part in arrays for path, leaf in part.items()}
+    paths = dict(_in_layers({path: leaf for part in arrays for path, leaf in part.items()}))
     keyed = {tuple(int(p) if p.isdigit() else p for p in path.split("/")): leaf for path, leaf in paths.items()}
     system = nnx.merge(graph, traverse_util.unflatten_dict(keyed))
     for _, node in nnx.iter_graph(system):
         if isinstance(node, nnx.Variable) and "in_use" in node.get_metadata():
             node.set_value(in_use(node[...], *node.get_metadata()["in_use"]))
     return system
+
+
+def _in_layers(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
+    """(path, array) of all parameters, with the stacks among layers that are apart, such as adapters, split."""
+    numbered = (re.match(r"(.*)/(\d+)/", path) for path in arrays)
+    depths = Counter(match[1] for match in {match[0]: match for match in numbered if match}.values())
+    for path, x in arrays.items():
+        stack = next((stack for stack in depths if path.startswith(f"{stack}/")), None)
+        if stack is None or place_of(path)[1] is not None:
+            yield path, x
+            continue
+        # As in `stack.run`, a split rather than slices, for the gradient's sake.
+        for n, row in enumerate(jax.lax.split(x, [1] * depths[stack])):
+            yield f"{stack}/{n}{path.removeprefix(stack)}", row[0]
+
+
+def _in_one(layers: Abstract) -> Abstract:
+    """The reverse for shapes: one array for all layers."""
+    depths, found = Counter(place_of(path)[0] for path in layers), {}
+    for path, x in layers.items():
+        stacked, layer = place_of(path)
+        if layer is not None:
+            assert isinstance(x.sharding, NamedSharding)
+            sharding = NamedSharding(x.sharding.mesh, PartitionSpec(None, *x.sharding.spec))
+            x = jax.ShapeDtypeStruct((depths[stacked], *x.shape), x.dtype, sharding=sharding)
+        found[stacked] = x
+    return found
 
 
 def in_stacks(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
@@ -68,12 +97,14 @@ def abstract(
 
     Trained parameters are float32 (masters); frozen ones are stored in the compute type ``dtype``, or as their "stored"
     metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
-    first. ``scan_layers``: False takes stacks apart in which nothing trains (`stack.unstack`): the arrays of layer 3
-    are then "llm/layers/3/...". Raises ValueError for an unknown set, part, layout or ``remat``.
+    first. ``scan_layers``: False takes stacks apart in which nothing trains but adapters (`stack.unstack`): the arrays
+    of layer 3 are then "llm/layers/3/..."; what trains is one array for all layers either way. Raises ValueError for an
+    unknown set, part, layout or ``remat``, and for int8 where the set trains its matrices.
     """
     check_remat(remat)
     if int8 not in typing.get_args(Int8):
         raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
+    check_int8(int8, trainable, config.trainable_sets, config.parts)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
 
@@ -105,7 +136,7 @@ def abstract(
         {path: describe(path, variable, kind) for path, variable in flatten(state).items()}
         for state, kind in zip(states, (jnp.float32, compute), strict=True)
     )
-    return graph, train, frozen
+    return graph, _in_one(train), frozen
 
 
 def begin_memory(config: SystemConfig, train: Arrays) -> Arrays:

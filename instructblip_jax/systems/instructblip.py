@@ -14,12 +14,14 @@ from flax import nnx
 from instructblip_jax.models.bridges.projector import projector
 from instructblip_jax.models.bridges.qformer import QFormer, QFormerConfig
 from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.layers.primitives import parameter
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, TextConfig, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import Batch, Media, Shapes
+from instructblip_jax.systems.trainable import ADAPTERS
 
 TRAINED_INSTRUCTION = 128
 """Tokens of an instruction, its last ones, that the original's Q-Former reads in training."""
@@ -37,6 +39,7 @@ class InstructBlipConfig(PrefixConfig):
         token.
       stored_image_size: pixels along a side for which the checkpoint's position embeddings are stored, 0 if it is the
         tower's own size.
+      lora: sizes of the language model's adapters, in the trainable sets that have them.
     """
 
     vision: VitConfig
@@ -46,14 +49,17 @@ class InstructBlipConfig(PrefixConfig):
     instruct_qformer: bool = True
     image_token_id: int = -1
     stored_image_size: int = 0
+    lora: Lora = dataclasses.field(default_factory=Lora)
 
     # "original": the norm after the tower too, as the original code trains it (its freezing loop covers the tower
     # only). "vision": the whole tower too, as BLIP-2 is fine-tuned (arXiv 2301.12597, section 4.2).
+    # "qformer_and_lora": the language model follows through adapters, which no paper of these two does.
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "qformer": QFORMER,
         "original": (*QFORMER, "vit/post_norm"),
         "projection": ("projector",),
         "vision": (*QFORMER, "vit"),
+        "qformer_and_lora": (*QFORMER, ADAPTERS),
     }
     feature_keys: ClassVar[Mapping[str, str]] = {"pixel_values": "image_features"}
 
@@ -67,14 +73,21 @@ class InstructBlipConfig(PrefixConfig):
         positions = self.qformer.max_position_embeddings
         return min(TRAINED_INSTRUCTION, positions) if training else positions
 
-    def configured(self, *, image_size: int = 0, instruct_qformer: bool = True, **others: Any) -> "InstructBlipConfig":
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), and with or without the
-        instruction for the Q-Former. Raises ValueError for another option, or a size that patches do not divide."""
+    def configured(
+        self, *, image_size: int = 0, instruct_qformer: bool = True, lora: Any = None, **others: Any
+    ) -> "InstructBlipConfig":
+        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with or without the
+        instruction for the Q-Former, and with adapters of other sizes (``lora``, a mapping of `Lora`'s fields).
+
+        Raises ValueError for another option, a size that patches do not divide, or adapters that cannot be.
+        """
         if others:
-            raise ValueError(f"{', '.join(others)}: this system has the options image_size and instruct_qformer")
+            raise ValueError(f"{', '.join(others)}: this system has the options image_size, instruct_qformer and lora")
         if not isinstance(instruct_qformer, bool):
             raise ValueError(f"instruct_qformer is {instruct_qformer!r}; it is True or False")
-        return dataclasses.replace(super().configured(image_size=image_size), instruct_qformer=instruct_qformer)
+        sized = super().configured(image_size=image_size)
+        adapters = Lora.read({} if lora is None else lora, self.text.linears)
+        return dataclasses.replace(sized, instruct_qformer=instruct_qformer, lora=adapters)
 
     def build(
         self,
@@ -138,6 +151,8 @@ class InstructBlipSystem(PrefixSystem):
         self.qformer = QFormer(config.qformer, dtype=dtype, rngs=rngs)
         self.projector = projector(width, config.text.width, dtype=dtype, rngs=rngs)
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
+        if ADAPTERS in trained:
+            attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
 
     @in_layout_of("vit")
     def encode(self, batch: Batch) -> Media:

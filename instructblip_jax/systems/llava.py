@@ -14,11 +14,13 @@ from flax import nnx
 from instructblip_jax.models.bridges.projector import TwoLayerProjector
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import SCALE, numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
+from instructblip_jax.systems.trainable import ADAPTERS
 
 CONVERSATIONS = ("v1", "v0", "plain")
 """Names of the conversation templates, the default first (`processors.conversation`)."""
@@ -38,7 +40,7 @@ class LlavaConfig(PrefixConfig):
       class_token: True if the class token is projected, too.
       conversation: template around instructions, one of `CONVERSATIONS`.
       image_aspect_ratio: one of `ASPECTS`; "" is what the directory's image settings say.
-      stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
+      stored_image_size, lora: as in `systems.instructblip.InstructBlipConfig`.
     """
 
     vision: VitConfig
@@ -49,11 +51,13 @@ class LlavaConfig(PrefixConfig):
     conversation: str = CONVERSATIONS[0]
     image_aspect_ratio: str = ""
     stored_image_size: int = 0
+    lora: Lora = dataclasses.field(default_factory=Lora)
 
-    # The papers' stages 1 and 2: the tower stays frozen in both.
+    # The papers' stages 1 and 2, and 1.5's stage 2 with LoRA: the tower stays frozen in all of them.
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "projector": PROJECTOR,
         "projector_and_llm": (*PROJECTOR, "llm"),
+        "projector_and_lora": (*PROJECTOR, ADAPTERS),
     }
 
     @property
@@ -62,15 +66,21 @@ class LlavaConfig(PrefixConfig):
         return self.vision.grid**2 + self.class_token
 
     def configured(
-        self, *, image_size: int = 0, conversation: str = "", image_aspect_ratio: str = "", **others: Any
+        self,
+        *,
+        image_size: int = 0,
+        conversation: str = "",
+        image_aspect_ratio: str = "",
+        lora: Any = None,
+        **others: Any,
     ) -> "LlavaConfig":
         """The same for pictures of ``image_size`` pixels a side, another template, another way to square pictures; 0
-        and "" keep what the checkpoint says.
+        and "" keep what the checkpoint says. ``lora``: a mapping of `Lora`'s fields.
 
         Raises ValueError for another option or value.
         """
         if others:
-            options = "image_size, conversation, image_aspect_ratio"
+            options = "image_size, conversation, image_aspect_ratio, lora"
             raise ValueError(f"{', '.join(others)}: this system has the options {options}")
         for name, value, known in (
             ("conversation", conversation, CONVERSATIONS),
@@ -82,6 +92,7 @@ class LlavaConfig(PrefixConfig):
             super().configured(image_size=image_size),
             conversation=conversation or self.conversation,
             image_aspect_ratio=image_aspect_ratio or self.image_aspect_ratio,
+            lora=Lora.read({} if lora is None else lora, self.text.linears),
         )
 
     def build(
@@ -95,7 +106,7 @@ class LlavaConfig(PrefixConfig):
         trained: tuple[str, ...] = PROJECTOR,
     ) -> "LlavaSystem":
         """See `protocol.SystemConfig`."""
-        return LlavaSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8)
+        return LlavaSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8, trained=trained)
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
@@ -113,7 +124,11 @@ class LlavaConfig(PrefixConfig):
 
 class LlavaSystem(PrefixSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
-    ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well."""
+    ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
+    trainable set."""
+
+    # Rows are long and a device has few of them: the head is read once a chunk.
+    chunk: ClassVar[int] = 256
 
     def __init__(
         self,
@@ -124,12 +139,15 @@ class LlavaSystem(PrefixSystem):
         layout: Layout = SHARDED,
         remat: str = "none",
         int8: Int8 = False,
+        trained: tuple[str, ...] = PROJECTOR,
     ):
         self.config, self.layout = config, layout
         self.vit = Vit(config.vision, dtype=dtype, rngs=rngs)
         width, act = config.text.width, config.projector_act
         self.projector = TwoLayerProjector(config.vision.hidden_size, width, act, dtype=dtype, rngs=rngs)
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
+        if ADAPTERS in trained:
+            attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
 
     def encode(self, batch: Batch) -> Media:
         """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": their projected patches [B, N * slots, D]}.

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.layers.lora import Lora
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 
@@ -120,6 +121,15 @@ class Remembers(Protocol):
 
     def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
         """The memory before the first step: copies of trained parameters, empty queues."""
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A configuration whose language model may have adapters."""
+
+    @property
+    def lora(self) -> Lora:
+        """Their sizes."""
 
 
 class Answers(Protocol):

@@ -1,11 +1,17 @@
 """Named trainable sets: a system split by path prefixes into what trains and what is frozen."""
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from flax import nnx
 
+from instructblip_jax.systems.protocol import LANGUAGE
+
 Prefixes = tuple[str, ...]
+"""Leading pieces of paths, such as "vit/post_norm"; "*" stands for any pieces, and "" is above all."""
+ADAPTERS = "llm/*/lora"
+"""The prefix of a language model's adapters, which are there only if a trainable set has it (`layers.lora`)."""
 
 
 def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
@@ -17,13 +23,37 @@ def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
 
 
 def trains(path: str, trained: Prefixes) -> bool:
-    """True if the parameter at ``path`` is under one of the prefixes; the prefix "" is above all."""
-    return any(not prefix or path == prefix or path.startswith(f"{prefix}/") for prefix in trained)
+    """True if the parameter at ``path`` is under one of the prefixes."""
+    return any(not prefix or fnmatchcase(path, prefix) or fnmatchcase(path, f"{prefix}/*") for prefix in trained)
 
 
 def touches(path: str, trained: Prefixes) -> bool:
-    """True if anything at ``path`` or below it trains."""
-    return trains(path, trained) or any(prefix.startswith(f"{path}/") for prefix in trained)
+    """True if anything at ``path`` or below it trains, adapters aside."""
+    plain = tuple(prefix for prefix in trained if "*" not in prefix)
+    return trains(path, plain) or any(prefix.startswith(f"{path}/") for prefix in plain)
+
+
+def check_int8(
+    int8: object, name: str | None, sets: Mapping[str, Prefixes], parts: Mapping[str, str], where: str = ""
+) -> None:
+    """Raise ValueError where the named set trains a language model whose matrices ``int8`` would round.
+
+    ``where``: stands before the names of the options ("config.").
+    """
+    language = [part for part, role in parts.items() if role == LANGUAGE]
+
+    def rounds(trained: Prefixes) -> bool:
+        return any(trains(part, trained) for part in language)
+
+    if int8 and rounds(prefixes(name, sets)):
+        others = ", ".join(other for other, trained in sets.items() if not rounds(trained))
+        raise ValueError(
+            f"{where}int8 is {int8!r}, and {where}trainable {name or next(iter(sets))!r} trains the language model: "
+            "matrices in one byte are for frozen parts, because a training step is far smaller than theirs; set "
+            f"{where}int8 to False"
+            + (f", or {where}trainable to one of {others}" if others else "")
+            + "; to answer in int8, export the run first"
+        )
 
 
 def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:

@@ -1,10 +1,13 @@
-"""AdamW with the paper's settings (arXiv 2305.06500, section 2.6: instruction tuning)."""
+"""AdamW with the paper's settings (arXiv 2305.06500, section 2.6: instruction tuning), with other rates for some paths
+where a run asks for them."""
 
 import dataclasses
 from collections.abc import Mapping
 
 import jax
 import optax
+
+from instructblip_jax.systems.trainable import trains
 
 NO_DECAY = ("bias", "scale")
 """Last path components of biases and norm scales, which are not decayed. Query tokens are."""
@@ -16,7 +19,8 @@ class OptimConfig:
 
     ``clip_norm``: maximum global gradient norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of
     every batch; their gradients are added before the update. ``spike_factor``: skip steps whose loss is more than this
-    many times the running mean; 0 skips none.
+    many times the running mean; 0 skips none. ``rates``: path prefix, as trainable sets have them -> factor of the
+    learning rate of what is under it; the longest prefix counts.
 
     Raises ValueError naming a field that is out of range.
     """
@@ -32,6 +36,7 @@ class OptimConfig:
     clip_norm: float = 0.0
     accumulation: int = 1
     spike_factor: float = 0.0
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
@@ -42,6 +47,9 @@ class OptimConfig:
             raise ValueError(
                 f"optim.spike_factor is {self.spike_factor}; it must be 0 (no step is skipped) or more than 1"
             )
+        for prefix, factor in self.rates.items():
+            if factor < 0:
+                raise ValueError(f"optim.rates[{prefix!r}] is {factor}; it must not be negative")
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -59,8 +67,34 @@ def decays(train: Mapping[str, jax.Array]) -> dict[str, bool]:
     return {path: path.rsplit("/", 1)[-1] not in NO_DECAY for path in train}
 
 
+def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Updates times the factor of their path, weight decay included: the same as other learning rates.
+
+    ``init`` raises ValueError for a prefix under which nothing trains.
+    """
+
+    def factor(path: str) -> float:
+        above = [prefix for prefix in rates if trains(path, (prefix,))]
+        return rates[max(above, key=len)] if above else 1.0
+
+    def init(train: Mapping[str, jax.Array]) -> optax.EmptyState:
+        for prefix in rates:
+            if not any(trains(path, (prefix,)) for path in train):
+                raise ValueError(f"optim.rates names {prefix!r}, and this run trains nothing under it")
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, train: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        assert isinstance(updates, dict)
+        return {path: x * factor(path) for path, x in updates.items()}, state
+
+    return optax.GradientTransformation(init, update)
+
+
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping (if configured), then AdamW with decoupled weight decay, over a flat dict path -> array."""
+    """Global-norm clipping (if configured), then AdamW with decoupled weight decay and the factors of ``rates``, over a
+    flat dict path -> array."""
     adamw = optax.adamw(
         schedule(config, steps),
         b1=config.beta1,
@@ -69,4 +103,6 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=decays,
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm > 0 else adamw
+    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    chain += [adamw, *([scaled(config.rates)] if config.rates else [])]
+    return optax.chain(*chain) if len(chain) > 1 else adamw

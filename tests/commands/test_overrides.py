@@ -38,6 +38,7 @@ def get_config():
 MAPPINGS: dict[str, tuple[str, str, Any]] = {
     "layout": ("llm", "sequence", "sequence"),
     "system": ("instruct_qformer", "False", False),
+    "optim.rates": ("new_set", "2.5", 2.5),
     "mixture.weights": ("new_set", "2.5", 2.5),
     "mixture.caps": ("new_set", "7", 7),
     "evaluation.settings": ("new_set.metric", "cider", {"metric": "cider"}),

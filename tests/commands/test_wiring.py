@@ -24,6 +24,8 @@ from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.llava import LlavaConfig
+from instructblip_jax.systems.trainable import check_int8
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
 
@@ -60,6 +62,7 @@ OFF: dict[str, Any] = {
     "optim.clip_norm": 0.5,
     "optim.accumulation": 2,
     "optim.spike_factor": 4.0,
+    "optim.rates": {"projector": 0.5},
     "mixture.sets": ("caption", "count", "digit_at:validation"),
     "mixture.exponent": 1.0,
     "mixture.weights": {"count": 2.0},
@@ -204,7 +207,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "text shapes: " in assembled.out
 
     # The step. 1.3 times 64 records in batches of 16 are 5.2 batches, so 6 steps.
-    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0)
+    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5})
     assert given["optimizer"]["args"] == (optim, 6)
     step = given["make_step"]
     assert step["args"][1] is gave["optimizer"]
@@ -313,7 +316,10 @@ def test_the_trainable_set_gets_its_name(run, system):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"trainable": "everything"}, "'everything' is unknown; there are original, projection, qformer, vision"),
+        (
+            {"trainable": "everything"},
+            "'everything' is unknown; there are original, projection, qformer, qformer_and_lora, vision",
+        ),
         ({"layout": {"audio": "fsdp"}}, r"layout\.audio: this system has no such part; it has vit, llm, trained"),
         ({"data.features": "d", "trainable": "vision"}, r"config\.data\.features .* trainable 'vision' trains it"),
     ],
@@ -321,6 +327,18 @@ def test_the_trainable_set_gets_its_name(run, system):
 def test_what_does_not_fit_the_system_is_refused(run, system, changes, words):
     with pytest.raises(ValueError, match=words):
         fitted(changed(run, changes), system)
+
+
+@pytest.mark.parametrize("int8", [True, "w8a8"])
+def test_a_language_model_that_trains_is_not_rounded(run, int8):
+    """Told by the run's field before anything is loaded, and by the keyword from Python."""
+    config = types.SimpleNamespace(parts=LlavaConfig.parts, trainable_sets=LlavaConfig.trainable_sets)
+    words = rf"config\.int8 is {int8!r}, and config\.trainable 'projector_and_llm' trains .*config\.int8 to False"
+    with pytest.raises(ValueError, match=rf"{words}.*config\.trainable to one of projector"):
+        fitted(changed(run, {"int8": int8, "trainable": "projector_and_llm"}), config)
+    check_int8(int8, "projector", config.trainable_sets, config.parts)
+    with pytest.raises(ValueError, match=r"^int8 is .*trainable 'all' trains.*int8 to False; to answer"):
+        check_int8(int8, None, {"all": ("",)}, config.parts)
 
 
 def test_a_loss_over_pairs_of_rows_refuses_accumulation_by_name(run, system):
@@ -344,10 +362,10 @@ def test_features_of_a_system_that_caches_none_are_refused(run, system):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--config.system.colour=3", "colour: this system has the options image_size and instruct_qformer"),
+        ("--config.system.colour=3", "colour: this system has the options image_size, instruct_qformer and lora"),
         ("--config.system.instruct_qformer=3", "instruct_qformer is 3; it is True or False"),
         ("--config.layout.audio=fsdp", "layout.audio: this system has no such part; it has vit, llm, trained"),
-        ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, vision"),
+        ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, "),
     ],
 )
 def test_train_refuses_them_before_anything_is_loaded_or_written(cli, world, tmp_path, monkeypatch, override, words):

@@ -212,7 +212,7 @@ def test_a_config_with_bytes_that_are_no_text_is_named(directory):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "llava"}, ["model_type", "llava", "blip-2", "instructblip"]),
+        ({"model_type": "llava-next"}, ["model_type", "llava-next", "blip-2", "instructblip"]),
         ({"model_type": None}, ["model_type"]),
         ({"text_config__model_type": "gpt2"}, ["text_config.model_type", "gpt2", "llama, opt, t5"]),
         ({"text_config__feed_forward_proj": "relu"}, ["text_config.feed_forward_proj", "relu"]),

@@ -276,10 +276,13 @@ def test_a_conversation_whose_first_answer_is_too_long_is_passed_over(conversing
     assert set(seen) == {"own/train/0", "own/train/2"}
     assert set(passed) == {"own/train/1"}
     assert answers == {"2", "4 2"}
-    sizes = loader.sample_lengths({"own": source}, {"own": 1.0}, conversing, templates, seed=0, count=20)
-    assert {tuple(row) for row in sizes.tolist()} <= {
-        conversing.lengths(conversing.converse(record.turns, 1)) for record in source
-    }
+    for largest, turns in ((None, 2), ((12, 8), 1)):  # shapes are fitted to what is left of them
+        sampled = loader.sample_lengths(
+            {"own": source}, {"own": 1.0}, conversing, templates, seed=0, count=20, largest=largest
+        )
+        assert {tuple(row) for row in sampled.tolist()} == {
+            conversing.lengths(conversing.converse(record.turns[:turns], 1)) for record in source
+        }
 
 
 class Counting(InstructBlipProcessor):

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import zipfile
 
 import pytest
 from drawing import raw, rows, skips, tally, under
 from fixtures.talk import FILES, MIXED, said
 
 from instructblip_jax.data.record import Record
-from instructblip_jax.datasets.draft import Draft
+from instructblip_jax.datasets.draft import Draft, Media
+from instructblip_jax.datasets.readers import zips
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 
@@ -109,6 +111,42 @@ def test_conversations_that_cannot_be_trained_on(tmp_path, name):
     assert draft.notes == ("answer before any question left out",)
     reasons = [reason for reason, group in bad.items() for _ in group]
     assert [reason for _, reason in skips(found)] == [*reasons, "pictures and <image> differ in number", "wrong type"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("name", ["llava_cc3m_595k", "llava_lcs_558k"])
+def test_pictures_may_still_be_in_their_archive(world, tmp_path, name, method):
+    """In place if they are not compressed. One that is a file already is taken as it is."""
+    wanted, file = rows(name, world, "train"), WHOLE[name][0]
+    source = tmp_path / name
+    source.mkdir()
+    (source / file.rsplit("/", 1)[1]).write_bytes((world / file).read_bytes())
+    contents = {}
+    with zipfile.ZipFile(source / "images.zip", "w", method) as archive:
+        archive.mkdir("images")
+        for n, row in enumerate(wanted):
+            inside = row.media[0].path.relative_to(world / name / ("images" if n else "")).as_posix()
+            contents[row.record.uid] = f"the picture {n} in full".encode()
+            archive.writestr(inside, contents[row.record.uid])
+    found = rows(name, tmp_path, "train")
+    if method == zipfile.ZIP_BZIP2:
+        assert [reason for _, reason in skips(found)] == ["broken archive member"] * len(wanted)
+        return
+    assert [row.record for row in found] == [row.record for row in wanted]
+    read = {}
+    for row in found:
+        (one,) = row.media
+        read[row.record.uid] = one.data or one.path.read_bytes()[one.offset : one.offset + one.size]
+    assert read == contents
+    assert all((media.path is not None) == (method == zipfile.ZIP_STORED) for row in found for media in row.media)
+    beside = source / wanted[0].media[0].path.relative_to(world / name)
+    beside.parent.mkdir(parents=True)
+    beside.write_bytes(b"a file")
+    assert rows(name, tmp_path, "train")[0].media == (Media(beside),)
+    (source / "images.zip").write_bytes(b"PK\x03\x04 cut off")
+    zips._members.cache_clear()
+    with pytest.raises(ValueError, match=r"images\.zip: not a complete ZIP archive"):
+        rows(name, tmp_path, "train")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

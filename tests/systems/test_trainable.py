@@ -8,6 +8,7 @@ from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.systems.build import abstract
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.trainable import touches, trains
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,22 @@ def test_a_filter_takes_whole_path_parts_only():
     assert chosen(("qformer", "norm", "scale"), None)
     assert not chosen(("qformer_other", "norm", "scale"), None)
     assert not chosen(("vit", "qformer"), None)
+
+
+def test_a_star_stands_for_any_pieces_of_a_path():
+    lora = ("llm/*/lora",)
+    assert trains("llm/layers/attn/q/lora/a", lora)
+    assert trains("llm/decoder/layers/3/ffn/up/lora/b", lora)
+    assert not trains("llm/layers/attn/q/kernel", lora)
+    assert not trains("vit/layers/attn/q/lora/a", lora)
+    assert not touches("llm/layers", lora)  # adapters do not keep the layers beside them in one stack
+    assert touches("llm/layers", ("llm/layers/ffn", *lora))
+    assert touches("llm/layers", ("llm",))
+
+
+def test_adapters_are_there_only_if_the_set_has_them(sets):
+    assert {path for path in sets["all"] if "/lora/" in path} == sets["qformer_and_lora"] - sets["qformer"]
+    assert not any("/lora/" in path for path in sets["original"] | sets["vision"])
 
 
 def test_unknown_and_empty_sets_are_refused(sets, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def test_the_defaults_are_the_papers():
     assert (config.learning_rate, config.warmup_steps, config.warmup_start) == (1e-5, 1000, 1e-8)
     assert (config.weight_decay, config.beta1, config.beta2, config.clip_norm) == (0.05, 0.9, 0.999, 0.0)
     assert (config.epsilon, config.final_learning_rate) == (1e-8, 0.0)
-    assert (config.accumulation, config.spike_factor) == (1, 0.0)
+    assert (config.accumulation, config.spike_factor, config.rates) == (1, 0.0, {})
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine_to_its_floor():
@@ -119,7 +119,27 @@ def test_clipping_scales_all_gradients_together_and_only_long_ones():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
 
-@pytest.mark.parametrize("bad", [{"accumulation": 0}, {"warmup_steps": -1}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"accumulation": 0}, {"warmup_steps": -1}, {"learning_rate": 0.0}, {"rates": {"a": -1.0}}]
+)
 def test_settings_that_make_no_sense_are_refused_by_name(bad):
     with pytest.raises(ValueError, match=f"optim.{next(iter(bad))}"):
         OptimConfig(**bad)
+
+
+def test_rates_are_factors_of_the_learning_rate_by_path():
+    """As of LLaVA-LoRA: adapters at the rate of the run, the projector at a tenth of it; the longest prefix counts."""
+    params = {path: np.full((2, 2), 4.0) for path in ("a/kernel", "ab/kernel", "llm/x/y/lora/a", "llm/layers/lora/b")}
+    rng = np.random.default_rng(0)
+    grads = {path: rng.standard_normal((2, 2)) for path in params}
+    base = {"learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.5, "clip_norm": 1.0}
+
+    def update(**more):
+        tx = optimizer(OptimConfig(**base, **more), 10)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    plain, scaled = update(), update(rates={"a": 0.1, "llm/*/lora": 3.0, "llm/layers/lora": 0.0})
+    for path, factor in zip(params, (0.1, 1.0, 3.0, 0.0), strict=True):
+        np.testing.assert_allclose(scaled[path], plain[path] * factor, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"optim\.rates names 'abc', and this run trains nothing under it"):
+        update(rates={"a": 0.1, "abc": 2.0})

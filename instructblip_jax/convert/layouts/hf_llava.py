@@ -24,6 +24,8 @@ NEWER = (
     (PROJECTOR, f"model.{PROJECTOR}"),
 )
 """Prefixes of the published names, and those that files written by transformers 5 have instead."""
+MODULES = (("language_model.model.", "model.language_model."), (PROJECTOR, f"model.{PROJECTOR}"))
+"""See `families.Family`."""
 TOWER = {
     "hidden_size": 1024,
     "intermediate_size": 4096,

@@ -3,6 +3,7 @@
 - LLaVA-Instruct-150K: detail_23k.json, conversation_58k.json and complex_reasoning_77k.json, one set each, and
   llava_instruct_150k.json, which holds all three without distinguishing them. Pictures: COCO train2017.
 - LLaVA-CC3M-Pretrain-595K (chat.json) and LCS-558K (blip_laion_cc_sbu_558k.json): a picture and its caption each.
+  The pictures may still be in images.zip.
 - LLaVA-v1.5-mix665K (llava_v1_5_mix665k.json): pictures in folders of COCO, GQA, OCR-VQA, TextVQA and Visual Genome;
   some conversations have none.
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
+from instructblip_jax.datasets.readers import zips
 from instructblip_jax.datasets.readers.fields import MISMATCH, BadRow, SourceRow, clean, full_text, ident, need, typed
 from instructblip_jax.datasets.readers.json_files import elements
 from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
@@ -23,11 +25,12 @@ from instructblip_jax.datasets.readers.stores import Store, coco_number, coco_pi
 
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
 MARKER = "<image>"
+ARCHIVE = "images.zip"
 OTHER_ENDINGS = ("gif", "png", "jpeg")
 """OCR-VQA's covers as they are downloaded; the mixture's authors saved all as .jpg."""
-Find = Callable[[str], Path]
-"""The value of a row's ``image`` -> the picture's path."""
-Picture = Callable[[Store, str], Path]
+Find = Callable[[str], Media]
+"""The value of a row's ``image`` -> the picture."""
+Picture = Callable[[Store, str], Media]
 Stored = Callable[[Path, Sequence[Path]], Store]
 """(source, image roots) -> where the pictures are."""
 
@@ -90,7 +93,7 @@ def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) ->
         if marked:
             _check_markers(messages[::2], int(image is not None))
         turns = _pairs(messages)
-        media = () if image is None else (Media(find_picture(image)),)
+        media = () if image is None else (find_picture(image),)
         again = seen.get(question_id, 0)  # ids are picture ids, and a picture may have several conversations
         seen[question_id] = again + 1
         record = Record(
@@ -110,23 +113,27 @@ def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) ->
     return drafts(elements(path), make)
 
 
-def _coco(where: Store, image: str) -> Path:
+def _coco(where: Store, image: str) -> Media:
     found = where.find(image)  # raises for a path that leaves the roots
     number = coco_number(image)
-    return found if number is None else coco_picture(where, number, "train2017")
+    return Media(found if number is None else coco_picture(where, number, "train2017"))
 
 
-def _below(where: Store, image: str) -> Path:
-    """A picture in one folder with all others, which may be called images/."""
-    return where.find(image, f"images/{image}")
+def _below(where: Store, image: str) -> Media:
+    """A picture in one folder with all others, which may be called images/, or in images.zip."""
+    names = (image, f"images/{image}")
+    found = where.find(*names)
+    archive = where.find(ARCHIVE)
+    packed = zips.member(archive, *names) if not found.is_file() and archive.is_file() else None
+    return packed or Media(found)
 
 
-def _mixed(where: Store, image: str) -> Path:
+def _mixed(where: Store, image: str) -> Media:
     """A picture in its set's folder, such as gqa/images/1.jpg, or in a root that is this folder or its subfolder."""
     stem, dot, _ = image.rpartition(".")
     endings = OTHER_ENDINGS if dot and image.startswith("ocr_vqa/") else ()
     names = [image, *(f"{stem}.{ending}" for ending in endings)]
-    return where.find(*(name.split("/", depth)[-1] for depth in (0, 1, -1) for name in names))
+    return Media(where.find(*(name.split("/", depth)[-1] for depth in (0, 1, -1) for name in names)))
 
 
 def _splits(

@@ -1,7 +1,8 @@
 """LLaMA and models tuned from it (Vicuna): RMS pre-norm, rotary positions, SwiGLU, grouped-query attention, no bias."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,17 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     pad_token_id: int = 0
     eos_token_id: int | tuple[int, ...] = 2
+
+    linears: ClassVar[Mapping[str, str]] = {
+        "q_proj": "q",
+        "k_proj": "k",
+        "v_proj": "v",
+        "o_proj": "o",
+        "gate_proj": "gate",
+        "up_proj": "up",
+        "down_proj": "down",
+    }
+    """Hugging Face's name of each linear layer of a block -> ours."""
 
     @property
     def width(self) -> int:

@@ -1,7 +1,8 @@
 """OPT (arXiv 2205.01068), the language model of some BLIP-2 checkpoints: pre-norm, learned positions, ReLU."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,16 @@ class OptConfig:
     activation_function: str = "relu"
     pad_token_id: int = 1
     eos_token_id: int | tuple[int, ...] = 2
+
+    linears: ClassVar[Mapping[str, str]] = {
+        "q_proj": "q",
+        "k_proj": "k",
+        "v_proj": "v",
+        "out_proj": "o",
+        "fc1": "up",
+        "fc2": "down",
+    }
+    """Hugging Face's name of each linear layer of a block -> ours."""
 
     @property
     def width(self) -> int:

@@ -1,8 +1,8 @@
 """T5 v1.1 / FlanT5 encoder-decoder: RMS pre-norm, gated feed-forward, relative-position bias, no other bias."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,17 @@ class T5Config:
     decoder_start_token_id: int = 0
     pad_token_id: int = 0
     eos_token_id: int | tuple[int, ...] = 1
+
+    linears: ClassVar[Mapping[str, str]] = {
+        "q": "q",
+        "k": "k",
+        "v": "v",
+        "o": "o",
+        "wi_0": "gate",
+        "wi_1": "up",
+        "wo": "down",
+    }
+    """Hugging Face's name of each linear layer of a block -> ours."""
 
     @property
     def width(self) -> int:

@@ -13,6 +13,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.layers.lora import Adapter
+
 LEVELS = 127
 """The largest stored magnitude; -128 is not used, so that the range is symmetric."""
 
@@ -73,7 +75,10 @@ class Int8Linear(nnx.Module):
     """``x @ (kernel * scale) + bias``; the scale is applied to the product, which is equivalent and much smaller.
 
     No gradient reaches the kernel; the gradient of x is that of the dequantized product. ``w8a8``: see `int8_product`.
+    An adapter beside it (`lora.attach`) is computed in the compute type.
     """
+
+    lora: Adapter | None = None
 
     def __init__(
         self,
@@ -100,4 +105,5 @@ class Int8Linear(nnx.Module):
         out = product(rows, self.kernel[...], self.kernel_scale[...])
         if self.bias is not None:
             out = out + self.bias[...].astype(jnp.float32)
-        return checkpoint_name(out.astype(self.out_dtype), "product").reshape(*x.shape[:-1], -1)
+        out = checkpoint_name(out.astype(self.out_dtype), "product").reshape(*x.shape[:-1], -1)
+        return out if self.lora is None else out + self.lora(x).astype(out.dtype)

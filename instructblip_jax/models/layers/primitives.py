@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers.int8 import Int8, Int8Linear
+from instructblip_jax.models.layers.lora import Adapter
 from instructblip_jax.sharding import constrain
 
 
@@ -54,6 +55,16 @@ def _rows_dot(
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+class Linear(nnx.Linear):
+    """`nnx.Linear`, and beside it its adapter if it has one (`lora.attach`)."""
+
+    lora: Adapter | None = None
+
+    def __call__(self, x: jax.Array, out_sharding: Any = None) -> jax.Array:
+        out = super().__call__(x, out_sharding)
+        return out if self.lora is None else out + self.lora(x).astype(out.dtype)
+
+
 def linear(
     d_in: int,
     d_out: int,
@@ -65,7 +76,7 @@ def linear(
     out_dtype: DTypeLike | None = None,
     int8: Int8 = False,
     rngs: nnx.Rngs,
-) -> "nnx.Linear | Int8Linear":
+) -> "Linear | Int8Linear":
     """``x @ kernel + bias`` with kernel [d_in, d_out] on the logical ``axes``.
 
     ``out_dtype``: a wider type for the result. ``int8``: a frozen kernel, stored in one byte per weight. A new kernel
@@ -73,7 +84,7 @@ def linear(
     """
     if int8:
         return Int8Linear(d_in, d_out, axes, bias=bias, w8a8=int8 == "w8a8", dtype=dtype, out_dtype=out_dtype)
-    return nnx.Linear(
+    return Linear(
         d_in,
         d_out,
         use_bias=bias,
