@@ -40,6 +40,14 @@ MODELS = {
     "flan_t5_xxl": "FlanT5-XXL",
     "vicuna13b": "Vicuna-13B",
 }
+LLAVA = {
+    "stage1_v5e_4x4": ("v5e:4x4", (8, 32)),
+    "stage2_v5e_8x8": ("v5e:8x8", (128, 512)),
+    "lora_v5e_1x1": ("v5e:1x1", (128, 512)),
+    "lora_gpu_1": ("h100:1", (128, 512)),
+}
+"""Variants of configs/llava_1_5_7b.py: where they are planned, with how many tokens of instruction and response, and at
+their largest shape."""
 GPUS = {"gpu_8": "h100:8"}
 """Variant -> the machine that it is planned for, with generation."""
 SMALLEST = ("v4_2x2x1", "v5p_2x2x1")
@@ -53,11 +61,14 @@ LAYOUTS = {
 GIB = chips.GIB
 
 
-def setting_of(name: str, variant: str) -> tuple[compiled.Setting, compiled.Setting, int]:
-    """A configuration's timed setting, that of its largest shape, and its steps."""
-    path = ROOT / "configs" / f"instructblip_{name}.py"
-    run = resolve(runpy.run_path(str(path))["get_config"](variant))
-    return *settings(run, LENGTHS), run.steps
+def setting_of(
+    name: str, variant: str, lengths: tuple[int, int] = LENGTHS
+) -> tuple[compiled.Setting, compiled.Setting, int]:
+    """A configuration's timed setting, that of its largest shape, and its steps. ``name``: of a file in configs/."""
+    run = resolve(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant))
+    if run.model == "llava-new":  # which `assemble` makes, with the sizes of the public model
+        run = dataclasses.replace(run, model="llava-hf/llava-1.5-7b-hf")
+    return *settings(run, lengths), run.steps
 
 
 def cases() -> dict[str, tuple]:
@@ -65,16 +76,20 @@ def cases() -> dict[str, tuple]:
     found: dict[str, tuple] = {}
     for name, main in MAIN.items():
         for variant in (main, *GPUS, *SMALLEST):
-            timed, largest, _ = setting_of(name, variant)
+            timed, largest, _ = setting_of(f"instructblip_{name}", variant)
             topology = GPUS.get(variant, variant.replace("_", ":"))
             found[f"{name}-{variant}"] = (topology, timed, variant == main or variant in GPUS)
             if variant == main:
                 found[f"{name}-{variant}-largest"] = (topology, largest, False)
-    timed, _, _ = setting_of("vicuna7b", "v5e_4x4")
+    timed, _, _ = setting_of("instructblip_vicuna7b", "v5e_4x4")
     for way, (mesh, llm, int8) in LAYOUTS.items():
         vit = "fsdp" if llm in ("fsdp", "sharded") else "replicated"
         layout = Layout(trained="replicated", vit=vit, llm=llm)
         found[f"layout-{way}"] = ("v5e:4x4", dataclasses.replace(timed, mesh=mesh, layout=layout, int8=int8), False)
+    for variant, (topology, lengths) in LLAVA.items():
+        timed, largest, _ = setting_of("llava_1_5_7b", variant, lengths)
+        found[f"llava-{variant}"] = (topology, timed, False)
+        found[f"llava-{variant}-largest"] = (topology, largest, False)
     return found
 
 
@@ -116,7 +131,7 @@ def runs(plans: dict[str, dict]) -> str:
         "|---|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, plan in plans.items():
-        if name.startswith("layout-") or name.endswith("-largest"):
+        if name.startswith(("layout-", "llava-")) or name.endswith("-largest"):
             continue
         ms = [1e3 * plan[f"step_seconds_{key}"] for key in ("bound", "per_op", "likely")]
         mfu = [100 * plan[f"mfu_{key}"] for key in ("bound", "per_op", "likely")]
@@ -199,7 +214,36 @@ def layouts(plans: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"runs": runs, "losses": lost, "answering": answering, "layouts": layouts}
+def conversations(plans: dict[str, dict]) -> str:
+    """LLaVA's runs: memory by kind, time and hours, at typical lengths and at the largest."""
+    lines = [
+        "| run | on | batch | text tokens | `remat` | frozen GiB a chip | masters | moments | rest | peak "
+        "| ms: bound | likely | MFU: likely | hours |",
+        "|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for variant in LLAVA:
+        config = runpy.run_path(str(ROOT / "configs" / "llava_1_5_7b.py"))["get_config"](variant)
+        for name in (f"llava-{variant}", f"llava-{variant}-largest"):
+            if name not in plans:
+                continue
+            plan = plans[name]
+            kinds = {kind: size / GIB for kind, size in plan["bytes"].items()}
+            frozen, masters, moments = (kinds[kind] for kind in ("frozen", "trained", "optimizer"))
+            peak, likely = plan["peak_bytes_per_chip"] / GIB, plan.get("step_seconds_likely", 0.0)
+            parts = config.optim.accumulation
+            lines.append(
+                f"| {variant.partition('_')[0]}{', int8' if plan['int8'] else ''} | {plan['topology']} "
+                f"| {plan['batch_size']}{f' in {parts} parts' if parts > 1 else ''} "
+                f"| {plan['lengths']['instruction']} + {plan['lengths']['response']} | {plan['remat']} "
+                f"| {frozen:.1f} | {masters:.1f} | {moments:.1f} | {peak - frozen - masters - moments:.1f} "
+                f"| **{peak:.1f}** of {plan['usable_bytes_per_chip'] / GIB:.1f} "
+                f"| {1e3 * plan.get('step_seconds_bound', 0.0):,.0f} | **{1e3 * likely:,.0f}** "
+                f"| {100 * plan.get('mfu_likely', 0.0):.0f} % | {table.hours(likely, config.steps):.1f} |"
+            )
+    return "\n".join(lines)
+
+
+TABLES = {"llava": conversations, "runs": runs, "losses": lost, "answering": answering, "layouts": layouts}
 """Mark in docs/plan.md -> its table."""
 
 

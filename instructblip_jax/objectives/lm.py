@@ -31,24 +31,26 @@ def token_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array
     return -jnp.sum(each * counted, axis=1), jnp.sum(counted, axis=1, dtype=jnp.float32)
 
 
-def chunked_cross_entropy(to_logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array) -> Term:
-    """The cross-entropy of ``to_logits(hidden)``, hidden [B, T, D], in chunks of `CHUNK` positions.
+def chunked_cross_entropy(
+    to_logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array, chunk: int = CHUNK
+) -> Term:
+    """The cross-entropy of ``to_logits(hidden)``, hidden [B, T, D], in chunks of so many positions.
 
     The logits of a chunk are discarded, and recomputed in the backward pass.
     """
     rows, length, _ = hidden.shape
-    if length <= CHUNK:
+    if length <= chunk:
         return Term(*token_cross_entropy(to_logits(hidden), labels))
-    spare = -length % CHUNK
+    spare = -length % chunk
     hidden = jnp.pad(hidden, ((0, 0), (0, spare), (0, 0)))
     labels = jnp.pad(labels, ((0, 0), (0, spare)), constant_values=IGNORE)
 
     def part(x: jax.Array) -> jax.Array:
-        return x.reshape(rows, -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)  # [chunks, B, CHUNK, ...]
+        return x.reshape(rows, -1, chunk, *x.shape[2:]).swapaxes(0, 1)  # [chunks, B, chunk, ...]
 
     @jax.checkpoint
-    def add(total: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
-        found = token_cross_entropy(to_logits(chunk[0]), chunk[1])
+    def add(total: tuple[jax.Array, jax.Array], each: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        found = token_cross_entropy(to_logits(each[0]), each[1])
         return jax.tree.map(jnp.add, total, found), None
 
     zero = jnp.zeros(rows, jnp.float32)

@@ -9,12 +9,12 @@ from instructblip_jax.plan.report import Generation, Plan, layouts, remedies
 
 KINDS = {
     "frozen": "frozen parameters",
-    "trained": "trained parameters, float32",
+    "trained": "trained parameters, float32 (masters)",
     "memory": "momentum copies and queues",
-    "optimizer": "optimizer state",
+    "optimizer": "optimizer state (moments)",
     "batch": "batch",
     "padding": "padding of arrays to the chip's tiles",
-    "temporaries": "activations and other temporaries",
+    "temporaries": "activations, gradients and other temporaries",
     "outputs": "outputs that take no argument's place",
     "code": "program",
 }

@@ -1,6 +1,7 @@
 """LLaVA as its papers state it: 1.0 (arXiv 2304.08485) and 1.5 (arXiv 2310.03744), as configurations for `configs/`.
 
-Stage 1 trains the projector on captions, stage 2 projector and language model on conversations; the tower never trains.
+Stage 1 trains the projector on captions; stage 2 projector and language model on conversations, or adapters of the
+language model instead (LoRA). The tower never trains.
 """
 
 import dataclasses
@@ -77,6 +78,15 @@ STAGES: dict[str, dict[str, Stage]] = {
             2e-5,
             {"conversation": "v1", "image_aspect_ratio": "pad"},
         ),
+        "lora": Stage(
+            "projector_and_lora",
+            "llava_v1_5_mix665k",
+            665_298,
+            1,
+            128,
+            2e-4,
+            {"conversation": "v1", "image_aspect_ratio": "pad", "lora": {"rank": 128, "alpha": 256}},
+        ),
     },
 }
 """Version -> stage -> its figures: the papers' tables and the authors' scripts; 1.0 began with the template v0 and went
@@ -101,9 +111,11 @@ def paper(
     optim = config.optim
     optim.learning_rate, optim.warmup_start, optim.warmup_steps = stage.learning_rate, 0.0, int(WARM_UP * stage.steps)
     optim.weight_decay, optim.clip_norm = 0.0, 1.0
+    if stage.trainable == "projector_and_lora":
+        optim.rates = {"projector": 0.1}  # 2e-5, as in stage 2
     config.remat = "layer"
     config.layout = {"trained": "zero", "vit": "replicated", "llm": "replicated"}
-    if stage.trainable != "projector":  # masters and moments of the language model are too large for a chip
+    if stage.trainable == "projector_and_llm":  # masters and moments of the language model are too large for a chip
         config.layout.llm = "fsdp"
         config.mesh.data, config.mesh.fsdp = 1, -1
     config.mixture.sets = (stage.data,)

@@ -1,10 +1,32 @@
 """The sizes of the public models by hub id, so that planning for them needs neither network nor weights."""
 
+import dataclasses
+
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
+from instructblip_jax.systems.llava import LlavaConfig
+from instructblip_jax.systems.protocol import SystemConfig
+
+VICUNA_7B = LlamaConfig(vocab_size=32064)
+VICUNA_13B = LlamaConfig(
+    vocab_size=32064, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40
+)
+CLIP_L = VitConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=23,
+    num_attention_heads=16,
+    image_size=336,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+    patch_bias=False,
+    pre_norm=True,
+    post_norm=False,
+)
+"""CLIP ViT-L/14 at 336 pixels, as far as LLaVA reads it: all but the last of its 24 layers."""
 
 
 def _model(text: TextConfig) -> InstructBlipConfig:
@@ -12,22 +34,20 @@ def _model(text: TextConfig) -> InstructBlipConfig:
     return InstructBlipConfig(VitConfig(), QFormerConfig(), text)
 
 
-PUBLIC = {
+def _llava(text: LlamaConfig) -> LlavaConfig:
+    return LlavaConfig(CLIP_L, dataclasses.replace(text, rms_norm_eps=1e-5, pad_token_id=32001))
+
+
+PUBLIC: dict[str, SystemConfig] = {
     "Salesforce/instructblip-flan-t5-xl": _model(
         T5Config(d_model=2048, d_ff=5120, num_heads=32, num_layers=24, num_decoder_layers=24)
     ),
     "Salesforce/instructblip-flan-t5-xxl": _model(
         T5Config(d_model=4096, d_ff=10240, num_heads=64, num_layers=24, num_decoder_layers=24)
     ),
-    "Salesforce/instructblip-vicuna-7b": _model(LlamaConfig(vocab_size=32064)),
-    "Salesforce/instructblip-vicuna-13b": _model(
-        LlamaConfig(
-            vocab_size=32064,
-            hidden_size=5120,
-            intermediate_size=13824,
-            num_hidden_layers=40,
-            num_attention_heads=40,
-        )
-    ),
+    "Salesforce/instructblip-vicuna-7b": _model(VICUNA_7B),
+    "Salesforce/instructblip-vicuna-13b": _model(VICUNA_13B),
+    "llava-hf/llava-1.5-7b-hf": _llava(VICUNA_7B),
+    "llava-hf/llava-1.5-13b-hf": _llava(VICUNA_13B),
 }
 """Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""

@@ -127,6 +127,9 @@ class LlavaSystem(PrefixSystem):
     ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
     trainable set."""
 
+    # Rows are long and a device has few of them: the head is read once a chunk.
+    chunk: ClassVar[int] = 256
+
     def __init__(
         self,
         config: LlavaConfig,

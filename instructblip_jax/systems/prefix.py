@@ -17,7 +17,7 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
-from instructblip_jax.objectives.lm import IGNORE, chunked_cross_entropy
+from instructblip_jax.objectives.lm import CHUNK, IGNORE, chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import Layout, constrain, laid_out
@@ -145,6 +145,8 @@ class PrefixSystem(nnx.Module):
     config: Any
     layout: Layout
     llm: Any
+    chunk: ClassVar[int] = CHUNK
+    """Positions whose logits exist at the same time."""
 
     def encode(self, batch: Batch) -> Media:
         """See `protocol.System`."""
@@ -183,11 +185,10 @@ class PrefixSystem(nnx.Module):
             # Each label is predicted at the real token before it, whichever side the padding is on.
             first = _first(batch, "labels")
             hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
-            labels = first["labels"][
-                :, -hidden.shape[1] :
-            ]  # without a prompt before the text, nothing predicts the first
+            # Without a visual prompt before the text, nothing predicts its first token.
+            labels = first["labels"][:, -hidden.shape[1] :]
             hidden = hidden[:, -labels.shape[1] :]
-        return {"lm": chunked_cross_entropy(self._to_logits, hidden, labels)}, memory
+        return {"lm": chunked_cross_entropy(self._to_logits, hidden, labels, self.chunk)}, memory
 
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:

@@ -13,12 +13,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.mesh import make_mesh
+from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.layers import stack
+from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.plan import collectives, compiled, roofline
 from instructblip_jax.plan.chips import parse
 from instructblip_jax.plan.collectives import Collective, first_group, part_of, when_of
 from instructblip_jax.plan.hlo import Program, arrays
 from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.llava import LlavaConfig
+from instructblip_jax.train.optimizer import OptimConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 import training
@@ -134,6 +138,42 @@ def test_a_cut_model_stays_where_it_is(tmp_path, monkeypatch):
     assert {one.when for one in sums} == {"forward", "rematerialised", "backward"}
     assert {len(one.group) for one in sums} == {2}
     assert not [one for one in of_layers if "frozen" in one.why.lower()]
+
+
+def test_a_language_model_that_trains_is_gathered_layer_by_layer(monkeypatch):
+    """In pieces everywhere else: no device holds a stack of its weights, gradients or moments."""
+    monkeypatch.setattr(stack, "SHORT", 0)
+    vision = VitConfig(16, 32, 1, 2, 16, 8, patch_bias=False, pre_norm=True, post_norm=False)
+    text = LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=2)
+    setting = compiled.Setting(
+        LlavaConfig(vision, text, image_token_id=3),
+        8,
+        compiled.Lengths(12, 12),
+        layout=Layout(trained="zero", vit="replicated", llm="fsdp"),
+        dtype="float32",
+        remat="layer",
+        trainable="projector_and_llm",
+        optim=OptimConfig(accumulation=2, clip_norm=1.0),
+    )
+    mesh = make_mesh(1, 4, 1, devices=jax.devices()[:4])
+    described = compiled.describe(setting, mesh)
+    program = Program(compiled.compiled(compiled.train_step(described), mesh).text)
+    found = collectives.find(program, 4, described.weights(), LlavaConfig.parts)
+    gathers = [one for one in found if one.why == "trained weights, gathered where they are used" and one.part == "llm"]
+    largest = max(x.size // x.shape[0] for path, x in described.train.items() if "/layers/" in path)
+    head = described.train["llm/to_vocab/kernel"].size
+    assert {one.times for one in gathers if one.payload > 4 * head // 2} >= {
+        2 * 5
+    }  # of each layer, in two micro-batches
+    assert max(one.payload for one in gathers) <= 4 * max(largest, head)
+    stacks = {tuple(x.shape) for path, x in described.train.items() if "/layers/" in path and x.ndim == 3}
+    made = {
+        x.shape for part in program.computations.values() for one in part.instructions.values() for x in one.results
+    }
+    assert not stacks & made
+    held = described.bytes()
+    assert held["optimizer"] == pytest.approx(2 * held["trained"], rel=0.01)
+    assert held["trained"] < 4 * sum(x.size for x in described.train.values()) / 3
 
 
 def test_the_roofline_uses_the_links_that_a_group_has():

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.evals.suite import eval_spec
 from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT
 from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -59,6 +61,9 @@ VISION = {
     "patch_size": 14,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
+    "patch_bias": True,
+    "pre_norm": False,
+    "post_norm": True,
 }
 QFORMER = {
     "vocab_size": 30523,
@@ -138,3 +143,76 @@ def test_known_sizes_are_what_the_public_file_says(tmp_path, name):
     raw = {"model_type": "instructblip", "text_config": text | SAID[name], "qformer_config": qformer}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert hf_instructblip.read_config(tmp_path / "config.json") == PUBLIC[f"Salesforce/instructblip-{name}"]
+
+
+# LLaVA
+
+LLAVA = [
+    (name, variant)
+    for name in ("1_0_7b", "1_5_7b", "1_5_13b")
+    for variant in runpy.run_path(str(CONFIGS / f"llava_{name}.py"))["VARIANTS"]
+]
+STATED = {
+    ("1_0", "stage1"): ("llava_cc3m_595k", 128, 2e-3, 4652),
+    ("1_0", "stage2"): ("llava_instruct_150k", 32, 2e-5, 14786),
+    ("1_5", "stage1"): ("llava_lcs_558k", 256, 1e-3, 2181),
+    ("1_5", "stage2"): ("llava_v1_5_mix665k", 128, 2e-5, 5198),
+    ("1_5", "lora"): ("llava_v1_5_mix665k", 128, 2e-4, 5198),
+}
+"""Version and stage -> data, batch, rate and steps, of the papers' tables and the authors' scripts."""
+
+
+def llava(name: str, variant: str):
+    return resolve(runpy.run_path(str(CONFIGS / f"llava_{name}.py"))["get_config"](variant))
+
+
+@pytest.mark.parametrize(("name", "variant"), LLAVA)
+def test_every_stage_of_llava_is_the_papers(name, variant):
+    run, stage = llava(name, variant), variant.partition("_")[0] or "stage2"
+    optim = run.optim
+    assert (*run.mixture.sets, run.batch_size, optim.learning_rate, run.steps) == STATED[name[:3], stage]
+    assert (optim.beta1, optim.beta2, optim.epsilon, optim.weight_decay) == (0.9, 0.999, 1e-8, 0.0)
+    assert (optim.clip_norm, optim.warmup_start, optim.final_learning_rate) == (1.0, 0.0, 0.0)
+    assert optim.warmup_steps == int(0.03 * run.steps)
+    assert run.batch_size % optim.accumulation == 0
+    sizes = PUBLIC["llava-hf/llava-1.5-13b-hf" if "13b" in name else "llava-hf/llava-1.5-7b-hf"]
+    system = fitted(run, sizes.configured(**run.system_options()))
+    assert system.trainable == {"stage1": "projector", "lora": "projector_and_lora"}.get(stage, "projector_and_llm")
+    assert run.system["conversation"] == ("plain" if stage == "stage1" else "v1")
+    assert run.system["image_aspect_ratio"] == ("pad" if name.startswith("1_5") and stage != "stage1" else "square")
+    slots = {"1_0": 256, "1_5": 576}[name[:3]]
+    assert slots + max(run.data.instruction_lengths) + max(run.data.response_lengths) <= 2048
+    for name, changes in run.evaluation.settings.items():
+        assert eval_spec(name, "test", 64, changes).num_beams == 1
+
+
+@pytest.mark.parametrize(("hub", "width", "inner", "depth"), [("7b", 4096, 11008, 32), ("13b", 5120, 13824, 40)])
+def test_llavas_sizes_are_what_the_public_file_says(tmp_path, hub, width, inner, depth):
+    text = {"model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "vocab_size": 32064}
+    if hub == "13b":
+        text |= {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": depth}
+        text |= {"num_attention_heads": 40, "num_key_value_heads": 40}
+    raw = {
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "pad_token_id": 32001,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "text_config": text,
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    read, known = hf_llava.read_config(tmp_path / "config.json"), PUBLIC[f"llava-hf/llava-1.5-{hub}-hf"]
+    assert (read.text.hidden_size, read.text.intermediate_size, read.text.num_hidden_layers) == (width, inner, depth)
+    explicit = dataclasses.replace(known.text, num_key_value_heads=read.text.num_key_value_heads)
+    assert read == dataclasses.replace(known, text=explicit)

@@ -74,6 +74,11 @@ def test_killed_on_eight_devices_and_resumed_on_four_it_ends_as_on_one(directory
     losses = eight.losses(batches, 0, KILLED)
     shares = {path: x.addressable_shards[0].data.size / x.size for path, x in eight.state["train"].items()}
     assert all(share == 1 / 4 for path, share in shares.items() if path.startswith("llm/") and "norm" not in path)
+    moments = [x for x in jax.tree.leaves(eight.state["opt"]) if x.ndim]
+    assert len(moments) == 2 * len(shares)
+    assert sum(x.addressable_shards[0].data.nbytes for x in moments) == 2 * sum(
+        4 * share * eight.state["train"][path].size for path, share in shares.items()
+    )
     kept = Checkpoints(epath.Path(tmp_path / "checkpoints"))
     kept.save(KILLED, eight.state, {"iterator": {}}, "source")
     kept.close()
