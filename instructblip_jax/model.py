@@ -90,7 +90,8 @@ class Model:
             of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.
           options: the system's own, of InstructBLIP and BLIP-2: ``image_size``, pixels along a side of the pictures, a
             multiple of the patches' (0 is the checkpoint's own; for another one the position embeddings are
-            interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation).
+            interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation);
+            ``lora``, sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256, "targets": ()}).
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.

@@ -21,7 +21,9 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Workdir of a `train` run whose trained parameters are used.")
     flags.DEFINE_multi_string("image", [], "Picture file; may be repeated.")
-    flags.DEFINE_bool("frames", False, "The pictures are the frames of one video, in order.")
+    flags.DEFINE_bool(
+        "frames", False, "The pictures belong to one prompt, in order: several of LLaVA, or a video's frames."
+    )
     flags.DEFINE_list("candidates", [], 'Answers to rank by log-likelihood, such as "yes,no".')
     flags.DEFINE_integer("max_new_tokens", 64, "Longest answer, in tokens.")
     flags.DEFINE_integer("num_beams", 1, "Beams; 1 takes the most likely token at every step.")

@@ -158,7 +158,8 @@ def write_shards(
     processes all of them call it, each with its ``share`` of the files, and get the list of all files. ``stem``: the
     beginning of their names.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    if share.own is not None:
+        directory.mkdir(parents=True, exist_ok=True)
     rest = dict(tensors)
     sources = whole_files(rest) if link else {}
     groups: list[dict[str, Tensor]] = [{name: rest.pop(name) for name in names} for names in sources.values()]

@@ -185,9 +185,8 @@ class PrefixSystem(nnx.Module):
             # Each label is predicted at the real token before it, whichever side the padding is on.
             first = _first(batch, "labels")
             hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
-            labels = first["labels"][
-                :, -hidden.shape[1] :
-            ]  # without a prompt before the text, nothing predicts the first
+            # Without a visual prompt before the text, nothing predicts its first token.
+            labels = first["labels"][:, -hidden.shape[1] :]
             hidden = hidden[:, -labels.shape[1] :]
         return {"lm": chunked_cross_entropy(self._to_logits, hidden, labels, self.chunk)}, memory
 

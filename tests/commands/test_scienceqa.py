@@ -88,7 +88,7 @@ def test_a_form_is_prepared_drawn_and_judged(cli, prepare, writes, model, tmp_pa
     name, out = f"scienceqa_qcm_{form}", tmp_path / "run"
     sets = prepare(name)
     config = runpy.run_path(str(CONFIG))["get_config"](form)
-    config.model, config.data.directory, config.batch_size = str(model), str(sets), 2
+    config.model, config.data.directory, config.data.shapes, config.batch_size = str(model), str(sets), 0, 2
     run = resolve(config)
     batch = next(open_data(run, Processor.from_pretrained(model), MESH).batches())
     assert set(batch["uid"]) <= {f"{name}/train/1", f"{name}/train/2"}
@@ -98,8 +98,9 @@ def test_a_form_is_prepared_drawn_and_judged(cli, prepare, writes, model, tmp_pa
     Workdir(str(out)).claim(run)
     # The first problem's own target is right, "B" is wrong for the second, and the third's text says nothing.
     writes(lambda record: {"4": record.answers[0], "7": "B", "8": "well"}[record.question_id])
-    given = (f"--config.model={model}", f"--config.data.directory={sets}", "--config.batch_size=2")
-    result = cli("evaluate", f"--config={CONFIG}:{form}", f"--workdir={out}", *given)
+    given = (f"--config.model={model}", f"--config.data.directory={sets}")
+    fewer = ("--config.data.shapes=0", "--config.batch_size=2")
+    result = cli("evaluate", f"--config={CONFIG}:{form}", f"--workdir={out}", *given, *fewer)
     assert result.code == 0, result.err
     columns = "|  | NAT | SOC | LAN | TXT | IMG | NO | G1-6 | G7-12 | Avg |\n"
     assert columns in PAGE

@@ -57,6 +57,21 @@ def mini(tmp_path, family: str):
     return hf_instructblip.read_config(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_an_adapter_costs_three_times_its_product(tmp_path, int8):
+    """Forward, gradient of its input, gradient of itself: the frozen kernel beside it has none."""
+    config, rank = mini(tmp_path, "llama").configured(lora={"rank": 3}), 3
+    shapes, blocks = shapes_of(config, 2, 8, 4), config.text
+    width, inner = blocks.hidden_size, blocks.intermediate_size
+    sides = 4 * (width + width) + 3 * (width + inner)  # D + M of each linear layer
+    positions = 2 * (config.num_query_tokens + 8 + 4)
+    plain, adapted = (
+        flops.of_batch(tracing.describe(config, trainable=name, int8=int8), shapes)
+        for name in ("qformer", "qformer_and_lora")
+    )
+    assert adapted - plain == 3 * 2 * positions * rank * sides * blocks.num_hidden_layers
+
+
 @pytest.mark.parametrize("trainable", ["qformer", "original", "projection", "vision"])
 @pytest.mark.parametrize("family", ["t5", "llama"])
 def test_a_trace_has_the_recipes_flops_and_explained_extras(tmp_path, family, trainable):

@@ -27,7 +27,7 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     """A whole model directory: configuration, tokenizers, image settings, random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
-    words, qformer_words = toys.write_tokenizers(directory, kind)
+    words, qformer_words = toys.write_tokenizers(directory, "llava" if kind == "llava" else "instructblip")
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")
     settings = json.loads((directory / "preprocessor_config.json").read_text())
     side = checkpoints.MINI["vision_config"]["image_size"]
