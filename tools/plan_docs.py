@@ -160,6 +160,8 @@ def lost(plans: dict[str, dict], least: float = 0.02) -> str:
         if what not in kept:
             rest = {name: rest.get(name, 0.0) + row.get(name, 0.0) for name in names}
     shown = [name for name in names if name in plans]
+    if not shown:
+        return ""
     heads = [f"{model(name)}, {plans[name]['topology']}" for name in shown]
     lines = [f"| % of the likely time | {' | '.join(heads)} |", f"|---|{'---:|' * len(shown)}"]
     order = sorted(kept, key=lambda what: -max(kept[what].values()))

@@ -32,7 +32,7 @@ def is_adapter(name: str) -> bool:
 def merged(trained: Mapping[str, Tensor], shards: Shards, scale: float) -> dict[str, Tensor]:
     """``trained``, by Hugging Face name, with W + scale * B A for the two matrices of each adapter.
 
-    W is the tensor of the source, whatever it was rounded to in training. The sum is computed in float32 and has the
+    W is the tensor of the source, whatever it was rounded to in training. The sum is computed in float64 and has the
     type in which the source stores W.
     """
     found = {name: tensor for name, tensor in trained.items() if not is_adapter(name)}
@@ -47,8 +47,9 @@ def merged(trained: Mapping[str, Tensor], shards: Shards, scale: float) -> dict[
 
 
 def _sum(kernel: Lazy, a: Tensor, b: Tensor, scale: float) -> np.ndarray:
-    added = np.float32(scale) * (read(b) @ read(a))
-    return (kernel.read().astype(np.float32) + added).astype(kernel.dtype)
+    # In float64, so that one rounding is left, whatever the machine multiplies with.
+    first, second = (read(x).astype(np.float64) for x in (b, a))
+    return (kernel.read().astype(np.float64) + scale * (first @ second)).astype(kernel.dtype)
 
 
 def export(

@@ -119,15 +119,26 @@ class _Turns:
         return self._round(next(self._rounds)) if isinstance(tensor, Lazy) and tensor.collective else read(tensor)
 
     def end(self) -> None:
-        """Read along until the other processes have all of theirs."""
+        """Read along until the other processes have all of theirs, whatever goes wrong here."""
+        error = None
         for tensors in self._rounds:
-            self._round(tensors)
+            try:
+                self._round(tensors)
+            except Exception as caught:
+                error = error or caught
+        if error:
+            raise error
 
     def _round(self, tensors: tuple[Lazy | None, ...]) -> Any:
-        mine = None
+        mine = error = None
         for n, tensor in enumerate(tensors):
-            array = None if tensor is None else tensor.read()
+            try:
+                array = None if tensor is None else tensor.read()
+            except Exception as caught:  # the others go on with the next one
+                array, error = None, error or caught
             mine = array if n == self._own else mine
+        if error:
+            raise error
         return mine
 
 
@@ -147,7 +158,8 @@ def write_shards(
     processes all of them call it, each with its ``share`` of the files, and get the list of all files. ``stem``: the
     beginning of their names.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    if share.own is not None:
+        directory.mkdir(parents=True, exist_ok=True)
     rest = dict(tensors)
     sources = whole_files(rest) if link else {}
     groups: list[dict[str, Tensor]] = [{name: rest.pop(name) for name in names} for names in sources.values()]

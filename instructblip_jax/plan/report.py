@@ -16,7 +16,7 @@ from instructblip_jax.plan.losses import Loss
 from instructblip_jax.plan.roofline import Place, Roofline
 from instructblip_jax.sharding import REST
 from instructblip_jax.systems.protocol import LANGUAGE
-from instructblip_jax.systems.trainable import prefixes, trains
+from instructblip_jax.systems.trainable import trains_language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,8 +291,7 @@ def remedies(plan: Plan) -> list[str]:
     found = []
     frozen, temporaries = plan.bytes["frozen"] / GIB, plan.bytes["temporaries"] / GIB
     language = [part for part, role in setting.model.parts.items() if role == LANGUAGE]
-    trained = prefixes(setting.trainable, setting.model.trainable_sets)
-    rounds = not any(trains(part, trained) for part in language)
+    rounds = not trains_language(setting.trainable, setting.model.trainable_sets, setting.model.parts)
     if language and rounds and not setting.int8 and frozen > missing / 2:
         found.append(f"--config.int8=True halves the language model (frozen weights take {frozen:.2f} GiB)")
     whole = [part for part in language if setting.layout.of(part) == "replicated"]

@@ -15,6 +15,7 @@ from instructblip_jax.plan.compiled import Setting
 from instructblip_jax.plan.report import Plan, plan
 from instructblip_jax.sharding import REST, Layout, part_of
 from instructblip_jax.systems.protocol import LANGUAGE, SystemConfig
+from instructblip_jax.systems.trainable import trains_language
 
 COMPILED = 4
 """Ways that are compiled."""
@@ -46,7 +47,6 @@ class Work:
       largest: bytes of the largest activation.
       weights: bytes of the divided parts' parameters.
       heads: the different numbers of attention heads in the divided parts.
-      trains: True if any of the divided parts' parameters train.
     """
 
     flops: float
@@ -55,7 +55,6 @@ class Work:
     largest: float
     weights: float
     heads: frozenset[int]
-    trains: bool
 
 
 def divided(config: SystemConfig) -> tuple[str, ...]:
@@ -104,7 +103,6 @@ def _work(
             if part_of(path, model.parts) in parts
         ),
         heads=frozenset(heads for x in inside for heads in _heads(x, rows)),
-        trains=any(part_of(path, model.parts) in parts for path in system.train),
     )
 
 
@@ -153,8 +151,10 @@ def ways(setting: Setting, topology: Topology) -> list[Setting]:
 
 def _int8(setting: Setting, parts: Collection[str]) -> tuple[Int8, ...]:
     """The choices of int8, which is for a frozen language model: its weights, unless the setting rounds more."""
-    language = [part for part in parts if setting.model.parts[part] == LANGUAGE]
-    return (False, setting.int8 or True) if language and not work(setting).trains else (False,)
+    model = setting.model
+    language = [part for part in parts if model.parts[part] == LANGUAGE]
+    rounds = language and not trains_language(setting.trainable, model.trainable_sets, model.parts)
+    return (False, setting.int8 or True) if rounds else (False,)
 
 
 def guess(setting: Setting, topology: Topology, given: float) -> Guess:

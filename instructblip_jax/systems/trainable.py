@@ -33,6 +33,11 @@ def touches(path: str, trained: Prefixes) -> bool:
     return trains(path, plain) or any(prefix.startswith(f"{path}/") for prefix in plain)
 
 
+def trains_language(name: str | None, sets: Mapping[str, Prefixes], parts: Mapping[str, str]) -> bool:
+    """True if a named set trains the language model itself, which adapters beside its matrices do not."""
+    return any(trains(part, prefixes(name, sets)) for part, role in parts.items() if role == LANGUAGE)
+
+
 def check_int8(
     int8: object, name: str | None, sets: Mapping[str, Prefixes], parts: Mapping[str, str], where: str = ""
 ) -> None:
@@ -40,13 +45,8 @@ def check_int8(
 
     ``where``: stands before the names of the options ("config.").
     """
-    language = [part for part, role in parts.items() if role == LANGUAGE]
-
-    def rounds(trained: Prefixes) -> bool:
-        return any(trains(part, trained) for part in language)
-
-    if int8 and rounds(prefixes(name, sets)):
-        others = ", ".join(other for other, trained in sets.items() if not rounds(trained))
+    if int8 and trains_language(name, sets, parts):
+        others = ", ".join(other for other in sets if not trains_language(other, sets, parts))
         raise ValueError(
             f"{where}int8 is {int8!r}, and {where}trainable {name or next(iter(sets))!r} trains the language model: "
             "matrices in one byte are for frozen parts, because a training step is far smaller than theirs; set "

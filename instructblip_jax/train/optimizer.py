@@ -36,7 +36,7 @@ class OptimConfig:
     clip_norm: float = 0.0
     accumulation: int = 1
     spike_factor: float = 0.0
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:

@@ -90,7 +90,7 @@ def test_merged_tensors_have_the_type_of_the_source(tmp_path, dtype):
     assert whole.keys() == {f"{name}.weight", "multi_modal_projector.linear_1.bias"}
     got = whole[f"{name}.weight"].read()
     assert got.dtype == kernel.dtype
-    np.testing.assert_array_equal(got, (kernel.astype(np.float32) + np.float32(4) * (b @ a)).astype(dtype))
+    np.testing.assert_array_equal(got, (kernel.astype(np.float64) + 4 * (b.astype(np.float64) @ a)).astype(dtype))
 
 
 def test_a_set_without_adapters_has_none_to_write(tmp_path):

@@ -11,6 +11,8 @@ import toys
 from worlds import without_gloo
 
 import instructblip_jax as ib
+from instructblip_jax import families
+from instructblip_jax.convert import save
 from instructblip_jax.convert.shards import INDEX
 from instructblip_jax.run.checkpoint import weights_sha256
 
@@ -26,7 +28,8 @@ jax.distributed.initialize(address, 2, index)
 from pathlib import Path
 import numpy as np
 import instructblip_jax as ib
-from instructblip_jax.convert import shared_directory, write
+from instructblip_jax import families
+from instructblip_jax.convert import save, shared_directory, write
 from instructblip_jax.run.checkpoint import weights_sha256
 
 out = Path(out)
@@ -57,13 +60,20 @@ except (OSError, ValueError) as error:
 write._write = noted
 mine.clear()
 if index == 1:
-    shared_directory.Path = lambda path: Path("/not here")
+    shared_directory.Path = lambda path: out / "not here"
 model.save_pretrained(out / "alone", max_shard_bytes={SHARD})
 print("wrote", len(mine))
 try:
     model.save_pretrained(out / "both", max_shard_bytes={SHARD})
 except ValueError as error:
     print("refused", error)
+
+shared_directory.Path = Path
+model = ib.from_pretrained(source, ib.make_mesh(1, -1, 1), "float32", trainable="qformer_and_lora", lora={{"rank": 8}})
+model.train = {{path: x + 1 for path, x in model.train.items()}}
+model.save_pretrained(out / "merged", max_shard_bytes={SHARD})
+trained = save.lazy(model.family.rules_for(model.directory, model.config), model.train)
+families.export_adapter(out / "adapter", model.directory, model.config, trained, "base")
 """
 
 
@@ -103,6 +113,17 @@ def test_each_writes_its_share_and_it_is_what_one_process_writes(written, tmp_pa
     assert len(shares[1]) > 2
 
 
+def test_adapters_are_merged_or_written_by_both_too(written, tmp_path):
+    source, out, _ = written
+    model = ib.from_pretrained(source, dtype="float32", trainable="qformer_and_lora", lora={"rank": 8})
+    model.train = {path: x + 1 for path, x in model.train.items()}
+    model.save_pretrained(tmp_path / "merged", max_shard_bytes=SHARD)
+    trained = save.lazy(model.family.rules_for(model.directory, model.config), model.train)
+    families.export_adapter(tmp_path / "adapter", model.directory, model.config, trained, "base")
+    for name in ("merged", "adapter"):
+        assert files(out / name) == files(tmp_path / name)
+
+
 def test_the_digest_of_what_was_trained_is_that_of_one_process(written):
     source, _, said = written
     model = ib.from_pretrained(source, dtype="float32", trainable="vision")
@@ -114,7 +135,7 @@ def test_an_error_of_one_ends_both_and_leaves_nothing(written):
     _, out, said = written
     assert said[1][2] == "failed [Errno 28] No space left on device"
     assert said[0][2] == "failed process 1 of this job failed: [Errno 28] No space left on device"
-    assert sorted(path.name for path in out.iterdir()) == ["alone", "both"]
+    assert sorted(path.name for path in out.iterdir()) == ["adapter", "alone", "both", "merged"]
     for lines in said:
         assert lines[4].startswith("refused")
         assert "both: is not empty" in lines[4]
