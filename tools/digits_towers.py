@@ -226,7 +226,7 @@ def make_llama(out: Path, cache: Path) -> None:
         rope_theta=1e6,  # most of a head's few dimensions then tell words apart, and not places
     )
     write_llama_config(out, config)
-    arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 2200))
+    arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 4400))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
