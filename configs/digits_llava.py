@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"configs/digits_llava.py has no variant {variant!r}; it has {known}")
     config = BASE(model="digits-llava")
     config.optim.learning_rate = 2e-3  # as LLaVA 1.0's projector (arXiv 2304.08485)
-    config.data.instruction_lengths = (64,)  # the system message and the turn's words included
+    config.data.instruction_lengths = (56,)  # the system message and the turn's words included
     with config.unlocked():
         config.update_from_flattened_dict(VARIANTS[variant])
     return config

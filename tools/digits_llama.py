@@ -1,9 +1,8 @@
 """The digits world's second language model: a small decoder-only LLaMA that learns every task from text alone.
 
 It reads a scene in both places where systems put pictures: before the text, which then begins with ``<s>`` or, as
-InstructBLIP's Vicuna has it, with ``</s>``; and within the first turn of a conversation (LLaVA's template v1, with and
-without its system message), as many vectors as the digits' towers have patches. Several questions, which do not see one
-another, follow each scene.
+InstructBLIP's Vicuna has it, with ``</s>``; and within the first turn of a conversation (LLaVA's template v1), as many
+vectors as the digits' towers have patches. Several questions, which do not see one another, follow each scene.
 """
 
 from collections.abc import Iterator
@@ -31,12 +30,11 @@ SYSTEM = (
 )
 FORMS = {  # name -> its share, text before the scene, vectors of the scene, text around the question
     "prefix": (0.5, None, SLOTS, "{}"),
-    "turn": (0.25, "USER: ", PATCHES, "\n{} ASSISTANT:"),
-    "conversation": (0.25, SYSTEM + "USER: ", PATCHES, "\n{} ASSISTANT:"),
+    "conversation": (0.5, SYSTEM + "USER: ", PATCHES, "\n{} ASSISTANT:"),
 }
 SCENES, QUESTIONS = 8, 8  # of a batch; of a scene in it
 POOL = 4  # batches of the same scenes, over which their questions are sorted by length
-STEP = 12  # rows are padded to a multiple of this: few shapes to compile, few pads
+STEP = 20  # rows are padded to a multiple of this: few shapes to compile, few pads
 FIRST = {("caption",): 0.6, **{kinds: 0.4 * share for kinds, share in GROUPS.items()}}
 """Kinds -> their share in the first third of the steps: a caption asks for every cell, which shows most about finding
 one by its words."""
@@ -109,6 +107,17 @@ def loss(model: Llama, data: dict, key: jax.Array) -> jax.Array:
     return total / count
 
 
+def begun(config: LlamaConfig, rngs: nnx.Rngs) -> Llama:
+    """A model that keeps words apart from the start: large embeddings, which the head shares, and small additions."""
+    model = Llama(config, dtype=jnp.float32, rngs=rngs)
+    words, head = model.tokens.embedding, model.to_vocab.kernel
+    words.set_value(words[...] / words[...].std())
+    head.set_value(words[...].T * head[...].std())
+    for kernel in (model.layers.attn.o.kernel, model.layers.down.kernel):
+        kernel.set_value(kernel[...] / (2 * config.num_hidden_layers) ** 0.5)
+    return model
+
+
 def accuracy(
     graph, params, tokenizer: Tokenizer, forms: tuple[str, ...], per_kind: int = 200, seed: int = 10**6
 ) -> dict[str, float]:
@@ -160,7 +169,7 @@ def train(config: LlamaConfig, tokenizer: Tokenizer, steps: int, seed: int = 0) 
                 n += 1
 
     return train_model(
-        lambda rngs: Llama(config, dtype=jnp.float32, rngs=rngs),
+        lambda rngs: begun(config, rngs),
         batches,
         loss,
         lambda graph, params: accuracy(graph, params, tokenizer, ("prefix", "conversation")),

@@ -138,7 +138,9 @@ def write_llama_config(out: Path, config: LlamaConfig) -> None:
             "architectures": ["LlamaForCausalLM"],
             "hidden_act": config.hidden_act,
             "max_position_embeddings": 2048,
+            "head_dim": config.head_dim,
             "rms_norm_eps": config.rms_norm_eps,
+            "rope_theta": config.rope_theta,
             "tie_word_embeddings": False,
             **{name: getattr(config, name) for name in sizes},
             **ids,
@@ -219,10 +221,12 @@ def make_llama(out: Path, cache: Path) -> None:
         intermediate_size=256,
         num_hidden_layers=4,
         num_attention_heads=4,
+        head_dim=32,
         rms_norm_eps=1e-5,
+        rope_theta=1e6,  # most of a head's few dimensions then tell words apart, and not places
     )
     write_llama_config(out, config)
-    arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 7000))
+    arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 2200))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
