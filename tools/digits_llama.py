@@ -140,7 +140,7 @@ def accuracy(
         for name in TASKS:
             rng = np.random.default_rng(seed)
             drawn = [question(name, rng) for _ in range(per_kind)]
-            bags = [slots(tokenizer, scene, rng, count=FORMS[form][2]) for scene, _ in drawn]
+            bags = [slots(tokenizer, scene, rng, 0.0, FORMS[form][2]) for scene, _ in drawn]
             turns = [[asked(name, found, rng, first=True)] for _, found in drawn]
             data = arrays(tokenizer, form, bags, turns, BEGIN, answers=False)
             accepted = [turn[2] for (turn,) in turns]
