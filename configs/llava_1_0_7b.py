@@ -3,7 +3,7 @@
 No public directory holds it in this layout. Stage 1 trains the projector alone on 595K captions, beginning from
 
     instructblip assemble llava --vision openai/clip-vit-large-patch14 --language lmsys/vicuna-7b-v1.3 \\
-        --projector linear --out llava-1.0-new
+        --projector linear --out llava-1.0-7b-new
 
 and stage 2 begins from what stage 1 exported, --config.model=DIR.
 """
@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 from instructblip_jax.recipes.llava import paper
 
 VARIANTS: dict[str, tuple[str, dict]] = {
-    "": ("stage2", {"model": "llava-1.0-stage1"}),
+    "": ("stage2", {"model": "llava-1.0-7b-stage1"}),
     "stage1": ("stage1", {"int8": True}),
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """A stage, on one of its slices."""
-    return paper("llava-1.0-new", "1.0", 256, VARIANTS, variant)
+    return paper("llava-1.0-7b-new", "1.0", 256, VARIANTS, variant)

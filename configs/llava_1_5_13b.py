@@ -4,17 +4,16 @@ It begins from the public model; as published it begins from what stage 1 export
 the projector alone on 558K captions. Its model is a directory of the two towers and a new projector, made by
 
     instructblip assemble llava --vision openai/clip-vit-large-patch14-336 --language lmsys/vicuna-13b-v1.5 \\
-        --out llava-new
+        --out llava-1.5-13b-new
 
-docs/plan.md has time and memory of variants that name a slice. To plan stage 1 without the directory, name the public
-model, which has the same sizes.
+docs/plan.md has time and memory of variants that name a slice.
 """
 
 from ml_collections import ConfigDict
 
 from instructblip_jax.recipes.llava import paper
 
-ASSEMBLED = "llava-new"
+ASSEMBLED = "llava-1.5-13b-new"
 VARIANTS: dict[str, tuple[str, dict]] = {
     "": ("stage2", {}),
     "stage1": ("stage1", {"model": ASSEMBLED, "int8": True}),

@@ -127,9 +127,14 @@ def family_of(directory: Path) -> Family:
     return family
 
 
-def trainable(name: str, model_type: str = "instructblip") -> Callable[[tuple, Any], bool]:
-    """The NNX filter of a system's named trainable set. Raises ValueError for an unknown name or model_type."""
-    return path_filter(prefixes(name, named(model_type, "trainable").trainable_sets))
+def trainable(name: str, model_type: str | None = None) -> Callable[[tuple, Any], bool]:
+    """The NNX filter of a system's named trainable set; without ``model_type``, of the first system that has the name.
+
+    Raises ValueError for an unknown name or model_type.
+    """
+    families = FAMILIES.values() if model_type is None else [named(model_type, "trainable")]
+    sets = {key: found for family in reversed(list(families)) for key, found in family.trainable_sets.items()}
+    return path_filter(prefixes(name, sets))
 
 
 def read_config(directory: Path) -> SystemConfig:

@@ -66,8 +66,6 @@ def setting_of(
 ) -> tuple[compiled.Setting, compiled.Setting, int]:
     """A configuration's timed setting, that of its largest shape, and its steps. ``name``: of a file in configs/."""
     run = resolve(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant))
-    if run.model == "llava-new":  # which `assemble` makes, with the sizes of the public model
-        run = dataclasses.replace(run, model="llava-hf/llava-1.5-7b-hf")
     return *settings(run, lengths), run.steps
 
 

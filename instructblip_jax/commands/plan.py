@@ -14,7 +14,7 @@ from instructblip_jax import families, files
 from instructblip_jax.plan import chips, compiled, report, sweep, table, tracing
 from instructblip_jax.plan.compiled import DoesNotFit, Lengths, Setting
 from instructblip_jax.plan.report import Generation, Plan
-from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.recipes.public import NEW, PUBLIC
 from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.protocol import SystemConfig
@@ -23,15 +23,16 @@ FLAGS = flags.FLAGS
 
 
 def model_config(name: str) -> SystemConfig:
-    """The sizes of a public model, or of a model directory's. Raises ValueError for another hub id."""
-    if name in PUBLIC:
-        return PUBLIC[name]
-    if not (Path(name) / "config.json").is_file():
+    """The sizes of a model directory, a public model, or one made of such. Raises ValueError for another hub id."""
+    if (Path(name) / "config.json").is_file():
+        return families.read_config(Path(name))
+    known = PUBLIC | NEW
+    if name not in known:
         raise ValueError(
             f"config.model {name!r} is no directory with a config.json; the models of the hub that plan knows are "
             f"{', '.join(PUBLIC)}"
         )
-    return families.read_config(Path(name))
+    return known[name]
 
 
 def bucket(wanted: int, lengths: Sequence[int]) -> int:

@@ -34,8 +34,8 @@ def _model(text: TextConfig) -> InstructBlipConfig:
     return InstructBlipConfig(VitConfig(), QFormerConfig(), text)
 
 
-def _llava(text: LlamaConfig) -> LlavaConfig:
-    return LlavaConfig(CLIP_L, dataclasses.replace(text, rms_norm_eps=1e-5, pad_token_id=32001))
+def _llava(text: LlamaConfig, vision: VitConfig = CLIP_L) -> LlavaConfig:
+    return LlavaConfig(vision, dataclasses.replace(text, rms_norm_eps=1e-5, pad_token_id=32001))
 
 
 PUBLIC: dict[str, SystemConfig] = {
@@ -51,3 +51,9 @@ PUBLIC: dict[str, SystemConfig] = {
     "llava-hf/llava-1.5-13b-hf": _llava(VICUNA_13B),
 }
 """Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""
+NEW: dict[str, SystemConfig] = {
+    "llava-1.5-7b-new": _llava(VICUNA_7B),
+    "llava-1.5-13b-new": _llava(VICUNA_13B),
+    **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),
+}
+"""Sizes of the directories that configurations name and that `assemble` and `export` make of public models."""

@@ -44,8 +44,9 @@ def test_trainable_sets_are_a_systems(tmp_path):
     assert ib.trainable("qformer")(("query_tokens",), None)
     assert not ib.trainable("qformer")(("vit", "position"), None)
     assert families.trainable("vision", "blip-2")(("vit", "position"), None)
+    assert ib.trainable("projector_and_llm")(("llm", "norm", "scale"), None)
     with pytest.raises(
-        ValueError, match=r"'towers' is unknown; there are .*projection, qformer, qformer_and_lora, vision"
+        ValueError, match=r"'towers' is unknown; there are .*projection, projector, .*qformer, qformer_and_lora, vision"
     ):
         ib.trainable("towers")
     with pytest.raises(ValueError, match=rf"trainable: model_type is 'kosmos-2'; {BUILT}"):
