@@ -5,6 +5,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
 
   instructblip --blip2 --bert [--language]
   instructblip --vision --bert --language
+  instructblip --model --language
   blip-2 --vision --language [--qformer]
   blip-2 --vision --language --bert
   llava --vision --language
