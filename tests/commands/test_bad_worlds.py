@@ -46,7 +46,7 @@ BREAK = {
     "no weights": lambda m: ((m / "model.safetensors").unlink(), "model.safetensors"),
     "truncated weights": lambda m: (truncate(m / "model.safetensors"), "model.safetensors: truncated"),
     "broken config": lambda m: (truncate(m / "config.json"), "config.json: not valid JSON"),
-    "another model": lambda m: (edit(m / "config.json", model_type="llava"), "'llava'"),
+    "another model": lambda m: (edit(m / "config.json", model_type="llava-next"), "'llava-next'"),
     "no tokenizer": lambda m: ((m / "tokenizer.json").unlink(), "tokenizer.json"),
     "broken tokenizer": lambda m: (truncate(m / "tokenizer.json"), "tokenizer.json: not a tokenizer file"),
     "no qformer tokenizer": lambda m: (shutil.rmtree(m / "qformer_tokenizer"), "qformer_tokenizer"),

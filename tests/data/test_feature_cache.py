@@ -138,6 +138,11 @@ def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sou
         np.testing.assert_allclose(got, tower(one, pixels), rtol=1e-5, atol=1e-6)
 
 
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+SIZES += ("hidden_act", "layer_norm_eps")
+"""What a vision tower's configuration had when the first caches were written."""
+
+
 def test_the_key_of_a_cache_is_that_of_earlier_versions(model, processor):
     """So that features which were computed once are found again."""
     tower = {
@@ -147,7 +152,7 @@ def test_the_key_of_a_cache_is_that_of_earlier_versions(model, processor):
     content = {
         "version": 1,
         "weights": {path: [weights[path], str(x.dtype), x.shape] for path, x in sorted(tower.items())},
-        "vision": dataclasses.asdict(model.config.vision),
+        "vision": {name: getattr(model.config.vision, name) for name in SIZES},
         "image": dataclasses.asdict(processor.image),
     }
     want = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
