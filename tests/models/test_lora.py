@@ -52,7 +52,7 @@ class Case:
         return ib.gradients(self.model, self.batch)
 
 
-@pytest.fixture(scope="module", params=["llama", "t5", "opt"])
+@pytest.fixture(scope="module", params=["llama", "t5", pytest.param("opt", marks=pytest.mark.reference)])
 def case(request, tmp_path_factory):
     return Case(tmp_path_factory.mktemp(request.param), request.param)
 
