@@ -220,7 +220,7 @@ def assemble(
         family.read_config,
         family.rules,
         family.ignored,
-        family.unread,
+        family.without_rule,
         max_shard_bytes=max_shard_bytes,
         link=link,
     )

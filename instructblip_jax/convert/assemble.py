@@ -1,7 +1,6 @@
 """Parts of other models -> a model directory of any system. Tensors are copied as stored, or drawn by a seed."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from re import Pattern
@@ -50,7 +49,7 @@ def assemble(
     read_config: Callable[[Path], SystemConfig],
     rules: Callable[[Any], Rules],
     ignored: Callable[[Any], Pattern[str]],
-    unread: Callable[[Any], Pattern[str]],
+    without_rule: Callable[[Any], Pattern[str]],
     *,
     max_shard_bytes: int,
     link: bool,
@@ -78,8 +77,7 @@ def assemble(
         names = kept(table, extra, tensors)
         shapes = {name: tensors[name].shape for name in names}
         types = {name: CODES[tensors[name].dtype] for name in names}
-        needless = re.compile(f"{extra.pattern}|{unread(config).pattern}")
-        check_fits(config, table, Shards(draft.source, {}, shapes, types), needless)
+        check_fits(config, table, Shards(draft.source, {}, shapes, types), without_rule(config))
         return write_shards(directory, ((name, tensors[name]) for name in names), max_shard_bytes, link=link)
 
 

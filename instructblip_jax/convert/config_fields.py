@@ -56,6 +56,13 @@ def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -
             raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
 
 
+def check_patches(path: Path, section: str, image: int, patch: int) -> None:
+    """Raise ValueError where the patches of a tower's section ("": the top of the file) do not divide its pictures."""
+    if image % patch:
+        field = f"{section}.image_size" if section else "image_size"
+        raise ValueError(f"{path}: {field} {image} is not a multiple of patch_size {patch}")
+
+
 def check_divisible(path: Path, section: str, width: int, heads: int) -> None:
     """Raise ValueError where the attention heads of a section ("": the top of the file) do not divide its width."""
     if width % heads:

@@ -1,11 +1,25 @@
 """Embedding tables with more rows than their source has, for new tokens of the vocabulary."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from instructblip_jax.convert.write import Lazy, Tensor, read
 
 SCALE = 0.02
 """Standard deviation of new values: `initializer_range` of BERT, which the libraries use for all these models."""
+
+
+ROWS_MULTIPLE = 64
+"""A table that has to grow is filled up to a multiple of this, as in the public repositories."""
+
+
+def grow(tensors: dict[str, Tensor], names: Iterable[str], size: int, seed: int) -> None:
+    """Give those of the tables ``names`` that have fewer rows than ``size``, a vocabulary's tokens, enough of them."""
+    rows = -(-size // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    for name in names:
+        if tensors[name].shape[0] < size:
+            tensors[name] = with_rows(tensors[name], rows, seed)
 
 
 def with_rows(table: Tensor, rows: int, seed: int) -> Lazy:

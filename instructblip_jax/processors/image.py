@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from instructblip_jax.files import read_json
+from instructblip_jax.files import read_json, write_json
 from instructblip_jax.processors import jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -211,6 +211,17 @@ def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[s
         if there is not None:
             return there, "", read_json(there)
     raise FileNotFoundError(f"{directory / PREPROCESSOR}: no such file, and {PROCESSOR} has no {own} either")
+
+
+def write_sizes(directory: Path, sizes: Mapping[str, Any]) -> None:
+    """Replace fields of a model directory's image settings, wherever it keeps them; see `settings`."""
+    for path in (directory / PREPROCESSOR, directory / VIDEO_PREPROCESSOR):
+        if path.is_file():
+            write_json(path, {**read_json(path), **sizes})
+    path = directory / PROCESSOR
+    if path.is_file():
+        raw = read_json(path)
+        write_json(path, raw | {name: {**raw[name], **sizes} for name in NESTED if isinstance(raw.get(name), dict)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from instructblip_jax.systems.trainable import ADAPTERS
 CONVERSATIONS = ("v1", "v0", "plain")
 """Names of the conversation templates, the default first (`processors.conversation`)."""
 ASPECTS = ("square", "pad")
-"""How pictures become squares: the middle is cut out, or they are filled up at the sides."""
+"""Ways to make a picture square: its middle is cut out, or it is filled up at the sides."""
 PROJECTOR = ("projector",)
 
 
@@ -179,10 +179,11 @@ class LlavaSystem(PrefixSystem):
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
         """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be a patch."""
-        embeds, mask = self.prompt(media, batch)
-        last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1] != 0, axis=1)
-        found = jnp.take_along_axis(embeds, last[:, None, None], axis=1)[:, 0]
-        return {**super().prefill(media, batch), "last": found}
+        context, token = super().prefill(media, batch), self.config.image_token_id
+        count = jnp.sum(batch["input_ids"] == token, axis=1)
+        patch = jnp.take_along_axis(media["image"], jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
+        last = jnp.where((context["first"] == token)[:, None], patch, self.llm.embed(context["first"]))
+        return {**context, "last": last}
 
     @in_layout_of("llm")
     def decode(

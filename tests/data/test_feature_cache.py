@@ -140,7 +140,7 @@ def test_a_cache_of_another_tower_is_never_read(directory, model, processor, sou
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
 SIZES += ("hidden_act", "layer_norm_eps")
-"""What a vision tower's configuration had when the first caches were written."""
+"""Fields of a vision tower's configuration when the first caches were written."""
 
 
 def test_the_key_of_a_cache_is_that_of_earlier_versions(model, processor):

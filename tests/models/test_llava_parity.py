@@ -26,7 +26,7 @@ CASES = {
     "fresh": ({"vision_feature_layer": -1, "family": "llama"}, reference.fresh, 3),
 }
 PICTURES = [1, 2, 0, 2]
-"""Of each row: one, several, none, and one at the very end of the prompt."""
+"""Pictures of each row: one, several, none, and one at the very end of the prompt."""
 
 
 def prompts(slots: int, rng: np.random.Generator, pictures: list[int]) -> list[np.ndarray]:

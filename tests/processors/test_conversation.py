@@ -226,7 +226,7 @@ def test_conversations_that_cannot_be_encoded(ours):
 
 
 def test_ids_are_those_of_transformers(directory, ours):
-    """Of its tokenizer on the same directory, wherever special tokens stand; ready prompts among them."""
+    """Its tokenizer on the same directory gives them, wherever special tokens stand; ready prompts are among them."""
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
     for name, turns in CONVERSATIONS.items():

@@ -17,7 +17,7 @@ from instructblip_jax.convert import qformer_from_bert, vocabulary
 from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal
 from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.layouts import hf_instructblip
-from instructblip_jax.convert.new_rows import SCALE, with_rows
+from instructblip_jax.convert.new_rows import SCALE, grow
 from instructblip_jax.convert.rule import Shape
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import Lazy, Tensor, stored
@@ -29,8 +29,6 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig
 LM = "language_model."
 PLAIN = ("t5", "llama")
 """model_type of the plain language models that can be put in."""
-ROWS_MULTIPLE = 64
-"""A table that has to grow is filled up to a multiple of this, as in the public repositories."""
 QUERIES = 32
 """Query tokens of a new Q-Former (arXiv 2301.12597, section 3.1)."""
 NEW_QFORMER: dict[str, Any] = {}
@@ -81,7 +79,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     family = hf_instructblip.text_family({"text_config": text})
     processor_class = f"{_NAMES[model_type][0]}Processor"
     words = vocabulary.for_language_model(language or vision, family, processor_class)
-    _grow(tensors, words.size, seed)
+    grow(tensors, filter(_VOCABULARY_ROWS.fullmatch, list(tensors)), words.size, seed)
     rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
     text |= {"model_type": family, "vocab_size": rows, "pad_token_id": words.id_of("pad_token")}
     vocabularies, sizes = {"": words}, {}
@@ -196,14 +194,6 @@ def _new_projection(tensors: dict[str, Tensor], raw: dict[str, Any], seed: int) 
         return rng.uniform(-bound, bound, shape).astype(np.float32)
 
     return {"language_projection.weight": uniform(width, inputs), "language_projection.bias": uniform(width)}
-
-
-def _grow(tensors: dict[str, Tensor], size: int, seed: int) -> None:
-    """Give the language model's embedding and head rows for ``size`` tokens, where they have fewer."""
-    rows = -(-size // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    for name, tensor in tensors.items():
-        if _VOCABULARY_ROWS.fullmatch(name) and tensor.shape[0] < size:
-            tensors[name] = with_rows(tensor, rows, seed)
 
 
 def _config(

@@ -16,7 +16,7 @@ from instructblip_jax.convert import vocabulary
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.ingredients import PROJECTORS
 from instructblip_jax.convert.layouts.hf_llava import ASPECT, LLM, PROJECTOR, VIT
-from instructblip_jax.convert.new_rows import with_rows
+from instructblip_jax.convert.new_rows import grow
 from instructblip_jax.convert.parts import clip_vit
 from instructblip_jax.convert.rule import Shape
 from instructblip_jax.convert.shards import Shards, open_shards
@@ -24,8 +24,9 @@ from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
 
-ROWS_MULTIPLE = 64
-"""The embedding is filled up to a multiple of this, as in llava-hf's repositories."""
+EMBEDDING = f"{LLM[1]}model.embed_tokens.weight"
+TABLES = {EMBEDDING, f"{LLM[1]}lm_head.weight"}
+"""Tensors with a row a token."""
 THEIRS = "model.mm_projector."
 """Prefix of the projector in the authors' files."""
 LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
@@ -47,10 +48,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str 
     text, words, act, options = _language(language, projector)
     tensors |= words
     vocabulary_ = vocabulary.with_image(language, "LlavaProcessor")
-    for name in (f"{LLM[1]}model.embed_tokens.weight", f"{LLM[1]}lm_head.weight"):
-        if name in tensors and tensors[name].shape[0] < vocabulary_.size:
-            tensors[name] = with_rows(tensors[name], -(-vocabulary_.size // ROWS_MULTIPLE) * ROWS_MULTIPLE, seed)
-    rows = tensors[f"{LLM[1]}model.embed_tokens.weight"].shape[0]
+    grow(tensors, TABLES & tensors.keys(), vocabulary_.size, seed)
+    rows = tensors[EMBEDDING].shape[0]
     image, pad = vocabulary_.add(vocabulary.IMAGE), vocabulary_.id_of("pad_token")
     config = {
         "architectures": ["LlavaForConditionalGeneration"],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.convert import language_models
-from instructblip_jax.convert.config_fields import check_divisible, checked, fields
+from instructblip_jax.convert.config_fields import check_divisible, check_patches, checked, fields
 from instructblip_jax.convert.language_models import LANGUAGE_MODELS
 from instructblip_jax.convert.parts import eva_vit, qformer
 from instructblip_jax.convert.rule import LEADING, Rule, dense
@@ -14,7 +14,7 @@ from instructblip_jax.files import read_json, write_json
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
 from instructblip_jax.models.towers.vit import VitConfig
-from instructblip_jax.processors.image import NESTED, PREPROCESSOR, PROCESSOR, VIDEO_PREPROCESSOR
+from instructblip_jax.processors.image import write_sizes
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 HAS_TEXT = {"instructblip": True, "instructblipvideo": True, "blip-2": False}
@@ -61,10 +61,7 @@ def read_config(path: Path) -> InstructBlipConfig:
     for name, value in named.items():
         if value not in ACTIVATIONS:
             raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
-    if vision.image_size % vision.patch_size:
-        raise ValueError(
-            f"{path}: vision_config.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
-        )
+    check_patches(path, "vision_config", vision.image_size, vision.patch_size)
     check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
     check_divisible(path, "qformer_config", bridge.hidden_size, bridge.num_attention_heads)
     queries = checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int)
@@ -103,14 +100,7 @@ def describe(directory: Path, config: InstructBlipConfig) -> None:
     if not config.stored_image_size:
         return
     side = config.vision.image_size
-    size = {"size": {"height": side, "width": side}}
     path = directory / "config.json"
     raw = read_json(path)
     write_json(path, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": side}})
-    for path in (directory / PREPROCESSOR, directory / VIDEO_PREPROCESSOR):
-        if path.is_file():
-            write_json(path, read_json(path) | size)
-    path = directory / PROCESSOR
-    if path.is_file():
-        raw = read_json(path)
-        write_json(path, raw | {name: raw[name] | size for name in NESTED if isinstance(raw.get(name), dict)})
+    write_sizes(directory, {"size": {"height": side, "width": side}})

@@ -9,7 +9,7 @@ from instructblip_jax.convert.parts import clip_vit, llama
 from instructblip_jax.convert.rule import Rule, dense, renamed
 from instructblip_jax.files import read_json, write_json
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
-from instructblip_jax.processors.image import NESTED, PREPROCESSOR, PROCESSOR
+from instructblip_jax.processors.image import write_sizes
 from instructblip_jax.systems.llava import ASPECTS, CONVERSATIONS, LlavaConfig
 
 KIND = "llava"
@@ -141,15 +141,6 @@ def describe(directory: Path, config: LlavaConfig) -> None:
     if config.stored_image_size:
         side = config.vision.image_size
         raw["vision_config"] = (raw.get("vision_config") or TOWER) | {"image_size": side}
-        size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-        settings = directory / PREPROCESSOR
-        if settings.is_file():
-            write_json(settings, read_json(settings) | size)
-        settings = directory / PROCESSOR
-        if settings.is_file():
-            found = read_json(settings)
-            write_json(
-                settings, found | {name: found[name] | size for name in NESTED if isinstance(found.get(name), dict)}
-            )
+        write_sizes(directory, {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}})
     if raw != read_json(path):
         write_json(path, raw)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.convert.config_fields import check_divisible, fields
+from instructblip_jax.convert.config_fields import check_divisible, check_patches, fields
 from instructblip_jax.convert.positions import resized
 from instructblip_jax.convert.rule import FLAT, IDENTITY, Rule, dense, norm, patches
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
@@ -34,10 +34,7 @@ def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm:
     config = VitConfig(**fields(path, name, VitConfig, found), patch_bias=False, pre_norm=True, post_norm=post_norm)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(f"{path}: {where}hidden_act is {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
-    if config.image_size % config.patch_size:
-        raise ValueError(
-            f"{path}: {where}image_size {config.image_size} is not a multiple of patch_size {config.patch_size}"
-        )
+    check_patches(path, name, config.image_size, config.patch_size)
     check_divisible(path, name, config.hidden_size, config.num_attention_heads)
     return config
 
