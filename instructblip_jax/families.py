@@ -13,15 +13,17 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.export import kept
-from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.convert.layouts import albef, hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
+from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
+from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -87,11 +89,20 @@ LLAVA = Family(
     hf_llava.unread,
     hf_llava.MODULES,
 )
+ALBEF = Family(
+    AlbefConfig.trainable_sets,
+    albef.read_config,
+    albef.rules,
+    albef.ignored,
+    albef.describe,
+    albef_processor.from_directory,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "albef": ALBEF,
 }
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}

@@ -65,8 +65,11 @@ class AlbefConfig:
     prompt_is_counted: ClassVar[bool] = True
     match_adds_similarity: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ("image_size", "alpha", "ramp_steps", "dropout")
-    copied: ClassVar[tuple[str, ...]] = ENCODER
-    """Modules that have a momentum copy."""
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Modules that have a momentum copy."""
+        return ENCODER
 
     @property
     def in_batch(self) -> bool:

@@ -23,7 +23,11 @@ class AlbefAnswerConfig(AlbefConfig):
     """Question answering: the term "lm" is the sum over an answer's tokens, averaged over answers."""
 
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
-    copied: ClassVar[tuple[str, ...]] = (*ENCODER, "decoder")
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """See `AlbefConfig`."""
+        return (*ENCODER, "decoder")
 
     @property
     def decoder(self) -> BertConfig:

@@ -34,7 +34,11 @@ class AlbefClassConfig(AlbefConfig):
     pictures_shown: int = 1
 
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
-    copied: ClassVar[tuple[str, ...]] = (*ENCODER, "cls_head")
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """See `AlbefConfig`."""
+        return (*ENCODER, "cls_head")
 
     def build(
         self,

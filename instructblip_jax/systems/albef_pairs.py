@@ -16,7 +16,7 @@ from instructblip_jax.objectives.lm import IGNORE
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import momentum
-from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
+from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
@@ -41,7 +41,12 @@ class AlbefPairConfig(AlbefConfig):
     masked_words: bool = True
 
     options: ClassVar[tuple[str, ...]] = (*AlbefConfig.options, "queue_size")
-    copied: ClassVar[tuple[str, ...]] = (*ENCODER, "vision_proj", "text_proj")
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """See `AlbefConfig`; in retrieval the teacher compares only."""
+        more = ("fusion", "head") if self.masked_words else ()
+        return ("vit", "embeddings", "text", "vision_proj", "text_proj", *more)
 
     @property
     def in_batch(self) -> bool:
@@ -72,9 +77,8 @@ class AlbefPairConfig(AlbefConfig):
 
     def begin_memory(self, train: dict[str, jax.Array]) -> Memory:
         """See `protocol.Remembers`: momentum copies, and the queues of their features."""
-        copied = self.copied if self.masked_words else tuple(name for name in self.copied if name != "fusion")
         queues = momentum.begin_queues(self.queue_size, self.embed_dim, pictures=not self.masked_words)
-        return momentum.copies(train, copied) | queues
+        return momentum.copies(train, self.copied) | queues
 
 
 class Draws(NamedTuple):
