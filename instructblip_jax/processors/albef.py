@@ -1,4 +1,4 @@
-"""ALBEF's processors: a caption, a question with its answer, or a sentence with its class, beside one picture or two."""
+"""ALBEF's processors: a caption, a question with its answer, or a sentence with its class, beside pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.processors.base import IGNORE, Given, Medium, Row
+from instructblip_jax.processors.base import Given, Medium, Row
 from instructblip_jax.processors.cleaning import ALBEF
 from instructblip_jax.processors.image_text import ImageTextProcessor
 from instructblip_jax.processors.pairs import PairProcessor
@@ -34,7 +34,7 @@ class AlbefPairProcessor(PairProcessor):
 
 
 class SentenceProcessor(ImageTextProcessor):
-    """A text that is read beside a picture, [CLS] text, with [SEP] where the configuration says so; its first tokens."""
+    """A text that is read beside a picture: [CLS] text, with [SEP] where the configuration says so."""
 
     KINDS = ("image",)
 
@@ -119,6 +119,7 @@ def from_directory(directory: Path, config: Any) -> ImageTextProcessor:
     for name, number in (("[CLS]", config.cls_id), ("[SEP]", config.sep_id), ("[MASK]", config.mask_id)):
         if (found := processor.tokenizer.token(number)) != name:
             raise ValueError(
-                f"{directory / 'config.json'}: the token with the id {number} is {found!r} in tokenizer.json, not {name}"
+                f"{directory / 'config.json'}: the token with the id {number} is {found!r} in tokenizer.json, "
+                f"not {name}"
             )
     return processor

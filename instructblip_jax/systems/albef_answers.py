@@ -1,4 +1,4 @@
-"""ALBEF that answers questions (arXiv 2107.07651, section 5): a decoder writes over the states of question and picture."""
+"""ALBEF that answers questions (arXiv 2107.07651, section 5): a decoder reads the states of question and picture."""
 
 import dataclasses
 from typing import Any, ClassVar

@@ -1,5 +1,4 @@
-"""ALBEF that classifies (arXiv 2107.07651, section 5): two pictures and a sentence (NLVR2), or a picture and a hypothesis
-(SNLI-VE)."""
+"""ALBEF that classifies (arXiv 2107.07651, section 5): a sentence about two pictures (NLVR2), or about one (SNLI-VE)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -74,9 +73,7 @@ class PairLayer(nnx.Module):
         for n, (layer, masks) in enumerate(zip((self.one, self.other), keep, strict=True)):
             x = layer.self_attention(x, x, bias, masks.get("self_probs"), masks.get("self_out"))
             keys_values = attention.keys_values(images[:, n])
-            x = layer.cross_attention.over(
-                x, [(*keys_values, None)], masks.get("cross_probs"), masks.get("cross_out")
-            )
+            x = layer.cross_attention.over(x, [(*keys_values, None)], masks.get("cross_probs"), masks.get("cross_out"))
             x = layer.ffn(x, masks.get("ffn"))
         return x
 
@@ -102,9 +99,9 @@ class PairedFusion(nnx.Module):
         if key is None:
             return stack.run(layers, x, lambda pair, x: (pair(x, bias, images, ({}, {})), None), remat=self.remat)[0]
         masks = tuple(half.dropouts(k, x, images[:, 0]) for half, k in zip(both, keys, strict=True))
-        return stack.run(
-            layers, x, lambda pair, x, keep: (pair(x, bias, images, keep), None), masks, remat=self.remat
-        )[0]
+        return stack.run(layers, x, lambda pair, x, keep: (pair(x, bias, images, keep), None), masks, remat=self.remat)[
+            0
+        ]
 
 
 class ClassHead(nnx.Module):

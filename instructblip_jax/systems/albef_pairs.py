@@ -155,9 +155,7 @@ class AlbefPairs(AlbefSystem):
     def _embedded(self, states: jax.Array) -> jax.Array:
         return contrast.unit(self.text_proj(states[:, 0]))
 
-    def _matched(
-        self, states: jax.Array, mask: jax.Array, image: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
+    def _matched(self, states: jax.Array, mask: jax.Array, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Text states [B, T, D] and image tokens [B, P, V] -> float32 logits [B, 2]."""
         return self.itm_head(self.fusion(states, mask_bias(mask), image, key=key)[:, 0]).astype(jnp.float32)
 
@@ -228,9 +226,7 @@ class AlbefPairs(AlbefSystem):
         """Features [B, E] of pictures and texts, this system's and its copy's -> the term, and the similarities of
         pictures to texts and of texts to pictures, float32 [B, B + K]: this batch's features, then the queues'."""
         temperature, rows = self._temperature(), own[0].shape[0]
-        images, texts = (
-            jnp.concatenate([x, memory[name]]) for x, name in zip(theirs, momentum.QUEUES, strict=True)
-        )
+        images, texts = (jnp.concatenate([x, memory[name]]) for x, name in zip(theirs, momentum.QUEUES, strict=True))
         to_texts, to_images = own[0] @ texts.T / temperature, own[1] @ images.T / temperature
         if pictures is None:
             targets = contrast.diagonal_targets(rows, len(images))

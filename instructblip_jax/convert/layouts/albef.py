@@ -148,7 +148,7 @@ def ignored(config: AlbefConfig) -> re.Pattern[str]:
     """Names of tensors that files hold on top: position numbers, a head's tied matrix, keys and values of the second
     layer of a pair."""
     found = [rf"{re.escape(prefix)}embeddings\.position_ids" for prefix in (TEXT, f"{TEXT}bert.", f"{DECODER}bert.")]
-    found += [rf"text_(en|de)coder\.cls\.predictions\.decoder\.(weight|bias)"]
+    found += [r"text_(en|de)coder\.cls\.predictions\.decoder\.(weight|bias)"]
     if isinstance(config, AlbefClassConfig) and config.pictures_shown > 1:
         found.append(rf"{re.escape(TEXT)}{second_keys(config.fusion_layer, config.text.num_hidden_layers)}")
     return re.compile("|".join(found))
