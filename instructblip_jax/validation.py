@@ -31,7 +31,8 @@ RECORDS = 256
 
 class HeldOut:
     """Batches of ``rows`` rows, of which each has the rows ``own``, this host's; they can be iterated again and again.
-    The arrays are those of training; rows beyond the records count nothing in any loss.
+    The arrays are those of training; rows beyond the records count nothing in any loss, and where the rows of a batch
+    depend on one another (``whole``) only full batches are read.
 
     ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the blank
     medium. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
@@ -48,9 +49,10 @@ class HeldOut:
         seed: int,
         own: np.ndarray,
         blank_image: bool = False,
+        whole: bool = False,
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
-        self.own, self.blank_image = own.tolist(), blank_image
+        self.own, self.blank_image, self.whole = own.tolist(), blank_image, whole
         ranks = prepared.media_shown(source).order
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
@@ -74,6 +76,8 @@ class HeldOut:
                 for start in range(0, len(alike), self.rows):
                     examples = alike[start : start + self.rows]
                     count = len(examples)
+                    if self.whole and count < self.rows:
+                        continue
                     examples += examples[:1] * (self.rows - count)
                     media = list(pool.map(self._media, [examples[n][1] for n in self.own]))
                     batch = collate(
@@ -92,8 +96,8 @@ class HeldOut:
 
 
 class Validation:
-    """Called with the trained parameters, gives set -> loss of its held-out records: the weighted sum of the terms'
-    means over all of them.
+    """Called with the trained parameters and the memory (by default the model's own), gives set -> loss of its held-out
+    records: the weighted sum of the terms' means over all of them.
 
     ``sets``: set -> its batches of ``rows`` rows, this host's of them. All processes must call it.
     """
@@ -107,10 +111,11 @@ class Validation:
         self.frozen, self.memory, self.sets = model.frozen, model.memory, sets
         self.put = partial(meshes.put_rows, model.mesh, own=meshes.local_rows(model.mesh, rows), rows=rows)
 
-    def __call__(self, train: Arrays) -> dict[str, float]:
-        return {name: self._mean(train, batches) for name, batches in self.sets.items()}
+    def __call__(self, train: Arrays, memory: Arrays | None = None) -> dict[str, float]:
+        memory = self.memory if memory is None else memory
+        return {name: self._mean(train, memory, batches) for name, batches in self.sets.items()}
 
-    def _mean(self, train: Arrays, batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+    def _mean(self, train: Arrays, memory: Arrays, batches: Iterable[Mapping[str, np.ndarray]]) -> float:
         totals: dict[str, np.ndarray] = {}
         weights: dict[str, float] = {}
 
@@ -121,7 +126,7 @@ class Validation:
 
         running: dict[str, Term] | None = None
         for batch in batches:
-            now = self.sums(train, self.frozen, self.memory, self.put(batch))
+            now = self.sums(train, self.frozen, memory, self.put(batch))
             if running is not None:  # read while the devices compute this batch
                 add(running)
             running = now
@@ -159,7 +164,15 @@ def prepare(
     for name, source in sources.items():
         own = meshes.local_rows(model.mesh, rows)
         held = HeldOut(
-            source, processor, templates, rows=rows, shapes=shapes, seed=seed, own=own, blank_image=blank_image
+            source,
+            processor,
+            templates,
+            rows=rows,
+            shapes=shapes,
+            seed=seed,
+            own=own,
+            blank_image=blank_image,
+            whole=model.config.in_batch,
         )
         if held.left_out:
             print(f"validation of {name}: {held.left_out} records left out, too long or without an answer", flush=True)

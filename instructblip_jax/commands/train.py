@@ -27,7 +27,7 @@ from instructblip_jax.run.config import RunConfig, resolve
 from instructblip_jax.run.open_data import Data, open_data, open_sets
 from instructblip_jax.run.start import Start
 from instructblip_jax.run.workdir import Workdir
-from instructblip_jax.systems.build import merge
+from instructblip_jax.systems.build import follow, merge
 from instructblip_jax.train import log, loop, trace
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.guard import DivergedError
@@ -110,6 +110,7 @@ def _train(
         accumulation=config.optim.accumulation,
         spike_factor=config.optim.spike_factor,
         rate=schedule(config.optim, data.steps),
+        follow=partial(follow, model.config),
         compiler_options=model.step_options,
     )
     put = partial(meshes.put_rows, mesh, own=data.own, rows=config.batch_size)

@@ -73,10 +73,11 @@ class Rule:
     Attributes:
       ours: path of the parameter, joined by "/".
       theirs: name of the tensor. With "{layer}" in it the parameter is a stack [L, ...]: entry n of its first axis is
-        the tensor of layer n * ``every``.
+        the tensor of layer ``start`` + n * ``every``.
       transform: the relation between the two.
       others: names that older, newer or tied files use instead, tried in this order.
       every: distance of the layers that have such a tensor.
+      start: number of the first of them.
       new: (key, our shape) -> first values, float32, of a parameter that no model directory has: an adapter's.
     """
 
@@ -85,6 +86,7 @@ class Rule:
     transform: Transform = IDENTITY
     others: tuple[str, ...] = ()
     every: int = 1
+    start: int = 0
     new: Callable[[jax.Array, Shape], jax.Array] | None = None
 
     @property
@@ -95,7 +97,7 @@ class Rule:
     def spelled(self, names: Collection[str]) -> "Rule":
         """The rule with the first of its names that is among ``names``, or with its own where none is."""
         for name in (self.theirs, *self.others):
-            if name.format(layer=0) in names:
+            if name.format(layer=self.start) in names:
                 return dataclasses.replace(self, theirs=name, others=())
         return self
 
@@ -103,7 +105,7 @@ class Rule:
         """Their tensor names, one a layer."""
         if not self.stacked:
             return [self.theirs]
-        return [self.theirs.format(layer=n * self.every) for n in range(ours_shape[0])]
+        return [self.theirs.format(layer=self.start + n * self.every) for n in range(ours_shape[0])]
 
     def tensor_shape(self, ours_shape: Shape) -> Shape:
         """The shape of each of their tensors."""
@@ -138,7 +140,7 @@ def for_paths(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule
         if path in found or number is None:
             continue
         rule = rules[stacked]
-        layer = number * rule.every
+        layer = rule.start + number * rule.every
         others = tuple(name.format(layer=layer) for name in rule.others)
         found[path] = Rule(path, rule.theirs.format(layer=layer), rule.transform, others)
     return found

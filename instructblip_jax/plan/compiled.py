@@ -23,7 +23,7 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.plan import cudnn, flops, gpus
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.sharding import SHARDED, Layout
-from instructblip_jax.systems.build import Abstract, abstract, begin_memory, merge
+from instructblip_jax.systems.build import Abstract, abstract, begin_memory, follow, merge
 from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
@@ -209,7 +209,8 @@ def train_step(described: Described) -> Any:
     """The train command's step, traced over these arrays."""
     setting = described.setting
     tx = optimizer(setting.optim, 60_000)
-    step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation)
+    begun = functools.partial(follow, setting.model)
+    step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation, follow=begun)
     with jax.set_mesh(described.mesh), cudnn.assumed():
         return step.trace(described.state, described.frozen, described.batch)
 

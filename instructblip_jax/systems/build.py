@@ -142,3 +142,8 @@ def abstract(
 def begin_memory(config: SystemConfig, train: Arrays) -> Arrays:
     """The untrained state before the first step; empty for most systems."""
     return config.begin_memory(train) if isinstance(config, Remembers) else {}
+
+
+def follow(config: SystemConfig, memory: Arrays, train: Arrays) -> Arrays:
+    """The untrained state at the beginning of a step; see `protocol.Remembers.follow`."""
+    return config.follow(memory, train) if isinstance(config, Remembers) else memory

@@ -2,7 +2,8 @@
 
 A system is a frozen configuration (`SystemConfig`), which describes everything without memory, and an `nnx.Module` that
 it builds (`System`), which is merged and called inside jitted functions only. A system that writes text is also
-`Answers`; one that compares images and texts is also `Compares`; a system may be both. ARCHITECTURE.md has a recipe.
+`Answers`; one that compares images and texts is also `Compares`, and one that sorts them into classes `Classifies`; a
+system may be several of them. ARCHITECTURE.md has a recipe.
 """
 
 from collections.abc import Mapping
@@ -37,8 +38,6 @@ class SystemConfig(Protocol):
     """Part -> role. A part is the leading piece of its parameters' paths, and has a layout of its own."""
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]]
     """Name -> path prefixes that train, the default set first. The prefix "" is every parameter."""
-    in_batch: ClassVar[bool]
-    """True if the loss of a row depends on the other rows of its batch; accumulation is then refused."""
     media_keys: ClassVar[tuple[str, ...]]
     """Batch keys that hold media: what `System.encode` reads, and decoding does not. Pictures may be bytes, with their
     scale under a key beside it: `instructblip_jax.pixels.numbers` gives the numbers of either form."""
@@ -46,6 +45,10 @@ class SystemConfig(Protocol):
     """Batch keys that only a loss reads."""
     feature_keys: ClassVar[Mapping[str, str]]
     """Media key -> the key of its cached features, which may stand in its place; empty if nothing can be cached."""
+
+    @property
+    def in_batch(self) -> bool:
+        """True if the loss of a row depends on the other rows of its batch; accumulation is then refused."""
 
     @property
     def vocab_size(self) -> int:
@@ -122,6 +125,9 @@ class Remembers(Protocol):
     def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
         """The memory before the first step: copies of trained parameters, empty queues."""
 
+    def follow(self, memory: Memory, train: Mapping[str, jax.Array]) -> Memory:
+        """The memory at the beginning of a step, before its loss: momentum copies move towards their parameters."""
+
 
 @runtime_checkable
 class Adapts(Protocol):
@@ -170,4 +176,11 @@ class Compares(Protocol):
         """Texts -> float32 unit vectors [N, E]."""
 
     def match(self, media: Media, batch: Batch) -> jax.Array:
-        """The probability that each row's media and text belong together, float32 [B]."""
+        """float32 logits [B, 2] of each row's media and text: they do not belong together, and they do."""
+
+
+class Classifies(Protocol):
+    """A system that sorts a row's media and text into its configuration's ``classes``."""
+
+    def classify(self, media: Media, batch: Batch) -> jax.Array:
+        """float32 logits [B, C], in the order of ``classes``."""

@@ -45,8 +45,9 @@ class Save(Protocol):
 class Job:
     """Steps to run, from ``start`` (already done) to ``steps``, and what happens between them.
 
-    ``save`` is called every ``checkpoint_every`` steps and at the end; ``validate`` (trained parameters -> loss of each
-    set), if given, every ``validate_every`` steps and at the end. ``window`` has the state it had after step ``start``.
+    ``save`` is called every ``checkpoint_every`` steps and at the end; ``validate`` (trained parameters and memory ->
+    loss of each set), if given, every ``validate_every`` steps and at the end. ``window`` has the state it had after
+    step ``start``.
     """
 
     start: int
@@ -58,7 +59,7 @@ class Job:
     meter: Meter
     window: Window = dataclasses.field(default_factory=Window)
     trace: Trace | None = None
-    validate: Callable[[Arrays], dict[str, float]] | None = None
+    validate: Callable[[Arrays, Arrays], dict[str, float]] | None = None
     validate_every: int = 1
 
     def validates(self, step: int) -> bool:
@@ -111,7 +112,7 @@ def run(
 
     def validate(step: int) -> None:
         meter.enter("validating")
-        losses = job.validate(state["train"])  # type: ignore[misc]
+        losses = job.validate(state["train"], state["memory"])  # type: ignore[misc]
         job.metrics_log.write({**_now(step), "validation": losses})
         log.report_validation(step, losses)
         meter.enter("steps")

@@ -56,11 +56,13 @@ def make_step(
     accumulation: int = 1,
     spike_factor: float = 0.0,
     rate: optax.Schedule | None = None,
+    follow: Callable[[Arrays, Arrays], Arrays] = lambda memory, train: memory,
     compiler_options: dict[str, str] | None = None,
 ) -> Step:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
-    ``merge(train, frozen)`` makes the system. Metrics: "loss" (see `term_gradients`), "tokens" (the count of its first
+    ``merge(train, frozen)`` makes the system. ``follow(memory, train)``: the memory as a step begins with it
+    (`systems.build.follow`). Metrics: "loss" (see `term_gradients`), "tokens" (the count of its first
     term), "terms", "counts" and "weights" {name: scalar}, "grad_norm" (before clipping), "learning_rate" (if ``rate``,
     the optimizer's schedule, is given), "skipped" and "skipped_in_row"; and, where the batch names its rows' sets,
     "set_totals" and "set_counts" {name: [sets]} and "drawn" [sets], samples so far. Dropout depends on ``seed`` and the
@@ -79,7 +81,7 @@ def make_step(
             key,
             accumulation,
             sets,
-            memory=state["memory"],
+            memory=follow(state["memory"], state["train"]),
             step=state["step"],
         )
         grad_norm = optax.global_norm(grads)

@@ -110,7 +110,7 @@ def run(
             validate=validate,
             validate_every=validate_every,
         )
-        state = {"drawn": jnp.zeros(2, jnp.int32), "total": jnp.zeros(()), "train": {}}
+        state = {"drawn": jnp.zeros(2, jnp.int32), "total": jnp.zeros(()), "train": {}, "memory": {}}
         try:
             state = loop.run(state, {}, step, data, lambda batch: jax.tree.map(jnp.asarray, batch), job)
         finally:
@@ -180,7 +180,7 @@ class Held:
     clock: Clock = dataclasses.field(default_factory=Clock)
     asked: int = 0
 
-    def __call__(self, train):
+    def __call__(self, train, memory):
         self.clock.tick(10)
         self.asked += 1
         return {"a": float(self.asked), "b": 0.5}

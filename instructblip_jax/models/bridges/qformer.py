@@ -11,8 +11,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
-from instructblip_jax.models.layers.attention import Attention, mask_bias
-from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, embedding, kept, layer_norm, linear
+from instructblip_jax.models.layers.attention import mask_bias
+from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, drawn
+from instructblip_jax.models.layers.primitives import dropout, embedding, kept, layer_norm
 from instructblip_jax.sharding import constrain
 
 
@@ -42,47 +43,6 @@ DROPOUTS = ("self_probs", "self_out", "cross_probs", "cross_out", "query_ffn", "
 """A layer's dropouts, in the order of their keys: of attention weights, and of the output of each block."""
 CROSS = ("cross_probs", "cross_out")
 """Those of cross-attention, which only the first layer of a group has."""
-Masks = dict[str, jax.Array]
-"""Name in `DROPOUTS` -> where that dropout keeps a value, bool; without a name nothing is dropped there."""
-
-
-class AttentionBlock(nnx.Module):
-    """Attention followed by dropout, residual and norm (post-norm, as in BERT)."""
-
-    def __init__(self, config: QFormerConfig, *, context_width: int | None = None, dtype: DTypeLike, rngs: nnx.Rngs):
-        width, heads = config.hidden_size, config.num_attention_heads
-        rate = config.attention_probs_dropout_prob
-        self.rate = config.hidden_dropout_prob
-        self.attn = Attention(
-            width, heads, width // heads, context_width=context_width, dropout_rate=rate, dtype=dtype, rngs=rngs
-        )
-        self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        context: jax.Array,
-        bias: jax.Array | None,
-        probs_keep: jax.Array | None,
-        out_keep: jax.Array | None,
-    ) -> jax.Array:
-        h = self.attn(x, *self.attn.keys_values(context), bias=bias, keep=probs_keep)
-        return self.norm(x + dropout(h, self.rate, out_keep))
-
-
-class FeedForward(nnx.Module):
-    """Two dense layers followed by dropout, residual and norm."""
-
-    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        width, inner = config.hidden_size, config.intermediate_size
-        self.rate = config.hidden_dropout_prob
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.up = linear(width, inner, ("embed", "mlp"), dtype=dtype, rngs=rngs)
-        self.down = linear(inner, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
-        self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
-        return self.norm(x + dropout(self.down(self.activation(self.up(x))), self.rate, keep))
 
 
 class Layer(nnx.Module):
@@ -172,8 +132,8 @@ class QFormer(nnx.Module):
         if key is not None:
             keys = jax.random.split(key, 1 + config.num_hidden_layers * len(DROPOUTS))
             if config.hidden_dropout_prob > 0:
-                drawn = kept(keys[:1], config.hidden_dropout_prob, x.shape, ("batch", None, None))
-                x = dropout(x, config.hidden_dropout_prob, drawn[0])
+                keep = kept(keys[:1], config.hidden_dropout_prob, x.shape, ("batch", None, None))
+                x = dropout(x, config.hidden_dropout_prob, keep[0])
             masks = self._masks(keys[1:].reshape(-1, len(DROPOUTS)), batch, count, x.shape[1] - count, image.shape[1])
         cross_masks = {name: masks.pop(name) for name in CROSS if name in masks}
         x = constrain(x, "batch", None, None)
@@ -205,11 +165,6 @@ class QFormer(nnx.Module):
             "query_ffn": (batch, queries, width),
             "text_ffn": (batch, text, width),
         }
-        masks = {}
-        for n, name in enumerate(DROPOUTS):
-            rate = config.attention_probs_dropout_prob if name.endswith("probs") else config.hidden_dropout_prob
-            if rate > 0 and 0 not in shapes[name]:  # no text, no mask
-                own = keys[:: config.cross_attention_frequency, n] if name in CROSS else keys[:, n]
-                axes = ("batch", "heads", None, None) if name.endswith("probs") else ("batch", None, None)
-                masks[name] = kept(own, rate, shapes[name], axes)
-        return masks
+        every = config.cross_attention_frequency
+        own = {name: keys[::every, n] if name in CROSS else keys[:, n] for n, name in enumerate(DROPOUTS)}
+        return drawn(own, shapes, config)

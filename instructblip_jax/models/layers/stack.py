@@ -63,6 +63,20 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
     return stack
 
 
+def joined(make: Callable[..., nnx.Module], *stacks: nnx.Module | None) -> nnx.Module:
+    """Several stacks of the same depth as one: its layer is ``make`` of a layer of each, in which None stays None.
+
+    Stacks that exist apart can so be combined anew, as two models do that share some of them.
+    """
+    first = next(stack for stack in stacks if stack is not None)
+    if isinstance(first, nnx.List):
+        apart: Any = [stack or [None] * depth(first) for stack in stacks]
+        return nnx.List(map(make, *apart))
+    whole = make(*stacks)
+    whole.stacked_layers = depth(first)  # type: ignore[attr-defined]
+    return whole
+
+
 def depth(stack: nnx.Module) -> int:
     """Number of layers L of a stack."""
     return len(stack) if isinstance(stack, nnx.List) else stack.stacked_layers  # type: ignore[attr-defined]

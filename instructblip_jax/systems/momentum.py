@@ -1,0 +1,90 @@
+"""Momentum copies and queues of features: state that changes in training and is not trained.
+
+MoCo's way (arXiv 1911.05722) as ALBEF (arXiv 2107.07651, section 3.2) and BLIP (arXiv 2201.12086) use it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.sharding import in_use
+from instructblip_jax.systems.protocol import Memory
+from instructblip_jax.systems.trainable import trains
+
+COPY = "momentum/"
+"""The beginning of a copy's name; its parameter's path follows."""
+EMPTY = -100
+"""The picture of a place in a queue that was never written."""
+PLACE, PICTURES = "place", "picture_queue"
+QUEUES = ("image_queue", "text_queue")
+
+
+def copies(train: Mapping[str, jax.Array], prefixes: tuple[str, ...]) -> Memory:
+    """Copies of the trained parameters under ``prefixes``, equal to them at first. What is frozen needs no copy."""
+    return {f"{COPY}{path}": jnp.copy(x) for path, x in train.items() if trains(path, prefixes)}
+
+
+def follow(memory: Memory, train: Mapping[str, jax.Array], decay: float) -> Memory:
+    """The memory with its copies moved towards their parameters: decay * copy + (1 - decay) * parameter."""
+    moved = {
+        name: decay * x + (1.0 - decay) * train[name.removeprefix(COPY)]
+        for name, x in memory.items()
+        if name.startswith(COPY)
+    }
+    return memory | moved
+
+
+def twin(module: Any, memory: Memory, path: str) -> Any:
+    """The module at ``path`` of a system with the copies in the place of its parameters, as the compute type has them.
+
+    Parameters without a copy are its own. No gradient enters it.
+    """
+    graph, state = nnx.split(module)
+    flat = []
+    for place, variable in nnx.to_flat_state(state):
+        x = memory.get("/".join((f"{COPY}{path}", *map(str, place))))
+        if x is None:
+            x = variable[...]
+        elif "in_use" in (metadata := variable.get_metadata()):
+            x = in_use(x, *metadata["in_use"])
+        flat.append((place, variable.replace(jax.lax.stop_gradient(x))))
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def begin_queues(size: int, width: int, *, pictures: bool, seed: int = 0) -> Memory:
+    """Queues of ``size`` features of images and texts: random unit vectors float32 [K, E], and the place to write at.
+
+    ``pictures``: with the identity of each entry's picture, int32 [K], `EMPTY` at first.
+    """
+    keys = jax.random.split(jax.random.key(seed), len(QUEUES))
+    memory = {name: _units(jax.random.normal(key, (size, width))) for name, key in zip(QUEUES, keys, strict=True)}
+    if pictures:
+        memory[PICTURES] = jnp.full((size,), EMPTY, jnp.int32)
+    return memory | {PLACE: jnp.zeros((), jnp.int32)}
+
+
+def _units(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+
+def enqueue(memory: Memory, image: jax.Array, text: jax.Array, pictures: jax.Array | None = None) -> Memory:
+    """The memory after the features of a batch, [B, E] each, in the order of its rows, replaced the oldest ones.
+
+    The order is that of the global batch, whatever the mesh. Raises ValueError where the batch is larger than the
+    queue.
+    """
+    size, rows = memory[QUEUES[0]].shape[0], image.shape[0]
+    if rows > size:
+        raise ValueError(f"system.queue_size is {size}, less than the batch's {rows} rows; it must hold a batch")
+    places = (memory[PLACE] + jnp.arange(rows)) % size
+    new: dict[str, jax.Array] = dict(zip(QUEUES, (image, text), strict=True))
+    if PICTURES in memory:
+        new[PICTURES] = jnp.full((rows,), EMPTY) if pictures is None else pictures
+    written = {
+        name: memory[name].at[places].set(jax.lax.stop_gradient(x).astype(memory[name].dtype))
+        for name, x in new.items()
+    }
+    return memory | written | {PLACE: (memory[PLACE] + rows) % size}
