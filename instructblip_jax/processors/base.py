@@ -94,6 +94,12 @@ class BaseProcessor(ABC):
     def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
         """Make ``rows`` (bool [B]) of a batch count nothing in any loss, in place."""
 
+    @property
+    def identity_key(self) -> str:
+        """The key under which a training batch says which of its rows show the same picture, int32 [B]; "" for systems
+        whose loss does not ask."""
+        return ""
+
     def batch(
         self, rows: Sequence[Row], prompt: int, response: int = 0, *, training: bool = True
     ) -> dict[str, np.ndarray]:
