@@ -17,6 +17,7 @@ from instructblip_jax.plan import compiled, flops, report, sweep, table, tracing
 from instructblip_jax.plan.chips import GIB, parse
 from instructblip_jax.plan.compiled import Lengths, Setting
 from instructblip_jax.sharding import Layout
+from instructblip_jax.systems import momentum
 from instructblip_jax.systems.build import abstract, begin_memory
 from instructblip_jax.systems.protocol import TOWER
 from instructblip_jax.train.optimizer import optimizer
@@ -50,6 +51,9 @@ class Pairs:
     def begin_memory(self, train):
         copies = {f"momentum/{path}": jnp.copy(x) for path, x in train.items()}
         return copies | {"queue": jnp.zeros((QUEUE, SHARED))}
+
+    def follow(self, memory, train):
+        return momentum.follow(memory, train, 0.99)
 
 
 class PairsSystem(nnx.Module):
