@@ -20,7 +20,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 def best_query(queries: jax.Array, texts: jax.Array) -> jax.Array:
     """Query embeddings [B, Q, E] and texts [N, E] -> float32 [B, N]: each pair's largest product over the queries."""
-    products = jnp.einsum("bqe,ne->bnq", queries, texts, preferred_element_type=jnp.float32)
+    products = jnp.einsum("bqe,ne->bnq", queries, texts, precision=jax.lax.Precision.HIGHEST)
     return jnp.max(products, axis=-1)
 
 
