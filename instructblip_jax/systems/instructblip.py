@@ -61,6 +61,7 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
         "vision": (*QFORMER, "vit"),
         "qformer_and_lora": (*QFORMER, ADAPTERS),
     }
+
     @property
     def reads_instruction(self) -> bool:
         """True if the Q-Former has a text half (InstructBLIP, not BLIP-2)."""
