@@ -20,7 +20,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 def best_query(queries: jax.Array, texts: jax.Array) -> jax.Array:
     """Query embeddings [B, Q, E] and texts [N, E] -> float32 [B, N]: each pair's largest product over the queries."""
-    products = jnp.einsum("bqe,ne->bnq", queries, texts, preferred_element_type=jnp.float32)
+    products = jnp.einsum("bqe,ne->bnq", queries, texts, precision=jax.lax.Precision.HIGHEST)
     return jnp.max(products, axis=-1)
 
 
@@ -34,13 +34,18 @@ def same_picture(pictures: jax.Array, candidates: jax.Array) -> jax.Array:
     return pictures[:, None] == candidates[None, :]
 
 
+def even_targets(same: jax.Array) -> jax.Array:
+    """bool [B, N] -> float32 [B, N]: all candidates that are true share a row's target equally; there must be one."""
+    counted = same.astype(jnp.float32)
+    return counted / jnp.sum(counted, axis=1, keepdims=True)
+
+
 def picture_targets(pictures: jax.Array, candidates: jax.Array) -> jax.Array:
     """Identities int [B] and [N] -> float32 [B, N]: all candidates of a row's picture share its target equally.
 
     Each row's own picture must be among the candidates.
     """
-    same = same_picture(pictures, candidates).astype(jnp.float32)
-    return same / jnp.sum(same, axis=1, keepdims=True)
+    return even_targets(same_picture(pictures, candidates))
 
 
 def smoothed(targets: jax.Array, smoothing: float) -> jax.Array:
