@@ -1,4 +1,4 @@
-"""ALBEF that classifies (arXiv 2107.07651, section 5): a sentence about two pictures (NLVR2), or about one (SNLI-VE)."""
+"""ALBEF that classifies (arXiv 2107.07651, section 5) a sentence about two pictures (NLVR2) or one (SNLI-VE)."""
 
 import dataclasses
 from typing import Any, ClassVar

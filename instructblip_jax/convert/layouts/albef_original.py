@@ -30,20 +30,9 @@ _BERT = f"{TEXT}bert."
 _ALIAS = re.compile(r"(text_(?:en|de)coder\.)cls\.predictions\.decoder\.(weight|bias)")
 
 
-def recognised(names: Collection[str]) -> bool:
-    """True for the tensors of an ALBEF: its first text layers have no cross-attention, its later ones do."""
-    layers = _layers(names)
-    return bool(layers) and min(layers) > 0 and f"{VIT}pos_embed" in names
-
-
-def _layers(names: Collection[str]) -> set[int]:
-    """Numbers of the text encoder's layers that read a picture."""
-    pattern = re.compile(rf"{TEXT}(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight")
-    return {int(match[1]) for match in map(pattern.fullmatch, names) if match}
-
-
-def draft(path: str, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> tuple[Draft, list[str]]:
-    """A directory of the form that a file's tensors make, with BERT's tokenizer; and the names that were skipped.
+def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> tuple[Draft, list[str]] | None:
+    """A directory of the form that a file's tensors make, with BERT's tokenizer, and the names that were skipped; None
+    for the tensors of another system: ALBEF's first text layers have no cross-attention, its later ones do.
 
     Args:
       path: the file, for errors.
@@ -53,11 +42,13 @@ def draft(path: str, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> 
 
     Raises ValueError naming what does not fit.
     """
+    start = min(_layers(found), default=0)
+    if not start or f"{VIT}pos_embed" not in found:
+        return None
     skipped = [name for name in found if SKIPPED.fullmatch(name)]
     task = _task(found)
     prefix = _BERT if any(name.startswith(_BERT) for name in found) else TEXT
     text, vision = _text_config(path, found, prefix, bert), _vision_config(path, found)
-    start = min(_layers(found))
     text["fusion_layer"] = start
     if task == "reasoning":
         text["num_hidden_layers"] = start + (text["num_hidden_layers"] - start) // 2
@@ -77,8 +68,14 @@ def draft(path: str, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> 
     }
     if "vision_proj.weight" in found:
         config["embed_dim"] = found["vision_proj.weight"].shape[0]
-    made = drafts.whole(config, tensors, bert, Path(path), task, partial(_draw, path=path, seed=seed))
+    made = drafts.whole(config, tensors, bert, path, task, partial(_draw, path=path, seed=seed))
     return made, sorted(skipped)
+
+
+def _layers(names: Collection[str]) -> set[int]:
+    """Numbers of the text encoder's layers that read a picture."""
+    pattern = re.compile(rf"{TEXT}(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight")
+    return {int(match[1]) for match in map(pattern.fullmatch, names) if match}
 
 
 def _task(found: Mapping[str, np.ndarray]) -> str:
@@ -91,7 +88,7 @@ def _task(found: Mapping[str, np.ndarray]) -> str:
     return "entailment" if bias is not None and len(bias) == len(ENTAILMENT) else "reasoning"
 
 
-def _text_config(path: str, found: Mapping[str, np.ndarray], prefix: str, bert: Path) -> dict[str, Any]:
+def _text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert: Path) -> dict[str, Any]:
     """The sizes of the text encoder; all its layers are counted."""
     section = qformer_from_bert.read_config(bert)
     words, positions = (found.get(f"{prefix}{name}") for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS))
@@ -114,7 +111,7 @@ def _text_config(path: str, found: Mapping[str, np.ndarray], prefix: str, bert: 
     }
 
 
-def _vision_config(path: str, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _vision_config(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The sizes of the tower."""
     names = ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     positions, patch, up = (found.get(VIT + name) for name in names)
@@ -136,7 +133,7 @@ def _vision_config(path: str, found: Mapping[str, np.ndarray]) -> dict[str, Any]
     }
 
 
-def _second_keys(path: str, found: Mapping[str, np.ndarray], prefix: str, start: int, end: int) -> list[str]:
+def _second_keys(path: Path, found: Mapping[str, np.ndarray], prefix: str, start: int, end: int) -> list[str]:
     """The tensors of the second layers of pairs that are those of the first ones. Raises ValueError if they differ."""
     pattern = re.compile(re.escape(prefix) + second_keys(start, end))
     names = [name for name in found if pattern.fullmatch(name)]
@@ -147,7 +144,7 @@ def _second_keys(path: str, found: Mapping[str, np.ndarray], prefix: str, start:
     return names
 
 
-def _check_aliases(path: str, found: Mapping[str, np.ndarray], prefix: str) -> None:
+def _check_aliases(path: Path, found: Mapping[str, np.ndarray], prefix: str) -> None:
     """Raise ValueError where a head's matrix is not the table of words."""
     for name, tensor in found.items():
         if match := _ALIAS.fullmatch(name):
@@ -157,5 +154,5 @@ def _check_aliases(path: str, found: Mapping[str, np.ndarray], prefix: str) -> N
                 raise ValueError(f"{path}: {name} is not {own}, to which it is tied")
 
 
-def _draw(name: str, shape: tuple[int, ...], *, path: str, seed: int) -> Any:
+def _draw(name: str, shape: tuple[int, ...], *, path: Path, seed: int) -> Any:
     return drafts.draw(name, shape, seed=seed) if name.startswith("cls_head.") else None
