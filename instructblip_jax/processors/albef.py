@@ -94,8 +94,9 @@ class AlbefClassProcessor(SentenceProcessor):
 
     def given(self, row: Given, name: str) -> list[Medium]:
         """The pictures of one row: one, or several."""
-        several = isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4)
-        return [("image", picture) for picture in row] if several else [("image", row)]
+        if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
+            return [("image", picture) for picture in row]
+        return [("image", row)]
 
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None

@@ -14,10 +14,12 @@ from flax import nnx
 
 from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack
 from instructblip_jax.models.layers.attention import mask_bias
+from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.objectives.lm import IGNORE, token_log_likelihood
+from instructblip_jax.objectives.term import Term
 from instructblip_jax.pixels import SCALE, numbers
-from instructblip_jax.sharding import Layout
+from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.prefix import in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Media, Memory, Shapes
@@ -109,9 +111,32 @@ class AlbefConfig:
         if dropout is not None:
             if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
                 raise ValueError(f"dropout is {dropout!r}; it must be at least 0 and below 1")
-            rates = {"hidden_dropout_prob": float(dropout), "attention_probs_dropout_prob": float(dropout)}
-            text = dataclasses.replace(text, **rates)
+            text = dataclasses.replace(text, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         return dataclasses.replace(self, vision=vision, text=text, stored_image_size=stored, **others)
+
+    def build(
+        self,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+        trained: tuple[str, ...] = ("",),
+    ) -> "AlbefSystem":
+        """See `protocol.SystemConfig`; there is no language model that ``int8`` could round."""
+        return self.system(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
+
+    def batch(
+        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+    ) -> Shapes:
+        """See `protocol.SystemConfig`."""
+        raise NotImplementedError
+
+    @property
+    def system(self) -> type["AlbefSystem"]:
+        """The module of this form."""
+        raise NotImplementedError
 
     def pictures(self, rows: int, *more: int) -> Shapes:
         """Shapes of a batch's pictures, bytes and their scale; ``more``: pictures of a row, if it has several."""
@@ -172,6 +197,12 @@ class AlbefSystem(nnx.Module):
         tokens = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
         return {"image": tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])}
 
+    def loss(
+        self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
+    ) -> tuple[dict[str, Term], Memory]:
+        """See `protocol.System`."""
+        raise NotImplementedError
+
     def read(self, ids: jax.Array, mask: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Texts int [B, T], real tokens first -> the states [B, T, D] of the layers that read no picture."""
         keys = split(key, 2)
@@ -202,7 +233,7 @@ def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
 
 
 def distilled(
-    logits: jax.Array, labels: jax.Array, teacher: jax.Array | None, alpha: jax.Array
+    logits: jax.Array, labels: jax.Array, teacher: jax.Array | None, alpha: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
     """Logits float32 [B, T, V] and labels int [B, T] -> each row's loss summed over the positions that have a label,
     and their number, float32 [B] each: cross-entropy with the label, and with the teacher's softmax by ``alpha``.

@@ -9,10 +9,9 @@ from flax import nnx
 
 from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead, Writer
 from instructblip_jax.models.layers.attention import mask_bias
-from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.objectives.lm import IGNORE
 from instructblip_jax.objectives.term import Term
-from instructblip_jax.sharding import SHARDED, Layout, constrain
+from instructblip_jax.sharding import Layout, constrain
 from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
@@ -35,18 +34,10 @@ class AlbefAnswerConfig(AlbefConfig):
         layers = self.text.num_hidden_layers - self.fusion_layer
         return dataclasses.replace(self.text, num_hidden_layers=layers, encoder_hidden_size=self.text.hidden_size)
 
-    def build(
-        self,
-        *,
-        dtype: Any,
-        rngs: nnx.Rngs,
-        layout: Layout = SHARDED,
-        remat: str = "none",
-        int8: Int8 = False,
-        trained: tuple[str, ...] = ("",),
-    ) -> "AlbefAnswers":
-        """See `protocol.SystemConfig`; nothing here takes ``int8``."""
-        return AlbefAnswers(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
+    @property
+    def system(self) -> type["AlbefAnswers"]:
+        """See `AlbefConfig`."""
+        return AlbefAnswers
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True

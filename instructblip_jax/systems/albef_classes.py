@@ -10,11 +10,10 @@ from flax import nnx
 from instructblip_jax.models.language.bert import BertLayer, BertStack
 from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.attention import mask_bias
-from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.post_norm import Masks
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.objectives.term import Term
-from instructblip_jax.sharding import SHARDED, Layout, constrain
+from instructblip_jax.sharding import Layout, constrain
 from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
@@ -39,18 +38,10 @@ class AlbefClassConfig(AlbefConfig):
         """See `AlbefConfig`."""
         return (*ENCODER, "cls_head")
 
-    def build(
-        self,
-        *,
-        dtype: Any,
-        rngs: nnx.Rngs,
-        layout: Layout = SHARDED,
-        remat: str = "none",
-        int8: Int8 = False,
-        trained: tuple[str, ...] = ("",),
-    ) -> "AlbefClasses":
-        """See `protocol.SystemConfig`; nothing here takes ``int8``."""
-        return AlbefClasses(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
+    @property
+    def system(self) -> type["AlbefClasses"]:
+        """See `AlbefConfig`."""
+        return AlbefClasses
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
@@ -69,10 +60,11 @@ class PairLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, bias: jax.Array, images: jax.Array, keep: tuple[Masks, Masks]) -> jax.Array:
         """x [B, T, D] and pictures [B, 2, P, V] -> [B, T, D]."""
-        attention = self.one.cross_attention.attn
+        layer: Any
+        attention: Any = self.one.cross_attention
         for n, (layer, masks) in enumerate(zip((self.one, self.other), keep, strict=True)):
             x = layer.self_attention(x, x, bias, masks.get("self_probs"), masks.get("self_out"))
-            keys_values = attention.keys_values(images[:, n])
+            keys_values = attention.attn.keys_values(images[:, n])
             x = layer.cross_attention.over(x, [(*keys_values, None)], masks.get("cross_probs"), masks.get("cross_out"))
             x = layer.ffn(x, masks.get("ffn"))
         return x
@@ -86,7 +78,8 @@ class PairedFusion(nnx.Module):
         self.one = BertStack(config.text, layers, cross=True, **kind)
         self.other = BertStack(config.text, layers, cross=True, **kind)
         # A pair's cross-attention has one set of keys and values for both pictures.
-        self.other.cross_attention.attn.k = self.other.cross_attention.attn.v = None
+        attention: Any = self.other.cross_attention
+        attention.attn.k = attention.attn.v = None
         self.remat = remat
 
     def __call__(self, x: jax.Array, bias: jax.Array, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
@@ -94,14 +87,16 @@ class PairedFusion(nnx.Module):
         both = (self.one, self.other)
         blocks = [block for half in both for block in (half.self_attention, half.cross_attention, half.ffn)]
         layers = stack.joined(PairLayer, *blocks)
-        keys = split(key, 2)
+
+        def body(pair: Any, x: jax.Array, keep: tuple[Masks, Masks] = ({}, {})) -> tuple[jax.Array, None]:
+            return pair(x, bias, images, keep), None
+
         x = constrain(x, "batch", None, None)
         if key is None:
-            return stack.run(layers, x, lambda pair, x: (pair(x, bias, images, ({}, {})), None), remat=self.remat)[0]
+            return stack.run(layers, x, body, remat=self.remat)[0]
+        keys = jax.random.split(key)
         masks = tuple(half.dropouts(k, x, images[:, 0]) for half, k in zip(both, keys, strict=True))
-        return stack.run(layers, x, lambda pair, x, keep: (pair(x, bias, images, keep), None), masks, remat=self.remat)[
-            0
-        ]
+        return stack.run(layers, x, body, masks, remat=self.remat)[0]
 
 
 class ClassHead(nnx.Module):

@@ -1,6 +1,7 @@
 """ALBEF before and in retrieval (arXiv 2107.07651, sections 3.2 to 3.4): contrast, matching, masked words."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,12 +10,11 @@ from flax import nnx
 
 from instructblip_jax.models.language.bert import LmHead
 from instructblip_jax.models.layers.attention import mask_bias
-from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.objectives import contrast, matching
 from instructblip_jax.objectives.lm import IGNORE
 from instructblip_jax.objectives.term import Term
-from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.sharding import Layout
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
@@ -53,18 +53,10 @@ class AlbefPairConfig(AlbefConfig):
         """True: negatives are the other rows' pictures and texts."""
         return True
 
-    def build(
-        self,
-        *,
-        dtype: Any,
-        rngs: nnx.Rngs,
-        layout: Layout = SHARDED,
-        remat: str = "none",
-        int8: Int8 = False,
-        trained: tuple[str, ...] = ("",),
-    ) -> "AlbefPairs":
-        """See `protocol.SystemConfig`; nothing here takes ``int8``."""
-        return AlbefPairs(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
+    @property
+    def system(self) -> type["AlbefPairs"]:
+        """See `AlbefConfig`."""
+        return AlbefPairs
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
@@ -75,7 +67,7 @@ class AlbefPairConfig(AlbefConfig):
             shapes[PICTURE] = jax.ShapeDtypeStruct((rows,), jnp.int32)
         return shapes
 
-    def begin_memory(self, train: dict[str, jax.Array]) -> Memory:
+    def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
         """See `protocol.Remembers`: momentum copies, and the queues of their features."""
         queues = momentum.begin_queues(self.queue_size, self.embed_dim, pictures=not self.masked_words)
         return momentum.copies(train, self.copied) | queues
@@ -102,9 +94,9 @@ class Draws(NamedTuple):
 def draw(key: jax.Array, rows: int, length: int, words: int) -> Draws:
     """The numbers of a batch of B ``rows`` with texts of ``length`` tokens, over a vocabulary of ``words``."""
     keys = jax.random.split(key, 6)
-    rowwise = [jax.random.uniform(k, (rows,)) for k in keys[:2]]
-    tokenwise = [jax.random.uniform(k, (rows, length)) for k in keys[2:5]]
-    return Draws(*rowwise, *tokenwise, jax.random.randint(keys[5], (rows, length), 0, words))
+    image, text = (jax.random.uniform(k, (rows,)) for k in keys[:2])
+    mask, replace, random = (jax.random.uniform(k, (rows, length)) for k in keys[2:5])
+    return Draws(image, text, mask, replace, random, jax.random.randint(keys[5], (rows, length), 0, words))
 
 
 def corrupt(ids: jax.Array, mask: jax.Array, draws: Draws, cls_id: int, mask_id: int) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +123,7 @@ class AlbefPairs(AlbefSystem):
         self.text_proj = linear(width, config.embed_dim, ("embed", None), **kind)
         self.itm_head = linear(width, 2, ("embed", None), **kind)
         self.temp = nnx.Param(jnp.float32(TEMPERATURE), axes=())
-        self.head = LmHead(config.text, dtype=dtype, rngs=rngs) if config.masked_words else None
+        self.head: Any = LmHead(config.text, dtype=dtype, rngs=rngs) if config.masked_words else None
 
     # Comparing
 
@@ -171,7 +163,8 @@ class AlbefPairs(AlbefSystem):
         """
         mask, ids = first(batch)
         drawn, dropped = jax.random.split(jax.random.key(0) if key is None else key)
-        draws = draw(drawn, *ids.shape, self.config.text.vocab_size)
+        rows, length = ids.shape
+        draws = draw(drawn, rows, length, self.config.text.vocab_size)
         return self.terms(batch, ids, mask, memory, self.alpha(step), draws, None if key is None else dropped)
 
     def terms(
