@@ -226,7 +226,7 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
-      choices: the system's own: ``projector`` of llava ("mlp", "linear").
+      choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or

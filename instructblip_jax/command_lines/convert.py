@@ -3,8 +3,8 @@
 --blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
 plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth
 file of the original project (LAVIS), whose Q-Former, query tokens, vision norm and projection replace those of the
-InstructBLIP directory --model; with --bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's authors,
-which holds a whole model; alone a pytorch_model.bin, with the files beside it.
+InstructBLIP directory --model; with --bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's or
+ALBEF's authors, which holds a whole model; alone a pytorch_model.bin, with the files beside it.
 """
 
 from collections.abc import Sequence
