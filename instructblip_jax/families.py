@@ -17,7 +17,7 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
-from instructblip_jax.convert.layouts import albef, albef_original, hf_instructblip, hf_llava
+from instructblip_jax.convert.layouts import albef, albef_original, hf_blip, hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
@@ -25,10 +25,12 @@ from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, write_shards
 from instructblip_jax.files import read_json
 from instructblip_jax.processors import albef as albef_processor
+from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
+from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -109,11 +111,20 @@ ALBEF = Family(
     albef_draft.draft,
     original=albef_original.draft,
 )
+BLIP = Family(
+    BlipConfig.trainable_sets,
+    hf_blip.read_config,
+    hf_blip.rules,
+    hf_blip.ignored,
+    hf_blip.describe,
+    blip_processor.from_directory,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "blip": BLIP,
     "albef": ALBEF,
 }
 """model_type -> its family."""

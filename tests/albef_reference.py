@@ -1,4 +1,4 @@
-"""ALBEF's forms in plain PyTorch, over the original's tensor names: a second statement of what the papers' code computes.
+"""ALBEF's forms in plain PyTorch, over the original's tensor names: a second statement of what they compute.
 
 Nothing here is shared with the package. float64, no dropout; random numbers are inputs.
 """
