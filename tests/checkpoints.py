@@ -332,7 +332,7 @@ def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def leaves_equal(a: dict, b: dict) -> bool:
     """True if two flat dicts of arrays are equal bit for bit."""
     return a.keys() == b.keys() and all(
-        np.array_equal(np.asarray(a[k]).view(np.uint8), np.asarray(b[k]).view(np.uint8)) for k in a
+        np.array_equal(np.atleast_1d(a[k]).view(np.uint8), np.atleast_1d(b[k]).view(np.uint8)) for k in a
     )
 
 

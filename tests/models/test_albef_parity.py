@@ -79,8 +79,8 @@ class Form:
         return d | {"ids": d["input_ids"], "mask": d["attention_mask"], "pixels": pixels}
 
     def differentiated(self, loss):
-        """Value, what ``loss(system)`` returns beside it, and gradients by the original's names; none for two forms whose
-        graphs are parts of pre-training's."""
+        """Value, what ``loss(system)`` returns beside it, and gradients by the original's names; no gradients for two
+        forms whose graphs are parts of pre-training's."""
 
         def run(train, frozen):
             return loss(merge(self.model.graph, train, frozen))

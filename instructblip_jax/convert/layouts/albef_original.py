@@ -47,7 +47,7 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
         return None
     skipped = [name for name in found if SKIPPED.fullmatch(name)]
     task = _task(found)
-    prefix = _BERT if any(name.startswith(_BERT) for name in found) else TEXT
+    prefix = _BERT if f"{_BERT}{qformer_from_bert.WORDS}" in found else TEXT
     text, vision = _text_config(path, found, prefix, bert), _vision_config(path, found)
     text["fusion_layer"] = start
     if task == "reasoning":
