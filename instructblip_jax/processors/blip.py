@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.processors.base import IGNORE, Given, Medium, Row
+from instructblip_jax.processors.base import IGNORE, Row
 from instructblip_jax.processors.cleaning import BLIP
 from instructblip_jax.processors.image_text import ImageTextProcessor
 from instructblip_jax.processors.pairs import PairProcessor
+from instructblip_jax.processors.sentences import AnswerProcessor, ClassProcessor, SentenceProcessor
 
-PRETRAINING, RETRIEVAL, CAPTION, QUESTION = 30, 35, 40, 35
-"""The most tokens of a caption in pre-training and retrieval, of prompt and caption together, and of a question (the
-original code's)."""
+PRETRAINING, RETRIEVAL, CAPTION = 30, 35, 40
+"""The most tokens of a caption in pre-training and retrieval, and of prompt and caption together (the original's)."""
 
 
 class BlipPairProcessor(PairProcessor):
@@ -80,71 +80,25 @@ class BlipCaptionProcessor(ImageTextProcessor):
         return given
 
 
-class BlipSentenceProcessor(ImageTextProcessor):
-    """A text that is read beside pictures: [ENC] text [SEP]."""
+class BlipSentences(SentenceProcessor):
+    """Texts are [ENC] text [SEP]."""
 
-    KINDS = ("image",)
+    cleaning = BLIP
 
     def sentence(self, text: str, limit: int) -> np.ndarray:
-        """Tokens int32 [n], special ones included; of a longer text the first ``limit``, [SEP] at the end."""
+        """See `SentenceProcessor`."""
         ids = self.tokenizer.encode(text, special=False)[: limit - 2]
         return np.concatenate([[self.config.enc_id], ids, [self.config.sep_id]]).astype(np.int32)
 
-    def lengths(self, row: Row) -> tuple[int, int]:
-        """See `BaseProcessor`."""
-        return len(row["input_ids"]), len(row.get("labels", ()))
 
-
-class BlipAnswerProcessor(BlipSentenceProcessor):
+class BlipAnswerProcessor(BlipSentences, AnswerProcessor):
     """Questions and answers."""
 
-    def encode(
-        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
-    ) -> dict[str, np.ndarray]:
-        """input_ids of the question, in training cleaned and cut; and, with a response, labels."""
-        question = BLIP.question(instruction, training=True) if training else instruction
-        limit = QUESTION if training else self.config.text.max_position_embeddings
-        row = {"input_ids": self.sentence(question, limit)}
-        return row if response is None else row | {"labels": self.response(response)}
-
-    def response(self, text: str) -> np.ndarray:
-        """An answer's tokens and [SEP], int32 [n]."""
-        return np.append(self.tokenizer.encode(text, special=False), np.int32(self.end_id))
+    QUESTION = 35
 
 
-class BlipClassProcessor(BlipSentenceProcessor):
+class BlipClassProcessor(BlipSentences, ClassProcessor):
     """Sentences about two pictures, and their classes."""
-
-    def encode(
-        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
-    ) -> dict[str, np.ndarray]:
-        """input_ids of the sentence, in training cleaned; and, with a response, "labels" int32 [1], its class's number.
-
-        Raises ValueError for a response that is no class.
-        """
-        text = BLIP.caption(instruction) if training else instruction
-        row = {"input_ids": self.sentence(text, self.config.text.max_position_embeddings)}
-        return row if response is None else row | {"labels": self.response(response)}
-
-    def response(self, text: str) -> np.ndarray:
-        """The number of a class, int32 [1]. Raises ValueError for a text that is none."""
-        classes = [name.lower() for name in self.config.classes]
-        if text.strip().lower() not in classes:
-            raise ValueError(f"{text!r} is no class; the classes are {', '.join(self.config.classes)}")
-        return np.array([classes.index(text.strip().lower())], np.int32)
-
-    def given(self, row: Given, name: str) -> list[Medium]:
-        """The pictures of one row."""
-        several = isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4)
-        return [("image", picture) for picture in row] if several else [("image", row)]
-
-    def media(
-        self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
-    ) -> dict[str, np.ndarray]:
-        """See `ImageTextProcessor`. Raises ValueError for a row that does not show two pictures."""
-        if len(media) != self.config.pictures_shown:
-            raise ValueError(f"{name}: shows {len(media)} pictures; this form reads {self.config.pictures_shown} a row")
-        return super().media(media, name, rng)
 
 
 def from_directory(directory: Path, config: Any) -> ImageTextProcessor:

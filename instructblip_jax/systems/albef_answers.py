@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead, Writer
+from instructblip_jax.models.language.bert import BertConfig, Writer
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled
 from instructblip_jax.systems.picture_text import first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
-from instructblip_jax.systems.writing import AnsweringSystem
+from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +51,6 @@ class AlbefAnswerConfig(AlbefConfig):
         return self.pictures(rows) | text_shapes(rows, input_ids=prompt, **labels)
 
 
-class AnswerDecoder(nnx.Module):
-    """Embeddings, layers and head of its own; it begins with [CLS]."""
-
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
-        self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
-        layers = config.num_hidden_layers
-        self.layers = BertStack(config, layers, cross=True, dtype=dtype, rngs=rngs, remat=remat)
-        self.head = LmHead(config, dtype=dtype, rngs=rngs)
-
-
 class AlbefAnswers(AlbefSystem, AnsweringSystem):
     """See the module."""
 
@@ -68,12 +58,12 @@ class AlbefAnswers(AlbefSystem, AnsweringSystem):
 
     def __init__(self, config: AlbefAnswerConfig, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str):
         super().__init__(config, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
-        self.decoder = AnswerDecoder(config.decoder, dtype=dtype, rngs=rngs, remat=remat)
+        self.decoder = Decoder(config.decoder, dtype=dtype, rngs=rngs, remat=remat)
 
     @property
     def writer(self) -> Writer:
         """See `WritingSystem`."""
-        return Writer(self.decoder.embeddings, self.decoder.layers, self.decoder.head)
+        return self.decoder.writer
 
     def question(self, media: Media, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """See `AnsweringSystem`."""

@@ -17,14 +17,19 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled
-from instructblip_jax.systems.picture_text import PICTURE, first, interleaved, rows_of, split, text_shapes
+from instructblip_jax.systems.picture_text import (
+    PICTURE,
+    TEMPERATURE,
+    first,
+    interleaved,
+    rows_of,
+    split,
+    text_shapes,
+    within_bounds,
+)
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
-TEMPERATURE = 0.07
-"""Its first value (section 3.2)."""
-COOLEST, WARMEST = 0.001, 0.5
-"""Bounds of the temperature in pre-training, as the original code has them."""
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.5
 """The share of words that is to be guessed; of these, the share that becomes [MASK]; of the rest, the share that
 becomes any word (section 3.2)."""
@@ -187,7 +192,7 @@ class AlbefPairs(AlbefSystem):
         theirs = jax.lax.stop_gradient(theirs)
 
         pictures = None if config.masked_words else batch.get(PICTURE)
-        temperature = self._temperature()
+        temperature = within_bounds(self.temp[...]) if config.masked_words else self.temp[...]
         itc, to_texts, to_images = momentum.contrast_with_queues(own, theirs, memory, temperature, alpha, pictures)
         same = jnp.eye(rows, dtype=bool) if pictures is None else contrast.same_picture(pictures, pictures)
         wrong_image = matching.pick(matching.chances(to_images[:, :rows], same), draws.image)
@@ -206,13 +211,6 @@ class AlbefPairs(AlbefSystem):
             taught = teacher._guesses(shown, mask, other_image, keys[4])
             terms["mlm"] = Term(*distilled(guesses, labels, taught, alpha))
         return terms, momentum.enqueue(memory, *theirs, pictures)
-
-    def _temperature(self) -> jax.Array:
-        temperature = self.temp[...]
-        if not self.config.masked_words:
-            return temperature
-        # The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
-        return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
 
     def _guesses(self, ids: jax.Array, mask: jax.Array, image: jax.Array, key: jax.Array | None) -> jax.Array:
         """Logits float32 [B, T, V] of the word at each position, seen with the picture."""

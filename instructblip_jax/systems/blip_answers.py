@@ -11,11 +11,10 @@ from instructblip_jax.models.language.bert import Writer
 from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
-from instructblip_jax.systems.blip_captions import Decoder
 from instructblip_jax.systems.picture_text import first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
-from instructblip_jax.systems.writing import AnsweringSystem
+from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 
 
 @dataclasses.dataclass(frozen=True)

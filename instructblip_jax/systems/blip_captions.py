@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead, Writer
+from instructblip_jax.models.language.bert import Writer
 from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem
@@ -41,21 +41,6 @@ class BlipCaptionConfig(BlipConfig):
         if not training:
             return self.pictures(rows) | text_shapes(rows, input_ids=prompt)
         return self.pictures(rows) | text_shapes(rows, input_ids=prompt + response, labels=prompt + response)
-
-
-class Decoder(nnx.Module):
-    """Embeddings, causal layers and head."""
-
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
-        self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
-        layers = config.num_hidden_layers
-        self.layers = BertStack(config, layers, cross=True, dtype=dtype, rngs=rngs, remat=remat)
-        self.head = LmHead(config, dtype=dtype, rngs=rngs)
-
-    @property
-    def writer(self) -> Writer:
-        """Its parts as a decoder."""
-        return Writer(self.embeddings, self.layers, self.head)
 
 
 class BlipCaptions(BlipSystem, WritingSystem):

@@ -16,14 +16,18 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
-from instructblip_jax.systems.picture_text import PICTURE, first, interleaved, rows_of, split, text_shapes
+from instructblip_jax.systems.picture_text import (
+    PICTURE,
+    TEMPERATURE,
+    first,
+    interleaved,
+    rows_of,
+    split,
+    text_shapes,
+    within_bounds,
+)
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
-
-TEMPERATURE = 0.07
-"""Its first value (the original code's)."""
-COOLEST, WARMEST = 0.001, 0.5
-"""Bounds of the temperature, as the original code has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +169,7 @@ class BlipPairs(BlipSystem):
         teacher = self.teacher(memory)
         theirs = teacher.med.of_images(teacher.image(batch, keys[2])), teacher.med.of_texts(ids, mask, keys[3])
         theirs = jax.lax.stop_gradient(theirs)
-        temperature = self._temperature()
+        temperature = within_bounds(self.med.temp[...])
         itc, to_texts, to_images = momentum.contrast_with_queues(own, theirs, memory, temperature, alpha, pictures)
         of_texts, of_images = self._chances(own, to_texts, to_images, temperature, pictures)
         wrong_image, wrong_text = matching.pick(of_texts, for_texts), matching.pick(of_images, for_images)
@@ -205,11 +209,6 @@ class BlipPairs(BlipSystem):
             similar, floor = (texts @ images.T / temperature, images @ texts.T / temperature), 0.0
         of_texts, of_images = (matching.chances(x, same, floor) for x in similar)
         return of_texts, of_images
-
-    def _temperature(self) -> jax.Array:
-        # The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
-        temperature = self.med.temp[...]
-        return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
 
     def _to_logits(self, hidden: jax.Array) -> jax.Array:
         return constrain(self.med.writer.logits(hidden), "batch", None, "vocab")

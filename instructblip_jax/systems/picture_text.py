@@ -22,6 +22,10 @@ DECAY = 0.995
 """The share of a momentum copy that stays at each step (ALBEF, arXiv 2107.07651, section 3.2)."""
 PICTURE = "picture"
 """Batch key of the identities of the rows' pictures."""
+TEMPERATURE = 0.07
+"""The first value of a trained temperature, by which similarities are divided."""
+COOLEST, WARMEST = 0.001, 0.5
+"""Its bounds in the original code."""
 BELOW_ONE = 1.0 - 1e-6
 LIMITS: Mapping[str, tuple[float, float]] = {
     "alpha": (0.0, 1.0),
@@ -200,6 +204,14 @@ class PictureTextSystem(nnx.Module):
         """The teacher's weight at a step, float32 scalar: it rises from 0 in ``ramp_steps``."""
         ramp = self.config.ramp_steps
         return self.config.alpha * jnp.minimum(1.0, step / ramp if ramp else 1.0)
+
+
+def within_bounds(temperature: jax.Array) -> jax.Array:
+    """A trained temperature between the bounds of ALBEF's and BLIP's code.
+
+    The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
+    """
+    return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
 
 
 def first(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -4,13 +4,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from instructblip_jax.models.language.bert import Writer
+from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead, Writer
 from instructblip_jax.objectives.lm import IGNORE
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems.picture_text import PictureTextSystem, split
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Context, Media
+
+
+class Decoder(nnx.Module):
+    """Embeddings, causal layers and head."""
+
+    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
+        self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
+        layers = config.num_hidden_layers
+        self.layers = BertStack(config, layers, cross=True, dtype=dtype, rngs=rngs, remat=remat)
+        self.head = LmHead(config, dtype=dtype, rngs=rngs)
+
+    @property
+    def writer(self) -> Writer:
+        """Its parts as a decoder."""
+        return Writer(self.embeddings, self.layers, self.head)
 
 
 class WritingSystem(PictureTextSystem):
