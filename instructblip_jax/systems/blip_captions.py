@@ -14,7 +14,7 @@ from instructblip_jax.systems.blip import BlipConfig, BlipSystem
 from instructblip_jax.systems.picture_text import first, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
-from instructblip_jax.systems.writing import WritingSystem
+from instructblip_jax.systems.writing import Decoder, WritingSystem
 
 NO_ID = -1
 """Stands for padding among the ids before an answer, which a repetition penalty must not count."""

@@ -96,8 +96,7 @@ class PictureTextConfig:
         stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
         if dropout is not None:
             _check("dropout", dropout, float, 0.0, BELOW_ONE)
-            rates = {"hidden_dropout_prob": float(dropout), "attention_probs_dropout_prob": float(dropout)}
-            text = dataclasses.replace(text, **rates)
+            text = dataclasses.replace(text, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         return dataclasses.replace(  # type: ignore[type-var]
             self, vision=vision, text=text, stored_image_size=stored, **others
         )
@@ -160,7 +159,8 @@ class PictureTextConfig:
 
 def _check(name: str, value: Any, kind: type, least: float, most: float) -> None:
     """Raise ValueError unless an option's value is a number of its kind between its bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= most:
+    number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
         bound = "below 1" if most == BELOW_ONE else f"at most {most:g}"
         raise ValueError(f"{name} is {value!r}; it must be at least {least:g} and {bound}")
 
