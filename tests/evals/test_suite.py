@@ -134,6 +134,8 @@ LIKE_THEM = {
     "vqav2_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "okvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+    **dict.fromkeys(("coco_retrieval", "flickr30k_retrieval"), "A short image description:"),
+    **dict.fromkeys(("nlvr2", "snli_ve"), "{sentence}"),
     **dict.fromkeys(REASONED, "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"),
 }
 
