@@ -13,6 +13,7 @@ from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
+from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
@@ -20,6 +21,7 @@ from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
+    blip_original,
     hf_blip,
     hf_blip2_retrieval,
     hf_instructblip,
@@ -135,6 +137,8 @@ BLIP = Family(
     hf_blip.ignored,
     hf_blip.describe,
     blip_processor.from_directory,
+    blip_draft.draft,
+    original=blip_original.draft,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,

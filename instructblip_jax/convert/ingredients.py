@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP, for albef a ViT or DeiT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip a ViT or DeiT.",
     "language": "Plain T5 or LLaMA (Vicuna) model; for llava LLaMA, or one of the LLaVA authors' own repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
@@ -21,6 +21,7 @@ PROJECTORS = ("mlp", "linear")
 
 TASKS: dict[str, tuple[str, ...]] = {
     "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
+    "blip": ("pretraining", "retrieval", "captioning", "question_answering", "reasoning"),
 }
 """System -> the forms that can be made of another form of it (``--model``)."""
 
@@ -44,6 +45,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
     "llava": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
+    "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 
