@@ -147,5 +147,5 @@ def test_chance_is_that_of_random_orders():
 def test_a_set_without_texts_or_with_several_pictures_is_refused():
     record = records()[0]
     two = Record("set/test/x", "set", "test", "caption", record.media * 2, {}, ("1",))
-    with pytest.raises(ValueError, match="set/test/x: retrieval needs one picture and its texts; .* 2 pictures"):
+    with pytest.raises(ValueError, match=r"set/test/x: retrieval needs one picture and its texts; .* 2 pictures"):
         retrieve(StandIn(None, None, True), Processor(), [record, two], batch_size=4, candidates=0)
