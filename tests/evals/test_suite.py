@@ -7,6 +7,7 @@ import toys
 from PIL import Image
 
 from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
+from instructblip_jax.datasets.readers import pretraining
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
@@ -15,7 +16,8 @@ from instructblip_jax.recipes import instructblip
 
 LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5_mix665k"}
 REASONED = ("scienceqa_qcm_a", "scienceqa_qcm_ale", "scienceqa_qcm_lea")
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA}
+PAIRS = {*pretraining.RELEASES, "vg_qa", "coco_retrieval", "flickr30k_retrieval", "nlvr2", "snli_ve"}
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *PAIRS}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),
@@ -142,6 +144,8 @@ LIKE_THEM = {
     "vqav2_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "okvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
+    **dict.fromkeys(("coco_retrieval", "flickr30k_retrieval"), "A short image description:"),
+    **dict.fromkeys(("nlvr2", "snli_ve"), "{sentence}"),
     **dict.fromkeys(REASONED, "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"),
 }
 
