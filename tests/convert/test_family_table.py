@@ -16,10 +16,6 @@ UNKNOWN = {
     "none": ({}, "there is no model_type"),
     "null": ({"model_type": None}, "there is no model_type"),
     "a list": ({"model_type": ["blip-2"]}, r"model_type is \['blip-2'\]"),
-    "stage 1": (
-        {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"]},
-        "architectures is Blip2ForImageTextRetrieval, which is not built here",
-    ),
 }
 
 
