@@ -16,10 +16,6 @@ UNKNOWN = {
     "none": ({}, "there is no model_type"),
     "null": ({"model_type": None}, "there is no model_type"),
     "a list": ({"model_type": ["blip-2"]}, r"model_type is \['blip-2'\]"),
-    "stage 1": (
-        {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"]},
-        "architectures is Blip2ForImageTextRetrieval, which is not built here",
-    ),
 }
 
 
@@ -38,6 +34,13 @@ def test_a_system_that_is_not_built_gets_one_line_with_those_that_are(tmp_path, 
 def test_other_architectures_are_read_by_their_model_type(tmp_path, architectures):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip-2", "architectures": architectures}))
     assert families.family_of(tmp_path) is families.FAMILIES["blip-2"]
+
+
+def test_an_architecture_may_be_another_system_than_its_model_type(tmp_path):
+    raw = {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert families.family_of(tmp_path) is families.BLIP2_STAGE1
+    assert not families.read_config(tmp_path).writes
 
 
 def test_trainable_sets_are_a_systems(tmp_path):
