@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP, for albef a ViT or DeiT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip a ViT or DeiT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model; for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
@@ -23,6 +23,7 @@ PROJECTORS = ("mlp", "linear")
 
 TASKS: dict[str, tuple[str, ...]] = {
     "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
+    "blip": ("pretraining", "retrieval", "captioning", "question_answering", "reasoning"),
 }
 """System -> the forms that can be made of another form of it (``--model``)."""
 
@@ -50,6 +51,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     ),
     "llava": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
+    "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 
