@@ -8,12 +8,14 @@ import checkpoints
 import toys
 from safetensors.numpy import save_file
 
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1")
+MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1", "albef")
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
-PAIRS = ("blip-2-stage-1",)
+PAIRS = ("blip-2-stage-1", "albef")
 """Those that read BERT's tokens alone."""
-OPTIONS = {"blip-2-stage-1": {"label_smoothing": 0.0}}
-"""Options with which a system's loss is the plain likelihood of its decoder."""
+OPTIONS: dict[str, dict] = {"blip-2-stage-1": {"label_smoothing": 0.0}, "albef": {"queue_size": 12}}
+"""Options with which a system's loss is the plain likelihood of its decoder, and a small queue."""
+SILENT = ("albef",)
+"""Those that write no text."""
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
@@ -25,6 +27,8 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
+    if kind == "albef":
+        return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind == "blip-2-stage-1":
         raw |= {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"], "pretraining": True}
         raw |= {"image_text_hidden_size": 20, "qformer_config": raw["qformer_config"] | {"sep_token_id": 3}}
