@@ -60,7 +60,7 @@ def test_captions(tmp_path):
     ):
         with torch.no_grad():
             more = {} if prompts is None else {"input_ids": torch.tensor(prompts.astype(np.int64))}
-            found = theirs.generate(pixel_values=given, **more, max_length=14, eos_token_id=SEP, **options).numpy()
+            found = theirs.generate(pixel_values=given, **more, max_length=14, **options).numpy()
         fed = np.full((ROWS, 1), WORDS, np.int32) if prompts is None else prompts[:, :-1]
         wide = np.pad(fed, ((0, 0), (0, 2)), constant_values=7)  # padding is not counted either
         read = {"input_ids": wide, "attention_mask": (np.arange(wide.shape[1]) < fed.shape[1]) * np.ones_like(wide)}
@@ -76,9 +76,7 @@ def test_answers(tmp_path):
     for n, length in enumerate(LENGTHS):  # padded questions are answered as transformers answers single ones
         with torch.no_grad():
             row = torch.tensor(ids[n : n + 1, :length].astype(np.int64))
-            found = theirs.generate(
-                pixel_values=given[n : n + 1], input_ids=row, num_beams=3, max_length=10, eos_token_id=SEP
-            )
+            found = theirs.generate(pixel_values=given[n : n + 1], input_ids=row, num_beams=3, max_length=10)
         assert cut(got[n]) == cut(found[0, 1:])
 
 
