@@ -82,9 +82,11 @@ def assemble(
 
 
 def wanted(config: SystemConfig, rules: Rules) -> dict[str, Shape]:
-    """Name -> shape of every tensor that a configuration asks for."""
+    """Name -> shape of every tensor that a configuration asks for, without those that no model directory has."""
     shapes: dict[str, Shape] = {}
     for path, leaf in _parameters(config).items():
+        if rules[path].new is not None:
+            continue
         shapes |= dict.fromkeys(rules[path].names(leaf.shape), rules[path].tensor_shape(leaf.shape))
     return shapes
 
@@ -111,3 +113,14 @@ def normal(shape: Shape, scale: float, *seed: int) -> Lazy:
 def constant(shape: Shape, value: float) -> Lazy:
     """A new float32 tensor of one value, made when it is written."""
     return Lazy(shape, np.dtype(np.float32), lambda: np.full(shape, value, np.float32))
+
+
+def uniform(shape: Shape, *seed: int) -> Lazy:
+    """A new float32 weight [out, in] as torch begins a linear layer's, uniform(-1 / sqrt(in), 1 / sqrt(in)), made when
+    it is written; the same for the same seed."""
+    bound = shape[-1] ** -0.5
+
+    def make() -> np.ndarray:
+        return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)
+
+    return Lazy(shape, np.dtype(np.float32), make)

@@ -136,6 +136,16 @@ BY_TASK: dict[str, tuple[str, ...]] = {
 """Task -> templates, for unknown sets whose records have no instruction of their own."""
 
 
+BARE: dict[str, tuple[str, ...]] = {
+    "nlvr2": ("{sentence}",),
+    "snli_ve": ("{sentence}",),
+    "task:caption": ("a picture of",),
+    "task:vqa": ("{question}",),
+}
+"""Templates of models that were trained without instructions, as ALBEF and BLIP were: texts as they stand; captions
+continue a few words that are always the same, where a model writes them."""
+
+
 def training_templates() -> dict[str, tuple[str, ...]]:
     """Set -> training templates, for the digits and the public sets; "task:" and a task -> templates for other sets."""
     return {**DIGITS, **TRAINING, **BY_TASK}
