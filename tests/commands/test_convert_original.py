@@ -209,3 +209,17 @@ def test_without_torch_the_extra_is_named(cli, base, tmp_path, monkeypatch):
     (tmp_path / "f.pth").write_text("x")
     result = cli("convert", f"--original={tmp_path / 'f.pth'}", f"--model={base}", f"--out={tmp_path / 'out'}")
     refused(result, "pip install -e '.[original]'")
+
+
+def test_a_pytorch_model_bin_beside_its_configuration(torch, cli, base, tmp_path):
+    source = tmp_path / "old"
+    source.mkdir()
+    for path in base.glob("*.json"):
+        (source / path.name).write_bytes(path.read_bytes())
+    there = load_file(base / "model.safetensors")
+    torch.save({name: torch.tensor(x) for name, x in there.items()}, source / "pytorch_model.bin")
+    result = cli("convert", f"--original={source / 'pytorch_model.bin'}", f"--out={tmp_path / 'out'}")
+    assert result.code == 0, result.err
+    here = load_file(tmp_path / "out" / "model.safetensors")
+    assert here.keys() == there.keys()
+    assert all(np.array_equal(here[name], x) for name, x in there.items())
