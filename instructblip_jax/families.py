@@ -47,7 +47,6 @@ from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
 
-
 Replacement = tuple[Any, dict[str, np.ndarray], list[str]]
 
 
@@ -69,8 +68,8 @@ class Family:
       original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
         names that are skipped; None if the tensors are another family's.
       replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration
-        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped; None if
-        there are no such files.
+        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped;
+        None if there are no such files.
       modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
         where it calls them otherwise: adapters are named after these.
     """
