@@ -42,6 +42,10 @@ JUDGED = {
     "msrvtt_qa": ("test", "top1", "vocabulary"),
     "ivqa": ("test", "ivqa", "generate"),
     **dict.fromkeys(REASONED, ("test", "scienceqa", "generate")),
+    "coco_retrieval": ("test", "recall", "retrieval"),
+    "flickr30k_retrieval": ("test", "recall", "retrieval"),
+    "nlvr2": ("test1", "nlvr2", "classify"),
+    "snli_ve": ("test", "accuracy", "classify"),
 }
 """Set -> split, metric and mode."""
 WORDS = {
@@ -59,14 +63,20 @@ WORDS = {
     "top1": "top-1 of a vocabulary",
     "ivqa": "iVQA accuracy",
     "scienceqa": "the letter written",
+    "recall": "recall at 1, 5, 10, both ways",
+    "nlvr2": "accuracy, consistency",
 }
 """Metric -> how docs/datasets.md calls it."""
 
 
+PAIRS = {"coco_retrieval", "flickr30k_retrieval", "nlvr2", "snli_ve"}
+"""Those of ALBEF and BLIP."""
+
+
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     assert {name: (how.split, how.metric, how.mode) for name, how in SUITE.items()} == JUDGED
-    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED} - ONLY_TRAINED
-    assert {how.metric for how in SUITE.values()} <= METRICS.keys()
+    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED, *PAIRS} - ONLY_TRAINED
+    assert {how.metric for how in SUITE.values()} <= {*METRICS, "recall"}
     assert {how.mode for how in SUITE.values()} == set(MODES)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     lines = [
