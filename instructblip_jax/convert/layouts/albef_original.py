@@ -19,7 +19,7 @@ from instructblip_jax.convert.write import Tensor
 from instructblip_jax.systems.albef_classes import ENTAILMENT
 
 HEAD_SIZE = 64
-"""Of a ViT's heads, in all its sizes (arXiv 2010.11929)."""
+"""Width of a ViT's heads, in all its sizes (arXiv 2010.11929)."""
 SKIPPED = re.compile(
     r"(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj|cls_head)_m\..+"
     r"|(image|text|idx)_queue|queue_ptr|ptr_queue"
