@@ -70,8 +70,8 @@ class Family:
       original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
         names that are skipped; None if the tensors are another family's.
       replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration
-        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped; None if
-        there are no such files.
+        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped;
+        None if there are no such files.
       modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
         where it calls them otherwise: adapters are named after these.
     """

@@ -83,7 +83,7 @@ def base(tmp_path_factory):
 def other(base):
     """Other values for what the original project trains, by Hugging Face name."""
     tensors = load_file(base / "model.safetensors")
-    return random(1, {name: x.shape for name, x in tensors.items() if name.startswith(lavis.REPLACED)})
+    return random(1, {name: x.shape for name, x in tensors.items() if name.startswith(lavis.INSTRUCTBLIP.replaced)})
 
 
 def test_all_that_is_wrong_is_in_one_error(base, other):
@@ -95,7 +95,7 @@ def test_all_that_is_wrong_is_in_one_error(base, other):
     tensors["visual_encoder.cls_token"] = np.zeros(3, np.float32)
     tensors["Qformer.bert.encoder.layer.7.output.dense.bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="6 tensors") as caught:
-        lavis.rename("f.pth", tensors, "base", shapes)
+        lavis.rename("f.pth", tensors, "base", shapes, lavis.INSTRUCTBLIP)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("f.pth: 6 tensors do not fit base")
     assert [line.split()[:2] for line in lines[1:]] == [

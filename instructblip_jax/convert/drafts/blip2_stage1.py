@@ -120,7 +120,7 @@ def _head(bert: Path, rows: int) -> dict[str, Tensor]:
 
 
 def _draw(name: str, shape: Shape, seed: int) -> Lazy:
-    """What no part has: as torch begins linear layers, and as BERT begins all else."""
+    """First values of parameters that no part has: as torch begins linear layers, and as BERT begins all else."""
     if name == "temp":
         return constant(shape, TEMPERATURE)
     if name.endswith(".bias"):
