@@ -26,7 +26,7 @@ from instructblip_jax.models.layers.primitives import (
     linear,
     parameter,
 )
-from instructblip_jax.sharding import constrain, residual
+from instructblip_jax.sharding import constrain, gathered, residual
 
 DROPOUTS = ("self_probs", "self_out", "cross_probs", "cross_out", "ffn")
 """A layer's dropouts, in the order of their keys: of attention weights, and of the output of each block."""
@@ -258,7 +258,8 @@ class LmHead(nnx.Module):
     def __call__(self, x: jax.Array, table: nnx.Embed) -> jax.Array:
         """x [..., T, D] -> float32 [..., T, V]."""
         x = self.norm(self.activation(self.dense(x)))
-        words = table.embedding[...].astype(x.dtype)
+        # With its width in pieces, too, XLA's gradient of the states is wrong on a mesh of three axes.
+        words = gathered(table.embedding[...].astype(x.dtype), "vocab", "embed")
         return jnp.einsum("...d,vd->...v", x, words, preferred_element_type=jnp.float32) + self.bias[...]
 
 
