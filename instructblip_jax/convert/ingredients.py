@@ -4,14 +4,16 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP, for albef a ViT or DeiT.",
-    "language": "Plain T5 or LLaMA (Vicuna) model; for llava LLaMA, or one of the LLaVA authors' own repositories.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip a ViT or DeiT.",
+    "language": "Plain T5, LLaMA (Vicuna) or OPT model; for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
     "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
-    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins.",
-    "qformer": "InstructBLIP or BLIP-2 model whose query tokens and Q-Former, without its text half, are taken.",
+    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins; beside "
+    "--blip2 also a model of BLIP-2's first stage, whose text half is taken.",
+    "qformer": "InstructBLIP or BLIP-2 model, of any stage, whose query tokens and Q-Former, without its text half, "
+    "are taken, and its vision tower where no other is given.",
     "model": "Model of the same system, whose other parts are taken.",
 }
 """Part -> what its directory, or hub id, holds. Each is a flag of `assemble`."""
@@ -21,6 +23,7 @@ PROJECTORS = ("mlp", "linear")
 
 TASKS: dict[str, tuple[str, ...]] = {
     "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
+    "blip": ("pretraining", "retrieval", "captioning", "question_answering", "reasoning"),
 }
 """System -> the forms that can be made of another form of it (``--model``)."""
 
@@ -41,9 +44,14 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("vision", "bert", "language")),
         Combination(("model", "language")),
     ),
-    "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
+    "blip-2": (
+        Combination(("vision", "bert")),
+        Combination(("vision", "language"), ("bert",)),
+        Combination(("qformer", "language"), ("vision",)),
+    ),
     "llava": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
+    "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 
