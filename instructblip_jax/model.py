@@ -212,6 +212,16 @@ class Model:
                 "infinity, or it overflows in this compute type and needs float32"
             )
 
+    @property
+    def system(self) -> type:
+        """The class of the system, whose methods say what it can do (`systems.protocol`)."""
+        return self.graph.nodes[0].type  # type: ignore[union-attr]
+
+    def match(self, media: Media, batch: BatchArrays) -> np.ndarray:
+        """Encoded media and texts, row by row -> float32 logits [B, 2]: they do not belong together, and they do."""
+        texts = {key: x for key, x in batch.items() if key not in self._media}
+        return meshes.fetch(self._run(self._match, texts, media))
+
     def _run(self, function: Callable, batch: BatchArrays, *args: Any) -> Any:
         with jax.set_mesh(self.mesh):
             return function(self.train, self.frozen, meshes.put_batch(self.mesh, batch), *args)
@@ -280,6 +290,13 @@ class Model:
     def _log_likelihood(self) -> Callable:
         def run(train: Arrays, frozen: Arrays, batch: dict, context: Context) -> jax.Array:
             return search.log_likelihood(merge(self.graph, train, frozen), context, batch["ids"], batch["counted"])
+
+        return self._jit(run)
+
+    @cached_property
+    def _match(self) -> Callable:
+        def run(train: Arrays, frozen: Arrays, batch: dict, media: Media) -> jax.Array:
+            return merge(self.graph, train, frozen).match(media, batch)
 
         return self._jit(run)
 

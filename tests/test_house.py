@@ -47,6 +47,15 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"recipes.instructblip"},
     "config": {"run.config"},
     "evals": {"data", "datasets", "decoding", "distributed", "processors.base", "run.workdir"},
+    "capfilt": {
+        "data",
+        "datasets",
+        "decoding",
+        "distributed",
+        "processors.base",
+        "processors.pairs",
+        "systems.protocol",
+    },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",
