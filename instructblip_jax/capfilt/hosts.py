@@ -39,7 +39,7 @@ def together(folder: Path) -> Iterator[None]:
 
 
 def awaited(look: Callable[[], T | None]) -> T:
-    """What ``look`` finds, as soon as it finds anything. (If a host ends, jax ends the others.)"""
+    """Wait until ``look`` finds something, and return that. (If a host ends, jax ends the others.)"""
     while (found := look()) is None:
         time.sleep(POLL)
     return found

@@ -1,4 +1,4 @@
-"""What is kept of the judged texts: the drafts of the new set, and the counts."""
+"""The texts that are kept of the judged ones: the drafts of the new set, and the counts."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence

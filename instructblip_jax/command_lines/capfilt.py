@@ -57,8 +57,6 @@ def check_flags(args: Sequence[str]) -> None:
     for path in (*FLAGS.source, *FLAGS.images):
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: no such file or directory")
-    if not FLAGS.prompt.strip():
-        raise ValueError("--prompt is empty; a text is needed")
     Options.of(ends=0, pad=0, vocabulary=1, do_sample=True, **generation())
     files.check_json(FLAGS.json)
 

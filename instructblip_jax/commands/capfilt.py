@@ -14,7 +14,7 @@ from instructblip_jax import distributed, files, hub
 from instructblip_jax.capfilt import hosts
 from instructblip_jax.capfilt.kept import Rule, counted, drafts
 from instructblip_jax.capfilt.models import Captioner, Filter, Models
-from instructblip_jax.capfilt.pairs import pairs
+from instructblip_jax.capfilt.pairs import pairs as pairs_of
 from instructblip_jax.capfilt.parts import Outcome, Part, parts
 from instructblip_jax.command_lines.capfilt import generation
 from instructblip_jax.data import prepared
@@ -62,7 +62,7 @@ def run(args: Sequence[str]) -> None:
     made = prepared.is_prepared(FLAGS.out, name)
     if made and not FLAGS.overwrite:
         _check_same(name, configuration)
-    rows = pairs(sources, images, name)
+    rows = pairs_of(sources, images, name)
     again = partial(parts, rows, PART * FLAGS.batch_size, folder, settings)
     with hosts.together(folder):
         if not made or FLAGS.overwrite:
@@ -119,12 +119,13 @@ def _models(captioner: Path, judge: Path) -> Models:
     compares = writes if judge == captioner else Model.from_pretrained(judge, mesh, FLAGS.dtype)
     if not hasattr(writes.system, "prefill"):
         raise ValueError(f"--captioner {captioner}: this system writes no text")
-    processor = Processor.from_pretrained(judge)
-    if not hasattr(compares.system, "match") or not isinstance(processor, PairProcessor):
+    reads, pairs = Processor.from_pretrained(captioner), Processor.from_pretrained(judge)
+    if not hasattr(compares.system, "match") or not isinstance(pairs, PairProcessor):
         raise ValueError(f"--filter {judge}: this system does not judge whether a picture and a text match")
+    reads.checked(FLAGS.prompt, "instructions", 1)
     return Models(
-        Captioner(writes, Processor.from_pretrained(captioner), FLAGS.prompt, FLAGS.captions, generation()),
-        Filter(compares, processor),
+        Captioner(writes, reads, FLAGS.prompt, FLAGS.captions, generation()),
+        Filter(compares, pairs),
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
     )
