@@ -27,7 +27,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_multi_string("source", [], "Web pictures with texts: a folder or a file; may be repeated.")
     flags.DEFINE_multi_string("images", [], "Directory in which pictures are searched; may be repeated.")
     flags.DEFINE_string("out", None, "Directory of the prepared sets.")
-    flags.DEFINE_string("name", None, "The set's name. Default: the first source's, and _capfilt.")
+    flags.DEFINE_string("name", None, "The set's name. Default: capfilt_ and the first source's.")
     flags.DEFINE_float("threshold", 0.5, "A text is kept if its probability to match is above this.", 0.0, 1.0)
     flags.DEFINE_integer("captions", 1, "Captions written for each picture.", lower_bound=1)
     flags.DEFINE_integer("keep", 0, "The most texts kept for each picture, the likeliest; 0 is all.", lower_bound=0)

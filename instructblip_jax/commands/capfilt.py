@@ -38,7 +38,8 @@ def run(args: Sequence[str]) -> None:
     """Judge all texts, each process those of its parts; then the first one writes the set and the report."""
     distributed.start()
     sources, images = ([Path(path).resolve() for path in given] for given in (FLAGS.source, FLAGS.images))
-    name = FLAGS.name or re.sub(r"\W", "_", sources[0].stem, flags=re.ASCII).lower() + "_capfilt"
+    name = FLAGS.name or "capfilt_" + re.sub(r"\W", "_", sources[0].stem, flags=re.ASCII).lower()
+    shards.check_name(name)
     if name in RELEASES or name in TASKS:
         raise ValueError(f"--name {name}: is the name of a known set; choose another name")
     folder = prepared.directory_of(FLAGS.out, name).parent / "texts"
