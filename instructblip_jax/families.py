@@ -13,15 +13,17 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.export import kept
-from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.convert.layouts import hf_blip2_retrieval, hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
+from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -76,6 +78,14 @@ INSTRUCTBLIP = Family(
     InstructBlipProcessor.from_directory,
     instructblip_draft.draft,
 )
+BLIP2_STAGE1 = Family(
+    Blip2Stage1Config.trainable_sets,
+    hf_blip2_retrieval.read_config,
+    hf_blip2_retrieval.rules,
+    hf_blip2_retrieval.ignored,
+    hf_instructblip.describe,
+    Blip2Stage1Processor.from_directory,
+)
 LLAVA = Family(
     LlavaConfig.trainable_sets,
     hf_llava.read_config,
@@ -94,8 +104,8 @@ FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
 }
 """model_type -> its family."""
-ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
-"""Architectures that are another system than their model_type's; None is not built yet."""
+ARCHITECTURES: dict[str, Family] = {hf_blip2_retrieval.ARCHITECTURE: BLIP2_STAGE1}
+"""Architectures that are another system than their model_type's."""
 
 
 def named(model_type: object, where: str) -> Family:
@@ -117,13 +127,7 @@ def family_of(directory: Path) -> Family:
     architectures = raw.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():
         if isinstance(name, str) and name in ARCHITECTURES:
-            other = ARCHITECTURES[name]
-            if other is None:
-                raise ValueError(
-                    f"{path}: architectures is {name}, which is not built here; the systems built here are "
-                    f"{', '.join(sorted(FAMILIES))}"
-                )
-            return other
+            return ARCHITECTURES[name]
     return family
 
 
