@@ -107,6 +107,52 @@ def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t
     return raw
 
 
+ALBEF_TEXT = {
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 48,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "fusion_layer": 1,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "mask_token_id": 4,
+}
+
+
+def albef_json(architecture: str = "AlbefForPreTraining", sizes: dict = TINY, **text) -> dict:
+    """A ``config.json`` of ALBEF; ``text`` changes its text_config."""
+    return {
+        "architectures": [architecture],
+        "model_type": "albef",
+        "embed_dim": 12,
+        "vision_config": sizes["vision_config"],
+        "text_config": ALBEF_TEXT | text,
+    }
+
+
+BLIP_TEXT = {name: x for name, x in ALBEF_TEXT.items() if name not in ("fusion_layer", "cls_token_id")} | {
+    "vocab_size": 34,
+    "bos_token_id": 32,
+}
+
+
+def blip_json(architecture: str, sizes: dict = TINY, **text) -> dict:
+    """A ``config.json`` of BLIP, whose tower is as wide as Hugging Face wants it for questions; ``text`` changes its
+    text_config."""
+    width = {"hidden_size": BLIP_TEXT["hidden_size"]} if "QuestionAnswering" in architecture else {}
+    return {
+        "architectures": [architecture],
+        "model_type": "blip",
+        "image_text_hidden_size": 12,
+        "vision_config": sizes["vision_config"] | {"layer_norm_eps": 1e-6} | width,
+        "text_config": BLIP_TEXT | text,
+    }
+
+
 def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields) -> dict:
     """A ``config.json`` as llava-hf writes it, for a vocabulary whose last two tokens are ``<image>`` and ``<pad>``."""
     text = {name: x for name, x in TEXT[family].items() if not name.endswith("_token_id")}
@@ -137,6 +183,8 @@ def export(out: Path, source: Path, trained: dict[str, np.ndarray], **options) -
 
 def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """float32 values at scales where activations stay near one and attention and head prefer something."""
+    if name == "temp":  # a temperature
+        return np.full(shape, 0.1, np.float32)
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
     if "norm" in name.lower() and name.endswith(".weight"):
         return 1 + 0.2 * z

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from instructblip_jax.capfilt.parts import SYNTHETIC, WEB, Judged, Outcome, Part
+from instructblip_jax.comparing import probability, text_batch, text_length, text_rows
 from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Draft
 from instructblip_jax.datasets.media.frames import UnusableMediaError
@@ -76,27 +77,18 @@ class Filter:
 
     def probabilities(self, arrays: Mapping[str, np.ndarray], rows: Sequence[Sequence[str]]) -> list[list[float]]:
         """The probability that each picture and each of its texts belong together. Texts are cleaned; one of which
-        nothing remains has the probability 0. Raises ValueError for logits that are not numbers."""
+        nothing remains has the probability 0."""
         media, found = self.model.encode(arrays), [list[float]() for _ in rows]
         for number in range(max(map(len, rows))):
             # The texts with this number of all rows: every call has one text a picture.
             texts = [row[number] if number < len(row) else "" for row in rows]
-            logits = self.model.match(media, self._batch(texts)).astype(np.float64)
-            if not np.isfinite(logits).all():
-                raise ValueError("the filter's logits are not numbers: its weights hold NaN or infinity, or overflow")
-            # Softmax of two.
-            matches = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
-            for own, row, text, probability in zip(found, rows, texts, matches.tolist(), strict=True):
+            tokens = text_rows(self.processor, texts, clean=True)
+            batch = text_batch(self.processor, tokens, text_length(self.processor, tokens))
+            matches = probability(self.model.match(media, batch)).tolist()
+            for own, row, text, match in zip(found, rows, texts, matches, strict=True):
                 if number < len(row):
-                    own.append(probability if self.processor.clean(text) else 0.0)
+                    own.append(match if self.processor.clean(text) else 0.0)
         return found
-
-    def _batch(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        rows = [{"input_ids": self.processor.caption_row(text, clean=True)} for text in texts]
-        longest = max(self.processor.lengths(row)[0] for row in rows)
-        padded = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        length = min(padded, self.processor.token_limit(training=False))
-        return self.processor.batch(rows, length, training=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from instructblip_jax import distributed, files, hub
+from instructblip_jax import comparing, distributed, files, hub
 from instructblip_jax.capfilt import hosts
 from instructblip_jax.capfilt.kept import Rule, counted, drafts
 from instructblip_jax.capfilt.models import Captioner, Filter, Models
@@ -118,11 +118,11 @@ def _models(captioner: Path, judge: Path) -> Models:
     mesh = make_mesh(data=-1, fsdp=FLAGS.fsdp, devices=jax.local_devices())
     writes = Model.from_pretrained(captioner, mesh, FLAGS.dtype)
     compares = writes if judge == captioner else Model.from_pretrained(judge, mesh, FLAGS.dtype)
-    if not hasattr(writes.system, "prefill"):
+    if not writes.has("prefill"):
         raise ValueError(f"--captioner {captioner}: this system writes no text")
     reads, pairs = Processor.from_pretrained(captioner), Processor.from_pretrained(judge)
-    if not hasattr(compares.system, "match") or not isinstance(pairs, PairProcessor):
-        raise ValueError(f"--filter {judge}: this system does not judge whether a picture and a text match")
+    comparing.check(compares, pairs)
+    assert isinstance(pairs, PairProcessor)
     reads.checked(FLAGS.prompt, "instructions", 1)
     return Models(
         Captioner(writes, reads, FLAGS.prompt, FLAGS.captions, generation()),

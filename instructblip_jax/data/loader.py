@@ -22,7 +22,8 @@ from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.data.collate import collate, grid
 from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
 from instructblip_jax.data.record import Kinds, Record
-from instructblip_jax.data.templates import Templates, at_turn, check, instruction
+from instructblip_jax.data.sides import exchanged
+from instructblip_jax.data.templates import FRONT, Templates, at_turn, check, instruction, takes_front
 from instructblip_jax.processors.base import BaseProcessor, Row
 from instructblip_jax.processors.image import UnusableImageError
 
@@ -53,6 +54,7 @@ class _Example:
       index: number of the record in its set.
       seed: of the augmentation of its media, drawn anew at each visit.
       identity: `Record.identity`, where the system asks for it.
+      exchanged: its two pictures have changed places.
     """
 
     record: Record
@@ -63,6 +65,7 @@ class _Example:
     index: int = 0
     seed: int = 0
     identity: int = 0
+    exchanged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,8 @@ class _Places:
 
 
 def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
-    """An instruction and an answer of a record: its template, turn and answer are drawn."""
+    """An instruction and an answer of a record: its template, turn and answer are drawn, and the word before which the
+    answer is cut if the template takes its front."""
     if not record.answers and not record.turns:
         raise ValueError(f"{record.uid}: has no answer to train on")
     choice = int(rng.integers(1 << 30))
@@ -91,6 +95,11 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
         answer = record.answers[int(rng.choice(len(record.answers), p=record.weights))]
     else:
         answer = record.answers[int(rng.integers(len(record.answers)))]
+    if takes_front(templates, record, choice):
+        words = answer.split()
+        cut = int(rng.integers(1, max(len(words), 2)))  # a single word is all response
+        front, rest = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
+        record, answer = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)}), " ".join(rest)
     return instruction(templates, record, choice), answer
 
 
@@ -261,12 +270,15 @@ class TrainingData:
         for tried in range(first, first + min(TRIES, len(own))):
             index = int(own[tried % len(own)])
             record = source[index]
+            exchange = self.processor.augment.exchange and len(record.media) == 2 and bool(rng.random() < 0.5)
+            record = exchanged(record) if exchange else record
             text = text_of(record, rng, self.templates, self.processor, self.largest)
             lengths = self.processor.lengths(text)
             if _fits(lengths, self.largest):
                 kept = record if self.keeps_media else dataclasses.replace(record, media=())
                 identity = record.identity if self.processor.identity_key else 0
-                return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)), identity)
+                seed = int(rng.integers(1 << 62))
+                return _Example(kept, number, text, lengths, passed, index, seed, identity, exchange)
             passed = (*passed, record.uid)
         raise ValueError(
             f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
@@ -303,7 +315,10 @@ class TrainingData:
         }
 
     def _media(self, example: _Example) -> dict[str, np.ndarray]:
-        record = example.record if self.keeps_media else self.sources[example.set][example.index]
+        record = example.record
+        if not self.keeps_media:
+            record = self.sources[example.set][example.index]
+            record = exchanged(record) if example.exchanged else record
         return media_of(record, self.processor, np.random.default_rng(example.seed))
 
 

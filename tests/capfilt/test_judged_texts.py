@@ -42,7 +42,7 @@ class Matcher:
         return {"image": batch["pixel_values"].reshape(len(batch["pixel_values"]), -1).mean(1)}
 
     def match(self, media, batch):
-        assert batch["input_ids"].shape[1] in (16, 20)  # static: multiples of 16, cut to the limit
+        assert batch["input_ids"].shape[1] in (8, 16, 20)  # static: multiples of 8, cut to the limit
         shade = (batch["input_ids"] * batch["attention_mask"]).sum(1) / batch["attention_mask"].sum(1)
         return np.stack([np.zeros(len(shade)), (media["image"] - shade) / 20], axis=1).astype(np.float32)
 
@@ -128,14 +128,6 @@ def test_a_rows_captions_do_not_depend_on_its_company(models, source, judged, tm
         np.testing.assert_allclose(got, probabilities, rtol=1e-5)
     ((_, reseeded),) = dataclasses.replace(models, seed=4).outcomes(parts(lambda: iter(other), 3, tmp_path, {}))
     assert [one.texts[1:] for one in reseeded] != [one.texts[1:] for one in found]
-
-
-def test_logits_that_are_not_numbers_are_refused(models, source, tmp_path):
-    matcher = Matcher()
-    matcher.match = lambda media, batch: np.full((4, 2), np.nan, np.float32)
-    broken = dataclasses.replace(models, filter=dataclasses.replace(models.filter, model=matcher))
-    with pytest.raises(ValueError, match="filter's logits are not numbers"):
-        list(broken.outcomes(parts(pairs([source], [], "web"), 8, tmp_path, {})))
 
 
 # Rules and counts

@@ -139,7 +139,7 @@ class BertStack(nnx.Module):
         ``key`` enables dropout.
         """
         layers = self._layers(self_attention)
-        masks = None if key is None else self._masks(key, x, context)
+        masks = None if key is None else self.dropouts(key, x, context)
 
         def body(layer: Any, x: jax.Array, keep: Masks) -> tuple[jax.Array, None]:
             return layer(x, bias, context, context_bias, keep), None
@@ -149,7 +149,8 @@ class BertStack(nnx.Module):
             return stack.run(layers, x, lambda layer, x: body(layer, x, {}), remat=self.remat)[0]
         return stack.run(layers, x, body, masks, remat=self.remat)[0]
 
-    def _masks(self, key: jax.Array, x: jax.Array, context: jax.Array | None) -> Masks:
+    def dropouts(self, key: jax.Array, x: jax.Array, context: jax.Array | None) -> Masks:
+        """The dropout masks of all layers for x [B, T, D] over a context [B, S, D'], bool [L, ...] by name."""
         rows, length, width = x.shape
         seen = 0 if context is None else context.shape[1]
         heads = self.config.num_attention_heads
