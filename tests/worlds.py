@@ -68,14 +68,15 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def judge(tmp_path_factory):
-    """The directory of a tiny model that compares pictures with texts."""
+def blips(tmp_path_factory):
+    """The directories of a tiny BLIP that captions, and of one that compares."""
     sys.path.insert(0, str(toys.ROOT / "tests" / "systems"))
     try:
         import minis
     finally:
         sys.path.pop(0)
-    return minis.write(tmp_path_factory.mktemp("judge") / "model", "blip-2-stage-1")
+    root = tmp_path_factory.mktemp("blips")
+    return minis.write(root / "captioner", "blip-captioning"), minis.write(root / "filter", "blip")
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from instructblip_jax.data.prepared import open_set
 
 
 @pytest.fixture
-def line(world, judge, web, tmp_path):
+def line(blips, web, tmp_path):
     """Makes a command line."""
 
     def make(*more: str) -> list[str]:
-        models = [f"--captioner={world / 'model'}", f"--filter={judge}", "--dtype=float32"]
+        models = [f"--captioner={blips[0]}", f"--filter={blips[1]}", "--dtype=float32"]
         rest = [f"--source={web / 'pairs'}", f"--out={tmp_path / 'sets'}", "--batch_size=4", "--max_new_tokens=6"]
         return ["capfilt", *models, *rest, f"--json={tmp_path / 'report.json'}", *more]
 
@@ -90,3 +90,9 @@ def test_train_takes_the_set(cli, line, train, tmp_path):
     trained, losses = train(tmp_path / "run", *own)
     assert trained.code == 0, trained.err
     assert len(losses["losses"]) == 2
+
+
+def test_a_system_that_writes_nothing_is_no_captioner(cli, line, blips):
+    result = cli(*line(f"--captioner={blips[1]}"))
+    assert result.code == 1
+    assert result.err.endswith("filter: this system writes no text\n")

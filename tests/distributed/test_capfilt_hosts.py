@@ -5,14 +5,9 @@ from pathlib import Path
 import pytest
 
 
-def command(world: Path, judge: Path, web: Path, out: Path) -> list[object]:
+def command(blips: tuple[Path, Path], web: Path, out: Path) -> list[object]:
     sources = [f"--source={web / name}" for name in ("web.tar", "pairs", "web.tar")]
-    models = [
-        f"--captioner={world / 'model'}",
-        f"--filter={judge}",
-        "--dtype=float32",
-        "--prompt=Describe the picture.",
-    ]
+    models = [f"--captioner={blips[0]}", f"--filter={blips[1]}", "--dtype=float32"]
     return ["capfilt", *models, *sources, f"--out={out}", "--batch_size=1", "--max_new_tokens=6", "--captions=2"]
 
 
@@ -21,10 +16,10 @@ def tree(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def alone(process, world, judge, web, tmp_path_factory):
+def alone(process, blips, web, tmp_path_factory):
     """The files that one process wrote: seventeen rows in three parts."""
     out = tmp_path_factory.mktemp("alone")
-    result = process(*command(world, judge, web, out), devices=2)
+    result = process(*command(blips, web, out), devices=2)
     assert result.code == 0, result.err
     files = tree(out)
     assert [f"capfilt_web/texts/{n:06d}.jsonl" in files for n in range(4)] == [True, True, True, False]
@@ -40,23 +35,24 @@ def same_as(alone: dict[str, bytes], out: Path, results) -> None:
     assert tree(out) == alone
 
 
-def test_two_hosts_that_are_killed_go_on_and_write_what_one_writes(start, world, judge, web, alone, tmp_path):
+def test_two_hosts_that_are_killed_go_on_and_write_what_one_writes(start, blips, web, alone, tmp_path):
     out = tmp_path / "out"
-    start(2, *command(world, judge, web, out)).kill(0, lambda: any(out.glob("*/texts/*.jsonl")))
+    start(2, *command(blips, web, out)).kill(0, lambda: any(out.glob("*/texts/*.jsonl")))
     before = {path: path.stat().st_mtime for path in out.glob("*/texts/*.jsonl")}
     assert before
     assert not list(out.glob("*/3.0.0"))
-    same_as(alone, out, start(2, *command(world, judge, web, out)).wait())
+    same_as(alone, out, start(2, *command(blips, web, out)).wait())
     assert {path: path.stat().st_mtime for path in before} == before  # not done again
 
 
 @pytest.mark.long
-def test_two_hosts_that_nothing_disturbs_write_it_too(start, world, judge, web, alone, tmp_path):
-    same_as(alone, tmp_path, start(2, *command(world, judge, web, tmp_path)).wait())
+def test_two_hosts_that_nothing_disturbs_write_it_too(start, blips, web, alone, tmp_path):
+    out = tmp_path / "out"
+    same_as(alone, out, start(2, *command(blips, web, out)).wait())
 
 
 @pytest.mark.long
-def test_one_host_that_is_killed_before_its_first_part_goes_on(start, world, judge, web, alone, tmp_path):
+def test_one_host_that_is_killed_before_its_first_part_goes_on(start, blips, web, alone, tmp_path):
     out = tmp_path / "out"
-    start(1, *command(world, judge, web, out)).kill(0, (out / "capfilt_web/texts/running").exists)
-    same_as(alone, out, start(1, *command(world, judge, web, out)).wait())
+    start(1, *command(blips, web, out)).kill(0, (out / "capfilt_web/texts/running").exists)
+    same_as(alone, out, start(1, *command(blips, web, out)).wait())
