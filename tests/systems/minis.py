@@ -20,7 +20,6 @@ OPTIONS: dict[str, dict] = {
     "blip-2-stage-1": {"label_smoothing": 0.0},
     "albef": {"queue_size": 12},
     "blip": {"queue_size": 12},
-    "blip-captioning": {"label_smoothing": 0.0},
 }
 """Options with which a system's loss is the plain likelihood of its decoder, and a small queue."""
 SILENT = ("albef", "blip")
