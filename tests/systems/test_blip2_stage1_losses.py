@@ -73,7 +73,7 @@ def test_embeddings_and_matching_logits_are_theirs(pair):
 
 
 def qformer(model, image, ids, mask):
-    """Query states, or those of queries and texts under a mask [B, S], or an additive one [B, 1, S, S], of their Q-Former."""
+    """States of their Q-Former: of queries, or of queries and texts under a mask [B, S] or an additive [B, 1, S, S]."""
     queries = model.query_tokens.expand(len(image), -1, -1)
     embeds = queries if ids is None else model.embeddings(input_ids=ids, query_embeds=queries)
     return model.qformer(
@@ -168,3 +168,13 @@ def test_losses_and_all_gradients_are_the_stated_ones(pair, losses, pictures):
         if not name.endswith("key.bias"):  # its gradient is zero but for rounding
             close(x, expected[name])
         assert np.abs(x).max() <= 2 * largest
+
+
+def test_training_batches_identify_pictures_where_that_is_asked(pair):
+    config = pair[0].config
+    identified = config.configured(identify_pictures=True)
+    assert "picture" not in config.batch(4, 8, 8)
+    assert identified.batch(4, 8, 8)["picture"].shape == (4,)
+    assert "picture" not in identified.batch(4, 8, training=False)
+    with pytest.raises(ValueError, match="identify_pictures is 1; it is True or False"):
+        config.configured(identify_pictures=1)
