@@ -1,0 +1,29 @@
+"""BLIP-2's first stage (arXiv 2301.12597, section 3.1) in the digits world: the Q-Former learns from captions alone.
+
+`launch/chain.sh` runs it, configs/digits_blip2_stage2.py and configs/digits.py one after the other.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))
+
+CAPTIONS = ("caption", "describe")
+
+
+def get_config(model: str = "digits-stage1") -> ConfigDict:
+    """The run; other files run it with another embedded ``model`` that compares pictures with captions."""
+    config = DIGITS["get_config"](model=model)
+    # More rows than instruction tuning has: the other rows of a batch are what a caption is told apart from.
+    config.steps, config.batch_size = 300, 32
+    config.optim.warmup_steps = 50
+    config.validate_every = 150
+    config.mixture.sets = CAPTIONS
+    config.mixture.weights = {}
+    config.data.instruction_lengths, config.data.response_lengths = (24,), (28,)
+    config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, ()
+    config.evaluation.settings = {name: {"mode": "retrieval"} for name in CAPTIONS}
+    config.evaluation.blind = False
+    return config
