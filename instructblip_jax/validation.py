@@ -64,9 +64,9 @@ class HeldOut:
                 text = text_of(record, rng, templates, processor, (int(largest[0]), int(largest[1])))
                 lengths = processor.lengths(text)
                 if (lengths <= largest).all():
-                    found.append((int(ranks[index]), lengths[::-1], index, text))
+                    found.append((int(ranks[index]), lengths[::-1], index, text, record.identity))
         found.sort(key=lambda one: one[:3])  # the same kinds of media, and then like lengths, share a batch
-        self.examples = [(rank, index, text) for rank, _, index, text in found]
+        self.examples = [(rank, index, text, identity) for rank, _, index, text, identity in found]
         self.taken, self.left_out = len(found), count - len(found)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -81,12 +81,13 @@ class HeldOut:
                     examples += examples[:1] * (self.rows - count)
                     media = list(pool.map(self._media, [examples[n][1] for n in self.own]))
                     batch = collate(
-                        [text for *_, text in examples],
+                        [text for _, _, text, _ in examples],
                         media,
                         self.processor,
                         shapes=self.shapes,
                         blank=self.blank_image,
                         own=self.own,
+                        identities=[identity for *_, identity in examples],
                     )
                     self.processor.ignore(batch, np.array(self.own) >= count)
                     yield batch

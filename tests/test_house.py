@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
         *("convert.shards", "data", "datasets", "digests", "distributed", "families", "files", "hub", "mesh", "model"),
-        *("processors.base", "processors.fast_resize", "sharding", "systems", "train"),
+        *("processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems", "train"),
     },
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},

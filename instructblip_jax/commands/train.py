@@ -70,7 +70,7 @@ def _train(
     start = Start(workdir, keep=config.checkpoints_kept)
     start.check_sets({name: source.digest for name, source in open_sets(config, prepare=False).items()})
     model, processor = load_model(config, directory, mesh)
-    resizing = processor.resizing(config.data.resize)
+    resizing = processor.resizing(config.data.resize).augmenting(config.data.augment)
     data = open_data(config, resizing, mesh)
     start.check_sets(data.digests)  # again, because missing sets have been prepared
     data.check_shared()

@@ -24,6 +24,7 @@ def collate(
     shapes: Sequence[Shape],
     blank: bool = False,
     own: Sequence[int] | None = None,
+    identities: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Samples -> the rows of a training batch that this host has, as `config.batch` describes them.
 
@@ -33,6 +34,7 @@ def collate(
       shapes: the static lengths of instruction and response; the cheapest that holds all B samples is taken.
       blank: show the blank medium for all.
       own: numbers of the rows to assemble; None is all.
+      identities: `Record.identity` of all B samples, for systems that ask for it (`BaseProcessor.identity_key`).
 
     Raises ValueError where no shape is large enough.
     """
@@ -43,7 +45,10 @@ def collate(
             f"data.instruction_lengths and data.response_lengths go up to {tuple(np.max(shapes, axis=0).tolist())}: "
             f"a row has {longest[0]} + {longest[1]} tokens; add lengths that hold it"
         )
-    batch = processor.batch(texts if own is None else [texts[n] for n in own], *shapes[number])
+    rows = range(len(texts)) if own is None else own
+    batch = processor.batch([texts[n] for n in rows], *shapes[number])
+    if processor.identity_key:
+        batch[processor.identity_key] = np.array([identities[n] for n in rows], np.int32)
     if not media:
         return batch
     arrays = processor.stack(media)

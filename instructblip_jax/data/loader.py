@@ -52,6 +52,7 @@ class _Example:
       passed: uids of the records before it that were too long.
       index: number of the record in its set.
       seed: of the augmentation of its media, drawn anew at each visit.
+      identity: `Record.identity`, where the system asks for it.
     """
 
     record: Record
@@ -61,6 +62,7 @@ class _Example:
     passed: tuple[str, ...] = ()
     index: int = 0
     seed: int = 0
+    identity: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +265,8 @@ class TrainingData:
             lengths = self.processor.lengths(text)
             if _fits(lengths, self.largest):
                 kept = record if self.keeps_media else dataclasses.replace(record, media=())
-                return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)))
+                identity = record.identity if self.processor.identity_key else 0
+                return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)), identity)
             passed = (*passed, record.uid)
         raise ValueError(
             f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
@@ -280,8 +283,15 @@ class TrainingData:
         """The arrays of a batch, of this host's rows, with their names; see `training_batches`."""
         own = [examples[n] for n in self.rows]
         media = [self._media(example) for example in own] if self.features is None else []
-        texts = [example.text for example in examples]
-        arrays = collate(texts, media, self.processor, shapes=self.shapes, blank=self.blank, own=self.rows)
+        arrays = collate(
+            [example.text for example in examples],
+            media,
+            self.processor,
+            shapes=self.shapes,
+            blank=self.blank,
+            own=self.rows,
+            identities=[example.identity for example in examples],
+        )
         if self.features is not None:
             kinds = self.shown[examples[0].set].of(examples[0].index)
             cached = self.features([(self.names[one.set], one.index) for one in own], kinds)

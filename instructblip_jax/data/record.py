@@ -79,6 +79,14 @@ class Record:
         """The encoded pictures and frames among the media."""
         return tuple(medium.data for medium in self.media if medium.kind in (IMAGE, FRAME))
 
+    @property
+    def identity(self) -> int:
+        """31 bits that name what is shown: equal for records of a set with the same ``image_id``, and, where there is
+        none, for records with the same media."""
+        named = f"{self.dataset}/{self.image_id}".encode()
+        shown = named if self.image_id is not None else b"".join(key_of(medium.data) for medium in self.media)
+        return int.from_bytes(hashlib.blake2b(shown, digest_size=4).digest(), "little") >> 1
+
     def to_json(self) -> str:
         """Everything but the media's bytes, without empty fields; "kinds" are those of the media."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "media"}

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from instructblip_jax.pixels import all_numbers
+from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.image import Picture
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
@@ -27,8 +28,8 @@ class BaseProcessor(ABC):
 
     KINDS: ClassVar[tuple[str, ...]] = ("image", "frame")
     """Kinds of media that this system reads."""
-    augments: ClassVar[bool] = False
-    """True if `media` draws anything in training; its media then cannot be cached as features."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training pictures are drawn anew at each visit."""
 
     converses: ClassVar[bool] = False
     """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
@@ -93,6 +94,12 @@ class BaseProcessor(ABC):
     def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
         """Make ``rows`` (bool [B]) of a batch count nothing in any loss, in place."""
 
+    @property
+    def identity_key(self) -> str:
+        """The key under which a training batch says which of its rows show the same picture, int32 [B]; "" for systems
+        whose loss does not ask."""
+        return ""
+
     def batch(
         self, rows: Sequence[Row], prompt: int, response: int = 0, *, training: bool = True
     ) -> dict[str, np.ndarray]:
@@ -141,6 +148,20 @@ class BaseProcessor(ABC):
         if how == "exact":
             return self
         raise ValueError(f"config.data.resize is {how!r}: this system's media are not pictures; it is 'exact'")
+
+    def augmenting(self, augment: AugmentConfig) -> "BaseProcessor":
+        """The same processor, whose training pictures are drawn as ``augment`` says.
+
+        Raises ValueError if anything is to be drawn, and its media are not pictures.
+        """
+        if not augment.is_on:
+            return self
+        raise ValueError("config.data.augment: this system's media are not pictures; leave its fields out")
+
+    @property
+    def augments(self) -> bool:
+        """True if `media` draws anything in training; its media then cannot be cached as features."""
+        return self.augment.is_on
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.

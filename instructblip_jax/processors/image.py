@@ -285,7 +285,11 @@ class ImageProcessor:
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
         """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""
-        rows = self.pixels(picture, name).reshape(self.height, -1)
+        return self.normalised(self.pixels(picture, name))
+
+    def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [height, width, 3] of `pixels` -> float32 of the same shape."""
+        rows = pixels.reshape(self.height, -1)
         pixels = (rows * self.rescale).astype(np.float32)  # the product is float64, as in the reference
         mean, std = self._per_row
         pixels -= mean

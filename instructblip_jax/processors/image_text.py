@@ -11,9 +11,10 @@ import numpy as np
 
 from instructblip_jax.files import read_json
 from instructblip_jax.pixels import BLANK, SCALE, blank
+from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.base import IGNORE, BaseProcessor, Medium, Row
 from instructblip_jax.processors.fast_resize import FastImageProcessor
-from instructblip_jax.processors.image import ImageProcessor, settings
+from instructblip_jax.processors.image import ImageProcessor, Picture, open_image, settings
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 
@@ -114,16 +115,18 @@ class ImageTextProcessor(BaseProcessor):
         their scale float32 [3, 3] or [F, 3, 3], by which they become numbers (`instructblip_jax.pixels`). Where no
         scale is exact, pixel_values are float32 and normalised.
 
-        Pictures are resized and normalised alike in training and evaluation: ``rng`` draws nothing.
+        ``rng`` draws what `augment` says, anew for each picture, but once for all frames of a video.
         """
         scale = self.image.scale
-        read = self.image if scale is None else self.image.pixels
+        seed = int(rng.integers(1 << 62)) if rng is not None and self.augments else None
         pictures = []
         for number, (kind, content) in enumerate(media):
             if kind not in self.KINDS:
                 raise ValueError(f"{name}: holds {kind}; this system reads {', '.join(self.KINDS)}")
             shown = f"{name}, frame {number}" if name and kind == "frame" else name
-            pictures.append(read(content, None if isinstance(content, (str, os.PathLike)) else shown))
+            drawn = None if seed is None else np.random.default_rng((seed, 0 if kind == "frame" else number))
+            pixels = self._pixels(content, None if isinstance(content, (str, os.PathLike)) else shown, drawn)
+            pictures.append(self.image.normalised(pixels) if scale is None else pixels)
         if not pictures:
             shape = (self.image.height, self.image.width, 3)
             pictures = [np.zeros(shape, np.float32 if scale is None else np.uint8)]
@@ -134,6 +137,12 @@ class ImageTextProcessor(BaseProcessor):
             arrays["pixel_values" + SCALE] = scale if alone else np.stack([scale] * len(pictures))
         return arrays
 
+    def _pixels(self, content: Picture, name: str | None, rng: np.random.Generator | None) -> np.ndarray:
+        """One picture uint8 [H, W, 3], drawn by ``rng`` if that is given."""
+        if rng is None:
+            return self.image.pixels(content, name)
+        return self.augment(np.asarray(open_image(content, name)), self.image.pixels, rng)
+
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The processor's mean colour, which normalises to zero."""
         return blank(arrays)
@@ -143,6 +152,12 @@ class ImageTextProcessor(BaseProcessor):
         # The exact way has no name here, so that features that earlier versions cached are found.
         fast = {"resize": "fast"} if isinstance(self.image, FastImageProcessor) else {}
         return {"image": dataclasses.asdict(self.image), **fast}
+
+    def augmenting(self, augment: AugmentConfig) -> "ImageTextProcessor":
+        """See `BaseProcessor`."""
+        other = copy.copy(self)
+        other.augment = augment
+        return other
 
     def resizing(self, how: str) -> "ImageTextProcessor":
         """See `BaseProcessor`."""

@@ -5,6 +5,9 @@ import numpy as np
 from instructblip_jax.processors.base import Row
 from instructblip_jax.processors.image_text import ImageTextProcessor
 
+PICTURE = "picture"
+"""Batch key of the identities of the rows' pictures, where a system's configuration lists it."""
+
 
 class PairProcessor(ImageTextProcessor):
     """A row is a text about a picture, [CLS] text [SEP]: in training that of the response, otherwise the instruction.
@@ -41,6 +44,11 @@ class PairProcessor(ImageTextProcessor):
     def response(self, text: str) -> np.ndarray:
         """See `BaseProcessor`."""
         return self.caption_row(text, clean=False)
+
+    @property
+    def identity_key(self) -> str:
+        """See `BaseProcessor`."""
+        return PICTURE if PICTURE in self.config.batch(1, 1, 1) else ""
 
     def lengths(self, row: Row) -> tuple[int, int]:
         """Tokens as a prompt and as a response: a text is either, so both are its own."""

@@ -26,6 +26,12 @@ def check(run: RunConfig, mesh: Mesh) -> None:
             f"config.data.resize is 'fast', and {modules} cannot be imported: pip install -e '.[fast]', or "
             "set it to 'exact'"
         )
+    run.data.augment.check()
+    if run.data.features and run.data.augment.is_on:
+        raise ValueError(
+            "config.data.features keeps the features of pictures that never change, and config.data.augment draws them "
+            "anew at each visit: use one of the two"
+        )
     if not run.mixture.sets:
         raise ValueError("config.mixture.sets is empty: name at least one set to train on")
     micro = meshes.batch_shards(mesh) * run.optim.accumulation

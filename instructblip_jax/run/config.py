@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
 from instructblip_jax.systems.protocol import Int8
@@ -59,6 +60,7 @@ class DataConfig:
       blank_image: train with all pictures blanked.
       resize: "exact", or "fast" for training pictures that are resized several times faster and deviate a little; see
         docs/configuration.md. Validation and evaluation are always exact.
+      augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
     """
@@ -72,6 +74,7 @@ class DataConfig:
     blank_image: bool = False
     features: str = ""
     resize: str = "exact"
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
 
 @dataclasses.dataclass(frozen=True)

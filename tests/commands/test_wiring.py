@@ -18,6 +18,7 @@ from instructblip_jax.commands import answer, evaluate, train
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
+from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.run import open_data
 from instructblip_jax.run.check import fitted
@@ -76,6 +77,10 @@ OFF: dict[str, Any] = {
     "data.blank_image": True,
     "data.features": "",  # test_train_with_features.py
     "data.resize": "fast",
+    "data.augment.crop": 0.5,
+    "data.augment.flip": True,
+    "data.augment.operations": 2,
+    "data.augment.magnitude": 7,
     "evaluation.held_in": ("count",),
     "evaluation.held_out": ("digit_of",),
     "evaluation.batch_size": 4,
@@ -134,7 +139,7 @@ class Spy:
 def off(world, tmp_path):
     """The configuration file, off every default."""
     pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
-    groups = {name: {} for name in ("mesh", "optim", "mixture", "data", "evaluation")}
+    groups = {name: {} for name in ("mesh", "optim", "mixture", "evaluation")} | {"data": {"augment": {}}}
     lines = [
         "from ml_collections import ConfigDict",
         "def get_config():",
@@ -198,6 +203,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "mixture: caption 23.1 %, count 61.5 %, digit_at:validation 15.4 %\n" in assembled.out
     assert processor.image.height == 32
     assert isinstance(processor.image, FastImageProcessor)
+    assert processor.augment == AugmentConfig(0.5, True, 2, 7)
     assert templates is PLAIN
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
@@ -226,6 +232,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert held["args"][2].keys() == {"caption", "count"}  # the third is trained on
     assert (held["args"][0], held["args"][3]) == (model, PLAIN)
     assert held["args"][1].image == processor.resizing("exact").image
+    assert not held["args"][1].augments
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.

@@ -1,0 +1,89 @@
+"""Cleans captions and questions as ALBEF (arXiv 2107.07651), BLIP (2201.12086) and BLIP-2 (2301.12597) were trained."""
+
+import dataclasses
+import re
+
+_RUN = re.compile(r"\s{2,}")
+_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
+_OTHER = {"left": "right", "right": "left"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """One system's rules. Texts become lower case, and are cut after so many words; a text may become empty.
+
+    Attributes:
+      marks: characters that vanish. In captions they become spaces if ``spaced``.
+      joints: characters that become spaces.
+      named: (text, replacement) pairs, in captions only.
+      caption_words, question_words: the most words of a caption, and of a question in training.
+      asked_words: the same of a question that is evaluated.
+    """
+
+    marks: str
+    spaced: bool
+    joints: str
+    named: tuple[tuple[str, str], ...]
+    caption_words: int
+    question_words: int
+    asked_words: int
+
+    def caption(self, text: str) -> str:
+        """A caption, with runs of white space as one space; a single tab or line end within it stays, as published."""
+        text = text.lower()
+        for mark in self.marks:
+            text = text.replace(mark, " " if self.spaced else "")
+        text = self._opened(text)
+        for old, new in self.named:
+            text = text.replace(old, new)
+        return _cut(_RUN.sub(" ", text).rstrip("\n").strip(" "), self.caption_words)
+
+    def question(self, text: str, *, training: bool) -> str:
+        """A question. Its marks vanish in all systems, and runs of spaces within it stay and count as words."""
+        text = text.lower()
+        for mark in self.marks:
+            text = text.replace(mark, "")
+        return _cut(self._opened(text).rstrip(" "), self.question_words if training else self.asked_words)
+
+    def _opened(self, text: str) -> str:
+        for joint in self.joints:
+            text = text.replace(joint, " ")
+        return text
+
+
+def _cut(text: str, words: int) -> str:
+    """The first words of a text; each space ends one."""
+    return " ".join(text.split(" ")[:words])
+
+
+ALBEF = Cleaning(
+    marks=",.'!?\"()*#:;~",
+    spaced=False,
+    joints="-/",
+    named=(("<person>", "person"),),
+    caption_words=30,
+    question_words=30,
+    asked_words=50,
+)
+BLIP = Cleaning(
+    marks='.!"()*#:;~',
+    spaced=True,
+    joints="",
+    named=(),
+    caption_words=30,
+    question_words=50,
+    asked_words=50,
+)
+BLIP2 = dataclasses.replace(BLIP, caption_words=50)
+"""BLIP's rules in LAVIS, where captions may have 50 words."""
+
+
+def sides_exchanged(sentence: str) -> str:
+    """A sentence about two pictures that have changed places: "left" for "right" and the reverse, at the beginnings of
+    words ("leftmost"), where the originals also change them within words ("bright")."""
+    return _SIDE.sub(lambda found: _as(found[0], _OTHER[found[0].lower()]), sentence)
+
+
+def _as(old: str, new: str) -> str:
+    """``new`` with the case of ``old``."""
+    return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
