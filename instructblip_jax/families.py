@@ -3,25 +3,32 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert.assemble import Draft
+from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
+from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
-from instructblip_jax.convert.export import kept
-from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.convert.layouts import albef, albef_original, hf_instructblip, hf_llava
 from instructblip_jax.convert.load import NONE
+from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
-from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written
+from instructblip_jax.convert.shards import Shards, open_shards
+from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, write_shards
 from instructblip_jax.files import read_json
+from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
+from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -43,6 +50,8 @@ class Family:
       unread: configuration -> names of tensors that the system does not read, and an export keeps.
       draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
         way to assemble one (`convert.ingredients`).
+      original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
+        names that are skipped; None if the tensors are another family's.
       modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
         where it calls them otherwise: adapters are named after these.
     """
@@ -56,6 +65,9 @@ class Family:
     draft: Callable[..., Draft] | None = None
     unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
     modules: tuple[tuple[str, str], ...] = ()
+    original: Callable[[Path, Mapping[str, np.ndarray], Path, int], tuple[Draft, list[str]] | None] = (
+        lambda file, tensors, bert, seed: None
+    )
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
         """The rules, with the names that the files of a model directory use."""
@@ -87,11 +99,22 @@ LLAVA = Family(
     hf_llava.unread,
     hf_llava.MODULES,
 )
+ALBEF = Family(
+    AlbefConfig.trainable_sets,
+    albef.read_config,
+    albef.rules,
+    albef.ignored,
+    albef.describe,
+    albef_processor.from_directory,
+    albef_draft.draft,
+    original=albef_original.draft,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "albef": ALBEF,
 }
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
@@ -203,7 +226,7 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
-      choices: the system's own: ``projector`` of llava ("mlp", "linear").
+      choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
@@ -213,10 +236,17 @@ def assemble(
     family = FAMILIES[model_type]
     make = family.draft
     assert make is not None
+    sources = list(parts.values())
+    return _written(out, family, lambda: make(model_type, parts, seed, **choices), sources, max_shard_bytes, link)
+
+
+def _written(
+    out: str | Path, family: Family, make: Callable[[], Draft], sources: list[Path], max_shard_bytes: int, link: bool
+) -> list[Written]:
     return engine.assemble(
         Path(out),
-        lambda: make(model_type, parts, seed, **choices),
-        list(parts.values()),
+        make,
+        sources,
         family.read_config,
         family.rules,
         family.ignored,
@@ -224,3 +254,59 @@ def assemble(
         max_shard_bytes=max_shard_bytes,
         link=link,
     )
+
+
+def from_original(
+    out: str | Path,
+    file: Path,
+    tensors: Mapping[str, np.ndarray],
+    bert: Path,
+    *,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> tuple[list[Written], list[str]]:
+    """Write ``out``, completely or not at all: a file of a system's authors, which holds a whole model, as a directory.
+
+    Args:
+      out: a directory that does not exist yet, or is empty.
+      file: the file, for errors; ``tensors`` are those in it.
+      bert: BERT's directory, whose tokenizer and sizes are taken.
+      seed: seed of what the file does not hold.
+      max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+
+    Returns the weight files and the names of the tensors that were skipped. Raises ValueError for a file of none of the
+    systems, and one ValueError that lists the tensors which do not fit.
+    """
+    for family in {id(family): family for family in FAMILIES.values()}.values():
+        if (found := family.original(file, tensors, bert, seed)) is not None:
+            make = partial(_first, found)
+            return _written(out, family, make, [file, bert], max_shard_bytes, False), found[1]
+    some = ", ".join(sorted(tensors)[:3])
+    raise ValueError(
+        f"{file}: its tensors ({some} ...) are no whole model of an original project that is read here; one of LAVIS's "
+        "files with trained parts alone needs --model instead of --bert"
+    )
+
+
+def _first(found: tuple[Draft, list[str]]) -> Draft:
+    return found[0]
+
+
+def rewritten(
+    out: str | Path, source: Path, tensors: Mapping[str, np.ndarray], *, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> list[Written]:
+    """Write ``out``, completely or not at all: the directory ``source`` with these ``tensors`` as its weights.
+
+    Raises one ValueError that lists the tensors which do not fit its config.json.
+    """
+    check_free(Path(out), source)
+    family = family_of(source)
+    config = family.read_config(source / "config.json")
+    rules = {path: rule.spelled(tensors) for path, rule in family.rules(config).items()}
+    names = kept(rules, family.ignored(config), tensors)
+    shapes = {name: tensors[name].shape for name in names}
+    types = {name: CODES[tensors[name].dtype] for name in names}
+    engine.check_fits(config, rules, Shards(source, {}, shapes, types), family.without_rule(config))
+    with new_directory(Path(out), sum(tensors[name].nbytes for name in names)) as directory:
+        copy_files(source, directory)
+        return write_shards(directory, ((name, tensors[name]) for name in names), max_shard_bytes)

@@ -9,6 +9,8 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --vision --language [--qformer]
   blip-2 --vision --language --bert
   llava --vision --language
+  albef --vision --bert
+  albef --model --task
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,8 @@ def define_flags(argv: Sequence[str]) -> None:
         systems = ", ".join(ingredients.takers(part)) or "no system yet"
         flags.DEFINE_string(part, None, f"{content} ({systems})")
     flags.DEFINE_enum("projector", None, ingredients.PROJECTORS, "Kind of llava's new projector: 1.5's or 1.0's (mlp).")
+    tasks = "; ".join(f"{system}: {', '.join(names)}" for system, names in ingredients.TASKS.items())
+    flags.DEFINE_string("task", None, f"Form to be made of --model ({tasks}).")
     flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
@@ -39,7 +43,9 @@ def check_flags(args: Sequence[str]) -> None:
     system, *more = args
     if more:
         raise ValueError(f"unexpected {' '.join(more)}")
-    ingredients.check(system, [part for part in ingredients.PARTS if FLAGS[part].value])
+    parts = [part for part in ingredients.PARTS if FLAGS[part].value]
+    ingredients.check(system, parts)
+    ingredients.check_task(system, parts, FLAGS.task)
     ingredients.check_projector(system, FLAGS.projector)
     if not FLAGS.out:
         raise ValueError("--out is needed")

@@ -1,9 +1,10 @@
-"""A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original F --model M)
+"""A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original FILE ...)
 
 --blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
 plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth
 file of the original project (LAVIS), whose Q-Former, query tokens, vision norm and projection replace those of the
-InstructBLIP directory --model.
+InstructBLIP directory --model; with --bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's or
+ALBEF's authors, which holds a whole model; alone a pytorch_model.bin, with the files beside it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from absl import flags
 
 FLAGS = flags.FLAGS
-MODES = "either --blip2 and --bert (with --language_model, or without), or --original and --model"
+MODES = "either --blip2 and --bert (with --language_model, or without), or --original (with --model, --bert, or alone)"
+ORIGINAL = ({"original", "model"}, {"original", "bert"}, {"original"})
 
 
 def define_flags(argv: Sequence[str]) -> None:
@@ -21,7 +23,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("bert", None, "BERT directory (bert-base-uncased) with its tokenizer, or a hub id.")
     flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
     flags.DEFINE_integer("seed", 0, "Seed of rows of new tokens, and of a new projection.", lower_bound=0)
-    flags.DEFINE_string("original", None, "A .pth file of the original project.")
+    flags.DEFINE_string("original", None, "A .pth file of an original project, or a pytorch_model.bin.")
     flags.DEFINE_string("model", None, "InstructBLIP directory, or a hub id, whose towers and tokenizers are taken.")
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
@@ -34,5 +36,5 @@ def check_flags(args: Sequence[str]) -> None:
     if not FLAGS.out:
         raise ValueError("--out is needed")
     given = {name for name in ("blip2", "bert", "language_model", "original", "model") if FLAGS[name].value}
-    if given - {"language_model"} != {"blip2", "bert"} and given != {"original", "model"}:
+    if given - {"language_model"} != {"blip2", "bert"} and given not in ORIGINAL:
         raise ValueError(f"{MODES}; not {', '.join(f'--{name}' for name in sorted(given)) or 'none of them'}")

@@ -28,21 +28,36 @@ def run(args: Sequence[str]) -> None:
         written = families.assemble(
             FLAGS.out, "instructblip", parts, seed=FLAGS.seed, max_shard_bytes=limit, link=False
         )
+    elif FLAGS.bert:
+        file = Path(FLAGS.original)
+        written, skipped = families.from_original(
+            FLAGS.out, file, _read_pth(file), hub.resolve(FLAGS.bert), seed=FLAGS.seed, max_shard_bytes=limit
+        )
+        _report(skipped)
+    elif not FLAGS.model:
+        file = Path(FLAGS.original)
+        written = families.rewritten(FLAGS.out, file.parent, _read_pth(file), max_shard_bytes=limit)
     else:
         base = hub.resolve(FLAGS.model)
         shapes = open_shards(base).shapes
         trained, skipped = lavis.rename(FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes)
         written = families.export(FLAGS.out, base, families.read_config(base), trained, max_shard_bytes=limit)
-        print(f"{FLAGS.original}: {len(trained)} tensors taken, {len(skipped)} skipped")
-        print("".join(f"  skipped  {name}\n" for name in skipped), end="")
+        print(f"{FLAGS.original}: {len(trained)} tensors taken")
+        _report(skipped)
     print(as_table(written))
     if FLAGS.json:
         report = {"out": FLAGS.out, "skipped": skipped, **as_dict(written)}
         files.write_json(FLAGS.json, report)
 
 
+def _report(skipped: Sequence[str]) -> None:
+    print(f"{FLAGS.original}: {len(skipped)} tensors skipped")
+    print("".join(f"  skipped  {name}\n" for name in skipped), end="")
+
+
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    """The tensors under "model" of a PyTorch file, floating-point ones as float32. No code in the file is run.
+    """The tensors of a PyTorch file, under "model" or at its top, floating-point ones as float32. No code in the file
+    is run.
 
     Raises FileNotFoundError or ValueError naming the file, or the extra to install.
     """
@@ -61,7 +76,9 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         ) from error
     except Exception as error:  # torch fails in many ways on files of other kinds
         raise ValueError(f"{path}: truncated, or not a file of torch.save ({type(error).__name__})") from error
-    tensors = content.get("model") if isinstance(content, dict) else None
+    tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
-        raise ValueError(f'{path}: has no tensors under "model", where the original project keeps them')
+        raise ValueError(
+            f'{path}: has no tensors under "model", where the original projects keep them, nor tensors alone'
+        )
     return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()}

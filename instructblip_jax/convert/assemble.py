@@ -111,3 +111,14 @@ def normal(shape: Shape, scale: float, *seed: int) -> Lazy:
 def constant(shape: Shape, value: float) -> Lazy:
     """A new float32 tensor of one value, made when it is written."""
     return Lazy(shape, np.dtype(np.float32), lambda: np.full(shape, value, np.float32))
+
+
+def uniform(shape: Shape, *seed: int) -> Lazy:
+    """A new float32 weight [out, in] as torch begins a linear layer's, uniform(-1 / sqrt(in), 1 / sqrt(in)), made when
+    it is written; the same for the same seed."""
+    bound = shape[-1] ** -0.5
+
+    def make() -> np.ndarray:
+        return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)
+
+    return Lazy(shape, np.dtype(np.float32), make)

@@ -4,13 +4,13 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP model.",
+    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP model, for albef a ViT or DeiT.",
     "language": "Plain T5 or LLaMA (Vicuna) model; for llava LLaMA, or one of the LLaVA authors' own repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
     "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
-    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former begins.",
+    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins.",
     "qformer": "InstructBLIP or BLIP-2 model whose query tokens and Q-Former, without its text half, are taken.",
     "model": "Model of the same system, whose other parts are taken.",
 }
@@ -18,6 +18,11 @@ PARTS = {
 
 PROJECTORS = ("mlp", "linear")
 """Kinds of a new LLaVA projector, the default first: 1.5's two layers, and 1.0's linear map."""
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
+}
+"""System -> the forms that can be made of another form of it (``--model``)."""
 
 
 class Combination(NamedTuple):
@@ -38,6 +43,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     ),
     "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
     "llava": (Combination(("vision", "language")),),
+    "albef": (Combination(("vision", "bert")), Combination(("model",))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 
@@ -58,6 +64,15 @@ def check_projector(system: str, given: str | None) -> None:
     """Raise ValueError if a kind of projector is given for a system that has one kind alone."""
     if given is not None and system != "llava":
         raise ValueError(f"--projector is for llava; {system} has one kind")
+
+
+def check_task(system: str, parts: Collection[str], given: str | None) -> None:
+    """Raise ValueError unless a form is named just where a system that has several is made of a model."""
+    tasks = TASKS.get(system, ()) if "model" in parts else ()
+    if given and not tasks:
+        raise ValueError(f"--task is for --model of {', '.join(TASKS)}")
+    if tasks and given not in tasks:
+        raise ValueError(f"--task of {system} is one of {', '.join(tasks)}, not {given!r}")
 
 
 def takers(part: str) -> list[str]:

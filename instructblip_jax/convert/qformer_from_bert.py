@@ -106,7 +106,7 @@ def both_halves(directory: Path, section: Mapping[str, Any], norm: str, *, text:
 def _read(directory: Path, wanted: Mapping[str, Shape]) -> dict[str, Tensor]:
     """BERT's tensors by their plain names; -1 in a shape stands for any size. Raises one ValueError for all misfits."""
     shards = open_shards(directory)
-    names = {_plain(name): name for name in shards.shapes}
+    names = {plain(name): name for name in shards.shapes}
     wrong = []
     for name, want in wanted.items():
         if name not in names:
@@ -121,7 +121,7 @@ def _read(directory: Path, wanted: Mapping[str, Shape]) -> dict[str, Tensor]:
     return {name: stored(shards, names[name]) for name in wanted}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """BERT's names in one spelling: no prefix, and weight and bias for what old files call gamma and beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

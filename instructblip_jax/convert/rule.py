@@ -35,13 +35,15 @@ class Transform:
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
         """The whole Hugging Face tensor -> our array."""
+        if self.parts == 1:
+            return self.load(tensor)
         size = tensor.shape[0] // self.parts
         return self.load(tensor[self.part * size : (self.part + 1) * size])
 
     def full_shape(self, ours: Shape) -> Shape:
         """The shape of the whole Hugging Face tensor, as it is stored."""
-        first, *rest = (self.stored or self.shape)(ours)
-        return (first * self.parts, *rest)
+        whole = (self.stored or self.shape)(ours)
+        return (whole[0] * self.parts, *whole[1:]) if whole else ()
 
 
 IDENTITY = Transform(lambda s: s, lambda x: x, lambda x: x)

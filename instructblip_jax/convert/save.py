@@ -52,9 +52,9 @@ def lazy(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> dict[str
 
 
 def _joined(slices: list[_Source]) -> Lazy:
-    first, *rest = slices[0].shape
-    array = slices[0].array
-    shape = (first * len(slices), *rest)
+    array, shape = slices[0].array, slices[0].shape
+    if len(slices) > 1:
+        shape = (shape[0] * len(slices), *shape[1:])
     return Lazy(shape, np.dtype(array.dtype), partial(_read, slices), collective=not array.is_fully_addressable)
 
 

@@ -92,7 +92,8 @@ def _absent(path: Path) -> str:
     if pickles and not list(path.parent.glob("*.safetensors")):
         return (
             f"{path}: no such file, only {pickles[0]}; pickled weights can run anybody's code and are not read: fetch "
-            "the safetensors files of the same repository"
+            "the safetensors files of the same repository, or, if it has none, write the tensors of this file anew: "
+            f"instructblip convert --original {path.parent / pickles[0]} --out DIR"
         )
     named = f", which {path.parent / INDEX} names" if (path.parent / INDEX).is_file() else ""
     return f"{path}: no such file{named}; weights are read from safetensors files only, fetch them"

@@ -113,3 +113,19 @@ def for_qformer(directory: Path, rows: int) -> Vocabulary:
     for name in BERT_TOKENS:
         vocabulary.id_of(f"{name}_token")
     return vocabulary
+
+
+def for_pairs(directory: Path, rows: int) -> Vocabulary:
+    """BERT's tokenizer for systems that read texts beside pictures; ``[SEP]`` ends what they write.
+
+    ``rows``: number of rows of the word embedding. Raises ValueError where the tokenizer has more tokens.
+    """
+    vocabulary = Vocabulary(directory, "")
+    del vocabulary.config["processor_class"]  # transformers has none
+    if vocabulary.size > rows:
+        raise ValueError(f"{vocabulary.path}: has {vocabulary.size} tokens, but the word embedding has {rows} rows")
+    vocabulary.config = {f"{name}_token": token for name, token in BERT_TOKENS.items()} | vocabulary.config
+    vocabulary.config |= {"tokenizer_class": "BertTokenizer", "eos_token": vocabulary.config["sep_token"]}
+    for name in BERT_TOKENS:
+        vocabulary.id_of(f"{name}_token")
+    return vocabulary

@@ -17,8 +17,8 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.layers.primitives import parameter
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems.cached_tower import CachedTower, CachedTowerConfig
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, TextConfig, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import Batch, Media, Shapes
 from instructblip_jax.systems.trainable import ADAPTERS
@@ -29,7 +29,7 @@ QFORMER = ("qformer", "query_tokens", "projector")
 
 
 @dataclasses.dataclass(frozen=True)
-class InstructBlipConfig(PrefixConfig):
+class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
@@ -61,7 +61,6 @@ class InstructBlipConfig(PrefixConfig):
         "vision": (*QFORMER, "vit"),
         "qformer_and_lora": (*QFORMER, ADAPTERS),
     }
-    feature_keys: ClassVar[Mapping[str, str]] = {"pixel_values": "image_features"}
 
     @property
     def reads_instruction(self) -> bool:
@@ -113,22 +112,8 @@ class InstructBlipConfig(PrefixConfig):
                 shapes[key] = jax.ShapeDtypeStruct((rows, length), jnp.int32)
         return shapes
 
-    def feature_weights(self, path: str) -> bool:
-        """All of the tower but its last norm, which may train."""
-        return path.startswith("vit/") and not path.startswith("vit/post_norm/")
 
-    def feature_settings(self) -> Mapping[str, Any]:
-        """See `protocol.SystemConfig`."""
-        # The parts that other towers lack have no name here, so that features that earlier versions cached are found.
-        sizes = dataclasses.asdict(self.vision)
-        return {"vision": {name: x for name, x in sizes.items() if not name.endswith(("_norm", "_bias"))}}
-
-    def trains_features(self, trained: tuple[str, ...]) -> bool:
-        """See `protocol.SystemConfig`."""
-        return any(prefix == "" or (prefix.startswith("vit") and prefix != "vit/post_norm") for prefix in trained)
-
-
-class InstructBlipSystem(PrefixSystem):
+class InstructBlipSystem(CachedTower, PrefixSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of both towers. ``int8``: the
     language model's matrices take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
     trainable set."""
@@ -153,27 +138,6 @@ class InstructBlipSystem(PrefixSystem):
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
         if ADAPTERS in trained:
             attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
-
-    @in_layout_of("vit")
-    def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, Dv]}; frames [B, F, H, W, 3] -> [B, F, P, Dv].
-
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`). A batch may hold "image_features" instead,
-        which `features` made.
-        """
-        features = batch.get("image_features")
-        if features is None:
-            features = self.features(batch)["pixel_values"]
-            if not self.train_tower:  # the norm may train all the same (the `original` set)
-                features = jax.lax.stop_gradient(features)
-        return {"image": self.vit.post_norm(features)}
-
-    @in_layout_of("vit")
-    def features(self, batch: Batch) -> dict[str, jax.Array]:
-        """The part of `encode` that stays the same whatever is trained: everything but the last norm."""
-        pixels = numbers(batch, "pixel_values")
-        features = self.vit.features(pixels.reshape(-1, *pixels.shape[-3:]))
-        return {"pixel_values": features.reshape(*pixels.shape[:-3], *features.shape[1:])}
 
     @in_layout_of("trained")
     def visual_prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:

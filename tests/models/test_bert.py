@@ -150,7 +150,7 @@ def test_dropout_drops_in_every_block(inputs):
     runs = [whole.writer.hidden(ids, mask, image, key=jax.random.key(n)) for n in (0, 0, 1)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert float(jnp.abs(runs[0] - runs[2]).max()) > 0.1
-    masks = whole.layers._masks(jax.random.key(0), whole.embeddings(ids), image)
+    masks = whole.layers.dropouts(jax.random.key(0), whole.embeddings(ids), image)
     assert set(masks) == {"self_probs", "self_out", "cross_probs", "cross_out", "ffn"}
     assert all(0.7 < float(x.mean()) < 0.9 for x in masks.values())
 

@@ -8,9 +8,9 @@ import pytest
 from instructblip_jax.objectives.lm import CHUNK, IGNORE, chunked_cross_entropy, token_cross_entropy
 
 
-def chunked(to_logits, hidden, labels):
+def chunked(to_logits, hidden, labels, smoothing=0.0):
     """Sums and counts of each row."""
-    term = chunked_cross_entropy(to_logits, hidden, labels)
+    term = chunked_cross_entropy(to_logits, hidden, labels, smoothing=smoothing)
     return term.sums, term.counts
 
 
@@ -26,8 +26,9 @@ def case(length):
     return rng.normal(size=(B, length, D)).astype("f"), rng.normal(size=(D, V)).astype("f"), labels
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("length", [1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK - 5])
-def test_chunks_change_neither_the_loss_nor_its_gradient(length):
+def test_chunks_change_neither_the_loss_nor_its_gradient(length, smoothing):
     hidden, kernel, labels = case(length)
     weights = jnp.array([1.0, 2.0, -0.5])
 
@@ -38,8 +39,8 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(length):
 
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, kernel)
 
-    (_, (want, count)), want_grads = run(lambda x, k: token_cross_entropy(x @ k, labels))
-    (_, (got, got_count)), got_grads = run(lambda x, k: chunked(lambda part: part @ k, x, labels))
+    (_, (want, count)), want_grads = run(lambda x, k: token_cross_entropy(x @ k, labels, smoothing))
+    (_, (got, got_count)), got_grads = run(lambda x, k: chunked(lambda part: part @ k, x, labels, smoothing))
     np.testing.assert_allclose(got, want, rtol=1e-6)
     np.testing.assert_array_equal(got_count, count)
     np.testing.assert_array_equal(count, (labels != IGNORE).sum(1))
@@ -54,6 +55,17 @@ def test_a_row_is_its_own_mean_of_log_probabilities():
     want = [-sum(log_probs[b, t, labels[b, t]] for t in range(5) if labels[b, t] != IGNORE) for b in range(B)]
     got, _ = token_cross_entropy(jnp.asarray(hidden @ kernel), labels)
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_smoothing_spreads_a_share_of_the_target_over_all_words():
+    hidden, kernel, labels = case(5)
+    logits = (hidden @ kernel).astype(np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    target = 0.9 * np.eye(V)[np.maximum(labels, 0)] + 0.1 / V  # an ignored label has a row too, which does not count
+    want = -((target * log_probs).sum(-1) * (labels != IGNORE)).sum(1)
+    got, count = token_cross_entropy(jnp.asarray(hidden @ kernel), labels, 0.1)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_array_equal(count, (labels != IGNORE).sum(1))
 
 
 def test_the_logits_of_a_whole_text_never_exist():

@@ -35,39 +35,50 @@ def read_config(path: Path) -> InstructBlipConfig:
     kind = raw.get("model_type")
     if kind not in HAS_TEXT:
         raise ValueError(f"{path}: model_type is {kind!r}; this layout is that of {', '.join(sorted(HAS_TEXT))}")
-    sections = {}
-    for name in ("vision_config", "qformer_config", "text_config"):
-        sections[name] = raw.get(name) or {}
-        if not isinstance(sections[name], dict):
-            raise ValueError(f"{path}: {name} is not an object")
-    family = text_family(raw)
+    vision, bridge = read_tower_and_qformer(path, raw, use_text=HAS_TEXT[kind])
+    family, section = text_family(raw), _section(path, raw, "text_config")
     if family not in LANGUAGE_MODELS:
         raise ValueError(
             f"{path}: text_config.model_type is {family!r}; the language models read here are "
             f"{', '.join(sorted(LANGUAGE_MODELS))}"
         )
-    vision = VitConfig(**fields(path, "vision_config", VitConfig, sections["vision_config"]))
-    # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
-    qformer_fields = fields(path, "qformer_config", QFormerConfig, sections["qformer_config"]) | {
-        "encoder_hidden_size": vision.hidden_size,
-        "use_text": HAS_TEXT[kind],
-    }
-    bridge = QFormerConfig(**qformer_fields)
-    text = LANGUAGE_MODELS[family].read_config(path, sections["text_config"])
-    named = {"vision_config.hidden_act": vision.hidden_act, "qformer_config.hidden_act": bridge.hidden_act}
+    text = LANGUAGE_MODELS[family].read_config(path, section)
     for field, ours in (("dense_act_fn", "activation"), ("hidden_act", "hidden_act"), ("activation_function",) * 2):
         if hasattr(text, ours):
-            named[f"text_config.{field}"] = getattr(text, ours)
-    for name, value in named.items():
-        if value not in ACTIVATIONS:
-            raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
-    check_patches(path, "vision_config", vision.image_size, vision.patch_size)
-    check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
-    check_divisible(path, "qformer_config", bridge.hidden_size, bridge.num_attention_heads)
+            _check_activation(path, f"text_config.{field}", getattr(text, ours))
     queries = checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int)
     token = next((raw[name] for name in IMAGE_TOKENS[kind] if raw.get(name) is not None), None)
     token = -1 if token is None else checked(path, "image_token_index", token, int)
     return InstructBlipConfig(vision, bridge, text, num_query_tokens=queries, image_token_id=token)
+
+
+def read_tower_and_qformer(path: Path, raw: Mapping[str, Any], *, use_text: bool) -> tuple[VitConfig, QFormerConfig]:
+    """vision_config and qformer_config of a config.json. Raises ValueError naming the file and the field."""
+    vision = VitConfig(**fields(path, "vision_config", VitConfig, _section(path, raw, "vision_config")))
+    # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
+    qformer_fields = fields(path, "qformer_config", QFormerConfig, _section(path, raw, "qformer_config")) | {
+        "encoder_hidden_size": vision.hidden_size,
+        "use_text": use_text,
+    }
+    bridge = QFormerConfig(**qformer_fields)
+    for name, part in (("vision_config", vision), ("qformer_config", bridge)):
+        _check_activation(path, f"{name}.hidden_act", part.hidden_act)
+    check_patches(path, "vision_config", vision.image_size, vision.patch_size)
+    check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
+    check_divisible(path, "qformer_config", bridge.hidden_size, bridge.num_attention_heads)
+    return vision, bridge
+
+
+def _section(path: Path, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = raw.get(name) or {}
+    if not isinstance(section, dict):
+        raise ValueError(f"{path}: {name} is not an object")
+    return section
+
+
+def _check_activation(path: Path, name: str, value: str) -> None:
+    if value not in ACTIVATIONS:
+        raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
 
 
 def text_family(raw: Mapping[str, Any]) -> str:

@@ -26,13 +26,20 @@ def _feed_forward(ours: str, layer: str, suffix: str) -> list[Rule]:
     ]
 
 
-def rules(config: QFormerConfig, ours: str, theirs: str) -> list[Rule]:
-    """The table. The query tokens and the projection after it are the layout's."""
-    table = norm(f"{ours}norm", f"{theirs}embeddings.layernorm" if config.use_text else f"{theirs}layernorm")
+def rules(
+    config: QFormerConfig, ours: str, theirs: str, *, embeddings: str | None = None, first_norm: str | None = None
+) -> list[Rule]:
+    """The table. The query tokens and the projection after it are the layout's.
+
+    ``embeddings``, ``first_norm``: the beginnings of the names of a text half's embeddings and of the first norm, where
+    these are not InstructBLIP's and BLIP-2's.
+    """
+    embeddings = embeddings or f"{theirs}embeddings."
+    table = norm(f"{ours}norm", first_norm or (f"{embeddings}layernorm" if config.use_text else f"{theirs}layernorm"))
     if config.use_text:
         table += [
-            Rule(f"{ours}word/embedding", f"{theirs}embeddings.word_embeddings.weight"),
-            Rule(f"{ours}position/embedding", f"{theirs}embeddings.position_embeddings.weight"),
+            Rule(f"{ours}word/embedding", f"{embeddings}word_embeddings.weight"),
+            Rule(f"{ours}position/embedding", f"{embeddings}position_embeddings.weight"),
         ]
     layer = f"{theirs}encoder.layer.{{layer}}"
     table += _attention(f"{ours}layers/self_attention", f"{layer}.attention")

@@ -1,20 +1,24 @@
 """Q-Former: BERT layers whose learned queries attend to the image and to the instruction.
 
-InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301.12597).
+InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301.12597). BLIP-2's first stage also runs
+the text half alone, and lets it write after the queries (section 3.1, figure 2 of the paper).
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers import stack
-from instructblip_jax.models.layers.attention import mask_bias
+from instructblip_jax.models.layers import kv_cache, stack
+from instructblip_jax.models.layers.attention import Part, causal_bias, mask_bias
+from instructblip_jax.models.layers.kv_cache import Cache
 from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, drawn
 from instructblip_jax.models.layers.primitives import dropout, embedding, kept, layer_norm
-from instructblip_jax.sharding import constrain
+from instructblip_jax.sharding import constrain, residual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +65,38 @@ class Layer(nnx.Module):
         queries: int,
         bias: jax.Array | None,
         keep: Masks,
-    ) -> jax.Array:
-        """x [B, Q + Tq, D] -> the same shape, or [B, Q, D] without text or without a feed-forward for it.
+    ) -> tuple[jax.Array, Cache]:
+        """x [B, Q + Tq, D] -> the same shape, or [B, Q, D] without text or without a feed-forward for it; and the keys
+        and values of its self-attention, {"k", "v"} of [B, H, Q + Tq, K].
 
         ``cross_attention`` is applied from the queries to the image; None in layers that have none.
         """
-        x = self.self_attention(x, x, bias, keep.get("self_probs"), keep.get("self_out"))
+        keys, values = self.self_attention.attn.keys_values(x)
+        x = self.self_attention.over(x, [(keys, values, bias)], keep.get("self_probs"), keep.get("self_out"))
         query, text = x[:, :queries], x[:, queries:]
         if cross_attention is not None:
             query = cross_attention(query, image, None, keep.get("cross_probs"), keep.get("cross_out"))
         query = self.query_ffn(query, keep.get("query_ffn"))
+        found = {"k": keys, "v": values}
         if self.text_ffn is None or text.shape[1] == 0:
-            return query
-        return jnp.concatenate([query, self.text_ffn(text, keep.get("text_ffn"))], axis=1)
+            return query, found
+        return jnp.concatenate([query, self.text_ffn(text, keep.get("text_ffn"))], axis=1), found
+
+    def text(self, x: jax.Array, parts: Sequence[Part], keep: Masks) -> jax.Array:
+        """Text without queries [B, (N,) T, D] attends to these keys and values -> the same shape."""
+        assert self.text_ffn is not None
+        x = self.self_attention.over(x, parts, keep.get("self_probs"), keep.get("self_out"))
+        return self.text_ffn(x, keep.get("text_ffn"))
 
 
 class QFormer(nnx.Module):
-    """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D]."""
+    """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D].
 
-    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
+    ``remat``: what the backward pass keeps of its layers, a name in `stack.REMAT`.
+    """
+
+    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
+        self.config, self.dtype, self.remat = config, dtype, remat
         if config.use_text:
             self.word = embedding(config.vocab_size, config.hidden_size, ("vocab", "embed"), dtype=dtype, rngs=rngs)
             self.position = embedding(
@@ -110,6 +126,118 @@ class QFormer(nnx.Module):
         start at 0; queries have no positions, but pass through the same norm and dropout. Raises ValueError if the
         text is longer than the position table, or if this Q-Former takes no text (BLIP-2).
         """
+        return self._read(queries, image, input_ids, attention_mask, key)[0]
+
+    def read(self, queries: jax.Array, image: jax.Array, *, key: jax.Array | None = None) -> tuple[jax.Array, Cache]:
+        """Queries [Q, D] without text, over image tokens [B, P, Dv] -> their outputs [B, Q, D], and their keys and
+        values, {"k", "v"} of [L, B, H, Q, K], for the texts that are written after them."""
+        return self._read(queries, image, None, None, key, keeps=True)
+
+    def texts(self, ids: jax.Array, mask: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Texts without an image, int [B, T], real tokens first, all of whose tokens see one another -> [B, T, D]."""
+        return self._text(ids, mask_bias(mask), None, key)[0]
+
+    def write(self, ids: jax.Array, mask: jax.Array, read: Cache, *, key: jax.Array | None = None) -> jax.Array:
+        """Texts int [B, T], real tokens first, after the queries of `read` -> [B, T, D]: each token sees all queries,
+        and the tokens up to itself."""
+        return self._text(ids, jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask)), read, key)[0]
+
+    def prefill(self, ids: jax.Array, mask: jax.Array, read: Cache) -> dict[str, Any]:
+        """Prompts int [B, T], real tokens first, after the queries of `read` -> the context of their continuations:
+        "layers", keys and values of queries and prompt [L, B, H, Q + T, K], and "mask" [B, T].
+
+        The mask leaves out the last real token, which `decode` takes first, as in `causal.CausalLM`.
+        """
+        bias = jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask))
+        own = self._text(ids, bias, read, None)[1]
+        layers = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), read, own)
+        last = jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
+        return {"layers": layers, "mask": mask.astype(bool) & (jnp.arange(ids.shape[1]) != last)}
+
+    def init_cache(self, context: dict[str, Any], rows: int, length: int) -> Cache:
+        """An empty KV cache for ``length`` tokens of ``rows`` continuations of each row of a context.
+
+        Raises ValueError if the prompt and the new tokens together exceed the positions.
+        """
+        self._check_text(context["mask"].shape[1] + length)
+        return kv_cache.init(context["layers"], rows, length)
+
+    def decode(
+        self,
+        ids: jax.Array,
+        context: dict[str, Any],
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """N continuations of each row, int [B, N, T], over the context of `prefill` -> [B, N, T, D], the updated cache.
+
+        Without a cache they follow the context; with one they take the places from ``index`` on. ``origin``: see
+        `kv_cache.part`.
+        """
+        length, mask = ids.shape[2], context["mask"]
+        first = jnp.sum(mask.astype(jnp.int32), axis=1)[:, None, None]
+        x = self._embed(ids, first + index + jnp.arange(length))
+        queries = jax.tree.leaves(context["layers"])[0].shape[-2] - mask.shape[1]
+        seen = mask_bias(jnp.pad(mask, ((0, 0), (queries, 0)), constant_values=True))[:, None]  # [B, 1, 1, 1, Q + T]
+        own_bias = causal_bias(length if cache is None else kv_cache.length(cache))
+        if cache is not None:
+            own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, length, axis=2)
+
+        def body(layer: Layer, carry: Any, number: int | jax.Array, before: Cache) -> tuple[Any, None]:
+            x, cache = carry
+            x = residual(x)
+            keys, values = layer.self_attention.attn.keys_values(x)
+            keys, values, cache = kv_cache.extend(cache, number, keys, values, index)
+            parts = [(before["k"], before["v"], seen), kv_cache.part(keys, values, own_bias, origin)]
+            return (layer.text(x, parts, {}), cache), None
+
+        (x, cache), _ = stack.run(self.layers, (x, cache), body, stack.numbers(self.layers), context["layers"])
+        return x, cache
+
+    def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+        return self.norm(self.word(ids) + self.position(positions))
+
+    def _check_text(self, length: int) -> None:
+        config = self.config
+        if not config.use_text:
+            raise ValueError("qformer_input_ids given, but this checkpoint's Q-Former takes no text (BLIP-2)")
+        if length > config.max_position_embeddings:
+            raise ValueError(
+                f"qformer_input_ids: {length} tokens; the Q-Former has {config.max_position_embeddings} positions"
+            )
+
+    def _text(
+        self, ids: jax.Array, bias: jax.Array, before: Cache | None, key: jax.Array | None
+    ) -> tuple[jax.Array, Cache]:
+        """Texts [B, T] through the layers, over the keys and values ``before`` them if there are any -> [B, T, D], and
+        their own keys and values [L, B, H, T, K]."""
+        self._check_text(ids.shape[1])
+        x = self._embed(ids, jnp.arange(ids.shape[1]))
+        masks: Masks = {}
+        if key is not None:
+            context = 0 if before is None else before["k"].shape[-2]
+            x, masks = self._drop(x, key, queries=0, context=context, patches=0)
+        x = constrain(x, "batch", None, None)
+
+        def body(layer: Layer, x: jax.Array, keep: Masks, before: Cache | None) -> tuple[jax.Array, Cache]:
+            keys, values = layer.self_attention.attn.keys_values(x)
+            parts: list[Part] = [] if before is None else [(before["k"], before["v"], None)]
+            return layer.text(x, [*parts, (keys, values, bias)], keep), {"k": keys, "v": values}
+
+        return stack.run(self.layers, x, body, masks, before, remat=self.remat)
+
+    def _read(
+        self,
+        queries: jax.Array,
+        image: jax.Array,
+        input_ids: jax.Array | None,
+        attention_mask: jax.Array | None,
+        key: jax.Array | None,
+        *,
+        keeps: bool = False,
+    ) -> tuple[jax.Array, Cache | None]:
+        """See `__call__`; with the layers' keys and values if it ``keeps`` them."""
         config = self.config
         count, batch = queries.shape[0], image.shape[0]
         x = jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape))
@@ -117,12 +245,7 @@ class QFormer(nnx.Module):
         if input_ids is not None:
             assert attention_mask is not None
             length = input_ids.shape[1]
-            if not config.use_text:
-                raise ValueError("qformer_input_ids given, but this checkpoint's Q-Former takes no text (BLIP-2)")
-            if length > config.max_position_embeddings:
-                raise ValueError(
-                    f"qformer_input_ids: {length} tokens; the Q-Former has {config.max_position_embeddings} positions"
-                )
+            self._check_text(length)
             text = self.word(input_ids) + self.position(jnp.arange(length))
             x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
             seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
@@ -130,41 +253,57 @@ class QFormer(nnx.Module):
         x = self.norm(x)
         masks: Masks = {}
         if key is not None:
-            keys = jax.random.split(key, 1 + config.num_hidden_layers * len(DROPOUTS))
-            if config.hidden_dropout_prob > 0:
-                keep = kept(keys[:1], config.hidden_dropout_prob, x.shape, ("batch", None, None))
-                x = dropout(x, config.hidden_dropout_prob, keep[0])
-            masks = self._masks(keys[1:].reshape(-1, len(DROPOUTS)), batch, count, x.shape[1] - count, image.shape[1])
+            x, masks = self._drop(x, key, queries=count, context=0, patches=image.shape[1])
         cross_masks = {name: masks.pop(name) for name in CROSS if name in masks}
         x = constrain(x, "batch", None, None)
 
         def group(
             x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, masks: Masks, cross_masks: Masks
-        ) -> tuple[jax.Array, None]:
+        ) -> tuple[jax.Array, Cache | None]:
             """A layer with cross-attention and the layers after it, which have none."""
+            found = []
             for n, layer in enumerate(layers):
                 keep = {name: mask[n] for name, mask in masks.items()} | cross_masks
-                x = layer(x, None if n else cross_attention, image, count, bias, keep)
-            return x, None
+                x, own = layer(x, None if n else cross_attention, image, count, bias, keep)
+                found.append(own)
+            return x, jax.tree.map(lambda *y: jnp.stack(y), *found) if keeps else None
 
         every = config.cross_attention_frequency
-        x, _ = stack.run_groups(
-            self.layers, self.cross_attention, every, x, group, inputs=masks, leader_inputs=cross_masks
+        x, layers = stack.run_groups(
+            self.layers,
+            self.cross_attention,
+            every,
+            x,
+            group,
+            inputs=masks,
+            leader_inputs=cross_masks,
+            remat=self.remat,
         )
-        return x[:, :count]
+        return x[:, :count], layers
 
-    def _masks(self, keys: jax.Array, batch: int, queries: int, text: int, patches: int) -> Masks:
-        """Dropout masks, bool [L, B, ...] each, from the layers' keys [L, DROPOUTS]; one a group for `CROSS`."""
+    def _drop(
+        self, x: jax.Array, key: jax.Array, *, queries: int, context: int, patches: int
+    ) -> tuple[jax.Array, Masks]:
+        """The embeddings [B, Q + T, D] after their dropout, and the masks of the layers.
+
+        ``context``: keys of self-attention that are not among x; ``patches``: those of cross-attention.
+        """
         config = self.config
-        both, heads, width = queries + text, config.num_attention_heads, config.hidden_size
+        keys = jax.random.split(key, 1 + config.num_hidden_layers * len(DROPOUTS))
+        if config.hidden_dropout_prob > 0:
+            keep = kept(keys[:1], config.hidden_dropout_prob, x.shape, ("batch", None, None))
+            x = dropout(x, config.hidden_dropout_prob, keep[0])
+        batch, both, width = x.shape
+        heads = config.num_attention_heads
         shapes = {
-            "self_probs": (batch, heads, both, both),
+            "self_probs": (batch, heads, both, context + both),
             "self_out": (batch, both, width),
             "cross_probs": (batch, heads, queries, patches),
             "cross_out": (batch, queries, width),
             "query_ffn": (batch, queries, width),
-            "text_ffn": (batch, text, width),
+            "text_ffn": (batch, both - queries, width),
         }
         every = config.cross_attention_frequency
-        own = {name: keys[::every, n] if name in CROSS else keys[:, n] for n, name in enumerate(DROPOUTS)}
-        return drawn(own, shapes, config)
+        apart = keys[1:].reshape(-1, len(DROPOUTS))
+        own = {name: apart[::every, n] if name in CROSS else apart[:, n] for n, name in enumerate(DROPOUTS)}
+        return x, drawn(own, shapes, config)

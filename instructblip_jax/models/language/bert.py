@@ -5,7 +5,7 @@ can share some of them (BLIP, arXiv 2201.12086, section 3.1). Masks are int or b
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from instructblip_jax.models.language.causal import positions_of
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
-from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, drawn
+from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, Sizes, drawn
 from instructblip_jax.models.layers.primitives import (
     ACTIVATIONS,
     dropout,
@@ -139,7 +139,7 @@ class BertStack(nnx.Module):
         ``key`` enables dropout.
         """
         layers = self._layers(self_attention)
-        masks = None if key is None else self._masks(key, x, context)
+        masks = None if key is None else self.dropouts(key, x, context)
 
         def body(layer: Any, x: jax.Array, keep: Masks) -> tuple[jax.Array, None]:
             return layer(x, bias, context, context_bias, keep), None
@@ -149,7 +149,8 @@ class BertStack(nnx.Module):
             return stack.run(layers, x, lambda layer, x: body(layer, x, {}), remat=self.remat)[0]
         return stack.run(layers, x, body, masks, remat=self.remat)[0]
 
-    def _masks(self, key: jax.Array, x: jax.Array, context: jax.Array | None) -> Masks:
+    def dropouts(self, key: jax.Array, x: jax.Array, context: jax.Array | None) -> Masks:
+        """The dropout masks of all layers for x [B, T, D] over a context [B, S, D'], bool [L, ...] by name."""
         rows, length, width = x.shape
         seen = 0 if context is None else context.shape[1]
         heads = self.config.num_attention_heads
@@ -237,10 +238,17 @@ def self_attention(config: BertConfig, layers: int, *, dtype: DTypeLike, rngs: n
     return stack.build(lambda rngs: AttentionBlock(config, dtype=dtype, rngs=rngs), layers, rngs)
 
 
+class HeadSizes(Sizes, Protocol):
+    """The fields of a configuration that `LmHead` reads."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+
 class LmHead(nnx.Module):
     """States -> logits over the rows of a table of words, which the embeddings own."""
 
-    def __init__(self, config: BertConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: HeadSizes, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width = config.hidden_size
         self.dense = linear(width, width, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)

@@ -1,0 +1,170 @@
+"""ALBEF before pre-training, from a DeiT and a BERT (arXiv 2107.07651, section 3.1); and one of its forms from another.
+
+An answer decoder begins as the layers that read the picture, and both layers of NLVR2's pairs as one of them.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from instructblip_jax.convert import plain_vit, qformer_from_bert, vocabulary
+from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal, uniform
+from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.layouts import albef
+from instructblip_jax.convert.layouts.albef import DECODER, TASKS, TEXT, VIT
+from instructblip_jax.convert.new_rows import SCALE
+from instructblip_jax.convert.rule import Shape
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import Lazy, Tensor, stored
+from instructblip_jax.files import read_json
+from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, PREPROCESSOR, settings
+from instructblip_jax.systems.albef_pairs import TEMPERATURE
+
+BEGINNINGS = ("pretraining", "retrieval")
+"""Forms that others are made of."""
+BERT = "bert."
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+_LINEAR = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
+_NEW = re.compile(rf"{_LINEAR.pattern}|.+\.crossattention\.|text_(en|de)coder\.cls\.")
+_KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
+_BERT_TENSOR = re.compile(r"(embeddings|encoder\.layer\.\d+|cls\.predictions\.transform)\..+|cls\.predictions\.bias")
+_BERT_ALIAS = re.compile(r"embeddings\.position_ids|.+\.gamma|.+\.beta")
+
+
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
+    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
+
+    ``task``: the form to be made of a "model", a name of `layouts.albef.TASKS`. Projections and heads that no part has
+    begin as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
+    """
+    if "model" in parts:
+        return _other_form(parts["model"], task, seed)
+    bert = parts["bert"]
+    vision, tensors = plain_vit.read(parts["vision"])
+    tensors = {VIT + name: tensor for name, tensor in tensors.items()}
+    text = qformer_from_bert.read_config(bert)
+    tensors |= {f"{TEXT}{name}": tensor for name, tensor in _bert(bert)}
+    words = tensors[f"{TEXT}{BERT}{qformer_from_bert.WORDS}"].shape[0]
+    config = {"text_config": text | {"vocab_size": words, "fusion_layer": text["num_hidden_layers"] // 2}}
+    return whole(config | {"vision_config": vision}, tensors, bert, bert, "pretraining", partial(draw, seed=seed))
+
+
+def _bert(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """BERT's tensors under the names of pre-training's text encoder, its head for masked words among them."""
+    shards = open_shards(directory)
+    for name in shards.shapes:
+        plain = qformer_from_bert.plain(name)
+        if _BERT_TENSOR.fullmatch(plain) and not _BERT_ALIAS.fullmatch(plain):
+            yield (plain if plain.startswith("cls.") else BERT + plain), stored(shards, name)
+
+
+def whole(
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    bert: Path,
+    source: Path,
+    task: str,
+    draw: Callable[[str, Shape], Lazy | None],
+) -> Draft:
+    """The draft of a form with the sizes of ``config``, with BERT's tokenizer and ALBEF's image settings.
+
+    Raises ValueError where the tokenizer does not fit.
+    """
+    text = dict(config["text_config"])
+    words = vocabulary.for_pairs(bert, text["vocab_size"])
+    for name in ("cls", "sep", "mask", "pad"):
+        text[f"{name}_token_id"] = words.id_of(f"{name}_token")
+    side = config["vision_config"]["image_size"]
+    files = {
+        "config.json": {
+            "architectures": [TASKS[task]],
+            "model_type": albef.KIND,
+            "add_sep": False,
+            "embed_dim": 256,
+            **config,
+            "text_config": text,
+        },
+        PREPROCESSOR: {
+            "image_processor_type": "BlipImageProcessor",
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": list(CLIP_MEAN),
+            "image_std": list(CLIP_STD),
+            "rescale_factor": 1 / 255,
+            "resample": 3,
+            "size": {"height": side, "width": side},
+        },
+    }
+    return Draft(tensors, files, {"": words}, source, draw)
+
+
+def _other_form(directory: Path, task: str, seed: int) -> Draft:
+    """The draft of the form ``task`` from a model directory of a form that it can begin with."""
+    path = directory / "config.json"
+    raw, config = read_json(path), albef.read_config(path)
+    found = albef.task_of(path, raw)
+    if found not in BEGINNINGS:
+        raise ValueError(
+            f"{path}: architectures is {TASKS[found]}; other forms begin with "
+            f"{' or '.join(TASKS[name] for name in BEGINNINGS)}"
+        )
+    shards, rules, ignored = open_shards(directory), albef.rules(config), albef.ignored(config)
+    check_fits(config, rules, shards, ignored)
+    width, tensors = config.text.hidden_size, dict[str, Tensor]()
+    for name in kept(rules, ignored, shards.shapes):
+        tensor = stored(shards, name)
+        for new in _places(name, found, task, config.fusion_layer):
+            # A decoder reads states of the text; keys and values of pictures of another width are no use to it.
+            if not (new.startswith(DECODER) and _KEYS_VALUES.search(new) and tensor.shape[1:] not in ((), (width,))):
+                tensors[new] = tensor
+    files = {"config.json": raw | {"architectures": [TASKS[task]]}, PREPROCESSOR: settings(directory)[2]}
+    words = vocabulary.for_pairs(directory, config.text.vocab_size)
+    return Draft(tensors, files, {"": words}, directory, partial(draw, seed=seed))
+
+
+def _places(name: str, found: str, task: str, start: int) -> Iterator[str]:
+    """The names that a tensor of the form ``found`` has in the form ``task``. ``start``: the first fusion layer."""
+    old, new = albef.encoder(found), albef.encoder(task)
+    if name.startswith(f"{TEXT}cls."):
+        if task == "pretraining":
+            yield name
+        elif task == "question_answering":
+            yield DECODER + name.removeprefix(TEXT)
+        return
+    if not name.startswith(old):
+        if name.startswith(VIT) or task in BEGINNINGS:
+            yield name
+        return
+    rest = name.removeprefix(old)
+    layer = _LAYER.fullmatch(rest)
+    number = int(layer[1]) if layer else -1
+    if layer and number >= start and task == "reasoning":
+        for n in (0, 1):
+            if n == 0 or not _KEYS_VALUES.search(rest):
+                yield f"{new}encoder.layer.{2 * number - start + n}.{layer[2]}"
+    else:
+        yield new + rest
+    if task == "question_answering":
+        if layer is None:
+            yield f"{DECODER}{BERT}{rest}"
+        elif number >= start:
+            yield f"{DECODER}{BERT}encoder.layer.{number - start}.{layer[2]}"
+
+
+def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
+    """A new tensor for one that no part has, if it may be new: cross-attention, projections, heads, temperature."""
+    if name == "temp":
+        return constant(shape, TEMPERATURE)
+    if not _NEW.match(name):
+        return None
+    if name.endswith(".bias"):
+        return constant(shape, 0)
+    if "LayerNorm" in name:
+        return constant(shape, 1)
+    number = zlib.crc32(name.encode())
+    return uniform(shape, seed, number) if _LINEAR.match(name) else normal(shape, SCALE, seed, number)
