@@ -22,7 +22,7 @@ def get_config(model: str = "digits-stage1") -> ConfigDict:
     config.validate_every = 150
     config.mixture.sets = CAPTIONS
     config.mixture.weights = {}
-    config.data.instruction_lengths, config.data.response_lengths = (24,), (28,)
+    config.data.instruction_lengths = config.data.response_lengths = (17, 25)  # the one text counts as either
     config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, ()
     config.evaluation.settings = {name: {"mode": "retrieval"} for name in CAPTIONS}
     config.evaluation.blind = False

@@ -8,19 +8,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))
-
-CAPTIONS = ("caption", "describe")
+CAPTIONED = runpy.run_path(str(Path(__file__).with_name("digits_blip2_stage1.py")))
+DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))["get_config"]
 
 
 def get_config() -> ConfigDict:
     """The run."""
-    config = DIGITS["get_config"]()
-    config.model = "runs/chain/stage2_start"
-    config.steps = 600
+    config = DIGITS()
+    config.model = "runs/chain/stage2.start"
+    config.steps, config.validate_every = 300, 150
     config.optim.warmup_steps = 50
-    config.validate_every = 300
-    config.mixture.sets = CAPTIONS
+    config.mixture.sets = CAPTIONED["CAPTIONS"]
     config.mixture.weights = {}
-    config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, ()
+    config.evaluation.held_in, config.evaluation.held_out = CAPTIONED["CAPTIONS"], ()
     return config

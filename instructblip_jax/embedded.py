@@ -16,6 +16,9 @@ ASSETS = Path(str(files("instructblip_jax") / "assets"))
 MADE: dict[str, tuple[str, dict[str, str]]] = {
     "digits-llama": ("instructblip", {"model": "digits", "language": "digits_llama"}),
     "digits-llava": ("llava", {"vision": "digits_clip", "language": "digits_llama"}),
+    "digits-stage1": ("blip-2", {"vision": "digits", "bert": "digits_bert"}),
+    "digits-blip": ("blip", {"vision": "digits", "bert": "digits_bert"}),
+    "digits-albef": ("albef", {"vision": "digits", "bert": "digits_bert"}),
 }
 """Model -> its system, and part -> folder in `ASSETS`, as `assemble` takes them."""
 

@@ -1,0 +1,17 @@
+"""ALBEF's pre-training (arXiv 2107.07651) in the digits world: contrast, matching and masked words, from captions."""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+CAPTIONED = runpy.run_path(str(Path(__file__).with_name("digits_blip2_stage1.py")))["get_config"]
+
+
+def get_config(model: str = "digits-albef") -> ConfigDict:
+    """The run; configs/digits_blip.py runs it with another embedded ``model``."""
+    config = CAPTIONED(model=model)
+    config.steps = 600
+    # Queues of 32 batches; the teacher has followed its student for a while before it counts fully.
+    config.system.queue_size, config.system.ramp_steps = 1024, 200
+    return config
