@@ -53,3 +53,7 @@ class PairProcessor(ImageTextProcessor):
     def lengths(self, row: Row) -> tuple[int, int]:
         """Tokens as a prompt and as a response: a text is either, so both are its own."""
         return len(row["input_ids"]), len(row["input_ids"])
+
+    def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """See `BaseProcessor`: there are none, because the rows of a batch depend on one another."""
+        assert not rows.any()
