@@ -5,6 +5,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from instructblip_jax.comparing import embed_images, embed_texts, match, similarity
     from instructblip_jax.decoding.rank import rank
     from instructblip_jax.decoding.text import generate, generate_ids, stream
     from instructblip_jax.families import trainable
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from instructblip_jax.processor import Processor
 
 _HOMES = {
+    "comparing": ["embed_images", "embed_texts", "match", "similarity"],
     "decoding.rank": ["rank"],
     "decoding.text": ["generate", "generate_ids", "stream"],
     "families": ["trainable"],
@@ -24,13 +26,17 @@ __all__ = [
     "InstructBlip",
     "Model",
     "Processor",
+    "embed_images",
+    "embed_texts",
     "from_pretrained",
     "generate",
     "generate_ids",
     "gradients",
     "loss",
     "make_mesh",
+    "match",
     "rank",
+    "similarity",
     "stream",
     "trainable",
 ]

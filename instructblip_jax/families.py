@@ -17,7 +17,14 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
-from instructblip_jax.convert.layouts import albef, albef_original, hf_instructblip, hf_llava
+from instructblip_jax.convert.layouts import (
+    albef,
+    albef_original,
+    hf_blip,
+    hf_blip2_retrieval,
+    hf_instructblip,
+    hf_llava,
+)
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.rule import Rule
@@ -25,10 +32,14 @@ from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, write_shards
 from instructblip_jax.files import read_json
 from instructblip_jax.processors import albef as albef_processor
+from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
+from instructblip_jax.systems.blip import BlipConfig
+from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -88,6 +99,14 @@ INSTRUCTBLIP = Family(
     InstructBlipProcessor.from_directory,
     instructblip_draft.draft,
 )
+BLIP2_STAGE1 = Family(
+    Blip2Stage1Config.trainable_sets,
+    hf_blip2_retrieval.read_config,
+    hf_blip2_retrieval.rules,
+    hf_blip2_retrieval.ignored,
+    hf_instructblip.describe,
+    Blip2Stage1Processor.from_directory,
+)
 LLAVA = Family(
     LlavaConfig.trainable_sets,
     hf_llava.read_config,
@@ -109,16 +128,25 @@ ALBEF = Family(
     albef_draft.draft,
     original=albef_original.draft,
 )
+BLIP = Family(
+    BlipConfig.trainable_sets,
+    hf_blip.read_config,
+    hf_blip.rules,
+    hf_blip.ignored,
+    hf_blip.describe,
+    blip_processor.from_directory,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "blip": BLIP,
     "albef": ALBEF,
 }
 """model_type -> its family."""
-ARCHITECTURES: dict[str, Family | None] = {"Blip2ForImageTextRetrieval": None}
-"""Architectures that are another system than their model_type's; None is not built yet."""
+ARCHITECTURES: dict[str, Family] = {hf_blip2_retrieval.ARCHITECTURE: BLIP2_STAGE1}
+"""Architectures that are another system than their model_type's."""
 
 
 def named(model_type: object, where: str) -> Family:
@@ -140,13 +168,7 @@ def family_of(directory: Path) -> Family:
     architectures = raw.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():
         if isinstance(name, str) and name in ARCHITECTURES:
-            other = ARCHITECTURES[name]
-            if other is None:
-                raise ValueError(
-                    f"{path}: architectures is {name}, which is not built here; the systems built here are "
-                    f"{', '.join(sorted(FAMILIES))}"
-                )
-            return other
+            return ARCHITECTURES[name]
     return family
 
 

@@ -152,8 +152,10 @@ class Model:
         else:
             with jax.set_mesh(self.mesh):
                 media = self._encode(self.train, self.frozen, meshes.put_rows(self.mesh, given, own, rows))
-        if place is None:
-            return media
+        return media if place is None else self.take(media, place)
+
+    def take(self, media: Media, place: np.ndarray) -> Media:
+        """Rows of encoded media by number, int [B], each as often as it is named."""
         with jax.set_mesh(self.mesh):
             return _take_rows(media, jnp.asarray(place))
 
@@ -203,6 +205,36 @@ class Model:
         sums = meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
         self._check_numbers(bool(np.isfinite(sums).all()))
         return sums
+
+    def has(self, method: str) -> bool:
+        """True if the system has this method: "embed_media" where it compares, "classify" where it classifies."""
+        return method in self._methods
+
+    def embed_media(self, media: Media) -> np.ndarray:
+        """Encoded media -> unit vectors float32 [B, E] or [B, Q, E], on every host; see `protocol.Compares`."""
+        return self._compare("embed_media", {}, media)
+
+    def embed_texts(self, batch: BatchArrays) -> np.ndarray:
+        """The texts of a batch -> unit vectors float32 [N, E], on every host; see `protocol.Compares`."""
+        return self._compare("embed_texts", batch)
+
+    def match(self, media: Media, batch: BatchArrays) -> np.ndarray:
+        """Encoded media and the texts of a batch, row by row -> logits float32 [B, 2] of "they do not belong together"
+        and "they do", on every host; see `protocol.Compares`."""
+        return self._compare("match", batch, media)
+
+    def classify(self, media: Media, batch: BatchArrays) -> np.ndarray:
+        """Encoded media and the texts of a batch, row by row -> logits float32 [B, C] of the configuration's classes,
+        on every host; see `protocol.Classifies`."""
+        return self._compare("classify", batch, media)
+
+    def _compare(self, method: str, batch: BatchArrays, *media: Media) -> np.ndarray:
+        texts = {key: x for key, x in batch.items() if key not in {*self._media, *self.config.label_keys}}
+        with jax.set_mesh(self.mesh):
+            put = meshes.put_batch(self.mesh, texts) if texts else {}
+            found = meshes.fetch(self._comparing(self.train, self.frozen, method, put, *media))
+        self._check_numbers(bool(np.isfinite(found).all()))
+        return found
 
     def _check_numbers(self, finite: bool) -> None:
         if not finite:
@@ -257,6 +289,24 @@ class Model:
             return merge(self.graph, train, frozen).prefill(media, batch)
 
         return self._jit(run)
+
+    @cached_property
+    def _methods(self) -> frozenset[str]:
+        found: list[str] = []
+
+        def look(*arrays: Any) -> None:
+            found.extend(dir(merge(self.graph, *arrays)))
+
+        with jax.set_mesh(self.mesh):
+            jax.eval_shape(look, self.train, self.frozen)  # the module exists only while a function is traced
+        return frozenset(found)
+
+    @cached_property
+    def _comparing(self) -> Callable:
+        def run(train: Arrays, frozen: Arrays, method: str, batch: dict, *media: Media) -> jax.Array:
+            return getattr(merge(self.graph, train, frozen), method)(*media, *([batch] if batch else []))
+
+        return self._jit(run, static_argnums=2)
 
     @cached_property
     def _begin(self) -> Callable:

@@ -107,6 +107,33 @@ def config_json(kind: str = "instructblip", sizes: dict = TINY, family: str = "t
     return raw
 
 
+ALBEF_TEXT = {
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 48,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "fusion_layer": 1,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "mask_token_id": 4,
+}
+
+
+def albef_json(architecture: str = "AlbefForPreTraining", sizes: dict = TINY, **text) -> dict:
+    """A ``config.json`` of ALBEF; ``text`` changes its text_config."""
+    return {
+        "architectures": [architecture],
+        "model_type": "albef",
+        "embed_dim": 12,
+        "vision_config": sizes["vision_config"],
+        "text_config": ALBEF_TEXT | text,
+    }
+
+
 def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields) -> dict:
     """A ``config.json`` as llava-hf writes it, for a vocabulary whose last two tokens are ``<image>`` and ``<pad>``."""
     text = {name: x for name, x in TEXT[family].items() if not name.endswith("_token_id")}
@@ -137,11 +164,15 @@ def export(out: Path, source: Path, trained: dict[str, np.ndarray], **options) -
 
 def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """float32 values at scales where activations stay near one and attention and head prefer something."""
+    if name == "temp":  # a temperature
+        return np.full(shape, 0.1, np.float32)
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
     if "norm" in name.lower() and name.endswith(".weight"):
         return 1 + 0.2 * z
     if len(shape) == 1:
         return 0.2 * z
+    if not shape:  # a temperature
+        return np.array(0.07, np.float32)
     if name.endswith(("query_tokens", "class_embedding", "position_embedding", "position_embeddings.weight")):
         return 0.6 * z
     if name.endswith(("relative_attention_bias.weight", "shared.weight", "word_embeddings.weight")):
@@ -303,7 +334,7 @@ def left_padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def leaves_equal(a: dict, b: dict) -> bool:
     """True if two flat dicts of arrays are equal bit for bit."""
     return a.keys() == b.keys() and all(
-        np.array_equal(np.asarray(a[k]).view(np.uint8), np.asarray(b[k]).view(np.uint8)) for k in a
+        np.array_equal(*(np.atleast_1d(x[k]).view(np.uint8) for x in (a, b))) for k in a
     )
 
 

@@ -35,6 +35,7 @@ ROOMS: dict[str, set[str]] = {
         *("sharding", "systems.build", "systems.protocol"),
     },
     "processor": {"families", "hub", "processors.base"},
+    "comparing": {"model", "processors.base"},
     "data": {"processors.base", "processors.image", "files"},
     "datasets": {"data", "processors.image", "files"},
     "features": {"data", "digests", "distributed", "mesh", "model", "pixels", "processors.base", "systems.build"},
@@ -46,7 +47,10 @@ ROOMS: dict[str, set[str]] = {
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},
     "config": {"run.config"},
-    "evals": {"data", "datasets", "decoding", "distributed", "processors.base", "run.workdir"},
+    "evals": {
+        *("comparing", "data", "datasets", "decoding", "distributed", "mesh", "model", "processors.base"),
+        "run.workdir",
+    },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",

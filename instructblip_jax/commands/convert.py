@@ -40,7 +40,9 @@ def run(args: Sequence[str]) -> None:
     else:
         base = hub.resolve(FLAGS.model)
         shapes = open_shards(base).shapes
-        trained, skipped = lavis.rename(FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes)
+        trained, skipped = lavis.rename(
+            FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes, lavis.INSTRUCTBLIP
+        )
         written = families.export(FLAGS.out, base, families.read_config(base), trained, max_shard_bytes=limit)
         print(f"{FLAGS.original}: {len(trained)} tensors taken")
         _report(skipped)

@@ -21,12 +21,15 @@ from instructblip_jax.evals import plot, submission, table
 from instructblip_jax.evals.judge import judged, line
 from instructblip_jax.evals.open_set import OpenSet, open_set
 from instructblip_jax.evals.predict import answered
+from instructblip_jax.evals.retrieval import retrieve
 from instructblip_jax.evals.store import PredictionStore
+from instructblip_jax.evals.suite import RETRIEVAL
 from instructblip_jax.evals.table import SetResult
 from instructblip_jax.model import Model
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.recipes.instructblip import PAPER
+from instructblip_jax.recipes import blip_family, instructblip
+from instructblip_jax.recipes.blip_family import RECALLED
 from instructblip_jax.run.check import with_system
 from instructblip_jax.run.checkpoint import fingerprint, weights_sha256
 from instructblip_jax.run.config import EvaluationConfig, RunConfig, resolve
@@ -62,7 +65,7 @@ def run(args: Sequence[str]) -> None:
     processor = Processor.from_pretrained(model.directory, **config.system_options())
     weights = weights_sha256(model.train)
 
-    results, paper = {}, PAPER.get(Path(config.model).name, {})
+    results, paper = {}, (instructblip.PAPER | blip_family.PAPER).get(Path(config.model).name, {})
     writer = distributed.is_writer()
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         key = key_of(config, sets[name], weights)
@@ -75,7 +78,7 @@ def run(args: Sequence[str]) -> None:
                 workdir.write_text(f"submissions/{name}.json", content)
     if writer:
         seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
-        _report(workdir, results, {"step": step, "seconds": round(seconds, 1)})
+        _report(workdir, Path(config.model).name, results, {"step": step, "seconds": round(seconds, 1)})
 
 
 def halves_of(suite: EvaluationConfig) -> dict[str, str]:
@@ -119,6 +122,11 @@ def predict(
 ) -> list[str]:
     """All predictions on a set, as `judge.line` writes them: those in the store, and the missing ones made now."""
     spec, templates, suite = opened.spec, opened.templates, config.evaluation
+    if spec.mode == RETRIEVAL:
+        if store.whole:
+            return store.lines
+        found = retrieve(model, processor, opened.asked, batch_size=suite.batch_size, candidates=spec.rerank)
+        return store.finish(found)
     batches = evaluation_batches(
         opened.asked,
         processor,
@@ -149,9 +157,13 @@ def predict(
         return store.finish(part)
 
 
-def _report(workdir: Workdir, results: Mapping[str, SetResult], run: Mapping[str, Any]) -> None:
-    """Write and print the table."""
-    markdown = "\n".join(filter(None, (table.markdown(results), table.by_class(results))))
+def _report(workdir: Workdir, model: str, results: Mapping[str, SetResult], run: Mapping[str, Any]) -> None:
+    """Write and print the tables."""
+    markdown = "\n".join(
+        filter(
+            None, (table.markdown(results), table.by_class(results), table.recalls(results, RECALLED.get(model, {})))
+        )
+    )
     content = {**table.as_dict(results), **run}
     written = [workdir.write_json("evaluation.json", content), workdir.write_text("evaluation.md", markdown)]
     written += _draw(workdir, results)

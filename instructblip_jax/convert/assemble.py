@@ -82,9 +82,11 @@ def assemble(
 
 
 def wanted(config: SystemConfig, rules: Rules) -> dict[str, Shape]:
-    """Name -> shape of every tensor that a configuration asks for."""
+    """Name -> shape of every tensor that a configuration asks for, without those that no model directory has."""
     shapes: dict[str, Shape] = {}
     for path, leaf in _parameters(config).items():
+        if rules[path].new is not None:
+            continue
         shapes |= dict.fromkeys(rules[path].names(leaf.shape), rules[path].tensor_shape(leaf.shape))
     return shapes
 

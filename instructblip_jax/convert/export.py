@@ -70,6 +70,9 @@ def _replaced(
     for rule in rules.values():
         if rule.transform.stored is not None and rule.theirs in tensors:
             tensors[rule.theirs] = _resized(rule, shards)
+    # What no model directory has is in the checkpoint alone.
+    unwritten = {rule.theirs for rule in rules.values() if rule.new is not None} - tensors.keys()
+    trained = {name: tensor for name, tensor in trained.items() if name not in unwritten}
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
         for name, tensor in trained.items()
@@ -77,7 +80,7 @@ def _replaced(
     ]
     if wrong:
         raise ValueError(f"{source}: is not the model that these were trained on: {'; '.join(wrong)}")
-    return tensors | dict(trained)
+    return tensors | trained
 
 
 def _resized(rule: Rule, shards: Shards) -> np.ndarray:

@@ -80,7 +80,7 @@ class Rule:
       others: names that older, newer or tied files use instead, tried in this order.
       every: distance of the layers that have such a tensor.
       start: number of the first of them.
-      new: (key, our shape) -> first values, float32, of a parameter that no model directory has: an adapter's.
+      new: (key, our shape) -> first values, float32, of a parameter where the files lack it, as they do an adapter's.
     """
 
     ours: str

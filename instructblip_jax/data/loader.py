@@ -22,6 +22,7 @@ from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.data.collate import collate, grid
 from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
 from instructblip_jax.data.record import Kinds, Record
+from instructblip_jax.data.sides import exchanged
 from instructblip_jax.data.templates import Templates, at_turn, check, instruction
 from instructblip_jax.processors.base import BaseProcessor, Row
 from instructblip_jax.processors.image import UnusableImageError
@@ -53,6 +54,7 @@ class _Example:
       index: number of the record in its set.
       seed: of the augmentation of its media, drawn anew at each visit.
       identity: `Record.identity`, where the system asks for it.
+      exchanged: its two pictures have changed places.
     """
 
     record: Record
@@ -63,6 +65,7 @@ class _Example:
     index: int = 0
     seed: int = 0
     identity: int = 0
+    exchanged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +264,15 @@ class TrainingData:
         for tried in range(first, first + min(TRIES, len(own))):
             index = int(own[tried % len(own)])
             record = source[index]
+            exchange = self.processor.augment.exchange and len(record.media) == 2 and bool(rng.random() < 0.5)
+            record = exchanged(record) if exchange else record
             text = text_of(record, rng, self.templates, self.processor, self.largest)
             lengths = self.processor.lengths(text)
             if _fits(lengths, self.largest):
                 kept = record if self.keeps_media else dataclasses.replace(record, media=())
                 identity = record.identity if self.processor.identity_key else 0
-                return _Example(kept, number, text, lengths, passed, index, int(rng.integers(1 << 62)), identity)
+                seed = int(rng.integers(1 << 62))
+                return _Example(kept, number, text, lengths, passed, index, seed, identity, exchange)
             passed = (*passed, record.uid)
         raise ValueError(
             f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
@@ -303,7 +309,10 @@ class TrainingData:
         }
 
     def _media(self, example: _Example) -> dict[str, np.ndarray]:
-        record = example.record if self.keeps_media else self.sources[example.set][example.index]
+        record = example.record
+        if not self.keeps_media:
+            record = self.sources[example.set][example.index]
+            record = exchanged(record) if example.exchanged else record
         return media_of(record, self.processor, np.random.default_rng(example.seed))
 
 

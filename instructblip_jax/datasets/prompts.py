@@ -53,6 +53,11 @@ def _read(templates: tuple[str, ...]) -> tuple[str, ...]:
 _DESCRIBE, _SHORT = "A short image description:", "Question: {question} Short answer:"
 _QCM = "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"  # as ScienceQA is published
 
+PAIRS = (
+    *("coco_pretrain", "vg_caption", "sbu", "cc3m", "cc12m", "laion"),
+    *("coco_retrieval", "flickr30k_retrieval"),
+)
+"""Sets of pictures with texts, for pre-training and retrieval; systems that compare the two read no instruction."""
 PROMPTS: dict[str, str] = {
     "coco_caption": _DESCRIBE,
     "textcaps": READ + _DESCRIBE,
@@ -76,6 +81,10 @@ PROMPTS: dict[str, str] = {
     "msvd_qa": _SHORT,
     "msrvtt_qa": _SHORT,
     "ivqa": _SHORT,
+    "coco_retrieval": _DESCRIBE,
+    "flickr30k_retrieval": _DESCRIBE,
+    "nlvr2": "{sentence}",
+    "snli_ve": "{sentence}",
     **dict.fromkeys(FORMS, _QCM),
 }
 """Set -> its evaluation prompt: the paper's for its held-out sets, similar ones for the others. iconqa's
@@ -107,7 +116,12 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "llava_cc3m_595k": ("{question}",),
     "llava_lcs_558k": ("{question}",),
     "llava_v1_5_mix665k": ("{history}{question}",),
-    **{name: (PROMPTS[name],) for name in ("vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS)},
+    **dict.fromkeys(PAIRS, CAPTION),
+    "vg_qa": QUESTION,
+    **{
+        name: (PROMPTS[name],)
+        for name in ("nlvr2", "snli_ve", "vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS)
+    },
 }
 """Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their
 own questions."""
@@ -120,6 +134,16 @@ BY_TASK: dict[str, tuple[str, ...]] = {
     "task:open": ("{question}",),
 }
 """Task -> templates, for unknown sets whose records have no instruction of their own."""
+
+
+BARE: dict[str, tuple[str, ...]] = {
+    "nlvr2": ("{sentence}",),
+    "snli_ve": ("{sentence}",),
+    "task:caption": ("a picture of",),
+    "task:vqa": ("{question}",),
+}
+"""Templates of models that were trained without instructions, as ALBEF and BLIP were: texts as they stand; captions
+continue a few words that are always the same, where a model writes them."""
 
 
 def training_templates() -> dict[str, tuple[str, ...]]:

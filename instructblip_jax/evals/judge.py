@@ -7,9 +7,10 @@ from typing import Any
 
 from instructblip_jax.data.questions import Questions
 from instructblip_jax.data.record import Record
+from instructblip_jax.evals import recall
 from instructblip_jax.evals.metrics import METRICS, as_dict
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, reference_of
-from instructblip_jax.evals.suite import EvalSpec
+from instructblip_jax.evals.suite import RETRIEVAL, EvalSpec
 from instructblip_jax.evals.table import SetResult
 
 
@@ -19,7 +20,7 @@ def adapted(spec: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tup
     A set of nothing but captions is judged by CIDEr unless ``changes`` (config.evaluation.settings) name a metric.
     """
     notes = []
-    if asked.captions:
+    if asked.captions and spec.mode != RETRIEVAL:
         if "metric" not in changes:
             spec = dataclasses.replace(spec, metric="cider")
         notes.append(
@@ -44,7 +45,8 @@ def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction 
         fields |= {"blind": unseen.text, "blind_scores": unseen.scores}
     fields |= {"question_id": record.question_id, "image_id": record.image_id}
     reference = reference_of(record)
-    fields |= {name: getattr(reference, name) for name in ("answers", "candidates", "label", "relevance", "difficult")}
+    judged_by = ("answers", "candidates", "label", "relevance", "difficult")
+    fields |= {name: getattr(reference, name) for name in judged_by} | {"group": reference.group or None}
     stated = {name: value for name, value in fields.items() if value is not None and value is not False and value != ()}
     return json.dumps({**stated, "answers": reference.answers, **reference.groups}, ensure_ascii=False)
 
@@ -59,6 +61,7 @@ def _reference(fields: Mapping[str, Any], spec: EvalSpec) -> Reference:
         relevance=tuple(fields.get("relevance", ())),
         groups={name: fields[name] for name in GROUPS if name in fields},
         difficult=fields.get("difficult", False),
+        group=fields.get("group", ""),
     )
 
 
@@ -76,6 +79,8 @@ def judged(
       paper: the paper's number, times 100.
       notes: remarks for below the table.
     """
+    if spec.mode == RETRIEVAL:
+        return recall.result(half, spec.split, answers, paper, notes)
     both = [(fields, _reference(fields, spec)) for fields in answers]
     known = [(fields, reference) for fields, reference in both if reference.answers or reference.label is not None]
     details: dict[str, Any] = {"judging": vars(spec), "notes": list(notes)}

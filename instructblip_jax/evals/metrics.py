@@ -134,6 +134,18 @@ def _accuracy(pairs: Sequence[Pair]) -> Result:
     return _mean([float(prediction is not None and _chooses_label(prediction, ref)) for prediction, ref in pairs])
 
 
+def _nlvr2(pairs: Sequence[Pair]) -> Result:
+    """``consistency``: the share of groups in which every prediction is right."""
+    found = _accuracy(pairs)
+    assert found.scores is not None
+    groups: dict[str, bool] = {}
+    for (_, reference), right in zip(pairs, found.scores, strict=True):
+        if reference.group:
+            groups[reference.group] = groups.get(reference.group, True) and bool(right)
+    consistency = sum(groups.values()) / len(groups) if groups else None
+    return dataclasses.replace(found, details={"consistency": consistency})
+
+
 def _option(prediction: Prediction, reference: Reference) -> int | None:
     """The candidate with the best score, or the one whose letter the text gives; None if it gives none of them."""
     if not reference.candidates:
@@ -208,6 +220,7 @@ METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
     "aokvqa_da": _aokvqa,
     "ivqa": partial(_of_texts, vqa.ivqa_soft),
     "accuracy": _accuracy,
+    "nlvr2": _nlvr2,
     "yes_no": _yes_no,
     "mrr": _mrr,
     "auc": _auc,

@@ -66,6 +66,6 @@ def open_set(
     asked = questions(source, templates, known=name in SUITE or name in TASKS)
     spec, more = adapted(spec, asked, changes)
     vocabulary = prepared.vocabulary(directory, name) if spec.mode == "vocabulary" else ()
-    if spec.mode != "generate":
+    if spec.mode in ("rank", "vocabulary", "binary"):
         candidates(asked[0], spec.mode, vocabulary)
     return OpenSet(name, spec, source.identity, asked, templates, vocabulary, [*notes, *more])

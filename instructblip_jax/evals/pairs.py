@@ -32,6 +32,7 @@ class Reference:
       relevance: of each candidate, 0 to 1.
       groups: the values of `GROUPS`, as many of each as the record has.
       difficult: A-OKVQA's official score leaves the record out.
+      group: records of the same one are right together or not (NLVR2's consistency); "" if there is none.
     """
 
     uid: str
@@ -41,6 +42,7 @@ class Reference:
     relevance: tuple[float, ...] = ()
     groups: Mapping[str, str | Sequence[str]] = dataclasses.field(default_factory=dict)
     difficult: bool = False
+    group: str = ""
 
 
 Pair = tuple[Prediction | None, Reference]
@@ -85,6 +87,7 @@ def reference_of(record: Record, candidates: tuple[str, ...] | None = None) -> R
         relevance=record.relevance,
         groups={name: _values(record.meta[name]) for name in GROUPS if record.meta.get(name) is not None},
         difficult=bool(record.meta.get("difficult_direct_answer")),
+        group=str(record.meta.get("group", "")),
     )
 
 

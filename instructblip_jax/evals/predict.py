@@ -6,12 +6,12 @@ import numpy as np
 
 from instructblip_jax.data.evaluation import EvalBatch
 from instructblip_jax.data.record import Record
-from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.rank import score
 from instructblip_jax.decoding.text import generate_ids
 from instructblip_jax.evals.pairs import Prediction
 from instructblip_jax.evals.ranking import NO, YES, log_odds
 from instructblip_jax.evals.suite import EvalSpec
+from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
 
 
@@ -51,7 +51,10 @@ def predictions(
             repetition_penalty=spec.repetition_penalty,
         )
         return [Prediction(text) for text in processor.decode(ids)[: len(batch.records)]]
-    lists = [candidates(record, spec.mode, vocabulary) for record in batch.records]
+    if spec.mode == "classify" and model.has("classify"):
+        return classified(model, model.classify(media, batch.text), batch.records)
+    mode = "rank" if spec.mode == "classify" else spec.mode  # a system that writes ranks the classes' names
+    lists = [candidates(record, mode, vocabulary) for record in batch.records]
     lists += lists[:1] * (len(batch.place) - len(lists))
     scores = score(model, processor, media, batch.text, lists, include_end=spec.include_end)
     out = []
@@ -64,6 +67,25 @@ def predictions(
         else:
             out.append(Prediction(best, tuple(float(x) for x in row[: len(texts)])))
     return out
+
+
+def classified(model: Model, logits: np.ndarray, records: Sequence[Record]) -> list[Prediction]:
+    """Logits float32 [B, C] of the system's classes -> one prediction for each record: scores of its candidates.
+
+    Raises ValueError naming a record whose candidates are no classes of the system.
+    """
+    classes = [name.lower() for name in model.config.classes]
+    found = []
+    for record, row in zip(records, logits, strict=False):
+        names = [name.lower() for name in record.candidates]
+        if set(names) != set(classes):
+            raise ValueError(
+                f"{record.uid}: its candidates are {', '.join(record.candidates) or 'none'}, and this model's classes "
+                f"are {', '.join(model.config.classes)}"
+            )
+        scores = tuple(float(row[classes.index(name)]) for name in names)
+        found.append(Prediction(record.candidates[int(np.argmax(scores))], scores))
+    return found
 
 
 def answered(

@@ -181,6 +181,7 @@ def _reference(uid: str, row: JsonRow) -> Reference:
         relevance=() if relevance is None else _numbers(row, relevance),
         groups=_groups(row),
         difficult=bool(row.fields.get("difficult_direct_answer")),
+        group=str(row.fields.get("group", "")),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from instructblip_jax.evals.metrics import METRICS
 
-MODES = ("generate", "rank", "vocabulary", "binary")
+RETRIEVAL = "retrieval"
+MODES = ("generate", "rank", "vocabulary", "binary", "classify", RETRIEVAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,12 @@ class EvalSpec:
     Attributes:
       split: the split to evaluate, or several joined by "+".
       metric: a name of `metrics.METRICS`.
-      mode: "generate" a text, "rank" the record's candidates, rank the set's "vocabulary", or "binary", yes against no.
+      mode: "generate" a text, "rank" the record's candidates, rank the set's "vocabulary", or "binary", yes against no;
+        "classify" into the system's own classes, of which the candidates are names; "retrieval" of pictures and texts.
       prompt: a `str.format` text over the record's slots; None is the set's own, in `datasets.prompts.PROMPTS`.
       length_penalty: None is -1 for an encoder-decoder and 0 for a decoder-only model, as for all short answers.
       include_end: count the end token in a candidate's score.
+      rerank: in retrieval, how many of the best by similarity are ranked again by matching, both ways; 0 none.
     """
 
     split: str = "test"
@@ -37,6 +40,7 @@ class EvalSpec:
     length_penalty: float | None = 1.0
     repetition_penalty: float = 1.0
     include_end: bool = True
+    rerank: int = 128
 
 
 _SHORT: dict[str, Any] = {
@@ -73,6 +77,10 @@ SUITE: dict[str, EvalSpec] = {
     "msvd_qa": EvalSpec("test", "top1", "vocabulary"),
     "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
     "ivqa": EvalSpec("test", "ivqa", **_SHORT),
+    "coco_retrieval": EvalSpec("test", "recall", RETRIEVAL, rerank=256),  # BLIP-2 takes 128 of either set
+    "flickr30k_retrieval": EvalSpec("test", "recall", RETRIEVAL),
+    "nlvr2": EvalSpec("test1", "nlvr2", "classify"),
+    "snli_ve": EvalSpec("test", "accuracy", "classify"),
     "scienceqa_qcm_a": EvalSpec("test", "scienceqa", max_new_tokens=16),
     "scienceqa_qcm_ale": EvalSpec("test", "scienceqa", **_REASONED),
     "scienceqa_qcm_lea": EvalSpec("test", "scienceqa", **_REASONED),
@@ -97,6 +105,8 @@ def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, 
         if kinds[field] is not type(None) and not isinstance(value, (kinds[field], int, type(None))):
             raise ValueError(f"{where}.{field} is {value!r}, not of type {kinds[field].__name__}")
     chosen = dataclasses.replace(base, **changes)
+    if chosen.mode == RETRIEVAL:
+        return dataclasses.replace(chosen, metric="recall")
     if chosen.metric not in METRICS:
         raise ValueError(f"{where}.metric is {chosen.metric!r}; it is one of {', '.join(METRICS)}")
     if chosen.mode not in MODES:

@@ -2,10 +2,13 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instructblip_jax.datasets.readers.scienceqa_reasons import CLASSES
+
+RECALLS = ("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
+"""Recall of a picture's texts (text retrieval), and of a text's picture (image retrieval), among the first 1, 5, 10."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,4 +106,21 @@ def by_class(rows: Mapping[str, SetResult]) -> str:
         if any(one in found for one in CLASSES):
             values = [*(found[one]["value"] if one in found else None for one in CLASSES), row.value]
             lines.append([name, *("" if value is None else f"{100 * value:.2f}" for value in values)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines) if len(lines) > 2 else ""
+
+
+def recalls(rows: Mapping[str, SetResult], papers: Mapping[str, Sequence[float]]) -> str:
+    """The retrieval sets' own table, in Markdown and percent: by similarity, and ranked again where that was done, and
+    the ``papers`` recalls of a set, in percent; "" if there is no such set."""
+    lines = [["", "", *RECALLS, "mean"], ["---"] * 2 + ["---:"] * (len(RECALLS) + 1)]
+    for name, row in rows.items():
+        if "by_similarity" not in row.details:
+            continue
+        found = {
+            way: [100 * row.details[field][one] for one in RECALLS]
+            for way, field in (("by similarity", "by_similarity"), ("ranked again", "recalls"))
+            if field in row.details
+        }
+        for way, numbers in {**found, **({"paper": papers[name]} if name in papers else {})}.items():
+            lines.append([name, way, *(f"{x:.1f}" for x in (*numbers, statistics.fmean(numbers)))])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines) if len(lines) > 2 else ""

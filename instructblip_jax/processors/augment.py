@@ -38,12 +38,15 @@ class AugmentConfig:
         papers' is 2.
       magnitude: strength of the operations, 0 to 10. ALBEF's is 7, BLIP's is 5; brightness and sharpness do not change
         at 5.
+      exchange: let the pictures of every second record of two change places, and "left" and "right" in its texts
+        (NLVR2).
     """
 
     crop: float = 0.0
     flip: bool = False
     operations: int = 0
     magnitude: int = 5
+    exchange: bool = False
 
     def check(self) -> None:
         """Raise ValueError naming a field whose value is outside of its range."""
@@ -57,7 +60,7 @@ class AugmentConfig:
     @property
     def is_on(self) -> bool:
         """True if anything is drawn."""
-        return bool(self.crop or self.flip or self.operations)
+        return bool(self.crop or self.flip or self.operations or self.exchange)
 
     def __call__(
         self, pixels: np.ndarray, resize: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator

@@ -4,8 +4,6 @@ import dataclasses
 import re
 
 _RUN = re.compile(r"\s{2,}")
-_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
-_OTHER = {"left": "right", "right": "left"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +74,3 @@ BLIP = Cleaning(
 )
 BLIP2 = dataclasses.replace(BLIP, caption_words=50)
 """BLIP's rules in LAVIS, where captions may have 50 words."""
-
-
-def sides_exchanged(sentence: str) -> str:
-    """A sentence about two pictures that have changed places: "left" for "right" and the reverse, at the beginnings of
-    words ("leftmost"), where the originals also change them within words ("bright")."""
-    return _SIDE.sub(lambda found: _as(found[0], _OTHER[found[0].lower()]), sentence)
-
-
-def _as(old: str, new: str) -> str:
-    """``new`` with the case of ``old``."""
-    return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new

@@ -84,8 +84,9 @@ class TextTokenizer:
         return found
 
     def end_id(self, directory: Path) -> int:
-        """The id of the end token. Raises ValueError if there is none."""
-        return self._special("eos_token", directory)
+        """The id of the end token; BERT's is its separator. Raises ValueError if there is none."""
+        ends = _content(self.config.get("eos_token")) is not None or "sep_token" not in self.config
+        return self._special("eos_token" if ends else "sep_token", directory)
 
     def check_fits(self, rows: int | None, field: str) -> None:
         """Raise ValueError if a token id exceeds an embedding table of ``rows`` rows; ``field`` names that number."""

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead, Writer
-from instructblip_jax.models.layers.attention import mask_bias
-from instructblip_jax.objectives.lm import IGNORE
+from instructblip_jax.models.language.bert import BertConfig, Writer
 from instructblip_jax.objectives.term import Term
-from instructblip_jax.sharding import Layout, constrain
-from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
+from instructblip_jax.sharding import Layout
+from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled
+from instructblip_jax.systems.picture_text import first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
-from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
+from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
+from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,12 @@ class AlbefAnswerConfig(AlbefConfig):
         return dataclasses.replace(self.text, num_hidden_layers=layers, encoder_hidden_size=self.text.hidden_size)
 
     @property
+    def start_id(self) -> int:
+        """[CLS]."""
+        return self.cls_id
+
     def system(self) -> type["AlbefAnswers"]:
-        """See `AlbefConfig`."""
+        """See `PictureTextConfig`."""
         return AlbefAnswers
 
     def batch(
@@ -47,85 +51,34 @@ class AlbefAnswerConfig(AlbefConfig):
         return self.pictures(rows) | text_shapes(rows, input_ids=prompt, **labels)
 
 
-class AnswerDecoder(nnx.Module):
-    """Embeddings, layers and head of its own; it begins with [CLS]."""
-
-    def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
-        self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
-        layers = config.num_hidden_layers
-        self.layers = BertStack(config, layers, cross=True, dtype=dtype, rngs=rngs, remat=remat)
-        self.head = LmHead(config, dtype=dtype, rngs=rngs)
-
-    @property
-    def writer(self) -> Writer:
-        """Its parts as a decoder."""
-        return Writer(self.embeddings, self.layers, self.head)
-
-
-class AlbefAnswers(AlbefSystem):
+class AlbefAnswers(AlbefSystem, AnsweringSystem):
     """See the module."""
 
     config: AlbefAnswerConfig
 
     def __init__(self, config: AlbefAnswerConfig, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str):
         super().__init__(config, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
-        self.decoder = AnswerDecoder(config.decoder, dtype=dtype, rngs=rngs, remat=remat)
+        self.decoder = Decoder(config.decoder, dtype=dtype, rngs=rngs, remat=remat)
 
-    @in_layout_of("trained")
-    def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """float32 [B, To, V] at each label; the decoder reads [CLS] and the labels shifted right."""
-        return self._written(self.encode(batch), batch, key)
+    @property
+    def writer(self) -> Writer:
+        """See `WritingSystem`."""
+        return self.decoder.writer
 
-    def _question(self, media: Media, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """States [B, T, D] of a question that was read with its picture, and their mask int [B, T]."""
+    def question(self, media: Media, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """See `AnsweringSystem`."""
         mask, ids = first(batch)
-        keys = split(key, 2)
-        return self.fusion(self.read(ids, mask, keys[0]), mask_bias(mask), media["image"], key=keys[1]), mask
-
-    def _written(self, media: Media, batch: Batch, key: jax.Array | None) -> jax.Array:
-        keys, labels, config = split(key, 2), batch["labels"], self.config
-        states, mask = self._question(media, batch, keys[0])
-        previous = jnp.where(labels[:, :-1] == IGNORE, config.pad_id, labels[:, :-1])
-        start = jnp.full((labels.shape[0], 1), config.cls_id, labels.dtype)
-        ids = jnp.concatenate([start, previous], axis=1)
-        writer = self.decoder.writer
-        hidden = writer.hidden(ids, jnp.ones_like(ids), states, mask, key=keys[1])
-        return constrain(writer.logits(hidden), "batch", None, "vocab")
+        return self.read_with(media["image"], ids, mask, key), mask
 
     @in_layout_of("trained")
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
         """One term, "lm": the sum of each row's tokens, with momentum distillation where there is a copy."""
-        keys = split(key, 2)
-        logits = self._written(self.encode(batch), batch, keys[0])
-        taught = None
+        keys, taught = split(key, 2), None
+        logits = self.to_logits(self.written(self.encode(batch), batch, keys[0]))
         if memory:
             teacher = self.teacher(memory)
-            taught = teacher._written(teacher.encode(batch), batch, keys[1])
+            taught = teacher.to_logits(teacher.written(teacher.encode(batch), batch, keys[1]))
         sums, tokens = distilled(logits, batch["labels"], taught, self.alpha(step))
         return {"lm": Term(sums, jnp.minimum(tokens, 1.0))}, memory
-
-    @in_layout_of("trained")
-    def prefill(self, media: Media, batch: Batch) -> Context:
-        """See `protocol.Answers`."""
-        states, mask = self._question(media, batch)
-        ids = jnp.full((states.shape[0], 1), self.config.cls_id, jnp.int32)
-        return {"first": ids[:, 0], "ids": ids, **self.decoder.writer.prefill(ids, jnp.ones_like(ids), states, mask)}
-
-    @in_layout_of("trained")
-    def init_cache(self, context: Context, rows: int, length: int) -> Any:
-        """See `protocol.Answers`."""
-        return self.decoder.writer.init_cache(context, rows, length)
-
-    @in_layout_of("trained")
-    def decode(
-        self,
-        ids: jax.Array,
-        context: Context,
-        cache: Any = None,
-        index: jax.Array | int = 0,
-        origin: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
-        """See `protocol.Answers`."""
-        return self.decoder.writer.decode(ids, context, cache, index, origin)

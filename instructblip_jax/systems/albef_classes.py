@@ -9,12 +9,12 @@ from flax import nnx
 
 from instructblip_jax.models.language.bert import BertLayer, BertStack
 from instructblip_jax.models.layers import stack
-from instructblip_jax.models.layers.attention import mask_bias
 from instructblip_jax.models.layers.post_norm import Masks
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout, constrain
-from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
+from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled
+from instructblip_jax.systems.picture_text import first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
@@ -38,9 +38,8 @@ class AlbefClassConfig(AlbefConfig):
         """See `AlbefConfig`."""
         return (*ENCODER, "cls_head")
 
-    @property
     def system(self) -> type["AlbefClasses"]:
-        """See `AlbefConfig`."""
+        """See `PictureTextConfig`."""
         return AlbefClasses
 
     def batch(
@@ -119,9 +118,10 @@ class AlbefClasses(AlbefSystem):
         super().__init__(config, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
         self.cls_head = ClassHead(config.text.hidden_size, len(config.classes), dtype=dtype, rngs=rngs)
 
-    def _fusion(self, kind: dict[str, Any], remat: str) -> Any:
+    def fusing(self, kind: dict[str, Any], remat: str) -> Any:
+        """See `AlbefSystem`."""
         if self.config.pictures_shown == 1:
-            return super()._fusion(kind, remat)
+            return super().fusing(kind, remat)
         return PairedFusion(self.config, kind, remat)
 
     @in_layout_of("trained")
@@ -131,9 +131,7 @@ class AlbefClasses(AlbefSystem):
 
     def _classified(self, media: Media, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         mask, ids = first(batch)
-        keys = split(key, 2)
-        states = self.fusion(self.read(ids, mask, keys[0]), mask_bias(mask), media["image"], key=keys[1])
-        return self.cls_head(states[:, 0])
+        return self.cls_head(self.read_with(media["image"], ids, mask, key)[:, 0])
 
     @in_layout_of("trained")
     def loss(

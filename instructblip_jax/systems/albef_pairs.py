@@ -16,19 +16,23 @@ from instructblip_jax.objectives.lm import IGNORE
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems import momentum
-from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled, first, split, text_shapes
+from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled
+from instructblip_jax.systems.picture_text import (
+    PICTURE,
+    TEMPERATURE,
+    first,
+    interleaved,
+    rows_of,
+    split,
+    text_shapes,
+    within_bounds,
+)
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
-TEMPERATURE = 0.07
-"""Its first value (section 3.2)."""
-COOLEST, WARMEST = 0.001, 0.5
-"""Bounds of the temperature in pre-training, as the original code has them."""
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.5
 """The share of words that is to be guessed; of these, the share that becomes [MASK]; of the rest, the share that
 becomes any word (section 3.2)."""
-PICTURE = "picture"
-"""Batch key of the identities of the rows' pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +57,8 @@ class AlbefPairConfig(AlbefConfig):
         """True: negatives are the other rows' pictures and texts."""
         return True
 
-    @property
     def system(self) -> type["AlbefPairs"]:
-        """See `AlbefConfig`."""
+        """See `PictureTextConfig`."""
         return AlbefPairs
 
     def batch(
@@ -189,18 +192,19 @@ class AlbefPairs(AlbefSystem):
         theirs = jax.lax.stop_gradient(theirs)
 
         pictures = None if config.masked_words else batch.get(PICTURE)
-        itc, to_texts, to_images = self._contrast(own, theirs, memory, alpha, pictures)
+        temperature = within_bounds(self.temp[...]) if config.masked_words else self.temp[...]
+        itc, to_texts, to_images = momentum.contrast_with_queues(own, theirs, memory, temperature, alpha, pictures)
         same = jnp.eye(rows, dtype=bool) if pictures is None else contrast.same_picture(pictures, pictures)
         wrong_image = matching.pick(matching.chances(to_images[:, :rows], same), draws.image)
         wrong_text = matching.pick(matching.chances(to_texts[:, :rows], same), draws.text)
         # The three kinds of pairs in one pass: a text with its picture, with a wrong one, a wrong text with a picture.
         pairs = self._matched(
-            jnp.concatenate([text, text, text[wrong_text]]),
-            jnp.concatenate([mask, mask, mask[wrong_text]]),
-            jnp.concatenate([image, image[wrong_image], image]),
+            interleaved(text, text, rows_of(text, wrong_text)),
+            interleaved(mask, mask, rows_of(mask, wrong_text)),
+            interleaved(image, rows_of(image, wrong_image), image),
             keys[2],
-        )
-        terms = {"itc": itc, "itm": matching.matching_term(*jnp.split(pairs, 3))}
+        ).reshape(rows, 3, 2)
+        terms = {"itc": itc, "itm": matching.matching_term(pairs[:, 0], pairs[:, 1], pairs[:, 2])}
         if config.masked_words:
             shown, labels = corrupt(ids, mask, draws, config.cls_id, config.mask_id)
             guesses = self._guesses(shown, mask, image, keys[3])
@@ -208,38 +212,6 @@ class AlbefPairs(AlbefSystem):
             terms["mlm"] = Term(*distilled(guesses, labels, taught, alpha))
         return terms, momentum.enqueue(memory, *theirs, pictures)
 
-    def _contrast(
-        self,
-        own: tuple[jax.Array, jax.Array],
-        theirs: tuple[jax.Array, jax.Array],
-        memory: Memory,
-        alpha: jax.Array | float,
-        pictures: jax.Array | None,
-    ) -> tuple[Term, jax.Array, jax.Array]:
-        """Features [B, E] of pictures and texts, this system's and its copy's -> the term, and the similarities of
-        pictures to texts and of texts to pictures, float32 [B, B + K]: this batch's features, then the queues'."""
-        temperature, rows = self._temperature(), own[0].shape[0]
-        images, texts = (jnp.concatenate([x, memory[name]]) for x, name in zip(theirs, momentum.QUEUES, strict=True))
-        to_texts, to_images = own[0] @ texts.T / temperature, own[1] @ images.T / temperature
-        if pictures is None:
-            targets = contrast.diagonal_targets(rows, len(images))
-        else:
-            targets = contrast.picture_targets(pictures, jnp.concatenate([pictures, memory[momentum.PICTURES]]))
-        each = [
-            contrast.soft_cross_entropy(logits, contrast.mixed(targets, one @ candidates.T / temperature, alpha))
-            for logits, one, candidates in ((to_texts, theirs[0], texts), (to_images, theirs[1], images))
-        ]
-        return Term(0.5 * (each[0] + each[1]), jnp.ones(rows, jnp.float32)), to_texts, to_images
-
-    def _temperature(self) -> jax.Array:
-        temperature = self.temp[...]
-        if not self.config.masked_words:
-            return temperature
-        # The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
-        return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
-
     def _guesses(self, ids: jax.Array, mask: jax.Array, image: jax.Array, key: jax.Array | None) -> jax.Array:
         """Logits float32 [B, T, V] of the word at each position, seen with the picture."""
-        keys = split(key, 2)
-        states = self.fusion(self.read(ids, mask, keys[0]), mask_bias(mask), image, key=keys[1])
-        return self.head(states, self.embeddings.word)
+        return self.head(self.read_with(image, ids, mask, key), self.embeddings.word)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.models.bridges.qformer import QFormer, QFormerConfig
-from instructblip_jax.models.language.bert import LmHead
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.kv_cache import Cache
 from instructblip_jax.models.layers.primitives import linear, parameter
@@ -146,12 +145,11 @@ class Blip2Stage1System(CachedTower):
         self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat if self.train_tower else "none")
         width, common = config.qformer.hidden_size, config.projection_size
         self.query_tokens = parameter((config.num_query_tokens, width), (None, "embed"), rngs=rngs)
-        self.qformer = QFormer(config.qformer, dtype=dtype, rngs=rngs, remat=remat)
+        self.qformer = QFormer(config.qformer, dtype=dtype, rngs=rngs, remat=remat, writes=config.writes)
         self.vision_proj = linear(width, common, ("embed", None), dtype=dtype, rngs=rngs)
         self.text_proj = linear(width, common, ("embed", None), dtype=dtype, rngs=rngs)
         self.itm_head = linear(width, 2, ("embed", None), dtype=dtype, rngs=rngs)
         self.temp = nnx.Param(jnp.full((), TEMPERATURE), axes=())
-        self.head = LmHead(config.qformer, dtype=dtype, rngs=rngs) if config.writes else None
 
     # Losses
 
@@ -159,7 +157,7 @@ class Blip2Stage1System(CachedTower):
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
-        """Terms "itc", "itm" and, with the head that writes, "itg". Negatives are those of the whole global batch, drawn
+        """Terms "itc", "itm" and, with the head that writes, "itg". Negatives are of the whole global batch, drawn
         by ``key``, by `jax.random.key(0)` without one. Rows with the same "picture" are no negatives of each other."""
         rows = batch["input_ids"].shape[0]
         drawn = jax.random.split(jax.random.key(0) if key is None else key, 3)
@@ -192,7 +190,7 @@ class Blip2Stage1System(CachedTower):
         )
         logits = self._matched(*pairs, key=keys[2]).reshape(-1, 3, 2)
         terms["itm"] = matching.matching_term(logits[:, 0], logits[:, 1], logits[:, 2])
-        if self.head is not None:
+        if self.config.writes:
             hidden = self.qformer.write(self._begun(ids), mask, read, key=keys[3])[:, :-1]
             labels = jnp.where(mask == 0, IGNORE, ids)[:, 1:]
             terms["itg"] = chunked_cross_entropy(self._to_logits, hidden, labels, smoothing=self.config.label_smoothing)
@@ -249,8 +247,9 @@ class Blip2Stage1System(CachedTower):
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, T, V] of the token after each of a text's, [DEC] in the place of its first, real tokens first."""
         mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
-        _, read = self.qformer.read(self.query_tokens[...], self.encode(batch)["image"], key=key)
-        return self._to_logits(self.qformer.write(self._begun(ids), mask, read, key=key))
+        keys: tuple[jax.Array | None, ...] = (None, None) if key is None else tuple(jax.random.split(key))
+        _, read = self.qformer.read(self.query_tokens[...], self.encode(batch)["image"], key=keys[0])
+        return self._to_logits(self.qformer.write(self._begun(ids), mask, read, key=keys[1]))
 
     @in_layout_of("trained")
     def prefill(self, media: Media, batch: Batch) -> Context:
@@ -290,12 +289,7 @@ class Blip2Stage1System(CachedTower):
         return ids.at[:, 0].set(self.config.dec_token_id)
 
     def _to_logits(self, hidden: jax.Array) -> jax.Array:
-        if self.head is None:
-            raise ValueError(
-                "this model has no head that writes: the public files of BLIP-2's first stage hold none, the original "
-                ".pth does (convert --original)"
-            )
-        logits = self.head(hidden, self.qformer.word)
+        logits = self.qformer.logits(hidden)
         return constrain(logits, "batch", *(None for _ in logits.shape[2:]), "vocab")
 
 

@@ -1,4 +1,4 @@
-"""What systems share whose image tower is frozen by default: its tokens may be computed once and kept on disk."""
+"""The base of systems whose image tower is frozen by default: its tokens may be computed once and kept on disk."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instructblip_jax.objectives import contrast
+from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import in_use
 from instructblip_jax.systems.protocol import Memory
 from instructblip_jax.systems.trainable import trains
@@ -88,3 +90,37 @@ def enqueue(memory: Memory, image: jax.Array, text: jax.Array, pictures: jax.Arr
         for name, x in new.items()
     }
     return memory | written | {PLACE: (memory[PLACE] + rows) % size}
+
+
+def contrast_with_queues(
+    own: tuple[jax.Array, jax.Array],
+    copied: tuple[jax.Array, jax.Array],
+    memory: Memory,
+    temperature: jax.Array,
+    alpha: jax.Array | float,
+    pictures: jax.Array | None,
+) -> tuple[Term, jax.Array, jax.Array]:
+    """Contrast of a batch with the momentum features of the batch and of the queues (ALBEF, section 3.2).
+
+    Args:
+      own: features of pictures and of texts, float32 [B, E] each; ``copied`` are those of the momentum copies.
+      memory: with the queues, K entries each.
+      temperature: similarities are divided by it.
+      alpha: weight of the copies' own similarities in the targets (momentum distillation, section 3.4).
+      pictures: identities int [B] of the rows' pictures, or None where each is another one.
+
+    Returns the term, and the similarities of pictures to texts and of texts to pictures, float32 [B, B + K]: this
+    batch's features come first.
+    """
+    rows = own[0].shape[0]
+    images, texts = (jnp.concatenate([x, memory[name]]) for x, name in zip(copied, QUEUES, strict=True))
+    to_texts, to_images = own[0] @ texts.T / temperature, own[1] @ images.T / temperature
+    if pictures is None:
+        targets = contrast.diagonal_targets(rows, len(images))
+    else:
+        targets = contrast.picture_targets(pictures, jnp.concatenate([pictures, memory[PICTURES]]))
+    each = [
+        contrast.soft_cross_entropy(logits, contrast.mixed(targets, one @ candidates.T / temperature, alpha))
+        for logits, one, candidates in ((to_texts, copied[0], texts), (to_images, copied[1], images))
+    ]
+    return Term(0.5 * (each[0] + each[1]), jnp.ones(rows, jnp.float32)), to_texts, to_images

@@ -65,7 +65,7 @@ def original_name(name: str, projection: str = "t5_proj") -> str:
     ],
 )
 def test_names(theirs, ours):
-    assert lavis.hugging_face_name(theirs) == ours
+    assert lavis.INSTRUCTBLIP.hugging_face_name(theirs) == ours
 
 
 def random(seed: int, shapes: dict) -> dict[str, np.ndarray]:

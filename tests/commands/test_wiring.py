@@ -81,6 +81,7 @@ OFF: dict[str, Any] = {
     "data.augment.flip": True,
     "data.augment.operations": 2,
     "data.augment.magnitude": 7,
+    "data.augment.exchange": True,
     "evaluation.held_in": ("count",),
     "evaluation.held_out": ("digit_of",),
     "evaluation.batch_size": 4,
@@ -203,7 +204,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "mixture: caption 23.1 %, count 61.5 %, digit_at:validation 15.4 %\n" in assembled.out
     assert processor.image.height == 32
     assert isinstance(processor.image, FastImageProcessor)
-    assert processor.augment == AugmentConfig(0.5, True, 2, 7)
+    assert processor.augment == AugmentConfig(0.5, True, 2, 7, True)
     assert templates is PLAIN
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))

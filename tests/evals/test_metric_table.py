@@ -19,8 +19,16 @@ def test_the_names_that_the_docs_promise():
     promised = (
         "vqa_accuracy vqa_accuracy_lavis vqa_accuracy_evalai cider bleu1 bleu2 bleu3 bleu4 rouge_l exact_match gqa"
     )
-    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1 scienceqa"
+    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1 scienceqa nlvr2"
     assert sorted(METRICS) == sorted(promised.split())
+
+
+def test_consistency_counts_the_groups_in_which_all_is_right():
+    both = {"candidates": ("False", "True"), "label": 1}
+    right, wrong = (example(scores=x, **both, group="a") for x in ((0.0, 1.0), (1.0, 0.0)))
+    other, lone = (example(scores=(0.0, 1.0), **both, group=group) for group in ("b", ""))
+    found = METRICS["nlvr2"]([right, wrong, other, lone])
+    assert (found.value, found.details) == (0.75, {"consistency": 0.5})
 
 
 PAIRS = {

@@ -1,5 +1,6 @@
 """Random crops, flips and RandAugment: how they are drawn, and each operation beside its definition."""
 
+import dataclasses
 import io
 import itertools
 import math
@@ -250,8 +251,9 @@ def test_a_run_with_cached_features_draws_no_pictures():
     with pytest.raises(ValueError, match=r"config\.data\.features .* and config\.data\.augment"):
         check.check(run(features="cache", augment=FULL), make_mesh())
     check.check(run(features="cache", augment=AugmentConfig(magnitude=7)), make_mesh())
-    assert differences(run(augment=FULL), run()) == [
+    assert differences(run(augment=dataclasses.replace(FULL, exchange=True)), run()) == [
         "data.augment.crop (there 0.5, here 0.0)",
+        "data.augment.exchange (there True, here False)",
         "data.augment.flip (there True, here False)",
         "data.augment.magnitude (there 7, here 5)",
         "data.augment.operations (there 2, here 0)",

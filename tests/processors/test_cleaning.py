@@ -2,7 +2,7 @@
 
 import pytest
 
-from instructblip_jax.processors.cleaning import ALBEF, BLIP, BLIP2, sides_exchanged
+from instructblip_jax.processors.cleaning import ALBEF, BLIP, BLIP2
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,3 @@ def test_the_most_words():
     ]
     assert lengths == [[30, 50], [50, 50]]
     assert BLIP.question("a  " * 40, training=True).count("a") == 25  # every space ends a word
-
-
-def test_sides_change_places_with_their_words():
-    said = "The left one is right of a bright, LEFT-most Right; copyright, leftmost"
-    there = "The right one is left of a bright, RIGHT-most Left; copyright, rightmost"
-    assert sides_exchanged(said) == there
-    assert sides_exchanged(there) == said

@@ -7,6 +7,7 @@ from instructblip_jax.data import templates
 from instructblip_jax.data.record import TASKS, Record
 from instructblip_jax.datasets import prompts
 from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.readers import pretraining
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 
@@ -30,15 +31,17 @@ def test_counts_order_and_round_trip(layouts, name):
     assert len(set(uids)) == len(uids)
 
 
-def test_there_are_26_and_four_of_llava_and_three_forms_of_scienceqa():
-    assert len(RELEASES) == 26 + 4 + 3
+def test_there_are_26_and_four_of_llava_and_three_forms_of_scienceqa_and_those_of_pairs():
+    assert len(RELEASES) == 26 + 4 + 3 + 11
     assert set(prompts.TRAINING) == set(RELEASES)
-    assert set(prompts.PROMPTS) == {name for name in RELEASES if name != "capfilt" and not name.startswith("llava")}
+    trained_on = {"capfilt", "vg_qa", *pretraining.RELEASES}
+    trained_on |= {name for name in RELEASES if name.startswith("llava")}
+    assert set(prompts.PROMPTS) == set(RELEASES) - trained_on
 
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_absent_files_are_named(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"\.(json|csv)") as raised:
+    with pytest.raises(FileNotFoundError, match=r"\.(json|csv|tar)") as raised:
         RELEASES[name].splits(tmp_path, ())
     assert str(tmp_path) in str(raised.value)
 

@@ -32,7 +32,7 @@ ODD = (
     {},
     {"a": []},
 )
-ENDINGS = (".json", ".jsonl", ".csv", ".txt", ".token", ".tar")
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token", ".tar")
 MUTANTS = 10
 """Damaged files per set."""
 

@@ -26,7 +26,7 @@ def shuffled(value, rng):
 
 
 KEYED = {"ocrvqa"}  # the order of its covers is that of its fields
-NAMES = [name for name in RELEASES if name != "ivqa"]
+NAMES = [name for name in RELEASES if name not in ("ivqa", "laion")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,9 +36,10 @@ def test_the_order_of_fields_does_not_matter(one_world, tmp_path, name):
     ignored = shutil.ignore_patterns("*.jpg", "*.png", "*.gif")
     shutil.copytree(source, copy, ignore=ignored)
     rng = random.Random(3)
-    for path in copy.rglob("*.json"):
+    by_lines = {*copy.rglob("*.jsonl"), *(copy.glob("*.json") if name == "nlvr2" else ())}
+    for path in sorted(set(copy.rglob("*.json")) - by_lines):
         path.write_text(json.dumps(shuffled(raw(path), rng)), encoding="utf-8")
-    for path in copy.rglob("*.jsonl"):
+    for path in sorted(by_lines):
         found = [json.dumps(shuffled(json.loads(line), rng)) for line in path.read_text().splitlines()]
         path.write_text("\ufeff" + "\r\n".join(found), encoding="utf-8")
     roots = [source, one_world / "coco"]
@@ -75,6 +76,16 @@ def test_the_order_of_fields_does_not_matter(one_world, tmp_path, name):
         ),
         ("nocaps", ["nocaps/validation", "nocaps/test"]),
         ("flickr30k", ["flickr30k/flickr30k-images"]),
+        ("coco_retrieval", ["coco"]),
+        ("flickr30k_retrieval", ["flickr30k/flickr30k-images"]),
+        ("coco_pretrain", ["coco/train2014", "coco/val2014"]),
+        ("vg_caption", ["vg/VG_100K", "vg/VG_100K_2"]),
+        ("vg_qa", ["vg"]),
+        ("sbu", ["sbu/images"]),
+        ("cc3m", ["cc3m"]),
+        ("cc12m", ["cc12m/images"]),
+        ("nlvr2", ["nlvr2"]),
+        ("snli_ve", ["snli_ve/flickr30k-images"]),
         ("gqa", ["gqa/images"]),
         ("vsr", ["vsr/images"]),
         ("iconqa", ["iconqa/iconqa_data/iconqa"]),

@@ -1,14 +1,21 @@
 """Small configurations of every system, as directories that can be loaded: what the laws are tried on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import checkpoints
 import toys
 from safetensors.numpy import save_file
 
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth")
-"""model_type of each; their language model is T5 unless `LANGUAGE` names another."""
+MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1")
+"""model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
+PAIRS = ("blip-2-stage-1",)
+"""Those that read BERT's tokens alone."""
+OPTIONS = {"blip-2-stage-1": {"label_smoothing": 0.0}}
+"""Options with which a system's loss is the plain likelihood of its decoder."""
+WRITING = {"blip-2-stage-1": "itg"}
+"""The loss term of what is written, where it is not "lm"."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
 
 
@@ -18,6 +25,9 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
+    if kind == "blip-2-stage-1":
+        raw |= {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"], "pretraining": True}
+        raw |= {"image_text_hidden_size": 20, "qformer_config": raw["qformer_config"] | {"sep_token_id": 3}}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     raw["qformer_config"] = raw["qformer_config"] | {"vocab_size": max(qformer_words, 1)} | rates
     return raw
@@ -28,6 +38,8 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
     words, qformer_words = toys.write_tokenizers(directory, "llava" if kind == "llava" else "instructblip")
+    if kind in PAIRS:
+        shutil.copytree(directory / "qformer_tokenizer", directory, dirs_exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")
     settings = json.loads((directory / "preprocessor_config.json").read_text())
     side = checkpoints.MINI["vision_config"]["image_size"]

@@ -36,8 +36,9 @@ class Case:
     """A system's mini: its directory, model and processor, and a batch that the processor made."""
 
     def __init__(self, directory):
-        self.directory = directory
-        self.model = ib.from_pretrained(directory, dtype="float32")
+        self.directory, self.options = directory, minis.OPTIONS.get(directory.name, {})
+        self.compares = directory.name in minis.PAIRS
+        self.model = self.load()
         self.processor = ib.Processor.from_pretrained(directory)
         self.prompt = PROMPT + TEMPLATE.get(directory.name, 0)
         self.kinds = ("frame",) * 2 if "video" in directory.name else ("image",)
@@ -49,11 +50,26 @@ class Case:
         media = [self.processor.media([(kind, x) for kind, x in zip(self.kinds, row, strict=True)]) for row in pictures]
         self.media = self.processor.stack(media)
 
+    def load(self, mesh=None, **options):
+        return ib.from_pretrained(self.directory, mesh, "float32", **self.options, **options)
+
+    def run(self, method, *args):
+        """The result of ``method(system, *args)``, on the model's arrays."""
+        model = self.model
+        whole = jax.jit(lambda train, frozen, args: method(merge(model.graph, train, frozen), *args))
+        with jax.set_mesh(model.mesh):
+            return whole(model.train, model.frozen, args)
+
     def batch(self, *, training: bool = True) -> dict[str, np.ndarray]:
-        pairs = zip(self.texts, self.answers if training else [None] * ROWS, strict=True)
-        rows = [self.processor.encode(*pair, training=training) for pair in pairs]
-        response = RESPONSE if training else 0
-        return {**self.media, **self.processor.batch(rows, self.prompt, response, training=training)}
+        if not training:
+            return self.prompts(self.texts)
+        pairs = zip(self.texts, self.answers, strict=True)
+        rows = [self.processor.encode(*pair, training=True) for pair in pairs]
+        return {**self.media, **self.processor.batch(rows, self.prompt, RESPONSE)}
+
+    def prompts(self, texts: list[str]) -> dict[str, np.ndarray]:
+        rows = [self.processor.encode(text) for text in texts]
+        return {**self.media, **self.processor.batch(rows, self.prompt, training=False)}
 
     @cached_property
     def whole(self):
@@ -91,7 +107,7 @@ def test_a_directory_goes_in_and_out_bit_for_bit(case, tmp_path):
 def test_only_the_named_set_trains(case):
     config = case.model.config
     for name, prefixes in config.trainable_sets.items():
-        model = ib.from_pretrained(case.directory, dtype="float32", trainable=name)
+        model = case.load(trainable=name)
         assert model.train.keys() == {path for path in model.train | model.frozen if trains(path, prefixes)}
     _, grads = case.whole  # of the first set
     assert grads.keys() == case.model.train.keys()
@@ -100,7 +116,7 @@ def test_only_the_named_set_trains(case):
 
 
 def test_layers_with_arrays_of_their_own_are_the_stack(case):
-    apart = ib.from_pretrained(case.directory, dtype="float32", scan_layers=False)
+    apart = case.load(scan_layers=False)
     assert apart.train.keys() == case.model.train.keys()
     assert apart.frozen.keys() != case.model.frozen.keys()
     assert checkpoints.leaves_equal(dict(in_stacks(apart.frozen)), case.model.frozen)
@@ -110,14 +126,15 @@ def test_layers_with_arrays_of_their_own_are_the_stack(case):
 
 
 def test_eight_devices_are_one(case):
-    eight = ib.from_pretrained(case.directory, make_mesh(data=2, fsdp=2, tensor=2), "float32")
+    eight = case.load(make_mesh(data=2, fsdp=2, tensor=2))
     (loss, grads), (want, wanted) = case.gradients(eight, case.batch()), case.whole
     assert loss == pytest.approx(want, rel=1e-5)
     close(grads, wanted)
 
 
 def test_accumulation_is_the_whole(case):
-    assert not case.model.config.in_batch  # a system whose rows depend on one another is refused by the command
+    if case.model.config.in_batch:
+        pytest.skip("rows that depend on one another: the command refuses accumulation")
     (loss, grads), (want, wanted) = case.gradients(case.model, case.batch(), 2), case.whole
     assert loss == pytest.approx(want, rel=1e-5)
     close(grads, wanted)
@@ -145,14 +162,16 @@ def test_bytes_are_the_same_media_as_numbers(case):
 
 def test_prefill_and_decode_are_the_forward_pass(case):
     model, prompts = case.model, case.batch(training=False)
-    context = model.prefill(model.encode(prompts), prompts)
     tokens = [case.processor.response(text) for text in case.answers]
+    if case.compares:  # all of its text is the answer, behind a first token that begins it
+        prompts = case.prompts([""] * ROWS)
+        tokens = [own[1:] for own in tokens]
+    context = model.prefill(model.encode(prompts), prompts)
     ids = np.zeros((ROWS, 1, RESPONSE), np.int32)
     for row, own in zip(ids, tokens, strict=True):
         row[0, : len(own)] = own
     counted = np.arange(RESPONSE)[None, None] < np.array([len(own) for own in tokens])[:, None, None]
-    terms = model._run(model._loss, case.batch())
-    (term,) = terms.values()
+    term = model._run(model._loss, case.batch())[minis.WRITING.get(case.directory.name, "lm")]
     np.testing.assert_allclose(
         model.log_likelihood(context, ids, counted)[:, 0], -np.asarray(term.sums), rtol=2e-5, atol=2e-5
     )
@@ -172,6 +191,27 @@ def test_prefill_and_decode_are_the_forward_pass(case):
     with jax.set_mesh(model.mesh):
         steps, whole = jax.jit(stepped)(model.train, model.frozen, context, jnp.asarray(ids))
     np.testing.assert_allclose(steps, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_pairs_are_compared_whichever_side_the_padding_is_on(case):
+    if not case.compares:
+        pytest.skip("this system does not compare")
+
+    def compare(system, batch):
+        media = system.encode(batch)
+        return system.embed_media(media), system.embed_texts(batch), system.match(media, batch)
+
+    right = case.prompts(case.texts)
+    left = checkpoints.left_padded(right)
+    images, texts, matches = case.run(compare, right)
+    assert images.shape[0] == texts.shape[0] == matches.shape[0] == ROWS
+    assert matches.shape[1:] == (2,)
+    for x in (images, texts):
+        np.testing.assert_allclose(np.linalg.norm(x, axis=-1), 1, rtol=1e-5)
+    for x, y in zip((images, texts, matches), case.run(compare, left), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    distinct = len({tuple(np.round(row, 3)) for row in np.asarray(texts)})
+    assert distinct == len(set(case.texts))
 
 
 def test_saved_and_resumed_is_undisturbed(case, tmp_path):

@@ -21,7 +21,7 @@ from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, PREPROCESSOR, settings
-from instructblip_jax.systems.albef_pairs import TEMPERATURE
+from instructblip_jax.systems.picture_text import TEMPERATURE
 
 BEGINNINGS = ("pretraining", "retrieval")
 """Forms that others are made of."""

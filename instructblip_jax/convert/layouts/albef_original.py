@@ -19,7 +19,7 @@ from instructblip_jax.convert.write import Tensor
 from instructblip_jax.systems.albef_classes import ENTAILMENT
 
 HEAD_SIZE = 64
-"""Of a ViT's heads, in all its sizes (arXiv 2010.11929)."""
+"""Width of a ViT's heads, in all its sizes (arXiv 2010.11929)."""
 SKIPPED = re.compile(
     r"(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj|cls_head)_m\..+"
     r"|(image|text|idx)_queue|queue_ptr|ptr_queue"
@@ -47,7 +47,7 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
         return None
     skipped = [name for name in found if SKIPPED.fullmatch(name)]
     task = _task(found)
-    prefix = _BERT if any(name.startswith(_BERT) for name in found) else TEXT
+    prefix = _BERT if f"{_BERT}{qformer_from_bert.WORDS}" in found else TEXT
     text, vision = _text_config(path, found, prefix, bert), _vision_config(path, found)
     text["fusion_layer"] = start
     if task == "reasoning":

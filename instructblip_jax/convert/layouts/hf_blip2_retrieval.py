@@ -20,7 +20,7 @@ from instructblip_jax.systems.blip2_stage1 import TEMPERATURE, Blip2Stage1Config
 ARCHITECTURE = "Blip2ForImageTextRetrieval"
 PRETRAINING = "pretraining"
 """The field of config.json that is ours."""
-HEAD = ("head/", "cls.predictions.")
+HEAD = ("qformer/head/", "cls.predictions.")
 """Prefix of our paths, prefix of the names."""
 EMBEDDINGS, FIRST_NORM = "embeddings.", f"{QFORMER[1]}layernorm"
 PROJECTIONS = {"vision_proj": "vision_projection", "text_proj": "text_projection", "itm_head": "itm_head"}

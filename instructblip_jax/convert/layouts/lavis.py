@@ -1,64 +1,128 @@
-"""The trained tensors of the original project (its ``.pth`` files) -> Hugging Face names. Values and shapes are equal.
+"""The tensors of the original project (its ``.pth`` files) -> Hugging Face names. Values and shapes are equal.
 
-Such a file holds the trained parts: query tokens, the norm after the vision tower, Q-Former and projection.
+InstructBLIP's hold the trained parts: query tokens, the norm after the vision tower, Q-Former and projection. Those of
+BLIP-2's first stage also hold its heads, and some of them the tower.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from instructblip_jax.convert.layouts import hf_blip2_retrieval
 from instructblip_jax.convert.layouts.hf_instructblip import QFORMER
 from instructblip_jax.convert.parts import qformer
 from instructblip_jax.convert.rule import Shape
 
-_NAMES = (
-    (r"query_tokens", r"query_tokens"),
-    (r"ln_vision\.(weight|bias)", r"vision_model.post_layernorm.\1"),
-    (r"(?:t5|llm|opt)_proj\.(weight|bias)", r"language_projection.\1"),
-    (r"Qformer\.bert\.embeddings\.((?:word|position)_embeddings\.weight)", r"qformer.embeddings.\1"),
-    (r"Qformer\.bert\.embeddings\.LayerNorm\.(weight|bias)", r"qformer.embeddings.layernorm.\1"),
-    (r"Qformer\.bert\.(encoder\.layer\.\d+\.(?:cross)?attention)\.self\.(.+)", r"qformer.\1.attention.\2"),
-    (r"Qformer\.bert\.(encoder\.layer\.\d+\.(?:cross)?attention\.output\..+)", r"qformer.\1"),
-    (r"Qformer\.bert\.(encoder\.layer\.\d+\.(?:intermediate|output)(?:_query)?\..+)", r"qformer.\1"),
+BERT = r"Qformer\.bert\."
+_LAYERS = (
+    (BERT + r"(encoder\.layer\.\d+\.(?:cross)?attention)\.self\.(.+)", r"qformer.\1.attention.\2"),
+    (BERT + r"(encoder\.layer\.\d+\.(?:cross)?attention\.output\..+)", r"qformer.\1"),
+    (BERT + r"(encoder\.layer\.\d+\.(?:intermediate|output)(?:_query)?\..+)", r"qformer.\1"),
 )
-SKIPPED = re.compile(
-    r"Qformer\.cls\..+|(vision_proj|text_proj|itm_head)\..+|temp|Qformer\.bert\.embeddings\.position_ids"
+_NORM = (r"ln_vision\.(weight|bias)", r"vision_model.post_layernorm.\1")
+_QUERIES = (r"query_tokens", r"query_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The original's files of one system.
+
+    Attributes:
+      names: (pattern, Hugging Face name) pairs.
+      skipped: names of tensors that the system does not need.
+      replaced: prefixes of Hugging Face names; such a file has to hold every tensor under them.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    skipped: re.Pattern[str]
+    replaced: tuple[str, ...]
+
+    def hugging_face_name(self, name: str) -> str | None:
+        """The name in the public layout, or None for an unknown one."""
+        for theirs, ours in self.names:
+            if match := re.fullmatch(theirs, name):
+                return match.expand(ours)
+        return None
+
+
+INSTRUCTBLIP = Original(
+    (
+        _QUERIES,
+        _NORM,
+        (r"(?:t5|llm|opt)_proj\.(weight|bias)", r"language_projection.\1"),
+        (BERT + r"embeddings\.((?:word|position)_embeddings\.weight)", r"qformer.embeddings.\1"),
+        (BERT + r"embeddings\.LayerNorm\.(weight|bias)", r"qformer.embeddings.layernorm.\1"),
+        *_LAYERS,
+    ),
+    # Heads that only BLIP-2's first stage uses, and a buffer.
+    re.compile(r"Qformer\.cls\..+|(vision_proj|text_proj|itm_head)\..+|temp|Qformer\.bert\.embeddings\.position_ids"),
+    ("query_tokens", "qformer.", "language_projection.", "vision_model.post_layernorm."),
 )
-"""Heads that only BLIP-2's first stage uses, and a buffer."""
-REPLACED = ("query_tokens", "qformer.", "language_projection.", "vision_model.post_layernorm.")
-"""Prefixes of Hugging Face names; such a file has to hold every tensor under them."""
+_BLOCK = r"visual_encoder\.blocks\.(\d+)\."
+_TOWER = r"vision_model.encoder.layers.\1."
+BLIP2_STAGE1 = Original(
+    (
+        _QUERIES,
+        _NORM,
+        (BERT + r"embeddings\.((?:word|position)_embeddings\.weight)", rf"{hf_blip2_retrieval.EMBEDDINGS}\1"),
+        (BERT + r"embeddings\.LayerNorm\.(weight|bias)", rf"{hf_blip2_retrieval.FIRST_NORM}.\1"),
+        *_LAYERS,
+        (r"(vision|text)_proj\.(weight|bias)", r"\1_projection.\2"),
+        (r"(itm_head\.(?:weight|bias)|temp)", r"\1"),
+        (r"Qformer\.(cls\.predictions\.(?:bias|transform\..+))", r"\1"),
+        (r"visual_encoder\.cls_token", "vision_model.embeddings.class_embedding"),
+        (r"visual_encoder\.pos_embed", "vision_model.embeddings.position_embedding"),
+        (r"visual_encoder\.patch_embed\.proj\.(weight|bias)", r"vision_model.embeddings.patch_embedding.\1"),
+        (_BLOCK + r"norm([12])\.(weight|bias)", _TOWER + r"layer_norm\2.\3"),
+        (_BLOCK + r"attn\.(qkv\.(?:weight|bias))", _TOWER + r"self_attn.\2"),
+        (_BLOCK + r"attn\.proj\.(weight|bias)", _TOWER + r"self_attn.projection.\2"),
+        (_BLOCK + r"(mlp\.fc[12]\.(?:weight|bias))", _TOWER + r"\2"),
+    ),
+    re.compile(r"Qformer\.cls\.predictions\.decoder\.(weight|bias)|Qformer\.bert\.embeddings\.position_ids"),
+    (
+        *("query_tokens", "qformer.", "embeddings.", "vision_projection.", "text_projection.", "itm_head."),
+        "vision_model.post_layernorm.",
+    ),
+)
 _BUFFERS = re.compile(qformer.ignored(QFORMER[1]))
 
 
-def hugging_face_name(name: str) -> str | None:
-    """The name in the public layout, or None for an unknown one."""
-    for theirs, ours in _NAMES:
-        if match := re.fullmatch(theirs, name):
-            return match.expand(ours)
-    return None
+def joined_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with the EVA tower's biases of queries and values as one fused bias; its keys have none."""
+    found = dict(tensors)
+    for name in tensors:
+        if name.endswith(".attn.q_bias"):
+            block = name.removesuffix("q_bias")
+            query, value = found.pop(name), found.pop(f"{block}v_bias", None)
+            if value is None:
+                raise ValueError(f"{block}q_bias has no {block}v_bias beside it")
+            found[f"{block}qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
+    return found
 
 
 def rename(
-    path: str, tensors: Mapping[str, np.ndarray], base: str, shapes: Mapping[str, Shape]
+    path: str, tensors: Mapping[str, np.ndarray], base: str, shapes: Mapping[str, Shape], original: Original
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Rename original tensors to Hugging Face names; returns them, and the names that were skipped.
 
     Args:
       path: the file, for errors.
       tensors: original name -> tensor.
-      base: the InstructBLIP directory whose tensors they replace, for errors.
-      shapes: Hugging Face name -> shape of every tensor in ``base``.
+      base: the model directory whose tensors they replace, for errors.
+      shapes: Hugging Face name -> shape of every tensor that they may replace.
+      original: the names of its system.
 
     Raises one ValueError that lists every missing, mis-shaped, duplicate and unknown tensor of the file.
     """
     renamed: dict[str, np.ndarray] = {}
     skipped, wrong = [], []
     for name, tensor in tensors.items():
-        if SKIPPED.fullmatch(name):
+        if original.skipped.fullmatch(name):
             skipped.append(name)
             continue
-        new = hugging_face_name(name)
+        new = original.hugging_face_name(name)
         if new is None or new not in shapes:
             wrong.append(f"unexpected  {name} {list(tensor.shape)}")
         elif new in renamed:
@@ -68,7 +132,7 @@ def rename(
         if new is not None:
             renamed[new] = tensor
     for name, shape in shapes.items():
-        if name.startswith(REPLACED) and name not in renamed and not _BUFFERS.fullmatch(name):
+        if name.startswith(original.replaced) and name not in renamed and not _BUFFERS.fullmatch(name):
             wrong.append(f"missing     {name} {list(shape)}")
     if wrong:
         raise ValueError(f"{path}: {len(wrong)} tensors do not fit {base}:\n  " + "\n  ".join(sorted(wrong)))

@@ -1,8 +1,8 @@
-"""Reads COCO Caption.
+"""Reads COCO Caption, and the same pictures and captions for retrieval.
 
 The files are Karpathy's dataset_coco.json (its train and restval make "train"), else LAVIS's
 coco_karpathy_{train,val,test}.json, else the official captions_{train,val}2014.json or ...2017.json, whose val split
-differs from Karpathy's.
+differs from Karpathy's. Retrieval is read from Karpathy's or LAVIS's, or ALBEF's coco_{train,val,test}.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from instructblip_jax.datasets.readers.fields import SourceRow, extras, ident, t
 from instructblip_jax.datasets.readers.source_rows import find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, coco_number, coco_picture, coco_store
 
-NAME = "coco_caption"
+NAME, RETRIEVAL = "coco_caption", "coco_retrieval"
 PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
@@ -50,26 +50,28 @@ def _official(where: Store, folder: str, row: SourceRow) -> Picture:
     return image_id, coco_picture(where, image_id, folder), extras(row, "width", "height", "license")
 
 
-def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
+def _splits(name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     base = source.parent if source.name == "annotations" and not images else source
     where = coco_store(base, images)
     if path := find(source, *places("dataset_coco.json")):
         return {
-            split: partial(captioned.karpathy, path, NAME, split, parts, partial(_karpathy, where))
+            split: partial(captioned.karpathy, path, name, split, parts, partial(_karpathy, where))
             for split, parts in PARTS.items()
         }
     splits: dict[str, Rows] = {}
     for split in PARTS:
-        if path := find(source, *places(f"coco_karpathy_{split}.json")):
-            splits[split] = partial(captioned.listed, path, NAME, split, partial(_listed, where))
-    for year in ("2014", "2017") if not splits else ():
+        lists = places(f"coco_karpathy_{split}.json") + (places(f"coco_{split}.json") if name == RETRIEVAL else ())
+        if path := find(source, *lists):
+            splits[split] = partial(captioned.listed, path, name, split, partial(_listed, where))
+    for year in ("2014", "2017") if not splits and name == NAME else ():
         for split in ("train", "val"):
             path = find(source, *places(f"captions_{split}{year}.json"))
             if path and split not in splits:
                 picture: Callable[[SourceRow], Picture] = partial(_official, where, split + year)
-                splits[split] = partial(captioned.coco_form, path, NAME, split, picture)
-    wanted = ("dataset_coco.json", "coco_karpathy_{train,val,test}.json", "captions_{train,val}{2014,2017}.json")
-    return nonempty(splits, source, *wanted)
+                splits[split] = partial(captioned.coco_form, path, name, split, picture)
+    other = "coco_{train,val,test}.json" if name == RETRIEVAL else "captions_{train,val}{2014,2017}.json"
+    return nonempty(splits, source, "dataset_coco.json", "coco_karpathy_{train,val,test}.json", other)
 
 
-RELEASE = Release(_splits, {"train": 566_747, "val": 5_000, "test": 5_000})
+SIZES = {"train": 566_747, "val": 5_000, "test": 5_000}
+RELEASE, FOR_RETRIEVAL = (Release(partial(_splits, name), SIZES) for name in (NAME, RETRIEVAL))

@@ -1,9 +1,9 @@
-"""Reads Flickr30K.
+"""Reads Flickr30K, and the same pictures and captions for retrieval.
 
 The files are Karpathy's dataset_flickr30k.json, else LAVIS's flickr30k_{train,val,test}.json, else
 results_20130124.token, else Kaggle's results.csv. The last two name no splits: the CRC-32 of its file name puts a
 picture into one of 31 parts of about 1,000 pictures, of which the first is "test" and the second "val". This is not
-Karpathy's split, and scores on it cannot be compared with published ones.
+Karpathy's split, and scores on it cannot be compared with published ones: retrieval is not read from them.
 """
 
 import re
@@ -20,7 +20,7 @@ from instructblip_jax.datasets.readers.source_rows import drafts, find, nonempty
 from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.text_files import lines
 
-NAME = "flickr30k"
+NAME, RETRIEVAL = "flickr30k", "flickr30k_retrieval"
 SPLITS = ("train", "val", "test")
 _TOKEN = re.compile(r"(?P<name>[^\t]*?)#(?P<number>\d+)\t(?P<caption>.*)")
 _PIPED = re.compile(r"(?P<name>[^|]*?)\s*\|\s*(?P<number>\d+)\s*(?:\|\s*)?(?P<caption>.*)")
@@ -61,19 +61,20 @@ def _plain(path: Path, split: str, where: Store) -> Stream:
     return broken + (yield from drafts(entries, make, lambda row: len(row["captions"])))
 
 
-def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
+def _splits(name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     where = store(source, images, "flickr30k-images", "flickr30k_images", "images", "..", "../images")
     if path := find(source, *places("dataset_flickr30k.json")):
         picture = partial(_picture, where, "filename")
-        return {split: partial(captioned.karpathy, path, NAME, split, (split,), picture) for split in SPLITS}
+        return {split: partial(captioned.karpathy, path, name, split, (split,), picture) for split in SPLITS}
     splits: dict[str, Rows] = {}
     for split in SPLITS:
         if path := find(source, *places(f"flickr30k_{split}.json")):
-            splits[split] = partial(captioned.listed, path, NAME, split, partial(_picture, where, "image"))
-    if not splits and (path := find(source, "results_20130124.token", "results.csv")):
+            splits[split] = partial(captioned.listed, path, name, split, partial(_picture, where, "image"))
+    if not splits and name == NAME and (path := find(source, "results_20130124.token", "results.csv")):
         splits = {split: partial(_plain, path, split, where) for split in SPLITS}
-    wanted = ("dataset_flickr30k.json", "flickr30k_{train,val,test}.json", "results_20130124.token", "results.csv")
-    return nonempty(splits, source, *wanted)
+    wanted = ("dataset_flickr30k.json", "flickr30k_{train,val,test}.json")
+    return nonempty(splits, source, *wanted, *(("results_20130124.token", "results.csv") if name == NAME else ()))
 
 
-RELEASE = Release(_splits, {"train": 145_000, "val": 1_014, "test": 1_000})
+SIZES = {"train": 145_000, "val": 1_014, "test": 1_000}
+RELEASE, FOR_RETRIEVAL = (Release(partial(_splits, name), SIZES) for name in (NAME, RETRIEVAL))

@@ -12,12 +12,16 @@ from instructblip_jax.datasets.readers import (
     iconqa,
     ivqa,
     llava,
+    nlvr2,
     nocaps,
     ocrvqa,
+    pretraining,
     scienceqa,
     scienceqa_reasons,
+    snli_ve,
     textcaps,
     textvqa,
+    vg_qa,
     video_qa,
     visdial,
     vizwiz,
@@ -57,6 +61,12 @@ RELEASES: dict[str, Release] = {
     "llava_lcs_558k": llava.LCS,
     "llava_v1_5_mix665k": llava.MIX,
     **scienceqa_reasons.RELEASES,
+    **pretraining.RELEASES,
+    "vg_qa": vg_qa.RELEASE,
+    "coco_retrieval": coco_caption.FOR_RETRIEVAL,
+    "flickr30k_retrieval": flickr30k.FOR_RETRIEVAL,
+    "nlvr2": nlvr2.RELEASE,
+    "snli_ve": snli_ve.RELEASE,
 }
-"""InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, and ScienceQA
-with reasons."""
+"""InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
+with reasons, and those of ALBEF, BLIP and BLIP-2's first stage."""

@@ -53,6 +53,12 @@ def drafts(
     return held
 
 
+def numbered(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The rows of a file, each with its number in it, from 0, in the field ``number``."""
+    for number, (where, row) in enumerate(entries):
+        yield where, {**row, "number": number} if isinstance(row, Mapping) else row
+
+
 def keyed(entries: Iterable[tuple[str, str, Any]], name: str) -> Iterator[Entry]:
     """The members of a JSON object as rows, each with its key in the field ``name``."""
     for where, key, row in entries:

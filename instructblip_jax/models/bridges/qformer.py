@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from instructblip_jax.models.language.bert import LmHead
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import Part, causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
@@ -92,10 +93,13 @@ class Layer(nnx.Module):
 class QFormer(nnx.Module):
     """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D].
 
-    ``remat``: what the backward pass keeps of its layers, a name in `stack.REMAT`.
+    ``remat``: what the backward pass keeps of its layers, a name in `stack.REMAT`. ``writes``: there is a head that
+    predicts words.
     """
 
-    def __init__(self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
+    def __init__(
+        self, config: QFormerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", writes: bool = False
+    ):
         self.config, self.dtype, self.remat = config, dtype, remat
         if config.use_text:
             self.word = embedding(config.vocab_size, config.hidden_size, ("vocab", "embed"), dtype=dtype, rngs=rngs)
@@ -110,6 +114,7 @@ class QFormer(nnx.Module):
             -(-config.num_hidden_layers // config.cross_attention_frequency),
             rngs,
         )
+        self.head = LmHead(config, dtype=dtype, rngs=rngs) if writes else None
 
     def __call__(
         self,
@@ -194,6 +199,15 @@ class QFormer(nnx.Module):
 
         (x, cache), _ = stack.run(self.layers, (x, cache), body, stack.numbers(self.layers), context["layers"])
         return x, cache
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """States of texts [..., T, D] -> float32 [..., T, V]. Raises ValueError where there is no head."""
+        if self.head is None:
+            raise ValueError(
+                "this Q-Former has no head that writes: the public files of BLIP-2's first stage hold none, the "
+                "original's .pth does (instructblip convert --original)"
+            )
+        return self.head(x, self.word)
 
     def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
         return self.norm(self.word(ids) + self.position(positions))

@@ -1,6 +1,7 @@
 """The vision tower: a ViT with a class token and learned positions.
 
-EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), and CLIP's own (LLaVA).
+EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA), and those of
+ALBEF and BLIP, which began on ImageNet.
 """
 
 import dataclasses
@@ -71,20 +72,35 @@ class Block(nnx.Module):
         self.down = linear(config.intermediate_size, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, share: jax.Array | None = None) -> jax.Array:
+        """x [B, P, D] -> [B, P, D]. ``share`` [2, B]: factors of each row's two branches; without them both are 1."""
         h = self.norm1(x)
-        x = x + self.attn(h, *self.attn.keys_values(h))
-        return x + self.down(self.activation(checkpoint_name(self.up(self.norm2(x)), "up")))
+        x = x + _times(self.attn(h, *self.attn.keys_values(h)), share, 0)
+        return x + _times(self.down(self.activation(checkpoint_name(self.up(self.norm2(x)), "up"))), share, 1)
+
+
+def _times(branch: jax.Array, share: jax.Array | None, number: int) -> jax.Array:
+    return branch if share is None else branch * share[number, :, None, None].astype(branch.dtype)
+
+
+def shares(key: jax.Array, rate: float, layers: int, rows: int) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): factors float32 [layers, 2, rows] of the branches, 0 with a probability that
+    rises from 0 in the first layer to ``rate`` in the last one, otherwise such that their mean is 1."""
+    kept = 1.0 - jnp.linspace(0.0, rate, layers)[:, None, None]
+    return jnp.where(jax.random.uniform(key, (layers, 2, rows)) < kept, 1.0 / kept, 0.0)
 
 
 class Vit(nnx.Module):
     """Pixels [B, H, W, 3] -> tokens [B, P, D], class token first (P = grid * grid + 1), normalised by the last norm.
 
-    ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`.
+    ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`. ``drop_path``: the rate of
+    stochastic depth in the last block (`shares`), where a key is given.
     """
 
-    def __init__(self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
-        self.config, self.dtype, self.remat = config, dtype, remat
+    def __init__(
+        self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", drop_path: float = 0.0
+    ):
+        self.config, self.dtype, self.remat, self.drop_path = config, dtype, remat, drop_path
         width, patch = config.hidden_size, config.patch_size
         self.patch = linear(patch * patch * 3, width, (None, "embed"), bias=config.patch_bias, dtype=dtype, rngs=rngs)
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
@@ -98,8 +114,8 @@ class Vit(nnx.Module):
         config = self.config
         return layer_norm(config.hidden_size, config.layer_norm_eps, dtype=self.dtype, rngs=rngs) if present else None
 
-    def features(self, pixels: jax.Array) -> jax.Array:
-        """Pixels [B, H, W, 3] -> the last block's tokens [B, P, D], before the final norm.
+    def features(self, pixels: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Pixels [B, H, W, 3] -> the last block's tokens [B, P, D], before the final norm. ``key``: for `drop_path`.
 
         Raises ValueError for images of another size than the tower's, and for bytes.
         """
@@ -117,9 +133,11 @@ class Vit(nnx.Module):
         x = jnp.concatenate([first, x], axis=1) + self.position[...].astype(x.dtype)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        x, _ = stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)
-        return x
+        if key is None or self.drop_path == 0:
+            return stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)[0]
+        factors = shares(key, self.drop_path, config.num_hidden_layers, x.shape[0])
+        return stack.run(self.layers, x, lambda block, x, own: (block(x, own), None), factors, remat=self.remat)[0]
 
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        x = self.features(pixels)
+    def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        x = self.features(pixels, key=key)
         return x if self.post_norm is None else self.post_norm(x)

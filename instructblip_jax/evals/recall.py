@@ -1,0 +1,82 @@
+"""Recall of image-text retrieval, from the places of a picture's texts and of a text's picture. No jax.
+
+A line is a picture: "uid", and the places, counted from 0, of "image_to_text" (its best own text among all texts) and
+of "text_to_image" (the picture, for each of its texts), each [by similarity, ranked again].
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from instructblip_jax.evals import bootstrap
+from instructblip_jax.evals.table import RECALLS, SetResult
+
+METRIC = "recall"
+AT = (1, 5, 10)
+
+
+def order(scores: np.ndarray) -> np.ndarray:
+    """Scores [N] -> the candidates' numbers, the highest first, and the first ones among equals."""
+    return np.argsort(-scores, kind="stable")
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """Scores [N] -> int [N]: the place of each candidate, 0 the highest; the first ones among equals."""
+    places = np.empty(len(scores), np.int64)
+    places[order(scores)] = np.arange(len(scores))
+    return places
+
+
+def recalls(lines: Sequence[Mapping[str, Any]], way: int) -> dict[str, float]:
+    """`RECALLS` of the parsed lines, 0 to 1: by similarity alone (``way`` 0), or ranked again (1)."""
+    to_text = np.array([line["image_to_text"][way] for line in lines])
+    to_image = np.array([one[way] for line in lines for one in line["text_to_image"]])
+    return dict(zip(RECALLS, [float((x < k).mean()) for x in (to_text, to_image) for k in AT], strict=True))
+
+
+def result(
+    half: str, split: str, lines: Sequence[Mapping[str, Any]], paper: float | None, notes: Sequence[str]
+) -> SetResult:
+    """The result of a set: the mean of the six recalls, ranked again if that was done, with its interval by bootstrap
+    over the pictures. "details" has the recalls themselves, and those by similarity alone."""
+    last = len(lines[0]["image_to_text"]) - 1
+    found = [recalls(lines, way) for way in range(last + 1)]
+    texts = sum(len(line["text_to_image"]) for line in lines)
+    details: dict[str, Any] = {
+        "by_similarity": found[0],
+        **({"recalls": found[1]} if last else {}),
+        "texts": texts,
+        "chance": _chance(len(lines), texts),
+        "notes": [*notes, f"recall among {len(lines):,} pictures and {texts:,} texts; "
+                  f"by chance it would be {100 * _chance(len(lines), texts):.1f}"],
+    }  # fmt: skip
+    return SetResult(
+        half,
+        METRIC,
+        float(np.mean(list(found[last].values()))),
+        len(lines),
+        interval=bootstrap.interval(lambda weights: _weighted(lines, last, weights), len(lines)),
+        paper=None if paper is None else paper / 100,
+        data_split=split,
+        details=details,
+    )
+
+
+def _chance(pictures: int, texts: int) -> float:
+    """The mean of the six recalls of a random order, where every picture has the same number of texts."""
+    each = texts / pictures
+    to_text = [1 - np.prod([max(0.0, 1 - each / (texts - n)) for n in range(min(k, texts))]) for k in AT]
+    return float(np.mean([*to_text, *(min(1.0, k / pictures) for k in AT)]))
+
+
+def _weighted(lines: Sequence[Mapping[str, Any]], way: int, weights: np.ndarray) -> np.ndarray:
+    """Weights [R, B] of the pictures -> the mean of the six recalls of each resample, [R]."""
+    to_text = np.array([line["image_to_text"][way] for line in lines])
+    counts = np.array([len(line["text_to_image"]) for line in lines])
+    own = [np.array([one[way] for one in line["text_to_image"]]) for line in lines]
+    total = np.zeros(len(weights))
+    for k in AT:
+        total += weights @ (to_text < k) / weights.sum(axis=1)
+        total += weights @ np.array([(places < k).sum() for places in own]) / (weights @ counts)
+    return total / (2 * len(AT))

@@ -1,0 +1,236 @@
+"""The base of ALBEF and BLIP: a ViT whose tokens a BERT reads through cross-attention; momentum copies of them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instructblip_jax.models.language.bert import BertConfig
+from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import SCALE, numbers
+from instructblip_jax.sharding import SHARDED, Layout, constrain
+from instructblip_jax.systems import momentum
+from instructblip_jax.systems.prefix import in_layout_of, tokens_first
+from instructblip_jax.systems.protocol import TOWER, Batch, Media, Memory, Shapes
+from instructblip_jax.systems.trainable import trains
+
+DECAY = 0.995
+"""The share of a momentum copy that stays at each step (ALBEF, arXiv 2107.07651, section 3.2)."""
+PICTURE = "picture"
+"""Batch key of the identities of the rows' pictures."""
+TEMPERATURE = 0.07
+"""The first value of a trained temperature, by which similarities are divided."""
+COOLEST, WARMEST = 0.001, 0.5
+"""Its bounds in the original code."""
+BELOW_ONE = 1.0 - 1e-6
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "alpha": (0.0, 1.0),
+    "ramp_steps": (0, float("inf")),
+    "queue_size": (1, float("inf")),
+    "label_smoothing": (0.0, BELOW_ONE),
+    "drop_path": (0.0, BELOW_ONE),
+}
+"""Option -> its least and its largest value."""
+
+
+class PictureTextConfig:
+    """The base of their configurations: frozen dataclasses with at least these fields; see `protocol.SystemConfig`."""
+
+    vision: VitConfig
+    text: BertConfig
+    sep_id: int
+    pad_id: int
+    stored_image_size: int
+    alpha: float
+    ramp_steps: int
+
+    parts: ClassVar[Mapping[str, str]] = {"vit": TOWER}
+    trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"all": ("",)}
+    media_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    label_keys: ClassVar[tuple[str, ...]] = ()
+    feature_keys: ClassVar[Mapping[str, str]] = {}
+    prompt_is_counted: ClassVar[bool] = True
+    options: ClassVar[tuple[str, ...]] = ("image_size", "dropout")
+    """Names of the form's options (`configured`)."""
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Path prefixes of the parameters that have a momentum copy."""
+        return ()
+
+    @property
+    def in_batch(self) -> bool:
+        """See `protocol.SystemConfig`."""
+        return False
+
+    @property
+    def vocab_size(self) -> int:
+        """See `protocol.SystemConfig`."""
+        return self.text.vocab_size
+
+    @property
+    def end_ids(self) -> int:
+        """Answers end with [SEP]."""
+        return self.sep_id
+
+    @property
+    def more_end_ids(self) -> tuple[int, ...]:
+        """No token but the tokenizer's own ends an answer."""
+        return ()
+
+    def configured(self, *, image_size: int = 0, dropout: float | None = None, **others: Any) -> Self:
+        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with another ``dropout`` in
+        BERT than config.json's (None), and with other values of the fields that are among `options`.
+
+        Raises ValueError for an option that this form does not have, or a value that cannot be.
+        """
+        if unknown := others.keys() - set(self.options):
+            raise ValueError(f"{', '.join(sorted(unknown))}: this form has the options {', '.join(self.options)}")
+        for name, value in others.items():
+            _check(name, value, type(getattr(self, name)), *LIMITS[name])
+        vision, text = self.vision.at(image_size), self.text
+        stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
+        if dropout is not None:
+            _check("dropout", dropout, float, 0.0, BELOW_ONE)
+            text = dataclasses.replace(text, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        return dataclasses.replace(  # type: ignore[type-var]
+            self, vision=vision, text=text, stored_image_size=stored, **others
+        )
+
+    def system(self) -> Any:
+        """The class of the form's module."""
+        raise NotImplementedError
+
+    def build(
+        self,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+        trained: tuple[str, ...] = ("",),
+    ) -> Any:
+        """See `protocol.SystemConfig`. Raises ValueError for ``int8``."""
+        if int8:
+            raise ValueError(
+                f"int8 is {int8!r}: this system has no large language model whose matrices could be rounded"
+            )
+        return self.system()(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
+
+    def batch(
+        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+    ) -> Shapes:
+        """See `protocol.SystemConfig`."""
+        raise NotImplementedError
+
+    def pictures(self, rows: int, *more: int) -> Shapes:
+        """Shapes of a batch's pictures, bytes and their scale; ``more``: pictures of a row, if it has several."""
+        side = self.vision.image_size
+        return {
+            "pixel_values": jax.ShapeDtypeStruct((rows, *more, side, side, 3), jnp.uint8),
+            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *more, 3, 3), jnp.float32),
+        }
+
+    def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
+        """See `protocol.Remembers`; without a teacher (alpha 0) there is none."""
+        return momentum.copies(train, self.copied) if self.alpha else {}
+
+    def follow(self, memory: Memory, train: Mapping[str, jax.Array]) -> Memory:
+        """See `protocol.Remembers`."""
+        return momentum.follow(memory, train, DECAY)
+
+    def feature_weights(self, path: str) -> bool:
+        """See `protocol.SystemConfig`."""
+        return False
+
+    def feature_settings(self) -> Mapping[str, Any]:
+        """See `protocol.SystemConfig`."""
+        return {}
+
+    def trains_features(self, trained: tuple[str, ...]) -> bool:
+        """See `protocol.SystemConfig`."""
+        return trains("vit", trained)
+
+
+def _check(name: str, value: Any, kind: type, least: float, most: float) -> None:
+    """Raise ValueError unless an option's value is a number of its kind between its bounds."""
+    number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        bound = "below 1" if most == BELOW_ONE else f"at most {most:g}"
+        raise ValueError(f"{name} is {value!r}; it must be at least {least:g} and {bound}")
+
+
+def text_shapes(rows: int, **lengths: int) -> Shapes:
+    """int32 [B, n] for each name; "input_ids" comes with its mask."""
+    if "input_ids" in lengths:
+        lengths["attention_mask"] = lengths["input_ids"]
+    return {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name, length in lengths.items()}
+
+
+class PictureTextSystem(nnx.Module):
+    """The base of their modules. ``drop_path``: rate of the tower's stochastic depth in training."""
+
+    config: Any
+
+    def __init__(self, config: Any, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str, drop_path: float = 0.0):
+        self.config, self.layout = config, layout
+        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat, drop_path=drop_path)
+
+    def encode(self, batch: Batch) -> Media:
+        """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, V]}; N pictures a row [B, N, H, W, 3] ->
+        [B, N, P, V]. Pictures may be bytes beside their scale (`instructblip_jax.pixels`)."""
+        return {"image": self.image(batch)}
+
+    @in_layout_of("vit")
+    def image(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """The tokens of `encode`; ``key`` enables stochastic depth."""
+        pixels = numbers(batch, "pixel_values")
+        tokens = self.vit(pixels.reshape(-1, *pixels.shape[-3:]), key=key)
+        return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
+
+    def teacher(self, memory: Memory) -> Self:
+        """This system with its momentum copies in the place of the parameters that have one."""
+        other = nnx.merge(*nnx.split(self))
+        for name in {prefix.split("/")[0] for prefix in self.config.copied}:
+            setattr(other, name, momentum.twin(getattr(self, name), memory, name))
+        return other
+
+    def alpha(self, step: jax.Array | int) -> jax.Array:
+        """The teacher's weight at a step, float32 scalar: it rises from 0 in ``ramp_steps``."""
+        ramp = self.config.ramp_steps
+        return self.config.alpha * jnp.minimum(1.0, step / ramp if ramp else 1.0)
+
+
+def within_bounds(temperature: jax.Array) -> jax.Array:
+    """A trained temperature between the bounds of ALBEF's and BLIP's code.
+
+    The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
+    """
+    return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
+
+
+def first(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Mask and ids of a batch's texts, int [B, T] each, real tokens first."""
+    mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
+    return mask, ids
+
+
+def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+    """``count`` keys, or as many times None."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def rows_of(x: jax.Array, place: jax.Array) -> jax.Array:
+    """Rows [B] of the global batch x [B, ...]: every device holds all of x for as long as it takes its own."""
+    found = constrain(x, *(None for _ in x.shape))[place]
+    return constrain(found, "batch", *(None for _ in x.shape[1:]))
+
+
+def interleaved(*groups: jax.Array) -> jax.Array:
+    """Groups [B, ...] -> [n * B, ...], those of a row one after the other, so that no row changes its device."""
+    return jnp.stack(groups, axis=1).reshape(-1, *groups[0].shape[1:])
