@@ -13,6 +13,7 @@ from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
+from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
@@ -24,6 +25,7 @@ from instructblip_jax.convert.layouts import (
     hf_blip2_retrieval,
     hf_instructblip,
     hf_llava,
+    lavis,
 )
 from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.new_directory import check_free, new_directory
@@ -45,6 +47,8 @@ from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
 
+Replacement = tuple[Any, dict[str, np.ndarray], list[str]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -63,6 +67,9 @@ class Family:
         way to assemble one (`convert.ingredients`).
       original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
         names that are skipped; None if the tensors are another family's.
+      replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration
+        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped;
+        None if there are no such files.
       modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
         where it calls them otherwise: adapters are named after these.
     """
@@ -78,6 +85,10 @@ class Family:
     modules: tuple[tuple[str, str], ...] = ()
     original: Callable[[Path, Mapping[str, np.ndarray], Path, int], tuple[Draft, list[str]] | None] = (
         lambda file, tensors, bert, seed: None
+    )
+
+    replaced: Callable[[Path, Mapping[str, np.ndarray], Path], tuple[Any, dict[str, np.ndarray], list[str]]] | None = (
+        None
     )
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
@@ -98,14 +109,17 @@ INSTRUCTBLIP = Family(
     hf_instructblip.describe,
     InstructBlipProcessor.from_directory,
     instructblip_draft.draft,
+    replaced=lavis.instructblip,
 )
 BLIP2_STAGE1 = Family(
     Blip2Stage1Config.trainable_sets,
     hf_blip2_retrieval.read_config,
     hf_blip2_retrieval.rules,
     hf_blip2_retrieval.ignored,
-    hf_instructblip.describe,
+    hf_blip2_retrieval.describe,
     Blip2Stage1Processor.from_directory,
+    blip2_stage1_draft.draft,
+    replaced=lavis.blip2_stage1,
 )
 LLAVA = Family(
     LlavaConfig.trainable_sets,
@@ -147,6 +161,8 @@ FAMILIES: dict[str, Family] = {
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family] = {hf_blip2_retrieval.ARCHITECTURE: BLIP2_STAGE1}
 """Architectures that are another system than their model_type's."""
+FORMS: dict[tuple[str, frozenset[str]], Family] = {("blip-2", frozenset({"vision", "bert"})): BLIP2_STAGE1}
+"""(model_type, parts) -> the system that is assembled of these parts, where it is another one than the model_type's."""
 
 
 def named(model_type: object, where: str) -> Family:
@@ -194,6 +210,7 @@ def export(
     trained: Mapping[str, Tensor],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    added: bool = False,
 ) -> list[Written]:
     """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`."""
     family = family_of(source)
@@ -204,6 +221,7 @@ def export(
         family.rules_for(source, config),
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
+        added=added,
         describe=lambda directory: family.describe(directory, config),
     )
 
@@ -255,7 +273,7 @@ def assemble(
     OSError naming the directory and what is wrong with it.
     """
     ingredients.check(model_type, parts)
-    family = FAMILIES[model_type]
+    family = FORMS.get((model_type, frozenset(parts)), FAMILIES[model_type])
     make = family.draft
     assert make is not None
     sources = list(parts.values())
@@ -308,6 +326,29 @@ def from_original(
         f"{file}: its tensors ({some} ...) are no whole model of an original project that is read here; one of LAVIS's "
         "files with trained parts alone needs --model instead of --bert"
     )
+
+
+def with_replaced(
+    out: str | Path,
+    file: Path,
+    tensors: Mapping[str, np.ndarray],
+    source: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> tuple[list[Written], int, list[str]]:
+    """Write ``out``, completely or not at all: the model directory ``source`` with the trained parts in a ``file`` of
+    its system's authors, whose ``tensors`` these are, in place of its own.
+
+    Returns the weight files, how many tensors were taken, and the names of those that were skipped. Raises one
+    ValueError that lists the tensors which do not fit.
+    """
+    family = family_of(source)
+    if family.replaced is None:
+        raise ValueError(
+            f"{source}: {file} cannot replace parts of it; that is for InstructBLIP and BLIP-2's first stage"
+        )
+    config, trained, skipped = family.replaced(file, tensors, source)
+    return export(out, source, config, trained, max_shard_bytes=max_shard_bytes, added=True), len(trained), skipped
 
 
 def _first(found: tuple[Draft, list[str]]) -> Draft:

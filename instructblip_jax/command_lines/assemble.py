@@ -6,8 +6,9 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   instructblip --blip2 --bert [--language]
   instructblip --vision --bert --language
   instructblip --model --language
-  blip-2 --vision --language [--qformer]
-  blip-2 --vision --language --bert
+  blip-2 --vision --bert (its first stage)
+  blip-2 --vision --language [--bert]
+  blip-2 --qformer --language [--vision]
   llava --vision --language
   albef --vision --bert
   albef --model --task

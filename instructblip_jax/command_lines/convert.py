@@ -2,9 +2,10 @@
 
 --blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
 plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth
-file of the original project (LAVIS), whose Q-Former, query tokens, vision norm and projection replace those of the
-InstructBLIP directory --model; with --bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's or
-ALBEF's authors, which holds a whole model; alone a pytorch_model.bin, with the files beside it.
+file of the original project (LAVIS), whose trained parts replace those of the directory --model, InstructBLIP's or
+BLIP-2's of the first stage (Blip2ForImageTextRetrieval), which then also has the file's temperature and head; with
+--bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's or ALBEF's authors, which holds a whole
+model; alone a pytorch_model.bin, with the files beside it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
     flags.DEFINE_integer("seed", 0, "Seed of rows of new tokens, and of a new projection.", lower_bound=0)
     flags.DEFINE_string("original", None, "A .pth file of an original project, or a pytorch_model.bin.")
-    flags.DEFINE_string("model", None, "InstructBLIP directory, or a hub id, whose towers and tokenizers are taken.")
+    flags.DEFINE_string("model", None, "Directory, or a hub id, whose towers and tokenizers are taken.")
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
 

@@ -9,9 +9,7 @@ import numpy as np
 from absl import flags
 
 from instructblip_jax import families, files, hub
-from instructblip_jax.convert.layouts import lavis
 from instructblip_jax.convert.new_directory import check_free
-from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import as_dict, as_table
 
 FLAGS = flags.FLAGS
@@ -38,13 +36,11 @@ def run(args: Sequence[str]) -> None:
         file = Path(FLAGS.original)
         written = families.rewritten(FLAGS.out, file.parent, _read_pth(file), max_shard_bytes=limit)
     else:
-        base = hub.resolve(FLAGS.model)
-        shapes = open_shards(base).shapes
-        trained, skipped = lavis.rename(
-            FLAGS.original, _read_pth(Path(FLAGS.original)), str(base), shapes, lavis.INSTRUCTBLIP
+        file = Path(FLAGS.original)
+        written, taken, skipped = families.with_replaced(
+            FLAGS.out, file, _read_pth(file), hub.resolve(FLAGS.model), max_shard_bytes=limit
         )
-        written = families.export(FLAGS.out, base, families.read_config(base), trained, max_shard_bytes=limit)
-        print(f"{FLAGS.original}: {len(trained)} tensors taken")
+        print(f"{FLAGS.original}: {taken} tensors taken")
         _report(skipped)
     print(as_table(written))
     if FLAGS.json:

@@ -27,6 +27,7 @@ def export(
     ignored: re.Pattern[str],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    added: bool = False,
     describe: Callable[[Path], None] = lambda directory: None,
 ) -> list[Written]:
     """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` for its own.
@@ -42,6 +43,7 @@ def export(
       rules: the table of the exported model; a tensor that it resizes on loading is written resized.
       ignored: names of tensors that old files hold on top.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
+      added: tensors that ``source`` lacks are written, too.
       describe: called with the new directory, to edit its configuration files.
 
     Returns the weight files. Raises ValueError for an ``out`` that is in use, or for tensors that ``source`` does not
@@ -51,7 +53,7 @@ def export(
     with distributed.together():
         if distributed.is_writer():
             check_free(out, source)
-        tensors = _replaced(source, trained, rules, ignored)
+        tensors = _replaced(source, trained, rules, ignored, added)
     size = sum(tensor.nbytes for tensor in tensors.values())
     with shared_directory(out, size) as (directory, share):
         written = write_shards(directory, tensors.items(), max_shard_bytes, share=share)
@@ -62,7 +64,7 @@ def export(
 
 
 def _replaced(
-    source: Path, trained: Mapping[str, Tensor], rules: Mapping[str, Rule], ignored: re.Pattern[str]
+    source: Path, trained: Mapping[str, Tensor], rules: Mapping[str, Rule], ignored: re.Pattern[str], added: bool
 ) -> dict[str, Tensor]:
     """All tensors of ``source`` in the order of its files, the ``trained`` ones replaced; see `export`."""
     shards = open_shards(source)
@@ -76,7 +78,7 @@ def _replaced(
     wrong = [
         f"{name} {list(tensor.shape)}, there {list(tensors[name].shape) if name in tensors else 'not at all'}"
         for name, tensor in trained.items()
-        if name not in tensors or tensors[name].shape != tensor.shape
+        if (name not in tensors and not added) or (name in tensors and tensors[name].shape != tensor.shape)
     ]
     if wrong:
         raise ValueError(f"{source}: is not the model that these were trained on: {'; '.join(wrong)}")

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 PARTS = {
     "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP, for albef a ViT or DeiT.",
-    "language": "Plain T5 or LLaMA (Vicuna) model; for llava LLaMA, or one of the LLaVA authors' own repositories.",
+    "language": "Plain T5, LLaMA (Vicuna) or OPT model; for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
     "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
-    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins.",
-    "qformer": "InstructBLIP or BLIP-2 model whose query tokens and Q-Former, without its text half, are taken.",
+    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins; beside "
+    "--blip2 also a model of BLIP-2's first stage, whose text half is taken.",
+    "qformer": "InstructBLIP or BLIP-2 model, of any stage, whose query tokens and Q-Former, without its text half, "
+    "are taken, and its vision tower where no other is given.",
     "model": "Model of the same system, whose other parts are taken.",
 }
 """Part -> what its directory, or hub id, holds. Each is a flag of `assemble`."""
@@ -41,7 +43,11 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("vision", "bert", "language")),
         Combination(("model", "language")),
     ),
-    "blip-2": (Combination(("vision", "language"), ("qformer",)), Combination(("vision", "language", "bert"))),
+    "blip-2": (
+        Combination(("vision", "bert")),
+        Combination(("vision", "language"), ("bert",)),
+        Combination(("qformer", "language"), ("vision",)),
+    ),
     "llava": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
 }

@@ -85,6 +85,15 @@ def for_language_model(directory: Path, family: str, processor_class: str) -> Vo
     return vocabulary
 
 
+def newline_ends(vocabulary: Vocabulary) -> dict[str, int]:
+    """OPT's text_config fields in BLIP-2: a newline ends a caption (the original's code; id 50118 in OPT's tokenizer).
+
+    Empty where the tokenizer has no token of its own for it.
+    """
+    ids = vocabulary.tokenizer.encode("\n", add_special_tokens=False).ids
+    return {"eos_token_id": ids[0]} if len(ids) == 1 else {}
+
+
 def with_image(directory: Path, processor_class: str) -> Vocabulary:
     """A language model's tokenizer with ``<image>`` and ``<pad>``, and otherwise as it is, as llava-hf's are.
 
@@ -99,17 +108,21 @@ def with_image(directory: Path, processor_class: str) -> Vocabulary:
     return vocabulary
 
 
-def for_qformer(directory: Path, rows: int) -> Vocabulary:
-    """BERT's tokenizer with ``[DEC]``, declared as the begin token but never added to a text, as in the original.
+def for_qformer(
+    directory: Path, rows: int, processor_class: str = "InstructBlipProcessor", *, truncation: str = "left"
+) -> Vocabulary:
+    """BERT's tokenizer with ``[DEC]``, declared as the begin token but never added to a text, as in the original; or
+    that of a Q-Former's first stage, which has it already.
 
-    ``rows``: number of rows of BERT's word embedding. Raises ValueError where ``[DEC]`` is not the next id after them.
+    ``rows``: number of rows of the word embedding without that of ``[DEC]``, which must be the next id after them:
+    raises ValueError otherwise.
     """
-    vocabulary = Vocabulary(directory, "InstructBlipProcessor")
-    size = vocabulary.size
-    if size != rows or vocabulary.add(DEC) != rows:
-        raise ValueError(f"{vocabulary.path}: has {size} tokens, but the word embedding has {rows} rows")
+    vocabulary = Vocabulary(directory, processor_class)
+    size, known = vocabulary.size, vocabulary.tokenizer.token_to_id(DEC) is not None
+    if size != rows + known or vocabulary.add(DEC) != rows:
+        raise ValueError(f"{vocabulary.path}: has {size} tokens, but the word embedding has {rows + known} rows")
     vocabulary.config = {f"{name}_token": token for name, token in BERT_TOKENS.items()} | vocabulary.config
-    vocabulary.config |= {"tokenizer_class": "BertTokenizer", "bos_token": DEC, "truncation_side": "left"}
+    vocabulary.config |= {"tokenizer_class": "BertTokenizer", "bos_token": DEC, "truncation_side": truncation}
     for name in BERT_TOKENS:
         vocabulary.id_of(f"{name}_token")
     return vocabulary

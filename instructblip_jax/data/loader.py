@@ -23,7 +23,7 @@ from instructblip_jax.data.collate import collate, grid
 from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
 from instructblip_jax.data.record import Kinds, Record
 from instructblip_jax.data.sides import exchanged
-from instructblip_jax.data.templates import Templates, at_turn, check, instruction
+from instructblip_jax.data.templates import FRONT, Templates, at_turn, check, instruction, takes_front
 from instructblip_jax.processors.base import BaseProcessor, Row
 from instructblip_jax.processors.image import UnusableImageError
 
@@ -83,7 +83,8 @@ class _Places:
 
 
 def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
-    """An instruction and an answer of a record: its template, turn and answer are drawn."""
+    """An instruction and an answer of a record: its template, turn and answer are drawn, and the word before which the
+    answer is cut if the template takes its front."""
     if not record.answers and not record.turns:
         raise ValueError(f"{record.uid}: has no answer to train on")
     choice = int(rng.integers(1 << 30))
@@ -94,6 +95,12 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
         answer = record.answers[int(rng.choice(len(record.answers), p=record.weights))]
     else:
         answer = record.answers[int(rng.integers(len(record.answers)))]
+    if takes_front(templates, record, choice):
+        words = answer.split()
+        cut = int(rng.integers(1, max(len(words), 2)))  # a single word is all response
+        front, answer = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
+        record = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)})
+        answer = " ".join(answer)
     return instruction(templates, record, choice), answer
 
 

@@ -10,6 +10,10 @@ Templates = Mapping[str, Sequence[str]]
 """Set name -> its templates; "task:TASK" -> those of sets that have none of their own."""
 
 
+FRONT = "front"
+"""A slot that every answer brings: its words before one that is drawn. The response is then the rest of it."""
+
+
 def fields(template: str) -> set[str]:
     """The slot names in a template. Raises ValueError for broken braces."""
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
@@ -26,9 +30,11 @@ def check(templates: Templates, example: Record) -> None:
     example = at_turn(example, 0) if example.turns else example
     for template in _own(templates, example):
         try:
-            unknown = fields(template) - set(example.slots)
+            unknown = fields(template) - {*example.slots, FRONT}
             if not unknown:
-                template.format(**example.slots)  # raises for a format or conversion that texts do not have
+                template.format(
+                    **{FRONT: "", **example.slots}
+                )  # raises for a format or conversion that texts do not have
         except (ValueError, KeyError) as error:
             raise ValueError(f"set {name!r}: template {template!r} is malformed ({error})") from error
         if unknown:
@@ -58,6 +64,14 @@ def _own(templates: Templates, record: Record) -> Sequence[str]:
             f"set {record.dataset!r}: no instruction templates, and {record.uid} brings no instruction of its own"
         )
     return own
+
+
+def takes_front(templates: Templates, record: Record, choice: int) -> bool:
+    """True if the template that `instruction` takes has the slot `FRONT`."""
+    if record.instruction is not None:
+        return False
+    own = _own(templates, record)
+    return FRONT in fields(own[choice % len(own)])
 
 
 def instruction(templates: Templates, record: Record, choice: int) -> str:

@@ -146,6 +146,15 @@ BARE: dict[str, tuple[str, ...]] = {
 continue a few words that are always the same, where a model writes them."""
 
 
+WHOLE: dict[str, tuple[str, ...]] = {"task:caption": ("",)}
+"""Captions alone, as a decoder-only model writes them in BLIP-2's second stage (arXiv 2301.12597, section 3.2)."""
+
+
+CONTINUED: dict[str, tuple[str, ...]] = {"task:caption": ("{front}",)}
+"""Captions in two parts: the front is read and the rest is written, as T5 does in that stage (prefix language
+modelling)."""
+
+
 def training_templates() -> dict[str, tuple[str, ...]]:
     """Set -> training templates, for the digits and the public sets; "task:" and a task -> templates for other sets."""
     return {**DIGITS, **TRAINING, **BY_TASK}

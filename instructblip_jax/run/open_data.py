@@ -21,11 +21,17 @@ from instructblip_jax.data.templates import Templates
 from instructblip_jax.datasets.digits.prepare import prepare_missing
 from instructblip_jax.datasets.digits.tasks import TASKS
 from instructblip_jax.datasets.digits.templates import PLAIN
-from instructblip_jax.datasets.prompts import BARE, training_templates
+from instructblip_jax.datasets.prompts import BARE, CONTINUED, WHOLE, training_templates
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.run.config import RunConfig
 
-TEMPLATE_SETS: Mapping[str, Templates] = {"instructions": training_templates(), "plain": PLAIN, "bare": BARE}
+TEMPLATE_SETS: Mapping[str, Templates] = {
+    "instructions": training_templates(),
+    "plain": PLAIN,
+    "bare": BARE,
+    "captions": WHOLE,
+    "continued_captions": CONTINUED,
+}
 """config.data.templates -> the templates."""
 
 

@@ -66,7 +66,7 @@ def test_help_lists_all_systems_and_parts(cli):
         ([], ["name the system", "instructblip, blip-2"]),
         (["llavo", "--vision=a"], ["'llavo'", "instructblip, blip-2, llava"]),
         (["instructblip", "--out=o"], ["no part", "--blip2 --bert [--language]"]),
-        (["blip-2", "--vision=a", "--language=b", "--audio=c", "--out=o"], ["--audio", "[--qformer]"]),
+        (["blip-2", "--vision=a", "--language=b", "--audio=c", "--out=o"], ["--audio", "[--vision]"]),
         (["blip-2", "--vision=a", "--language=b"], ["--out"]),
         (["blip-2", "blip", "--vision=a", "--language=b", "--out=o"], ["unexpected blip"]),
         (["blip-2", "--vision=a", "--language=b", "--out=o", "--wings=c"], ["wings"]),

@@ -36,6 +36,13 @@ def test_other_architectures_are_read_by_their_model_type(tmp_path, architecture
     assert families.family_of(tmp_path) is families.FAMILIES["blip-2"]
 
 
+def test_an_architecture_may_be_another_system_than_its_model_type(tmp_path):
+    raw = {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert families.family_of(tmp_path) is families.BLIP2_STAGE1
+    assert not families.read_config(tmp_path).writes
+
+
 def test_trainable_sets_are_a_systems(tmp_path):
     assert ib.trainable("qformer")(("query_tokens",), None)
     assert not ib.trainable("qformer")(("vit", "position"), None)

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from instructblip_jax.data.loader import drawn
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import at_turn, check, fields, instruction
+from instructblip_jax.run.open_data import TEMPLATE_SETS
 
 RECORD = Record("shapes/train/0", "shapes", "train", "vqa", (), {"place": "top {left}", "what": "disc"}, ("yes",))
 
@@ -31,6 +34,18 @@ def test_slots_are_put_in_as_they_are():
     assert instruction(templates, RECORD, 1) == "{disc}"
     assert instruction(templates, RECORD, 2) == instruction(templates, RECORD, 0)
     assert instruction(templates, RECORD, 10**9 + 1) == "{disc}"
+
+
+def test_the_front_of_an_answer_is_read_and_the_rest_is_written():
+    templates = {"task:vqa": ("so far: {front}",)}
+    record = dataclasses.replace(RECORD, answers=("a red disc", "disc"))
+    check(templates, record)
+    rng = np.random.default_rng(0)
+    found = {drawn(record, rng, templates) for _ in range(40)}
+    assert found == {("so far: ", "disc"), ("so far: a", "red disc"), ("so far: a red", "disc")}
+    own = dataclasses.replace(record, instruction="what ?")
+    assert {drawn(own, rng, templates)[1] for _ in range(20)} == {"a red disc", "disc"}
+    assert TEMPLATE_SETS["captions"]["task:caption"] == ("",)
 
 
 def test_a_record_with_an_instruction_needs_no_template():

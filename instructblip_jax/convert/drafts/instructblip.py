@@ -9,13 +9,13 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from instructblip_jax.convert import qformer_from_bert, vocabulary
-from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal
-from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.assemble import Draft, constant, normal
+from instructblip_jax.convert.drafts import blip2_stage1
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.new_rows import SCALE, grow
 from instructblip_jax.convert.rule import Shape
@@ -24,13 +24,10 @@ from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
-from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 LM = "language_model."
-PLAIN = ("t5", "llama")
+PLAIN = ("t5", "llama", "opt")
 """model_type of the plain language models that can be put in."""
-QUERIES = 32
-"""Query tokens of a new Q-Former (arXiv 2301.12597, section 3.1)."""
 NEW_QFORMER: dict[str, Any] = {}
 """Sizes of a Q-Former that begins at random; absent ones are Hugging Face's class defaults, those of BERT-base."""
 _VOCABULARY_ROWS = re.compile(
@@ -43,14 +40,6 @@ _NORMS = {"instructblip": "qformer.embeddings.layernorm.", "blip-2": "qformer.la
 """model_type -> prefix of the Q-Former's first norm."""
 _NAMES = {"instructblip": ("InstructBlip", "instructblip"), "blip-2": ("Blip2", "blip_2")}
 """model_type -> prefix of its class names, prefix of its parts' model_types."""
-
-
-class _Model(NamedTuple):
-    """A model of this family that parts are taken from. ``tensors``: without what old files hold on top."""
-
-    raw: dict[str, Any]
-    config: InstructBlipConfig
-    tensors: dict[str, Tensor]
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
@@ -67,7 +56,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         vision = parts["blip2"]
         raw, tensors = _with_text_half(vision, parts["bert"], seed)
     else:
-        vision = parts["vision"]
+        vision = parts.get("vision") or parts["qformer"]
         raw, tensors = _without_language_model(model_type, vision, parts.get("qformer"), bert, seed)
     text = raw.get("text_config") or {}
     if language is not None:
@@ -80,6 +69,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     words = vocabulary.for_language_model(language or vision, family, processor_class)
     grow(tensors, filter(_VOCABULARY_ROWS.fullmatch, list(tensors)), words.size, seed)
     rows = next(tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
+    if language is not None and family == "opt":
+        text |= vocabulary.newline_ends(words)
     text |= {"model_type": family, "vocab_size": rows, "pad_token_id": words.id_of("pad_token")}
     vocabularies, sizes = {"": words}, {}
     if hf_instructblip.HAS_TEXT[model_type]:
@@ -102,22 +93,18 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     return Draft(tensors, files, vocabularies, language or vision, lambda name, shape: _draw(name, shape, seed))
 
 
-def _model(directory: Path) -> _Model:
-    """Raises FileNotFoundError or ValueError where it is no model of this family, or not a whole one."""
-    path = directory / "config.json"
-    config, shards = hf_instructblip.read_config(path), open_shards(directory)
-    rules, ignored = hf_instructblip.rules(config), hf_instructblip.ignored(config)
-    check_fits(config, rules, shards, ignored)
-    return _Model(read_json(path), config, {name: stored(shards, name) for name in kept(rules, ignored, shards.shapes)})
-
-
 def _whole(directory: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config.json and the tensors of a model of this model_type."""
     path = directory / "config.json"
     found = read_json(path).get("model_type")
     if found != model_type:
         raise ValueError(f"{path}: model_type is {found!r}, not {model_type!r}")
-    raw, _, tensors = _model(directory)
+    if blip2_stage1.is_first_stage(directory):
+        raise ValueError(
+            f"{path}: is of BLIP-2's first stage, which has no language model; give it one first: "
+            f"instructblip assemble blip-2 --qformer {directory} --language DIR --out DIR"
+        )
+    raw, _, tensors = blip2_stage1.read(directory)
     return raw, tensors
 
 
@@ -125,6 +112,8 @@ def _with_text_half(blip2: Path, bert: Path, seed: int) -> tuple[dict[str, Any],
     """The config.json of a BLIP-2, and its tensors by InstructBLIP's names with a text half for its Q-Former."""
     raw, tensors = _whole(blip2, "blip-2")
     tensors = {name.replace(_NORMS["blip-2"], _NORMS["instructblip"]): tensor for name, tensor in tensors.items()}
+    if blip2_stage1.is_first_stage(bert):
+        return raw, tensors | blip2_stage1.text_half(bert)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return raw, tensors | qformer_from_bert.text_half(bert, shapes, seed=seed)
 
@@ -133,25 +122,24 @@ def _without_language_model(
     model_type: str, vision: Path, qformer: Path | None, bert: Path | None, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The sections of config.json, and the tensors, of the vision tower and of a Q-Former that reads its tokens."""
-    tower = _model(vision)
-    tensors = {name: tensor for name, tensor in tower.tensors.items() if name.startswith("vision_model.")}
-    raw = {"vision_config": tower.raw.get("vision_config") or {}, "num_query_tokens": QUERIES}
-    width = tower.config.vision.hidden_size
+    source, tower, found = blip2_stage1.read(vision)
+    tensors = {name: tensor for name, tensor in found.items() if name.startswith("vision_model.")}
+    raw = {"vision_config": source.get("vision_config") or {}, "num_query_tokens": blip2_stage1.QUERIES}
+    width = tower.vision.hidden_size
     section = NEW_QFORMER
     if qformer is not None:
-        source = _model(qformer)
-        if source.config.qformer.encoder_hidden_size != width:
-            found = source.config.qformer.encoder_hidden_size
+        source, config, found = blip2_stage1.read(qformer)
+        if (reads := config.qformer.encoder_hidden_size) != width:
             raise ValueError(
-                f"{qformer}: its Q-Former reads image tokens of width {found}; those of {vision} have {width}"
+                f"{qformer}: its Q-Former reads image tokens of width {reads}; those of {vision} have {width}"
             )
         tensors |= {
             name.replace(_NORMS["instructblip"], _NORMS["blip-2"]): tensor
-            for name, tensor in source.tensors.items()
+            for name, tensor in found.items()
             if name == "query_tokens" or (name.startswith("qformer.") and not _TEXT_HALF.fullmatch(name))
         }
-        section = source.raw.get("qformer_config") or {}
-        raw["num_query_tokens"] = source.config.num_query_tokens
+        section = source.get("qformer_config") or {}
+        raw["num_query_tokens"] = config.num_query_tokens
     elif bert is not None:
         section = qformer_from_bert.read_config(bert)
         text = hf_instructblip.HAS_TEXT[model_type]
@@ -175,13 +163,13 @@ def _language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
     model in an InstructBLIP or BLIP-2."""
     text = read_json(directory / "config.json")
     if text.get("model_type") in _NAMES:
-        raw, _, tensors = _model(directory)
+        raw, tensors = _whole(directory, text["model_type"])
         inner = {name: tensor for name, tensor in tensors.items() if name.startswith(LM)}
         return dict(raw.get("text_config") or {}), inner
     if text.get("model_type") not in PLAIN:
         raise ValueError(
             f"{directory / 'config.json'}: model_type is {text.get('model_type')!r}; "
-            f"a language model to put in is {' or '.join(PLAIN)}, or that of {' or '.join(_NAMES)}"
+            f"a language model to put in is {', '.join(PLAIN)}, or that of {' or '.join(_NAMES)}"
         )
     if text.get("feed_forward_proj") == "gated-gelu":
         text["dense_act_fn"] = "gelu"  # the original replaces FlanT5's own gelu_new
@@ -214,7 +202,7 @@ def _config(
         "initializer_range": 0.02,
         "is_encoder_decoder": text["model_type"] == "t5",
         "model_type": model_type,
-        "num_query_tokens": raw.get("num_query_tokens", QUERIES),
+        "num_query_tokens": raw.get("num_query_tokens", blip2_stage1.QUERIES),
         "qformer_config": qformer | {"model_type": f"{prefix}_qformer"} | sizes,
         "text_config": text,
         "tie_word_embeddings": text.get("tie_word_embeddings", False),

@@ -5,16 +5,19 @@ config.json, and hold both: ``temp``, and ``cls.predictions.*`` under BERT's nam
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from instructblip_jax.convert.config_fields import checked
+from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.layouts.hf_instructblip import QFORMER, VIT, read_tower_and_qformer
 from instructblip_jax.convert.parts import bert, eva_vit, qformer
 from instructblip_jax.convert.rule import LEADING, Rule, Shape, dense
-from instructblip_jax.files import read_json
+from instructblip_jax.files import read_json, write_json
 from instructblip_jax.systems.blip2_stage1 import TEMPERATURE, Blip2Stage1Config
 
 ARCHITECTURE = "Blip2ForImageTextRetrieval"
@@ -25,6 +28,12 @@ HEAD = ("qformer/head/", "cls.predictions.")
 EMBEDDINGS, FIRST_NORM = "embeddings.", f"{QFORMER[1]}layernorm"
 PROJECTIONS = {"vision_proj": "vision_projection", "text_proj": "text_projection", "itm_head": "itm_head"}
 """Our paths -> their names."""
+
+
+def is_first_stage(raw: Mapping[str, Any]) -> bool:
+    """True if a config.json is of this layout."""
+    architectures = raw.get("architectures")
+    return isinstance(architectures, list) and ARCHITECTURE in architectures
 
 
 def read_config(path: Path) -> Blip2Stage1Config:
@@ -68,3 +77,12 @@ def _first_temperature(key: jax.Array, shape: Shape) -> jax.Array:
 def ignored(config: Blip2Stage1Config) -> re.Pattern[str]:
     """Names of tensors that old files hold on top: the numbers of the positions."""
     return re.compile(rf"({re.escape(QFORMER[1])})?{re.escape(EMBEDDINGS)}position_ids")
+
+
+def describe(directory: Path, config: Blip2Stage1Config) -> None:
+    """Write what differs from the source into a directory's configuration files: the size of the pictures, and that
+    the temperature and the head are there."""
+    hf_instructblip.describe(directory, config)
+    path = directory / "config.json"
+    if config.writes and not (raw := read_json(path)).get(PRETRAINING):
+        write_json(path, raw | {PRETRAINING: True})

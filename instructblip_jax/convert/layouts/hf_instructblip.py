@@ -106,7 +106,7 @@ def ignored(config: InstructBlipConfig) -> re.Pattern[str]:
     return re.compile(f"{qformer.ignored(QFORMER[1])}|{language_models.of(config.text).ignored(LLM[1])}")
 
 
-def describe(directory: Path, config: InstructBlipConfig) -> None:
+def describe(directory: Path, config: Any) -> None:
     """Write the size of the pictures into a model directory's configuration files, where it is not the stored one."""
     if not config.stored_image_size:
         return

@@ -7,13 +7,18 @@ BLIP-2's first stage also hold its heads, and some of them the tower.
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from instructblip_jax.convert.layouts import hf_blip2_retrieval
+from instructblip_jax.convert.assemble import wanted
+from instructblip_jax.convert.layouts import hf_blip2_retrieval, hf_instructblip
 from instructblip_jax.convert.layouts.hf_instructblip import QFORMER
 from instructblip_jax.convert.parts import qformer
 from instructblip_jax.convert.rule import Shape
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 BERT = r"Qformer\.bert\."
 _LAYERS = (
@@ -86,7 +91,36 @@ BLIP2_STAGE1 = Original(
         "vision_model.post_layernorm.",
     ),
 )
+_HEAD = re.compile(r"Qformer\.cls\.predictions\.(bias|transform\..+)")
 _BUFFERS = re.compile(qformer.ignored(QFORMER[1]))
+
+
+def instructblip(
+    file: Path, tensors: Mapping[str, np.ndarray], directory: Path
+) -> tuple[InstructBlipConfig, dict[str, np.ndarray], list[str]]:
+    """See `families.Family.replaced`: Q-Former, query tokens, vision norm and projection."""
+    config = hf_instructblip.read_config(directory / "config.json")
+    shapes = open_shards(directory).shapes
+    return config, *rename(str(file), tensors, str(directory), shapes, INSTRUCTBLIP)
+
+
+def blip2_stage1(
+    file: Path, tensors: Mapping[str, np.ndarray], directory: Path
+) -> tuple[Blip2Stage1Config, dict[str, np.ndarray], list[str]]:
+    """See `families.Family.replaced`: all but the tower, or that, too, where the file holds it.
+
+    The temperature and the head that writes are taken if the file has both.
+    """
+    config = hf_blip2_retrieval.read_config(directory / "config.json")
+    config = dataclasses.replace(config, writes="temp" in tensors and any(map(_HEAD.fullmatch, tensors)))
+    original = BLIP2_STAGE1
+    if config.writes:
+        original = dataclasses.replace(original, replaced=(*original.replaced, "temp", hf_blip2_retrieval.HEAD[1]))
+    else:
+        skipped = re.compile(f"{original.skipped.pattern}|{_HEAD.pattern}|temp")
+        original = dataclasses.replace(original, skipped=skipped)
+    shapes = {**open_shards(directory).shapes, **wanted(config, hf_blip2_retrieval.rules(config))}
+    return config, *rename(str(file), joined_biases(tensors), str(directory), shapes, original)
 
 
 def joined_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
