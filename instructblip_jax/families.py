@@ -13,6 +13,7 @@ from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
+from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
@@ -21,6 +22,7 @@ from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
+    blip_original,
     hf_blip,
     hf_blip2_retrieval,
     hf_instructblip,
@@ -149,6 +151,8 @@ BLIP = Family(
     hf_blip.ignored,
     hf_blip.describe,
     blip_processor.from_directory,
+    blip_draft.draft,
+    original=blip_original.draft,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,

@@ -12,6 +12,8 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   llava --vision --language
   albef --vision --bert
   albef --model --task
+  blip --vision --bert
+  blip --model --task
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose vision tower is taken; for llava a CLIP, for albef a ViT or DeiT.",
-    "language": "Plain T5, LLaMA (Vicuna) or OPT model; for llava LLaMA, or one of the LLaVA authors' repositories.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip also a ViT or DeiT.",
+    "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
+    "for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -23,6 +24,7 @@ PROJECTORS = ("mlp", "linear")
 
 TASKS: dict[str, tuple[str, ...]] = {
     "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
+    "blip": ("pretraining", "retrieval", "captioning", "question_answering", "reasoning"),
 }
 """System -> the forms that can be made of another form of it (``--model``)."""
 
@@ -50,6 +52,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     ),
     "llava": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
+    "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
 """System (a model_type) -> the combinations of parts that it can be made of."""
 

@@ -46,13 +46,13 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "")
     vision, tensors = plain_vit.read(parts["vision"])
     tensors = {VIT + name: tensor for name, tensor in tensors.items()}
     text = qformer_from_bert.read_config(bert)
-    tensors |= {f"{TEXT}{name}": tensor for name, tensor in _bert(bert)}
+    tensors |= {f"{TEXT}{name}": tensor for name, tensor in bert_tensors(bert)}
     words = tensors[f"{TEXT}{BERT}{qformer_from_bert.WORDS}"].shape[0]
     config = {"text_config": text | {"vocab_size": words, "fusion_layer": text["num_hidden_layers"] // 2}}
     return whole(config | {"vision_config": vision}, tensors, bert, bert, "pretraining", partial(draw, seed=seed))
 
 
-def _bert(directory: Path) -> Iterator[tuple[str, Tensor]]:
+def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """BERT's tensors under the names of pre-training's text encoder, its head for masked words among them."""
     shards = open_shards(directory)
     for name in shards.shapes:
@@ -87,20 +87,25 @@ def whole(
             **config,
             "text_config": text,
         },
-        PREPROCESSOR: {
-            "image_processor_type": "BlipImageProcessor",
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(CLIP_MEAN),
-            "image_std": list(CLIP_STD),
-            "rescale_factor": 1 / 255,
-            "resample": 3,
-            "size": {"height": side, "width": side},
-        },
+        PREPROCESSOR: image_settings(side),
     }
     return Draft(tensors, files, {"": words}, source, draw)
+
+
+def image_settings(side: int) -> dict[str, Any]:
+    """ALBEF's and BLIP's preprocessor_config.json, for pictures of ``side`` pixels a side."""
+    return {
+        "image_processor_type": "BlipImageProcessor",
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+        "rescale_factor": 1 / 255,
+        "resample": 3,
+        "size": {"height": side, "width": side},
+    }
 
 
 def _other_form(directory: Path, task: str, seed: int) -> Draft:

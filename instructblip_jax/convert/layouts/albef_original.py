@@ -48,7 +48,7 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
     skipped = [name for name in found if SKIPPED.fullmatch(name)]
     task = _task(found)
     prefix = _BERT if f"{_BERT}{qformer_from_bert.WORDS}" in found else TEXT
-    text, vision = _text_config(path, found, prefix, bert), _vision_config(path, found)
+    text, vision = text_config(path, found, prefix, bert), vision_config(path, found)
     text["fusion_layer"] = start
     if task == "reasoning":
         text["num_hidden_layers"] = start + (text["num_hidden_layers"] - start) // 2
@@ -88,7 +88,7 @@ def _task(found: Mapping[str, np.ndarray]) -> str:
     return "entailment" if bias is not None and len(bias) == len(ENTAILMENT) else "reasoning"
 
 
-def _text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert: Path) -> dict[str, Any]:
+def text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert: Path) -> dict[str, Any]:
     """The sizes of the text encoder; all its layers are counted."""
     section = qformer_from_bert.read_config(bert)
     words, positions = (found.get(f"{prefix}{name}") for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS))
@@ -111,7 +111,7 @@ def _text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert:
     }
 
 
-def _vision_config(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def vision_config(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The sizes of the tower."""
     names = ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     positions, patch, up = (found.get(VIT + name) for name in names)

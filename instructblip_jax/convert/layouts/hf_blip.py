@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from instructblip_jax.convert.config_fields import check_divisible, check_patches, checked, fields
 from instructblip_jax.convert.parts import bert, eva_vit, paired_bert
-from instructblip_jax.convert.rule import Rule, dense
+from instructblip_jax.convert.rule import Rule, Shape, dense
 from instructblip_jax.files import read_json, write_json
 from instructblip_jax.models.language.bert import BertConfig
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
@@ -145,8 +145,8 @@ def rules(config: BlipConfig) -> dict[str, Rule]:
     if isinstance(config, BlipPairConfig):
         for name in ("vision_proj", "text_proj", "itm_head"):
             table += dense(f"med/{name}", name)
-        # Public files have no temperature; Hugging Face's classes would not know it.
-        table.append(Rule("med/temp", "temp", new=_temperature))
+        # Public files have no temperature, and Hugging Face's class does not know it.
+        table.append(Rule("med/temp", "temp", new=None if config.writes else _temperature))
         if config.writes:
             block = f"{DECODER}encoder.layer.{{layer}}.attention"
             table += bert.attention("med/decoder_attention", block) + bert.head("med/head/", HEAD)
@@ -161,7 +161,7 @@ def _decoder(text: BertConfig, ours: str) -> list[Rule]:
     ]
 
 
-def _temperature(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _temperature(key: jax.Array, shape: Shape) -> jax.Array:
     return jnp.full(shape, TEMPERATURE, jnp.float32)
 
 

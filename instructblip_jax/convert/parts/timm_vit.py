@@ -30,3 +30,10 @@ def renamed(name: str) -> str:
     for theirs, timm in NAMES:
         name = name.replace(theirs, timm)
     return name
+
+
+def hugging_face(config: VitConfig) -> dict[str, str]:
+    """timm's name of each of a tower's tensors -> that in Hugging Face's layout, both without their prefixes."""
+    table = eva_vit.rules(config, "", "")
+    names = {name for rule in table for name in rule.names((config.num_hidden_layers,))}
+    return {renamed(name): name for name in names}

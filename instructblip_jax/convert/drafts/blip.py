@@ -1,0 +1,176 @@
+"""BLIP before pre-training, from a ViT and a BERT (arXiv 2201.12086, section 3.1); and one of its forms from another.
+
+A decoder begins as the pre-trained one, of which the encoder holds all but self-attention and head; NLVR2's two sets of
+cross-attention both begin as the one of pre-training.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructblip_jax.convert import plain_vit, qformer_from_bert, vocabulary
+from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal, uniform
+from instructblip_jax.convert.config_fields import fields
+from instructblip_jax.convert.drafts.albef import bert_tensors, image_settings
+from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.layouts import hf_blip
+from instructblip_jax.convert.layouts.hf_blip import DECODER, ENCODER, HEAD, TASKS, VIT
+from instructblip_jax.convert.new_rows import SCALE, with_rows
+from instructblip_jax.convert.parts import timm_vit
+from instructblip_jax.convert.rule import Shape
+from instructblip_jax.convert.shards import open_shards
+from instructblip_jax.convert.write import Lazy, Tensor, read, stored
+from instructblip_jax.files import read_json
+from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.processors.image import PREPROCESSOR, settings
+from instructblip_jax.systems.picture_text import TEMPERATURE
+
+BEGINNINGS = {"pretraining": tuple(TASKS), "retrieval": ("retrieval", "reasoning")}
+"""Form -> those that can be made of it: others need a decoder."""
+BIAS = "cls.predictions.bias"
+NEW_TOKENS = 2
+"""[DEC] and [ENC], rows behind BERT's."""
+_HEADS = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
+_NEW = re.compile(rf"{_HEADS.pattern}|.+\.crossattention\.")
+_OWN = re.compile(r"encoder\.layer\.\d+\.attention\.")
+"""Self-attention, which encoder and decoder do not share."""
+_CROSS = re.compile(r"(encoder\.layer\.\d+\.crossattention\.)(self|output\.dense)\.(.+)")
+_KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
+
+
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
+    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
+
+    ``task``: the form to be made of a "model", a name of `layouts.hf_blip.TASKS`. Projections and heads that no part
+    has begin as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
+    """
+    if "model" in parts:
+        return _other_form(parts["model"], task, seed)
+    bert = parts["bert"]
+    vision, tower = plain_vit.read(parts["vision"])
+    names = timm_vit.hugging_face(VitConfig(**fields(bert, "", VitConfig, vision)))
+    tensors: dict[str, Tensor] = {VIT[1] + names[name]: tensor for name, tensor in tower.items() if name in names}
+    found = dict(bert_tensors(bert))
+    rows = found[f"bert.{qformer_from_bert.WORDS}"].shape[0]
+    for name, tensor in found.items():
+        if name.startswith("cls."):
+            tensors[HEAD + name.removeprefix("cls.predictions.")] = _longer(tensor) if name == BIAS else tensor
+        elif not name.endswith("token_type_embeddings.weight"):
+            plain = name.removeprefix("bert.")
+            tensors[ENCODER + plain] = tensor
+            if _OWN.match(plain):
+                tensors[DECODER + plain] = tensor
+    words = f"{ENCODER}{qformer_from_bert.WORDS}"
+    tensors[words] = with_rows(tensors[words], rows + NEW_TOKENS, seed)
+    text = qformer_from_bert.read_config(bert) | {"vocab_size": rows + NEW_TOKENS}
+    return whole(vision, text, {}, tensors, bert, bert, "pretraining", partial(draw, seed=seed))
+
+
+def _longer(bias: Tensor) -> Lazy:
+    """A head's bias with zeros for the new tokens."""
+    shape = (bias.shape[0] + NEW_TOKENS,)
+    return Lazy(shape, bias.dtype, lambda: np.concatenate([read(bias), np.zeros(NEW_TOKENS, bias.dtype)]))
+
+
+def whole(
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    more: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    bert: Path,
+    source: Path,
+    task: str,
+    draw: Callable[[str, Shape], Lazy | None],
+) -> Draft:
+    """The draft of a form with these sizes, with BERT's tokenizer and BLIP's image settings. ``more``: fields at the
+    top of config.json.
+
+    Raises ValueError where the tokenizer does not fit.
+    """
+    words = _tokenizer(bert, text["vocab_size"])
+    ids = {f"{name}_token_id": words.id_of(f"{name}_token") for name in ("sep", "pad")}
+    config = {
+        "architectures": [TASKS[task]],
+        "image_text_hidden_size": 256,
+        "model_type": hf_blip.KIND,
+        **more,
+        "text_config": {
+            "model_type": "blip_text_model",
+            "is_decoder": True,
+            "projection_dim": text["hidden_size"],
+            **text,
+            **ids,
+            "bos_token_id": text["vocab_size"] - NEW_TOKENS,
+        },
+        "vision_config": {"model_type": "blip_vision_model", **vision},
+    }
+    files = {"config.json": config, PREPROCESSOR: image_settings(vision["image_size"])}
+    return Draft(tensors, files, {"": words}, source, draw)
+
+
+def _tokenizer(directory: Path, rows: int) -> vocabulary.Vocabulary:
+    words = vocabulary.for_pairs(directory, rows - NEW_TOKENS)
+    words.config["processor_class"] = "BlipProcessor"
+    return words
+
+
+def _other_form(directory: Path, task: str, seed: int) -> Draft:
+    """The draft of the form ``task`` from a model directory of a form that it can begin with."""
+    path = directory / "config.json"
+    raw, config = read_json(path), hf_blip.read_config(path)
+    found = hf_blip.task_of(path, raw)
+    if task not in BEGINNINGS.get(found, ()):
+        able = " or ".join(TASKS[name] for name, forms in BEGINNINGS.items() if task in forms)
+        raise ValueError(f"{path}: architectures is {TASKS[found]}; {TASKS[task]} begins with {able}")
+    shards, rules, ignored = open_shards(directory), hf_blip.rules(config), hf_blip.ignored(config)
+    check_fits(config, rules, shards, ignored)
+    width, tensors = config.text.hidden_size, dict[str, Tensor]()
+    for name in kept(rules, ignored, shards.shapes):
+        tensor = stored(shards, name)
+        for new in _places(name, task):
+            # This decoder reads states of the text; keys and values of pictures of another width are no use to it.
+            foreign = task == "question_answering" and new.startswith(DECODER) and _KEYS_VALUES.search(new)
+            if not (foreign and tensor.shape[1:] not in ((), (width,))):
+                tensors[new] = tensor
+    files = {"config.json": raw | {"architectures": [TASKS[task]]}, PREPROCESSOR: settings(directory)[2]}
+    words = _tokenizer(directory, config.text.vocab_size)
+    return Draft(tensors, files, {"": words}, directory, partial(draw, seed=seed))
+
+
+def _places(name: str, task: str) -> Iterator[str]:
+    """The names that a tensor of pre-training or retrieval has in the form ``task``."""
+    writes = task in ("captioning", "question_answering")
+    if name.startswith(VIT[1]) or task == "pretraining":
+        yield name
+    elif name.startswith(ENCODER):
+        plain = name.removeprefix(ENCODER)
+        if task == "reasoning" and (match := _CROSS.fullmatch(plain)):
+            yield from (f"{ENCODER}{match[1]}{match[2]}{n}.{match[3]}" for n in range(2))
+        elif task != "captioning":
+            yield name
+        if writes and not _OWN.match(plain):
+            yield DECODER + plain
+    elif name.startswith((DECODER, HEAD)):
+        if writes:
+            yield name
+    elif task == "retrieval":
+        yield name
+
+
+def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
+    """A new tensor for one that no part has, if it may be new: cross-attention, projections, heads, temperature."""
+    if name == "temp":
+        return constant(shape, TEMPERATURE)
+    if not _NEW.match(name):
+        return None
+    if name.endswith(".bias"):
+        return constant(shape, 0)
+    if "LayerNorm" in name:
+        return constant(shape, 1)
+    number = zlib.crc32(name.encode())
+    return uniform(shape, seed, number) if _HEADS.match(name) else normal(shape, SCALE, seed, number)
