@@ -38,7 +38,7 @@ trains() {
 }
 
 echo "== 1/3 stage 1: the Q-Former of a BERT learns from captions, without a language model"
-writes "$W/stage1.start" assemble blip-2 --vision $PARTS/digits --bert $PARTS/digits_bert
+writes "$W/stage1.start" assemble blip-2 --vision $PARTS/digits --bert $PARTS/digits_bert --queries 16
 trains stage1 configs/digits_blip2_stage1.py
 writes "$W/stage1.model" export --model "$W/stage1.start" --workdir "$W/stage1"
 

@@ -60,7 +60,7 @@ def test_dry_run_of_the_chain(checkout):
     assets = "instructblip_jax/assets"
     made = [" ".join(command[2:]) for command in commands if command[1] in ("assemble", "export")]
     assert made == [
-        f"blip-2 --vision {assets}/digits --bert {assets}/digits_bert --out W/stage1.start",
+        f"blip-2 --vision {assets}/digits --bert {assets}/digits_bert --queries 16 --out W/stage1.start",
         "--model W/stage1.start --workdir W/stage1 --out W/stage1.model",
         f"blip-2 --qformer W/stage1.model --language {assets}/digits --out W/stage2.start",
         "--model W/stage2.start --workdir W/stage2 --out W/stage2.model",

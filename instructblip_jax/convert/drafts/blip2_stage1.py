@@ -58,8 +58,8 @@ def text_half(directory: Path) -> dict[str, Tensor]:
     return {f"qformer.{name.removeprefix('qformer.')}": tensor for name, tensor in found.items()}
 
 
-def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
-    """See `families.Family`; the parts are "vision" and "bert".
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = QUERIES) -> Draft:
+    """See `families.Family`; the parts are "vision" and "bert". ``queries``: number of query tokens.
 
     Both halves of the Q-Former begin as BERT, and its head as BERT's, each with a row for ``[DEC]``. The norm after the
     tower is new, projections and the matching head begin as torch's linear layers, with a bias of 0.
@@ -84,7 +84,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
         "model_type": model_type,
-        "num_query_tokens": QUERIES,
+        "num_query_tokens": queries,
         "qformer_config": section
         | sizes
         | ids
