@@ -24,6 +24,6 @@ def get_config(model: str = "digits-stage1") -> ConfigDict:
     config.mixture.weights = {}
     config.data.instruction_lengths = config.data.response_lengths = (17, 25)  # the one text counts as either
     config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, ()
-    config.evaluation.settings = {name: {"mode": "retrieval"} for name in CAPTIONS}
+    config.evaluation.settings = {name: {"mode": "retrieval", "rerank": 20} for name in CAPTIONS}
     config.evaluation.blind = False
     return config

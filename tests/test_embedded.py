@@ -52,7 +52,8 @@ def test_an_unknown_model_is_answered_with_those_there_are():
 def test_what_assemble_says_is_passed_on(monkeypatch):
     refused = subprocess.CompletedProcess([], 1, "", "ValueError: config.json: model_type is 'llama'\n")
     monkeypatch.setattr(embedded.subprocess, "run", lambda *args, **options: refused)
-    monkeypatch.setitem(embedded.MADE, "odd", (("instructblip",), {"model": "digits_llama", "language": "digits_llama"}))
+    parts = {"model": "digits_llama", "language": "digits_llama"}
+    monkeypatch.setitem(embedded.MADE, "odd", (("instructblip",), parts))
     with pytest.raises(
         RuntimeError, match=r"odd: could not be assembled in .*\nValueError: config.json: model_type is"
     ):
