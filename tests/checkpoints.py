@@ -134,6 +134,25 @@ def albef_json(architecture: str = "AlbefForPreTraining", sizes: dict = TINY, **
     }
 
 
+BLIP_TEXT = {name: x for name, x in ALBEF_TEXT.items() if name not in ("fusion_layer", "cls_token_id")} | {
+    "vocab_size": 34,
+    "bos_token_id": 32,
+}
+
+
+def blip_json(architecture: str, sizes: dict = TINY, **text) -> dict:
+    """A ``config.json`` of BLIP, whose tower is as wide as Hugging Face wants it for questions; ``text`` changes its
+    text_config."""
+    width = {"hidden_size": BLIP_TEXT["hidden_size"]} if "QuestionAnswering" in architecture else {}
+    return {
+        "architectures": [architecture],
+        "model_type": "blip",
+        "image_text_hidden_size": 12,
+        "vision_config": sizes["vision_config"] | {"layer_norm_eps": 1e-6} | width,
+        "text_config": BLIP_TEXT | text,
+    }
+
+
 def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields) -> dict:
     """A ``config.json`` as llava-hf writes it, for a vocabulary whose last two tokens are ``<image>`` and ``<pad>``."""
     text = {name: x for name, x in TEXT[family].items() if not name.endswith("_token_id")}

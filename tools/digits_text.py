@@ -119,5 +119,5 @@ def train(
             bar.write(f"step {n} {name}: loss {float(value):.4f}, {time.time() - begun:.0f} s")
         if n % 1000 == 999:
             bar.write(str(accuracy(graph, params)))
-    print("on fresh text-only scenes:", accuracy(graph, params))
+    print("language model, exact match on fresh text-only scenes:", accuracy(graph, params))
     return params

@@ -3,7 +3,7 @@
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
-(`digits_bert.py`), minutes. Towers that are in --cache from an earlier run are not trained again.
+that nobody trained. Towers that are in --cache from an earlier run are not trained again.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import digits_bert
 import digits_llama
 import digits_t5
 import digits_text
@@ -30,7 +29,7 @@ from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.parts import bert, clip_vit, llama
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.write import write_shards
-from instructblip_jax.models.language.bert import BertConfig
+from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
@@ -187,8 +186,9 @@ def write_bert_config(out: Path, config: BertConfig) -> None:
         {
             "model_type": "bert",
             "architectures": ["BertForMaskedLM"],
+            "initializer_range": WIDTH**-0.5,  # as `linear` begins; the usual 0.02 is little for this width
             "layer_norm_eps": config.layer_norm_eps,
-            "pad_token_id": digits_bert.PAD,
+            "pad_token_id": 0,
             "type_vocab_size": 2,
             **{name: getattr(config, name) for name in (*sizes, *others)},
         },
@@ -261,7 +261,7 @@ def make_clip(out: Path, cache: Path) -> None:
 
 
 def make_bert(out: Path, cache: Path) -> None:
-    """A plain BERT with its head."""
+    """A plain BERT with its head, as it is before any training."""
     tokenizer = write_bert(out)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -275,7 +275,17 @@ def make_bert(out: Path, cache: Path) -> None:
         token_types=True,
     )
     write_bert_config(out, config)
-    arrays = cached(cache / "bert.safetensors", lambda: digits_bert.train(config, tokenizer, 2500))
+    kind: dict[str, Any] = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    modules = {
+        "embeddings": BertEmbeddings(config, **kind),
+        "layers": BertStack(config, config.num_hidden_layers, cross=False, **kind),
+        "head": LmHead(config, **kind),
+    }
+    arrays = {
+        f"{name}/{path}": np.asarray(variable[...])
+        for name, module in modules.items()
+        for path, variable in flatten(nnx.state(module)).items()
+    }
     table = [
         *bert.embeddings(config, "embeddings/", "bert."),
         *bert.layers("layers/", "bert.", cross=False),

@@ -1,7 +1,8 @@
 """Answers about pictures: instructblip answer --model M [--workdir W] --image F [--image F2] "INSTRUCTION" ...
 
 Prints one answer per line, for each image and each instruction; --workdir uses the trained parameters of a run. On a
-terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead.
+terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead. A model
+that only compares (BLIP or ALBEF in retrieval) prints similarity and match probability of each image and text.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from instructblip_jax import distributed, files
+from instructblip_jax import comparing, distributed, files
 from instructblip_jax.command_lines.answer import generation
 from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
@@ -70,8 +70,20 @@ def choose(model: Model, processor: BaseProcessor, pictures: list, texts: list[s
     return rows
 
 
+def compare(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+    """Print how much alike each picture and text are, and the probability that they belong together; return both."""
+    cosines = comparing.similarity(model, processor, pictures, texts).diagonal()
+    rows = [
+        {"similarity": float(cosine), "match": float(probability)}
+        for cosine, probability in zip(cosines, comparing.match(model, processor, pictures, texts), strict=True)
+    ]
+    for text, row in zip(texts, rows, strict=True):
+        print(f"similarity {row['similarity']:.3f}  match {100 * row['match']:.1f} %  {text}")
+    return rows
+
+
 def run(args: Sequence[str]) -> None:
-    """Answer every instruction about every picture."""
+    """Answer every instruction about every picture; compare them where the model compares alone."""
     distributed.start()
     for path in FLAGS.image:  # before the model, so that a bad one is reported at once; not kept, to save memory
         open_image(path)
@@ -85,7 +97,10 @@ def run(args: Sequence[str]) -> None:
             print(f"note: the model does not know {', '.join(unknown)}", file=sys.stderr)
     pairs = list(itertools.product(range(len(pictures)), args))
     about, texts = [pictures[n] for n, _ in pairs], [text for _, text in pairs]
-    found = (choose if FLAGS.candidates else answer)(model, processor, about, texts)
+    writes = model.has("prefill")
+    if not writes and FLAGS.candidates:
+        raise ValueError(f"{FLAGS.model} compares and writes nothing: --candidates has no effect; give them as texts")
+    found = (choose if FLAGS.candidates else answer if writes else compare)(model, processor, about, texts)
     if FLAGS.json and distributed.is_writer():
         asked = [{"image": pictures[n], "instruction": text} for n, text in pairs]
         rows = [row | result for row, result in zip(asked, found, strict=True)]

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP; for albef and blip also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
     "for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",

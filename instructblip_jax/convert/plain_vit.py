@@ -29,7 +29,7 @@ SIZES = {
 }
 """Fields of a vision_config, and Hugging Face's class defaults."""
 EPSILON = 1e-6
-"""Of the norms, as both originals run the tower; DeiT's own file says 1e-12."""
+"""Epsilon of the norms, as both originals run the tower; DeiT's own file says 1e-12."""
 _NAMES = (
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.position_embeddings", "pos_embed"),

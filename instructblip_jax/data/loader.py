@@ -98,9 +98,8 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
     if takes_front(templates, record, choice):
         words = answer.split()
         cut = int(rng.integers(1, max(len(words), 2)))  # a single word is all response
-        front, answer = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
-        record = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)})
-        answer = " ".join(answer)
+        front, rest = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
+        record, answer = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)}), " ".join(rest)
     return instruction(templates, record, choice), answer
 
 

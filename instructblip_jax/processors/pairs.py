@@ -50,10 +50,11 @@ class PairProcessor(ImageTextProcessor):
         """See `BaseProcessor`."""
         return PICTURE if PICTURE in self.config.batch(1, 1, 1) else ""
 
+    def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """See `BaseProcessor`. Raises ValueError for any row: each is a negative of the others, and must be real."""
+        if rows.any():
+            raise ValueError("a batch of pairs cannot be filled up with rows that count nothing")
+
     def lengths(self, row: Row) -> tuple[int, int]:
         """Tokens as a prompt and as a response: a text is either, so both are its own."""
         return len(row["input_ids"]), len(row["input_ids"])
-
-    def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
-        """See `BaseProcessor`: there are none, because the rows of a batch depend on one another."""
-        assert not rows.any()

@@ -26,8 +26,12 @@ class Task:
       learning_rate: the peak, to which the rate rises in ``warmup`` steps from 1e-5.
       final: the rate at the end.
       crop: the least share of a picture that a random crop keeps.
-      ramps: the teacher's weight rises through the first epoch.
+      ramp: epochs in which the teacher's weight rises from 0.
       prompt, response: the longest texts in tokens.
+      start: the rate before the warm-up.
+      decay, magnitude: AdamW's weight decay, and RandAugment's strength.
+      system: more of the system's options.
+      exchange: two pictures change places, and the words for their sides.
     """
 
     model: str
@@ -42,9 +46,14 @@ class Task:
     side: int = 384
     final: float = 1e-6
     crop: float = 0.5
-    ramps: bool = True
+    ramp: int = 1
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     evaluated: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    start: float = 1e-5
+    decay: float = 0.02
+    magnitude: int = 7
+    system: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"alpha": 0.4})
+    exchange: bool = False
 
     @property
     def epoch(self) -> int:
@@ -108,7 +117,7 @@ TASKS: dict[str, Task] = {
     ),
     "nlvr2": Task("albef-nlvr2", ("nlvr2",), 86_373, 10, 128, 2e-5, 100, 64, 1, evaluated={"nlvr2": {}}),
     "snli_ve": Task(
-        "albef-snli-ve", ("snli_ve",), 529_527, 5, 256, 2e-5, 100, 64, 1, ramps=False, evaluated={"snli_ve": {}}
+        "albef-snli-ve", ("snli_ve",), 529_527, 5, 256, 2e-5, 100, 64, 1, ramp=0, evaluated={"snli_ve": {}}
     ),
 }
 """Variant -> its figures: the released configurations' batch is that of 8 devices."""
@@ -118,23 +127,30 @@ def paper(variant: str) -> ConfigDict:
     """The run of one of `TASKS`. Raises ValueError for an unknown one."""
     if variant not in TASKS:
         raise ValueError(f"configs/albef.py has no variant {variant!r}; it has {', '.join(TASKS)}")
-    task = TASKS[variant]
+    return run_of(TASKS[variant])
+
+
+def run_of(task: Task) -> ConfigDict:
+    """A task's run."""
     steps = task.epochs * task.epoch
     config = complete(ConfigDict({"model": task.model, "steps": steps, "batch_size": task.batch_size}))
     config.checkpoint_every = task.epoch
     config.image_size = task.side
-    config.system = {"alpha": 0.4, "ramp_steps": task.epoch if task.ramps else 0}
+    config.system = dict(task.system)
+    if "alpha" in task.system:
+        config.system["ramp_steps"] = task.ramp * task.epoch
     config.remat = "layer"
     config.layout = {"trained": "zero", "vit": "zero"}
     optim = config.optim
     optim.learning_rate, optim.final_learning_rate = task.learning_rate, task.final
-    optim.warmup_start, optim.warmup_steps = 1e-5, task.warmup
-    optim.weight_decay, optim.beta2 = 0.02, 0.999
+    optim.warmup_start, optim.warmup_steps = task.start, task.warmup
+    optim.weight_decay, optim.beta2 = task.decay, 0.999
     config.mixture.sets, config.mixture.exponent, config.mixture.weights = task.sets, 1.0, task.weights
     config.data.templates = "bare"
     config.data.instruction_lengths, config.data.response_lengths = (task.prompt,), (task.response,)
     augment = config.data.augment
-    augment.crop, augment.flip, augment.operations, augment.magnitude = task.crop, True, 2, 7
+    augment.crop, augment.flip, augment.operations, augment.magnitude = task.crop, True, 2, task.magnitude
+    augment.exchange = task.exchange
     config.evaluation.held_in, config.evaluation.settings = tuple(task.evaluated), task.evaluated
     config.evaluation.blind = False
     return config

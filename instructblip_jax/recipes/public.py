@@ -4,8 +4,10 @@ import dataclasses
 
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
+from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import SystemConfig
@@ -34,24 +36,37 @@ def _model(text: TextConfig) -> InstructBlipConfig:
     return InstructBlipConfig(VitConfig(), QFormerConfig(), text)
 
 
+def _blip2(text: TextConfig) -> InstructBlipConfig:
+    return InstructBlipConfig(VitConfig(), QFormerConfig(use_text=False), text)
+
+
 def _llava(text: LlamaConfig, vision: VitConfig = CLIP_L) -> LlavaConfig:
     return LlavaConfig(vision, dataclasses.replace(text, rms_norm_eps=1e-5, pad_token_id=32001))
 
 
+FLAN_T5_XL = T5Config(d_model=2048, d_ff=5120, num_heads=32, num_layers=24, num_decoder_layers=24)
+FLAN_T5_XXL = T5Config(d_model=4096, d_ff=10240, num_heads=64, num_layers=24, num_decoder_layers=24)
+OPT_2_7B = OptConfig(vocab_size=50304, hidden_size=2560, ffn_dim=10240, num_hidden_layers=32, num_attention_heads=32)
+OPT_6_7B = OptConfig(vocab_size=50304, hidden_size=4096, ffn_dim=16384, num_hidden_layers=32, num_attention_heads=32)
+STAGE1 = Blip2Stage1Config(VitConfig(), QFormerConfig())
+"""BLIP-2's first stage as the public files have it; directories of ours also have the head that writes."""
 PUBLIC: dict[str, SystemConfig] = {
-    "Salesforce/instructblip-flan-t5-xl": _model(
-        T5Config(d_model=2048, d_ff=5120, num_heads=32, num_layers=24, num_decoder_layers=24)
-    ),
-    "Salesforce/instructblip-flan-t5-xxl": _model(
-        T5Config(d_model=4096, d_ff=10240, num_heads=64, num_layers=24, num_decoder_layers=24)
-    ),
+    "Salesforce/instructblip-flan-t5-xl": _model(FLAN_T5_XL),
+    "Salesforce/instructblip-flan-t5-xxl": _model(FLAN_T5_XXL),
     "Salesforce/instructblip-vicuna-7b": _model(VICUNA_7B),
     "Salesforce/instructblip-vicuna-13b": _model(VICUNA_13B),
+    "Salesforce/blip2-itm-vit-g": STAGE1,
+    "Salesforce/blip2-itm-vit-g-coco": dataclasses.replace(STAGE1, vision=VitConfig(image_size=364)),
     "llava-hf/llava-1.5-7b-hf": _llava(VICUNA_7B),
     "llava-hf/llava-1.5-13b-hf": _llava(VICUNA_13B),
 }
 """Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""
 NEW: dict[str, SystemConfig] = {
+    "blip2-stage1-new": dataclasses.replace(STAGE1, writes=True),
+    "blip2-opt-2.7b-new": _blip2(OPT_2_7B),
+    "blip2-opt-6.7b-new": _blip2(OPT_6_7B),
+    "blip2-flan-t5-xl-new": _blip2(FLAN_T5_XL),
+    "blip2-flan-t5-xxl-new": _blip2(FLAN_T5_XXL),
     "llava-1.5-7b-new": _llava(VICUNA_7B),
     "llava-1.5-13b-new": _llava(VICUNA_13B),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),

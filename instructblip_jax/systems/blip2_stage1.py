@@ -112,7 +112,8 @@ class Blip2Stage1Config(CachedTowerConfig):
         trained: tuple[str, ...] = QFORMER,
     ) -> "Blip2Stage1System":
         """See `protocol.SystemConfig`; there is no language model that ``int8`` could round."""
-        return Blip2Stage1System(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, trained=trained)
+        kind = Blip2Stage1Writer if self.writes else Blip2Stage1System
+        return kind(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, trained=trained)
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
@@ -241,7 +242,17 @@ class Blip2Stage1System(CachedTower):
         states = self.qformer(self.query_tokens[...], image, ids, mask, key=key)
         return jnp.mean(self.itm_head(states).astype(jnp.float32), axis=1)
 
-    # Writing
+    def _begun(self, ids: jax.Array) -> jax.Array:
+        """Texts [B, T] with [DEC] in the place of their first token."""
+        return ids.at[:, 0].set(self.config.dec_token_id)
+
+    def _to_logits(self, hidden: jax.Array) -> jax.Array:
+        logits = self.qformer.logits(hidden)
+        return constrain(logits, "batch", *(None for _ in logits.shape[2:]), "vocab")
+
+
+class Blip2Stage1Writer(Blip2Stage1System):
+    """The same with the head that writes: it also captions."""
 
     @in_layout_of("trained")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
@@ -283,14 +294,6 @@ class Blip2Stage1System(CachedTower):
         """See `protocol.Answers`."""
         hidden, cache = self.qformer.decode(ids, context, cache, index, origin)
         return self._to_logits(hidden), cache
-
-    def _begun(self, ids: jax.Array) -> jax.Array:
-        """Texts [B, T] with [DEC] in the place of their first token."""
-        return ids.at[:, 0].set(self.config.dec_token_id)
-
-    def _to_logits(self, hidden: jax.Array) -> jax.Array:
-        logits = self.qformer.logits(hidden)
-        return constrain(logits, "batch", *(None for _ in logits.shape[2:]), "vocab")
 
 
 def _rows(x: jax.Array, place: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ def base(tmp_path_factory):
 def other(base):
     """Other values for what the original project trains, by Hugging Face name."""
     tensors = load_file(base / "model.safetensors")
-    return random(1, {name: x.shape for name, x in tensors.items() if name.startswith(lavis.REPLACED)})
+    return random(1, {name: x.shape for name, x in tensors.items() if name.startswith(lavis.INSTRUCTBLIP.replaced)})
 
 
 def test_all_that_is_wrong_is_in_one_error(base, other):
@@ -95,7 +95,7 @@ def test_all_that_is_wrong_is_in_one_error(base, other):
     tensors["visual_encoder.cls_token"] = np.zeros(3, np.float32)
     tensors["Qformer.bert.encoder.layer.7.output.dense.bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="6 tensors") as caught:
-        lavis.rename("f.pth", tensors, "base", shapes)
+        lavis.rename("f.pth", tensors, "base", shapes, lavis.INSTRUCTBLIP)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("f.pth: 6 tensors do not fit base")
     assert [line.split()[:2] for line in lines[1:]] == [
@@ -209,3 +209,17 @@ def test_without_torch_the_extra_is_named(cli, base, tmp_path, monkeypatch):
     (tmp_path / "f.pth").write_text("x")
     result = cli("convert", f"--original={tmp_path / 'f.pth'}", f"--model={base}", f"--out={tmp_path / 'out'}")
     refused(result, "pip install -e '.[original]'")
+
+
+def test_a_pytorch_model_bin_beside_its_configuration(torch, cli, base, tmp_path):
+    source = tmp_path / "old"
+    source.mkdir()
+    for path in base.glob("*.json"):
+        (source / path.name).write_bytes(path.read_bytes())
+    there = load_file(base / "model.safetensors")
+    torch.save({name: torch.tensor(x) for name, x in there.items()}, source / "pytorch_model.bin")
+    result = cli("convert", f"--original={source / 'pytorch_model.bin'}", f"--out={tmp_path / 'out'}")
+    assert result.code == 0, result.err
+    here = load_file(tmp_path / "out" / "model.safetensors")
+    assert here.keys() == there.keys()
+    assert all(np.array_equal(here[name], x) for name, x in there.items())

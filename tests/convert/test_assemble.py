@@ -318,7 +318,7 @@ FAULTS = {
     "a language model that is none": (
         ("vision", "bert", "t5"),
         lambda copy: edit_json(copy["t5"] / "config.json", model_type="bert"),
-        r"t5/config\.json: model_type is 'bert'.*t5 or llama",
+        r"t5/config\.json: model_type is 'bert'.*t5, llama or opt",
     ),
 }
 

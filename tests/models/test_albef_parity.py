@@ -23,6 +23,8 @@ ROWS, LENGTH, STEP, RAMP = 4, 7, 3, 4
 ALPHA = 0.4 * STEP / RAMP
 LAYERS = {"reasoning": 3}
 """Layers of BERT, of which one reads the text alone: two pairs for two pictures, otherwise one layer."""
+OPTIONS = {"reasoning": {"alpha": 0.0}}
+"""Without a teacher, and so without momentum copies."""
 SIZES = {"heads": 4, "vision_heads": 4, "fusion": 1}
 
 
@@ -34,8 +36,9 @@ class Form:
         checkpoints.write(
             directory, checkpoints.albef_json(TASKS[task], checkpoints.MINI, num_hidden_layers=LAYERS.get(task, 2))
         )
-        options = {"queue_size": 6} if task in ("pretraining", "retrieval") else {}
+        options = {"queue_size": 6} if task in ("pretraining", "retrieval") else OPTIONS.get(task, {})
         self.model = ib.from_pretrained(directory, dtype="float32", ramp_steps=RAMP, **options)
+        assert bool(self.model.memory) == (task != "reasoning")
         self.rules = self.model.family.rules(self.model.config)
         rng = np.random.default_rng(5)
         self.memory = {
@@ -147,11 +150,12 @@ def test_tasks(form, task):
     shown = checkpoints.left_padded(made.batch)
     batch, d = put_batch(made.model.mesh, shown), made.given(made.batch)
     which = "answer_logits" if task == "question_answering" else "class_logits"
-    logits, taught = (getattr(x, which)(d) for x in (made.own, made.copy))
+    logits = getattr(made.own, which)(d)
+    taught = getattr(made.copy, which)(d) if made.memory else logits
     (name,) = ("lm",) if task == "question_answering" else ("class",)
     if name == "class":
         logits, taught = logits[:, None], taught[:, None]
-    want = distilled(logits, d["labels"], taught, ALPHA)
+    want = distilled(logits, d["labels"], taught, ALPHA if made.memory else 0.0)
     counted = (d["labels"] >= 0).any(1)
 
     def loss(system):

@@ -228,6 +228,35 @@ def test_shards_with_rows_that_cannot_be_read(tmp_path):
         read("cc12m", tmp_path)
 
 
+def test_parquet_tables_with_pictures(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    held = {
+        "jpg": [b"p", None, b"r", b"s"],
+        "caption": ["a", "b", " ", "d"],
+        "key": ["7", "8", "9", None],
+        "url": list("wxyz"),
+    }
+    parquet.write_table(pyarrow.table(held), tmp_path / "00000.parquet")
+    addresses = pyarrow.table({"URL": ["http://h/x.jpg"], "TEXT": ["x"]})
+    parquet.write_table(addresses, tmp_path / "00001.parquet")  # holds no pictures
+    for source in (tmp_path, tmp_path / "00000.parquet"):
+        first, no_picture, empty, last = read("laion", source)
+        assert first.record == pair("laion", "train", "00000/7", "7", "a")
+        assert first.media == (Media(data=b"p"),)
+        assert last.record == pair("laion", "train", "00000/3", "3", "d")
+        assert skips([no_picture, empty]) == [
+            ("00000.parquet:1", "no picture in the sample"),
+            ("00000.parquet:2", "empty answer"),
+        ]
+    with pytest.raises(FileNotFoundError, match=r"\*\.parquet with pictures"):
+        read("laion", tmp_path / "00001.parquet")
+    put(tmp_path / "00000.parquet", b"PAR1")
+    with pytest.raises(ValueError, match=r"00000\.parquet: broken Parquet file"):
+        read("laion", tmp_path)
+
+
 # Retrieval
 
 

@@ -8,12 +8,23 @@ import checkpoints
 import toys
 from safetensors.numpy import save_file
 
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1")
+FORMS = {"blip": "BlipForPreTraining", "blip-captioning": "BlipForConditionalGeneration"}
+"""Names of BLIP's forms here -> those in config.json."""
+MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1", "albef", *FORMS)
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
-PAIRS = ("blip-2-stage-1",)
+PAIRS = ("blip-2-stage-1", "albef", "blip")
+"""Those that compare."""
+BERT = (*PAIRS, "blip-captioning")
 """Those that read BERT's tokens alone."""
-OPTIONS = {"blip-2-stage-1": {"label_smoothing": 0.0}}
-"""Options with which a system's loss is the plain likelihood of its decoder."""
+OPTIONS: dict[str, dict] = {
+    "blip-2-stage-1": {"label_smoothing": 0.0},
+    "albef": {"queue_size": 12},
+    "blip": {"queue_size": 12},
+    "blip-captioning": {"label_smoothing": 0.0},
+}
+"""Options with which a system's loss is the plain likelihood of its decoder, and a small queue."""
+SILENT = ("albef", "blip")
+"""Those that write no text."""
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
@@ -25,6 +36,11 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
+    if kind == "albef":
+        return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
+    if kind in FORMS:
+        sizes = {"num_hidden_layers": 1, "vocab_size": qformer_words + 2, "bos_token_id": qformer_words}
+        return checkpoints.blip_json(FORMS[kind], checkpoints.MINI, **sizes)
     if kind == "blip-2-stage-1":
         raw |= {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"], "pretraining": True}
         raw |= {"image_text_hidden_size": 20, "qformer_config": raw["qformer_config"] | {"sep_token_id": 3}}
@@ -38,7 +54,7 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
     words, qformer_words = toys.write_tokenizers(directory, "llava" if kind == "llava" else "instructblip")
-    if kind in PAIRS:
+    if kind in BERT:
         shutil.copytree(directory / "qformer_tokenizer", directory, dirs_exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")
     settings = json.loads((directory / "preprocessor_config.json").read_text())

@@ -19,7 +19,7 @@ import instructblip_jax as ib
 from instructblip_jax.mesh import make_mesh, put_batch, replicate
 from instructblip_jax.pixels import all_numbers
 from instructblip_jax.run.checkpoint import Checkpoints
-from instructblip_jax.systems.build import in_stacks, merge
+from instructblip_jax.systems.build import follow, in_stacks, merge
 from instructblip_jax.systems.trainable import trains
 from instructblip_jax.train.gradients import term_gradients
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
@@ -116,6 +116,8 @@ def test_only_the_named_set_trains(case):
 
 
 def test_layers_with_arrays_of_their_own_are_the_stack(case):
+    if not case.model.frozen:
+        pytest.skip("all of it trains, in stacks")
     apart = case.load(scan_layers=False)
     assert apart.train.keys() == case.model.train.keys()
     assert apart.frozen.keys() != case.model.frozen.keys()
@@ -161,6 +163,8 @@ def test_bytes_are_the_same_media_as_numbers(case):
 
 
 def test_prefill_and_decode_are_the_forward_pass(case):
+    if case.directory.name in minis.SILENT:
+        pytest.skip("this system does not write")
     model, prompts = case.model, case.batch(training=False)
     tokens = [case.processor.response(text) for text in case.answers]
     if case.compares:  # all of its text is the answer, behind a first token that begins it
@@ -216,11 +220,11 @@ def test_pairs_are_compared_whichever_side_the_padding_is_on(case):
 
 def test_saved_and_resumed_is_undisturbed(case, tmp_path):
     tx, batch = optimizer(FAST, 4), put_batch(case.model.mesh, case.batch())
-    step = make_step(partial(merge, case.model.graph), tx, seed=1)
+    step = make_step(partial(merge, case.model.graph), tx, seed=1, follow=partial(follow, case.model.config))
 
     def begin():
-        train = {path: jnp.copy(x) for path, x in case.model.train.items()}
-        return replicate(case.model.mesh, init_state(train, tx, memory=case.model.memory))
+        train, memory = ({n: jnp.copy(x) for n, x in own.items()} for own in (case.model.train, case.model.memory))
+        return replicate(case.model.mesh, init_state(train, tx, memory=memory))
 
     def steps(state, count):
         for _ in range(count):

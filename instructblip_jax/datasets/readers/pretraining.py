@@ -1,8 +1,9 @@
 """Reads the sets of pictures with captions that ALBEF, BLIP and BLIP-2 are pre-trained on.
 
 Each is read from the first of its forms that is found: the lists that ALBEF and LAVIS publish (rows {image, caption},
-where the caption may be a list), tar shards of img2dataset (CC3M, CC12M, SBU, LAION) or LAVIS (LAION), or the official
-file. A row with several captions is one record, and training draws one of them at each visit.
+where the caption may be a list), tar shards or Parquet tables of img2dataset (CC3M, CC12M, SBU, LAION), tar shards of
+LAVIS (LAION), or the official file. A row with several captions is one record, and training draws one of them at each
+visit.
 
 - coco_pretrain: coco.json, coco_karpathy_train.json, or train and restval of dataset_coco.json.
 - vg_caption: vg.json, vg_caption.json, or region_descriptions.json, all of whose phrases count as captions; the lists
@@ -10,7 +11,7 @@ file. A row with several captions is one record, and training draws one of them 
 - sbu: sbu.json, or sbu-captions-all.json, an object of parallel lists.
 - cc3m, cc12m: cc3m_train.json and cc3m_val.json, cc3m.json, cc12m.json, or the official tables of captions and
   addresses.
-- laion: shards alone.
+- laion: shards or tables alone.
 
 The pictures of official files that hold addresses are named like the last parts of these.
 """
@@ -26,6 +27,7 @@ from instructblip_jax.datasets.readers.json_files import Entry, elements
 from instructblip_jax.datasets.readers.source_rows import Made, OtherSplit, drafts, find, nonempty, places
 from instructblip_jax.datasets.readers.stores import Store, coco_picture, coco_store, store
 from instructblip_jax.datasets.readers.web_pairs import from_addresses, listed, record, shards, shards_in, table
+from instructblip_jax.datasets.readers.web_tables import tables, tables_in
 
 COCO = ("train2014", "val2014")
 VISUAL_GENOME = ("VG_100K", "VG_100K_2", "image")
@@ -132,13 +134,17 @@ def _web(name: str, source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
             splits[split] = partial(listed, [path], name, split, where, WEB)
     if not splits and shards_in(source):
         splits["train"] = partial(shards, source, name, "train")
+    if not splits and tables_in(source):
+        splits["train"] = partial(tables, source, name, "train")
     for split, names in TABLES.get(name, {}).items() if not splits else ():
         if path := find(source, *names):
             splits[split] = partial(table, path, name, split, where)
     if not splits and name == "sbu" and (path := find(source, ADDRESSES)):
         splits["train"] = partial(_parallel, path, where)
     wanted = [file for form in (LISTS, TABLES) for files in form.get(name, {}).values() for file in files]
-    return nonempty(splits, source, *wanted, *([ADDRESSES] if name == "sbu" else []), "*.tar")
+    return nonempty(
+        splits, source, *wanted, *([ADDRESSES] if name == "sbu" else []), "*.tar", "*.parquet with pictures"
+    )
 
 
 RELEASES: dict[str, Release] = {

@@ -201,12 +201,8 @@ class QFormer(nnx.Module):
         return x, cache
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """States of texts [..., T, D] -> float32 [..., T, V]. Raises ValueError where there is no head."""
-        if self.head is None:
-            raise ValueError(
-                "this Q-Former has no head that writes: the public files of BLIP-2's first stage hold none, the "
-                "original's .pth does (instructblip convert --original)"
-            )
+        """States of texts [..., T, D] -> float32 [..., T, V], by the head."""
+        assert self.head is not None
         return self.head(x, self.word)
 
     def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:

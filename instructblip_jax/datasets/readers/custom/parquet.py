@@ -12,30 +12,20 @@ from instructblip_jax.datasets.readers.custom import pictures
 from instructblip_jax.datasets.readers.custom.own_row import FOLDER_COLUMNS, LABEL, OwnRow, OwnRows, made
 from instructblip_jax.datasets.readers.custom.splits import of_field, of_name
 from instructblip_jax.datasets.readers.fields import BadRow
-
-BATCH = 64
-"""Rows in memory at a time."""
+from instructblip_jax.datasets.readers.parquet_files import BATCH, opened
 
 
 def rows(path: Path) -> OwnRows:
     """The rows of a Parquet file."""
-    try:
-        from pyarrow import ArrowException, parquet  # optional: only Parquet needs it
-    except ImportError as error:
-        raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-
     held = 0
 
     def values() -> Iterator[dict]:
         nonlocal held
-        try:
-            with parquet.ParquetFile(path) as table:
-                held = table.metadata.num_rows
-                names.update(_label_names(table.schema_arrow.metadata or {}))
-                for batch in table.iter_batches(batch_size=BATCH):
-                    yield from batch.to_pylist()
-        except (ArrowException, OSError, UnicodeError, OverflowError) as error:
-            raise ValueError(f"{path}: broken Parquet file: {' '.join(str(error).split())[:160]}") from error
+        with opened(path) as table:
+            held = table.metadata.num_rows
+            names.update(_label_names(table.schema_arrow.metadata or {}))
+            for batch in table.iter_batches(batch_size=BATCH):
+                yield from batch.to_pylist()
 
     names: dict[str, list[str]] = {}
     yield from _rows(path, values(), names, path.parent, of_name(path))
