@@ -11,7 +11,8 @@ CAPTIONED = runpy.run_path(str(Path(__file__).with_name("digits_blip2_stage1.py"
 def get_config(model: str = "digits-albef") -> ConfigDict:
     """The run; configs/digits_blip.py runs it with another embedded ``model``."""
     config = CAPTIONED(model=model)
-    config.steps = 600
-    # Queues of 32 batches; the teacher has followed its student for a while before it counts fully.
+    config.steps = 800
+    config.optim.learning_rate = 6e-4  # lower, because the tower trains, too
+    # Queues of 64 batches; the teacher has followed its student for a while before it counts fully.
     config.system.queue_size, config.system.ramp_steps = 1024, 200
     return config

@@ -17,12 +17,13 @@ def get_config(model: str = "digits-stage1") -> ConfigDict:
     """The run; other files run it with another embedded ``model`` that compares pictures with captions."""
     config = DIGITS["get_config"](model=model)
     # More rows than instruction tuning has: the other rows of a batch are what a caption is told apart from.
-    config.steps, config.batch_size = 300, 32
-    config.optim.warmup_steps = 50
+    config.steps, config.batch_size = 300, 16
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 50
     config.validate_every = 150
     config.mixture.sets = CAPTIONS
     config.mixture.weights = {}
-    config.data.instruction_lengths = config.data.response_lengths = (17, 25)  # the one text counts as either
+    config.data.instruction_lengths = config.data.response_lengths = (25,)  # the one text counts as either
+    config.data.window = 1  # long and short captions in a batch, as in a gallery
     config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, ()
     config.evaluation.settings = {name: {"mode": "retrieval", "rerank": 20} for name in CAPTIONS}
     config.evaluation.blind = False

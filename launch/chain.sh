@@ -49,4 +49,4 @@ writes "$W/stage2.model" export --model "$W/stage2.start" --workdir "$W/stage2"
 
 echo "== 3/3 instruction tuning: InstructBLIP, whose Q-Former reads instructions as stage 1 read captions"
 writes "$W/instructblip.start" assemble instructblip --blip2 "$W/stage2.model" --bert "$W/stage1.model"
-trains instructblip configs/digits.py --config.steps=3000
+trains instructblip configs/digits.py --config.steps=1500
