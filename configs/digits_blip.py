@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-ALBEF = runpy.run_path(str(Path(__file__).with_name("digits_albef.py")))["get_config"]
+PRETRAINING = runpy.run_path(str(Path(__file__).with_name("digits_albef.py")))["pretraining"]
 
 
 def get_config() -> ConfigDict:
     """The run."""
-    return ALBEF(model="digits-blip")
+    return PRETRAINING("digits-blip")

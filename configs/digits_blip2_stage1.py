@@ -13,8 +13,8 @@ DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))
 CAPTIONS = ("caption", "describe")
 
 
-def get_config(model: str = "digits-stage1") -> ConfigDict:
-    """The run; other files run it with another embedded ``model`` that compares pictures with captions."""
+def captioned(model: str) -> ConfigDict:
+    """A run on captions with an embedded ``model`` that compares pictures with them; other files have other ones."""
     config = DIGITS["get_config"](model=model)
     # More rows than instruction tuning has: the other rows of a batch are what a caption is told apart from.
     config.steps, config.batch_size = 300, 16
@@ -28,3 +28,8 @@ def get_config(model: str = "digits-stage1") -> ConfigDict:
     config.evaluation.settings = {name: {"mode": "retrieval", "rerank": 20} for name in CAPTIONS}
     config.evaluation.blind = False
     return config
+
+
+def get_config() -> ConfigDict:
+    """The run."""
+    return captioned("digits-stage1")
