@@ -6,7 +6,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   instructblip --blip2 --bert [--language]
   instructblip --vision --bert --language
   instructblip --model --language
-  blip-2 --vision --bert (its first stage)
+  blip-2 --vision --bert
   blip-2 --vision --language [--bert]
   blip-2 --qformer --language [--vision]
   llava --vision --language

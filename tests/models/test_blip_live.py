@@ -22,8 +22,7 @@ def case(directory, task):
         tensors = load_file(directory / "model.safetensors")
         tensors["text_decoder.cls.predictions.bias"][SEP] += 2.0
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    options = {} if task == "retrieval" else {"label_smoothing": 0.0}
-    ours = ib.from_pretrained(directory, dtype="float32", **options)
+    ours = ib.from_pretrained(directory, dtype="float32")
     theirs, info = getattr(transformers, TASKS[task]).from_pretrained(
         directory, output_loading_info=True, attn_implementation="eager"
     )
@@ -53,21 +52,28 @@ def test_captions(tmp_path):
     np.testing.assert_allclose(ours(batch)[real], want.logits.numpy()[real], rtol=1e-4, atol=1e-4)
     assert float(ib.loss(ours, batch)[0]) == pytest.approx(want.loss.item(), rel=1e-5)
 
+
+@pytest.mark.parametrize(
+    ("prompted", "options"),
+    [
+        (True, {"num_beams": 3, "repetition_penalty": 1.5}),
+        pytest.param(False, {"num_beams": 1}, marks=pytest.mark.long),
+    ],
+)
+def test_captions_are_written_token_for_token(tmp_path, prompted, options):
+    ours, theirs, pixels, given, _, _ = case(tmp_path / "model", "captioning")
     prompt = np.tile(np.array([[WORDS, 9, 12, SEP]], np.int32), (ROWS, 1))  # transformers drops the last one
-    for prompts, options in (
-        (None, {"num_beams": 1}),
-        (prompt, {"num_beams": 3, "repetition_penalty": 1.5}),
-    ):
-        with torch.no_grad():
-            more = {} if prompts is None else {"input_ids": torch.tensor(prompts.astype(np.int64))}
-            found = theirs.generate(pixel_values=given, **more, max_length=14, **options).numpy()
-        fed = np.full((ROWS, 1), WORDS, np.int32) if prompts is None else prompts[:, :-1]
-        wide = np.pad(fed, ((0, 0), (0, 2)), constant_values=7)  # padding is not counted either
-        read = {"input_ids": wide, "attention_mask": (np.arange(wide.shape[1]) < fed.shape[1]) * np.ones_like(wide)}
-        got = ib.generate_ids(ours, {"pixel_values": pixels, **read}, max_new_tokens=14 - fed.shape[1], **options)
-        assert [cut(row) for row in got] == [cut(row) for row in found[:, fed.shape[1] :]]
+    with torch.no_grad():
+        more = {"input_ids": torch.tensor(prompt.astype(np.int64))} if prompted else {}
+        found = theirs.generate(pixel_values=given, **more, max_length=14, **options).numpy()
+    fed = prompt[:, :-1] if prompted else np.full((ROWS, 1), WORDS, np.int32)
+    wide = np.pad(fed, ((0, 0), (0, 2)), constant_values=7)  # padding is not counted either
+    read = {"input_ids": wide, "attention_mask": (np.arange(wide.shape[1]) < fed.shape[1]) * np.ones_like(wide)}
+    got = ib.generate_ids(ours, {"pixel_values": pixels, **read}, max_new_tokens=14 - fed.shape[1], **options)
+    assert [cut(row) for row in got] == [cut(row) for row in found[:, fed.shape[1] :]]
 
 
+@pytest.mark.reference
 def test_answers(tmp_path):
     ours, theirs, pixels, given, ids, mask = case(tmp_path / "model", "question_answering")
     ids[:, 0] = WORDS + 1

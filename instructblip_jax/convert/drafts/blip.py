@@ -36,7 +36,7 @@ BIAS = "cls.predictions.bias"
 NEW_TOKENS = 2
 """[DEC] and [ENC], rows behind BERT's."""
 _HEADS = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
-_NEW = re.compile(rf"{_HEADS.pattern}|.+\.crossattention\.")
+_NEW = re.compile(rf"{_HEADS.pattern}|.+\.crossattention\.|{re.escape(HEAD)}")
 _OWN = re.compile(r"encoder\.layer\.\d+\.attention\.")
 """Self-attention, which encoder and decoder do not share."""
 _CROSS = re.compile(r"(encoder\.layer\.\d+\.crossattention\.)(self|output\.dense)\.(.+)")

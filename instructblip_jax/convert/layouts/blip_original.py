@@ -27,6 +27,7 @@ SKIPPED = re.compile(
 )
 """Momentum copies, queues, buffers."""
 _CROSS = "encoder.layer.0.crossattention."
+_MERGE = re.compile(rf"{re.escape(ENCODER)}encoder\.layer\.(\d+)\.crossattention\.output\.merge_layer\.weight")
 _FIRST = (f"{ENCODER}{_CROSS}self.query.weight", f"{ENCODER}{_CROSS}self0.query.weight")
 """One of these is in the file of any form but captioning: BLIP's first layer reads the picture, ALBEF's does not."""
 
@@ -43,13 +44,16 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
 
     Raises ValueError naming what does not fit.
     """
-    task = _task(found)
+    skipped = [name for name in found if SKIPPED.fullmatch(name)]
+    task = _task(found.keys() - set(skipped))
     if task is None:
         return None
     prefix = DECODER if task == "captioning" else ENCODER
     vision, text = vision_config(path, found), text_config(path, found, prefix, bert)
+    if task == "reasoning":
+        text["merge_layer"] = min(int(match[1]) for match in map(_MERGE.fullmatch, found) if match)
     names = timm_vit.hugging_face(VitConfig(**fields(path, "", VitConfig, vision)))
-    skipped = [name for name in found if SKIPPED.fullmatch(name)] + _aliases(path, found, task)
+    skipped += _aliases(path, found, task)
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         if name not in skipped:
@@ -76,7 +80,9 @@ def _task(names: Collection[str]) -> str | None:
         return None
     if "itm_head.weight" in names:
         return "pretraining" if writes else "retrieval"
-    return "question_answering" if writes else "reasoning"
+    if writes:
+        return "question_answering"
+    return "reasoning" if any(map(_MERGE.fullmatch, names)) else None
 
 
 def _aliases(path: Path, found: Mapping[str, np.ndarray], task: str) -> list[str]:
