@@ -68,15 +68,20 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def blips(tmp_path_factory):
-    """The directories of a tiny BLIP that captions, and of one that compares."""
+def mini(tmp_path_factory):
+    """Writes the mini of a system (`tests/systems/minis.py`) as a directory."""
     sys.path.insert(0, str(toys.ROOT / "tests" / "systems"))
     try:
         import minis
     finally:
         sys.path.pop(0)
-    root = tmp_path_factory.mktemp("blips")
-    return minis.write(root / "captioner", "blip-captioning"), minis.write(root / "filter", "blip")
+    return lambda kind: minis.write(tmp_path_factory.mktemp("mini") / kind, kind)
+
+
+@pytest.fixture(scope="session")
+def blips(mini):
+    """The directories of a tiny BLIP that captions, and of one that compares."""
+    return mini("blip-captioning"), mini("blip")
 
 
 @pytest.fixture(scope="session")

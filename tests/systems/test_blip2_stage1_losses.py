@@ -73,7 +73,7 @@ def test_embeddings_and_matching_logits_are_theirs(pair):
 
 
 def qformer(model, image, ids, mask):
-    """States of their Q-Former: of queries, or of queries and texts under a mask [B, S] or an additive [B, 1, S, S]."""
+    """Query states, or those of queries and texts under a mask [B, S], or an additive one [B, 1, S, S]."""
     queries = model.query_tokens.expand(len(image), -1, -1)
     embeds = queries if ids is None else model.embeddings(input_ids=ids, query_embeds=queries)
     return model.qformer(
