@@ -13,11 +13,14 @@ from pathlib import Path
 from filelock import FileLock
 
 ASSETS = Path(str(files("instructblip_jax") / "assets"))
-MADE: dict[str, tuple[str, dict[str, str]]] = {
-    "digits-llama": ("instructblip", {"model": "digits", "language": "digits_llama"}),
-    "digits-llava": ("llava", {"vision": "digits_clip", "language": "digits_llama"}),
+MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "digits-llama": (("instructblip",), {"model": "digits", "language": "digits_llama"}),
+    "digits-llava": (("llava",), {"vision": "digits_clip", "language": "digits_llama"}),
+    "digits-stage1": (("blip-2", "--queries=16"), {"vision": "digits", "bert": "digits_bert"}),
+    "digits-blip": (("blip",), {"vision": "digits", "bert": "digits_bert"}),
+    "digits-albef": (("albef",), {"vision": "digits", "bert": "digits_bert"}),
 }
-"""Model -> its system, and part -> folder in `ASSETS`, as `assemble` takes them."""
+"""Model -> its system, with flags of its own, and part -> folder in `ASSETS`, as `assemble` takes them."""
 
 
 def model(name: str) -> Path:
@@ -37,7 +40,7 @@ def model(name: str) -> Path:
     with FileLock(out.with_suffix(".lock")):
         if not (out / "config.json").is_file():
             flags = [f"--{part}={ASSETS / folder}" for part, folder in parts.items()]
-            command = [sys.executable, "-m", "instructblip_jax", "assemble", system, *flags, f"--out={out}"]
+            command = [sys.executable, "-m", "instructblip_jax", "assemble", *system, *flags, f"--out={out}"]
             done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{name}: could not be assembled in {out}\n{done.stderr.strip()}")

@@ -260,7 +260,7 @@ def assemble(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     link: bool = True,
-    **choices: str,
+    **choices: str | int,
 ) -> list[Written]:
     """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
 
@@ -270,7 +270,8 @@ def assemble(
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
-      choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms.
+      choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
+        ``queries`` of a new blip-2.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or

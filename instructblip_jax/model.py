@@ -19,7 +19,8 @@ from instructblip_jax.convert import save
 from instructblip_jax.convert.load import load
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import MAX_SHARD_BYTES
-from instructblip_jax.decoding import search
+from instructblip_jax.decoding import draws, search
+from instructblip_jax.decoding.draws import Seed
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
 from instructblip_jax.objectives.term import Term, mean, mean_of
@@ -175,17 +176,17 @@ class Model:
         apart = {*self._media, *self.config.label_keys}
         return self._run(self._prefill, {key: x for key, x in batch.items() if key not in apart}, media)
 
-    def search(self, context: Context, options: Options, seed: int = 0) -> np.ndarray:
+    def search(self, context: Context, options: Options, seed: Seed = 0) -> np.ndarray:
         """Answers to what was read: int32 [B, num_return_sequences, T], T the capacity of the options."""
         return next(self.search_steps(context, options, seed, options.max_new_tokens))
 
-    def search_steps(self, context: Context, options: Options, seed: int, every: int) -> Iterator[np.ndarray]:
+    def search_steps(self, context: Context, options: Options, seed: Seed, every: int) -> Iterator[np.ndarray]:
         """`search` in steps of ``every`` tokens: yields the answers so far; the last ones are whole.
 
         Raises ValueError where logits are NaN or infinite.
         """
         with jax.set_mesh(self.mesh):
-            state = self._begin(self.train, self.frozen, context, options, jax.random.key(seed))
+            state = self._begin(self.train, self.frozen, context, options, draws.key_of(seed))
         done, until = False, 0
         while not done:
             until = min(until + every, options.max_new_tokens)

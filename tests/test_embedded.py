@@ -1,5 +1,6 @@
 """The digits world's models: what ships, what is put together of it at first use, and that the parts know the tasks."""
 
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -36,11 +37,12 @@ def tensors(directory: Path) -> dict[str, np.ndarray]:
 
 
 def run_of(file: str, variant: str):
-    return resolve(runpy.run_path(str(toys.ROOT / "configs" / file))["get_config"](variant))
+    return resolve(runpy.run_path(str(toys.ROOT / "configs" / file))["get_config"](*filter(None, [variant])))
 
 
 def test_what_ships_beside_the_first_model_is_small():
-    for name, most in (("digits_llama", 4 * MEGABYTE), ("digits_clip", 1.5 * MEGABYTE)):
+    sizes = {"digits_llama": 4 * MEGABYTE, "digits_clip": 1.5 * MEGABYTE, "digits_bert": MEGABYTE}
+    for name, most in sizes.items():
         assert sum(path.stat().st_size for path in (embedded.ASSETS / name).rglob("*")) < most
 
 
@@ -52,7 +54,8 @@ def test_an_unknown_model_is_answered_with_those_there_are():
 def test_what_assemble_says_is_passed_on(monkeypatch):
     refused = subprocess.CompletedProcess([], 1, "", "ValueError: config.json: model_type is 'llama'\n")
     monkeypatch.setattr(embedded.subprocess, "run", lambda *args, **options: refused)
-    monkeypatch.setitem(embedded.MADE, "odd", ("instructblip", {"model": "digits_llama", "language": "digits_llama"}))
+    parts = {"model": "digits_llama", "language": "digits_llama"}
+    monkeypatch.setitem(embedded.MADE, "odd", (("instructblip",), parts))
     with pytest.raises(
         RuntimeError, match=r"odd: could not be assembled in .*\nValueError: config.json: model_type is"
     ):
@@ -94,6 +97,30 @@ def test_a_model_is_made_of_the_parts(file, variant, name, sources, monkeypatch)
     length = processor.lengths(processor.encode("which digit is top-left ?", "3"))[0]
     assert length < max(run.data.instruction_lengths)
     assert 0 < ib.loss(model, batch)[0] < np.inf
+
+
+@pytest.mark.parametrize(
+    ("file", "patches", "text"),
+    [
+        ("digits_blip2_stage1.py", "vision_model.embeddings.patch_embedding", "qformer.encoder.layer.3.output.dense"),
+        ("digits_blip.py", "vision_model.embeddings.patch_embedding", "text_encoder.encoder.layer.3.output.dense"),
+        ("digits_albef.py", "visual_encoder.patch_embed.proj", "text_encoder.bert.encoder.layer.3.output.dense"),
+    ],
+)
+def test_what_compares_is_made_of_the_tower_and_bert(file, patches, text):
+    """Cross-attention is new, and as large as config.json of BERT has it: at the usual 0.02 this width hardly moves."""
+    run = run_of(file, "")
+    made, tower, bert = map(tensors, (Path(run.model), embedded.ASSETS / "digits", embedded.ASSETS / "digits_bert"))
+    same = tower["vision_model.embeddings.patch_embedding.weight"]
+    np.testing.assert_array_equal(made[f"{patches}.weight"], same)
+    np.testing.assert_array_equal(made[f"{text}.weight"], bert["bert.encoder.layer.3.output.dense.weight"])
+    drawn = [x.std() for name, x in made.items() if re.search(r"crossattention.*(query|key)\.weight", name)]
+    assert len(drawn) > 1
+    assert np.allclose(drawn, 96**-0.5, rtol=0.05)
+    processor = ib.Processor.from_pretrained(run.model, **run.system_options())
+    longest = " , ".join(["top-left red 3"] * scenes.MOST)
+    assert processor.tokenizer.unknown(longest) == []
+    assert processor.lengths(processor.encode("", longest))[1] <= max(run.data.response_lengths)
 
 
 def test_the_language_model_answers_from_text(monkeypatch):

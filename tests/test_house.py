@@ -51,6 +51,10 @@ ROOMS: dict[str, set[str]] = {
         *("comparing", "data", "datasets", "decoding", "distributed", "mesh", "model", "processors.base"),
         "run.workdir",
     },
+    "capfilt": {
+        *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.pairs"),
+        "systems.protocol",
+    },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",

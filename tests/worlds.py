@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toys
 from compiling import FLAGS
+from PIL import Image
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -61,6 +64,41 @@ def world(tmp_path_factory):
     toys.write_model(root / "model")
     toys.write_sets(root / "sets", {"caption": 40, "digit_at": 24, "count": 16, "digit_of": 0})
     (root / "tiny.py").write_text(CONFIG.format(model=root / "model", sets=root / "sets"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory):
+    """Writes the mini of a system (`tests/systems/minis.py`) as a directory."""
+    sys.path.insert(0, str(toys.ROOT / "tests" / "systems"))
+    try:
+        import minis
+    finally:
+        sys.path.pop(0)
+    return lambda kind: minis.write(tmp_path_factory.mktemp("mini") / kind, kind)
+
+
+@pytest.fixture(scope="session")
+def blips(mini):
+    """The directories of a tiny BLIP that captions, and of one that compares."""
+    return mini("blip-captioning"), mini("blip")
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory):
+    """Web pairs: a folder with eleven pictures and texts, one of them broken, and a tar archive of the first three."""
+    root = tmp_path_factory.mktemp("web")
+    folder, rng = root / "pairs", np.random.default_rng(0)
+    folder.mkdir()
+    with tarfile.open(root / "web.tar", "w") as archive:
+        for n in range(11):
+            picture, text = folder / f"{n:02d}.png", folder / f"{n:02d}.txt"
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(picture)
+            text.write_text(f"{n} digits in a picture")
+            if n < 3:
+                archive.add(picture, picture.name)
+                archive.add(text, text.name)
+    (folder / "05.png").write_bytes(b"no picture")
     return root
 
 

@@ -1,4 +1,4 @@
-"""The digits world's tokenizers, one token per word: for the language models (T5, LLaMA) and the Q-Former (BERT)."""
+"""The digits world's tokenizers, one token per word: for the language models (T5, LLaMA, BERT) and the Q-Former."""
 
 import json
 from pathlib import Path
@@ -104,8 +104,9 @@ def write_llama(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def write_qformer(directory: Path) -> Tokenizer:
-    """Write a BERT WordPiece tokenizer over the same words, with ``[DEC]`` declared as in the original."""
+def _wordpiece(added: list[str]) -> tuple[Tokenizer, list[str]]:
+    """BERT's WordPiece tokenizer over the same words, and its vocabulary in the order of the ids. ``added``: special
+    tokens behind it."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = {part for word in words() for part in word.replace("-", " - ").split()}
     pieces |= set(ascii_lowercase + digits + PUNCTUATION + "-'")
@@ -119,20 +120,33 @@ def write_qformer(directory: Path) -> Tokenizer:
         pair=["[CLS]:0", "$A:0", "[SEP]:0", "$B:1", "[SEP]:1"],
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in [*special, "[DEC]"]])
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in [*special, *added]])
+    return tokenizer, vocabulary
+
+
+def _write_wordpiece(directory: Path, added: list[str], more: dict[str, Any]) -> Tokenizer:
+    tokenizer, vocabulary = _wordpiece(added)
     config = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,
-        "bos_token": "[DEC]",
         "cls_token": "[CLS]",
         "mask_token": "[MASK]",
         "pad_token": "[PAD]",
         "sep_token": "[SEP]",
         "unk_token": "[UNK]",
         "model_max_length": 512,
-        "truncation_side": "left",
-        "processor_class": "InstructBlipProcessor",
     }
-    _write(directory, tokenizer, config)
+    _write(directory, tokenizer, config | more)
     (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     return tokenizer
+
+
+def write_bert(directory: Path) -> Tokenizer:
+    """Write a BERT WordPiece tokenizer over the same words."""
+    return _write_wordpiece(directory, [], {})
+
+
+def write_qformer(directory: Path) -> Tokenizer:
+    """Write the same with ``[DEC]`` declared as in the original."""
+    config = {"bos_token": "[DEC]", "truncation_side": "left", "processor_class": "InstructBlipProcessor"}
+    return _write_wordpiece(directory, ["[DEC]"], config)

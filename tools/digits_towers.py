@@ -1,9 +1,9 @@
-"""Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip]
+"""Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
 
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
-CLIP vision model that begins as the vision tower of "digits"; about half an hour. Towers that are in --cache from an
-earlier run are not trained again.
+CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
+that nobody trained. Towers that are in --cache from an earlier run are not trained again.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import digits_text
 import digits_vit
 import jax.numpy as jnp
 import numpy as np
-from digits_tokenizers import write_llama, write_qformer, write_t5
+from digits_tokenizers import write_bert, write_llama, write_qformer, write_t5
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
@@ -26,9 +26,10 @@ from safetensors.numpy import load_file, save_file
 import instructblip_jax as ib
 from instructblip_jax.convert import save
 from instructblip_jax.convert.layouts import hf_instructblip
-from instructblip_jax.convert.parts import clip_vit, llama
+from instructblip_jax.convert.parts import bert, clip_vit, llama
 from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.write import write_shards
+from instructblip_jax.models.language.bert import BertConfig, BertEmbeddings, BertStack, LmHead
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
@@ -176,6 +177,24 @@ def write_clip_config(out: Path, config: VitConfig) -> None:
     )
 
 
+def write_bert_config(out: Path, config: BertConfig) -> None:
+    """Write a plain BERT's config.json, in the public format."""
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    others = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings")
+    write_json(
+        out / "config.json",
+        {
+            "model_type": "bert",
+            "architectures": ["BertForMaskedLM"],
+            "initializer_range": WIDTH**-0.5,  # as `linear` begins; the usual 0.02 is little for this width
+            "layer_norm_eps": config.layer_norm_eps,
+            "pad_token_id": 0,
+            "type_vocab_size": 2,
+            **{name: getattr(config, name) for name in (*sizes, *others)},
+        },
+    )
+
+
 def cached(path: Path, make: Callable[[], dict]) -> dict[str, np.ndarray]:
     """Load the parameters that an earlier run stored at ``path``, or make and store them."""
     if path.exists():
@@ -241,7 +260,41 @@ def make_clip(out: Path, cache: Path) -> None:
     write_weights(out, {rule.ours: rule for rule in clip_vit.rules(config, "", "vision_model.")}, arrays)
 
 
-MAKE = {"digits": make_digits, "digits_llama": make_llama, "digits_clip": make_clip}
+def make_bert(out: Path, cache: Path) -> None:
+    """A plain BERT with its head, as it is before any training."""
+    tokenizer = write_bert(out)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        hidden_dropout_prob=0.0,  # as the Q-Former of "digits"
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=64,
+        token_types=True,
+    )
+    write_bert_config(out, config)
+    kind: dict[str, Any] = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    modules = {
+        "embeddings": BertEmbeddings(config, **kind),
+        "layers": BertStack(config, config.num_hidden_layers, cross=False, **kind),
+        "head": LmHead(config, **kind),
+    }
+    arrays = {
+        f"{name}/{path}": np.asarray(variable[...])
+        for name, module in modules.items()
+        for path, variable in flatten(nnx.state(module)).items()
+    }
+    table = [
+        *bert.embeddings(config, "embeddings/", "bert."),
+        *bert.layers("layers/", "bert.", cross=False),
+        *bert.head("head/", "cls.predictions."),
+    ]
+    write_weights(out, {rule.ours: rule for rule in table}, arrays)
+
+
+MAKE = {"digits": make_digits, "digits_llama": make_llama, "digits_clip": make_clip, "digits_bert": make_bert}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   instructblip --blip2 --bert [--language]
   instructblip --vision --bert --language
   instructblip --model --language
-  blip-2 --vision --bert (its first stage)
+  blip-2 --vision --bert
   blip-2 --vision --language [--bert]
   blip-2 --qformer --language [--vision]
   llava --vision --language
@@ -34,6 +34,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_enum("projector", None, ingredients.PROJECTORS, "Kind of llava's new projector: 1.5's or 1.0's (mlp).")
     tasks = "; ".join(f"{system}: {', '.join(names)}" for system, names in ingredients.TASKS.items())
     flags.DEFINE_string("task", None, f"Form to be made of --model ({tasks}).")
+    flags.DEFINE_integer("queries", None, "Query tokens of a new blip-2 (32).", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
@@ -50,5 +51,6 @@ def check_flags(args: Sequence[str]) -> None:
     ingredients.check(system, parts)
     ingredients.check_task(system, parts, FLAGS.task)
     ingredients.check_projector(system, FLAGS.projector)
+    ingredients.check_queries(system, parts, FLAGS.queries)
     if not FLAGS.out:
         raise ValueError("--out is needed")

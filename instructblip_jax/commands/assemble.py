@@ -12,6 +12,8 @@ from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
 
 FLAGS = flags.FLAGS
+CHOICES = ("projector", "task", "queries")
+"""Flags that some systems have."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -20,7 +22,7 @@ def run(args: Sequence[str]) -> None:
     check_free(Path(FLAGS.out))  # before anything is fetched
     parts = {part: hub.resolve(name) for part in ingredients.PARTS if (name := FLAGS[part].value)}
     limit = int(FLAGS.max_shard_gb * 1e9)
-    choices: dict[str, Any] = {name: FLAGS[name].value for name in ("projector", "task") if FLAGS[name].value}
+    choices: dict[str, Any] = {name: FLAGS[name].value for name in CHOICES if FLAGS[name].value}
     written = families.assemble(FLAGS.out, system, parts, seed=FLAGS.seed, max_shard_bytes=limit, **choices)
     print(as_table(written))
     print(f"{FLAGS.out}: {system}, assembled from {', '.join(f'{part} {path}' for part, path in parts.items())}")

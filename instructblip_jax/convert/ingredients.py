@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP, for albef and blip a ViT or DeiT.",
-    "language": "Plain T5, LLaMA (Vicuna) or OPT model; for llava LLaMA, or one of the LLaVA authors' repositories.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP; for albef and blip also a ViT.",
+    "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
+    "for llava LLaMA, or one of the LLaVA authors' repositories.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -81,6 +82,12 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
         raise ValueError(f"--task is for --model of {', '.join(TASKS)}")
     if tasks and given not in tasks:
         raise ValueError(f"--task of {system} is one of {', '.join(tasks)}, not {given!r}")
+
+
+def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
+    """Raise ValueError if a number of query tokens is given where none are new."""
+    if given is not None and (system, set(parts)) != ("blip-2", {"vision", "bert"}):
+        raise ValueError("--queries is for blip-2 --vision --bert, whose query tokens are new")
 
 
 def takers(part: str) -> list[str]:

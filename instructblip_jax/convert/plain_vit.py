@@ -1,4 +1,7 @@
-"""A plain ViT or DeiT in Hugging Face's layout -> the tower that ALBEF (from DeiT-B/16) and BLIP begin with."""
+"""A plain ViT or DeiT in Hugging Face's layout -> the tower that ALBEF (from DeiT-B/16) and BLIP begin with.
+
+Or the tower of an InstructBLIP or BLIP-2, which is a ViT under other names.
+"""
 
 import re
 from functools import partial
@@ -8,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.convert.config_fields import checked
+from instructblip_jax.convert.layouts import hf_instructblip
+from instructblip_jax.convert.parts import timm_vit
 from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
@@ -47,9 +52,12 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = directory / "config.json"
     raw = read_json(path)
+    if raw.get("model_type") in hf_instructblip.HAS_TEXT:
+        return _inside(directory)
     if raw.get("model_type") not in KINDS:
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}; a tower to begin with is {' or '.join(KINDS)}"
+            f"{path}: model_type is {raw.get('model_type')!r}; a tower to begin with is {' or '.join(KINDS)}, "
+            f"or that of {' or '.join(hf_instructblip.HAS_TEXT)}"
         )
     section = {name: checked(path, name, raw.get(name, default), int) for name, default in SIZES.items()}
     shards = open_shards(directory)
@@ -69,6 +77,18 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if found := re.fullmatch(theirs, plain):
                 tensors[found.expand(timm)] = stored(shards, name)
     return {**section, "layer_norm_eps": EPSILON}, tensors
+
+
+def _inside(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The same of the tower in an InstructBLIP or BLIP-2."""
+    vision, shards = hf_instructblip.read_config(directory / "config.json").vision, open_shards(directory)
+    prefix = hf_instructblip.VIT[1]
+    tensors: dict[str, Tensor] = {
+        timm_vit.renamed(name.removeprefix(prefix)): stored(shards, name)
+        for name in shards.shapes
+        if name.startswith(prefix)
+    }
+    return {name: getattr(vision, name) for name in (*SIZES, "hidden_act", "layer_norm_eps")}, tensors
 
 
 def _fused(shards: Shards, names: list[str]) -> Lazy:

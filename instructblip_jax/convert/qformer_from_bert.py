@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.convert.config_fields import check_divisible, fields
-from instructblip_jax.convert.new_rows import with_rows
+from instructblip_jax.convert.new_rows import SCALE, with_rows
 from instructblip_jax.convert.rule import Shape
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import Tensor, stored
@@ -37,6 +37,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = QFormerConfig(**sizes)
     check_divisible(path, "", config.hidden_size, config.num_attention_heads)
     return {name: getattr(config, name) for name in SIZES}
+
+
+def initializer_range(directory: Path) -> float:
+    """The standard deviation that BERT's matrices begin with: config.json's, or else BERT's own."""
+    return read_json(directory / "config.json").get("initializer_range", SCALE)
 
 
 def text_half(directory: Path, qformer: Mapping[str, Shape], *, seed: int) -> dict[str, Tensor]:

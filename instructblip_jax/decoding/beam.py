@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from instructblip_jax.decoding import draws
 from instructblip_jax.decoding.logits import adjust, warp
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.systems.protocol import Answers, Context
@@ -73,8 +74,8 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
     key = state["key"]
     if options.do_sample:
         # The top k of log-probabilities plus Gumbel noise are k draws without replacement.
-        key, own = jax.random.split(key)
-        _, drawn = jax.lax.top_k(total + jax.random.gumbel(own, total.shape), count)
+        key, own = draws.split(key)
+        _, drawn = jax.lax.top_k(total + draws.gumbel(own, total.shape), count)
         topk_log_probs, order = jax.lax.top_k(jnp.take_along_axis(total, drawn, axis=1), count)
         flat = jnp.take_along_axis(drawn, order, axis=1)
     else:

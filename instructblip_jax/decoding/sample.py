@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from instructblip_jax.decoding import draws
 from instructblip_jax.decoding.logits import adjust, warp
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.systems.protocol import Answers, Context
@@ -16,7 +17,8 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
     """State before the first token.
 
     "ids" int32 [B, N], the tokens to feed next; "sequences" int32 [B, N, T], the answers so far; "is_sent_finished"
-    bool [B, N]; "finite": bool, all logits so far were finite; "cache", the KV cache; "key", the random key.
+    bool [B, N]; "finite": bool, all logits so far were finite; "cache", the KV cache; "key", the random key, or
+    one of each row.
     """
     rows, batch = options.rows, context["first"].shape[0]
     return {
@@ -42,8 +44,8 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
     scores = adjust(logits[:, :, 0], options, context["ids"], state["sequences"], index)
     key = state["key"]
     if options.do_sample:
-        key, own = jax.random.split(key)
-        chosen = jax.random.categorical(own, warp(scores, options))
+        key, own = draws.split(key)
+        chosen = draws.categorical(own, warp(scores, options))
     else:
         chosen = jnp.argmax(scores, axis=-1)
     ids = jnp.where(state["is_sent_finished"], options.pad, chosen).astype(jnp.int32)

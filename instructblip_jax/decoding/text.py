@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from instructblip_jax.decoding.draws import Seed
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.search import widths
@@ -32,7 +33,7 @@ def generate_ids(
     *,
     media: Media | None = None,
     image: Any = None,
-    seed: int = 0,
+    seed: Seed = 0,
     **options: Any,
 ) -> np.ndarray:
     """Answers to a prepared batch: int32 [B * num_return_sequences, T], the prompt excluded, as long as the longest;
@@ -40,7 +41,8 @@ def generate_ids(
 
     Options are Hugging Face's: max_new_tokens (64), min_new_tokens, num_beams, length_penalty, repetition_penalty,
     no_repeat_ngram_size, early_stopping, do_sample, temperature, top_k, top_p, num_return_sequences, eos_token_id
-    (one or several; by default the checkpoint's own). ``seed`` makes sampling repeatable.
+    (one or several; by default the checkpoint's own). ``seed`` makes sampling repeatable;
+    integers [B], one for each row, make it so whatever the other rows of the batch are.
     ``penalize_prompt``: the repetition penalty of a decoder-only model counts the prompt's tokens, too. ``media``: what
     `Model.encode` made, in place of the batch's own. Raises ValueError for options that cannot be.
     """
@@ -51,7 +53,7 @@ def generate_ids(
     return _answers(model, model.encode(batch) if media is None else media, batch, chosen, seed)
 
 
-def _answers(model: Model, media: Media, batch: Mapping[str, np.ndarray], options: Options, seed: int) -> np.ndarray:
+def _answers(model: Model, media: Media, batch: Mapping[str, np.ndarray], options: Options, seed: Seed) -> np.ndarray:
     """See `generate_ids`."""
     ids = model.search(model.prefill(media, batch), options, seed)
     flat = ids.reshape(-1, ids.shape[-1])

@@ -4,6 +4,7 @@ In pre-training the code multiplies its rate by 0.9 after each epoch, and in the
 ours is a cosine that falls at every step, to the same last rate.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +15,15 @@ from instructblip_jax.recipes.albef import Task, run_of
 IMAGES = 14_000_000
 """Pictures of COCO, Visual Genome, CC3M, CC12M and SBU together (section 4.1, "14M")."""
 SETS = ("coco_pretrain", "vg_caption", "cc3m", "cc12m", "sbu")
-QUEUE: Mapping[str, Any] = {"alpha": 0.4, "queue_size": 57_600}
-WRITES: Mapping[str, Any] = {"label_smoothing": 0.1}
-DEEP: Mapping[str, Any] = {"drop_path": 0.1}
+QUEUE: dict[str, Any] = {"alpha": 0.4, "queue_size": 57_600}
+WRITES: dict[str, Any] = {"label_smoothing": 0.1}
+DEEP: dict[str, Any] = {"drop_path": 0.1}
 """Stochastic depth, in ViT-L and in the tasks whose code asks for it."""
 
 
 def _task(*figures: Any, system: Mapping[str, Any], final: float = 0.0, **more: Any) -> Task:
     """A task with the weight decay and the strength of RandAugment that all released configurations have."""
-    return Task(*figures, system=system, final=final, decay=0.05, magnitude=5, **more)
+    return dataclasses.replace(Task(*figures), system=system, final=final, decay=0.05, magnitude=5, **more)
 
 
 def _before(model: str, batch_size: int, rate: float, system: Mapping[str, Any]) -> Task:
@@ -35,9 +36,9 @@ def _retrieval(name: str, records: int) -> Task:
     return _task("blip-retrieval", (name,), records, 6, 256, 1e-5, 0, 35, 35, system=QUEUE, evaluated={name: {}})
 
 
-CAPTION: Mapping[str, Any] = {"prompt": "a picture of", "num_beams": 3, "max_new_tokens": 16, "min_new_tokens": 1}
+CAPTION: dict[str, Any] = {"prompt": "a picture of", "num_beams": 3, "max_new_tokens": 16, "min_new_tokens": 1}
 """20 tokens at most and 5 at least, [DEC] and the prompt among them."""
-BEAM: Mapping[str, Any] = {"num_beams": 3, "repetition_penalty": 1.0, "length_penalty": 1.0}
+BEAM: dict[str, Any] = {"num_beams": 3, "repetition_penalty": 1.0, "length_penalty": 1.0}
 TASKS: dict[str, Task] = {
     # Section 4.1: batches and peaks of ViT-B and ViT-L, on 32 devices.
     "pretraining": _before("blip-new", 2880, 3e-4, QUEUE | WRITES),

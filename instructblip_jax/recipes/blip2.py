@@ -59,7 +59,9 @@ def retrieval(model: str, changes: Mapping[str, Any]) -> ConfigDict:
     config.optim.beta2 = 0.999
     config.mixture.sets = ("coco_retrieval",)
     config.data.templates, config.data.instruction_lengths = "captions", (LONGEST,)
+    config.system = {"identify_pictures": True}
     config.evaluation.held_in, config.evaluation.held_out = ("coco_retrieval",), ("flickr30k_retrieval",)
+    config.evaluation.settings = {"coco_retrieval": {"rerank": 128}}
     config.checkpoint_every = epoch
     return _changed(config, changes)
 

@@ -23,6 +23,7 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout, constrain
 from instructblip_jax.systems.cached_tower import CachedTower, CachedTowerConfig
+from instructblip_jax.systems.picture_text import PICTURE, interleaved, rows_of
 from instructblip_jax.systems.prefix import in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Context, Media, Memory, Shapes
 
@@ -41,6 +42,8 @@ class Blip2Stage1Config(CachedTowerConfig):
       writes: there is a head that writes texts. The public files have none, and stage 1 then trains without its third
         loss.
       label_smoothing: of contrast and of writing.
+      identify_pictures: training batches say which rows show the same picture: these are positives of each other, as in
+        fine-tuning for retrieval, where a picture has several captions.
       stored_image_size: pixels along a side for which the checkpoint's position embeddings are stored, 0 if it is the
         tower's own size.
     """
@@ -53,13 +56,14 @@ class Blip2Stage1Config(CachedTowerConfig):
     pad_token_id: int = 0
     writes: bool = False
     label_smoothing: float = 0.1
+    identify_pictures: bool = False
     stored_image_size: int = 0
 
     parts: ClassVar[Mapping[str, str]] = {"vit": TOWER}
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"qformer": QFORMER, "vision": (*QFORMER, "vit")}
     in_batch: ClassVar[bool] = True
     media_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    label_keys: ClassVar[tuple[str, ...]] = ("picture",)
+    label_keys: ClassVar[tuple[str, ...]] = (PICTURE,)
     match_adds_similarity: ClassVar[bool] = True
     """Re-ranking scores a pair by its matching logit plus its similarity (section 4.4's code)."""
     prompt_is_counted: ClassVar[bool] = True
@@ -86,20 +90,36 @@ class Blip2Stage1Config(CachedTowerConfig):
         return self.pad_token_id
 
     def configured(
-        self, *, image_size: int = 0, label_smoothing: float | None = None, **others: Any
+        self,
+        *,
+        image_size: int = 0,
+        label_smoothing: float | None = None,
+        identify_pictures: bool = False,
+        **others: Any,
     ) -> "Blip2Stage1Config":
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with other smoothing.
+        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with other smoothing, and
+        with pictures that are identified.
 
         Raises ValueError for another option, a size that patches do not divide, or smoothing outside of [0, 1).
         """
         if others:
-            raise ValueError(f"{', '.join(others)}: this system has the options image_size and label_smoothing")
+            raise ValueError(
+                f"{', '.join(others)}: this system has the options image_size, label_smoothing and identify_pictures"
+            )
         smoothing = self.label_smoothing if label_smoothing is None else label_smoothing
         if not 0 <= smoothing < 1:
             raise ValueError(f"label_smoothing is {smoothing!r}; it is a number from 0 to below 1")
         vision = self.vision.at(image_size)
         stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
-        return dataclasses.replace(self, vision=vision, stored_image_size=stored, label_smoothing=smoothing)
+        if not isinstance(identify_pictures, bool):
+            raise ValueError(f"identify_pictures is {identify_pictures!r}; it is True or False")
+        return dataclasses.replace(
+            self,
+            vision=vision,
+            stored_image_size=stored,
+            label_smoothing=smoothing,
+            identify_pictures=identify_pictures,
+        )
 
     def build(
         self,
@@ -120,7 +140,8 @@ class Blip2Stage1Config(CachedTowerConfig):
     ) -> Shapes:
         """See `protocol.SystemConfig`: the text is the response in training, and the prompt otherwise."""
         side, text = self.vision.image_size, (rows, response if training else prompt)
-        return {
+        identities = {PICTURE: jax.ShapeDtypeStruct((rows,), jnp.int32)} if training and self.identify_pictures else {}
+        return identities | {
             "pixel_values": jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8),
             "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, 3, 3), jnp.float32),
             "input_ids": jax.ShapeDtypeStruct(text, jnp.int32),
@@ -178,16 +199,16 @@ class Blip2Stage1System(CachedTower):
         states, read = self.qformer.read(self.query_tokens[...], image, key=keys[0])
         images = contrast.unit(self.vision_proj(states))  # [B, Q, E]
         texts = contrast.unit(self.text_proj(self.qformer.texts(ids, mask, key=keys[1])[:, 0]))  # [B, E]
-        of_images, of_texts, same = self._similarities(images, texts, batch.get("picture"))
+        of_images, of_texts, same = self._similarities(images, texts, batch.get(PICTURE))
         terms = {"itc": self._contrast(of_images, of_texts, same)}
         other_image = matching.pick(matching.closed_chances(of_texts, same), for_images)
         other_text = matching.pick(matching.closed_chances(of_images, same), for_texts)
         # Before the norm, so that with a frozen tower no gradient travels back to the rows of other devices.
-        negative = self.vit.post_norm(_rows(tokens, other_image))
+        negative = self.vit.post_norm(rows_of(tokens, other_image))
         pairs = (
-            _interleaved(image, negative, image),
-            _interleaved(ids, ids, _rows(ids, other_text)),
-            _interleaved(mask, mask, _rows(mask, other_text)),
+            interleaved(image, negative, image),
+            interleaved(ids, ids, rows_of(ids, other_text)),
+            interleaved(mask, mask, rows_of(mask, other_text)),
         )
         logits = self._matched(*pairs, key=keys[2]).reshape(-1, 3, 2)
         terms["itm"] = matching.matching_term(logits[:, 0], logits[:, 1], logits[:, 2])
@@ -294,14 +315,3 @@ class Blip2Stage1Writer(Blip2Stage1System):
         """See `protocol.Answers`."""
         hidden, cache = self.qformer.decode(ids, context, cache, index, origin)
         return self._to_logits(hidden), cache
-
-
-def _rows(x: jax.Array, place: jax.Array) -> jax.Array:
-    """Rows [B] of the global batch x [B, ...]: every device holds all of x for as long as it takes its own."""
-    found = constrain(x, *(None for _ in x.shape))[place]
-    return constrain(found, "batch", *(None for _ in x.shape[1:]))
-
-
-def _interleaved(*groups: jax.Array) -> jax.Array:
-    """Groups [B, ...] -> [n * B, ...], those of a row one after the other, so that no row changes its device."""
-    return jnp.stack(groups, axis=1).reshape(-1, *groups[0].shape[1:])

@@ -23,9 +23,14 @@ NO_ID = -1
 @dataclasses.dataclass(frozen=True)
 class BlipCaptionConfig(BlipConfig):
     """Captioning: "input_ids" [B, T] are [DEC], a prompt and, in training, the caption and [SEP]; "labels" [B, T] hold
-    the caption's tokens and [SEP] at the same positions. The term is "lm"."""
+    the caption's tokens and [SEP] at the same positions. The term is "lm".
+
+    Without options it is the plain likelihood, as in Hugging Face; the original code trains with a ``label_smoothing``
+    of 0.1.
+    """
 
     alpha: float = 0.0
+    label_smoothing: float = 0.0
 
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
     options: ClassVar[tuple[str, ...]] = (*BlipConfig.options, "label_smoothing")

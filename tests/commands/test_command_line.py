@@ -68,7 +68,7 @@ def test_every_command_has_help_about_its_own_flags(cli, name, flag):
     assert (result.code, result.err) == (0, "")
     assert f"instructblip {name}" in result.out
     assert "--json" in result.out.replace("[no]", "")
-    assert "--workdir" in result.out or name in ("prepare", "convert", "assemble", "plan", "score")
+    assert "--workdir" in result.out or name in ("prepare", "convert", "assemble", "plan", "score", "capfilt")
     assert "absl" not in result.out
 
 

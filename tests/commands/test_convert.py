@@ -37,7 +37,7 @@ def test_blip2_and_bert_and_another_language_model(cli, tmp_path):
         (["--out=o"], ["--blip2", "--original", "none of them"]),
         (["--out=o", "--blip2=a"], ["--bert"]),
         (["--out=o", "--bert=a", "--language_model=c"], ["--blip2"]),
-        (["--out=o", "--original=a"], ["--model"]),
+        (["--out=o", "--original=a", "--language_model=c"], ["--model"]),
         (["--out=o", "--original=a", "--model=b", "--language_model=c"], ["--language_model"]),
         (["--out=o", "--original=a", "--model=b", "--blip2=c", "--bert=d"], ["--blip2", "--original"]),
         (["--out=o", "--blip2=a", "--bert=b", "more"], ["more"]),

@@ -149,6 +149,22 @@ def test_a_models_language_model_is_replaced(parts, tmp_path):
         families.assemble(tmp_path / "other", "instructblip", given | {"model": parts["llama"]})
 
 
+def test_the_language_model_of_another_model_is_taken(parts, made, tmp_path):
+    """An InstructBLIP's, with its tokenizer; not its projection, which belongs to its Q-Former."""
+    given = {"vision": parts["vision"], "qformer": parts["qformer"], "language": made / "instructblip-llama"}
+    families.assemble(tmp_path / "made", "blip-2", given, seed=3)
+    got, theirs = read(tmp_path / "made"), read(given["language"])
+    names = [name for name in got if name.startswith("language_model.")]
+    assert names == [name for name in theirs if name.startswith("language_model.")]
+    for name in names:
+        np.testing.assert_array_equal(got[name], theirs[name], err_msg=name)
+    assert not np.array_equal(got["language_projection.weight"], theirs["language_projection.weight"])
+    sections = [json.loads((path / "config.json").read_text()) for path in (tmp_path / "made", given["language"])]
+    assert sections[0]["text_config"] == sections[1]["text_config"]
+    assert sections[0]["image_token_index"] == sections[1]["image_token_index"]
+    ib.from_pretrained(tmp_path / "made")
+
+
 @pytest.mark.parametrize("case", ["instructblip", "blip-2-qformer", "blip-2-bert"])
 def test_it_loads_learns_and_is_exported(made, tmp_path, case):
     model, processor = ib.from_pretrained(made / case, dtype="float32"), ib.Processor.from_pretrained(made / case)

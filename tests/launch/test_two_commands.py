@@ -48,6 +48,43 @@ def test_dry_run_of_the_demo(checkout):
     assert not (checkout.root / ".venv").exists()
 
 
+def test_dry_run_of_the_chain(checkout):
+    """Each stage begins with what the one before it left, and nothing is written."""
+    commands = planned(checkout.run("chain.sh", "--dry-run", W="W", SEED=7))
+    assert all(command[0] == ".venv/bin/instructblip" for command in commands)
+    assert [command[1] for command in commands] == [
+        *("assemble", "train", "evaluate", "export"),
+        *("assemble", "train", "evaluate", "export"),
+        *("assemble", "train", "evaluate"),
+    ]
+    assets = "instructblip_jax/assets"
+    made = [" ".join(command[2:]) for command in commands if command[1] in ("assemble", "export")]
+    assert made == [
+        f"blip-2 --vision {assets}/digits --bert {assets}/digits_bert --queries 16 --out W/stage1.start",
+        "--model W/stage1.start --workdir W/stage1 --out W/stage1.model",
+        f"blip-2 --qformer W/stage1.model --language {assets}/digits --out W/stage2.start",
+        "--model W/stage2.start --workdir W/stage2 --out W/stage2.model",
+        "instructblip --blip2 W/stage2.model --bert W/stage1.model --out W/instructblip.start",
+    ]
+    for name, file in (
+        ("stage1", "digits_blip2_stage1"),
+        ("stage2", "digits_blip2_stage2"),
+        ("instructblip", "digits"),
+    ):
+        runs = [command[2:] for command in commands if f"W/{name}" in command and command[1] in ("train", "evaluate")]
+        start = f"--config.model=W/{name}.start"
+        for words in runs:
+            assert words[:6] == ["--config", f"configs/{file}.py", "--workdir", f"W/{name}", start, "--config.seed=7"]
+        assert len(runs) == 2
+    assert not (checkout.root / "W").exists()
+
+
+def test_the_chain_asks_for_the_environment_of_the_demo(checkout):
+    result = checkout.run("chain.sh")
+    assert result.returncode == 2
+    assert "bash launch/demo.sh makes it" in result.stderr
+
+
 def test_dry_run_of_the_tests(checkout):
     make, install, check, lint, form, types, tests = planned(checkout.run("test.sh", "--dry-run", "-k", "a b", **DRY))
     assert make == [sys.executable, "-m", "venv", ".venv"]

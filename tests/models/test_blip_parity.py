@@ -30,7 +30,8 @@ class Form:
         merged = {"merge_layer": 1} if task == "reasoning" else {}
         raw = checkpoints.blip_json(TASKS[task], checkpoints.MINI, num_hidden_layers=2, **merged)
         checkpoints.write(directory, raw)
-        self.model = ib.from_pretrained(directory, dtype="float32", **({"queue_size": 6} if pairs else {}))
+        options = {"queue_size": 6} if pairs else {"label_smoothing": 0.1} if task == "captioning" else {}
+        self.model = ib.from_pretrained(directory, dtype="float32", **options)
         self.rules = self.model.family.rules(self.model.config)
         rng = np.random.default_rng(5)
         self.memory = {

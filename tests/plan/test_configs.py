@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from instructblip_jax.convert.layouts import hf_instructblip, hf_llava
+from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals.suite import eval_spec
 from instructblip_jax.recipes.instructblip import HELD_IN, HELD_OUT
-from instructblip_jax.recipes.public import PUBLIC
+from instructblip_jax.recipes.public import NEW, PUBLIC
 from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import resolve
 
@@ -184,6 +185,42 @@ def test_every_stage_of_llava_is_the_papers(name, variant):
     assert slots + max(run.data.instruction_lengths) + max(run.data.response_lengths) <= 2048
     for name, changes in run.evaluation.settings.items():
         assert eval_spec(name, "test", 64, changes).num_beams == 1
+
+
+def blip2(stage: str, variant: str):
+    return resolve(runpy.run_path(str(CONFIGS / f"blip2_{stage}.py"))["get_config"](variant))
+
+
+@pytest.mark.parametrize("variant", runpy.run_path(str(CONFIGS / "blip2_stage1.py"))["VARIANTS"])
+def test_blip2s_first_stage_and_its_retrieval_are_the_papers(variant):
+    run = blip2("stage1", variant)
+    optim, retrieval = run.optim, variant == "retrieval"
+    stated = (224, 12655, 1e-5, 1000, 0.999) if retrieval else (1680, 250_000, 1e-4, 2000, 0.98)
+    assert (run.batch_size, run.steps, optim.learning_rate, optim.warmup_steps, optim.beta2) == stated
+    assert (optim.beta1, optim.weight_decay, optim.accumulation) == (0.9, 0.05, 1)
+    sizes = NEW[run.model].configured(**run.system_options())
+    assert (sizes.vision.image_size, sizes.writes, sizes.label_smoothing) == (364 if retrieval else 224, True, 0.1)
+    assert fitted(run, sizes).trainable == ("vision" if retrieval else "qformer")
+    assert run.data.response_lengths == (32,)
+    assert (run.data.augment.crop, run.data.augment.flip) == (0.5, True)
+    assert set(run.mixture.sets) <= set(RELEASES)
+
+
+@pytest.mark.parametrize("variant", runpy.run_path(str(CONFIGS / "blip2_stage2.py"))["VARIANTS"])
+def test_blip2s_second_stage_is_the_papers(variant):
+    run = blip2("stage2", variant)
+    optim, t5 = run.optim, "t5" in variant
+    assert (run.batch_size, run.steps) == (1520 if t5 else 1920, 80_000)
+    assert (optim.learning_rate, optim.final_learning_rate, optim.warmup_steps) == (1e-4, 5e-5, 2000)
+    sizes = NEW[run.model]
+    assert (sizes.decoder_only, sizes.reads_instruction) == (not t5, False)
+    assert run.data.templates == ("continued_captions" if t5 else "captions")
+    assert "vit/post_norm" in sizes.trainable_sets[run.trainable]
+
+
+def test_an_unknown_variant_of_blip2_is_told_with_those_there_are():
+    with pytest.raises(ValueError, match=r"no variant 'v9'.*v5e_4x4"):
+        blip2("stage1", "v9")
 
 
 @pytest.mark.parametrize(("hub", "width", "inner", "depth"), [("7b", 4096, 11008, 32), ("13b", 5120, 13824, 40)])

@@ -20,7 +20,6 @@ OPTIONS: dict[str, dict] = {
     "blip-2-stage-1": {"label_smoothing": 0.0},
     "albef": {"queue_size": 12},
     "blip": {"queue_size": 12},
-    "blip-captioning": {"label_smoothing": 0.0},
 }
 """Options with which a system's loss is the plain likelihood of its decoder, and a small queue."""
 SILENT = ("albef", "blip")
@@ -44,6 +43,8 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     if kind == "blip-2-stage-1":
         raw |= {"model_type": "blip-2", "architectures": ["Blip2ForImageTextRetrieval"], "pretraining": True}
         raw |= {"image_text_hidden_size": 20, "qformer_config": raw["qformer_config"] | {"sep_token_id": 3}}
+        raw["qformer_config"]["use_qformer_text_input"] = True  # for transformers
+        del raw["image_token_index"]
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     raw["qformer_config"] = raw["qformer_config"] | {"vocab_size": max(qformer_words, 1)} | rates
     return raw

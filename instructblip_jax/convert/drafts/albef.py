@@ -49,7 +49,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "")
     tensors |= {f"{TEXT}{name}": tensor for name, tensor in bert_tensors(bert)}
     words = tensors[f"{TEXT}{BERT}{qformer_from_bert.WORDS}"].shape[0]
     config = {"text_config": text | {"vocab_size": words, "fusion_layer": text["num_hidden_layers"] // 2}}
-    return whole(config | {"vision_config": vision}, tensors, bert, bert, "pretraining", partial(draw, seed=seed))
+    new = partial(draw, seed=seed, scale=qformer_from_bert.initializer_range(bert))
+    return whole(config | {"vision_config": vision}, tensors, bert, bert, "pretraining", new)
 
 
 def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -161,8 +162,9 @@ def _places(name: str, found: str, task: str, start: int) -> Iterator[str]:
             yield f"{DECODER}{BERT}encoder.layer.{number - start}.{layer[2]}"
 
 
-def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
-    """A new tensor for one that no part has, if it may be new: cross-attention, projections, heads, temperature."""
+def draw(name: str, shape: Shape, *, seed: int, scale: float = SCALE) -> Lazy | None:
+    """A new tensor for one that no part has, if it may be new: cross-attention, normal(0, ``scale``), projections,
+    heads, temperature."""
     if name == "temp":
         return constant(shape, TEMPERATURE)
     if not _NEW.match(name):
@@ -172,4 +174,4 @@ def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
     if "LayerNorm" in name:
         return constant(shape, 1)
     number = zlib.crc32(name.encode())
-    return uniform(shape, seed, number) if _LINEAR.match(name) else normal(shape, SCALE, seed, number)
+    return uniform(shape, seed, number) if _LINEAR.match(name) else normal(shape, scale, seed, number)

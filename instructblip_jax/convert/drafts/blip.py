@@ -68,7 +68,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "")
     words = f"{ENCODER}{qformer_from_bert.WORDS}"
     tensors[words] = with_rows(tensors[words], rows + NEW_TOKENS, seed)
     text = qformer_from_bert.read_config(bert) | {"vocab_size": rows + NEW_TOKENS}
-    return whole(vision, text, {}, tensors, bert, bert, "pretraining", partial(draw, seed=seed))
+    new = partial(draw, seed=seed, scale=qformer_from_bert.initializer_range(bert))
+    return whole(vision, text, {}, tensors, bert, bert, "pretraining", new)
 
 
 def _longer(bias: Tensor) -> Lazy:
@@ -162,8 +163,9 @@ def _places(name: str, task: str) -> Iterator[str]:
         yield name
 
 
-def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
-    """A new tensor for one that no part has, if it may be new: cross-attention, projections, heads, temperature."""
+def draw(name: str, shape: Shape, *, seed: int, scale: float = SCALE) -> Lazy | None:
+    """A new tensor for one that no part has, if it may be new: cross-attention, normal(0, ``scale``), projections,
+    heads, temperature."""
     if name == "temp":
         return constant(shape, TEMPERATURE)
     if not _NEW.match(name):
@@ -173,4 +175,4 @@ def draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
     if "LayerNorm" in name:
         return constant(shape, 1)
     number = zlib.crc32(name.encode())
-    return uniform(shape, seed, number) if _HEADS.match(name) else normal(shape, SCALE, seed, number)
+    return uniform(shape, seed, number) if _HEADS.match(name) else normal(shape, scale, seed, number)

@@ -16,7 +16,6 @@ from instructblip_jax.convert.assemble import Draft, check_fits, constant, norma
 from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.layouts import hf_blip2_retrieval, hf_instructblip
 from instructblip_jax.convert.layouts.hf_blip2_retrieval import EMBEDDINGS, FIRST_NORM, HEAD, PROJECTIONS
-from instructblip_jax.convert.new_rows import SCALE
 from instructblip_jax.convert.rule import Shape
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import Lazy, Tensor, stored
@@ -58,8 +57,8 @@ def text_half(directory: Path) -> dict[str, Tensor]:
     return {f"qformer.{name.removeprefix('qformer.')}": tensor for name, tensor in found.items()}
 
 
-def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
-    """See `families.Family`; the parts are "vision" and "bert".
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = QUERIES) -> Draft:
+    """See `families.Family`; the parts are "vision" and "bert". ``queries``: number of query tokens.
 
     Both halves of the Q-Former begin as BERT, and its head as BERT's, each with a row for ``[DEC]``. The norm after the
     tower is new, projections and the matching head begin as torch's linear layers, with a bias of 0.
@@ -69,7 +68,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     tensors = {
         name: tensor for name, tensor in tensors.items() if name.startswith("vision_model.") and _NORM not in name
     }
-    section = qformer_from_bert.read_config(bert)
+    section, scale = qformer_from_bert.read_config(bert), qformer_from_bert.initializer_range(bert)
     halves = qformer_from_bert.both_halves(bert, section, f"{FIRST_NORM}.", text=True, seed=seed)
     tensors |= {name.replace(f"qformer.{EMBEDDINGS}", EMBEDDINGS): tensor for name, tensor in halves.items()}
     rows = tensors[qformer_from_bert.WORDS].shape[0]
@@ -82,9 +81,9 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         hf_blip2_retrieval.PRETRAINING: True,
         "image_text_hidden_size": COMMON,
         "initializer_factor": 1.0,
-        "initializer_range": 0.02,
+        "initializer_range": scale,
         "model_type": model_type,
-        "num_query_tokens": QUERIES,
+        "num_query_tokens": queries,
         "qformer_config": section
         | sizes
         | ids
@@ -97,7 +96,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         "vision_config": (source.get("vision_config") or {}) | {"model_type": "blip_2_vision_model"},
     }
     files = {"config.json": raw, PREPROCESSOR: settings(vision)[2] | {"processor_class": PROCESSOR_CLASS}}
-    return Draft(tensors, files, {"": words}, vision, lambda name, shape: _draw(name, shape, seed))
+    return Draft(tensors, files, {"": words}, vision, lambda name, shape: _draw(name, shape, scale, seed))
 
 
 def _head(bert: Path, rows: int) -> dict[str, Tensor]:
@@ -119,8 +118,11 @@ def _head(bert: Path, rows: int) -> dict[str, Tensor]:
     return found
 
 
-def _draw(name: str, shape: Shape, seed: int) -> Lazy:
-    """First values of parameters that no part has: as torch begins linear layers, and as BERT begins all else."""
+def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy:
+    """First values of parameters that no part has: as torch begins linear layers, and as BERT begins all else.
+
+    ``scale``: the standard deviation of the latter.
+    """
     if name == "temp":
         return constant(shape, TEMPERATURE)
     if name.endswith(".bias"):
@@ -129,4 +131,4 @@ def _draw(name: str, shape: Shape, seed: int) -> Lazy:
         return constant(shape, 1)
     if name.removesuffix(".weight") in PROJECTIONS.values():
         return uniform(shape, seed, zlib.crc32(name.encode()))
-    return normal(shape, SCALE, seed, zlib.crc32(name.encode()))
+    return normal(shape, scale, seed, zlib.crc32(name.encode()))

@@ -60,10 +60,9 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         raw, tensors = _without_language_model(model_type, vision, parts.get("qformer"), bert, seed)
     text = raw.get("text_config") or {}
     if language is not None:
-        text = _text_config(language)
+        text, inner = _language_model(language)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(LM)}
-        plain = open_shards(language)
-        tensors |= {LM + name: stored(plain, name) for name in plain.shapes}
+        tensors |= inner
         tensors |= _new_projection(tensors, raw, seed)
     family = hf_instructblip.text_family({"text_config": text})
     processor_class = f"{_NAMES[model_type][0]}Processor"
@@ -159,17 +158,23 @@ def _draw(name: str, shape: Shape, seed: int) -> Lazy | None:
     return normal(shape, SCALE, seed, zlib.crc32(name.encode()))
 
 
-def _text_config(directory: Path) -> dict[str, Any]:
-    """The configuration of a plain language model, as InstructBLIP uses it."""
+def _language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration of a plain language model, as InstructBLIP uses it, and its tensors; or those of the language
+    model in an InstructBLIP or BLIP-2."""
     text = read_json(directory / "config.json")
+    if text.get("model_type") in _NAMES:
+        raw, tensors = _whole(directory, text["model_type"])
+        inner = {name: tensor for name, tensor in tensors.items() if name.startswith(LM)}
+        return dict(raw.get("text_config") or {}), inner
     if text.get("model_type") not in PLAIN:
         raise ValueError(
             f"{directory / 'config.json'}: model_type is {text.get('model_type')!r}; "
-            f"a language model to put in is {', '.join(PLAIN[:-1])} or {PLAIN[-1]}"
+            f"a language model to put in is {', '.join(PLAIN)}, or that of {' or '.join(_NAMES)}"
         )
     if text.get("feed_forward_proj") == "gated-gelu":
         text["dense_act_fn"] = "gelu"  # the original replaces FlanT5's own gelu_new
-    return text
+    shards = open_shards(directory)
+    return text, {LM + name: stored(shards, name) for name in shards.shapes}
 
 
 def _new_projection(tensors: dict[str, Tensor], raw: dict[str, Any], seed: int) -> dict[str, Tensor]:

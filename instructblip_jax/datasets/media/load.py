@@ -8,6 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media.animation import animated
@@ -29,15 +31,18 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
     UnusableMediaError.
     """
     if not media.video:
-        data = _whole(media)
-        if not data:
-            raise UnusableMediaError("empty file", _name(media))
+        data = _bytes(media)
         if media.kind == IMAGE:
-            _verify(data, _name(media))
+            _decoded(data, _name(media))
         return (data,)
     if media.path is not None and media.data is None and media.path.is_dir():
         return _folder(media.path, frames)
     return _moving(media, frames)
+
+
+def picture(media: Media) -> Image.Image:
+    """A picture, decoded: upright, RGB. Raises UnusableMediaError, as `load` does."""
+    return _decoded(_bytes(media), _name(media))
 
 
 class Recent:
@@ -71,6 +76,13 @@ def _noun(media: Media) -> str:
 
 def _name(media: Media) -> str:
     return str(media.path) if media.data is None else f"{_noun(media)} in the row"
+
+
+def _bytes(media: Media) -> bytes:
+    data = _whole(media)
+    if not data:
+        raise UnusableMediaError("empty file", _name(media))
+    return data
 
 
 def _whole(media: Media) -> bytes:
@@ -107,9 +119,9 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(path)
 
 
-def _verify(data: bytes, name: str) -> None:
+def _decoded(data: bytes, name: str) -> Image.Image:
     try:
-        open_image(data, name)
+        return open_image(data, name)
     except UnusableImageError as error:
         raise UnusableMediaError(error.reason, str(error)) from error
 
@@ -132,7 +144,7 @@ def _folder(folder: Path, frames: int) -> tuple[bytes, ...]:
     for number, data in pictures.items():
         if not data:
             raise UnusableMediaError("empty file", str(folder / names[number]))
-        _verify(data, str(folder / names[number]))
+        _decoded(data, str(folder / names[number]))
     return tuple(pictures[number] for number in sample(len(names), frames))
 
 

@@ -104,6 +104,12 @@ def write(
         return write_chunks(out, name, by_shards, run, options, repeated)
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for what cannot be a set's name."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
+
+
 def write_chunks(
     out: str | Path,
     name: str,
@@ -116,8 +122,7 @@ def write_chunks(
     rows have come."""
     options = options or Options()
     directory = new_directory(out, name)
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
+    check_name(name)
     if is_prepared(out, name) and not options.overwrite:
         return there(directory_of(out, name), name)
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,66 @@
+"""Web pictures captioned and filtered: instructblip capfilt --captioner M --filter M --source PATH --out DIR
+
+CapFilt (arXiv 2201.12086): the captioner writes a caption for every picture, the filter keeps each text, the web's or
+the captioner's, that it finds to match the picture. PATH is a folder of pictures and texts, a JSONL file, a tar archive
+or a folder of these; it may be repeated. The kept pairs become a prepared set that `train` takes, DIR/NAME. An
+interrupted command goes on where it stopped. Started on several hosts, each does a share, and the set is the same.
+The judged texts stay in DIR/NAME/texts: another --threshold or --keep, with --overwrite, runs no model again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from instructblip_jax import files
+from instructblip_jax.decoding.options import Options
+
+FLAGS = flags.FLAGS
+GENERATION = ("max_new_tokens", "min_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """Define the flags of this command."""
+    flags.DEFINE_string("captioner", None, "Model directory, or a hub id, of a system that writes.")
+    flags.DEFINE_string("filter", None, "Model directory, or a hub id, of a system that compares pictures with texts.")
+    flags.DEFINE_multi_string("source", [], "Web pictures with texts: a folder or a file; may be repeated.")
+    flags.DEFINE_multi_string("images", [], "Directory in which pictures are searched; may be repeated.")
+    flags.DEFINE_string("out", None, "Directory of the prepared sets.")
+    flags.DEFINE_string("name", None, "The set's name. Default: capfilt_ and the first source's.")
+    flags.DEFINE_float("threshold", 0.5, "A text is kept if its probability to match is above this.", 0.0, 1.0)
+    flags.DEFINE_integer("captions", 1, "Captions written for each picture.", lower_bound=1)
+    flags.DEFINE_integer("keep", 0, "The most texts kept for each picture, the likeliest; 0 is all.", lower_bound=0)
+    flags.DEFINE_string("prompt", "a picture of", "What the captioner is given to continue, or told to do.")
+    flags.DEFINE_integer("max_new_tokens", 16, "Longest caption in tokens, the prompt not counted.")
+    flags.DEFINE_integer("min_new_tokens", 1, "Shortest caption in tokens.")
+    flags.DEFINE_float("top_p", 0.9, "Sample among the likeliest tokens that together have this probability.")
+    flags.DEFINE_integer("top_k", 50, "Sample among this many of the likeliest tokens; 0 is all.")
+    flags.DEFINE_float("temperature", 1.0, "Below 1 samples likely tokens more often, above 1 less often.")
+    flags.DEFINE_float("repetition_penalty", 1.1, "Above 1 avoids words already used.")
+    flags.DEFINE_integer("seed", 0, "Seed of the captions.", lower_bound=0)
+    flags.DEFINE_integer("batch_size", 64, "Pictures at a time on each host.", lower_bound=1)
+    flags.DEFINE_integer("fsdp", 1, "Devices of a host that share the weights, where one has no room for them.")
+    flags.DEFINE_string("dtype", "bfloat16", "Compute type.")
+    flags.DEFINE_integer("workers", None, "Processes that write the set. Default: one per core.", lower_bound=1)
+    flags.DEFINE_bool("overwrite", False, "Make an existing set again; it stays until the new one is complete.")
+    flags.DEFINE_string("json", None, "Also write the report here as JSON.")
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Raise ValueError or FileNotFoundError for a wrong command line."""
+    if args:
+        raise ValueError(f"unexpected arguments: {' '.join(args)}")
+    for name in ("captioner", "filter", "source", "out"):
+        if not FLAGS[name].value:
+            raise ValueError(f"--{name} is needed")
+    for path in (*FLAGS.source, *FLAGS.images):
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: no such file or directory")
+    Options.of(ends=0, pad=0, vocabulary=1, do_sample=True, **generation())
+    files.check_json(FLAGS.json)
+
+
+def generation() -> dict[str, Any]:
+    """The generation flags, under the names of `Options.of`."""
+    return {name: getattr(FLAGS, name) for name in GENERATION}
