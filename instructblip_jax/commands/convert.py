@@ -37,9 +37,7 @@ def run(args: Sequence[str]) -> None:
         written = families.rewritten(FLAGS.out, file.parent, _read_pth(file), max_shard_bytes=limit)
     else:
         file, base = Path(FLAGS.original), hub.resolve(FLAGS.model)
-        written, taken, skipped = families.with_replaced(
-            FLAGS.out, file, _read_pth(file), base, max_shard_bytes=limit
-        )
+        written, taken, skipped = families.with_replaced(FLAGS.out, file, _read_pth(file), base, max_shard_bytes=limit)
         print(f"{FLAGS.original}: {taken} tensors taken")
         _report(skipped)
     print(as_table(written))
