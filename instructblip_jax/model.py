@@ -172,9 +172,17 @@ class Model:
         return self.prefill({"image": image}, batch)
 
     def prefill(self, media: Media, batch: BatchArrays) -> Context:
-        """Encoded media and a batch's prompts -> what all continuations of each row share, computed once."""
+        """Encoded media and a batch's prompts -> what all continuations of each row share, computed once.
+
+        Raises ValueError for a system that writes no text.
+        """
         apart = {*self._media, *self.config.label_keys}
-        return self._run(self._prefill, {key: x for key, x in batch.items() if key not in apart}, media)
+        try:
+            return self._run(self._prefill, {key: x for key, x in batch.items() if key not in apart}, media)
+        except AttributeError as error:
+            if self.has("prefill"):
+                raise
+            raise ValueError(f"{self.directory}: this system writes no text; it compares or classifies") from error
 
     def search(self, context: Context, options: Options, seed: Seed = 0) -> np.ndarray:
         """Answers to what was read: int32 [B, num_return_sequences, T], T the capacity of the options."""

@@ -100,6 +100,9 @@ def test_pairs_and_exports_of_what_was_trained(tmp_path):
     np.testing.assert_allclose(found, cosines.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.match(media, words), matched.numpy(), rtol=1e-4, atol=1e-5)
 
+    with pytest.raises(ValueError, match="this system writes no text; it compares or classifies"):
+        ours.prefill(media, words)
+
     # The temperature trains, and is no tensor of the public layout.
     assert "med/temp" in ours.train
     ours.save_pretrained(tmp_path / "out")
