@@ -17,7 +17,7 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "digits-llama": (("instructblip",), {"model": "digits", "language": "digits_llama"}),
     "digits-llava": (("llava",), {"vision": "digits_clip", "language": "digits_llama"}),
     "digits-stage1": (("blip-2", "--queries=16"), {"vision": "digits", "bert": "digits_bert"}),
-    "digits-stage2": (("blip-2", "--queries=16"), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),
+    "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),
     "digits-blip": (("blip",), {"vision": "digits", "bert": "digits_bert"}),
     "digits-albef": (("albef",), {"vision": "digits", "bert": "digits_bert"}),
 }
