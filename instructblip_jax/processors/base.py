@@ -34,6 +34,9 @@ class BaseProcessor(ABC):
     converses: ClassVar[bool] = False
     """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
 
+    prompts_may_be_empty: ClassVar[bool] = False
+    """True if an answer may begin at once, without an instruction."""
+
     config: Any
     """The system's configuration (`systems.protocol.SystemConfig`)."""
     tokenizer: TextTokenizer
@@ -230,6 +233,7 @@ class BaseProcessor(ABC):
         if len(texts) != count:
             raise ValueError(f"{count} images but {len(texts)} {what}; give one for each image")
         for n, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
+            empty = what == "instructions" and self.prompts_may_be_empty
+            if not isinstance(text, str) or not (text.strip() or empty):
                 raise ValueError(f"{what}[{n}] is {text!r}; a text is needed")
         return texts

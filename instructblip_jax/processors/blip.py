@@ -4,7 +4,6 @@ The tokenizer is plain BERT's. The tokens [DEC] and [ENC], with which texts begi
 picture, are none of its own: the configuration has their ids.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ class BlipPairProcessor(PairProcessor):
 class BlipCaptionProcessor(ImageTextProcessor):
     """Prompts, which may be empty, and captions that continue them."""
 
+    prompts_may_be_empty = True
+
     KINDS = ("image",)
 
     def encode(
@@ -69,15 +70,6 @@ class BlipCaptionProcessor(ImageTextProcessor):
         """See `BaseProcessor`; [DEC] is one of the prompt's tokens."""
         response = int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0
         return len(row["input_ids"]) - response, response
-
-    def checked(self, texts: str | Sequence[str], what: str, count: int) -> list[str]:
-        """See `BaseProcessor`; an instruction may be empty: the caption then begins at once."""
-        if what != "instructions":
-            return super().checked(texts, what, count)
-        given = [texts] if isinstance(texts, str) else list(texts)
-        filled = [text if not isinstance(text, str) or text.strip() else "." for text in given]
-        super().checked(filled, what, count)
-        return given
 
 
 class BlipSentences(SentenceProcessor):

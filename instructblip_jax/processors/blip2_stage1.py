@@ -8,7 +8,9 @@ TRAINED_TOKENS = 32
 
 
 class Blip2Stage1Processor(PairProcessor):
-    """See the module; captions are cleaned as BLIP's are."""
+    """See the module; captions are cleaned as BLIP's are, and a prompt may be empty."""
+
+    prompts_may_be_empty = True
 
     def clean(self, text: str) -> str:
         """See `PairProcessor`."""

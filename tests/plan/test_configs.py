@@ -200,6 +200,7 @@ def test_blip2s_first_stage_and_its_retrieval_are_the_papers(variant):
     assert (optim.beta1, optim.weight_decay, optim.accumulation) == (0.9, 0.05, 1)
     sizes = NEW[run.model].configured(**run.system_options())
     assert (sizes.vision.image_size, sizes.writes, sizes.label_smoothing) == (364 if retrieval else 224, True, 0.1)
+    assert sizes.identify_pictures == retrieval
     assert fitted(run, sizes).trainable == ("vision" if retrieval else "qformer")
     assert run.data.response_lengths == (32,)
     assert (run.data.augment.crop, run.data.augment.flip) == (0.5, True)

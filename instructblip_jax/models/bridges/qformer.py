@@ -164,7 +164,9 @@ class QFormer(nnx.Module):
 
         Raises ValueError if the prompt and the new tokens together exceed the positions.
         """
-        self._check_text(context["mask"].shape[1] + length)
+        whole, most = context["mask"].shape[1] + length, self.config.max_position_embeddings
+        if whole > most:
+            raise ValueError(f"{whole} tokens of prompt and answer; the Q-Former has {most} positions")
         return kv_cache.init(context["layers"], rows, length)
 
     def decode(
