@@ -1,6 +1,6 @@
 """BLIP-2's second stage (arXiv 2301.12597, section 3.2) in the digits world: the T5 writes captions after the queries.
 
-The model is what `assemble blip-2` makes of stage 1 and the T5; `launch/chain.sh` puts it where this file looks.
+By itself it begins with a Q-Former that learned nothing yet; `launch/chain.sh` gives it that of stage 1.
 """
 
 import runpy
@@ -14,8 +14,7 @@ DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))["get_config"
 
 def get_config() -> ConfigDict:
     """The run."""
-    config = DIGITS()
-    config.model = "runs/chain/stage2.start"
+    config = DIGITS(model="digits-stage2")
     config.steps, config.validate_every = 300, 150
     config.optim.warmup_steps = 50
     config.mixture.sets = CAPTIONED["CAPTIONS"]

@@ -17,6 +17,7 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "digits-llama": (("instructblip",), {"model": "digits", "language": "digits_llama"}),
     "digits-llava": (("llava",), {"vision": "digits_clip", "language": "digits_llama"}),
     "digits-stage1": (("blip-2", "--queries=16"), {"vision": "digits", "bert": "digits_bert"}),
+    "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),
     "digits-blip": (("blip",), {"vision": "digits", "bert": "digits_bert"}),
     "digits-albef": (("albef",), {"vision": "digits", "bert": "digits_bert"}),
 }
@@ -35,7 +36,7 @@ def model(name: str) -> Path:
         raise ValueError(f"there is no embedded model {name!r}; there are digits, {', '.join(MADE)}")
     system, parts = MADE[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax" / "models"
-    out = cache / f"{name}-{_digest(parts)}"
+    out = cache / f"{name}-{_digest(system, parts)}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_suffix(".lock")):
         if not (out / "config.json").is_file():
@@ -47,9 +48,9 @@ def model(name: str) -> Path:
     return out
 
 
-def _digest(parts: dict[str, str]) -> str:
-    """Eight hex digits of everything in the parts' folders."""
-    found = hashlib.sha256()
+def _digest(system: tuple[str, ...], parts: dict[str, str]) -> str:
+    """Eight hex digits of the system with its flags, and of everything in the parts' folders."""
+    found = hashlib.sha256(" ".join(system).encode())
     for folder in parts.values():
         for path in sorted((ASSETS / folder).rglob("*")):
             if path.is_file():
