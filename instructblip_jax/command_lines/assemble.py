@@ -11,9 +11,11 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --qformer --language [--vision]
   llava --vision --language
   albef --vision --bert
-  albef --model --task
+  albef --model
   blip --vision --bert
-  blip --model --task
+  blip --model
+
+albef and blip have several forms: --task names the one that is made of --model.
 """
 
 from collections.abc import Sequence

@@ -95,4 +95,4 @@ def test_train_takes_the_set(cli, line, train, tmp_path):
 def test_a_system_that_writes_nothing_is_no_captioner(cli, line, blips):
     result = cli(*line(f"--captioner={blips[1]}"))
     assert result.code == 1
-    assert result.err.endswith("filter: this system writes no text\n")
+    assert result.err == f"instructblip capfilt: --captioner {blips[1]}: this system writes no text\n"

@@ -1,4 +1,4 @@
-"""BLIP's forms against a plain statement in PyTorch: losses, every gradient, queues."""
+"""BLIP's forms against a plain statement in PyTorch: losses, pre-training's every gradient, queues."""
 
 import checkpoints
 import jax
@@ -73,8 +73,10 @@ class Form:
         pixels = torch.tensor(self.batch["pixel_values"]).double().movedim(-1, -3)
         return d | {"ids": d["input_ids"], "mask": d["attention_mask"], "pixels": pixels}
 
-    def check(self, loss, want, *, gradients=True):
-        """``loss(system)`` -> (value, more) against the reference's, and every gradient; returns what is more."""
+    def check(self, loss, want):
+        """``loss(system)`` -> (value, more) against the reference's, and every gradient of pre-training, of which the
+        other forms' graphs are parts; returns what is more."""
+        gradients = self.task == "pretraining"
 
         def run(train, frozen):
             return loss(merge(self.model.graph, train, frozen))
@@ -114,7 +116,7 @@ def test_pairs(form, task):
         found, after = system.terms(batch, made.memory, ALPHA, *map(jnp.asarray, uniforms))
         return mean(found), (found, after)
 
-    found, after = made.check(loss, sum(terms.values()), gradients=task == "pretraining")
+    found, after = made.check(loss, sum(terms.values()))
     assert {n: float(x.sums.sum() / x.counts.sum()) for n, x in found.items()} == pytest.approx(
         {n: x.item() for n, x in terms.items()}, rel=1e-5
     )
