@@ -36,7 +36,12 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_enum("projector", None, ingredients.PROJECTORS, "Kind of llava's new projector: 1.5's or 1.0's (mlp).")
     tasks = "; ".join(f"{system}: {', '.join(names)}" for system, names in ingredients.TASKS.items())
     flags.DEFINE_string("task", None, f"Form to be made of --model ({tasks}).")
-    flags.DEFINE_integer("queries", None, "Query tokens of a new blip-2 (32).", lower_bound=1)
+    flags.DEFINE_integer(
+        "queries",
+        None,
+        "Number of new query tokens, of blip-2 and instructblip; the papers' by default.",
+        lower_bound=1,
+    )
     flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")

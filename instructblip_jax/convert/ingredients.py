@@ -86,8 +86,9 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
 
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
     """Raise ValueError if a number of query tokens is given where none are new."""
-    if given is not None and (system, set(parts)) != ("blip-2", {"vision", "bert"}):
-        raise ValueError("--queries is for blip-2 --vision --bert, whose query tokens are new")
+    new = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    if given is not None and not new:
+        raise ValueError("--queries is for a blip-2 or instructblip of --vision, whose query tokens are new")
 
 
 def takers(part: str) -> list[str]:

@@ -140,7 +140,7 @@ def test_anybodys_predictions_are_scored_beside_the_releases_own_problems(cli, t
     assert "| classes NAT | 100.00 | | 2 |" in result.out
 
 
-def test_the_configuration_fits_every_public_model():
+def test_the_configuration_fits_every_public_model_that_has_a_language_model():
     for form in FORMS:
         run = resolve(runpy.run_path(str(CONFIG))["get_config"](form))
         assert (run.mixture.sets, run.evaluation.held_in) == (
@@ -148,7 +148,7 @@ def test_the_configuration_fits_every_public_model():
             (f"scienceqa_qcm_{form}",),
         )
         assert (run.steps, run.checkpoint_every) == (12 * 199, 199)
-        for system in PUBLIC.values():
+        for system in (one for one in PUBLIC.values() if "llm" in one.parts):
             assert fitted(run, system).trainable == next(iter(system.trainable_sets))
     with pytest.raises(ValueError, match=r"no variant 'al'; it has a, ale, lea"):
         runpy.run_path(str(CONFIG))["get_config"]("al")

@@ -149,6 +149,27 @@ def test_a_models_language_model_is_replaced(parts, tmp_path):
         families.assemble(tmp_path / "other", "instructblip", given | {"model": parts["llama"]})
 
 
+def test_new_query_tokens_are_as_many_as_asked_and_as_large_as_bert_says(parts, tmp_path):
+    bert = shutil.copytree(parts["bert"], tmp_path / "bert")
+    edit_json(bert / "config.json", initializer_range=0.5)
+    given = {"vision": parts["vision"], "bert": bert, "language": parts["t5"]}
+    families.assemble(tmp_path / "made", "instructblip", given, queries=3)
+    got = read(tmp_path / "made")
+    assert got["query_tokens"].shape == (1, 3, WIDTH)
+    drawn = [x.std() for name, x in got.items() if ".crossattention." in name and name.endswith("query.weight")]
+    assert min(drawn) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("system", "given"),
+    [("blip-2", ("qformer", "language")), ("instructblip", ("blip2", "bert")), ("albef", ("vision", "bert"))],
+)
+def test_no_number_of_queries_where_none_are_new(system, given):
+    combinations.check_queries(system, given, None)
+    with pytest.raises(ValueError, match="whose query tokens are new"):
+        combinations.check_queries(system, given, 16)
+
+
 def test_the_language_model_of_another_model_is_taken(parts, made, tmp_path):
     """An InstructBLIP's, with its tokenizer; not its projection, which belongs to its Q-Former."""
     given = {"vision": parts["vision"], "qformer": parts["qformer"], "language": made / "instructblip-llama"}

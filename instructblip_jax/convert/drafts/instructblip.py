@@ -42,8 +42,9 @@ _NAMES = {"instructblip": ("InstructBlip", "instructblip"), "blip-2": ("Blip2", 
 """model_type -> prefix of its class names, prefix of its parts' model_types."""
 
 
-def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
-    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
+def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = blip2_stage1.QUERIES) -> Draft:
+    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`. ``queries``: number
+    of query tokens, where they are new.
 
     The Q-Former's text half is BERT's with a new row for ``[DEC]``; a language model that replaces another one gets a
     new projection, begun as a torch linear layer: uniform(-1/sqrt(in), 1/sqrt(in)) for weight and bias.
@@ -58,6 +59,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     else:
         vision = parts.get("vision") or parts["qformer"]
         raw, tensors = _without_language_model(model_type, vision, parts.get("qformer"), bert, seed)
+        raw.setdefault("num_query_tokens", queries)
     text = raw.get("text_config") or {}
     if language is not None:
         text, inner = _language_model(language)
@@ -90,7 +92,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
         PREPROCESSOR: settings(vision)[2] | {"processor_class": processor_class},
         PROCESSOR: {"num_query_tokens": config["num_query_tokens"], "processor_class": processor_class},
     }
-    return Draft(tensors, files, vocabularies, language or vision, lambda name, shape: _draw(name, shape, seed))
+    scale = SCALE if bert is None or "blip2" in parts else qformer_from_bert.initializer_range(bert)
+    return Draft(tensors, files, vocabularies, language or vision, lambda name, shape: _draw(name, shape, scale, seed))
 
 
 def _whole(directory: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -124,7 +127,7 @@ def _without_language_model(
     """The sections of config.json, and the tensors, of the vision tower and of a Q-Former that reads its tokens."""
     source, tower, found = blip2_stage1.read(vision)
     tensors = {name: tensor for name, tensor in found.items() if name.startswith("vision_model.")}
-    raw = {"vision_config": source.get("vision_config") or {}, "num_query_tokens": blip2_stage1.QUERIES}
+    raw = {"vision_config": source.get("vision_config") or {}}
     width = tower.vision.hidden_size
     section = NEW_QFORMER
     if qformer is not None:
@@ -147,15 +150,15 @@ def _without_language_model(
     return raw | {"qformer_config": section | {"encoder_hidden_size": width}}, tensors
 
 
-def _draw(name: str, shape: Shape, seed: int) -> Lazy | None:
-    """New query tokens, and what a new Q-Former does not have from BERT, as BERT begins them."""
+def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy | None:
+    """New query tokens, and what a new Q-Former does not have from BERT, as BERT begins them: normal(0, ``scale``)."""
     if not name.startswith(("query_tokens", "qformer.")):
         return None
     if name.endswith(".bias"):
         return constant(shape, 0)
     if "norm" in name.lower():
         return constant(shape, 1)
-    return normal(shape, SCALE, seed, zlib.crc32(name.encode()))
+    return normal(shape, scale, seed, zlib.crc32(name.encode()))
 
 
 def _language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
