@@ -230,7 +230,7 @@ FAULTS = {
     ),
     "a language model of another kind": (
         lambda blip2, bert, t5: edit_json(t5 / "config.json", model_type="gpt2"),
-        r"t5/config\.json: model_type is 'gpt2'.*t5, llama or opt",
+        r"t5/config\.json: model_type is 'gpt2'.*t5, llama, opt, or that of",
     ),
     "an old T5": (
         lambda blip2, bert, t5: edit_json(t5 / "config.json", feed_forward_proj="relu"),
