@@ -44,8 +44,8 @@ def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
     if not FLAGS.model or not FLAGS.image:
         raise ValueError("--model and --image are needed")
-    if not args or not all(text.strip() for text in args):
-        raise ValueError("at least one instruction is needed, and none may be empty")
+    if not args:
+        raise ValueError('at least one instruction is needed; a captioner\'s may be empty, ""')
     if not all(text.strip() for text in FLAGS.candidates):
         raise ValueError(f"--candidates {FLAGS.candidates}: none may be empty")
     if not FLAGS.do_sample and (unused := [name for name in (*SAMPLING, "seed") if FLAGS[name].present]):

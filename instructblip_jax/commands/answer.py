@@ -91,7 +91,7 @@ def run(args: Sequence[str]) -> None:
     model, processor = load()
     for text in args:
         unknown = processor.tokenizer.unknown(text)
-        if len(unknown) == len(text.split()):
+        if text.strip() and len(unknown) == len(text.split()):
             raise ValueError(f"instruction {text!r}: the model knows none of its words")
         if unknown and distributed.is_writer():
             print(f"note: the model does not know {', '.join(unknown)}", file=sys.stderr)

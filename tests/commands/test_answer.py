@@ -69,3 +69,31 @@ def test_an_empty_candidate_is_refused(cli, world, pictures):
     assert result.code == 2
     assert "--candidates" in result.err
     assert "empty" in result.err
+
+
+def test_a_caption_needs_no_instruction_and_an_answer_does(cli, world, blips, pictures, tmp_path):
+    given = [f"--image={pictures[0]}", "--dtype=float32", "--max_new_tokens=4", f"--json={tmp_path / 'a.json'}"]
+    result = cli("answer", f"--model={blips[0]}", *given, "")
+    assert result.code == 0, result.err
+    model, processor = (x.from_pretrained(blips[0], **y) for x, y in ((ib, {"dtype": "float32"}), (ib.Processor, {})))
+    (row,) = json.loads((tmp_path / "a.json").read_text())["answers"]
+    assert [row["answer"]] == ib.generate(model, processor, pictures[0], "", max_new_tokens=4)
+    result = cli("answer", f"--model={world / 'model'}", *given, "  ")
+    assert result.code == 1
+    assert "instructions[0] is '  '; a text is needed" in result.err
+
+
+def test_a_model_that_compares_tells_how_much_alike_pictures_and_texts_are(cli, blips, pictures, tmp_path):
+    given = [f"--model={blips[1]}", *(f"--image={path}" for path in pictures), "--dtype=float32"]
+    result = cli("answer", *given, f"--json={tmp_path / 'a.json'}", *TEXTS)
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / "a.json").read_text())["answers"]
+    model, processor = (x.from_pretrained(blips[1], **y) for x, y in ((ib, {"dtype": "float32"}), (ib.Processor, {})))
+    cosines = ib.similarity(model, processor, list(pictures), TEXTS)
+    matches = [ib.match(model, processor, path, TEXTS) for path in pictures]
+    assert [row["similarity"] for row in rows] == pytest.approx(cosines.ravel().tolist(), abs=1e-5)
+    assert [row["match"] for row in rows] == pytest.approx(np.concatenate(matches).tolist(), abs=1e-5)
+    assert f"match {100 * rows[0]['match']:.1f} %  {TEXTS[0]}" in result.out
+    result = cli("answer", *given, "--candidates=yes,no", *TEXTS)
+    assert result.code == 1
+    assert "--candidates has no effect" in result.err

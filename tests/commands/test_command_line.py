@@ -191,8 +191,6 @@ def test_an_unknown_command_lists_the_commands(cli):
         (["answer"], ["--model", "--image"]),
         (["answer", "--model={world}/model", "which digit ?"], ["--image"]),
         (["answer", "--model={world}/model", "--image=a.png"], ["instruction"]),
-        (["answer", "--model={world}/model", "--image=a.png", ""], ["instruction"]),
-        (["answer", "--model={world}/model", "--image=a.png", "which digit ?", "  "], ["instruction"]),
         (["answer", "--model={world}/model", "--image=a.png", "--max_new_tokens=0", "a"], ["max_new_tokens"]),
         (["prepare"], ["NAME", "digits"]),
         (["score", "rouge", "--predictions=p", "--references=r"], ["rouge", "cider"]),
