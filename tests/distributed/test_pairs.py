@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 STEPS = 20
-KINDS = ("blip-2-stage-1",)
+KINDS = ("blip-2-stage-1", "albef", "blip")
 pytestmark = pytest.mark.long  # the laws hold a step on eight devices, and a restored state
 
 
