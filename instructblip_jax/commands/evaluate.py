@@ -104,6 +104,8 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
     """A digest of everything that determines the predictions on a set."""
     # EvalSpec.mode was once called "way"; under that name predictions that were made then stay valid.
     spec = {"way" if name == "mode" else name: value for name, value in vars(opened.spec).items()}
+    if opened.spec.mode != RETRIEVAL:  # so do those of before there was this field
+        del spec["rerank"]
     determines = {
         "weights": weights,
         "set": opened.identity,

@@ -61,7 +61,8 @@ def evaluation_batches(
         records = [source[first + n] for n in range(len(alike) if alike.all() else int(alike.argmin()))]
         first += len(records)
         asked = records + [records[0]] * (batch_size - len(records))
-        texts = [processor.encode(instruction(templates, row, 0), pictures=len(row.media)) for row in asked]
+        said = [processor.asked(instruction(templates, row, 0)) for row in asked]
+        texts = [processor.encode(text, pictures=len(row.media)) for text, row in zip(said, asked, strict=True)]
         longest = max(processor.lengths(text)[0] for text in texts)
         while lengths[-1] < longest:
             lengths.append(lengths[-1] + LONGER)

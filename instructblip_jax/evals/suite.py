@@ -105,6 +105,8 @@ def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, 
         if kinds[field] is not type(None) and not isinstance(value, (kinds[field], int, type(None))):
             raise ValueError(f"{where}.{field} is {value!r}, not of type {kinds[field].__name__}")
     chosen = dataclasses.replace(base, **changes)
+    if chosen.rerank is not None and chosen.rerank < 0:
+        raise ValueError(f"{where}.rerank is {chosen.rerank}; it is 0, for no second ranking, or more")
     if chosen.mode == RETRIEVAL:
         return dataclasses.replace(chosen, metric="recall")
     if chosen.metric not in METRICS:

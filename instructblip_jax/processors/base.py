@@ -74,6 +74,10 @@ class BaseProcessor(ABC):
         ``pictures``: how many pictures the row shows, for systems whose text holds their places.
         """
 
+    def asked(self, instruction: str) -> str:
+        """The instruction of an evaluation as the system's paper cleans it; most papers leave it as it stands."""
+        return instruction
+
     def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
         """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
 

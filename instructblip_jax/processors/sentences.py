@@ -16,7 +16,7 @@ class SentenceProcessor(ImageTextProcessor):
 
     KINDS = ("image",)
     cleaning: ClassVar[Cleaning]
-    """The rules by which texts are cleaned in training."""
+    """The rules by which texts are cleaned in training and in evaluation; users' texts are read as they stand."""
 
     @abstractmethod
     def sentence(self, text: str, limit: int) -> np.ndarray:
@@ -45,6 +45,10 @@ class AnswerProcessor(SentenceProcessor):
         row = {"input_ids": self.sentence(question, self.QUESTION if training else self.positions)}
         return row if response is None else row | {"labels": self.response(response)}
 
+    def asked(self, instruction: str) -> str:
+        """See `BaseProcessor`."""
+        return self.cleaning.question(instruction, training=False)
+
     def response(self, text: str) -> np.ndarray:
         """An answer's tokens and [SEP], int32 [n]."""
         return np.append(self.tokenizer.encode(text, special=False), np.int32(self.end_id))
@@ -63,6 +67,10 @@ class ClassProcessor(SentenceProcessor):
         text = self.cleaning.caption(instruction) if training else instruction
         row = {"input_ids": self.sentence(text, self.positions)}
         return row if response is None else row | {"labels": self.response(response)}
+
+    def asked(self, instruction: str) -> str:
+        """See `BaseProcessor`."""
+        return self.cleaning.caption(instruction)
 
     def response(self, text: str) -> np.ndarray:
         """The number of a class, int32 [1]. Raises ValueError for a text that is none."""

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from instructblip_jax.commands.evaluate import key_of
 from instructblip_jax.evals.pairs import Prediction
+from instructblip_jax.evals.suite import SUITE, EvalSpec
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.run.config import resolve
 from instructblip_jax.run.workdir import Workdir
@@ -93,3 +95,15 @@ def test_pictures_are_blanked_as_the_run_says(evaluate, world, monkeypatch, line
     result = evaluate(line)
     assert result.code == 0, result.err
     assert seen == [want]
+
+
+def test_predictions_of_before_there_was_retrieval_are_still_found():
+    data = SimpleNamespace(blank_image=False, instruction_lengths=(32,))
+    config = SimpleNamespace(int8=True, evaluation=SimpleNamespace(blind=False), data=data)
+
+    def key(spec):
+        return key_of(config, SimpleNamespace(spec=spec, identity="set"), "weights")
+
+    # Computed by the version that had neither "rerank" nor the mode "retrieval".
+    assert key(SUITE["gqa"]) == "031cfa223dcf7508c54b32ad64e731d764d42cb452b98430a2cef76b8eb4f42e"
+    assert len({key(EvalSpec(mode="retrieval", rerank=count)) for count in (0, 128, 256)}) == 3

@@ -23,6 +23,9 @@ class Model:
     def __init__(self, prompt_is_counted=False):
         self.config = SimpleNamespace(prompt_is_counted=prompt_is_counted)
 
+    def has(self, method):
+        return False
+
     def encode(self, media, *, place, own, rows):
         assert (own, rows) == (OWN, 2)
         return {key: array[place] for key, array in media.items()}
@@ -109,6 +112,39 @@ def test_a_record_with_nothing_to_rank_is_named(model, asked, scored):
     broken = dataclasses.replace(asked, records=[asked.records[0], bare])
     with pytest.raises(ValueError, match="s/t/1: has no candidates to rank; judge it in another mode than 'rank'"):
         predict.predictions(model, Processor(), broken, EvalSpec(mode="rank"))
+
+
+class Classifier(Model):
+    """A stand-in with two classes; of row b it thinks ``logits[b]``."""
+
+    def __init__(self, logits):
+        self.config = SimpleNamespace(classes=("False", "True"))
+        self.logits = logits
+
+    def has(self, method):
+        return method == "classify"
+
+    def classify(self, media, text):
+        return np.array(self.logits, np.float32)
+
+
+def test_a_class_is_scored_in_the_order_of_the_records_candidates(asked):
+    orders = [("False", "True"), ("true", "false"), ("False", "True")]
+    records = [dataclasses.replace(row, candidates=names) for row, names in zip(asked.records, orders, strict=True)]
+    batch, model = dataclasses.replace(asked, records=records), Classifier([[0, 2], [0, 2], [1, -1], [0, 2]])
+    got = predict.predictions(model, Processor(), batch, EvalSpec(mode="classify"))
+    assert got == [Prediction("True", (0, 2)), Prediction("true", (2, 0)), Prediction("False", (1, -1))]
+    strange = dataclasses.replace(records[1], candidates=("yes", "no"))
+    with pytest.raises(ValueError, match="s/t/1: its candidates are yes, no, and this model's classes are False, True"):
+        predict.predictions(
+            model, Processor(), dataclasses.replace(batch, records=[strange]), EvalSpec(mode="classify")
+        )
+
+
+def test_a_model_that_writes_ranks_the_names_of_the_classes(model, asked, scored):
+    scored.table = lambda b, n: float(n)
+    got = predict.predictions(model, Processor(), asked, EvalSpec(mode="classify"))
+    assert [one.text for one in got] == ["a", "b", "c"]
 
 
 @pytest.fixture

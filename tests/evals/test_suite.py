@@ -215,6 +215,7 @@ def test_the_former_name_of_the_mode_is_read_with_a_warning():
         ({"num_beams": "3"}, ["settings.own.num_beams", "'3'", "int"]),
         ({"metric": "acc"}, ["settings.own.metric", "'acc'", "vqa_accuracy"]),
         ({"mode": "guess"}, ["settings.own.mode", "'guess'", "vocabulary"]),
+        ({"mode": "retrieval", "rerank": -1}, ["settings.own.rerank", "-1", "0"]),
     ],
 )
 def test_what_cannot_be_is_named(changes, words):

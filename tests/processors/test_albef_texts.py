@@ -58,6 +58,8 @@ def test_questions_and_answers(processors):
     assert processor.lengths(row) == (len(row["input_ids"]), len(row["labels"]))
     asked = processor.encode("Is there a 7?")["input_ids"]
     assert asked.tolist() == [cls, *processor.tokenizer.encode("Is there a 7?", special=False)]
+    assert processor.encode(processor.asked("Is there a 7?"))["input_ids"].tolist() == row["input_ids"].tolist()
+    assert len(processor.asked("red " * 60).split()) == 50  # 30 words of it in training
     assert len(processor.encode("red " * 60, training=True)["input_ids"]) == 25
     assert len(processor.encode("red " * 60)["input_ids"]) == 48  # as many as there are positions
     assert processor.decode(np.array([[*row["labels"], 7]])) == ["two"]
@@ -67,6 +69,7 @@ def test_sentences_and_classes(processors):
     pair, one = processors["reasoning"], processors["entailment"]
     assert pair.encode("a 7", "True", training=True)["labels"].tolist() == [1]
     assert one.encode("a 7", "contradiction", training=True)["labels"].tolist() == [0]
+    assert one.asked("A man/woman, well-dressed.") == "a man woman well dressed"
     with pytest.raises(ValueError, match="'maybe' is no class; the classes are contradiction, neutral, entailment"):
         one.response("maybe")
     picture = np.zeros((4, 4, 3), np.uint8)

@@ -1,5 +1,6 @@
 """BLIP's texts: which tokens begin and end them, what is counted, and where they are cut."""
 
+import io
 import json
 import shutil
 
@@ -7,8 +8,11 @@ import checkpoints
 import numpy as np
 import pytest
 import toys
+from PIL import Image
 
 from instructblip_jax import families
+from instructblip_jax.data.evaluation import evaluation_batches
+from instructblip_jax.data.record import IMAGE, Medium, Record
 
 TASKS = {
     "captioning": "BlipForConditionalGeneration",
@@ -17,6 +21,14 @@ TASKS = {
     "pretraining": "BlipForPreTraining",
     "reasoning": "BlipForVisualReasoning",
 }
+
+
+@pytest.fixture
+def png():
+    """A picture's bytes."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +97,22 @@ def test_pairs(processors, task, most, key):
     assert processor.identity_key == key
     assert len(processor.caption_row("red " * 60, clean=False)) == 35
     assert ("picture" in processor.config.batch(2, 8, 8)) == bool(key)
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "read"),
+    [
+        ("question_answering", 'Which digit ("red") is it? ', "which digit red is it?"),
+        ("reasoning", "One digit; is red.", "one digit is red"),
+    ],
+)
+def test_an_evaluation_reads_what_training_reads(processors, png, task, said, read):
+    """The papers clean questions and sentences in both; what users say stays as it is."""
+    processor = processors[task]
+    media = (Medium(IMAGE, png),) * (2 if task == "reasoning" else 1)
+    source = [Record("s/t/0", "s", "t", "vqa", media, {"text": said}, ("True",))]
+    (batch,) = evaluation_batches(source, processor, {"s": ("{text}",)}, batch_size=1, instruction_lengths=(24,))
+    (ids,) = batch.text["input_ids"][:, : batch.text["attention_mask"].sum()]
+    assert ids.tolist() == processor.encode(read)["input_ids"].tolist()
+    assert ids.tolist() == processor.encode(said, "True", training=True)["input_ids"].tolist()
+    assert ids.tolist() != processor.encode(said)["input_ids"].tolist()
