@@ -2,6 +2,7 @@
 resumed it ends with the same bits."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,3 +73,19 @@ def test_a_killed_run_ends_with_the_same_bits(command, environment, process, one
     assert result.code == 0, result.err
     assert "from step" in result.out
     assert report(workdir)["weights_sha256"] == report(one)["weights_sha256"]
+
+
+def test_two_processes_find_what_one_finds(command, process, start, one, tmp_path):
+    """Every process decodes its share of the pictures; places, scores and table are those of one."""
+    told = {}
+    for name in ("alone", "two"):
+        shutil.copytree(one, tmp_path / name)
+        given = {"evaluation.held_in": "caption,", "evaluation.held_out": "()", "evaluation.batch_size": 8}
+        given["evaluation.settings"] = "{'caption': {'mode': 'retrieval', 'split': 'train', 'rerank': 3}}"
+        line = ["evaluate", *command(tmp_path / name)[1:], *(f"--config.{field}={x}" for field, x in given.items())]
+        results = [process(*line)] if name == "alone" else start(2, *line).wait()
+        assert [result.code for result in results] == [0] * len(results), results
+        told[name] = json.loads(Path(f"{tmp_path / name}.json").read_text())["sets"]["caption"]
+        told[name]["lines"] = (tmp_path / name / "predictions" / "caption.jsonl").read_text()
+    assert told["two"] == told["alone"]
+    assert told["alone"]["details"]["recalls"] != told["alone"]["details"]["by_similarity"]
