@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
 
-Replacement = tuple[Any, dict[str, np.ndarray], list[str]]
+Tensors = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +84,8 @@ class Family:
     draft: Callable[..., Draft] | None = None
     unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
     modules: tuple[tuple[str, str], ...] = ()
-    original: Callable[[Path, Mapping[str, np.ndarray], Path, int], tuple[Draft, list[str]] | None] = (
-        lambda file, tensors, bert, seed: None
-    )
-
-    replaced: Callable[[Path, Mapping[str, np.ndarray], Path], tuple[Any, dict[str, np.ndarray], list[str]]] | None = (
-        None
-    )
+    original: Callable[[Path, Tensors, Path, int], tuple[Draft, list[str]] | None] = lambda *_: None
+    replaced: Callable[[Path, Tensors, Path], tuple[Any, dict[str, np.ndarray], list[str]]] | None = None
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
         """The rules, with the names that the files of a model directory use."""
@@ -139,7 +133,7 @@ ALBEF = Family(
     albef.read_config,
     albef.rules,
     albef.ignored,
-    albef.describe,
+    hf_instructblip.describe,
     albef_processor.from_directory,
     albef_draft.draft,
     original=albef_original.draft,
@@ -149,7 +143,7 @@ BLIP = Family(
     hf_blip.read_config,
     hf_blip.rules,
     hf_blip.ignored,
-    hf_blip.describe,
+    hf_instructblip.describe,
     blip_processor.from_directory,
     blip_draft.draft,
     original=blip_original.draft,
@@ -281,17 +275,14 @@ def assemble(
     family = FORMS.get((model_type, frozenset(parts)), FAMILIES[model_type])
     make = family.draft
     assert make is not None
-    sources = list(parts.values())
-    return _written(out, family, lambda: make(model_type, parts, seed, **choices), sources, max_shard_bytes, link)
+    check_free(Path(out), *parts.values())
+    return _written(out, family, make(model_type, parts, seed, **choices), max_shard_bytes, link)
 
 
-def _written(
-    out: str | Path, family: Family, make: Callable[[], Draft], sources: list[Path], max_shard_bytes: int, link: bool
-) -> list[Written]:
+def _written(out: str | Path, family: Family, draft: Draft, max_shard_bytes: int, link: bool) -> list[Written]:
     return engine.assemble(
         Path(out),
-        make,
-        sources,
+        draft,
         family.read_config,
         family.rules,
         family.ignored,
@@ -304,7 +295,7 @@ def _written(
 def from_original(
     out: str | Path,
     file: Path,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     bert: Path,
     *,
     seed: int = 0,
@@ -322,10 +313,10 @@ def from_original(
     Returns the weight files and the names of the tensors that were skipped. Raises ValueError for a file of none of the
     systems, and one ValueError that lists the tensors which do not fit.
     """
+    check_free(Path(out), file, bert)
     for family in {id(family): family for family in FAMILIES.values()}.values():
         if (found := family.original(file, tensors, bert, seed)) is not None:
-            make = partial(_first, found)
-            return _written(out, family, make, [file, bert], max_shard_bytes, False), found[1]
+            return _written(out, family, found[0], max_shard_bytes, False), found[1]
     some = ", ".join(sorted(tensors)[:3])
     raise ValueError(
         f"{file}: its tensors ({some} ...) are no whole model of an original project that is read here; one of LAVIS's "
@@ -336,7 +327,7 @@ def from_original(
 def with_replaced(
     out: str | Path,
     file: Path,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     source: Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -356,12 +347,8 @@ def with_replaced(
     return export(out, source, config, trained, max_shard_bytes=max_shard_bytes, added=True), len(trained), skipped
 
 
-def _first(found: tuple[Draft, list[str]]) -> Draft:
-    return found[0]
-
-
 def rewritten(
-    out: str | Path, source: Path, tensors: Mapping[str, np.ndarray], *, max_shard_bytes: int = MAX_SHARD_BYTES
+    out: str | Path, source: Path, tensors: Tensors, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[Written]:
     """Write ``out``, completely or not at all: the directory ``source`` with these ``tensors`` as its weights.
 

@@ -1,7 +1,7 @@
 """Parts of other models -> a model directory of any system. Tensors are copied as stored, or drawn by a seed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from re import Pattern
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.load import check
-from instructblip_jax.convert.new_directory import check_free, new_directory
+from instructblip_jax.convert.new_directory import new_directory
 from instructblip_jax.convert.rule import Rule, Shape
 from instructblip_jax.convert.shards import Shards
 from instructblip_jax.convert.vocabulary import Vocabulary
@@ -44,8 +44,7 @@ class Draft:
 
 def assemble(
     out: Path,
-    make: Callable[[], Draft],
-    sources: Sequence[Path],
+    draft: Draft,
     read_config: Callable[[Path], SystemConfig],
     rules: Callable[[Any], Rules],
     ignored: Callable[[Any], Pattern[str]],
@@ -54,9 +53,7 @@ def assemble(
     max_shard_bytes: int,
     link: bool,
 ) -> list[Written]:
-    """Write the directory that ``make`` drafts from ``sources``; see `families.assemble`."""
-    check_free(out, *sources)
-    draft = make()
+    """Write a drafted directory, completely or not at all; see `families.assemble`."""
     tensors = dict(draft.tensors)
     linked = {name for names in whole_files(tensors).values() for name in names} if link else set()
     size = sum(tensor.nbytes for name, tensor in tensors.items() if name not in linked)

@@ -1,5 +1,7 @@
 """The processor of systems that compare pictures with texts: one BERT tokenizer, texts as they stand or cleaned."""
 
+import functools
+
 import numpy as np
 
 from instructblip_jax.processors.base import Row
@@ -45,8 +47,8 @@ class PairProcessor(ImageTextProcessor):
         """See `BaseProcessor`."""
         return self.caption_row(text, clean=False)
 
-    @property
-    def identity_key(self) -> str:
+    @functools.cached_property
+    def identity_key(self) -> str:  # asked for every record
         """See `BaseProcessor`."""
         return PICTURE if PICTURE in self.config.batch(1, 1, 1) else ""
 

@@ -12,7 +12,7 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled
 from instructblip_jax.systems.picture_text import first, split, text_shapes
-from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.prefix import in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 
@@ -48,7 +48,7 @@ class AlbefAnswerConfig(AlbefConfig):
     ) -> Shapes:
         """See `protocol.SystemConfig`: the prompt is the question, the response answer and [SEP]."""
         labels = {"labels": response} if training else {}
-        return self.pictures(rows) | text_shapes(rows, input_ids=prompt, **labels)
+        return picture_shapes(self.vision, rows) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class AlbefAnswers(AlbefSystem, AnsweringSystem):

@@ -15,7 +15,7 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout, constrain
 from instructblip_jax.systems.albef import ENCODER, AlbefConfig, AlbefSystem, distilled
 from instructblip_jax.systems.picture_text import first, split, text_shapes
-from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.prefix import in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
 TRUTH = ("False", "True")
@@ -48,7 +48,7 @@ class AlbefClassConfig(AlbefConfig):
         """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are the numbers of classes."""
         shown = (self.pictures_shown,) if self.pictures_shown > 1 else ()
         labels = {"labels": 1} if training else {}
-        return self.pictures(rows, *shown) | text_shapes(rows, input_ids=prompt, **labels)
+        return picture_shapes(self.vision, rows, *shown) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class PairLayer(nnx.Module):

@@ -1,7 +1,6 @@
 """ALBEF before and in retrieval (arXiv 2107.07651, sections 3.2 to 3.4): contrast, matching, masked words."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,18 +16,10 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.albef import AlbefConfig, AlbefSystem, distilled
-from instructblip_jax.systems.picture_text import (
-    PICTURE,
-    TEMPERATURE,
-    first,
-    interleaved,
-    rows_of,
-    split,
-    text_shapes,
-    within_bounds,
-)
+from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, PairConfig, interleaved, rows_of, within_bounds
+from instructblip_jax.systems.picture_text import first, split
 from instructblip_jax.systems.prefix import in_layout_of
-from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
+from instructblip_jax.systems.protocol import Batch, Media, Memory
 
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.5
 """The share of words that is to be guessed; of these, the share that becomes [MASK]; of the rest, the share that
@@ -36,7 +27,7 @@ becomes any word (section 3.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AlbefPairConfig(AlbefConfig):
+class AlbefPairConfig(PairConfig, AlbefConfig):
     """Pre-training ("itc", "itm", "mlm"), or without ``masked_words`` retrieval ("itc", "itm").
 
     A batch holds "picture", the identities of the rows' pictures, in retrieval alone.
@@ -53,27 +44,13 @@ class AlbefPairConfig(AlbefConfig):
         return ("vit", "embeddings", "text", "vision_proj", "text_proj", *more)
 
     @property
-    def in_batch(self) -> bool:
-        """True: negatives are the other rows' pictures and texts."""
-        return True
+    def identifies_pictures(self) -> bool:
+        """See `PairConfig`."""
+        return not self.masked_words
 
     def system(self) -> type["AlbefPairs"]:
         """See `PictureTextConfig`."""
         return AlbefPairs
-
-    def batch(
-        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
-    ) -> Shapes:
-        """See `protocol.SystemConfig`: in training the text is the response, otherwise the prompt."""
-        shapes = self.pictures(rows) | text_shapes(rows, input_ids=response if training else prompt)
-        if training and not self.masked_words:
-            shapes[PICTURE] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-        return shapes
-
-    def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
-        """See `protocol.Remembers`: momentum copies, and the queues of their features."""
-        queues = momentum.begin_queues(self.queue_size, self.embed_dim, pictures=not self.masked_words)
-        return momentum.copies(train, self.copied) | queues
 
 
 class Draws(NamedTuple):

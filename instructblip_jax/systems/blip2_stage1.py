@@ -20,16 +20,13 @@ from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.objectives import contrast, matching
 from instructblip_jax.objectives.lm import IGNORE, chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
-from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout, constrain
 from instructblip_jax.systems.cached_tower import CachedTower, CachedTowerConfig
-from instructblip_jax.systems.picture_text import PICTURE, interleaved, rows_of
-from instructblip_jax.systems.prefix import in_layout_of, tokens_first
+from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, interleaved, rows_of
+from instructblip_jax.systems.prefix import at_size, in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Context, Media, Memory, Shapes
 
 QFORMER = ("query_tokens", "qformer", "vit/post_norm", "vision_proj", "text_proj", "itm_head", "temp")
-TEMPERATURE = 0.07
-"""The first value of the trained temperature, by which similarities are divided; it is never clamped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +106,11 @@ class Blip2Stage1Config(CachedTowerConfig):
         smoothing = self.label_smoothing if label_smoothing is None else label_smoothing
         if not 0 <= smoothing < 1:
             raise ValueError(f"label_smoothing is {smoothing!r}; it is a number from 0 to below 1")
-        vision = self.vision.at(image_size)
-        stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
         if not isinstance(identify_pictures, bool):
             raise ValueError(f"identify_pictures is {identify_pictures!r}; it is True or False")
         return dataclasses.replace(
             self,
-            vision=vision,
-            stored_image_size=stored,
+            **at_size(self, image_size),
             label_smoothing=smoothing,
             identify_pictures=identify_pictures,
         )
@@ -139,11 +133,10 @@ class Blip2Stage1Config(CachedTowerConfig):
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
         """See `protocol.SystemConfig`: the text is the response in training, and the prompt otherwise."""
-        side, text = self.vision.image_size, (rows, response if training else prompt)
+        text = (rows, response if training else prompt)
         identities = {PICTURE: jax.ShapeDtypeStruct((rows,), jnp.int32)} if training and self.identify_pictures else {}
         return identities | {
-            "pixel_values": jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8),
-            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, 3, 3), jnp.float32),
+            **picture_shapes(self.vision, rows),
             "input_ids": jax.ShapeDtypeStruct(text, jnp.int32),
             "attention_mask": jax.ShapeDtypeStruct(text, jnp.int32),
         }

@@ -12,7 +12,7 @@ from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
 from instructblip_jax.systems.picture_text import first, split, text_shapes
-from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.prefix import in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 
@@ -41,7 +41,7 @@ class BlipAnswerConfig(BlipConfig):
     ) -> Shapes:
         """See `protocol.SystemConfig`: the prompt is the question, the response answer and [SEP]."""
         labels = {"labels": response} if training else {}
-        return self.pictures(rows) | text_shapes(rows, input_ids=prompt, **labels)
+        return picture_shapes(self.vision, rows) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class Asked(Encoder):

@@ -12,7 +12,7 @@ from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem
 from instructblip_jax.systems.picture_text import first, text_shapes
-from instructblip_jax.systems.prefix import in_layout_of, tokens_first
+from instructblip_jax.systems.prefix import in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
 from instructblip_jax.systems.writing import Decoder, WritingSystem
 
@@ -43,9 +43,9 @@ class BlipCaptionConfig(BlipConfig):
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
         """See `protocol.SystemConfig`; [DEC] is one of the prompt's tokens."""
-        if not training:
-            return self.pictures(rows) | text_shapes(rows, input_ids=prompt)
-        return self.pictures(rows) | text_shapes(rows, input_ids=prompt + response, labels=prompt + response)
+        length = prompt + (response if training else 0)
+        labels = {"labels": length} if training else {}
+        return picture_shapes(self.vision, rows) | text_shapes(rows, input_ids=length, **labels)
 
 
 class BlipCaptions(BlipSystem, WritingSystem):

@@ -15,7 +15,7 @@ from instructblip_jax.objectives.lm import token_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem
 from instructblip_jax.systems.picture_text import first, split, text_shapes
-from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.prefix import in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
 
@@ -44,7 +44,7 @@ class BlipClassConfig(BlipConfig):
     ) -> Shapes:
         """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are the numbers of classes."""
         labels = {"labels": 1} if training else {}
-        return self.pictures(rows, self.pictures_shown) | text_shapes(rows, input_ids=prompt, **labels)
+        return picture_shapes(self.vision, rows, self.pictures_shown) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class Judge(nnx.Module):

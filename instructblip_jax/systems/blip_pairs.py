@@ -1,7 +1,6 @@
 """BLIP before and in retrieval (arXiv 2201.12086, sections 3.2 and 4.2): contrast, matching, texts that are written."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -16,22 +15,14 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
-from instructblip_jax.systems.picture_text import (
-    PICTURE,
-    TEMPERATURE,
-    first,
-    interleaved,
-    rows_of,
-    split,
-    text_shapes,
-    within_bounds,
-)
+from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, PairConfig, interleaved, rows_of, within_bounds
+from instructblip_jax.systems.picture_text import first, split
 from instructblip_jax.systems.prefix import in_layout_of
-from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
+from instructblip_jax.systems.protocol import Batch, Media, Memory
 
 
 @dataclasses.dataclass(frozen=True)
-class BlipPairConfig(BlipConfig):
+class BlipPairConfig(PairConfig, BlipConfig):
     """Pre-training ("itc", "itm", "lm"), or without ``writes`` retrieval ("itc", "itm").
 
     A batch holds "picture", the identities of the rows' pictures, in retrieval alone.
@@ -48,27 +39,13 @@ class BlipPairConfig(BlipConfig):
         return ("vit", *(f"med/{name}" for name in read))
 
     @property
-    def in_batch(self) -> bool:
-        """True: negatives are the other rows' pictures and texts."""
-        return True
+    def identifies_pictures(self) -> bool:
+        """See `PairConfig`."""
+        return not self.writes
 
     def system(self) -> type["BlipPairs"]:
         """See `PictureTextConfig`."""
         return BlipPairs
-
-    def batch(
-        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
-    ) -> Shapes:
-        """See `protocol.SystemConfig`: in training the text is the response, otherwise the prompt."""
-        shapes = self.pictures(rows) | text_shapes(rows, input_ids=response if training else prompt)
-        if training and not self.writes:
-            shapes[PICTURE] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-        return shapes
-
-    def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
-        """See `protocol.Remembers`: momentum copies, and the queues of their features."""
-        queues = momentum.begin_queues(self.queue_size, self.embed_dim, pictures=not self.writes)
-        return momentum.copies(train, self.copied) | queues
 
 
 class Compared(Encoder):

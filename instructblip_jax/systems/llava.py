@@ -16,9 +16,9 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import SCALE, numbers
+from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
-from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of
+from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 from instructblip_jax.systems.trainable import ADAPTERS
 
@@ -112,12 +112,11 @@ class LlavaConfig(PrefixConfig):
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
         """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count the image tokens."""
-        side, pictures = self.vision.image_size, len(kinds)
+        pictures = len(kinds)
         text = pictures * self.slots + prompt + (response if training else 0)
         names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
         return {
-            "pixel_values": jax.ShapeDtypeStruct((rows, pictures, side, side, 3), jnp.uint8),
-            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, pictures, 3, 3), jnp.float32),
+            **picture_shapes(self.vision, rows, pictures),
             **{name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names},
         }
 

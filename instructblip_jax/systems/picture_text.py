@@ -11,21 +11,15 @@ from flax import nnx
 from instructblip_jax.models.language.bert import BertConfig
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import SCALE, numbers
-from instructblip_jax.sharding import SHARDED, Layout, constrain
+from instructblip_jax.pixels import numbers
+from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import momentum
-from instructblip_jax.systems.prefix import in_layout_of, tokens_first
+from instructblip_jax.systems.prefix import at_size, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Media, Memory, Shapes
 from instructblip_jax.systems.trainable import trains
 
 DECAY = 0.995
 """The share of a momentum copy that stays at each step (ALBEF, arXiv 2107.07651, section 3.2)."""
-PICTURE = "picture"
-"""Batch key of the identities of the rows' pictures."""
-TEMPERATURE = 0.07
-"""The first value of a trained temperature, by which similarities are divided."""
-COOLEST, WARMEST = 0.001, 0.5
-"""Its bounds in the original code."""
 BELOW_ONE = 1.0 - 1e-6
 LIMITS: Mapping[str, tuple[float, float]] = {
     "alpha": (0.0, 1.0),
@@ -92,14 +86,11 @@ class PictureTextConfig:
             raise ValueError(f"{', '.join(sorted(unknown))}: this form has the options {', '.join(self.options)}")
         for name, value in others.items():
             _check(name, value, type(getattr(self, name)), *LIMITS[name])
-        vision, text = self.vision.at(image_size), self.text
-        stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
+        sized, text = at_size(self, image_size), self.text
         if dropout is not None:
             _check("dropout", dropout, float, 0.0, BELOW_ONE)
             text = dataclasses.replace(text, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-        return dataclasses.replace(  # type: ignore[type-var]
-            self, vision=vision, text=text, stored_image_size=stored, **others
-        )
+        return dataclasses.replace(self, text=text, **sized, **others)  # type: ignore[type-var]
 
     def system(self) -> Any:
         """The class of the form's module."""
@@ -127,14 +118,6 @@ class PictureTextConfig:
     ) -> Shapes:
         """See `protocol.SystemConfig`."""
         raise NotImplementedError
-
-    def pictures(self, rows: int, *more: int) -> Shapes:
-        """Shapes of a batch's pictures, bytes and their scale; ``more``: pictures of a row, if it has several."""
-        side = self.vision.image_size
-        return {
-            "pixel_values": jax.ShapeDtypeStruct((rows, *more, side, side, 3), jnp.uint8),
-            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *more, 3, 3), jnp.float32),
-        }
 
     def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
         """See `protocol.Remembers`; without a teacher (alpha 0) there is none."""
@@ -206,14 +189,6 @@ class PictureTextSystem(nnx.Module):
         return self.config.alpha * jnp.minimum(1.0, step / ramp if ramp else 1.0)
 
 
-def within_bounds(temperature: jax.Array) -> jax.Array:
-    """A trained temperature between the bounds of ALBEF's and BLIP's code.
-
-    The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
-    """
-    return temperature + jax.lax.stop_gradient(jnp.clip(temperature, COOLEST, WARMEST) - temperature)
-
-
 def first(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Mask and ids of a batch's texts, int [B, T] each, real tokens first."""
     mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
@@ -223,14 +198,3 @@ def first(batch: Batch) -> tuple[jax.Array, jax.Array]:
 def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
     """``count`` keys, or as many times None."""
     return [None] * count if key is None else list(jax.random.split(key, count))
-
-
-def rows_of(x: jax.Array, place: jax.Array) -> jax.Array:
-    """Rows [B] of the global batch x [B, ...]: every device holds all of x for as long as it takes its own."""
-    found = constrain(x, *(None for _ in x.shape))[place]
-    return constrain(found, "batch", *(None for _ in x.shape[1:]))
-
-
-def interleaved(*groups: jax.Array) -> jax.Array:
-    """Groups [B, ...] -> [n * B, ...], those of a row one after the other, so that no row changes its device."""
-    return jnp.stack(groups, axis=1).reshape(-1, *groups[0].shape[1:])

@@ -82,24 +82,18 @@ class PrefixConfig:
         """
         if others:
             raise ValueError(f"{', '.join(others)}: this system has no such option; it has image_size")
-        vision = self.vision.at(image_size)
-        stored = self.stored_image_size or (self.vision.image_size if vision != self.vision else 0)
-        return dataclasses.replace(self, vision=vision, stored_image_size=stored)  # type: ignore[type-var]
+        return dataclasses.replace(self, **at_size(self, image_size))  # type: ignore[type-var]
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
         """See `protocol.SystemConfig`; several pictures of a row are read as the frames of a video."""
-        side = self.vision.image_size
         frames = () if kinds == ("image",) else (len(kinds),)
         text = prompt + (response if training and self.decoder_only else 0)
         shapes = {"input_ids": (rows, text), "attention_mask": (rows, text)}
         if training:
             shapes["labels"] = (rows, text if self.decoder_only else response)
-        pictures = {
-            "pixel_values": jax.ShapeDtypeStruct((rows, *frames, side, side, 3), jnp.uint8),
-            "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *frames, 3, 3), jnp.float32),
-        }
+        pictures = picture_shapes(self.vision, rows, *frames)
         return pictures | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
     def feature_weights(self, path: str) -> bool:
@@ -113,6 +107,23 @@ class PrefixConfig:
     def trains_features(self, trained: tuple[str, ...]) -> bool:
         """See `protocol.SystemConfig`."""
         return True
+
+
+def picture_shapes(vision: VitConfig, rows: int, *more: int) -> Shapes:
+    """Shapes of a batch's pictures, bytes and their scale. ``more``: pictures of a row, if it has several."""
+    side = vision.image_size
+    return {
+        "pixel_values": jax.ShapeDtypeStruct((rows, *more, side, side, 3), jnp.uint8),
+        "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *more, 3, 3), jnp.float32),
+    }
+
+
+def at_size(config: Any, image_size: int) -> dict[str, Any]:
+    """The fields ``vision`` and ``stored_image_size`` of a configuration for pictures of ``image_size`` pixels a side;
+    0 keeps the present size. Raises ValueError for a size that the patches do not divide."""
+    vision = config.vision.at(image_size)
+    stored = config.stored_image_size or (config.vision.image_size if vision != config.vision else 0)
+    return {"vision": vision, "stored_image_size": stored}
 
 
 def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:

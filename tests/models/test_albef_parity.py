@@ -3,6 +3,7 @@
 import checkpoints
 import jax
 import jax.numpy as jnp
+import midway
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -41,17 +42,10 @@ class Form:
         assert bool(self.model.memory) == (task != "reasoning")
         self.rules = self.model.family.rules(self.model.config)
         rng = np.random.default_rng(5)
-        self.memory = {
-            name: x + 0.1 * rng.standard_normal(x.shape, np.float32) if name.startswith(momentum.COPY) else x
-            for name, x in self.model.memory.items()
-        }
-        if momentum.PICTURES in self.memory:
-            self.memory[momentum.PICTURES] = jnp.array([1, -100, 7, 0, 1, 5])
-            self.memory[momentum.PLACE] = jnp.array(4)
+        self.memory = midway.memory(self.model, rng)
         stored = load_file(directory / "model.safetensors")
         self.own = Reference({n: torch.tensor(x).double().requires_grad_() for n, x in stored.items()}, SIZES)
-        copied = {n.removeprefix(momentum.COPY): x for n, x in self.memory.items() if n.startswith(momentum.COPY)}
-        copies = dict(save.tensors(self.rules, copied))
+        copies = midway.copies(self.memory, self.rules)
         self.copy = Reference({n: torch.tensor(x).double() for n, x in copies.items()}, SIZES)
         self.batch = self._batch(rng)
 

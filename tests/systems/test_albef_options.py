@@ -15,7 +15,7 @@ from instructblip_jax.convert.layouts.albef import TASKS, read_config
 from instructblip_jax.run.config import resolve
 from instructblip_jax.systems.albef import distilled
 from instructblip_jax.systems.albef_pairs import corrupt, draw
-from instructblip_jax.systems.picture_text import within_bounds
+from instructblip_jax.systems.pairs import within_bounds
 
 
 def config(directory, task):

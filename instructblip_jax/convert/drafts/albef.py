@@ -4,24 +4,22 @@ An answer decoder begins as the layers that read the picture, and both layers of
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from instructblip_jax.convert import plain_vit, qformer_from_bert, vocabulary
-from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal, uniform
-from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.assemble import Draft
+from instructblip_jax.convert.drafts import picture_text
 from instructblip_jax.convert.layouts import albef
 from instructblip_jax.convert.layouts.albef import DECODER, TASKS, TEXT, VIT
+from instructblip_jax.convert.layouts.picture_text import task_of
 from instructblip_jax.convert.new_rows import SCALE
 from instructblip_jax.convert.rule import Shape
-from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import Lazy, Tensor, stored
+from instructblip_jax.convert.write import Lazy, Tensor
 from instructblip_jax.files import read_json
-from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD, PREPROCESSOR, settings
-from instructblip_jax.systems.picture_text import TEMPERATURE
+from instructblip_jax.processors.image import PREPROCESSOR
 
 BEGINNINGS = ("pretraining", "retrieval")
 """Forms that others are made of."""
@@ -30,8 +28,6 @@ _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 _LINEAR = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
 _NEW = re.compile(rf"{_LINEAR.pattern}|.+\.crossattention\.|text_(en|de)coder\.cls\.")
 _KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
-_BERT_TENSOR = re.compile(r"(embeddings|encoder\.layer\.\d+|cls\.predictions\.transform)\..+|cls\.predictions\.bias")
-_BERT_ALIAS = re.compile(r"embeddings\.position_ids|.+\.gamma|.+\.beta")
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
@@ -46,20 +42,11 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "")
     vision, tensors = plain_vit.read(parts["vision"])
     tensors = {VIT + name: tensor for name, tensor in tensors.items()}
     text = qformer_from_bert.read_config(bert)
-    tensors |= {f"{TEXT}{name}": tensor for name, tensor in bert_tensors(bert)}
+    tensors |= {f"{TEXT}{name}": tensor for name, tensor in picture_text.bert_tensors(bert)}
     words = tensors[f"{TEXT}{BERT}{qformer_from_bert.WORDS}"].shape[0]
     config = {"text_config": text | {"vocab_size": words, "fusion_layer": text["num_hidden_layers"] // 2}}
     new = partial(draw, seed=seed, scale=qformer_from_bert.initializer_range(bert))
     return whole(config | {"vision_config": vision}, tensors, bert, bert, "pretraining", new)
-
-
-def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """BERT's tensors under the names of pre-training's text encoder, its head for masked words among them."""
-    shards = open_shards(directory)
-    for name in shards.shapes:
-        plain = qformer_from_bert.plain(name)
-        if _BERT_TENSOR.fullmatch(plain) and not _BERT_ALIAS.fullmatch(plain):
-            yield (plain if plain.startswith("cls.") else BERT + plain), stored(shards, name)
 
 
 def whole(
@@ -88,52 +75,36 @@ def whole(
             **config,
             "text_config": text,
         },
-        PREPROCESSOR: image_settings(side),
+        PREPROCESSOR: picture_text.image_settings(side),
     }
     return Draft(tensors, files, {"": words}, source, draw)
-
-
-def image_settings(side: int) -> dict[str, Any]:
-    """ALBEF's and BLIP's preprocessor_config.json, for pictures of ``side`` pixels a side."""
-    return {
-        "image_processor_type": "BlipImageProcessor",
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(CLIP_MEAN),
-        "image_std": list(CLIP_STD),
-        "rescale_factor": 1 / 255,
-        "resample": 3,
-        "size": {"height": side, "width": side},
-    }
 
 
 def _other_form(directory: Path, task: str, seed: int) -> Draft:
     """The draft of the form ``task`` from a model directory of a form that it can begin with."""
     path = directory / "config.json"
     raw, config = read_json(path), albef.read_config(path)
-    found = albef.task_of(path, raw)
+    found = task_of(path, raw, TASKS)
     if found not in BEGINNINGS:
         raise ValueError(
             f"{path}: architectures is {TASKS[found]}; other forms begin with "
             f"{' or '.join(TASKS[name] for name in BEGINNINGS)}"
         )
-    shards, rules, ignored = open_shards(directory), albef.rules(config), albef.ignored(config)
-    check_fits(config, rules, shards, ignored)
-    width, tensors = config.text.hidden_size, dict[str, Tensor]()
-    for name in kept(rules, ignored, shards.shapes):
-        tensor = stored(shards, name)
-        for new in _places(name, found, task, config.fusion_layer):
-            # A decoder reads states of the text; keys and values of pictures of another width are no use to it.
-            if not (new.startswith(DECODER) and _KEYS_VALUES.search(new) and tensor.shape[1:] not in ((), (width,))):
-                tensors[new] = tensor
-    files = {"config.json": raw | {"architectures": [TASKS[task]]}, PREPROCESSOR: settings(directory)[2]}
-    words = vocabulary.for_pairs(directory, config.text.vocab_size)
-    return Draft(tensors, files, {"": words}, directory, partial(draw, seed=seed))
+    return picture_text.other_form(
+        directory,
+        raw,
+        config,
+        albef.rules(config),
+        albef.ignored(config),
+        TASKS[task],
+        partial(_places, found=found, task=task, start=config.fusion_layer),
+        (DECODER,),
+        vocabulary.for_pairs(directory, config.text.vocab_size),
+        partial(draw, seed=seed),
+    )
 
 
-def _places(name: str, found: str, task: str, start: int) -> Iterator[str]:
+def _places(name: str, *, found: str, task: str, start: int) -> Iterator[str]:
     """The names that a tensor of the form ``found`` has in the form ``task``. ``start``: the first fusion layer."""
     old, new = albef.encoder(found), albef.encoder(task)
     if name.startswith(f"{TEXT}cls."):
@@ -165,13 +136,6 @@ def _places(name: str, found: str, task: str, start: int) -> Iterator[str]:
 def draw(name: str, shape: Shape, *, seed: int, scale: float = SCALE) -> Lazy | None:
     """A new tensor for one that no part has, if it may be new: cross-attention, normal(0, ``scale``), projections,
     heads, temperature."""
-    if name == "temp":
-        return constant(shape, TEMPERATURE)
-    if not _NEW.match(name):
+    if name != "temp" and not _NEW.match(name):
         return None
-    if name.endswith(".bias"):
-        return constant(shape, 0)
-    if "LayerNorm" in name:
-        return constant(shape, 1)
-    number = zlib.crc32(name.encode())
-    return uniform(shape, seed, number) if _LINEAR.match(name) else normal(shape, scale, seed, number)
+    return picture_text.first_value(name, shape, linear=bool(_LINEAR.match(name)), seed=seed, scale=scale)

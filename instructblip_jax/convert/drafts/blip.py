@@ -5,7 +5,6 @@ cross-attention both begin as the one of pre-training.
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,19 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.convert import plain_vit, qformer_from_bert, vocabulary
-from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal, uniform
+from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.config_fields import fields
-from instructblip_jax.convert.drafts.albef import bert_tensors, image_settings
-from instructblip_jax.convert.export import kept
+from instructblip_jax.convert.drafts import picture_text
 from instructblip_jax.convert.layouts import hf_blip
 from instructblip_jax.convert.layouts.hf_blip import DECODER, ENCODER, HEAD, TASKS, VIT
+from instructblip_jax.convert.layouts.picture_text import task_of
 from instructblip_jax.convert.new_rows import SCALE, with_rows
 from instructblip_jax.convert.parts import timm_vit
 from instructblip_jax.convert.rule import Shape
-from instructblip_jax.convert.shards import open_shards
-from instructblip_jax.convert.write import Lazy, Tensor, read, stored
+from instructblip_jax.convert.write import Lazy, Tensor, read
 from instructblip_jax.files import read_json
 from instructblip_jax.models.towers.vit import VitConfig
-from instructblip_jax.processors.image import PREPROCESSOR, settings
-from instructblip_jax.systems.picture_text import TEMPERATURE
+from instructblip_jax.processors.image import PREPROCESSOR
 
 BEGINNINGS = {"pretraining": tuple(TASKS), "retrieval": ("retrieval", "reasoning")}
 """Form -> those that can be made of it: others need a decoder."""
@@ -40,7 +37,6 @@ _NEW = re.compile(rf"{_HEADS.pattern}|.+\.crossattention\.|{re.escape(HEAD)}")
 _OWN = re.compile(r"encoder\.layer\.\d+\.attention\.")
 """Self-attention, which encoder and decoder do not share."""
 _CROSS = re.compile(r"(encoder\.layer\.\d+\.crossattention\.)(self|output\.dense)\.(.+)")
-_KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
@@ -55,7 +51,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "")
     vision, tower = plain_vit.read(parts["vision"])
     names = timm_vit.hugging_face(VitConfig(**fields(bert, "", VitConfig, vision)))
     tensors: dict[str, Tensor] = {VIT[1] + names[name]: tensor for name, tensor in tower.items() if name in names}
-    found = dict(bert_tensors(bert))
+    found = dict(picture_text.bert_tensors(bert))
     rows = found[f"bert.{qformer_from_bert.WORDS}"].shape[0]
     for name, tensor in found.items():
         if name.startswith("cls."):
@@ -110,7 +106,7 @@ def whole(
         },
         "vision_config": {"model_type": "blip_vision_model", **vision},
     }
-    files = {"config.json": config, PREPROCESSOR: image_settings(vision["image_size"])}
+    files = {"config.json": config, PREPROCESSOR: picture_text.image_settings(vision["image_size"])}
     return Draft(tensors, files, {"": words}, source, draw)
 
 
@@ -124,26 +120,25 @@ def _other_form(directory: Path, task: str, seed: int) -> Draft:
     """The draft of the form ``task`` from a model directory of a form that it can begin with."""
     path = directory / "config.json"
     raw, config = read_json(path), hf_blip.read_config(path)
-    found = hf_blip.task_of(path, raw)
+    found = task_of(path, raw, TASKS)
     if task not in BEGINNINGS.get(found, ()):
         able = " or ".join(TASKS[name] for name, forms in BEGINNINGS.items() if task in forms)
         raise ValueError(f"{path}: architectures is {TASKS[found]}; {TASKS[task]} begins with {able}")
-    shards, rules, ignored = open_shards(directory), hf_blip.rules(config), hf_blip.ignored(config)
-    check_fits(config, rules, shards, ignored)
-    width, tensors = config.text.hidden_size, dict[str, Tensor]()
-    for name in kept(rules, ignored, shards.shapes):
-        tensor = stored(shards, name)
-        for new in _places(name, task):
-            # This decoder reads states of the text; keys and values of pictures of another width are no use to it.
-            foreign = task == "question_answering" and new.startswith(DECODER) and _KEYS_VALUES.search(new)
-            if not (foreign and tensor.shape[1:] not in ((), (width,))):
-                tensors[new] = tensor
-    files = {"config.json": raw | {"architectures": [TASKS[task]]}, PREPROCESSOR: settings(directory)[2]}
-    words = _tokenizer(directory, config.text.vocab_size)
-    return Draft(tensors, files, {"": words}, directory, partial(draw, seed=seed))
+    return picture_text.other_form(
+        directory,
+        raw,
+        config,
+        hf_blip.rules(config),
+        hf_blip.ignored(config),
+        TASKS[task],
+        partial(_places, task=task),
+        (DECODER,) if task == "question_answering" else (),
+        _tokenizer(directory, config.text.vocab_size),
+        partial(draw, seed=seed),
+    )
 
 
-def _places(name: str, task: str) -> Iterator[str]:
+def _places(name: str, *, task: str) -> Iterator[str]:
     """The names that a tensor of pre-training or retrieval has in the form ``task``."""
     writes = task in ("captioning", "question_answering")
     if name.startswith(VIT[1]) or task == "pretraining":
@@ -166,13 +161,6 @@ def _places(name: str, task: str) -> Iterator[str]:
 def draw(name: str, shape: Shape, *, seed: int, scale: float = SCALE) -> Lazy | None:
     """A new tensor for one that no part has, if it may be new: cross-attention, normal(0, ``scale``), projections,
     heads, temperature."""
-    if name == "temp":
-        return constant(shape, TEMPERATURE)
-    if not _NEW.match(name):
+    if name != "temp" and not _NEW.match(name):
         return None
-    if name.endswith(".bias"):
-        return constant(shape, 0)
-    if "LayerNorm" in name:
-        return constant(shape, 1)
-    number = zlib.crc32(name.encode())
-    return uniform(shape, seed, number) if _HEADS.match(name) else normal(shape, scale, seed, number)
+    return picture_text.first_value(name, shape, linear=bool(_HEADS.match(name)), seed=seed, scale=scale)

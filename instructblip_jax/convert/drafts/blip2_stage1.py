@@ -4,7 +4,6 @@ And what later models take of one that was trained: the text half of its Q-Forme
 """
 
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.convert import qformer_from_bert, vocabulary
-from instructblip_jax.convert.assemble import Draft, check_fits, constant, normal, uniform
+from instructblip_jax.convert.assemble import Draft, check_fits
+from instructblip_jax.convert.drafts.picture_text import first_value
 from instructblip_jax.convert.export import kept
 from instructblip_jax.convert.layouts import hf_blip2_retrieval, hf_instructblip
 from instructblip_jax.convert.layouts.hf_blip2_retrieval import EMBEDDINGS, FIRST_NORM, HEAD, PROJECTIONS
@@ -22,7 +22,6 @@ from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.convert.write import read as read_tensor
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR, settings
-from instructblip_jax.systems.blip2_stage1 import TEMPERATURE
 
 QUERIES, COMMON = 32, 256
 """Query tokens, and the width in which pictures and texts are compared (section 3.1 and the original's code)."""
@@ -119,16 +118,5 @@ def _head(bert: Path, rows: int) -> dict[str, Tensor]:
 
 
 def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy:
-    """First values of parameters that no part has: as torch begins linear layers, and as BERT begins all else.
-
-    ``scale``: the standard deviation of the latter.
-    """
-    if name == "temp":
-        return constant(shape, TEMPERATURE)
-    if name.endswith(".bias"):
-        return constant(shape, 0)
-    if "norm" in name.lower():
-        return constant(shape, 1)
-    if name.removesuffix(".weight") in PROJECTIONS.values():
-        return uniform(shape, seed, zlib.crc32(name.encode()))
-    return normal(shape, scale, seed, zlib.crc32(name.encode()))
+    linear = name.removesuffix(".weight") in PROJECTIONS.values()
+    return first_value(name, shape, linear=linear, seed=seed, scale=scale)

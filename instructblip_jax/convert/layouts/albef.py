@@ -5,18 +5,14 @@ No public repository holds ALBEF in Hugging Face's layout, and transformers has 
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from instructblip_jax.convert.config_fields import check_divisible, check_patches, checked, fields
+from instructblip_jax.convert.config_fields import checked, fields
+from instructblip_jax.convert.layouts import picture_text
 from instructblip_jax.convert.parts import bert, timm_vit
 from instructblip_jax.convert.rule import Rule, dense
-from instructblip_jax.files import read_json, write_json
 from instructblip_jax.models.language.bert import BertConfig
-from instructblip_jax.models.layers.primitives import ACTIVATIONS
 from instructblip_jax.models.towers.vit import VitConfig
-from instructblip_jax.processors.image import write_sizes
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.albef_answers import AlbefAnswerConfig
 from instructblip_jax.systems.albef_classes import ENTAILMENT, TRUTH, AlbefClassConfig
@@ -48,24 +44,12 @@ VIT, TEXT, DECODER = "visual_encoder.", "text_encoder.", "text_decoder."
 
 def read_config(path: Path) -> AlbefConfig:
     """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
-    raw = read_json(path)
-    if raw.get("model_type") != KIND:
-        raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}; this layout is that of {KIND}")
-    task = task_of(path, raw)
-    for name in ("vision_config", "text_config"):
-        if not isinstance(raw.get(name) or {}, dict):
-            raise ValueError(f"{path}: {name} is not an object")
-    section: Mapping[str, Any] = raw.get("text_config") or {}
-    vision = VitConfig(**fields(path, "vision_config", VitConfig, VISION | (raw.get("vision_config") or {})))
+    raw, task, tower, section = picture_text.read(path, KIND, TASKS)
+    vision = VitConfig(**fields(path, "vision_config", VitConfig, VISION | tower))
     given = fields(path, "text_config", BertConfig, section)
     types = checked(path, "text_config.add_type_embeddings", section.get("add_type_embeddings", True), bool)
     text = BertConfig(**given | {"encoder_hidden_size": vision.hidden_size, "token_types": types})
-    for name, value in (("vision_config", vision.hidden_act), ("text_config", text.hidden_act)):
-        if value not in ACTIVATIONS:
-            raise ValueError(f"{path}: {name}.hidden_act is {value!r}; known are {', '.join(ACTIVATIONS)}")
-    check_patches(path, "vision_config", vision.image_size, vision.patch_size)
-    check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
-    check_divisible(path, "text_config", text.hidden_size, text.num_attention_heads)
+    picture_text.check_sizes(path, vision, text)
     fusion = checked(path, "text_config.fusion_layer", section.get("fusion_layer", 6), int)
     if fusion >= text.num_hidden_layers:
         raise ValueError(
@@ -93,15 +77,6 @@ def read_config(path: Path) -> AlbefConfig:
 def _stored(name: str) -> str:
     """The field of text_config that holds a token's id: "cls_id" -> "cls_token_id"."""
     return name.replace("_id", "_token_id")
-
-
-def task_of(path: Path, raw: Mapping[str, Any]) -> str:
-    """The form that a config.json names. Raises ValueError naming the file and those that there are."""
-    names, known = raw.get("architectures"), {name: task for task, name in TASKS.items()}
-    found = [known[name] for name in names or () if name in known] if isinstance(names, list) else []
-    if len(found) != 1:
-        raise ValueError(f"{path}: architectures is {names!r}; it is one of {', '.join(known)}")
-    return found[0]
 
 
 def encoder(task: str) -> str:
@@ -158,14 +133,3 @@ def second_keys(start: int, end: int) -> str:
     """Pattern of the shared tensors of the second layers of pairs, the first of which is number ``start``."""
     numbers = "|".join(str(start + 2 * n + 1) for n in range(end - start))
     return rf"encoder\.layer\.({numbers})\.crossattention\.self\.(key|value)\.(weight|bias)"
-
-
-def describe(directory: Path, config: AlbefConfig) -> None:
-    """Write the size of the pictures into a model directory's configuration files, where it is not the stored one."""
-    if not config.stored_image_size:
-        return
-    side = config.vision.image_size
-    path = directory / "config.json"
-    raw = read_json(path)
-    write_json(path, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": side}})
-    write_sizes(directory, {"size": {"height": side, "width": side}})

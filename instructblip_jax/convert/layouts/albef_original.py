@@ -15,7 +15,8 @@ from instructblip_jax.convert import qformer_from_bert
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as drafts
 from instructblip_jax.convert.layouts.albef import DECODER, TEXT, VIT, second_keys
-from instructblip_jax.convert.write import Tensor
+from instructblip_jax.convert.rule import Shape
+from instructblip_jax.convert.write import Lazy, Tensor
 from instructblip_jax.systems.albef_classes import ENTAILMENT
 
 HEAD_SIZE = 64
@@ -68,7 +69,7 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
     }
     if "vision_proj.weight" in found:
         config["embed_dim"] = found["vision_proj.weight"].shape[0]
-    made = drafts.whole(config, tensors, bert, path, task, partial(_draw, path=path, seed=seed))
+    made = drafts.whole(config, tensors, bert, path, task, partial(_draw, seed=seed))
     return made, sorted(skipped)
 
 
@@ -154,5 +155,5 @@ def _check_aliases(path: Path, found: Mapping[str, np.ndarray], prefix: str) -> 
                 raise ValueError(f"{path}: {name} is not {own}, to which it is tied")
 
 
-def _draw(name: str, shape: tuple[int, ...], *, path: Path, seed: int) -> Any:
+def _draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
     return drafts.draw(name, shape, seed=seed) if name.startswith("cls_head.") else None

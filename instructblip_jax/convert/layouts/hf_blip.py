@@ -10,22 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from instructblip_jax.convert.config_fields import check_divisible, check_patches, checked, fields
+from instructblip_jax.convert.config_fields import checked, fields
+from instructblip_jax.convert.layouts import picture_text
 from instructblip_jax.convert.parts import bert, eva_vit, paired_bert
-from instructblip_jax.convert.rule import Rule, Shape, dense
-from instructblip_jax.files import read_json, write_json
+from instructblip_jax.convert.rule import Rule, dense
 from instructblip_jax.models.language.bert import BertConfig
-from instructblip_jax.models.layers.primitives import ACTIVATIONS
 from instructblip_jax.models.towers.vit import VitConfig
-from instructblip_jax.processors.image import write_sizes
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip_answers import BlipAnswerConfig
 from instructblip_jax.systems.blip_captions import BlipCaptionConfig
 from instructblip_jax.systems.blip_classes import BlipClassConfig
-from instructblip_jax.systems.blip_pairs import TEMPERATURE, BlipPairConfig
+from instructblip_jax.systems.blip_pairs import BlipPairConfig
 
 KIND = "blip"
 TASKS = {
@@ -62,24 +57,12 @@ ENCODER, DECODER, HEAD = "text_encoder.", "text_decoder.bert.", "text_decoder.cl
 
 def read_config(path: Path) -> BlipConfig:
     """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
-    raw = read_json(path)
-    if raw.get("model_type") != KIND:
-        raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}; this layout is that of {KIND}")
-    task = task_of(path, raw)
-    for name in ("vision_config", "text_config"):
-        if not isinstance(raw.get(name) or {}, dict):
-            raise ValueError(f"{path}: {name} is not an object")
-    section: Mapping[str, Any] = raw.get("text_config") or {}
-    vision = VitConfig(**fields(path, "vision_config", VitConfig, VISION | _present(raw.get("vision_config"))))
+    raw, task, tower, section = picture_text.read(path, KIND, TASKS)
+    vision = VitConfig(**fields(path, "vision_config", VitConfig, VISION | _present(tower)))
     # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
     given = fields(path, "text_config", BertConfig, TEXT | _present(section))
     text = BertConfig(**given | {"encoder_hidden_size": vision.hidden_size, "token_types": False})
-    for name, value in (("vision_config", vision.hidden_act), ("text_config", text.hidden_act)):
-        if value not in ACTIVATIONS:
-            raise ValueError(f"{path}: {name}.hidden_act is {value!r}; known are {', '.join(ACTIVATIONS)}")
-    check_patches(path, "vision_config", vision.image_size, vision.patch_size)
-    check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
-    check_divisible(path, "text_config", text.hidden_size, text.num_attention_heads)
+    picture_text.check_sizes(path, vision, text)
     ids = {}
     for name, field in IDS.items():
         found = section.get(field)
@@ -95,8 +78,8 @@ def read_config(path: Path) -> BlipConfig:
     return config
 
 
-def _present(section: Any) -> dict[str, Any]:
-    return {name: value for name, value in (section or {}).items() if value is not None}
+def _present(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in section.items() if value is not None}
 
 
 def _form(
@@ -115,15 +98,6 @@ def _form(
             "layers merge two pictures by a linear map"
         )
     return BlipClassConfig(vision, text, **more, merge_layer=merge)
-
-
-def task_of(path: Path, raw: Mapping[str, Any]) -> str:
-    """The form that a config.json names. Raises ValueError naming the file and those that there are."""
-    names, known = raw.get("architectures"), {name: task for task, name in TASKS.items()}
-    found = [known[name] for name in names or () if name in known] if isinstance(names, list) else []
-    if len(found) != 1:
-        raise ValueError(f"{path}: architectures is {names!r}; it is one of {', '.join(known)}")
-    return found[0]
 
 
 def rules(config: BlipConfig) -> dict[str, Rule]:
@@ -145,8 +119,7 @@ def rules(config: BlipConfig) -> dict[str, Rule]:
     if isinstance(config, BlipPairConfig):
         for name in ("vision_proj", "text_proj", "itm_head"):
             table += dense(f"med/{name}", name)
-        # Public files have no temperature, and Hugging Face's class does not know it.
-        table.append(Rule("med/temp", "temp", new=None if config.writes else _temperature))
+        table.append(Rule("med/temp", "temp", new=None if config.writes else picture_text.first_temperature))
         if config.writes:
             block = f"{DECODER}encoder.layer.{{layer}}.attention"
             table += bert.attention("med/decoder_attention", block) + bert.head("med/head/", HEAD)
@@ -161,22 +134,7 @@ def _decoder(text: BertConfig, ours: str) -> list[Rule]:
     ]
 
 
-def _temperature(key: jax.Array, shape: Shape) -> jax.Array:
-    return jnp.full(shape, TEMPERATURE, jnp.float32)
-
-
 def ignored(config: BlipConfig) -> re.Pattern[str]:
     """Names of tensors that old files hold on top: position numbers, and aliases of a head's tied matrix and bias."""
     found = [bert.ignored(re.escape(prefix)) for prefix in (ENCODER, DECODER)]
     return re.compile("|".join([*found, bert.ignored_head(re.escape(HEAD))]))
-
-
-def describe(directory: Path, config: BlipConfig) -> None:
-    """Write the size of the pictures into a model directory's configuration files, where it is not the stored one."""
-    if not config.stored_image_size:
-        return
-    side = config.vision.image_size
-    path = directory / "config.json"
-    raw = read_json(path)
-    write_json(path, raw | {"vision_config": (raw.get("vision_config") or {}) | {"image_size": side}})
-    write_sizes(directory, {"size": {"height": side, "width": side}})

@@ -9,16 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from instructblip_jax.convert.config_fields import checked
 from instructblip_jax.convert.layouts import hf_instructblip
 from instructblip_jax.convert.layouts.hf_instructblip import QFORMER, VIT, read_tower_and_qformer
+from instructblip_jax.convert.layouts.picture_text import first_temperature
 from instructblip_jax.convert.parts import bert, eva_vit, qformer
-from instructblip_jax.convert.rule import LEADING, Rule, Shape, dense
+from instructblip_jax.convert.rule import LEADING, Rule, dense
 from instructblip_jax.files import read_json, write_json
-from instructblip_jax.systems.blip2_stage1 import TEMPERATURE, Blip2Stage1Config
+from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 
 ARCHITECTURE = "Blip2ForImageTextRetrieval"
 PRETRAINING = "pretraining"
@@ -61,17 +59,13 @@ def rules(config: Blip2Stage1Config) -> dict[str, Rule]:
         *eva_vit.rules(config.vision, *VIT, stored_grid=config.stored_image_size // config.vision.patch_size),
         Rule("query_tokens", "query_tokens", LEADING),
         *qformer.rules(config.qformer, *QFORMER, embeddings=EMBEDDINGS, first_norm=FIRST_NORM),
-        Rule("temp", "temp", new=None if config.writes else _first_temperature),
+        Rule("temp", "temp", new=None if config.writes else first_temperature),
     ]
     for ours, theirs in PROJECTIONS.items():
         table += dense(ours, theirs)
     if config.writes:
         table += bert.head(*HEAD)
     return {rule.ours: rule for rule in table}
-
-
-def _first_temperature(key: jax.Array, shape: Shape) -> jax.Array:
-    return jnp.full(shape, TEMPERATURE)
 
 
 def ignored(config: Blip2Stage1Config) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.language.bert import LmHead
+from instructblip_jax.models.language.causal import without_last
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import Part, causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
@@ -156,8 +157,7 @@ class QFormer(nnx.Module):
         bias = jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask))
         own = self._text(ids, bias, read, None)[1]
         layers = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-2), read, own)
-        last = jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
-        return {"layers": layers, "mask": mask.astype(bool) & (jnp.arange(ids.shape[1]) != last)}
+        return {"layers": layers, "mask": without_last(mask)}
 
     def init_cache(self, context: dict[str, Any], rows: int, length: int) -> Cache:
         """An empty KV cache for ``length`` tokens of ``rows`` continuations of each row of a context.
@@ -182,14 +182,12 @@ class QFormer(nnx.Module):
         Without a cache they follow the context; with one they take the places from ``index`` on. ``origin``: see
         `kv_cache.part`.
         """
-        length, mask = ids.shape[2], context["mask"]
+        mask = context["mask"]
         first = jnp.sum(mask.astype(jnp.int32), axis=1)[:, None, None]
-        x = self._embed(ids, first + index + jnp.arange(length))
+        x = self._embed(ids, first + index + jnp.arange(ids.shape[2]))
         queries = jax.tree.leaves(context["layers"])[0].shape[-2] - mask.shape[1]
         seen = mask_bias(jnp.pad(mask, ((0, 0), (queries, 0)), constant_values=True))[:, None]  # [B, 1, 1, 1, Q + T]
-        own_bias = causal_bias(length if cache is None else kv_cache.length(cache))
-        if cache is not None:
-            own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, length, axis=2)
+        own_bias = kv_cache.causal(ids.shape[2], cache, index)
 
         def body(layer: Layer, carry: Any, number: int | jax.Array, before: Cache) -> tuple[Any, None]:
             x, cache = carry

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.language.causal import positions_of
+from instructblip_jax.models.language.causal import without_last
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
@@ -192,9 +192,8 @@ class BertStack(nnx.Module):
             x = layer.cross_attention.over(x, [(context_keys, context_values, mask_bias(seen))])
             return layer.ffn(x), {"k": keys, "v": values, "context_k": context_keys, "context_v": context_values}
 
-        last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
         found = stack.run(layers, constrain(x, "batch", None, None), body)[1]
-        return {"layers": found, "mask": mask.astype(bool) & ~last, "context_mask": seen}
+        return {"layers": found, "mask": without_last(mask), "context_mask": seen}
 
     def decode(
         self,
@@ -212,12 +211,9 @@ class BertStack(nnx.Module):
         `kv_cache.part`.
         """
         layers = self._layers(self_attention)
-        rows = x.shape[2]
         prompt_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, T]
         context_bias = mask_bias(context["context_mask"])[:, None]
-        own_bias = causal_bias(rows if cache is None else kv_cache.length(cache))
-        if cache is not None:
-            own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, rows, axis=2)
+        own_bias = kv_cache.causal(x.shape[2], cache, index)
 
         def body(layer: Any, carry: Any, number: int | jax.Array, prompt: Cache) -> tuple[Any, None]:
             x, cache = carry

@@ -34,6 +34,12 @@ def positions_of(mask: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=1) - 1, 0)
 
 
+def without_last(mask: jax.Array) -> jax.Array:
+    """mask [B, S] -> bool [B, S], without the last real token of each row, which decoding takes first."""
+    last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
+    return mask.astype(bool) & ~last
+
+
 class CausalLM(nnx.Module):
     """Embeddings in, logits out. Masks are int or bool [B, S], padding anywhere."""
 
@@ -84,8 +90,7 @@ class CausalLM(nnx.Module):
             return x, {"k": keys, "v": values}
 
         _, layers = stack.run(self.layers, x, body, stack.numbers(self.layers))
-        last = positions_of(mask) == jnp.sum(mask.astype(jnp.int32), axis=1, keepdims=True) - 1
-        return {"layers": layers, "mask": mask.astype(bool) & ~last}
+        return {"layers": layers, "mask": without_last(mask)}
 
     def _begin(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
         """Input of the first layer, ``place`` of all layers, and the causal and padding bias float32 [B, 1, S, S]."""
@@ -122,9 +127,7 @@ class CausalLM(nnx.Module):
         embeds = self.embed(ids) if embeds is None else embeds
         x, place = self.enter(embeds, first + index + jnp.arange(ids.shape[2]))
         seen = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
-        own_bias = causal_bias(ids.shape[2] if cache is None else kv_cache.length(cache))
-        if cache is not None:
-            own_bias = jax.lax.dynamic_slice_in_dim(own_bias, index, ids.shape[2], axis=2)
+        own_bias = kv_cache.causal(ids.shape[2], cache, index)
 
         def body(block: CausalBlock, carry: Any, layer: int | jax.Array, prompt: Cache) -> tuple[Any, None]:
             x, cache = carry

@@ -228,8 +228,8 @@ class T5(nnx.Module):
         """
         length = ids.shape[2] if cache is None else kv_cache.length(cache)
         first = 0 if cache is None else index
-        causal = jax.lax.dynamic_slice_in_dim(causal_bias(length), first, ids.shape[2], axis=2)
-        bias = self._relative(self.decoder, length, first=first, rows=ids.shape[2], bidirectional=False) + causal
+        bias = self._relative(self.decoder, length, first=first, rows=ids.shape[2], bidirectional=False)
+        bias = bias + kv_cache.causal(ids.shape[2], cache, index)
         context_bias = mask_bias(context["mask"])[:, None]  # [B, 1, 1, 1, S]
 
         def body(block: DecoderBlock, carry: Any, layer: int | jax.Array, prompt: Cache) -> tuple[Any, None]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from instructblip_jax.models.layers.attention import causal_bias
 from instructblip_jax.sharding import constrain
 
 Cache = Any
@@ -55,6 +56,14 @@ def extend(
     }
     own = {name: jax.lax.dynamic_index_in_dim(array, layer, 0, keepdims=False) for name, array in cache.items()}
     return own["k"], own["v"], cache
+
+
+def causal(rows: int, cache: Cache | None, index: jax.Array | int) -> jax.Array:
+    """Additive bias float32 [1, 1, T', T] of ``rows`` tokens at the positions from ``index`` on, which see the cache's
+    tokens up to themselves. Without a cache they are all that there is."""
+    if cache is None:
+        return causal_bias(rows)
+    return jax.lax.dynamic_slice_in_dim(causal_bias(length(cache)), index, rows, axis=2)
 
 
 def part(
