@@ -127,13 +127,13 @@ def test_groups_are_the_loop_with_a_leader_before_each(layers, x, size, mesh, re
 
     def body(x, layers, leader, inputs, leader_input):
         x, outputs = x + leader(x) * leader_input, []
-        for layer, own in zip(layers, inputs, strict=True):
+        for layer, (own,) in zip(layers, inputs, strict=True):
             x = layer(x, bias) + own
             outputs.append(x.mean())
-        return x, jnp.stack(outputs)
+        return x, outputs
 
     def run(x):
-        return stack.run_groups(layers, leaders, size, x, body, inputs=inputs, leader_inputs=weights, remat=remat)
+        return stack.run_groups(layers, leaders, size, x, body, inputs, leader_inputs=weights, remat=remat)
 
     def loss(x):
         return jnp.square(run(x)[0]).sum()

@@ -268,15 +268,18 @@ class QFormer(nnx.Module):
         x = constrain(x, "batch", None, None)
 
         def group(
-            x: jax.Array, layers: list[Layer], cross_attention: AttentionBlock, masks: Masks, cross_masks: Masks
-        ) -> tuple[jax.Array, Cache | None]:
+            x: jax.Array,
+            layers: list[Layer],
+            cross_attention: AttentionBlock,
+            masks: list[tuple[Masks]],
+            cross_masks: Masks,
+        ) -> tuple[jax.Array, list[Cache | None]]:
             """A layer with cross-attention and the layers after it, which have none."""
             found = []
-            for n, layer in enumerate(layers):
-                keep = {name: mask[n] for name, mask in masks.items()} | cross_masks
-                x, own = layer(x, None if n else cross_attention, image, count, bias, keep)
-                found.append(own)
-            return x, jax.tree.map(lambda *y: jnp.stack(y), *found) if keeps else None
+            for n, (layer, (keep,)) in enumerate(zip(layers, masks, strict=True)):
+                x, own = layer(x, None if n else cross_attention, image, count, bias, keep | cross_masks)
+                found.append(own if keeps else None)
+            return x, found
 
         every = config.cross_attention_frequency
         x, layers = stack.run_groups(
@@ -285,7 +288,7 @@ class QFormer(nnx.Module):
             every,
             x,
             group,
-            inputs=masks,
+            masks,
             leader_inputs=cross_masks,
             remat=self.remat,
         )

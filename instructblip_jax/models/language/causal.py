@@ -3,7 +3,8 @@
 A subclass has ``layers`` (a stack of `CausalBlock`) and defines how positions enter and how logits are computed.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +28,25 @@ class CausalBlock(Protocol):
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple]) -> jax.Array:
         """x [..., T, D], its queries and the ``parts`` that they attend to (see `attention.attend`) -> [..., T, D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """Blocks of another's that stand between the layers of a language model, as Flamingo's gated ones do.
+
+    Attributes:
+      blocks: a stack of them, one a group of ``every`` layers; a last, smaller group may have none.
+      every: layers of a group.
+      at: the layer of its group, from 0, that a block stands before.
+      apply: (block, x [..., T, D], its input) -> x.
+      inputs: of the blocks, as `stack.run` takes them: cached keys and values, say. None gives each None.
+    """
+
+    blocks: nnx.Module
+    every: int
+    at: int
+    apply: Callable[[Any, Any, Any], Any]
+    inputs: Any = None
 
 
 def positions_of(mask: jax.Array) -> jax.Array:
@@ -61,7 +81,7 @@ class CausalLM(nnx.Module):
     def check_length(self, length: int) -> None:
         """Raise ValueError if ``length`` exceeds the number of positions that the model has."""
 
-    def run(self, embeds: jax.Array, mask: jax.Array) -> jax.Array:
+    def run(self, embeds: jax.Array, mask: jax.Array, between: Between | None = None) -> jax.Array:
         """Run whole sequences [B, S, D] -> the last layer's output [B, S, D]."""
         x, place, bias = self._begin(embeds, mask)
 
@@ -69,9 +89,9 @@ class CausalLM(nnx.Module):
             query, keys, values = block.project(x, place)
             return block.finish(x, query, [(keys, values, bias)]), None
 
-        return stack.run(self.layers, x, body, remat=self.remat)[0]
+        return self._through(between, x, body, remat=self.remat)[0]
 
-    def prefill(self, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
+    def prefill(self, embeds: jax.Array, mask: jax.Array, between: Between | None = None) -> dict[str, Any]:
         """Prompts [B, S, D] -> the context of their continuations: "layers", keys and values [L, B, G, S, K] or a list
         of L times [B, G, S, K], and "mask" [B, S].
 
@@ -89,8 +109,28 @@ class CausalLM(nnx.Module):
             )
             return x, {"k": keys, "v": values}
 
-        _, layers = stack.run(self.layers, x, body, stack.numbers(self.layers))
+        _, layers = self._through(between, x, body, stack.numbers(self.layers))
         return {"layers": layers, "mask": without_last(mask)}
+
+    def _through(
+        self, between: Between | None, x: Any, body: Callable[..., tuple[Any, Any]], *inputs: Any, remat: str = "none"
+    ) -> tuple[Any, Any]:
+        """`stack.run` through the layers, and through the blocks that stand ``between`` them."""
+        if between is None:
+            return stack.run(self.layers, x, body, *inputs, remat=remat)
+
+        def group(x: Any, layers: list, block: Any, inputs: list[tuple], own: Any) -> tuple[Any, list]:
+            outputs = []
+            for n, layer in enumerate(layers):
+                if n == between.at and block is not None:
+                    x = between.apply(block, x, own)
+                x, output = body(layer, x, *inputs[n])
+                outputs.append(output)
+            return x, outputs
+
+        return stack.run_groups(
+            self.layers, between.blocks, between.every, x, group, *inputs, leader_inputs=between.inputs, remat=remat
+        )
 
     def _begin(self, embeds: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
         """Input of the first layer, ``place`` of all layers, and the causal and padding bias float32 [B, 1, S, S]."""
@@ -115,6 +155,7 @@ class CausalLM(nnx.Module):
         index: jax.Array | int = 0,
         origin: jax.Array | None = None,
         embeds: jax.Array | None = None,
+        between: Between | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V].
 
@@ -137,5 +178,11 @@ class CausalLM(nnx.Module):
             parts = [(prompt["k"], prompt["v"], seen), kv_cache.part(keys, values, own_bias, origin)]
             return (block.finish(x, query, parts), cache), None
 
-        (x, cache), _ = stack.run(self.layers, (x, cache), body, stack.numbers(self.layers), context["layers"])
+        if between is not None:
+            apply = between.apply
+            between = dataclasses.replace(
+                between, apply=lambda block, carry, own: (apply(block, carry[0], own), *carry[1:])
+            )
+        numbers = stack.numbers(self.layers)
+        (x, cache), _ = self._through(between, (x, cache), body, numbers, context["layers"])
         return self.logits(x), cache

@@ -189,28 +189,31 @@ def run_groups(
     layers: nnx.Module,
     leaders: nnx.Module,
     size: int,
-    x: jax.Array,
-    body: Callable[[jax.Array, list, Any, Any, Any], tuple[jax.Array, Any]],
-    *,
-    inputs: Any = None,
+    x: Any,
+    body: Callable[[Any, list, Any, list, Any], tuple[Any, list]],
+    *inputs: Any,
     leader_inputs: Any = None,
     remat: str = "none",
-) -> tuple[jax.Array, Any]:
+) -> tuple[Any, Any]:
     """Scan ``body(x, layers, leader, inputs, leader_input) -> (x, outputs)`` over groups of layers with a leader each.
 
-    A group has ``size`` layers, the last one perhaps fewer. ``inputs`` and outputs are trees of arrays [L, ...], or
-    None; a group has the rows of its layers. ``leader_inputs``: the same, one row a leader. ``remat`` as in `run`,
-    applied to whole groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
+    A group has ``size`` layers, the last one perhaps fewer, and perhaps no leader: it is then None, and so is its
+    input. The body gets and returns lists with an item a layer: a tuple of its ``inputs``, and its output. ``inputs``
+    and outputs of layers, ``leader_inputs`` of leaders: the same as in `run`. ``remat`` as there, applied to whole
+    groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
     """
     if isinstance(layers, nnx.List) or isinstance(leaders, nnx.List) or _short(layers, x):
-        return _loop_groups(_each(layers), _each(leaders), size, x, body, (inputs, leader_inputs), remat)
+        return _loop_groups(layers, leaders, size, x, body, inputs, leader_inputs, remat)
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
-    def group(x: jax.Array, args: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-        group_params, (one_leader_params, leader_input), group_inputs = args
+    def group(x: Any, args: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+        group_params, of_leader, group_inputs = args
         count = jax.tree.leaves(group_params)[0].shape[0]
         members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
-        return body(x, members, leader_member(one_leader_params), group_inputs, leader_input)
+        own = [_of_layer(group_inputs, n, apart=False) for n in range(count)]
+        leader, leader_input = (None, None) if of_leader is None else (leader_member(of_leader[0]), of_leader[1])
+        x, outputs = body(x, members, leader, own, leader_input)
+        return x, jax.tree.map(lambda *y: jnp.stack(y), *outputs)
 
     if (policy := _policy(remat, x)) is not None:
         group = jax.checkpoint(group, policy=policy, prevent_cse=False)
@@ -222,12 +225,18 @@ def run_groups(
     outputs = jax.tree.map(lambda y: y.reshape(whole * size, *y.shape[2:]), outputs)
     if total % size:
         rest, rest_inputs = jax.tree.map(lambda p: p[whole * size :], (params, inputs))
-        x, rest_outputs = group(x, (rest, jax.tree.map(lambda p: p[whole], of_leaders), rest_inputs))
+        last = jax.tree.map(lambda p: p[whole], of_leaders) if depth(leaders) > whole else None
+        x, rest_outputs = group(x, (rest, last, rest_inputs))
         outputs = jax.tree.map(lambda *y: jnp.concatenate(y), outputs, rest_outputs)
     return x, outputs
 
 
 Member = tuple[dict, Callable[[dict], Any]]
+
+
+def _of_layer(inputs: Sequence[Any], n: int, *, apart: bool) -> tuple:
+    """The inputs of layer ``n``: rows of arrays, or items of sequences where the layers stand ``apart``."""
+    return tuple(None if one is None else one[n] if apart else jax.tree.map(lambda p: p[n], one) for one in inputs)
 
 
 def _each(layers: nnx.Module) -> list[Member]:
@@ -242,15 +251,27 @@ def _each(layers: nnx.Module) -> list[Member]:
 
 
 def _loop_groups(
-    layers: list[Member], leaders: list[Member], size: int, x: jax.Array, body: Callable, inputs: tuple, remat: str
-) -> tuple[jax.Array, Any]:
+    layers: nnx.Module,
+    leaders: nnx.Module,
+    size: int,
+    x: Any,
+    body: Callable,
+    inputs: tuple,
+    leader_inputs: Any,
+    remat: str,
+) -> tuple[Any, Any]:
     """`run_groups` as a loop."""
-    outputs = []
-    for n, (leader_params, leader) in enumerate(leaders):
-        start = n * size
-        params, members = zip(*layers[start : start + size], strict=True)
+    found, of_leaders = _each(layers), _each(leaders)
+    apart, leader_apart = isinstance(layers, nnx.List), isinstance(leaders, nnx.List)
+    outputs: list = []
+    for start in range(0, len(found), size):
+        params, members = zip(*found[start : start + size], strict=True)
+        number = start // size
+        leader_params, leader = of_leaders[number] if number < len(of_leaders) else (None, lambda _: None)
+        own = [_of_layer(inputs, start + n, apart=apart) for n in range(len(members))]
+        (led,) = _of_layer([leader_inputs], number, apart=leader_apart) if leader_params is not None else (None,)
 
-        def group(members: Any, leader: Any, x: jax.Array, args: tuple) -> tuple[jax.Array, Any]:
+        def group(members: Any, leader: Any, x: Any, args: tuple) -> tuple[Any, list]:
             params, leader_params, own, leader_input = args
             made = [member(p) for member, p in zip(members, params, strict=True)]
             return body(x, made, leader(leader_params), own, leader_input)
@@ -258,7 +279,8 @@ def _loop_groups(
         step: Callable[..., Any] = partial(group, members, leader)
         if (policy := _policy(remat, x)) is not None:
             step = jax.checkpoint(step, policy=policy)
-        own = jax.tree.map(lambda p, start=start: p[start : start + size], inputs[0])
-        x, output = step(x, (params, leader_params, own, jax.tree.map(lambda p, n=n: p[n], inputs[1])))
-        outputs.append(output)
-    return x, jax.tree.map(lambda *y: jnp.concatenate(y), *outputs)
+        x, output = step(x, (params, leader_params, own, led))
+        outputs += output
+    if not apart:
+        return x, jax.tree.map(lambda *y: jnp.stack(y), *outputs)
+    return x, None if all(output is None for output in outputs) else outputs
