@@ -22,8 +22,10 @@ from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
     blip_original,
+    flamingo,
     hf_blip,
     hf_blip2_retrieval,
+    hf_idefics,
     hf_instructblip,
     hf_llava,
     lavis,
@@ -38,11 +40,14 @@ from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
+from instructblip_jax.processors.flamingo import FlamingoProcessor
+from instructblip_jax.processors.idefics import IdeficsProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.flamingo import FlamingoConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
@@ -128,6 +133,24 @@ LLAVA = Family(
     hf_llava.unread,
     hf_llava.MODULES,
 )
+FLAMINGO = Family(
+    FlamingoConfig.trainable_sets,
+    flamingo.read_config,
+    flamingo.rules,
+    flamingo.ignored,
+    flamingo.describe,
+    FlamingoProcessor.from_directory,
+    unread=flamingo.unread,
+)
+IDEFICS = Family(
+    FlamingoConfig.trainable_sets,
+    hf_idefics.read_config,
+    hf_idefics.rules,
+    hf_idefics.ignored,
+    hf_idefics.describe,
+    IdeficsProcessor.from_directory,
+    unread=hf_idefics.unread,
+)
 ALBEF = Family(
     AlbefConfig.trainable_sets,
     albef.read_config,
@@ -153,6 +176,8 @@ FAMILIES: dict[str, Family] = {
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "flamingo": FLAMINGO,
+    "idefics": IDEFICS,
     "blip": BLIP,
     "albef": ALBEF,
 }

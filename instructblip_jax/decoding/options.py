@@ -26,7 +26,8 @@ NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Checked options; make them with `Options.of`. ``ends`` and ``pad`` are token ids."""
+    """Checked options; make them with `Options.of`. ``ends``, ``pad`` and ``never`` are token ids, the last of tokens that
+    no answer holds."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -47,6 +48,7 @@ class Options:
     early_stopping: bool | Literal["never"]
     ends: tuple[int, ...]
     pad: int
+    never: tuple[int, ...]
 
     @classmethod
     def of(
@@ -68,10 +70,11 @@ class Options:
         no_repeat_ngram_size: int = 0,
         early_stopping: bool | Literal["never"] = False,
         penalize_prompt: bool = False,
+        never: tuple[int, ...] = (),
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``. ``top_k`` (default 50, as in Hugging Face; 0 is
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``never``: ids that no answer holds. ``top_k`` (default 50, as in Hugging Face; 0 is
         off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
         Raises ValueError naming the option whose value is not possible.
         """
@@ -130,6 +133,7 @@ class Options:
             early_stopping=early_stopping,
             ends=_tokens(ends, vocabulary),
             pad=pad,
+            never=never,
         )
 
     @property

@@ -174,13 +174,22 @@ class PrefixSystem(nnx.Module):
         mask = batch["attention_mask"]
         return embeds, jnp.concatenate([jnp.ones(visual.shape[:2], mask.dtype), mask], axis=1)
 
+    def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
+        """Media and text of a decoder-only model -> its last layer's output [B, Q + T, D]."""
+        return self.llm.run(*self.prompt(media, batch, key=key))
+
+    def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
+        """Media, text with the real tokens first, and what `prompt` made of both -> the context that the language
+        model's `prefill` gives."""
+        return self.llm.prefill(embeds, mask)
+
     @in_layout_of("llm")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
         [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
         media = self.encode(batch)
         if self.config.decoder_only:
-            hidden = self.llm.run(*self.prompt(media, batch, key=key))
+            hidden = self.hidden(media, batch, key=key)
             return self._to_logits(hidden[:, -batch["input_ids"].shape[1] :])
         return self._to_logits(self._decoded(media, batch, key))
 
@@ -195,7 +204,7 @@ class PrefixSystem(nnx.Module):
         else:
             # Each label is predicted at the real token before it, whichever side the padding is on.
             first = first_of(batch, "labels")
-            hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
+            hidden = self.hidden(media, first, key=key)[:, :-1]
             # Without a visual prompt before the text, nothing predicts its first token.
             labels = first["labels"][:, -hidden.shape[1] :]
             hidden = hidden[:, -labels.shape[1] :]
@@ -204,7 +213,8 @@ class PrefixSystem(nnx.Module):
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
         """See `protocol.Answers`."""
-        embeds, mask = self.prompt(media, first_of(batch))
+        begin = first_of(batch)
+        embeds, mask = self.prompt(media, begin)
         visual = embeds.shape[1] - batch["input_ids"].shape[1]
         if self.config.decoder_only:
             # As Hugging Face has them: placeholders, then the padding, then the text.
@@ -216,7 +226,7 @@ class PrefixSystem(nnx.Module):
         else:
             first = jnp.full((embeds.shape[0],), self._start_id, jnp.int32)
             ids = first[:, None]
-        return {"first": first, "ids": ids, **self.llm.prefill(embeds, mask)}
+        return {"first": first, "ids": ids, **self.begun(media, begin, embeds, mask)}
 
     @in_layout_of("llm")
     def init_cache(self, context: Context, rows: int, length: int) -> Any:

@@ -138,6 +138,15 @@ class Adapts(Protocol):
         """Their sizes."""
 
 
+@runtime_checkable
+class Withholds(Protocol):
+    """A configuration with tokens that stand for media, and that no answer may hold."""
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """These tokens."""
+
+
 class Answers(Protocol):
     """A system that writes text."""
 
