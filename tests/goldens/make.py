@@ -10,6 +10,7 @@ of every tensor in the largest trainable set (`original`). What the tests do not
 
 import argparse
 import importlib
+import re
 import shutil
 import sys
 import tempfile
@@ -75,6 +76,13 @@ JOINED = ("input_ids", "attention_mask")
 OTHERS = ("greedy_ids", "greedy_margin", "t5_bucket_encoder", "t5_bucket_decoder", "image_0", "meta")
 STEP = 8
 """Of the joined texts' logits every so manieth position is kept."""
+FLAMINGO = re.compile(
+    r"meta|param/.*|in/.*|out/(latents|pict|frame_embs|block_|logits|loss|.*labels|greedy_ids|candidate).*"
+    r"|grad/(documents|next)/(perceiver\.(latents|norm\.bias|layers\.0\.0\.to_kv\.weight)"
+    r"|gated_cross_attn_layers\.\d\.(attn_gate|ff_gate|attn\.(norm|to_q|to_kv)\.weight|ff\.0\.bias)"
+    r"|model\.embed_tokens\.weight)"
+)
+"""What is kept of the oracle's statements of Flamingo."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",
@@ -131,11 +139,25 @@ def make(kind: str) -> None:
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
+def make_flamingo() -> None:
+    """Weights, inputs and answers of the oracle's plain statements of Flamingo, as the open code and as the paper has
+    it; gradients of one loss, and of few weights."""
+    directory = HERE / "flamingo"
+    directory.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("openflamingo_llama", "flamingo_paper"):
+            run("flamingo_reference", "--out", scratch, "--part", name)
+            oracle = dict(np.load(f"{scratch}/{name}.npz"))
+            kept = {key: x for key, x in oracle.items() if FLAMINGO.fullmatch(key)}
+            np.savez_compressed(directory / f"{name}.npz", **kept)
+    print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", required=True, type=Path, help="folder of make_tiny_hf.py and hf_reference.py")
     parser.add_argument(
-        "kinds", nargs="*", default=list(KINDS), help="of the directories beside this file; default all"
+        "kinds", nargs="*", default=[*KINDS, "flamingo"], help="of the directories beside this file; default all"
     )
     sys.dont_write_bytecode = True  # the oracle's folder is not ours
     args = parser.parse_args()
@@ -143,7 +165,7 @@ def main() -> None:
     importlib.import_module("make_tiny_hf").SCALES.update({"golden": SIZES, "golden-small": SMALL})
     reference.torch.set_num_threads(1)
     for kind in args.kinds:
-        make(kind)
+        make_flamingo() if kind == "flamingo" else make(kind)
 
 
 if __name__ == "__main__":
