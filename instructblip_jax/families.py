@@ -14,6 +14,7 @@ from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
+from instructblip_jax.convert.drafts import flamingo as flamingo_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
@@ -140,7 +141,8 @@ FLAMINGO = Family(
     flamingo.ignored,
     flamingo.describe,
     FlamingoProcessor.from_directory,
-    unread=flamingo.unread,
+    flamingo_draft.draft,
+    flamingo.unread,
 )
 IDEFICS = Family(
     FlamingoConfig.trainable_sets,
@@ -290,7 +292,7 @@ def assemble(
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
-        ``queries`` of a new blip-2.
+        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import checkpoints
 
-from instructblip_jax.convert.vocabulary import with_image
+from instructblip_jax.convert.vocabulary import Vocabulary, with_image
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
+from instructblip_jax.processors.flamingo import CHUNK
+from instructblip_jax.processors.idefics import FAKE
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
+from instructblip_jax.processors.interleaved import MARK
 
 ROOT = Path(__file__).parents[1]
 GOLDENS = ROOT / "tests" / "goldens"
 SHIPPED = ROOT / "instructblip_jax" / "assets" / "digits"
 SIZE = 24  # pixels along a side
+ADDED = {"flamingo": (CHUNK, MARK), "idefics": (FAKE, MARK)}
+"""Tokens behind a language model's own, by the kind of system."""
 
 
 def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, int]:
@@ -32,6 +37,14 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
     if kind == "llava":
         write_llama(directory)
         vocabulary = with_image(directory, "LlavaProcessor")
+        vocabulary.write(directory)
+        return vocabulary.size, 0
+    if kind in ADDED:
+        write_llama(directory)
+        vocabulary = Vocabulary(directory, "")
+        for token in ADDED[kind]:
+            vocabulary.add(token)
+        vocabulary.config["pad_token"] = vocabulary.config["unk_token"]
         vocabulary.write(directory)
         return vocabulary.size, 0
     words = write_t5(directory).get_vocab_size()

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP; for albef and blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava and flamingo a CLIP; for albef and "
+    "blip also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories.",
+    "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -51,6 +52,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("qformer", "language"), ("vision",)),
     ),
     "llava": (Combination(("vision", "language")),),
+    "flamingo": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
@@ -84,11 +86,17 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
         raise ValueError(f"--task of {system} is one of {', '.join(tasks)}, not {given!r}")
 
 
+def check_every(system: str, given: int | None) -> None:
+    """Raise ValueError if a distance of blocks is given for a system that has none between its layers."""
+    if given is not None and system != "flamingo":
+        raise ValueError(f"--every is for flamingo; {system} has no blocks between the layers of its language model")
+
+
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
     """Raise ValueError if a number of query tokens is given where none are new."""
-    new = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    new = system == "flamingo" or system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
     if given is not None and not new:
-        raise ValueError("--queries is for a blip-2 or instructblip of --vision, whose query tokens are new")
+        raise ValueError("--queries is for flamingo, and a blip-2 or instructblip of --vision, whose query tokens are new")
 
 
 def takers(part: str) -> list[str]:

@@ -18,7 +18,7 @@ class IdeficsImageProcessor(ImageProcessor):
     @classmethod
     def sizes(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """See `ImageProcessor.sizes`."""
-        return super().sizes({**raw, "size": raw.get("size", raw["image_size"])})
+        return super().sizes({"size": raw.get("image_size", {}), **raw})
 
 
 class IdeficsProcessor(FlamingoProcessor):
