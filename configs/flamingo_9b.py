@@ -15,8 +15,8 @@ from instructblip_jax.recipes.flamingo import paper
 VARIANTS: dict[str, dict] = {
     "": {},
     "3b": {"model": "flamingo-3b-new"},
-    "v5e_4x4": {"int8": True},
-    "v5p_2x2x4": {},
+    "v5e_4x4": {"int8": True, "optim.accumulation": 2},
+    "v5p_2x2x4": {"remat": "none"},
 }
 
 

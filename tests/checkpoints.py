@@ -207,7 +207,10 @@ def idefics_json(words: int, sizes: dict = TINY, **fields) -> dict:
             "resampler_n_heads": 3,
             "resampler_n_latents": 3,
         },
-        "vision_config": {"embed_dim": vision["hidden_size"], **{k: x for k, x in vision.items() if k != "hidden_size"}},
+        "vision_config": {
+            "embed_dim": vision["hidden_size"],
+            **{k: x for k, x in vision.items() if k != "hidden_size"},
+        },
         **fields,
     }
 

@@ -94,9 +94,12 @@ def check_every(system: str, given: int | None) -> None:
 
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
     """Raise ValueError if a number of query tokens is given where none are new."""
-    new = system == "flamingo" or system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    begun = not {"qformer", "blip2", "model"} & set(parts)
+    new = system == "flamingo" or (system in ("blip-2", "instructblip") and begun)
     if given is not None and not new:
-        raise ValueError("--queries is for flamingo, and a blip-2 or instructblip of --vision, whose query tokens are new")
+        raise ValueError(
+            "--queries is for flamingo, and a blip-2 or instructblip of --vision, whose query tokens are new"
+        )
 
 
 def takers(part: str) -> list[str]:

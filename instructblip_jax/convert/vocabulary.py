@@ -9,6 +9,7 @@ from instructblip_jax.files import read_json, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 IMAGE, DEC, LLAMA_PAD, LLAMA_END, PAD = "<image>", "[DEC]", "[PAD]", "</s>", "<pad>"
+CHUNK = "<|endofchunk|>"
 BERT_TOKENS = {"cls": "[CLS]", "mask": "[MASK]", "pad": "[PAD]", "sep": "[SEP]", "unk": "[UNK]"}
 
 

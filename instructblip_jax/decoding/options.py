@@ -26,8 +26,8 @@ NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Checked options; make them with `Options.of`. ``ends``, ``pad`` and ``never`` are token ids, the last of tokens that
-    no answer holds."""
+    """Checked options; make them with `Options.of`. ``ends``, ``pad`` and ``never`` are token ids; no answer holds
+    one of ``never``."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -74,8 +74,8 @@ class Options:
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``; ``never``: ids that no answer holds. ``top_k`` (default 50, as in Hugging Face; 0 is
-        off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``never``: ids that no answer holds.
+        ``top_k`` (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
         Raises ValueError naming the option whose value is not possible.
         """
         for name, count, least, most in (

@@ -16,7 +16,7 @@ class IdeficsImageProcessor(ImageProcessor):
     """Pictures are squashed to a square, whose side the public files name in a field of their own."""
 
     @classmethod
-    def sizes(cls, raw: dict[str, Any]) -> dict[str, Any]:
+    def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `ImageProcessor.sizes`."""
         return super().sizes({"size": raw.get("image_size", {}), **raw})
 

@@ -29,7 +29,7 @@ from instructblip_jax.systems.prefix import PrefixSystem, in_layout_of, picture_
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 
 SEES = ("latest", "all")
-"""Which pictures a token looks at, the papers' first: the latest one before it, or all up to it."""
+"""Pictures that a token looks at, the papers' first: the latest one before it, or all up to it."""
 BRIDGE = ("bridge", "added")
 
 
@@ -70,7 +70,7 @@ class FlamingoConfig(InterleavedConfig):
     stored_image_size: int = 0
 
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"resampler_and_xattn": BRIDGE}
-    tokens_per_picture: ClassVar[int] = 0  # type: ignore[assignment]  # static text lengths count them
+    tokens_per_picture: ClassVar[int] = 0  # static text lengths count them
 
     @property
     def vocab_size(self) -> int:
@@ -155,9 +155,7 @@ class Bridge(nnx.Module):
     def __init__(self, config: FlamingoConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         sizes = config.resampler
         self.resampler = None if sizes is None else Resampler(sizes, dtype=dtype, rngs=rngs, remat=remat)
-        self.blocks = stack.build(
-            lambda rngs: GatedBlock(config.gated, dtype=dtype, rngs=rngs), config.blocks, rngs
-        )
+        self.blocks = stack.build(lambda rngs: GatedBlock(config.gated, dtype=dtype, rngs=rngs), config.blocks, rngs)
 
 
 class FlamingoSystem(PrefixSystem):

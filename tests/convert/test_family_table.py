@@ -10,7 +10,7 @@ import instructblip_jax as ib
 from instructblip_jax import families
 from instructblip_jax.convert.layouts import hf_instructblip
 
-BUILT = r"the systems built here are albef, blip, blip-2, instructblip, instructblipvideo, llava"
+BUILT = r"the systems built here are albef, blip, blip-2, flamingo, idefics, instructblip, instructblipvideo, llava"
 UNKNOWN = {
     "another": ({"model_type": "kosmos-2"}, "model_type is 'kosmos-2'"),
     "none": ({}, "there is no model_type"),

@@ -21,7 +21,10 @@ from instructblip_jax.systems.flamingo import pictures_after, pictures_before
 GOLDENS = Path(__file__).parents[1] / "goldens" / "flamingo"
 KNOWN, IMAGE, CHUNK, END = 40, 41, 40, 1
 VISION = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
-RESAMPLERS = {"latents": 5, "depth": 2, "heads": 4, "head_size": 8}, {"latents": 4, "depth": 2, "heads": 3, "head_size": 8}
+RESAMPLERS = (
+    {"latents": 5, "depth": 2, "heads": 4, "head_size": 8},
+    {"latents": 4, "depth": 2, "heads": 3, "head_size": 8},
+)
 ROUNDING = 2e-5
 
 
@@ -53,7 +56,9 @@ class Golden:
         directory.mkdir()
         (directory / "config.json").write_text(json.dumps(raw))
         shapes = checkpoints.tensor_shapes(directory)
-        given = {name if name.startswith(("perceiver", "gated")) else f"language_model.{name}": param[name] for name in param}
+        given = {
+            name if name.startswith(("perceiver", "gated")) else f"language_model.{name}": param[name] for name in param
+        }
         given["added_tokens.weight"] = param["model.embed_tokens.weight"][KNOWN:]
         given["added_head.weight"] = param["lm_head.weight"][KNOWN:]
         vision = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name.startswith("vision")}
@@ -73,9 +78,9 @@ class Golden:
                 train, model.frozen, args
             )
 
-    def batch(self, ids, mask, labels=()):
+    def batch(self, ids, mask, labels=None):
         arrays = {"input_ids": self.want[ids], "attention_mask": self.want[mask]}
-        arrays |= {"labels": self.want[name] for name in labels}
+        arrays |= {"labels": self.want[labels]} if labels else {}
         return {name: x.astype(np.int32) for name, x in arrays.items()}
 
 
@@ -137,7 +142,7 @@ def test_pictures_of_tokens_latents_and_a_block(open_code):
 def test_logits_loss_and_gradients_of_both_sets(open_code):
     want = open_code.want
     features = want["in/vision_features"]
-    batch = open_code.batch("in/document_ids", "in/document_mask", ["out/document_labels"])
+    batch = open_code.batch("in/document_ids", "in/document_mask", "out/document_labels")
     real = batch["attention_mask"] == 1
     close(open_code.run(logits_of, features, batch)[real], want["out/logits"][real])
     everything = open_code.load(sees="all")  # of a row that begins with a picture
@@ -163,7 +168,7 @@ def test_logits_loss_and_gradients_of_both_sets(open_code):
             checked += 1
     assert checked == 15
 
-    pairs = open_code.batch("in/pair_ids", "in/pair_mask", ["out/pair_labels"])
+    pairs = open_code.batch("in/pair_ids", "in/pair_mask", "out/pair_labels")
     loss = open_code.run(loss_of, want["in/pair_vision_features"], pairs)
     assert float(loss) == pytest.approx(float(want["out/loss_pairs"]), rel=1e-5)
 
@@ -194,7 +199,7 @@ def test_the_papers_form(paper):
     for count in (8, 30):
         latents = paper.run(lambda system, x: system._resampled(x), want[f"in/video_features_{count}"])
         close(latents, want[f"out/latents_{count}_frames"])
-    batch = paper.batch("in/ids", "in/mask", ["out/labels"])
+    batch = paper.batch("in/ids", "in/mask", "out/labels")
     features = want["in/vision_features"]
     close(paper.run(logits_of, features, batch)[real], want["out/logits_previous"][real])
     ahead = paper.load(next_picture=1.0)

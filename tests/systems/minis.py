@@ -10,7 +10,18 @@ from safetensors.numpy import save_file
 
 FORMS = {"blip": "BlipForPreTraining", "blip-captioning": "BlipForConditionalGeneration"}
 """Names of BLIP's forms here -> those in config.json."""
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "flamingo", "idefics", "tenth", "blip-2-stage-1", "albef", *FORMS)
+MINIS = (
+    "instructblip",
+    "instructblipvideo",
+    "blip-2",
+    "llava",
+    "flamingo",
+    "idefics",
+    "tenth",
+    "blip-2-stage-1",
+    "albef",
+    *FORMS,
+)
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
 PAIRS = ("blip-2-stage-1", "albef", "blip")
 """Those that compare."""

@@ -15,11 +15,10 @@ from instructblip_jax.convert.rule import Shape
 from instructblip_jax.convert.shards import open_shards
 from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
-from instructblip_jax.processors.flamingo import CHUNK
 from instructblip_jax.processors.image import PREPROCESSOR, settings
 
 LATENTS, EVERY = 64, 4
-"""Of the paper's models (arXiv 2204.14198, table 5): latents, and layers between two blocks in the 9B."""
+"""The paper's figures (arXiv 2204.14198, table 5): latents, and layers between two blocks in the 9B."""
 HEAD = 128
 """Size of a head of the blocks (section 3.1.2's table 4)."""
 NEW_RESAMPLER = {"depth": 6, "heads": 16, "head_size": 96, "activation": "squared_relu", "frames": 8}
@@ -35,7 +34,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EV
     own = vocabulary.Vocabulary(language, "")
     del own.config["processor_class"]  # transformers has none
     known = own.size
-    chunk, image = own.add(CHUNK), own.add(vocabulary.IMAGE)
+    chunk, image = own.add(vocabulary.CHUNK), own.add(vocabulary.IMAGE)
     if own.config.get("pad_token") is None:  # LLaMA's, which has none
         own.config["pad_token"] = own.config.get("unk_token")
     own.config["padding_side"] = "left"

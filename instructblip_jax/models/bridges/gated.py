@@ -73,7 +73,8 @@ class GatedBlock(nnx.Module):
     """Attention over the pictures and a feed-forward, each behind a norm and added through the tanh of a gate."""
 
     def __init__(self, config: GatedConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        width, kind = config.width, {"bias": False, "dtype": dtype, "rngs": rngs}
+        width = config.width
+        kind: dict[str, Any] = {"bias": False, "dtype": dtype, "rngs": rngs}
         norm = partial(rms_norm if config.swiglu else layer_norm, width, config.epsilon, dtype=dtype, rngs=rngs)
         of_head = partial(rms_norm, config.head_size, config.epsilon, dtype=dtype, rngs=rngs)
         self.attn_norm = norm()

@@ -14,9 +14,7 @@ class AddedTokens(nnx.Module):
     def __init__(self, count: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.count = count
         self.tokens = embedding(count, width, (None, "embed"), dtype=dtype, rngs=rngs)
-        self.to_vocab = linear(
-            width, count, ("embed", None), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs
-        )
+        self.to_vocab = linear(width, count, ("embed", None), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
 
     def embed(self, ids: jax.Array, known: jax.Array, first: int) -> jax.Array:
         """Ids int [..., T], of which ``first`` is the first added one, and the language model's embeddings of them
