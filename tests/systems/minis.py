@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import checkpoints
+import flamingo_files
 import toys
 from safetensors.numpy import save_file
 
@@ -38,7 +39,7 @@ SILENT = ("albef", "blip")
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
-SEEING = {"flamingo": checkpoints.flamingo_json, "idefics": checkpoints.idefics_json}
+SEEING = {"flamingo": flamingo_files.flamingo_json, "idefics": flamingo_files.idefics_json}
 """Those whose language model looks at pictures from inside; they have tokenizers of their own."""
 
 
