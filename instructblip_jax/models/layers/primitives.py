@@ -147,3 +147,10 @@ def kept(keys: jax.Array, rate: float, shape: tuple[int, ...], axes: tuple[str |
 def dropout(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
     """Inverted dropout by a mask of ``x``'s shape; the identity without one, as in frozen parts and in evaluation."""
     return x if keep is None else jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout of x [B, ...] by a mask that ``key`` draws; the identity without a key, or at a rate of 0."""
+    if key is None or rate == 0:
+        return x
+    return dropout(x, rate, kept(key[None], rate, x.shape, ("batch", *(None for _ in x.shape[1:])))[0])
