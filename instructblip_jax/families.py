@@ -25,6 +25,7 @@ from instructblip_jax.convert.layouts import (
     hf_blip,
     hf_blip2_retrieval,
     hf_instructblip,
+    hf_kosmos,
     hf_llava,
     lavis,
 )
@@ -39,11 +40,13 @@ from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
+from instructblip_jax.processors.kosmos import KosmosProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
@@ -148,11 +151,21 @@ BLIP = Family(
     blip_draft.draft,
     original=blip_original.draft,
 )
+KOSMOS = Family(
+    KosmosConfig.trainable_sets,
+    hf_kosmos.read_config,
+    hf_kosmos.rules,
+    hf_kosmos.ignored,
+    hf_kosmos.describe,
+    KosmosProcessor.from_directory,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "kosmos-1": KOSMOS,
+    "kosmos-2": KOSMOS,
     "blip": BLIP,
     "albef": ALBEF,
 }
