@@ -53,7 +53,8 @@ class HeldOut:
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image, self.whole = own.tolist(), blank_image, whole
-        ranks = prepared.media_shown(source).order
+        self.shown = prepared.media_shown(source).grouped(processor.static_kinds)
+        ranks = self.shown.order
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
@@ -85,6 +86,7 @@ class HeldOut:
                         media,
                         self.processor,
                         shapes=self.shapes,
+                        kinds=self.shown.of(examples[0][1]),
                         blank=self.blank_image,
                         own=self.own,
                         identities=[identity for *_, identity in examples],

@@ -62,7 +62,7 @@ def run(args: Sequence[str]) -> None:
             config.data.directory, name, changes, split=FLAGS.split, max_new_tokens=suite.max_new_tokens
         )
     model, step = load(dataclasses.replace(config, model=str(directory)), workdir, FLAGS.checkpoint)
-    processor = Processor.from_pretrained(model.directory, **config.system_options())
+    processor = Processor.from_pretrained(model.directory, **config.system_options()).holding(config.data.pictures)
     weights = weights_sha256(model.train)
 
     results, paper = {}, (instructblip.PAPER | blip_family.PAPER).get(Path(config.model).name, {})

@@ -45,11 +45,12 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
     the one with the run's largest shape, which decides whether it fits."""
     model = model_config(run.model).configured(**run.system_options())
     texts = (run.data.instruction_lengths, run.data.response_lengths)
+    kinds = ("image",) * max(run.data.pictures, default=1)
     instruction, response = (bucket(n, static) for n, static in zip(lengths, texts, strict=True))
     timed = Setting(
         model=model,
         rows=batch_size or run.batch_size,
-        lengths=Lengths(instruction, response),
+        lengths=Lengths(instruction, response, kinds),
         mesh=dataclasses.astuple(run.mesh),
         layout=Layout(**run.layout),
         remat=run.remat,
@@ -59,7 +60,7 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
         trainable=run.trainable,
         optim=run.optim,
     )
-    return timed, dataclasses.replace(timed, lengths=Lengths(max(texts[0]), max(texts[1])))
+    return timed, dataclasses.replace(timed, lengths=Lengths(max(texts[0]), max(texts[1]), kinds))
 
 
 def run(args: Sequence[str]) -> None:

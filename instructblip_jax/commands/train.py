@@ -140,7 +140,7 @@ def _train(
 def load_model(config: RunConfig, directory: Path, mesh: Mesh) -> tuple[Model, BaseProcessor]:
     """The model in ``directory`` to be trained, and its processor."""
     model = Model.from_pretrained(str(directory), mesh, **config.model_options())
-    return model, Processor.from_pretrained(model.directory, **config.system_options())
+    return model, Processor.from_pretrained(model.directory, **config.system_options()).holding(config.data.pictures)
 
 
 def open_batches(config: RunConfig, model: Model, processor: BaseProcessor, data: Data) -> Any:

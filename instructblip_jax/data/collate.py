@@ -22,6 +22,7 @@ def collate(
     processor: BaseProcessor,
     *,
     shapes: Sequence[Shape],
+    kinds: tuple[str, ...] = ("image",),
     blank: bool = False,
     own: Sequence[int] | None = None,
     identities: Sequence[int] = (),
@@ -32,6 +33,7 @@ def collate(
       texts: the token rows of all B samples, unpadded: `BaseProcessor.encode`.
       media: the media arrays of the rows ``own``: `BaseProcessor.media`. () gives a batch without media.
       shapes: the static lengths of instruction and response; the cheapest that holds all B samples is taken.
+      kinds: the kinds of media that the batch has room for in each row (`BaseProcessor.static_kinds`).
       blank: show the blank medium for all.
       own: numbers of the rows to assemble; None is all.
       identities: `Record.identity` of all B samples, for systems that ask for it (`BaseProcessor.identity_key`).
@@ -46,10 +48,11 @@ def collate(
             f"a row has {longest[0]} + {longest[1]} tokens; add lengths that hold it"
         )
     rows = range(len(texts)) if own is None else own
-    batch = processor.batch([texts[n] for n in rows], *shapes[number])
+    prompt, response = shapes[number]
+    batch = processor.batch([texts[n] for n in rows], prompt, response, kinds)
     if processor.identity_key:
         batch[processor.identity_key] = np.array([identities[n] for n in rows], np.int32)
     if not media:
         return batch
-    arrays = processor.stack(media)
+    arrays = processor.stack(media, kinds)
     return {**(processor.blank(arrays) if blank else arrays), **batch}

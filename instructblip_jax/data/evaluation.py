@@ -54,11 +54,13 @@ def evaluation_batches(
     """
     check(templates, source[0])
     lengths = sorted(instruction_lengths)
-    numbers = media_shown(source).numbers
+    shown = media_shown(source).grouped(processor.static_kinds)
+    numbers = shown.numbers
     first = start
     while first < len(source):
         alike = numbers[first : first + batch_size] == numbers[first]
         records = [source[first + n] for n in range(len(alike) if alike.all() else int(alike.argmin()))]
+        kinds = shown.of(first)
         first += len(records)
         asked = records + [records[0]] * (batch_size - len(records))
         said = [processor.asked(instruction(templates, row, 0)) for row in asked]
@@ -76,5 +78,6 @@ def evaluation_batches(
         distinct += [asked[0]] * (rows - len(distinct))
         local = None if own is None else own(rows)
         decoded = distinct if local is None else [distinct[n] for n in local.tolist()]
-        media = processor.stack([media_of(record, processor) for record in decoded])
-        yield EvalBatch(records, media, rows, place, processor.batch(texts, length, training=False), local)
+        media = processor.stack([media_of(record, processor) for record in decoded], kinds)
+        text = processor.batch(texts, length, kinds=kinds, training=False)
+        yield EvalBatch(records, media, rows, place, text, local)

@@ -231,8 +231,8 @@ class TrainingData:
 
     @functools.cached_property
     def shown(self) -> list[Shown]:
-        """The kinds of media that each set's records show."""
-        return [media_shown(source) for source in self.sources]
+        """The kinds of media that a batch has room for, for each set's records."""
+        return [media_shown(source).grouped(self.processor.static_kinds) for source in self.sources]
 
     @property
     def keeps_media(self) -> bool:
@@ -294,18 +294,19 @@ class TrainingData:
     def batch(self, examples: Sequence[_Example]) -> dict[str, Any]:
         """The arrays of a batch, of this host's rows, with their names; see `training_batches`."""
         own = [examples[n] for n in self.rows]
+        kinds = self.shown[examples[0].set].of(examples[0].index)
         media = [self._media(example) for example in own] if self.features is None else []
         arrays = collate(
             [example.text for example in examples],
             media,
             self.processor,
             shapes=self.shapes,
+            kinds=kinds,
             blank=self.blank,
             own=self.rows,
             identities=[example.identity for example in examples],
         )
         if self.features is not None:
-            kinds = self.shown[examples[0].set].of(examples[0].index)
             cached = self.features([(self.names[one.set], one.index) for one in own], kinds)
             arrays |= {self.processor.config.feature_keys[key]: array for key, array in cached.items()}
         return arrays | {

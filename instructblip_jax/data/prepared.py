@@ -75,6 +75,12 @@ class Shown:
         ranks[sorted(range(len(ranks)), key=lambda n: by_number(self.kinds[n]))] = np.arange(len(ranks))
         return ranks[self.numbers]
 
+    def grouped(self, of: Callable[[Kinds], Kinds]) -> "Shown":
+        """The same with ``of`` the kinds in place of each."""
+        kinds = list(map(of, self.kinds))
+        known = tuple(dict.fromkeys(kinds))
+        return Shown(known, np.array([known.index(one) for one in kinds], np.int64)[self.numbers])
+
     @classmethod
     def listed(cls, kinds: Iterator[Kinds]) -> "Shown":
         """From the kinds of each record, in order."""

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open")
+TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open", "document")
 """The kinds of request: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
-next turn of a dialogue, a long answer. `datasets/prompts.py` words them and `evals/` judges them."""
+next turn of a dialogue, a long answer; or a document, which asks nothing and whose ``parts`` are all learnt.
+`datasets/prompts.py` words them and `evals/` judges them."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
 """Kinds of media: a picture, a frame of a video, a recording, a point cloud."""
 Kinds = tuple[str, ...]

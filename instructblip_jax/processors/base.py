@@ -34,6 +34,9 @@ class BaseProcessor(ABC):
     converses: ClassVar[bool] = False
     """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
 
+    FEW_SHOT: ClassVar[str] = ""
+    """The form in which this system's paper shows examples in a prompt; "" if a row holds one picture alone."""
+
     prompts_may_be_empty: ClassVar[bool] = False
     """True if an answer may begin at once, without an instruction."""
 
@@ -85,6 +88,11 @@ class BaseProcessor(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 
+    def document(self, parts: Sequence[str | int]) -> Row:
+        """The token rows of a text with pictures in it, all of which is trained on: texts, and numbers of pictures, in
+        reading order. Only of systems that read such documents."""
+        raise NotImplementedError(f"{type(self).__name__} reads no documents")
+
     @abstractmethod
     def response(self, text: str) -> np.ndarray:
         """A response's tokens with the end token, int32 [n]."""
@@ -108,10 +116,16 @@ class BaseProcessor(ABC):
         return ""
 
     def batch(
-        self, rows: Sequence[Row], prompt: int, response: int = 0, *, training: bool = True
+        self,
+        rows: Sequence[Row],
+        prompt: int,
+        response: int = 0,
+        kinds: tuple[str, ...] = ("image",),
+        *,
+        training: bool = True,
     ) -> dict[str, np.ndarray]:
         """Token rows -> the texts of a batch of static lengths, as `config.batch` describes them."""
-        shapes = self.config.batch(len(rows), prompt, response, training=training)
+        shapes = self.config.batch(len(rows), prompt, response, kinds, training=training)
         return self.pad(rows, {key: shapes[key].shape[1] for key in rows[0]})
 
     def decode(self, ids: np.ndarray) -> list[str]:
@@ -208,8 +222,21 @@ class BaseProcessor(ABC):
                 raise ValueError(f"instructions[{n}]: {error}") from error
         return found
 
-    def stack(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The media arrays of rows -> those of a batch."""
+    def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it."""
+        return kinds
+
+    def holding(self, pictures: tuple[int, ...]) -> "BaseProcessor":
+        """The same processor for batches of these numbers of pictures a row (`run.config.DataConfig.pictures`).
+
+        Raises ValueError if a row of this system holds one picture, or video, alone.
+        """
+        if not pictures:
+            return self
+        raise ValueError("config.data.pictures: a row of this system holds one picture or video; leave it out")
+
+    def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """The media arrays of rows -> those of a batch, which has room for ``kinds`` (`static_kinds`) at least."""
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
     # Users' media and texts

@@ -63,6 +63,9 @@ class DataConfig:
       blank_image: train with all pictures blanked.
       resize: "exact", or "fast" for training pictures that are resized several times faster and deviate a little; see
         docs/configuration.md. Validation and evaluation are always exact.
+      pictures: static numbers of pictures a row, ascending, for systems whose rows hold several: a batch has the
+        smallest that its rows fit in, and rows of all smaller numbers share it. () makes batches of each number that
+        occurs.
       augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
@@ -77,6 +80,7 @@ class DataConfig:
     blank_image: bool = False
     features: str = ""
     resize: str = "exact"
+    pictures: tuple[int, ...] = ()
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
 

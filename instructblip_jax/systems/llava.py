@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.models.bridges.projector import TwoLayerProjector
@@ -18,8 +17,9 @@ from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
-from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of, picture_shapes
-from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
+from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
+from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.protocol import Batch, Media
 from instructblip_jax.systems.trainable import ADAPTERS
 
 CONVERSATIONS = ("v1", "v0", "plain")
@@ -30,7 +30,7 @@ PROJECTOR = ("projector",)
 
 
 @dataclasses.dataclass(frozen=True)
-class LlavaConfig(PrefixConfig):
+class LlavaConfig(InterleavedConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
@@ -61,8 +61,8 @@ class LlavaConfig(PrefixConfig):
     }
 
     @property
-    def slots(self) -> int:
-        """Image tokens that a picture takes."""
+    def tokens_per_picture(self) -> int:
+        """Image tokens of a picture, one a projected patch."""
         return self.vision.grid**2 + self.class_token
 
     def configured(
@@ -108,26 +108,11 @@ class LlavaConfig(PrefixConfig):
         """See `protocol.SystemConfig`."""
         return LlavaSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8, trained=trained)
 
-    def batch(
-        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
-    ) -> Shapes:
-        """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count the image tokens."""
-        pictures = len(kinds)
-        text = pictures * self.slots + prompt + (response if training else 0)
-        names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
-        return {
-            **picture_shapes(self.vision, rows, pictures),
-            **{name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names},
-        }
 
-
-class LlavaSystem(PrefixSystem):
+class LlavaSystem(InterleavedSystem):
     """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
     ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
     trainable set."""
-
-    # Rows are long and a device has few of them: the head is read once a chunk.
-    chunk: ClassVar[int] = 256
 
     def __init__(
         self,
@@ -149,7 +134,7 @@ class LlavaSystem(PrefixSystem):
             attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
 
     def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": their projected patches [B, N * slots, D]}.
+        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": their projected patches [B, N, P, D]}.
 
         Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
         """
@@ -157,43 +142,12 @@ class LlavaSystem(PrefixSystem):
 
     @in_layout_of("vit")
     def _patches(self, batch: Batch) -> jax.Array:
-        """The tower's output for all pictures, [B, N * slots, Dv]."""
+        """The tower's output for all pictures, [B, N, P, Dv]."""
         pixels = numbers(batch, "pixel_values")
         patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
         patches = patches if self.config.class_token else patches[:, 1:]
-        return patches.reshape(pixels.shape[0], -1, patches.shape[-1])
+        return patches.reshape(*pixels.shape[:2], *patches.shape[1:])
 
     @in_layout_of("trained")
     def _projected(self, patches: jax.Array) -> jax.Array:
         return self.projector(patches)
-
-    def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th image token is its n-th patch."""
-        ids, image = batch["input_ids"], media["image"]
-        here = ids == self.config.image_token_id
-        place = jnp.clip(jnp.cumsum(here, axis=1) - 1, 0, image.shape[1] - 1)
-        patches = jnp.take_along_axis(image, place[..., None], axis=1)
-        return jnp.where(here[..., None], patches, self.llm.embed(ids)), batch["attention_mask"]
-
-    @in_layout_of("llm")
-    def prefill(self, media: Media, batch: Batch) -> Context:
-        """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be a patch."""
-        context, token = super().prefill(media, batch), self.config.image_token_id
-        count = jnp.sum(batch["input_ids"] == token, axis=1)
-        patch = jnp.take_along_axis(media["image"], jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
-        last = jnp.where((context["first"] == token)[:, None], patch, self.llm.embed(context["first"]))
-        return {**context, "last": last}
-
-    @in_layout_of("llm")
-    def decode(
-        self,
-        ids: jax.Array,
-        context: Context,
-        cache: Any = None,
-        index: jax.Array | int = 0,
-        origin: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
-        """See `protocol.Answers`."""
-        start = (index + jnp.arange(ids.shape[2]) == 0)[:, None]
-        embeds = jnp.where(start, context["last"][:, None, None], self.llm.embed(ids))
-        return self.llm.decode(ids, context, cache, index, origin, embeds)

@@ -194,7 +194,7 @@ class PrefixSystem(nnx.Module):
             hidden, labels = self._decoded(media, batch, key), batch["labels"]
         else:
             # Each label is predicted at the real token before it, whichever side the padding is on.
-            first = _first(batch, "labels")
+            first = first_of(batch, "labels")
             hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
             # Without a visual prompt before the text, nothing predicts its first token.
             labels = first["labels"][:, -hidden.shape[1] :]
@@ -204,7 +204,7 @@ class PrefixSystem(nnx.Module):
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
         """See `protocol.Answers`."""
-        embeds, mask = self.prompt(media, _first(batch))
+        embeds, mask = self.prompt(media, first_of(batch))
         visual = embeds.shape[1] - batch["input_ids"].shape[1]
         if self.config.decoder_only:
             # As Hugging Face has them: placeholders, then the padding, then the text.
@@ -237,7 +237,7 @@ class PrefixSystem(nnx.Module):
 
     def _decoded(self, media: Media, batch: Batch, key: jax.Array | None) -> jax.Array:
         """T5's decoder output at each label [B, To, D]."""
-        embeds, mask = self.prompt(media, _first(batch), key=key)
+        embeds, mask = self.prompt(media, first_of(batch), key=key)
         return self.llm.run_decoder(self._shifted(batch["labels"]), self.llm.encode(embeds, mask), mask)
 
     def _to_logits(self, hidden: jax.Array) -> jax.Array:
@@ -255,7 +255,7 @@ class PrefixSystem(nnx.Module):
         return self.config.text.decoder_start_token_id
 
 
-def _first(batch: Batch, *more: str) -> Batch:
+def first_of(batch: Batch, *more: str) -> Batch:
     """The batch with the language model's real tokens first, and the rows named in ``more`` along with them."""
     names = ("input_ids", *more)
     mask, *moved = tokens_first(batch["attention_mask"], *(batch[name] for name in names))

@@ -52,7 +52,7 @@ def padded(rows: list[np.ndarray], fill: int, side: str) -> np.ndarray:
 def batch_of(config, seed: int, pictures: list[int], side: str = "right", *, answers: bool = True) -> dict:
     """A batch of the contract's form; the loss counts an answer behind each prompt."""
     rng = np.random.default_rng(seed)
-    rows = prompts(config.slots, rng, pictures)
+    rows = prompts(config.tokens_per_picture, rng, pictures)
     tails = [np.append(rng.integers(3, IMAGE, rng.integers(1, 6)), 2) if answers else np.array([], int) for _ in rows]
     whole = [np.concatenate(pair) for pair in zip(rows, tails, strict=True)]
     side_pixels = config.vision.image_size
@@ -88,7 +88,9 @@ def test_features_logits_loss_and_gradients(pair):
     for side in ("right", "left"):
         batch = batch_of(model.config, 7, PICTURES, side)
         want = reference.answers(theirs, reference.inputs(batch, PICTURES))
-        encoded = np.asarray(model.encode(batch)["image"]).reshape(len(PICTURES), max(PICTURES), model.config.slots, -1)
+        encoded = np.asarray(model.encode(batch)["image"]).reshape(
+            len(PICTURES), max(PICTURES), model.config.tokens_per_picture, -1
+        )
         features = np.stack([encoded[row, n] for row, count in enumerate(PICTURES) for n in range(count)])
         np.testing.assert_allclose(features, want["features"], atol=2e-5 * np.abs(want["features"]).max(), rtol=0)
         seen = batch["attention_mask"] == 1
@@ -120,7 +122,7 @@ def test_larger_pictures_and_every_layer(pair):
     for layer in (1, 2, 3):
         (directory / "config.json").write_text(json.dumps(raw | {"vision_feature_layer": layer}))
         large = ib.from_pretrained(directory, dtype="float32", image_size=side)
-        got = np.asarray(large.encode({"pixel_values": pixels[:, None]})["image"])
+        got = np.asarray(large.encode({"pixel_values": pixels[:, None]})["image"])[:, 0]
         want = theirs.model.multi_modal_projector(tower.hidden_states[layer][:, 1:]).detach().numpy()
         np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
     (directory / "config.json").write_text(json.dumps(raw))

@@ -56,7 +56,7 @@ def rows(batch):
 
 def wanted(llava, record, count):
     config, turns = llava.config, record.turns[:count] or (("which digit is blue ?", "3"),)
-    places = (len(record.media), config.slots, config.image_token_id, llava.end_id)
+    places = (len(record.media), config.tokens_per_picture, config.image_token_id, llava.end_id)
     return tuple(x.tolist() for x in conversation.encode(llava.tokenizer, config.conversation, turns, *places))
 
 

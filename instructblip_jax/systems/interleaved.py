@@ -1,0 +1,83 @@
+"""The base of systems that read texts with pictures anywhere in them: LLaVA, KOSMOS-1, Frozen, Flamingo."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, first_of, in_layout_of, picture_shapes
+from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
+
+
+class InterleavedConfig(PrefixConfig):
+    """The base of their configurations; see `prefix.PrefixConfig`. Pictures of a batch are [B, N, H, W, 3], zeros where
+    a row has fewer than N."""
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """Tokens of the text that a picture takes up, which static text lengths do not count; 0 if they are counted."""
+        raise NotImplementedError
+
+    def batch(
+        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+    ) -> Shapes:
+        """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count the tokens of pictures."""
+        pictures = len(kinds)
+        text = pictures * self.tokens_per_picture + prompt + (response if training else 0)
+        names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
+        return {
+            **picture_shapes(self.vision, rows, pictures),
+            **{name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names},
+        }
+
+
+class InterleavedSystem(PrefixSystem):
+    """Such a system whose language model reads a picture as vectors among the words. A subclass's `encode` returns
+    {"image": [B, N, Q, D]}: the Q vectors of each of a row's N pictures, which do not depend on its neighbours."""
+
+    # Rows are long and a device has few of them: the head is read once a chunk.
+    chunk: ClassVar[int] = 256
+
+    def places(self, ids: jax.Array) -> jax.Array:
+        """Tokens int [B, T] -> bool [B, T], true where the vector of a picture stands in the token's place."""
+        return ids == self.config.image_token_id
+
+    def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th place holds its n-th vector."""
+        ids = batch["input_ids"]
+        here = self.places(ids)
+        vectors = _vector(media, jnp.cumsum(here, axis=1) - 1)
+        return jnp.where(here[..., None], vectors, self.llm.embed(ids)), batch["attention_mask"]
+
+    @in_layout_of("llm")
+    def prefill(self, media: Media, batch: Batch) -> Context:
+        """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be a picture's vector."""
+        context, first = super().prefill(media, batch), first_of(batch)
+        here = self.places(first["input_ids"])
+        end = jnp.maximum(jnp.sum(first["attention_mask"], axis=1, keepdims=True) - 1, 0)
+        vector = _vector(media, jnp.sum(here, axis=1, keepdims=True) - 1)[:, 0]
+        is_vector = jnp.take_along_axis(here, end, axis=1)
+        last = jnp.where(is_vector, vector, self.llm.embed(context["first"]))
+        return {**context, "last": last}
+
+    @in_layout_of("llm")
+    def decode(
+        self,
+        ids: jax.Array,
+        context: Context,
+        cache: Any = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """See `protocol.Answers`."""
+        start = (index + jnp.arange(ids.shape[2]) == 0)[:, None]
+        embeds = jnp.where(start, context["last"][:, None, None], self.llm.embed(ids))
+        return self.llm.decode(ids, context, cache, index, origin, embeds)
+
+
+def _vector(media: Media, numbers: jax.Array) -> jax.Array:
+    """The vectors [B, T, D] with these numbers int [B, T] among all of each row's pictures; the nearest where there is
+    none."""
+    image = media["image"]
+    vectors = image.reshape(image.shape[0], -1, image.shape[-1])
+    return jnp.take_along_axis(vectors, jnp.clip(numbers, 0, vectors.shape[1] - 1)[..., None], axis=1)

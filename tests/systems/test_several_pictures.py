@@ -1,0 +1,51 @@
+"""Rows with different numbers of pictures in batches of few shapes."""
+
+import minis
+import numpy as np
+import pytest
+from PIL import Image
+
+import instructblip_jax as ib
+
+IMAGES = [Image.fromarray(np.full((24, 24, 3), 40 * n, np.uint8)) for n in range(6)]
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return ib.Processor.from_pretrained(minis.write(tmp_path_factory.mktemp("several") / "llava", "llava"))
+
+
+def kinds(count):
+    return ("image",) * count
+
+
+def test_rows_of_all_smaller_numbers_share_a_batch(processor):
+    held = processor.holding((5, 1))
+    assert [len(held.static_kinds(kinds(n))) for n in (1, 2, 5)] == [1, 5, 5]
+    assert processor.static_kinds(kinds(3)) == kinds(3)
+    with pytest.raises(ValueError, match=r"config\.data\.pictures goes up to 5, and a record shows 6 pictures"):
+        held.static_kinds(kinds(6))
+
+
+def test_shapes_do_not_depend_on_the_rows(processor):
+    held = processor.holding((5,))
+    for counts in ((0, 1, 2), (5, 0, 3), (1, 1, 1)):
+        rows = [held.encode("<image>" * n + "is there a 7 ?", "no", training=True, pictures=n) for n in counts]
+        media = held.stack([held.media([("image", x) for x in IMAGES[:n]]) for n in counts], kinds(5))
+        batch = media | held.batch(rows, 96, 8, kinds(5))
+        want = held.config.batch(3, 96, 8, kinds(5))
+        assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {k: (x.shape, x.dtype) for k, x in want.items()}
+        assert [held.pictures_in(row["input_ids"]) for row in rows] == list(counts)
+
+
+def test_missing_pictures_are_zeros(processor):
+    stacked = processor.stack([processor.media([("image", IMAGES[3])] * n) for n in (1, 3)])
+    assert not stacked["pixel_values"][0, 1:].any()
+    assert stacked["pixel_values"][1, 2].any()
+
+
+def test_a_mark_stands_for_each_picture(processor):
+    assert processor.marked("what is it ?", 2) == "<image><image>what is it ?"
+    assert processor.marked("a <image> b", 1) == "a <image> b"
+    with pytest.raises(ValueError, match="holds <image> 1 times, and its row has 2 pictures"):
+        processor.marked("a <image> b", 2)
