@@ -15,6 +15,7 @@ from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
+from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
@@ -158,6 +159,7 @@ KOSMOS = Family(
     hf_kosmos.ignored,
     hf_kosmos.describe,
     KosmosProcessor.from_directory,
+    kosmos_draft.draft,
 )
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,

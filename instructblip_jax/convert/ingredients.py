@@ -4,9 +4,11 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP; for albef and blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava and kosmos-1 a CLIP; for albef and blip also a "
+    "ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories.",
+    "for llava LLaMA, or one of the LLaVA authors' repositories; for kosmos-1 a tokenizer, and a config.json of that "
+    "model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -51,6 +53,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("qformer", "language"), ("vision",)),
     ),
     "llava": (Combination(("vision", "language")),),
+    "kosmos-1": (Combination(("vision", "language")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }

@@ -9,9 +9,6 @@ from instructblip_jax.processors.base import IGNORE, Row
 from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
 
-FIRST_SLOT = 4
-"""See `systems.kosmos`, which this room does not import."""
-
 
 class SquareImageProcessor(ImageProcessor):
     """KOSMOS-2's files give the side of a square as the shorter side, and say that it is one."""
@@ -66,7 +63,7 @@ class KosmosProcessor(InterleavedProcessor):
         Pieces are tokenized on their own, so that a word's tokens do not depend on a picture before it.
         """
         config = self.config
-        slots = np.arange(FIRST_SLOT, FIRST_SLOT + config.slots)
+        slots = np.arange(config.first_slot, config.first_slot + config.slots)
         picture = np.concatenate([[config.begin_id], slots, [config.end_id]])
         first, *later = (self.tokenizer.encode(piece.strip(), special=False) for piece in text.split(MARK))
         rows = [np.array([config.text.bos_token_id]), first]

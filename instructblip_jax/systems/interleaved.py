@@ -77,7 +77,9 @@ class InterleavedSystem(PrefixSystem):
 
 def _vector(media: Media, numbers: jax.Array) -> jax.Array:
     """The vectors [B, T, D] with these numbers int [B, T] among all of each row's pictures; the nearest where there is
-    none."""
+    none, and zeros where there are no pictures."""
     image = media["image"]
+    if image.shape[1] == 0:
+        return jnp.zeros((*numbers.shape, image.shape[-1]), image.dtype)
     vectors = image.reshape(image.shape[0], -1, image.shape[-1])
     return jnp.take_along_axis(vectors, jnp.clip(numbers, 0, vectors.shape[1] - 1)[..., None], axis=1)

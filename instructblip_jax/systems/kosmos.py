@@ -23,8 +23,6 @@ from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedS
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media
 
-FIRST_SLOT = 4
-"""Ids from here on hold the places of a picture's vectors: ordinary words, of which only the place counts."""
 ALL_BUT_VISION = ("pool", "llm")
 
 
@@ -46,6 +44,8 @@ class KosmosConfig(InterleavedConfig):
     end_id: int = 64004
     stored_image_size: int = 0
 
+    first_slot: ClassVar[int] = 4
+    """Ids from here on hold the places of a picture's vectors: ordinary words, of which only the place counts."""
     # KOSMOS-1 trains all but the tower, of which its last layer does (section 3.1); the norm behind it goes along.
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "all": ("",),
@@ -100,7 +100,9 @@ class KosmosSystem(InterleavedSystem):
 
         Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
         """
-        pixels = numbers(batch, "pixel_values")
+        pixels, config = numbers(batch, "pixel_values"), self.config
+        if pixels.shape[1] == 0:  # texts alone
+            return {"image": jnp.zeros((len(pixels), 0, config.slots, config.text.width), self.vit.dtype)}
         vectors = self._pooled(self._tokens(pixels.reshape(-1, *pixels.shape[-3:])))
         return {"image": vectors.reshape(*pixels.shape[:2], *vectors.shape[1:])}
 
@@ -114,6 +116,10 @@ class KosmosSystem(InterleavedSystem):
     @in_layout_of("trained")
     def _pooled(self, tokens: jax.Array) -> jax.Array:
         return self.pool(tokens)
+
+    def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
+        """See `PrefixSystem`; ``key`` enables dropout in the language model."""
+        return self.llm.run(*self.prompt(media, batch), key=key)
 
     def places(self, ids: jax.Array) -> jax.Array:
         """See `InterleavedSystem`: what follows <image>, up to </image>."""

@@ -11,7 +11,7 @@ from instructblip_jax.convert.rule import Rule, dense
 from instructblip_jax.files import read_json, write_json
 from instructblip_jax.processors.image import write_sizes
 from instructblip_jax.processors.tokenizer import TextTokenizer
-from instructblip_jax.systems.kosmos import FIRST_SLOT, KosmosConfig
+from instructblip_jax.systems.kosmos import KosmosConfig
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "kosmos-2": {},
@@ -51,7 +51,7 @@ def read_config(path: Path) -> KosmosConfig:
         raise ValueError(f"{path}: vision_config.num_hidden_layers is 1; a tower of at least 2 layers is read here")
     latents = checked(path, "latent_query_num", raw.get("latent_query_num", 64), int)
     first, last = (_boundary(path, raw, field) for field in BOUNDARIES)
-    slots = range(FIRST_SLOT, FIRST_SLOT + latents)
+    slots = range(KosmosConfig.first_slot, KosmosConfig.first_slot + latents)
     if max(first, last, slots[-1]) >= text.vocab_size or {first, last} & set(slots):
         raise ValueError(
             f"{path}: text_config.vocab_size is {text.vocab_size}, <image> {first}, </image> {last}, and a picture takes "

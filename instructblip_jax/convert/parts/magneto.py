@@ -20,9 +20,7 @@ def read_config(path: Path, section: Mapping[str, Any]) -> MagnetoConfig:
     config = MagnetoConfig(**fields(path, "text_config", MagnetoConfig, section))
     for name, known in (("activation_function", tuple(ACTIVATIONS)), ("positions", POSITIONS)):
         if getattr(config, name) not in known:
-            raise ValueError(
-                f"{path}: text_config.{name} is {getattr(config, name)!r}; known are {', '.join(known)}"
-            )
+            raise ValueError(f"{path}: text_config.{name} is {getattr(config, name)!r}; known are {', '.join(known)}")
     for name in RATES:
         if getattr(config, name) >= 1:
             raise ValueError(f"{path}: text_config.{name} is {getattr(config, name)}; a rate is below 1")
@@ -53,9 +51,7 @@ def rules(config: MagnetoConfig, ours: str, theirs: str) -> list[Rule]:
         *dense(f"{ours}layers/down", f"{block}.ffn.fc2"),
     ]
     pairs = config.positions == "xpos"
-    kernel, bias = (
-        _in_halves(config.attention_heads, way) if pairs else way for way in (TRANSPOSE, IDENTITY)
-    )
+    kernel, bias = (_in_halves(config.attention_heads, way) if pairs else way for way in (TRANSPOSE, IDENTITY))
     for short in "qk":
         there = f"{block}.self_attn.{short}_proj"
         table += [

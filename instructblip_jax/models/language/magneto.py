@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.language.causal import Between, CausalLM
 from instructblip_jax.models.layers import rope, stack, xpos
 from instructblip_jax.models.layers.attention import Attention, attend
-from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropped, embedding, kept, layer_norm, linear
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropped, embedding, layer_norm, linear, weights_kept
 from instructblip_jax.sharding import gathered, residual, whole
 
 POSITIONS = ("xpos", "sinusoidal")
@@ -93,15 +93,13 @@ class Block(nnx.Module):
         of_queries, of_keys = place or (None, None)
         return self.attn.queries(h, of_queries), *self.attn.keys_values(h, of_keys)
 
-    def finish(
-        self, x: jax.Array, query: jax.Array, parts: Sequence[tuple], key: jax.Array | None = None
-    ) -> jax.Array:
+    def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple], key: jax.Array | None = None) -> jax.Array:
         """See `causal.CausalBlock`; ``key`` enables dropout, for queries [B, T, H, K] over one part."""
         config, keep = self.config, None
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
         if keys[0] is not None and config.attention_dropout > 0:
             shape = (query.shape[0], query.shape[2], query.shape[1], parts[0][0].shape[-2])  # [B, H, T, S]
-            keep = kept(keys[0][None], config.attention_dropout, shape, ("batch", "heads", None, None))[0]
+            keep = weights_kept(keys[0], config.attention_dropout, shape, ("batch", "heads", None, None))
         mixed = attend(query, parts, dropout_rate=config.attention_dropout, keep=keep)
         flat = mixed.reshape(*mixed.shape[:-2], -1)
         mixed = self.attn.output(self.mixed_norm(flat).reshape(mixed.shape))
@@ -117,9 +115,7 @@ class Magneto(CausalLM):
     def __init__(self, config: MagnetoConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
         self.config, self.dtype, self.remat = config, dtype, remat
         width = config.embed_dim
-        self.tokens = embedding(
-            config.vocab_size, width, ("vocab", "embed"), std=width**-0.5, dtype=dtype, rngs=rngs
-        )
+        self.tokens = embedding(config.vocab_size, width, ("vocab", "embed"), std=width**-0.5, dtype=dtype, rngs=rngs)
         self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.layers, rngs)
         self.norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
