@@ -4,8 +4,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava and kosmos-1 a CLIP; for albef and blip also a "
-    "ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava and kosmos-1 a CLIP; for albef and blip "
+    "also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
     "for llava LLaMA, or one of the LLaVA authors' repositories; for kosmos-1 a tokenizer, and a config.json of that "
     "model_type if the sizes are not the paper's.",

@@ -73,8 +73,9 @@ class Options:
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that none holds. ``top_k`` (default 50, as in Hugging Face; 0 is
-        off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that none holds. ``top_k``
+        (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty``
+        and ``early_stopping`` to beam search.
         Raises ValueError naming the option whose value is not possible.
         """
         for name, count, least, most in (

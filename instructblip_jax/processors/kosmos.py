@@ -45,8 +45,7 @@ class KosmosProcessor(InterleavedProcessor):
         }
 
     def document(self, parts: Sequence[str | int]) -> Row:
-        """The token rows of a whole text, all of whose words are learnt, and </s>: not <s>, nor what holds or encloses a
-        picture. ``parts``: texts, and the numbers of pictures where they stand."""
+        """See `BaseProcessor`: all words are learnt, and </s>; not <s>, nor what holds or encloses a picture."""
         ids = np.append(self._text("".join(MARK if isinstance(part, int) else part for part in parts)), self.end_id)
         labels = np.where(self.picture_tokens(ids), IGNORE, ids)
         labels[0] = IGNORE

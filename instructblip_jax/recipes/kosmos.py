@@ -1,6 +1,7 @@
 """KOSMOS-1 as its paper states it (arXiv 2302.14045): a language model of 1.3 billion parameters trained from scratch.
 
-A step reads 1.2 million tokens of three corpora: texts, pictures with captions, and pages with pictures among their words.
+A step reads 1.2 million tokens of three corpora: texts, pictures with captions, and pages with pictures among their
+words.
 """
 
 import dataclasses
@@ -43,8 +44,8 @@ CORPORA: dict[str, Corpus] = {
     "pairs": Corpus(("laion", "coyo", "cc3m", "cc12m"), 4096, 8, 54, 1),
     "interleaved": Corpus(("interleaved",), 128, 8, 1536 - 8 - 5 * PICTURE, 5),
 }
-"""Section 3.1: half a million tokens of texts, as many of pairs, and 0.2 million of pages with up to 5 pictures. How many
-rows these are is not published."""
+"""Section 3.1: half a million tokens of texts, as many of pairs, and 0.2 million of pages with up to 5 pictures. How
+many rows these are is not published."""
 
 
 def corpus(model: str, name: str, changes: Mapping[str, Any]) -> ConfigDict:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
@@ -23,7 +24,7 @@ from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import Layout, constrain, laid_out
 from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Context, Media, Memory, Shapes
 
-TextConfig = T5Config | LlamaConfig | OptConfig
+TextConfig = T5Config | LlamaConfig | OptConfig | MagnetoConfig
 
 
 class PrefixConfig:

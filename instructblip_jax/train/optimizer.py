@@ -18,10 +18,11 @@ NO_DECAY = ("bias", "scale")
 class OptimConfig:
     """Optimizer settings. The defaults are the paper's: from 1e-8 to 1e-5 in 1,000 steps, then a cosine decay to 0.
 
-    ``decay``: "cosine" or "linear", to ``final_learning_rate`` at the last step. ``clip_norm``: maximum global gradient norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of
-    every batch; their gradients are added before the update. ``spike_factor``: skip steps whose loss is more than this
-    many times the running mean; 0 skips none. ``rates``: path prefix, as trainable sets have them -> factor of the
-    learning rate of what is under it; the longest prefix counts.
+    ``decay``: "cosine" or "linear", to ``final_learning_rate`` at the last step. ``clip_norm``: maximum global gradient
+    norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of every batch; their gradients are added
+    before the update. ``spike_factor``: skip steps whose loss is more than this many times the running mean; 0 skips
+    none. ``rates``: path prefix, as trainable sets have them -> factor of the learning rate of what is under it; the
+    longest prefix counts.
 
     Raises ValueError naming a field that is out of range.
     """

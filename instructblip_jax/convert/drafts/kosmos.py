@@ -19,6 +19,8 @@ from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.processors.image import PREPROCESSOR, settings
 
 KIND = "kosmos-1"
+COLOURS = ("image_mean", "image_std", "resample", "rescale_factor")
+"""Image settings that are the tower's own; pictures are squashed to a square, not cut."""
 SUB_NORMED = ("v_proj", "out_proj", "fc1", "fc2")
 """Linear layers of the decoder that begin wider, because of the norms between them (arXiv 2210.06423, section 3.3)."""
 
@@ -41,7 +43,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     config = magneto.read_config(language / "config.json", text)  # raises, naming the field
     tower = settings(parts["vision"])[2]
     side = vision.get("image_size", 224)
-    files = {
+    files: dict[str, dict[str, Any]] = {
         "config.json": {
             "architectures": ["Kosmos1ForConditionalGeneration"],
             "model_type": KIND,
@@ -51,9 +53,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
             "vision_config": vision,
         },
         PREPROCESSOR: {
-            **{
-                name: tower[name] for name in ("image_mean", "image_std", "resample", "rescale_factor") if name in tower
-            },
+            **{name: tower[name] for name in COLOURS if name in tower},
             "do_resize": True,
             "do_rescale": True,
             "do_normalize": True,

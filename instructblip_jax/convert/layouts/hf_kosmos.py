@@ -37,7 +37,7 @@ TOWER = {
 def read_config(path: Path) -> KosmosConfig:
     """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
     raw = read_json(path)
-    kind = raw.get("model_type")
+    kind = str(raw.get("model_type"))
     if kind not in KINDS:
         raise ValueError(f"{path}: model_type is {kind!r}; this layout is that of {', '.join(KINDS)}")
     for name in ("vision_config", "text_config"):
@@ -54,8 +54,8 @@ def read_config(path: Path) -> KosmosConfig:
     slots = range(KosmosConfig.first_slot, KosmosConfig.first_slot + latents)
     if max(first, last, slots[-1]) >= text.vocab_size or {first, last} & set(slots):
         raise ValueError(
-            f"{path}: text_config.vocab_size is {text.vocab_size}, <image> {first}, </image> {last}, and a picture takes "
-            f"the ids {slots[0]} to {slots[-1]} (latent_query_num): all of them need rows of their own in the embedding"
+            f"{path}: text_config.vocab_size is {text.vocab_size}, <image> {first}, </image> {last}, and a picture "
+            f"takes the ids {slots[0]} to {slots[-1]} (latent_query_num): each needs a row of its own in the embedding"
         )
     return KosmosConfig(vision, text, slots=latents, begin_id=first, end_id=last)
 
