@@ -24,7 +24,7 @@ from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import Layout, constrain, laid_out
 from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Context, Media, Memory, Shapes
 
-TextConfig = T5Config | LlamaConfig | OptConfig | MagnetoConfig
+TextConfig = T5Config | LlamaConfig | OptConfig
 
 
 class PrefixConfig:
@@ -32,7 +32,7 @@ class PrefixConfig:
     and ``stored_image_size``; see `protocol.SystemConfig`."""
 
     vision: VitConfig
-    text: TextConfig
+    text: TextConfig | MagnetoConfig
     stored_image_size: int
     image_token_id: int = -1
 

@@ -33,7 +33,7 @@ def read_config(
     """
     where = f"{name}." if name else ""
     found = {**DEFAULTS, **{key: section[key] for key in DEFAULTS if section.get(key) is not None}}
-    form = {"patch_bias": False, "pre_norm": True, "post_norm": post_norm, "last_apart": last_apart}
+    form: dict[str, Any] = {"patch_bias": False, "pre_norm": True, "post_norm": post_norm, "last_apart": last_apart}
     config = VitConfig(**fields(path, name, VitConfig, found), **form)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(f"{path}: {where}hidden_act is {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
