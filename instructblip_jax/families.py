@@ -14,6 +14,7 @@ from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
+from instructblip_jax.convert.drafts import frozen as frozen_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
@@ -23,6 +24,7 @@ from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
     blip_original,
+    frozen,
     hf_blip,
     hf_blip2_retrieval,
     hf_instructblip,
@@ -40,12 +42,14 @@ from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
+from instructblip_jax.processors.frozen import FrozenProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.kosmos import KosmosProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
@@ -161,6 +165,15 @@ KOSMOS = Family(
     KosmosProcessor.from_directory,
     kosmos_draft.draft,
 )
+FROZEN = Family(
+    FrozenConfig.trainable_sets,
+    frozen.read_config,
+    frozen.rules,
+    frozen.ignored,
+    hf_instructblip.describe,
+    FrozenProcessor.from_directory,
+    frozen_draft.draft,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
@@ -168,6 +181,7 @@ FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
     "kosmos-1": KOSMOS,
     "kosmos-2": KOSMOS,
+    "frozen": FROZEN,
     "blip": BLIP,
     "albef": ALBEF,
 }

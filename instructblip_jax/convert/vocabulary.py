@@ -109,6 +109,20 @@ def with_image(directory: Path, processor_class: str) -> Vocabulary:
     return vocabulary
 
 
+def with_mark(directory: Path) -> Vocabulary:
+    """A language model's tokenizer with ``<image>`` behind its words, and a padding token that it has already.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    vocabulary = Vocabulary(directory, "")
+    del vocabulary.config["processor_class"]  # transformers has none
+    named = (name for name in ("pad_token", "unk_token", "eos_token") if vocabulary.config.get(name) is not None)
+    vocabulary.config["pad_token"] = vocabulary.config[next(named, "eos_token")]
+    vocabulary.id_of("pad_token")
+    vocabulary.add(IMAGE)
+    return vocabulary
+
+
 def with_boundaries(directory: Path, tokens: Iterable[str]) -> Vocabulary:
     """A tokenizer with ``<pad>``, if it has no padding token, and with the ``tokens`` around a picture.
 

@@ -47,7 +47,8 @@ class InterleavedSystem(PrefixSystem):
         ids = batch["input_ids"]
         here = self.places(ids)
         vectors = _vector(media, jnp.cumsum(here, axis=1) - 1)
-        return jnp.where(here[..., None], vectors, self.llm.embed(ids)), batch["attention_mask"]
+        words = self.llm.embed(jnp.where(here, 0, ids))  # a place's token may have no row in the table
+        return jnp.where(here[..., None], vectors, words), batch["attention_mask"]
 
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
