@@ -170,6 +170,20 @@ def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields
     }
 
 
+def frozen_json(words: int, family: str = "llama", **fields) -> dict:
+    """A ``config.json`` of Frozen with a small NF-ResNet. The vocabulary's last token, ``<image>``, has no row."""
+    text = TEXT[family] | {"vocab_size": words - 1, "pad_token_id": 0, "eos_token_id": 2}
+    tower = {"model_type": "nf_resnet", "widths": [12, 20], "depths": [2, 3], "stem_width": 8, "image_size": 45}
+    return {
+        "model_type": "frozen",
+        "prefix_vectors": 2,
+        "image_token_id": words - 1,
+        "vision_config": tower,
+        "text_config": text,
+        **fields,
+    }
+
+
 KOSMOS_TEXT = {
     "embed_dim": 32,
     "layers": 3,
@@ -215,7 +229,7 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if name == "temp":  # a temperature
         return np.full(shape, 0.1, np.float32)
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
-    if "norm" in name.lower() and name.endswith(".weight"):
+    if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
     if len(shape) == 1:
         return 0.2 * z

@@ -10,7 +10,7 @@ from pathlib import Path
 import checkpoints
 
 from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES
-from instructblip_jax.convert.vocabulary import with_boundaries, with_image
+from instructblip_jax.convert.vocabulary import with_boundaries, with_image, with_mark
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
@@ -21,6 +21,7 @@ SHIPPED = ROOT / "instructblip_jax" / "assets" / "digits"
 SIZE = 24  # pixels along a side
 WITH_IMAGES = {
     "llava": lambda directory: with_image(directory, "LlavaProcessor"),
+    "frozen": with_mark,
     "kosmos-1": lambda directory: with_boundaries(directory, BOUNDARIES),
 }
 """Systems whose tokenizer is LLaMA's with tokens for pictures -> how they are added."""
