@@ -9,7 +9,7 @@ from typing import Any
 
 from instructblip_jax.convert import clip_tower, vocabulary
 from instructblip_jax.convert.assemble import Draft, constant, normal, uniform
-from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES, KINDS, LLM, POOL, VIT
+from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES, KINDS, LLM, POOL, TOWER, VIT
 from instructblip_jax.convert.new_rows import ROWS_MULTIPLE
 from instructblip_jax.convert.parts import magneto
 from instructblip_jax.convert.rule import Shape
@@ -42,7 +42,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
     }
     config = magneto.read_config(language / "config.json", text)  # raises, naming the field
     tower = settings(parts["vision"])[2]
-    side = vision.get("image_size", 224)
+    side, seen = (vision.get(name, TOWER[name]) for name in ("image_size", "hidden_size"))
     files: dict[str, dict[str, Any]] = {
         "config.json": {
             "architectures": ["Kosmos1ForConditionalGeneration"],
@@ -61,7 +61,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
             "size": {"height": side, "width": side},
         },
     }
-    return Draft({**tensors}, files, {"": words}, language, partial(draw, config=config, seed=seed))
+    return Draft({**tensors}, files, {"": words}, language, partial(draw, config=config, seen=seen, seed=seed))
 
 
 def _sizes(directory: Path) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def _sizes(directory: Path) -> dict[str, Any]:
     return raw if raw.get("model_type") == KIND else {}
 
 
-def draw(name: str, shape: Shape, *, config: MagnetoConfig, seed: int) -> Lazy | None:
+def draw(name: str, shape: Shape, *, config: MagnetoConfig, seen: int, seed: int) -> Lazy | None:
     """First values as torchscale draws them: a linear layer's weights and biases uniform(-1 / sqrt(in), 1 / sqrt(in)),
     those of `SUB_NORMED` times sqrt(log(2 L)), L the number of layers; words normal(0, 1 / sqrt(D)); latents normal(0,
-    1)."""
+    1). ``seen``: the tower's width."""
     key = (seed, zlib.crc32(name.encode()))
     if name == f"{POOL}.latent_query":
         return normal(shape, 1.0, *key)
@@ -85,8 +85,6 @@ def draw(name: str, shape: Shape, *, config: MagnetoConfig, seed: int) -> Lazy |
     layer, _, kind = name.rpartition(".")
     if layer.endswith(("norm", "_ln")):
         return constant(shape, float(kind == "weight"))
-    inputs = config.ffn_dim if layer.endswith("fc2") else config.width
-    if len(shape) == 2:
-        inputs = shape[1]
+    inputs = config.ffn_dim if layer.endswith("fc2") else seen if layer == f"{POOL}.dense" else config.width
     gain = math.sqrt(math.log(2 * config.layers)) if layer.startswith(LLM[1]) and layer.endswith(SUB_NORMED) else 1.0
     return uniform(shape, *key, bound=gain * inputs**-0.5)

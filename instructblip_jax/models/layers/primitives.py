@@ -167,8 +167,9 @@ def weights_kept(key: jax.Array, rate: float, shape: tuple[int, ...], axes: tupl
     number = jnp.zeros((1, *shape[1:]), jnp.uint32)
     for axis, size in enumerate(shape[1:], 1):
         number = number * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, number.shape, axis)
-    bits = _mixed(_mixed(number ^ seeds[0]) + seeds[1])
-    return constrain(bits, *axes) < jnp.uint32(round((1.0 - rate) * 2**32))
+    bits = constrain(_mixed(_mixed(number ^ seeds[0]) + seeds[1]), *axes)
+    # Made once, not again in each of the products that read it.
+    return jax.lax.optimization_barrier(bits < jnp.uint32(round((1.0 - rate) * 2**32)))
 
 
 def _mixed(x: jax.Array) -> jax.Array:
