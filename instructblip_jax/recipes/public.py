@@ -7,8 +7,10 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.towers.nf_resnet import NfResNetConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
@@ -75,6 +77,7 @@ NEW: dict[str, SystemConfig] = {
     "blip2-flan-t5-xxl-new": _blip2(FLAN_T5_XXL),
     "llava-1.5-7b-new": _llava(VICUNA_7B),
     "llava-1.5-13b-new": _llava(VICUNA_13B),
+    "frozen-7b-new": FrozenConfig(NfResNetConfig(), LlamaConfig()),
     "kosmos-1-new": KosmosConfig(KOSMOS_CLIP, MagnetoConfig(vocab_size=64064, scale_embedding=False, positions="xpos")),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),
 }
