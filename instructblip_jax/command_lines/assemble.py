@@ -10,6 +10,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --vision --language [--bert]
   blip-2 --qformer --language [--vision]
   llava --vision --language
+  kosmos-1 --vision --language
   albef --vision --bert
   albef --model
   blip --vision --bert

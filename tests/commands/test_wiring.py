@@ -56,6 +56,7 @@ OFF: dict[str, Any] = {
     "optim.warmup_steps": 2,
     "optim.warmup_start": 0.125,
     "optim.final_learning_rate": 0.0625,
+    "optim.decay": "linear",
     "optim.weight_decay": 0.3,
     "optim.beta1": 0.6,
     "optim.beta2": 0.7,
@@ -214,7 +215,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "text shapes: " in assembled.out
 
     # The step. 1.3 times 64 records in batches of 16 are 5.2 batches, so 6 steps.
-    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5})
+    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5}, "linear")
     assert given["optimizer"]["args"] == (optim, 6)
     step = given["make_step"]
     assert step["args"][1] is gave["optimizer"]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import checkpoints
+import kosmos_toys
 import toys
 from safetensors.numpy import save_file
 
@@ -36,7 +37,7 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
     if kind == "kosmos-1":
-        return checkpoints.kosmos_json(words, sizes=checkpoints.MINI, layers=1)
+        return kosmos_toys.config_json(words, checkpoints.MINI, layers=1)
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:
