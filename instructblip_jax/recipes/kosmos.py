@@ -21,7 +21,7 @@ STEPS = 300_000
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What a step reads of a kind of data.
+    """A kind of data, and how much of it a step reads.
 
     Attributes:
       rows: of a batch; ``prompt`` + ``response`` are the words of each, and ``pictures`` how many it may show.
