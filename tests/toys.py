@@ -9,20 +9,25 @@ from pathlib import Path
 
 import checkpoints
 
-from instructblip_jax.convert.vocabulary import Vocabulary, with_image
+from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES
+from instructblip_jax.convert.vocabulary import CHUNK, with_boundaries, with_image, with_mark
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
-from instructblip_jax.processors.flamingo import CHUNK
 from instructblip_jax.processors.idefics import FAKE
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
-from instructblip_jax.processors.interleaved import MARK
 
 ROOT = Path(__file__).parents[1]
 GOLDENS = ROOT / "tests" / "goldens"
 SHIPPED = ROOT / "instructblip_jax" / "assets" / "digits"
 SIZE = 24  # pixels along a side
-ADDED = {"flamingo": (CHUNK, MARK), "idefics": (FAKE, MARK)}
-"""Tokens behind a language model's own, by the kind of system."""
+WITH_IMAGES = {
+    "llava": lambda directory: with_image(directory, "LlavaProcessor"),
+    "frozen": with_mark,
+    "kosmos-1": lambda directory: with_boundaries(directory, BOUNDARIES),
+    "flamingo": lambda directory: with_mark(directory, CHUNK),
+    "idefics": lambda directory: with_mark(directory, FAKE),
+}
+"""Systems whose tokenizer is LLaMA's with tokens for pictures -> how they are added."""
 
 
 def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, int]:
@@ -34,17 +39,9 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
         sys.path.pop(0)
     if kind == "llama":
         return write_llama(directory).get_vocab_size(), 0
-    if kind == "llava":
+    if kind in WITH_IMAGES:
         write_llama(directory)
-        vocabulary = with_image(directory, "LlavaProcessor")
-        vocabulary.write(directory)
-        return vocabulary.size, 0
-    if kind in ADDED:
-        write_llama(directory)
-        vocabulary = Vocabulary(directory, "")
-        for token in ADDED[kind]:
-            vocabulary.add(token)
-        vocabulary.config["pad_token"] = vocabulary.config["unk_token"]
+        vocabulary = WITH_IMAGES[kind](directory)
         vocabulary.write(directory)
         return vocabulary.size, 0
     words = write_t5(directory).get_vocab_size()

@@ -11,6 +11,8 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --qformer --language [--vision]
   llava --vision --language
   flamingo --vision --language
+  frozen --language [--vision]
+  kosmos-1 --vision --language
   albef --vision --bert
   albef --model
   blip --vision --bert
@@ -40,7 +42,8 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "queries",
         None,
-        "Number of new query tokens, of blip-2 and instructblip, or of flamingo's latents; the papers' by default.",
+        "Number of new query tokens, of blip-2 and instructblip, of flamingo's latents, or of vectors a picture, of "
+        "frozen; the papers' by default.",
         lower_bound=1,
     )
     flags.DEFINE_integer("every", None, "Layers between flamingo's blocks; 4 by default.", lower_bound=1)

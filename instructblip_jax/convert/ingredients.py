@@ -4,10 +4,11 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava and flamingo a CLIP; for albef and "
-    "blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava, flamingo, kosmos-1 and frozen a CLIP; for "
+    "albef and blip also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT.",
+    "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for kosmos-1 a "
+    "tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -53,6 +54,8 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     ),
     "llava": (Combination(("vision", "language")),),
     "flamingo": (Combination(("vision", "language")),),
+    "kosmos-1": (Combination(("vision", "language")),),
+    "frozen": (Combination(("language",), ("vision",)),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
@@ -93,12 +96,12 @@ def check_every(system: str, given: int | None) -> None:
 
 
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
-    """Raise ValueError if a number of query tokens is given where none are new."""
-    begun = not {"qformer", "blip2", "model"} & set(parts)
-    new = system == "flamingo" or (system in ("blip-2", "instructblip") and begun)
+    """Raise ValueError if a number of query tokens, latents or vectors of a picture is given where none are new."""
+    bridge = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    new = bridge or system in ("flamingo", "frozen")
     if given is not None and not new:
         raise ValueError(
-            "--queries is for flamingo, and a blip-2 or instructblip of --vision, whose query tokens are new"
+            "--queries is for flamingo, frozen, and a blip-2 or instructblip of --vision, whose query tokens are new"
         )
 
 

@@ -26,8 +26,7 @@ NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Checked options; make them with `Options.of`. ``ends``, ``pad`` and ``never`` are token ids; no answer holds
-    one of ``never``."""
+    """Checked options; make them with `Options.of`. ``ends``, ``forbidden`` and ``pad`` are token ids."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -47,8 +46,8 @@ class Options:
     no_repeat_ngram_size: int
     early_stopping: bool | Literal["never"]
     ends: tuple[int, ...]
+    forbidden: tuple[int, ...]
     pad: int
-    never: tuple[int, ...]
 
     @classmethod
     def of(
@@ -57,6 +56,7 @@ class Options:
         ends: int | Iterable[int],
         pad: int,
         vocabulary: int,
+        forbidden: tuple[int, ...] = (),
         max_new_tokens: int = 64,
         min_new_tokens: int = 0,
         num_beams: int = 1,
@@ -70,11 +70,10 @@ class Options:
         no_repeat_ngram_size: int = 0,
         early_stopping: bool | Literal["never"] = False,
         penalize_prompt: bool = False,
-        never: tuple[int, ...] = (),
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``; ``never``: ids that no answer holds. ``top_k``
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that none holds. ``top_k``
         (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty``
         and ``early_stopping`` to beam search.
         Raises ValueError naming the option whose value is not possible.
@@ -133,8 +132,8 @@ class Options:
             no_repeat_ngram_size=no_repeat_ngram_size,
             early_stopping=early_stopping,
             ends=_tokens(ends, vocabulary),
+            forbidden=forbidden,
             pad=pad,
-            never=never,
         )
 
     @property

@@ -94,8 +94,8 @@ class FlamingoConfig(InterleavedConfig):
         return super().more_end_ids if self.chunk_token_id < 0 else (self.chunk_token_id,)
 
     @property
-    def never_written(self) -> tuple[int, ...]:
-        """See `protocol.Withholds`: a picture cannot be written."""
+    def forbidden_ids(self) -> tuple[int, ...]:
+        """See `protocol.Forbids`: a picture cannot be written."""
         return tuple(token for token in (self.fake_token_id, self.image_token_id) if token >= 0)
 
     @property

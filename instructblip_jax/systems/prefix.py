@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
@@ -31,7 +32,7 @@ class PrefixConfig:
     and ``stored_image_size``; see `protocol.SystemConfig`."""
 
     vision: VitConfig
-    text: TextConfig
+    text: TextConfig | MagnetoConfig
     stored_image_size: int
     image_token_id: int = -1
 
@@ -175,7 +176,7 @@ class PrefixSystem(nnx.Module):
         return embeds, jnp.concatenate([jnp.ones(visual.shape[:2], mask.dtype), mask], axis=1)
 
     def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """Media and text of a decoder-only model -> its last layer's output [B, Q + T, D]."""
+        """The last layer's output of a decoder-only language model at each position of `prompt`, [B, Q + T, D]."""
         return self.llm.run(*self.prompt(media, batch, key=key))
 
     def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:

@@ -139,12 +139,12 @@ class Adapts(Protocol):
 
 
 @runtime_checkable
-class Withholds(Protocol):
-    """A configuration with tokens that stand for media, and that no answer may hold."""
+class Forbids(Protocol):
+    """A configuration some of whose tokens no answer holds."""
 
     @property
-    def never_written(self) -> tuple[int, ...]:
-        """These tokens."""
+    def forbidden_ids(self) -> tuple[int, ...]:
+        """These tokens: those that stand for pictures or around them, say."""
 
 
 class Answers(Protocol):

@@ -1,4 +1,4 @@
-"""Idefics-1 against transformers on PyTorch, live, on fresh random checkpoints. Skipped where torch is not installed."""
+"""Idefics-1 against transformers on PyTorch, live, on fresh random checkpoints."""
 
 import json
 
@@ -152,7 +152,7 @@ def test_features_logits_loss_and_gradients(pair):
 def test_tokens(pair, beams):
     _, model, theirs = pair
     batch = batch_of(model.config, PICTURES, 11, "left")
-    given, words = inputs(model.config, batch), model.config.never_written
+    given, words = inputs(model.config, batch), model.config.forbidden_ids
     del given["position_ids"]
     with torch.no_grad():
         ids = theirs.generate(

@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.convert import vocabulary
+from instructblip_jax.convert import clip_tower, vocabulary
 from instructblip_jax.convert.assemble import Draft, constant, normal, uniform
-from instructblip_jax.convert.drafts.clip_tower import BUFFER, clip_tower
 from instructblip_jax.convert.layouts.flamingo import ADDED, BLOCKS, CROSS, LANGUAGES, LLM, PERCEIVER, RESAMPLER, VIT
 from instructblip_jax.convert.new_rows import SCALE
 from instructblip_jax.convert.rule import Shape
@@ -29,15 +28,11 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EV
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`. ``every``: layers
     of a group, before the first of which a block stands; ``queries``: latents of the resampler."""
     vision, language = parts["vision"], parts["language"]
-    section, tensors = clip_tower(vision, VIT[1])
+    section, tensors = clip_tower.read(vision, VIT[1])
     text, words = _language(language)
-    own = vocabulary.Vocabulary(language, "")
-    del own.config["processor_class"]  # transformers has none
-    known = own.size
+    own = vocabulary.with_mark(language, vocabulary.CHUNK)
     chunk, image = own.add(vocabulary.CHUNK), own.add(vocabulary.IMAGE)
-    if own.config.get("pad_token") is None:  # LLaMA's, which has none
-        own.config["pad_token"] = own.config.get("unk_token")
-    own.config["padding_side"] = "left"
+    known = min(chunk, image)
     width = text["hidden_size"]
     config = {
         "architectures": ["FlamingoForConditionalGeneration"],
@@ -72,7 +67,9 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     shards = open_shards(directory)
     text = {name: x for name, x in raw.items() if name != "architectures"}
-    return text, {LLM[1] + name: stored(shards, name) for name in shards.shapes if not BUFFER.fullmatch(name)}
+    return text, {
+        LLM[1] + name: stored(shards, name) for name in shards.shapes if not clip_tower.BUFFER.fullmatch(name)
+    }
 
 
 def _draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.convert import vocabulary
+from instructblip_jax.convert import clip_tower, vocabulary
 from instructblip_jax.convert.assemble import Draft
-from instructblip_jax.convert.drafts.clip_tower import BUFFER, clip_tower
 from instructblip_jax.convert.ingredients import PROJECTORS
 from instructblip_jax.convert.layouts.hf_llava import ASPECT, LLM, PROJECTOR, VIT
 from instructblip_jax.convert.new_rows import grow
@@ -43,7 +42,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str 
     of a new one, of `convert.ingredients.PROJECTORS`.
     """
     vision, language = parts["vision"], parts["language"]
-    section, tensors = clip_tower(vision, VIT[1])
+    section, tower = clip_tower.read(vision, VIT[1])
+    tensors: dict[str, Tensor] = {**tower}
     text, words, act, options = _language(language, projector)
     tensors |= words
     vocabulary_ = vocabulary.with_image(language, "LlavaProcessor")
@@ -96,7 +96,7 @@ def _language(directory: Path, projector: str) -> tuple[dict[str, Any], dict[str
     tensors: dict[str, Tensor] = {
         LLM[1] + name: stored(shards, name)
         for name in shards.shapes
-        if not (name in theirs or BUFFER.fullmatch(name) or name.startswith("model.vision_tower."))
+        if not (name in theirs or clip_tower.BUFFER.fullmatch(name) or name.startswith("model.vision_tower."))
     }
     if not theirs and raw.get("model_type") == "llama":
         return text, tensors, "linear" if projector == "linear" else "gelu", {}
