@@ -40,8 +40,8 @@ class OptimConfig:
     accumulation: int = 1
     spike_factor: float = 0.0
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
-    undecayed: tuple[str, ...] = ()
     decay: Literal["cosine", "linear"] = "cosine"
+    undecayed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:

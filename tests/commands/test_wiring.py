@@ -65,6 +65,7 @@ OFF: dict[str, Any] = {
     "optim.accumulation": 2,
     "optim.spike_factor": 4.0,
     "optim.rates": {"projector": 0.5},
+    "optim.undecayed": ("qformer",),
     "mixture.sets": ("caption", "count", "digit_at:validation"),
     "mixture.exponent": 1.0,
     "mixture.weights": {"count": 2.0},

@@ -73,7 +73,7 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
-    """What is new, as OpenFlamingo begins it: linear layers as torch does, latents and times normal(0, 1), closed
+    """A new tensor, as OpenFlamingo begins it: linear layers as torch does, latents and times normal(0, 1), closed
     gates; embeddings of added tokens normal(0, 0.02), as Hugging Face's."""
     own = (seed, zlib.crc32(name.encode()))
     if name in ADDED:
