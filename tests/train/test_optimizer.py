@@ -156,6 +156,6 @@ def test_nothing_decays_under_some_prefixes():
     params = {path: np.full((2, 2), 4.0) for path in ("a/b/kernel", "a/c/kernel", "d/kernel", "d/bias")}
     tx = optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.5, undecayed=("a/b",)), 10)
     updates = tx.update({path: np.zeros((2, 2)) for path in params}, tx.init(params), params)[0]
-    assert [bool(x.any()) for x in updates.values()] == [False, True, True, False]
+    assert {path for path, x in updates.items() if x.any()} == {"a/c/kernel", "d/kernel"}
     with pytest.raises(ValueError, match=r"optim\.undecayed names 'abc', and this run trains nothing under it"):
         optimizer(OptimConfig(undecayed=("abc",)), 10).init(params)

@@ -1,4 +1,4 @@
-"""What the layouts of Flamingo and Idefics share: fields of our own that say which pictures a token sees."""
+"""Fields of our own, shared by the layouts of Flamingo and Idefics, that say which pictures a token sees."""
 
 from collections.abc import Mapping
 from pathlib import Path
