@@ -1,4 +1,4 @@
-"""What the table of systems (`families`) says of each: how its model directories are read, written and assembled."""
+"""A line of the table of systems (`families`): how model directories are read, written and assembled."""
 
 import dataclasses
 import re

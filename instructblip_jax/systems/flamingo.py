@@ -49,7 +49,7 @@ class FlamingoConfig(InterleavedConfig):
       class_token: True if the tower's class token is read, too (Idefics).
       sees: one of `SEES`.
       next_picture: the probability with which a row, in training, looks at the next picture, not the one before: web
-        pages place pictures on either side of their text (0.5 in Flamingo's, section 4.1 of its appendix; 0 elsewhere).
+        pages place pictures on either side of their text (0.5 in the paper's appendix; 0 in the open code).
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
 
