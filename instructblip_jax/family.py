@@ -1,4 +1,4 @@
-"""What the table of systems (`families`) says of each: how its model directories are read, written and assembled."""
+"""A family of systems: how its model directories are read, written and assembled (`families` is the table)."""
 
 import dataclasses
 import re
