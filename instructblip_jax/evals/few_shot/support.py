@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+_BLOCK = 64  # numbers drawn at once, whatever the count, so that a larger count begins with the same ones
+
 
 def pool(records: int, size: int, seed: int) -> np.ndarray:
     """``size`` of so many ``records``, or all of them (``size`` 0, or more than there are): int64 [P], ascending."""
@@ -13,8 +15,13 @@ def pool(records: int, size: int, seed: int) -> np.ndarray:
 
 
 def drawn(own: np.ndarray, question: int, count: int, seed: int) -> np.ndarray:
-    """``count`` different records of a pool for the question of this number, int64 [count]."""
-    return np.random.default_rng((seed, 1, question)).choice(own, count, replace=False)
+    """``count`` different records of a pool for the question of this number, int64 [count]; the first of them are those
+    of a smaller ``count``."""
+    rng = np.random.default_rng((seed, 1, question))
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found |= dict.fromkeys(rng.integers(len(own), size=_BLOCK).tolist())
+    return own[list(found)[:count]]
 
 
 def similar(own: np.ndarray, features: np.ndarray, asked: np.ndarray, count: int) -> np.ndarray:
