@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instructblip_jax.data.record import Record
-from instructblip_jax.data.templates import Templates, instruction
+from instructblip_jax.data.templates import Templates, fields, instruction
 from instructblip_jax.processors.base import MARK
 
 CAPTION, SHORT = "task:caption", "task:vqa"
@@ -50,8 +50,10 @@ class Form:
         if own is None:
             text = instruction(templates, record, 0)
         else:
-            stated = {} if "question" in record.slots else {"question": instruction(templates, record, 0)}
-            text = own.format(**record.slots, **stated)
+            slots = {**record.slots}
+            if "question" in fields(own) - slots.keys():
+                slots["question"] = instruction(templates, record, 0)
+            text = own.format(**slots)
         if MARK not in text:
             text = self.around.format(asked=text)
         return text.replace(MARK, MARK * pictures, 1)
