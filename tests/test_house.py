@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"run.config"},
     "evals": {
         *("comparing", "data", "datasets", "decoding", "distributed", "mesh", "model", "processors.base"),
-        *("run.config", "run.workdir", "systems.bank", "systems.protocol"),
+        *("run.evaluation", "run.workdir", "systems.bank", "systems.protocol"),
     },
     "capfilt": {
         *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.pairs"),

@@ -59,7 +59,7 @@ class Form:
         return text.replace(MARK, MARK * pictures, 1)
 
     def begin(self, task: str) -> str:
-        """What a prompt of this task begins with."""
+        """The text at the head of a prompt of this task."""
         return self.heading.get(task, self.heading.get("", ""))
 
     def cut(self, task: str, text: str) -> str:

@@ -204,7 +204,7 @@ class Asking:
         ]
 
     def _question(self, number: int, record: Record, bank: Bank, before: int) -> tuple[str, Example]:
-        """What the prompt begins with, and its question."""
+        """The text at the head of the prompt, and its question."""
         few, form = self.task.suite.few_shot, self.task.form
         if self.support is None:
             heading, examples = own_examples(record)

@@ -1,15 +1,16 @@
 """Pictures that are encoded once, whatever the number of prompts in which they stand."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import jax
 import numpy as np
 
 from instructblip_jax import mesh as meshes
-from instructblip_jax.data.record import Medium, Record, key_of
+from instructblip_jax.data.loader import media_of
+from instructblip_jax.data.record import Record, key_of
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.processors.image import UnusableImageError
 from instructblip_jax.systems.bank import pooled
 from instructblip_jax.systems.protocol import Media
 
@@ -28,7 +29,7 @@ class Bank:
         self.places: dict[tuple[int, int], int] = {}
         self.encoded = 0
         self._known: dict[bytes, int] = {}
-        self._waiting: list[tuple[str, Medium]] = []
+        self._waiting: list[Record] = []
         self._parts: list[Media] = []
 
     def __len__(self) -> int:
@@ -41,7 +42,7 @@ class Bank:
                 key = key_of(medium.data)
                 if key not in self._known:
                     self._known[key] = len(self._known)
-                    self._waiting.append((record.uid, medium))
+                    self._waiting.append(dataclasses.replace(record, media=(medium,)))
                 self.places[number, place] = self._known[key]
                 if len(self._waiting) == self.rows:
                     self._encode(self.rows)
@@ -72,20 +73,14 @@ class Bank:
 
     def blank(self) -> Media:
         """The media of one blank picture, [1, 1, Q, D]."""
-        arrays = self._arrays(*self._shown)
+        arrays = media_of(self._shown, self.processor)
         return self.model.encode(self.processor.stack([self.processor.blank(arrays)]))
 
     def _encode(self, rows: int) -> None:
         shown = self._waiting + [self._waiting[0]] * (rows - len(self._waiting))
         self._shown = shown[0]
         own = meshes.local_rows(self.model.mesh, rows)
-        media = self.processor.stack([self._arrays(*shown[n]) for n in own.tolist()])
+        media = self.processor.stack([media_of(shown[n], self.processor) for n in own.tolist()])
         self._parts.append(self.model.encode(media, own=own, rows=rows))
         self.encoded += rows
         self._waiting = []
-
-    def _arrays(self, uid: str, medium: Medium) -> dict[str, np.ndarray]:
-        try:
-            return self.processor.media([medium], uid)
-        except UnusableImageError as error:
-            raise ValueError(f"{error}; prepare the set of {uid} again") from error
