@@ -15,7 +15,8 @@ class FewShotConfig:
     Attributes:
       seeds: supports that are drawn, one after the other; scores are means over them.
       selection: "random", or "rices": the examples whose pictures are most like the question's.
-      pool: records of the training split that examples are taken from, drawn for each seed; 0 is all.
+      pool: records of the training split that examples are taken from, 0 for all: one pool for all seeds, by
+        similarity one for each.
       form: a name of `datasets.few_shot.FORMS`; "" is that of the system's paper.
       heading: stands before the whole prompt, in place of what the form puts there (Frozen's task induction).
       texts: at 0 shots, examples that are shown as text alone, before open-ended questions; -1 is the form's number.

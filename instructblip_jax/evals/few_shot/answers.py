@@ -70,7 +70,9 @@ class Support:
         assert task.source is not None
         few, shots = task.suite.few_shot, task.suite.shots
         self.task = task
-        self.pools = [support.pool(len(task.source), few.pool, seed) for seed in range(few.seeds)]
+        # Random supports come out of one pool, so that few pictures are encoded; by similarity they would be the same.
+        drawn_by = range(few.seeds) if few.selection == "rices" else [0] * few.seeds
+        self.pools = [support.pool(len(task.source), few.pool, seed) for seed in drawn_by]
         most = max(*shots, *map(task.texts, shots)) if shots else 0
         if (least := min(map(len, self.pools))) < most:
             raise ValueError(
