@@ -1,4 +1,4 @@
-"""A line of the table of systems (`families`): how model directories are read, written and assembled."""
+"""A family of systems: how its model directories are read, written and assembled (`families` is the table)."""
 
 import dataclasses
 import re

@@ -15,6 +15,8 @@ from instructblip_jax.processors.tokenizer import TextTokenizer
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
+MARK = "<image>"
+"""Stands in a text for each picture of its row, in order, where rows hold several."""
 Row = Mapping[str, np.ndarray]
 """Token rows of one sample by batch key, unpadded int32 [n]."""
 Medium = tuple[str, Any]
