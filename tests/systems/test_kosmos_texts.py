@@ -87,8 +87,6 @@ def test_texts_alone_need_no_picture(directory, processor):
     described = model.config.batch(1, length, kinds=(), training=False)
     made = processor.stack([processor.media([])]) | {key: alone[key] for key in ("input_ids", "attention_mask")}
     assert {key: (x.shape, x.dtype) for key, x in made.items()} == {k: (x.shape, x.dtype) for k, x in described.items()}
-    _, grads = ib.gradients(model, processor([[]], ["two"], ["is there a 7 ?"]))
-    assert not grads["image_to_text_projection.latent_query"].any()
 
 
 def test_kosmos_2_says_its_square_as_a_shorter_side(directory, tmp_path):
