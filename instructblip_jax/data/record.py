@@ -10,6 +10,8 @@ TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open", 
 """The kinds of request: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
 next turn of a dialogue, a long answer; or a document, which asks nothing and whose ``parts`` are all learnt.
 `datasets/prompts.py` words them and `evals/` judges them."""
+DOCUMENT = TASKS[-1]
+"""The task of a document."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
 """Kinds of media: a picture, a frame of a video, a recording, a point cloud."""
 Kinds = tuple[str, ...]
