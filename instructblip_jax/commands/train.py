@@ -178,6 +178,7 @@ def open_validation(
         shapes=data.shapes,
         seed=config.seed,
         blank_image=config.data.blank_image,
+        documents=config.data.documents,
     )
 
 

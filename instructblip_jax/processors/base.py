@@ -93,6 +93,11 @@ class BaseProcessor(ABC):
         reading order. Only of systems that read such documents."""
         raise NotImplementedError(f"{type(self).__name__} reads no documents")
 
+    def cut(self, row: Row, length: int) -> tuple[Row, int]:
+        """The beginning of a document's rows, of at most ``length`` tokens by `lengths`, and the number of pictures
+        that have a place in it; none is cut in two. Only of systems that read documents."""
+        raise NotImplementedError(f"{type(self).__name__} reads no documents")
+
     @abstractmethod
     def response(self, text: str) -> np.ndarray:
         """A response's tokens with the end token, int32 [n]."""

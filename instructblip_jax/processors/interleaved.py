@@ -51,6 +51,12 @@ class InterleavedProcessor(ImageTextProcessor):
         first = answered[0] if len(answered) else len(words)
         return int(words[:first].sum()), int(words[first:].sum())
 
+    def cut(self, row: Row, length: int) -> tuple[Row, int]:
+        """See `BaseProcessor`."""
+        kept = np.cumsum(~self.picture_tokens(row["input_ids"])) <= length
+        cut = {key: x[: int(kept.sum())] for key, x in row.items()}
+        return cut, self.pictures_in(cut["input_ids"])
+
     def batch(
         self,
         rows: Sequence[Row],

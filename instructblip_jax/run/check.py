@@ -27,6 +27,7 @@ def check(run: RunConfig, mesh: Mesh) -> None:
             "set it to 'exact'"
         )
     run.data.augment.check()
+    run.data.documents.check()
     if run.data.features and run.data.augment.is_on:
         raise ValueError(
             "config.data.features keeps the features of pictures that never change, and config.data.augment draws them "

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
@@ -67,6 +68,7 @@ class DataConfig:
         smallest that its rows fit in, and rows of all smaller numbers share it. () makes batches of each number that
         occurs.
       augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
+      documents: what a visit reads of a document: see `DocumentsConfig`.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
     """
@@ -82,6 +84,7 @@ class DataConfig:
     resize: str = "exact"
     pictures: tuple[int, ...] = ()
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    documents: DocumentsConfig = dataclasses.field(default_factory=DocumentsConfig)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,9 @@ def open_data(run: RunConfig, processor: BaseProcessor, mesh: Mesh) -> Data:
     shapes: list[Shape] = []
     if run.data.shapes:
         longest = (max(run.data.instruction_lengths), max(run.data.response_lengths))
-        lengths = sample_lengths(drawn, mixture, processor, templates, seed=run.seed, largest=longest)
+        lengths = sample_lengths(
+            drawn, mixture, processor, templates, seed=run.seed, largest=longest, documents=run.data.documents
+        )
         shapes = fit(lengths, longest, run.data.shapes)
     own = meshes.local_rows(mesh, run.batch_size)
     batches = partial(
@@ -118,6 +120,7 @@ def open_data(run: RunConfig, processor: BaseProcessor, mesh: Mesh) -> Data:
         window=run.data.window,
         blank_image=run.data.blank_image,
         own=own,
+        documents=run.data.documents,
     )
     return Data(
         directory=run.data.directory,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from instructblip_jax import families
 from instructblip_jax.commands import answer, evaluate, train
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
@@ -76,7 +77,11 @@ OFF: dict[str, Any] = {
     "data.templates": "plain",
     "data.blank_image": True,
     "data.features": "",  # test_train_with_features.py
+    "data.pictures": (),  # systems/test_several_pictures.py
     "data.resize": "fast",
+    "data.documents.rule": "kosmos",
+    "data.documents.tokens": 20,
+    "data.documents.pictures": 3,
     "data.augment.crop": 0.5,
     "data.augment.flip": True,
     "data.augment.operations": 2,
@@ -102,7 +107,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features"}:
+    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
@@ -140,7 +145,8 @@ class Spy:
 def off(world, tmp_path):
     """The configuration file, off every default."""
     pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
-    groups = {name: {} for name in ("mesh", "optim", "mixture", "evaluation")} | {"data": {"augment": {}}}
+    groups = {name: {} for name in ("mesh", "optim", "mixture", "evaluation")}
+    groups["data"] = {"augment": {}, "documents": {}}
     lines = [
         "from ml_collections import ConfigDict",
         "def get_config():",
@@ -209,6 +215,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
     assert (batches["seed"], batches["window"], batches["blank_image"]) == (12, 6, True)
+    assert batches["documents"] == DocumentsConfig("kosmos", 20, 3)
     assert len(batches["shapes"]) == 2
     assert max(batches["shapes"]) == (48, 30)
     assert "text shapes: " in assembled.out
@@ -234,6 +241,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert (held["args"][0], held["args"][3]) == (model, PLAIN)
     assert held["args"][1].image == processor.resizing("exact").image
     assert not held["args"][1].augments
+    assert held["documents"] == batches["documents"]
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.

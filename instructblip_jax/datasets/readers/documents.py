@@ -11,8 +11,7 @@ from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, clean, n
 from instructblip_jax.datasets.readers.source_rows import Made
 
 LEAST = 64
-"""Shortest side, in pixels, of a picture from the web (arXiv 2204.14198, appendix A.3.1; arXiv 2302.14045, section
-3.1)."""
+"""Shortest side, in pixels, of a picture from the web (arXiv 2204.14198, 2302.14045)."""
 PARAGRAPH = "\n\n"
 """Ends the paragraphs of a text, and joins neighbouring texts of OBELICS."""
 LEFT_OUT = "picture left out: "

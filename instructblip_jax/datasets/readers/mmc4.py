@@ -35,7 +35,7 @@ from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.web_pairs import samples, shards_in
 
 SIMILARITY = 0.24
-"""A picture less similar to its sentence is left out (arXiv 2308.01390, section 3.2)."""
+"""A picture less similar to its sentence is left out (arXiv 2308.01390, and its code)."""
 SMALLEST = 10_000
 """Bytes; a smaller picture is left out, as in OpenFlamingo's code."""
 LONGEST = 1 << 28
