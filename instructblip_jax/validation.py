@@ -5,7 +5,7 @@ every time, in batches of the static shapes of training.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -58,7 +58,7 @@ class HeldOut:
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image, self.whole = own.tolist(), blank_image, whole
-        most = documents.most if source[0].task == DOCUMENT else None
+        most = documents.pictures or None if source[0].task == DOCUMENT else None
         self.shown = prepared.shown_as(source, lambda kinds: processor.static_kinds(kinds[:most]))
         ranks = self.shown.order
         largest = np.max(shapes, axis=0)
@@ -145,6 +145,14 @@ class Validation:
         if running is not None:
             add(running)
         return float(sum(weights[name] * total / max(count, 1.0) for name, (total, count) in totals.items()))
+
+
+def together(found: Sequence[Validation | None]) -> Callable[..., dict[str, float]] | None:
+    """The validations of several groups of sets as one; None where there is none."""
+    there = [one for one in found if one is not None]
+    if len(there) < 2:
+        return there[0] if there else None
+    return lambda *state: {name: loss for one in there for name, loss in one(*state).items()}
 
 
 def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source | prepared.Joined]:

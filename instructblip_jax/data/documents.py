@@ -1,10 +1,10 @@
-"""What a visit reads of a document, as the papers sample theirs: always a function of record, seed and visit alone."""
+"""The part of a document that a visit reads: always a function of record, seed and visit alone."""
 
 import bisect
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,62 +22,34 @@ _END = re.compile(r"[.!?][\"')\]]*\s+|\n+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """A paper's way to sample documents.
-
-    Attributes:
-      pictures: the first ones that are read; 0 is all.
-      anywhere: a document longer than its row is read from a token that is drawn, not from its beginning.
-      alone: the share of visits that pass over a document with a single picture.
-      pictured: documents with pictures are passed over if none is in the part that is read, or if a single one has no
-        text behind it.
-      packs: a row of text without pictures is filled with whole sentences, of the document and those that follow.
-    """
-
-    pictures: int = 0
-    anywhere: bool = False
-    alone: float = 0.0
-    pictured: bool = False
-    packs: bool = False
-
-
-RULES: Mapping[str, Rule] = {
-    "whole": Rule(),
-    "flamingo": Rule(5, anywhere=True),  # arXiv 2204.14198
-    "open_flamingo": Rule(6, alone=0.5, pictured=True),  # arXiv 2308.01390, and its code
-    "kosmos": Rule(5, alone=0.5, packs=True),  # arXiv 2302.14045
-}
-"""config.data.documents.rule -> the rule."""
-
-
-@dataclasses.dataclass(frozen=True)
 class DocumentsConfig:
-    """The part of a document that a visit reads.
+    """The part of a document that a visit reads; `recipes.documents` has the papers' ways.
 
     Attributes:
-      rule: "whole" is the document from its beginning; "flamingo", "open_flamingo" and "kosmos" are those papers' ways
-        (`RULES`).
       tokens: the most that are read, those of pictures not counted where the system's processor does not count them;
         0 is what the longest of ``response_lengths`` holds.
-      pictures: the most that are read; 0 is the rule's own number.
+      pictures: the most that are read, the first ones; 0 is all.
+      window: a document with more tokens is read from one that is drawn, not from its beginning.
+      pass_single: the share of visits that pass over a document with a single picture.
+      pictured: a document with pictures is passed over if none is in the part that is read, or if a single one has no
+        text behind it.
+      pack: a row of text without pictures is filled with whole sentences, of the document and of those that follow.
     """
 
-    rule: str = "whole"
     tokens: int = 0
     pictures: int = 0
-
-    @property
-    def most(self) -> int | None:
-        """The most pictures that are read; None if all are."""
-        return self.pictures or RULES[self.rule].pictures or None
+    window: bool = False
+    pass_single: float = 0.0
+    pictured: bool = False
+    pack: bool = False
 
     def check(self) -> None:
         """Raise ValueError naming a field that is out of range."""
-        if self.rule not in RULES:
-            raise ValueError(f"config.data.documents.rule is {self.rule!r}; it is {', '.join(RULES)}")
         for name in ("tokens", "pictures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config.data.documents.{name} is {getattr(self, name)}; it is at least 0")
+        if not 0 <= self.pass_single < 1:
+            raise ValueError(f"config.data.documents.pass_single is {self.pass_single}; it is at least 0, and below 1")
 
 
 WHOLE = DocumentsConfig()
@@ -100,29 +72,29 @@ def read(
     longest: int | None = None,
     following: Iterable[Record] = (),
 ) -> Read | None:
-    """What is read of a document; None where this visit passes over it.
+    """The part of a document that is read; None where this visit passes over it.
 
     ``longest``: the most tokens that a row holds. ``following``: the records after it, for rows that are filled up.
     Raises ValueError for a system that reads no documents.
     """
-    rule, limit = RULES[config.rule], min((n for n in (config.tokens, longest) if n), default=None)
+    limit = min((n for n in (config.tokens, longest) if n), default=None)
     try:
-        if rule.packs and limit and not record.media:
+        if config.pack and limit and not record.media:
             return Read(_packed(record, rng, processor, limit, following), ())
-        return _part(record.parts, rng, processor, rule, limit, config.most)
+        return _part(record.parts, rng, processor, config, limit)
     except NotImplementedError as error:
         raise ValueError(f"{record.uid}: {error}") from error
 
 
 def _part(
-    parts: Parts, rng: np.random.Generator, processor: BaseProcessor, rule: Rule, limit: int | None, most: int | None
+    parts: Parts, rng: np.random.Generator, processor: BaseProcessor, config: DocumentsConfig, limit: int | None
 ) -> Read | None:
     pictures = [part for part in parts if isinstance(part, int)]
-    if len(pictures) == 1 and rng.random() < rule.alone:
+    if len(pictures) == 1 and rng.random() < config.pass_single:
         return None
-    if limit and rule.anywhere:
+    if limit and config.window:
         parts = _from_anywhere(parts, rng, processor, limit)
-    kept = [part for part in parts if isinstance(part, int)][:most]
+    kept = [part for part in parts if isinstance(part, int)][: config.pictures or None]
     numbers = {picture: number for number, picture in enumerate(kept)}
     parts = [
         part if isinstance(part, str) else numbers[part] for part in parts if isinstance(part, str) or part in kept
@@ -131,7 +103,7 @@ def _part(
     if limit:
         row, count = processor.cut(row, limit)
         kept = kept[:count]
-    if rule.pictured and pictures and (not kept or (len(kept) == 1 and isinstance(parts[-1], int))):
+    if config.pictured and pictures and (not kept or (len(kept) == 1 and isinstance(parts[-1], int))):
         return None
     return Read(row, tuple(kept))
 

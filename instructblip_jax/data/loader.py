@@ -180,7 +180,12 @@ class TrainingData:
 
     def _kinds_of(self, first: Record) -> Callable[[Kinds], Kinds]:
         """The kinds that a batch has room for, from those of a record, in the set whose first record is given."""
-        most = self.documents.most if first.task == DOCUMENT else None
+        if first.task == DOCUMENT and self.features is not None:
+            raise ValueError(
+                f"config.data.features: set {first.dataset!r} holds documents, of whose pictures a visit shows some; "
+                "leave it out"
+            )
+        most = self.documents.pictures or None if first.task == DOCUMENT else None
         return lambda kinds: self.processor.static_kinds(kinds[:most])
 
     @property

@@ -16,7 +16,7 @@ from instructblip_jax.processors.base import BaseProcessor, Row
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """What is read of a record.
+    """The part of a record that is read.
 
     Attributes:
       text: token rows.
@@ -44,7 +44,7 @@ def visit(
     reading: DocumentsConfig = WHOLE,
     following: Iterable[Record] = (),
 ) -> Visit | None:
-    """What is read of a record; None where this visit passes over it (`DocumentsConfig`).
+    """The part of a record that is read; None where this visit passes over it (`DocumentsConfig`).
 
     A document loses what exceeds the response of ``largest``, and a conversation its last turns; other texts are taken
     whole, whatever their length. ``following``: the records after it, which share the row of a text without pictures.

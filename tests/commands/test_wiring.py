@@ -79,14 +79,18 @@ OFF: dict[str, Any] = {
     "data.features": "",  # test_train_with_features.py
     "data.pictures": (),  # systems/test_several_pictures.py
     "data.resize": "fast",
-    "data.documents.rule": "kosmos",
     "data.documents.tokens": 20,
     "data.documents.pictures": 3,
+    "data.documents.window": True,
+    "data.documents.pass_single": 0.25,
+    "data.documents.pictured": True,
+    "data.documents.pack": True,
+    "mixture.groups": {},  # test_train_groups.py
     "data.augment.crop": 0.5,
     "data.augment.flip": True,
+    "data.augment.exchange": True,
     "data.augment.operations": 2,
     "data.augment.magnitude": 7,
-    "data.augment.exchange": True,
     "evaluation.held_in": ("count",),
     "evaluation.held_out": ("digit_of",),
     "evaluation.batch_size": 4,
@@ -107,7 +111,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures"}:
+    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures", "mixture.groups"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
@@ -215,7 +219,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
     assert (batches["seed"], batches["window"], batches["blank_image"]) == (12, 6, True)
-    assert batches["documents"] == DocumentsConfig("kosmos", 20, 3)
+    assert batches["documents"] == DocumentsConfig(20, 3, True, 0.25, True, True)
     assert len(batches["shapes"]) == 2
     assert max(batches["shapes"]) == (48, 30)
     assert "text shapes: " in assembled.out

@@ -16,6 +16,7 @@ from instructblip_jax.data.record import Medium, Record
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import IGNORE
 from instructblip_jax.processors.llava import LlavaProcessor
+from instructblip_jax.recipes.documents import FLAMINGO, KOSMOS, OPEN_FLAMINGO
 from instructblip_jax.validation import HeldOut
 
 SAID = "is there a seven in the picture and a red digit above it ? yes . no"
@@ -98,8 +99,8 @@ def test_flamingo_reads_a_window_and_its_first_five_pictures(processor):
     record = document(9, words=3)
     shown, starts = set(), set()
     for seed in range(60):
-        found = read(record, processor, seed, longest=24, rule="flamingo")
-        again = read(record, processor, seed, longest=24, rule="flamingo")
+        found = read(record, processor, seed, longest=24, **FLAMINGO)
+        again = read(record, processor, seed, longest=24, **FLAMINGO)
         np.testing.assert_array_equal(found.row["input_ids"], again.row["input_ids"])
         assert len(found.shown) <= 5
         assert found.shown == tuple(range(found.shown[0], found.shown[0] + len(found.shown)))
@@ -114,19 +115,19 @@ def test_a_window_begins_with_a_whole_word(processor):
     record = document(0, words=200)
     known = {*WORDS}
     for seed in range(20):
-        row = read(record, processor, seed, longest=20, rule="flamingo").row
+        row = read(record, processor, seed, longest=20, **FLAMINGO).row
         assert words_of(processor, row).split()[0] in known
 
 
-@pytest.mark.parametrize("rule", ["open_flamingo", "kosmos"])
+@pytest.mark.parametrize("rule", [OPEN_FLAMINGO, KOSMOS])
 def test_half_of_the_visits_pass_over_a_single_picture(processor, rule):
-    passed = sum(read(document(1), processor, seed, rule=rule) is None for seed in range(200))
+    passed = sum(read(document(1), processor, seed, **rule) is None for seed in range(200))
     assert 80 <= passed <= 120
-    assert all(read(document(2), processor, seed, rule=rule) is not None for seed in range(20))
-    alone = [read(document(1, last=False), processor, seed, rule=rule) is None for seed in range(20)]
-    assert all(alone) == (rule == "open_flamingo")  # nothing is learnt from a picture at the end
-    most = {"open_flamingo": 6, "kosmos": 5}[rule]
-    assert read(document(8), processor, rule=rule).shown == tuple(range(most))
+    assert all(read(document(2), processor, seed, **rule) is not None for seed in range(20))
+    alone = [read(document(1, last=False), processor, seed, **rule) is None for seed in range(20)]
+    assert all(alone) == (rule is OPEN_FLAMINGO)  # nothing is learnt from a picture at the end
+    most = rule["pictures"]
+    assert read(document(8), processor, **rule).shown == tuple(range(most))
 
 
 def test_texts_are_packed_by_whole_sentences(processor):
@@ -135,7 +136,7 @@ def test_texts_are_packed_by_whole_sentences(processor):
     begin, end = processor.document([""])["input_ids"]
     firsts, full = set(), []
     for seed in range(20):
-        found = read(texts[0], processor, seed, longest=40, following=[document(2), *texts[1:]], rule="kosmos")
+        found = read(texts[0], processor, seed, longest=40, following=[document(2), *texts[1:]], **KOSMOS)
         ids = found.row["input_ids"]
         assert (ids[0], ids[-1], found.shown) == (begin, end, ())
         assert np.count_nonzero(found.row["labels"] == IGNORE) == np.count_nonzero(ids == begin)
@@ -154,7 +155,7 @@ def test_texts_are_packed_by_whole_sentences(processor):
 
 def test_a_sentence_longer_than_a_row_is_cut(processor):
     long = dataclasses.replace(document(), parts=("seven " * 90,))
-    row = read(long, processor, longest=12, rule="kosmos").row
+    row = read(long, processor, longest=12, **KOSMOS).row
     assert len(row["input_ids"]) == 12
 
 
@@ -168,7 +169,7 @@ RECORDS = [document(n, uid=str(n)) for n in range(9)]
 
 def test_rows_of_different_numbers_of_pictures_share_batches_and_a_resumed_run_sees_the_same(processor):
     held = processor.holding((5,))
-    options = {"documents": DocumentsConfig("flamingo")}
+    options = {"documents": DocumentsConfig(**FLAMINGO)}
     first = batches(RECORDS, held, **options)
     wanted = [next(first) for _ in range(12)]
     arrays = [{key: x for key, x in one.items() if key not in ("uid", "passed")} for one in wanted]
@@ -191,7 +192,7 @@ def test_rows_of_different_numbers_of_pictures_share_batches_and_a_resumed_run_s
 
 def test_a_window_shows_its_own_pictures(processor, monkeypatch):
     """Kept with the record, or read again when the batch is made."""
-    held, options = processor.holding((5,)), {"documents": DocumentsConfig("flamingo", tokens=14)}
+    held, options = processor.holding((5,)), {"documents": DocumentsConfig(**FLAMINGO | {"tokens": 14})}
     kept = next(batches(RECORDS[6:], held, **options))
     monkeypatch.setattr("instructblip_jax.data.loader.KEPT", 0)
     read_again = next(batches(RECORDS[6:], held, **options))
@@ -203,7 +204,7 @@ def test_a_window_shows_its_own_pictures(processor, monkeypatch):
 
 
 def test_systems_that_read_no_documents_say_so(plain):
-    with pytest.raises(ValueError, match="own/[01]: LlavaProcessor reads no documents"):
+    with pytest.raises(ValueError, match=r"own/[01]: LlavaProcessor reads no documents"):
         next(batches(RECORDS[:2], plain))
 
 
@@ -216,7 +217,7 @@ def test_documents_are_validated(processor):
         shapes=[(4, 40)],
         seed=0,
         own=np.arange(4),
-        documents=DocumentsConfig("open_flamingo"),
+        documents=DocumentsConfig(**OPEN_FLAMINGO),
     )
     first, second = (list(held), list(held))
     assert held.taken + held.left_out == len(RECORDS)
@@ -227,7 +228,7 @@ def test_documents_are_validated(processor):
 
 
 def test_fields_are_checked():
-    with pytest.raises(ValueError, match=r"documents\.rule is 'half'; it is whole, flamingo, open_flamingo, kosmos"):
-        DocumentsConfig("half").check()
+    with pytest.raises(ValueError, match=r"documents\.pass_single is 1.0; it is at least 0, and below 1"):
+        DocumentsConfig(pass_single=1.0).check()
     with pytest.raises(ValueError, match=r"documents\.pictures is -1"):
         DocumentsConfig(pictures=-1).check()
