@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import jax
+import kosmos_toys
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -186,7 +187,9 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if name == "temp":  # a temperature
         return np.full(shape, 0.1, np.float32)
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
-    if "norm" in name.lower() and name.endswith(".weight"):
+    if name.startswith("text_model."):
+        return kosmos_toys.values(z, name)
+    if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
     if len(shape) == 1:
         return 0.2 * z

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from every_field import OFF
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -30,74 +31,6 @@ from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.trainable import check_int8
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
-
-OFF: dict[str, Any] = {
-    "model": "{world}/model",
-    "steps": 0,
-    "epochs": 1.3,
-    "batch_size": 16,
-    "log_every": 3,
-    "checkpoint_every": 11,
-    "checkpoints_kept": 5,
-    "validate_every": 6,
-    "log_examples": True,
-    "seed": 12,
-    "dtype": "float32",
-    "image_size": 32,
-    "system": {"instruct_qformer": False},
-    "int8": True,
-    "scan_layers": False,
-    "remat": "layer",
-    "trainable": "original",
-    "mesh.data": 2,
-    "mesh.fsdp": -1,
-    "mesh.tensor": 2,
-    "layout": {"trained": "replicated", "vit": "fsdp", "llm": "tensor"},
-    "optim.learning_rate": 0.25,
-    "optim.warmup_steps": 2,
-    "optim.warmup_start": 0.125,
-    "optim.final_learning_rate": 0.0625,
-    "optim.weight_decay": 0.3,
-    "optim.beta1": 0.6,
-    "optim.beta2": 0.7,
-    "optim.epsilon": 1e-3,
-    "optim.clip_norm": 0.5,
-    "optim.accumulation": 2,
-    "optim.spike_factor": 4.0,
-    "optim.rates": {"projector": 0.5},
-    "mixture.sets": ("caption", "count", "digit_at:validation"),
-    "mixture.exponent": 1.0,
-    "mixture.weights": {"count": 2.0},
-    "mixture.caps": {"caption": 12},
-    "data.directory": "{world}/sets",
-    "data.instruction_lengths": (8, 48),
-    "data.response_lengths": (12, 30),
-    "data.shapes": 2,
-    "data.window": 6,
-    "data.templates": "plain",
-    "data.blank_image": True,
-    "data.features": "",  # test_train_with_features.py
-    "data.pictures": (),  # systems/test_several_pictures.py
-    "data.resize": "fast",
-    "data.documents.tokens": 20,
-    "data.documents.pictures": 3,
-    "data.documents.window": True,
-    "data.documents.pass_single": 0.25,
-    "data.documents.pictured": True,
-    "data.documents.pack": True,
-    "mixture.groups": {},  # test_train_groups.py
-    "data.augment.crop": 0.5,
-    "data.augment.flip": True,
-    "data.augment.exchange": True,
-    "data.augment.operations": 2,
-    "data.augment.magnitude": 7,
-    "evaluation.held_in": ("count",),
-    "evaluation.held_out": ("digit_of",),
-    "evaluation.batch_size": 4,
-    "evaluation.max_new_tokens": 9,
-    "evaluation.blind": False,
-    "evaluation.settings": {"count": {"num_beams": 3}},
-}
 
 
 def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -225,7 +158,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "text shapes: " in assembled.out
 
     # The step. 1.3 times 64 records in batches of 16 are 5.2 batches, so 6 steps.
-    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5})
+    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5}, "linear")
     assert given["optimizer"]["args"] == (optim, 6)
     step = given["make_step"]
     assert step["args"][1] is gave["optimizer"]

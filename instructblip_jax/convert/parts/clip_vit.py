@@ -39,10 +39,11 @@ def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm:
     return config
 
 
-def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) -> list[Rule]:
+def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0, last_apart: bool = False) -> list[Rule]:
     """The table. Hugging Face's name of the first norm is ``pre_layrnorm``.
 
     ``stored_grid``: patches along a side for which the files store position embeddings, 0 for the tower's own number.
+    ``last_apart``: see `Vit`.
     """
     same = stored_grid in (0, config.grid)
     block = f"{theirs}encoder.layers.{{layer}}"
@@ -57,14 +58,24 @@ def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) ->
         Rule(f"{ours}patch/kernel", f"{embeddings}.patch_embedding.weight", patches(config.patch_size)),
         *norm(f"{ours}pre_norm", f"{theirs}pre_layrnorm"),
         *norm(f"{ours}post_norm", f"{theirs}post_layernorm"),
-        *norm(f"{ours}layers/norm1", f"{block}.layer_norm1"),
-        *norm(f"{ours}layers/norm2", f"{block}.layer_norm2"),
-        *dense(f"{ours}layers/attn/o", f"{block}.self_attn.out_proj"),
-        *dense(f"{ours}layers/up", f"{block}.mlp.fc1"),
-        *dense(f"{ours}layers/down", f"{block}.mlp.fc2"),
+        *_block(f"{ours}layers", block),
+    ]
+    if last_apart:
+        table += _block(f"{ours}last", block.format(layer=config.num_hidden_layers - 1))
+    return table
+
+
+def _block(ours: str, theirs: str) -> list[Rule]:
+    """The table of a block, or of a stack of blocks."""
+    table = [
+        *norm(f"{ours}/norm1", f"{theirs}.layer_norm1"),
+        *norm(f"{ours}/norm2", f"{theirs}.layer_norm2"),
+        *dense(f"{ours}/attn/o", f"{theirs}.self_attn.out_proj"),
+        *dense(f"{ours}/up", f"{theirs}.mlp.fc1"),
+        *dense(f"{ours}/down", f"{theirs}.mlp.fc2"),
     ]
     for name in "qkv":
-        table += dense(f"{ours}layers/attn/{name}", f"{block}.self_attn.{name}_proj")
+        table += dense(f"{ours}/attn/{name}", f"{theirs}.self_attn.{name}_proj")
     return table
 
 

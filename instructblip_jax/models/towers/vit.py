@@ -1,7 +1,7 @@
 """The vision tower: a ViT with a class token and learned positions.
 
-EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA), and those of
-ALBEF and BLIP, which began on ImageNet.
+EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA, KOSMOS), and
+those of ALBEF and BLIP, which began on ImageNet.
 """
 
 import dataclasses
@@ -94,11 +94,19 @@ class Vit(nnx.Module):
     """Pixels [B, H, W, 3] -> tokens [B, P, D], class token first (P = grid * grid + 1), normalised by the last norm.
 
     ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`. ``drop_path``: the rate of
-    stochastic depth in the last block (`shares`), where a key is given.
+    stochastic depth in the last block (`shares`), where a key is given. ``last_apart``: the last block is a module of
+    its own, so that it can train beside a stack that is frozen (KOSMOS-1); such a tower has no `drop_path`.
     """
 
     def __init__(
-        self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", drop_path: float = 0.0
+        self,
+        config: VitConfig,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        remat: str = "none",
+        drop_path: float = 0.0,
+        last_apart: bool = False,
     ):
         self.config, self.dtype, self.remat, self.drop_path = config, dtype, remat, drop_path
         width, patch = config.hidden_size, config.patch_size
@@ -106,7 +114,9 @@ class Vit(nnx.Module):
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
         self.pre_norm = self._norm(config.pre_norm, rngs)
-        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
+        depth = config.num_hidden_layers - last_apart
+        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), depth, rngs)
+        self.last = Block(config, dtype=dtype, rngs=rngs) if last_apart else None
         # LAVIS's ln_vision: not part of the frozen tower there, and part of the `original` trainable set here.
         self.post_norm = self._norm(config.post_norm, rngs)
 
@@ -134,7 +144,8 @@ class Vit(nnx.Module):
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         if key is None or self.drop_path == 0:
-            return stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)[0]
+            x = stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)[0]
+            return x if self.last is None else self.last(x)
         factors = shares(key, self.drop_path, config.num_hidden_layers, x.shape[0])
         return stack.run(self.layers, x, lambda block, x, own: (block(x, own), None), factors, remat=self.remat)[0]
 
