@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import Record, without
 from instructblip_jax.processors.base import BaseProcessor, Row
 
 Parts = Sequence[str | int]
@@ -95,10 +95,7 @@ def _part(
     if limit and config.window:
         parts = _from_anywhere(parts, rng, processor, limit)
     kept = [part for part in parts if isinstance(part, int)][: config.pictures or None]
-    numbers = {picture: number for number, picture in enumerate(kept)}
-    parts = [
-        part if isinstance(part, str) else numbers[part] for part in parts if isinstance(part, str) or part in kept
-    ]
+    parts = without(parts, {picture: number for number, picture in enumerate(kept)})
     row = processor.document(_front(parts, limit))
     if limit:
         row, count = processor.cut(row, limit)

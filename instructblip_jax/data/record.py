@@ -32,6 +32,20 @@ def key_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+def without(parts: Sequence[str | int], numbers: Mapping[int, int]) -> tuple[str | int, ...]:
+    """The ``parts`` of a document that keeps those of its media that have new ``numbers`` (old -> new). Texts that
+    become neighbours are joined by a blank."""
+    kept: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            kept += [numbers[part]] if part in numbers else []
+        elif kept and isinstance(kept[-1], str):
+            kept[-1] = f"{kept[-1]} {part}"
+        else:
+            kept.append(part)
+    return tuple(kept)
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """Media, what is asked about them, and what may be answered.

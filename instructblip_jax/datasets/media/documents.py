@@ -4,7 +4,7 @@ import dataclasses
 
 from PIL import Image
 
-from instructblip_jax.data.record import Medium, Record
+from instructblip_jax.data.record import Medium, Record, without
 from instructblip_jax.datasets.draft import Draft, Media
 from instructblip_jax.datasets.media.frames import UnusableMediaError
 from instructblip_jax.datasets.media.load import read
@@ -30,11 +30,7 @@ def with_pictures(draft: Draft) -> tuple[Record, tuple[str, ...]]:
     if reasons and not media:
         gone = all(reason.startswith(MISSING) for reason in reasons)
         raise UnusableMediaError("missing pictures" if gone else "no picture left", ", ".join(dict.fromkeys(reasons)))
-    parts = tuple(
-        part if isinstance(part, str) else numbers[part]
-        for part in draft.record.parts
-        if isinstance(part, str) or part in numbers
-    )
+    parts = without(draft.record.parts, numbers)
     notes = tuple(f"picture left out: {reason}" for reason in reasons)
     return dataclasses.replace(draft.record, media=tuple(media), parts=parts), notes
 
