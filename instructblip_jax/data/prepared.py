@@ -143,8 +143,12 @@ def media_shown(records: Sequence[Record]) -> Shown:
 
 
 def shown_as(records: Sequence[Record], of: Callable[[Kinds], Kinds]) -> Shown:
-    """`media_shown` with ``of`` the kinds in place of each; where all of them become the same, no record is read."""
-    return records.shown_as(of) if isinstance(records, Records) else _looked_up(records).grouped(of)
+    """Kinds that ``of`` makes of those of each record's media, () for none; no record is read if all are the same."""
+    return records.shown_as(of) if isinstance(records, Records) else _held(records).grouped(of)
+
+
+def _held(records: Sequence[Record]) -> Shown:
+    return Shown.listed(each(records, lambda record: tuple(medium.kind for medium in record.media)))
 
 
 def _looked_up(records: Sequence[Record]) -> Shown:
@@ -203,16 +207,16 @@ class Source(Records):
     @functools.cached_property
     def shown(self) -> Shown:
         """See `Records`. Where the report does not say that all records show the same, every record is read."""
-        return self._told(lambda kinds: kinds) or _looked_up(self)
+        return self._told(lambda kinds: kinds or BLANK) or _looked_up(self)
 
     def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
         """See the function `shown_as`."""
-        return self._told(of) or super().shown_as(of)
+        return self._told(of) or _held(self).grouped(of)
 
     def _told(self, of: Callable[[Kinds], Kinds]) -> Shown | None:
         """What the report tells of all records: ``of`` their kinds is the same for each. None if it is not."""
         kinds = kinds_counted(self._report)
-        shown = {of(one or BLANK) for one in kinds}
+        shown = set(map(of, kinds))
         if not kinds and self._report["pictures"] <= 1:  # the report of an early version
             shown = {of(BLANK)}
         return Shown(tuple(shown), np.zeros(len(self), np.int64)) if len(shown) == 1 else None

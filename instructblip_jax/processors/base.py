@@ -228,8 +228,9 @@ class BaseProcessor(ABC):
         return found
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it."""
-        return kinds
+        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it; a row
+        without media shows a blank picture."""
+        return kinds or ("image",)
 
     def holding(self, pictures: tuple[int, ...]) -> "BaseProcessor":
         """The same processor for batches of these numbers of pictures a row (`run.config.DataConfig.pictures`).
