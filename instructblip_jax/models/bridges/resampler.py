@@ -1,4 +1,4 @@
-"""Perceiver resampler (arXiv 2204.14198, section 3.1.1): learnt latents read the features of one picture or video.
+"""Perceiver resampler (arXiv 2204.14198, section 2.1): learnt latents read the features of one picture or video.
 
 Pictures are never mixed: what a row of features becomes does not depend on the other rows.
 """
@@ -109,7 +109,7 @@ class Resampler(nnx.Module):
 
 def stretched(embeddings: jax.Array, frames: int) -> jax.Array:
     """Embeddings [F', D] of a training video's frames -> those of ``frames`` frames: the first of them, or, of a longer
-    video, interpolated linearly, both ends kept (arXiv 2204.14198, appendix B.1.3; 8 become 30 there)."""
+    video, interpolated linearly, both ends kept (arXiv 2204.14198, appendix; 8 become 30 there)."""
     count = embeddings.shape[0]
     if frames <= count:
         return embeddings[:frames]
