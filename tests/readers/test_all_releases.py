@@ -31,8 +31,8 @@ def test_counts_order_and_round_trip(layouts, name):
     assert len(set(uids)) == len(uids)
 
 
-def test_there_are_26_and_four_of_llava_and_three_forms_of_scienceqa_and_those_of_pairs():
-    assert len(RELEASES) == 26 + 4 + 3 + 11
+def test_there_are_26_and_those_of_llava_of_scienceqas_reasons_of_pairs_and_of_frozen():
+    assert len(RELEASES) == 26 + 4 + 3 + 11 + 4
     assert set(prompts.TRAINING) == set(RELEASES)
     trained_on = {"capfilt", "vg_qa", *pretraining.RELEASES}
     trained_on |= {name for name in RELEASES if name.startswith("llava")}

@@ -112,6 +112,8 @@ def shown(record):
         return 1 + len(record.candidates)
     if record.dataset.startswith("scienceqa") or record.dataset == "llava_v1_5_mix665k":
         return int(record.image_id is not None)  # some questions need none
+    if record.parts:
+        return len(record.parts) // 2  # a text each
     return 2 if record.dataset == "nlvr2" else 1
 
 

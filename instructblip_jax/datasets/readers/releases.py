@@ -6,6 +6,7 @@ from instructblip_jax.datasets.readers import (
     capfilt,
     coco_caption,
     coco_vqa,
+    fast_binding,
     flickr30k,
     gqa,
     hateful_memes,
@@ -67,6 +68,8 @@ RELEASES: dict[str, Release] = {
     "flickr30k_retrieval": flickr30k.FOR_RETRIEVAL,
     "nlvr2": nlvr2.RELEASE,
     "snli_ve": snli_ve.RELEASE,
+    **fast_binding.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, and those of ALBEF, BLIP and BLIP-2's first stage."""
+with reasons, those of ALBEF, BLIP and BLIP-2's first
+stage, and Frozen's benchmarks."""
