@@ -27,7 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "systems": {"models", "objectives", "pixels", "sharding"},
     "processors": {"files", "pixels"},
     "convert": {"systems", "models", "mesh", "distributed", "files", "processors.image", "processors.tokenizer"},
-    "families": {"convert", "systems", "processors", "files"},
+    "family": {"convert", "systems.protocol", "processors.base"},
+    "families": {"convert", "family", "systems", "processors", "files"},
     "decoding": {"systems.protocol", "objectives.lm", "processors.base"},
     "train": {"systems.protocol", "systems.trainable", "objectives.term", "sharding", "files"},
     "model": {

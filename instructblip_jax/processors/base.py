@@ -224,6 +224,10 @@ class BaseProcessor(ABC):
                 raise ValueError(f"instructions[{n}]: {error}") from error
         return found
 
+    def shown(self, kinds: tuple[str, ...]) -> int:
+        """The number of pictures that a row with media of these ``kinds`` shows, as `encode` counts them."""
+        return len(kinds)
+
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
         """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it."""
         return kinds

@@ -60,6 +60,7 @@ OFF: dict[str, Any] = {
     "optim.accumulation": 2,
     "optim.spike_factor": 4.0,
     "optim.rates": {"projector": 0.5},
+    "optim.undecayed": ("qformer",),
     "mixture.sets": ("caption", "count", "digit_at:validation"),
     "mixture.exponent": 1.0,
     "mixture.weights": {"count": 2.0},
@@ -222,7 +223,8 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "text shapes: " in assembled.out
 
     # The step. 1.3 times 64 records in batches of 16 are 5.2 batches, so 6 steps.
-    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5}, "linear")
+    rates, more = {"projector": 0.5}, ("linear", ("qformer",))
+    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, rates, *more)
     assert given["optimizer"]["args"] == (optim, 6)
     step = given["make_step"]
     assert step["args"][1] is gave["optimizer"]
