@@ -151,6 +151,7 @@ LIKE_THEM = {
     "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     **dict.fromkeys(("coco_retrieval", "flickr30k_retrieval"), "A short image description:"),
     **dict.fromkeys(("nlvr2", "snli_ve"), "{sentence}"),
+    **dict.fromkeys(BINDING, "{question}"),
     **dict.fromkeys(REASONED, "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"),
 }
 
