@@ -21,8 +21,8 @@ class Bank:
     """The encoded pictures of records, equal ones once; all hosts of a job make it together, each encodes its share. A
     video is a picture where its system reads it as one.
 
-    ``places``: (record number, picture number) -> the picture's number in the bank. ``encoded`` counts the pictures that
-    went through the tower.
+    ``places``: (record number, picture number) -> the picture's number in the bank. ``encoded`` counts the pictures
+    that went through the tower.
     """
 
     def __init__(self, model: Model, processor: BaseProcessor, rows: int):
