@@ -14,7 +14,9 @@ from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
+from instructblip_jax.convert.drafts import frozen as frozen_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
+from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
@@ -22,9 +24,11 @@ from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
     blip_original,
+    frozen,
     hf_blip,
     hf_blip2_retrieval,
     hf_instructblip,
+    hf_kosmos,
     hf_llava,
     lavis,
 )
@@ -38,12 +42,16 @@ from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors import blip as blip_processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
+from instructblip_jax.processors.frozen import FrozenProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
+from instructblip_jax.processors.kosmos import KosmosProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
+from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
@@ -148,11 +156,32 @@ BLIP = Family(
     blip_draft.draft,
     original=blip_original.draft,
 )
+KOSMOS = Family(
+    KosmosConfig.trainable_sets,
+    hf_kosmos.read_config,
+    hf_kosmos.rules,
+    hf_kosmos.ignored,
+    hf_kosmos.describe,
+    KosmosProcessor.from_directory,
+    kosmos_draft.draft,
+)
+FROZEN = Family(
+    FrozenConfig.trainable_sets,
+    frozen.read_config,
+    frozen.rules,
+    frozen.ignored,
+    hf_instructblip.describe,
+    FrozenProcessor.from_directory,
+    frozen_draft.draft,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "kosmos-1": KOSMOS,
+    "kosmos-2": KOSMOS,
+    "frozen": FROZEN,
     "blip": BLIP,
     "albef": ALBEF,
 }

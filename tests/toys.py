@@ -9,7 +9,8 @@ from pathlib import Path
 
 import checkpoints
 
-from instructblip_jax.convert.vocabulary import with_image
+from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES
+from instructblip_jax.convert.vocabulary import with_boundaries, with_image, with_mark
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
@@ -18,6 +19,12 @@ ROOT = Path(__file__).parents[1]
 GOLDENS = ROOT / "tests" / "goldens"
 SHIPPED = ROOT / "instructblip_jax" / "assets" / "digits"
 SIZE = 24  # pixels along a side
+WITH_IMAGES = {
+    "llava": lambda directory: with_image(directory, "LlavaProcessor"),
+    "frozen": with_mark,
+    "kosmos-1": lambda directory: with_boundaries(directory, BOUNDARIES),
+}
+"""Systems whose tokenizer is LLaMA's with tokens for pictures -> how they are added."""
 
 
 def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, int]:
@@ -29,9 +36,9 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
         sys.path.pop(0)
     if kind == "llama":
         return write_llama(directory).get_vocab_size(), 0
-    if kind == "llava":
+    if kind in WITH_IMAGES:
         write_llama(directory)
-        vocabulary = with_image(directory, "LlavaProcessor")
+        vocabulary = WITH_IMAGES[kind](directory)
         vocabulary.write(directory)
         return vocabulary.size, 0
     words = write_t5(directory).get_vocab_size()

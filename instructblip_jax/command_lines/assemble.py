@@ -10,6 +10,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --vision --language [--bert]
   blip-2 --qformer --language [--vision]
   llava --vision --language
+  frozen --language [--vision]
   albef --vision --bert
   albef --model
   blip --vision --bert
@@ -39,7 +40,8 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "queries",
         None,
-        "Number of new query tokens, of blip-2 and instructblip; the papers' by default.",
+        "Number of new query tokens, of blip-2 and instructblip, or of vectors a picture, of frozen; the papers' by "
+        "default.",
         lower_bound=1,
     )
     flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)

@@ -112,10 +112,10 @@ def constant(shape: Shape, value: float) -> Lazy:
     return Lazy(shape, np.dtype(np.float32), lambda: np.full(shape, value, np.float32))
 
 
-def uniform(shape: Shape, *seed: int) -> Lazy:
-    """A new float32 weight [out, in] as torch begins a linear layer's, uniform(-1 / sqrt(in), 1 / sqrt(in)), made when
-    it is written; the same for the same seed."""
-    bound = shape[-1] ** -0.5
+def uniform(shape: Shape, *seed: int, bound: float = 0.0) -> Lazy:
+    """A new float32 tensor, uniform(-bound, bound), made when it is written; the same for the same seed. Without
+    ``bound`` it is a weight [out, in] as torch begins a linear layer's: 1 / sqrt(in)."""
+    bound = bound or shape[-1] ** -0.5
 
     def make() -> np.ndarray:
         return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)

@@ -4,9 +4,11 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava a CLIP; for albef and blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava, kosmos-1 and frozen a CLIP; for albef and "
+    "blip also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories.",
+    "for llava LLaMA, or one of the LLaVA authors' repositories; for kosmos-1 a tokenizer, and a config.json of that "
+    "model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -51,6 +53,8 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("qformer", "language"), ("vision",)),
     ),
     "llava": (Combination(("vision", "language")),),
+    "kosmos-1": (Combination(("vision", "language")),),
+    "frozen": (Combination(("language",), ("vision",)),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
@@ -85,10 +89,13 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
 
 
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
-    """Raise ValueError if a number of query tokens is given where none are new."""
-    new = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    """Raise ValueError if a number of query tokens, or of a picture's vectors, is given where none are new."""
+    bridge = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
+    new = bridge or system == "frozen"
     if given is not None and not new:
-        raise ValueError("--queries is for a blip-2 or instructblip of --vision, whose query tokens are new")
+        raise ValueError(
+            "--queries is for frozen, and for a blip-2 or instructblip of --vision, whose query tokens are new"
+        )
 
 
 def takers(part: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Tokenizers of an assembled directory: those of its parts, with the tokens that its system adds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,36 @@ def with_image(directory: Path, processor_class: str) -> Vocabulary:
     vocabulary.config |= {"pad_token": PAD, "padding_side": "left", "image_token": IMAGE}
     vocabulary.config["extra_special_tokens"] = {"image_token": IMAGE}
     vocabulary.id_of("eos_token")
+    return vocabulary
+
+
+def with_mark(directory: Path) -> Vocabulary:
+    """A language model's tokenizer with ``<image>`` behind its words, and a padding token that it has already.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    vocabulary = Vocabulary(directory, "")
+    del vocabulary.config["processor_class"]  # transformers has none
+    named = (name for name in ("pad_token", "unk_token", "eos_token") if vocabulary.config.get(name) is not None)
+    vocabulary.config["pad_token"] = vocabulary.config[next(named, "eos_token")]
+    vocabulary.id_of("pad_token")
+    vocabulary.add(IMAGE)
+    return vocabulary
+
+
+def with_boundaries(directory: Path, tokens: Iterable[str]) -> Vocabulary:
+    """A tokenizer with ``<pad>``, if it has no padding token, and with the ``tokens`` around a picture.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    vocabulary = Vocabulary(directory, "Kosmos2Processor")
+    if vocabulary.config.get("pad_token") is None:
+        vocabulary.add(PAD)
+        vocabulary.config["pad_token"] = PAD
+    for token in tokens:
+        vocabulary.add(token)
+    for name in ("bos", "eos", "pad"):
+        vocabulary.id_of(f"{name}_token")
     return vocabulary
 
 

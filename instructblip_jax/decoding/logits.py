@@ -22,6 +22,8 @@ def adjust(scores: jax.Array, options: Options, prompt: jax.Array, out: jax.Arra
     if options.no_repeat_ngram_size:
         text = jnp.concatenate([shared, written], axis=2)
         scores = _ban_repeats(scores, text, prompt.shape[1] + index, options.no_repeat_ngram_size)
+    if options.forbidden:
+        scores = scores.at[..., jnp.array(options.forbidden)].set(-jnp.inf)
     ends = jnp.isin(jnp.arange(vocab), jnp.array(options.ends))
     return jnp.where(ends & (index < options.min_new_tokens), -jnp.inf, scores)
 

@@ -26,7 +26,7 @@ NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Checked options; make them with `Options.of`. ``ends`` and ``pad`` are token ids."""
+    """Checked options; make them with `Options.of`. ``ends``, ``forbidden`` and ``pad`` are token ids."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -46,6 +46,7 @@ class Options:
     no_repeat_ngram_size: int
     early_stopping: bool | Literal["never"]
     ends: tuple[int, ...]
+    forbidden: tuple[int, ...]
     pad: int
 
     @classmethod
@@ -55,6 +56,7 @@ class Options:
         ends: int | Iterable[int],
         pad: int,
         vocabulary: int,
+        forbidden: tuple[int, ...] = (),
         max_new_tokens: int = 64,
         min_new_tokens: int = 0,
         num_beams: int = 1,
@@ -71,8 +73,9 @@ class Options:
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``. ``top_k`` (default 50, as in Hugging Face; 0 is
-        off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty`` and ``early_stopping`` to beam search.
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that none holds. ``top_k``
+        (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty``
+        and ``early_stopping`` to beam search.
         Raises ValueError naming the option whose value is not possible.
         """
         for name, count, least, most in (
@@ -129,6 +132,7 @@ class Options:
             no_repeat_ngram_size=no_repeat_ngram_size,
             early_stopping=early_stopping,
             ends=_tokens(ends, vocabulary),
+            forbidden=forbidden,
             pad=pad,
         )
 

@@ -11,7 +11,7 @@ from instructblip_jax.decoding.options import Options
 from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.search import widths
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.systems.protocol import Media
+from instructblip_jax.systems.protocol import Forbids, Media
 
 LENGTH_STEP = 16
 """Prompts are padded to a multiple of this many tokens, so that few programs are compiled."""
@@ -24,7 +24,8 @@ def options_for(model: Model, *, eos_token_id: int | Sequence[int] | None = None
     ends = config.end_ids if eos_token_id is None else eos_token_id
     if config.prompt_is_counted:
         options["penalize_prompt"] = True
-    return Options.of(ends=ends, pad=config.pad_id, vocabulary=config.vocab_size, **options)
+    forbidden = config.forbidden_ids if isinstance(config, Forbids) else ()
+    return Options.of(ends=ends, pad=config.pad_id, vocabulary=config.vocab_size, forbidden=forbidden, **options)
 
 
 def generate_ids(

@@ -345,6 +345,11 @@ class CroppedImageProcessor(ImageProcessor):
             raise ValueError(f"shortest_edge {shortest} is less than crop_size {height} x {width}")
         return {"height": height, "width": width, "shortest": int(shortest), "pad": pad}
 
+    @property
+    def background(self) -> tuple[int, ...]:
+        """The colour that fills up a square: the mean, rounded down as in LLaVA's code."""
+        return tuple(int(255 * x) for x in self.mean)
+
     def at(self, side: int) -> Self:
         """See `ImageProcessor.at`; the shorter side keeps its ratio to the cut."""
         shortest = round(self.shortest * side / self.height)
@@ -355,7 +360,7 @@ class CroppedImageProcessor(ImageProcessor):
         image = open_image(picture, name)
         if self.pad and image.width != image.height:
             side = max(image.size)
-            square = Image.new("RGB", (side, side), tuple(int(255 * x) for x in self.mean))
+            square = Image.new("RGB", (side, side), self.background)
             square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
             image = square
         width, height = self.width, self.height

@@ -24,6 +24,10 @@ class ImageTextProcessor(BaseProcessor):
     VIDEO: tuple[str, ...] = ()
     """Model types whose image settings are those of a video processor."""
     IMAGE: type[ImageProcessor] = ImageProcessor
+    ROWLESS: int = 0
+    """Tokens of the vocabulary, its last ones, that the model has no rows for, and never reads or writes."""
+    TAGS: tuple[str, ...] = ()
+    """Tokens that the processor alone writes; in a text they are words like any others."""
 
     def __init__(
         self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
@@ -39,8 +43,8 @@ class ImageTextProcessor(BaseProcessor):
         FileNotFoundError or ValueError naming the file.
         """
         path = directory / "config.json"
-        tokenizer = TextTokenizer(directory)
-        tokenizer.check_fits(config.vocab_size, f"{path}: text_config.vocab_size")
+        tokenizer = TextTokenizer(directory, cls.TAGS)
+        tokenizer.check_fits(config.vocab_size + cls.ROWLESS, f"{path}: text_config.vocab_size")
         video = read_json(path).get("model_type") in cls.VIDEO
         image = cls.IMAGE.from_pretrained(directory, video=video)
         side = config.stored_image_size or config.vision.image_size

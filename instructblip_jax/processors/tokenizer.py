@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class TextTokenizer:
     Special tokens are only added around a text, as ``tokenizer.json`` defines it.
     """
 
-    def __init__(self, directory: Path):
-        """Raises FileNotFoundError or ValueError naming the file."""
+    def __init__(self, directory: Path, tags: Collection[str] = ()):
+        """``tags``: tokens that a system alone writes, which are special here even if the files do not say so.
+
+        Raises FileNotFoundError or ValueError naming the file.
+        """
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a fast tokenizer file is needed")
@@ -53,7 +56,8 @@ class TextTokenizer:
         self.config = read_json(directory / "tokenizer_config.json")
         self.pad_id = self._special("pad_token", directory)
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
-        more = {token for token in _named(self.config) - special if self._tokenizer.token_to_id(token) is not None}
+        named = (_named(self.config) | set(tags)) - special
+        more = {token for token in named if self._tokenizer.token_to_id(token) is not None}
         self._unlisted = sorted(more)
         self._tokenizer.add_special_tokens(self._unlisted)
         # By id: the library's skip_special_tokens misses special tokens that a normalizer rewrites, as LLaMA's does.
@@ -159,6 +163,10 @@ class TextTokenizer:
         reader.no_truncation()
         reader.add_special_tokens(self._unlisted)
         return reader
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, None if there is none."""
+        return self._tokenizer.token_to_id(token)
 
     def token(self, number: int) -> str:
         """The text of the token with the id ``number``. Raises ValueError if there is none."""

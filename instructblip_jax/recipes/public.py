@@ -4,11 +4,15 @@ import dataclasses
 
 from instructblip_jax.models.bridges.qformer import QFormerConfig
 from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.towers.nf_resnet import NfResNetConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
+from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import SystemConfig
 
@@ -29,6 +33,9 @@ CLIP_L = VitConfig(
     post_norm=False,
 )
 """CLIP ViT-L/14 at 336 pixels, as far as LLaVA reads it: all but the last of its 24 layers."""
+
+KOSMOS_CLIP = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24, post_norm=True, last_apart=True)
+"""The same at 224 pixels, whole, as KOSMOS reads it."""
 
 
 def _model(text: TextConfig) -> InstructBlipConfig:
@@ -59,6 +66,7 @@ PUBLIC: dict[str, SystemConfig] = {
     "Salesforce/blip2-itm-vit-g-coco": dataclasses.replace(STAGE1, vision=VitConfig(image_size=364)),
     "llava-hf/llava-1.5-7b-hf": _llava(VICUNA_7B),
     "llava-hf/llava-1.5-13b-hf": _llava(VICUNA_13B),
+    "microsoft/kosmos-2-patch14-224": KosmosConfig(KOSMOS_CLIP, MagnetoConfig()),
 }
 """Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""
 NEW: dict[str, SystemConfig] = {
@@ -69,6 +77,8 @@ NEW: dict[str, SystemConfig] = {
     "blip2-flan-t5-xxl-new": _blip2(FLAN_T5_XXL),
     "llava-1.5-7b-new": _llava(VICUNA_7B),
     "llava-1.5-13b-new": _llava(VICUNA_13B),
+    "frozen-7b-new": FrozenConfig(NfResNetConfig(), LlamaConfig()),
+    "kosmos-1-new": KosmosConfig(KOSMOS_CLIP, MagnetoConfig(vocab_size=64064, scale_embedding=False, positions="xpos")),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),
 }
 """Sizes of the directories that configurations name and that `assemble` and `export` make of public models."""

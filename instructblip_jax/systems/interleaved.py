@@ -47,7 +47,8 @@ class InterleavedSystem(PrefixSystem):
         ids = batch["input_ids"]
         here = self.places(ids)
         vectors = _vector(media, jnp.cumsum(here, axis=1) - 1)
-        return jnp.where(here[..., None], vectors, self.llm.embed(ids)), batch["attention_mask"]
+        words = self.llm.embed(jnp.where(here, 0, ids))  # a place's token may have no row in the table
+        return jnp.where(here[..., None], vectors, words), batch["attention_mask"]
 
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
@@ -77,7 +78,9 @@ class InterleavedSystem(PrefixSystem):
 
 def _vector(media: Media, numbers: jax.Array) -> jax.Array:
     """The vectors [B, T, D] with these numbers int [B, T] among all of each row's pictures; the nearest where there is
-    none."""
+    none, and zeros where there are no pictures."""
     image = media["image"]
+    if image.shape[1] == 0:
+        return jnp.zeros((*numbers.shape, image.shape[-1]), image.dtype)
     vectors = image.reshape(image.shape[0], -1, image.shape[-1])
     return jnp.take_along_axis(vectors, jnp.clip(numbers, 0, vectors.shape[1] - 1)[..., None], axis=1)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.vit import VitConfig
@@ -31,7 +32,7 @@ class PrefixConfig:
     and ``stored_image_size``; see `protocol.SystemConfig`."""
 
     vision: VitConfig
-    text: TextConfig
+    text: TextConfig | MagnetoConfig
     stored_image_size: int
     image_token_id: int = -1
 
@@ -174,13 +175,17 @@ class PrefixSystem(nnx.Module):
         mask = batch["attention_mask"]
         return embeds, jnp.concatenate([jnp.ones(visual.shape[:2], mask.dtype), mask], axis=1)
 
+    def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
+        """The last layer's output of a decoder-only language model at each position of `prompt`, [B, Q + T, D]."""
+        return self.llm.run(*self.prompt(media, batch, key=key))
+
     @in_layout_of("llm")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
         [B, T, V]: a decoder-only model's logits at each text position, of the token after it."""
         media = self.encode(batch)
         if self.config.decoder_only:
-            hidden = self.llm.run(*self.prompt(media, batch, key=key))
+            hidden = self.hidden(media, batch, key=key)
             return self._to_logits(hidden[:, -batch["input_ids"].shape[1] :])
         return self._to_logits(self._decoded(media, batch, key))
 
@@ -195,7 +200,7 @@ class PrefixSystem(nnx.Module):
         else:
             # Each label is predicted at the real token before it, whichever side the padding is on.
             first = first_of(batch, "labels")
-            hidden = self.llm.run(*self.prompt(media, first, key=key))[:, :-1]
+            hidden = self.hidden(media, first, key=key)[:, :-1]
             # Without a visual prompt before the text, nothing predicts its first token.
             labels = first["labels"][:, -hidden.shape[1] :]
             hidden = hidden[:, -labels.shape[1] :]

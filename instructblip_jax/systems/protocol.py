@@ -138,6 +138,15 @@ class Adapts(Protocol):
         """Their sizes."""
 
 
+@runtime_checkable
+class Forbids(Protocol):
+    """A configuration some of whose tokens no answer holds."""
+
+    @property
+    def forbidden_ids(self) -> tuple[int, ...]:
+        """These tokens: those that stand for pictures or around them, say."""
+
+
 class Answers(Protocol):
     """A system that writes text."""
 

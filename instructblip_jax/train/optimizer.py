@@ -3,6 +3,7 @@ where a run asks for them."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import optax
@@ -17,10 +18,11 @@ NO_DECAY = ("bias", "scale")
 class OptimConfig:
     """Optimizer settings. The defaults are the paper's: from 1e-8 to 1e-5 in 1,000 steps, then a cosine decay to 0.
 
-    ``clip_norm``: maximum global gradient norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of
-    every batch; their gradients are added before the update. ``spike_factor``: skip steps whose loss is more than this
-    many times the running mean; 0 skips none. ``rates``: path prefix, as trainable sets have them -> factor of the
-    learning rate of what is under it; the longest prefix counts.
+    ``decay``: "cosine" or "linear", to ``final_learning_rate`` at the last step. ``clip_norm``: maximum global gradient
+    norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of every batch; their gradients are added
+    before the update. ``spike_factor``: skip steps whose loss is more than this many times the running mean; 0 skips
+    none. ``rates``: path prefix, as trainable sets have them -> factor of the learning rate of what is under it; the
+    longest prefix counts.
 
     Raises ValueError naming a field that is out of range.
     """
@@ -29,6 +31,7 @@ class OptimConfig:
     warmup_steps: int = 1000
     warmup_start: float = 1e-8
     final_learning_rate: float = 0.0
+    decay: Literal["cosine", "linear"] = "cosine"
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.999
@@ -53,12 +56,14 @@ class OptimConfig:
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up from ``warmup_start``, then cosine decay to ``final_learning_rate`` at step ``steps``."""
+    """Linear warm-up from ``warmup_start``, then decay to ``final_learning_rate`` at step ``steps``."""
     warmup = min(config.warmup_steps, steps)
     rise = optax.linear_schedule(config.warmup_start, config.learning_rate, max(1, warmup))
-    fall = optax.cosine_decay_schedule(
-        config.learning_rate, max(1, steps - warmup), config.final_learning_rate / config.learning_rate
-    )
+    first, last, left = config.learning_rate, config.final_learning_rate, max(1, steps - warmup)
+    if config.decay == "linear":
+        fall = optax.linear_schedule(first, last, left)
+    else:
+        fall = optax.cosine_decay_schedule(first, left, last / first)
     return optax.join_schedules([rise, fall], [warmup])
 
 

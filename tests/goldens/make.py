@@ -2,24 +2,28 @@
 
     python tests/goldens/make.py --oracle PATH [KIND ...]
 
-PATH is the folder of the oracle (`make_tiny_hf.py`, `hf_reference.py`), which runs transformers on PyTorch; both, and
-tokenizers, have to be installed. The oracle writes checkpoint, inputs, bucket tables and greedy ids. Its stages, logits
-and loss are float32: the stored ones are the same in float64, and so are the gradients, of which the oracle has a few,
-of every tensor in the largest trainable set (`original`). What the tests do not read is left out.
+PATH is the folder of the oracle (`make_tiny_hf.py`, `hf_reference.py`; `flamingo_reference.py` for kosmos1), which runs
+transformers on PyTorch; both, and tokenizers, have to be installed. The oracle writes checkpoint, inputs, bucket tables
+and greedy ids. Its stages, logits and loss are float32: the stored ones are the same in float64, and so are the
+gradients, of which the oracle has a few, of every tensor in the largest trainable set (`original`); kosmos1's are as
+the oracle has them. What the tests do not read is left out.
 """
 
 import argparse
 import importlib
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+import checkpoints  # noqa: E402
 import reference  # noqa: E402
 
 KINDS = {
@@ -131,11 +135,54 @@ def make(kind: str) -> None:
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
+def make_kosmos() -> None:
+    """KOSMOS-1, whose xPos no library has: the oracle's own statement of it, from a tower's features on."""
+    directory = HERE / "kosmos1"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        run("flamingo_reference", "--part", "kosmos1", "--out", scratch)
+        oracle = dict(np.load(f"{scratch}/kosmos1.npz"))
+    meta = json.loads(str(oracle["meta"]))
+    tokens, width = meta["tokens"], oracle["in/vision_features"].shape[-1]
+    text = {"vocab_size": len(oracle["param/decoder.embed_tokens.weight"]), "embed_dim": meta["dim"]}
+    text |= {"layers": meta["layers"], "ffn_dim": meta["ffn"], "attention_heads": meta["heads"]}
+    text |= {f"{name}_token_id": tokens[name] for name in ("bos", "pad", "eos")}
+    vision = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    raw = {
+        "model_type": "kosmos-1",
+        "latent_query_num": meta["latents"],
+        "image_begin_token_id": tokens["boi"],
+        "image_end_token_id": tokens["eoi"],
+        "text_config": text,
+        "vision_config": vision | {"image_size": 14, "patch_size": 7},
+    }
+    (directory / "config.json").write_text(json.dumps(raw, indent=1))
+
+    def published(name: str) -> str:
+        return name.replace("decoder.", "text_model.model.").replace("connector.", "image_to_text_projection.")
+
+    shapes = checkpoints.tensor_shapes(directory)
+    tensors = {name: checkpoints.values(name, shape, 0) for name, shape in shapes.items()}
+    own = {published(name.removeprefix("param/")): x for name, x in oracle.items() if name.startswith("param/")}
+    assert own.keys() == {name for name in tensors if not name.startswith("vision_model.")}
+    save_file(tensors | own, directory / "model.safetensors", metadata={"format": "pt"})
+    places = ("in/ids", "in/mask", "in/prompt_ids", "in/prompt_mask", "in/vision_features", "out/picture_embeddings")
+    answers = ("out/logits", "out/labels_text", "out/loss_text", "out/greedy_ids")
+    expected = {name.partition("/")[2]: oracle[name] for name in (*places, *answers)}
+    start = "grad/text/"
+    expected |= {f"grad/{published(name[len(start) :])}": x for name, x in oracle.items() if name.startswith(start)}
+    bounds = meta["start_bounds_layer_0_drawn_and_xavier"]
+    expected |= {f"bound/{published(name)}": np.float32(drawn) for name, (drawn, _) in bounds.items()}
+    np.savez_compressed(directory / "expected.npz", **expected)
+    print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", required=True, type=Path, help="folder of make_tiny_hf.py and hf_reference.py")
     parser.add_argument(
-        "kinds", nargs="*", default=list(KINDS), help="of the directories beside this file; default all"
+        "kinds", nargs="*", default=[*KINDS, "kosmos1"], help="of the directories beside this file; default all"
     )
     sys.dont_write_bytecode = True  # the oracle's folder is not ours
     args = parser.parse_args()
@@ -143,7 +190,7 @@ def main() -> None:
     importlib.import_module("make_tiny_hf").SCALES.update({"golden": SIZES, "golden-small": SMALL})
     reference.torch.set_num_threads(1)
     for kind in args.kinds:
-        make(kind)
+        make_kosmos() if kind == "kosmos1" else make(kind)
 
 
 if __name__ == "__main__":

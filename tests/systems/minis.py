@@ -10,7 +10,18 @@ from safetensors.numpy import save_file
 
 FORMS = {"blip": "BlipForPreTraining", "blip-captioning": "BlipForConditionalGeneration"}
 """Names of BLIP's forms here -> those in config.json."""
-MINIS = ("instructblip", "instructblipvideo", "blip-2", "llava", "tenth", "blip-2-stage-1", "albef", *FORMS)
+MINIS = (
+    "instructblip",
+    "instructblipvideo",
+    "blip-2",
+    "llava",
+    "frozen",
+    "kosmos-1",
+    "tenth",
+    "blip-2-stage-1",
+    "albef",
+    *FORMS,
+)
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
 PAIRS = ("blip-2-stage-1", "albef", "blip")
 """Those that compare."""
@@ -35,6 +46,12 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
+    if kind == "frozen":
+        raw = checkpoints.frozen_json(words)
+        raw["vision_config"] |= {"depths": [1, 1], "image_size": checkpoints.MINI["vision_config"]["image_size"]}
+        return raw
+    if kind == "kosmos-1":
+        return checkpoints.kosmos_json(words, sizes=checkpoints.MINI, layers=1)
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:
@@ -54,7 +71,7 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     """A whole model directory: configuration, tokenizers, image settings, random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
-    words, qformer_words = toys.write_tokenizers(directory, "llava" if kind == "llava" else "instructblip")
+    words, qformer_words = toys.write_tokenizers(directory, kind if kind in toys.WITH_IMAGES else "instructblip")
     if kind in BERT:
         shutil.copytree(directory / "qformer_tokenizer", directory, dirs_exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")

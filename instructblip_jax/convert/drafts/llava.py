@@ -3,7 +3,6 @@
 The authors' repositories (liuhaotian/llava-v1.5-7b and others) hold a language model and a projector, and name a tower.
 """
 
-import re
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.convert import vocabulary
+from instructblip_jax.convert import clip_tower, vocabulary
 from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.ingredients import PROJECTORS
 from instructblip_jax.convert.layouts.hf_llava import ASPECT, LLM, PROJECTOR, VIT
@@ -34,7 +33,6 @@ MLP = {f"{place}.{kind}": f"linear_{n}.{kind}" for n, place in ((1, 0), (2, 2)) 
 """Names of a linear projector, and of one of two layers, there -> in Hugging Face's layout."""
 FEATURES = {"patch": "default", "cls_patch": "full"}
 """mm_vision_select_feature -> vision_feature_select_strategy."""
-_BUFFER = re.compile(r".*\.rotary_emb\.inv_freq|.*\.position_ids")
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str = PROJECTORS[0]) -> Draft:
@@ -44,7 +42,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str 
     of a new one, of `convert.ingredients.PROJECTORS`.
     """
     vision, language = parts["vision"], parts["language"]
-    section, tensors = _tower(vision)
+    section, tower = clip_tower.read(vision, VIT[1])
+    tensors: dict[str, Tensor] = {**tower}
     text, words, act, options = _language(language, projector)
     tensors |= words
     vocabulary_ = vocabulary.with_image(language, "LlavaProcessor")
@@ -83,23 +82,6 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str 
     return Draft(tensors, files, {"": vocabulary_}, language, partial(_draw, act=act, seed=seed))
 
 
-def _tower(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """vision_config and tensors of a CLIP's tower. Raises ValueError for another model."""
-    path = directory / "config.json"
-    raw = read_json(path)
-    kind = raw.get("model_type")
-    if kind not in ("clip", "clip_vision_model"):
-        raise ValueError(f"{path}: model_type is {kind!r}; a tower to put in is clip or clip_vision_model")
-    section = dict(raw.get("vision_config") or {}) if kind == "clip" else raw
-    clip_vit.read_config(path, "vision_config" if kind == "clip" else "", section)  # raises, naming the field
-    shards, inner = open_shards(directory), "vision_model."
-    names = [name for name in shards.shapes if not _BUFFER.fullmatch(name)]
-    if any(name.startswith(inner) for name in names):  # else written from a fresh CLIPVisionModel
-        names = [name for name in names if name.startswith(inner)]
-    tower: dict[str, Tensor] = {VIT[1] + name.removeprefix(inner): stored(shards, name) for name in names}
-    return section | {"model_type": "clip_vision_model"}, tower
-
-
 def _language(directory: Path, projector: str) -> tuple[dict[str, Any], dict[str, Tensor], str, dict[str, Any]]:
     """text_config, tensors, the projector's activation, and fields of config.json that follow from a language model.
 
@@ -114,7 +96,7 @@ def _language(directory: Path, projector: str) -> tuple[dict[str, Any], dict[str
     tensors: dict[str, Tensor] = {
         LLM[1] + name: stored(shards, name)
         for name in shards.shapes
-        if not (name in theirs or _BUFFER.fullmatch(name) or name.startswith("model.vision_tower."))
+        if not (name in theirs or clip_tower.BUFFER.fullmatch(name) or name.startswith("model.vision_tower."))
     }
     if not theirs and raw.get("model_type") == "llama":
         return text, tensors, "linear" if projector == "linear" else "gelu", {}

@@ -24,14 +24,17 @@ DEFAULTS: Mapping[str, Any] = {
 """Hugging Face's class defaults of a vision_config."""
 
 
-def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm: bool = False) -> VitConfig:
+def read_config(
+    path: Path, name: str, section: Mapping[str, Any], *, post_norm: bool = False, last_apart: bool = False
+) -> VitConfig:
     """A CLIP vision configuration, the section ``name`` of a file ("": the top of it) -> its dataclass.
 
-    Raises ValueError naming file and field.
+    ``post_norm``, ``last_apart``: see `VitConfig`. Raises ValueError naming file and field.
     """
     where = f"{name}." if name else ""
     found = {**DEFAULTS, **{key: section[key] for key in DEFAULTS if section.get(key) is not None}}
-    config = VitConfig(**fields(path, name, VitConfig, found), patch_bias=False, pre_norm=True, post_norm=post_norm)
+    form: dict[str, Any] = {"patch_bias": False, "pre_norm": True, "post_norm": post_norm, "last_apart": last_apart}
+    config = VitConfig(**fields(path, name, VitConfig, found), **form)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(f"{path}: {where}hidden_act is {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
     check_patches(path, name, config.image_size, config.patch_size)
@@ -57,14 +60,24 @@ def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) ->
         Rule(f"{ours}patch/kernel", f"{embeddings}.patch_embedding.weight", patches(config.patch_size)),
         *norm(f"{ours}pre_norm", f"{theirs}pre_layrnorm"),
         *norm(f"{ours}post_norm", f"{theirs}post_layernorm"),
-        *norm(f"{ours}layers/norm1", f"{block}.layer_norm1"),
-        *norm(f"{ours}layers/norm2", f"{block}.layer_norm2"),
-        *dense(f"{ours}layers/attn/o", f"{block}.self_attn.out_proj"),
-        *dense(f"{ours}layers/up", f"{block}.mlp.fc1"),
-        *dense(f"{ours}layers/down", f"{block}.mlp.fc2"),
+        *_block(f"{ours}layers", block),
+    ]
+    if config.last_apart:
+        table += _block(f"{ours}last", block.format(layer=config.num_hidden_layers - 1))
+    return table
+
+
+def _block(ours: str, theirs: str) -> list[Rule]:
+    """The table of a block, or of a stack of blocks."""
+    table = [
+        *norm(f"{ours}/norm1", f"{theirs}.layer_norm1"),
+        *norm(f"{ours}/norm2", f"{theirs}.layer_norm2"),
+        *dense(f"{ours}/attn/o", f"{theirs}.self_attn.out_proj"),
+        *dense(f"{ours}/up", f"{theirs}.mlp.fc1"),
+        *dense(f"{ours}/down", f"{theirs}.mlp.fc2"),
     ]
     for name in "qkv":
-        table += dense(f"{ours}layers/attn/{name}", f"{block}.self_attn.{name}_proj")
+        table += dense(f"{ours}/attn/{name}", f"{theirs}.self_attn.{name}_proj")
     return table
 
 

@@ -19,9 +19,8 @@ from instructblip_jax.models.layers.kv_cache import Cache
 from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, Sizes, drawn
 from instructblip_jax.models.layers.primitives import (
     ACTIVATIONS,
-    dropout,
+    dropped,
     embedding,
-    kept,
     layer_norm,
     linear,
     parameter,
@@ -78,11 +77,7 @@ class BertEmbeddings(nnx.Module):
         x = self.word(ids) + self.position(jnp.arange(length) if positions is None else positions)
         if self.token_type is not None:
             x = x + self.token_type[...][0].astype(x.dtype)
-        x = self.norm(x)
-        rate = self.config.hidden_dropout_prob
-        if key is None or rate == 0:
-            return x
-        return dropout(x, rate, kept(key[None], rate, x.shape, ("batch", None, None))[0])
+        return dropped(self.norm(x), self.config.hidden_dropout_prob, key)
 
 
 class BertLayer(nnx.Module):

@@ -1,7 +1,7 @@
 """The vision tower: a ViT with a class token and learned positions.
 
-EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA), and those of
-ALBEF and BLIP, which began on ImageNet.
+EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA, KOSMOS), and
+those of ALBEF and BLIP, which began on ImageNet.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ class VitConfig:
       patch_bias: the patch convolution has a bias; CLIP's has none.
       pre_norm: a norm follows the embeddings, as in CLIP.
       post_norm: a norm follows the last block. CLIP's is for its class token alone, and LLaVA does not read it.
+      last_apart: the last block is a module of its own, so that it can train beside a stack that is frozen (KOSMOS-1).
     """
 
     hidden_size: int = 1408
@@ -39,6 +40,7 @@ class VitConfig:
     patch_bias: bool = True
     pre_norm: bool = False
     post_norm: bool = True
+    last_apart: bool = False
 
     @property
     def grid(self) -> int:
@@ -106,7 +108,9 @@ class Vit(nnx.Module):
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
         self.pre_norm = self._norm(config.pre_norm, rngs)
-        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), config.num_hidden_layers, rngs)
+        depth = config.num_hidden_layers - config.last_apart
+        self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), depth, rngs)
+        self.last = Block(config, dtype=dtype, rngs=rngs) if config.last_apart else None
         # LAVIS's ln_vision: not part of the frozen tower there, and part of the `original` trainable set here.
         self.post_norm = self._norm(config.post_norm, rngs)
 
@@ -134,7 +138,8 @@ class Vit(nnx.Module):
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         if key is None or self.drop_path == 0:
-            return stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)[0]
+            x = stack.run(self.layers, x, lambda block, x: (block(x), None), remat=self.remat)[0]
+            return x if self.last is None else self.last(x)
         factors = shares(key, self.drop_path, config.num_hidden_layers, x.shape[0])
         return stack.run(self.layers, x, lambda block, x, own: (block(x, own), None), factors, remat=self.remat)[0]
 

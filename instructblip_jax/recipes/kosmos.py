@@ -1,0 +1,70 @@
+"""KOSMOS-1 as its paper states it (arXiv 2302.14045): a language model of 1.3 billion parameters trained from scratch.
+
+A step reads 1.2 million tokens of three corpora: texts, pictures with captions, and pages with pictures among their
+words.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.run.config import complete
+
+LONGEST = 2048
+"""Tokens of a row, pictures included."""
+PICTURE = 66
+"""Tokens of a picture."""
+STEPS = 300_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What a step reads of a kind of data.
+
+    Attributes:
+      rows: of a batch; ``prompt`` + ``response`` are the words of each, and ``pictures`` how many it may show.
+    """
+
+    sets: tuple[str, ...]
+    rows: int
+    prompt: int
+    response: int
+    pictures: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.rows * (self.prompt + self.response + self.pictures * PICTURE)
+
+
+CORPORA: dict[str, Corpus] = {
+    "text": Corpus(("text",), 256, 8, LONGEST - 8, 0),
+    "pairs": Corpus(("laion", "coyo", "cc3m", "cc12m"), 4096, 8, 54, 1),
+    "interleaved": Corpus(("interleaved",), 128, 8, 1536 - 8 - 5 * PICTURE, 5),
+}
+"""Section 3.1: half a million tokens of texts, as many of pairs, and 0.2 million of pages with up to 5 pictures. How
+many rows these are is not published."""
+
+
+def corpus(model: str, name: str, changes: Mapping[str, Any]) -> ConfigDict:
+    """A run of the paper's settings on one corpus alone: rate 2e-4 after 375 steps, falling in a line to 0. Epsilon and
+    clipping are those of KOSMOS-2's code."""
+    own = CORPORA[name]
+    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": own.rows}))
+    config.trainable = "last_vision_layer"
+    config.layout = {"trained": "zero", "vit": "replicated", "llm": "fsdp"}
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    config.remat = "layer"
+    optim = config.optim
+    optim.learning_rate, optim.warmup_start, optim.warmup_steps, optim.decay = 2e-4, 0.0, 375, "linear"
+    optim.beta2, optim.weight_decay, optim.epsilon, optim.clip_norm = 0.98, 0.01, 1e-6, 2.0
+    config.mixture.sets, config.mixture.exponent = own.sets, 1.0
+    config.data.instruction_lengths, config.data.response_lengths = (own.prompt,), (own.response,)
+    config.data.pictures = (own.pictures,)
+    config.evaluation.blind = False
+    config.checkpoint_every = 5000
+    with config.unlocked():
+        config.update_from_flattened_dict(dict(changes))
+    return config

@@ -1,0 +1,105 @@
+"""Frozen (arXiv 2106.13884): a tower learns to write a few vectors that a frozen language model reads as words.
+
+Nothing but the tower and the linear map behind it is trained, by gradients that flow through the language model.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+
+from instructblip_jax.models.language.llama import LlamaConfig
+from instructblip_jax.models.language.opt import OptConfig
+from instructblip_jax.models.layers.int8 import Int8
+from instructblip_jax.models.layers.primitives import linear
+from instructblip_jax.models.towers.nf_resnet import NfResNet, NfResNetConfig
+from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import numbers
+from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
+from instructblip_jax.systems.prefix import in_layout_of
+from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Media
+
+TRAINED = ("vision", "prefix")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenConfig(InterleavedConfig):
+    """Sizes of all parts; see `protocol.SystemConfig`.
+
+    Attributes:
+      vision: the paper's NF-ResNet-50, or a ViT, of which the class token is read.
+      vectors: those of a picture; the paper's best is 2.
+      image_token_id: stands for each of them in a text. It has no row in the language model's tables.
+      stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
+    """
+
+    vision: NfResNetConfig | VitConfig  # type: ignore[assignment]
+    text: LlamaConfig | OptConfig
+    vectors: int = 2
+    image_token_id: int = 32000
+    stored_image_size: int = 0
+
+    parts: ClassVar[Mapping[str, str]] = {"vision": TOWER, "llm": LANGUAGE}
+    trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"vision": TRAINED}
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """See `InterleavedConfig`."""
+        return self.vectors
+
+    def build(
+        self,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+        trained: tuple[str, ...] = TRAINED,
+    ) -> "FrozenSystem":
+        """See `protocol.SystemConfig`."""
+        return FrozenSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8)
+
+
+class FrozenSystem(InterleavedSystem):
+    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the tower and the language
+    model. ``int8``: the matrices of the latter take one byte a weight, or multiply in int8 as well."""
+
+    def __init__(
+        self,
+        config: FrozenConfig,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        layout: Layout = SHARDED,
+        remat: str = "none",
+        int8: Int8 = False,
+    ):
+        self.config, self.layout = config, layout
+        vision, width = config.vision, config.text.width
+        tower = Vit if isinstance(vision, VitConfig) else NfResNet
+        self.vision = tower(vision, dtype=dtype, rngs=rngs, remat=remat)  # type: ignore[arg-type]
+        self.prefix = linear(vision.hidden_size, config.vectors * width, (None, "embed"), dtype=dtype, rngs=rngs)
+        self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
+
+    def encode(self, batch: Batch) -> Media:
+        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": the vectors of each, [B, N, n, D]}.
+
+        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
+        """
+        pixels = numbers(batch, "pixel_values")
+        pooled = self._pooled(pixels.reshape(-1, *pixels.shape[-3:]))
+        return {"image": self._vectors(pooled).reshape(*pixels.shape[:2], self.config.vectors, -1)}
+
+    @in_layout_of("vision")
+    def _pooled(self, pixels: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, C]."""
+        found = self.vision(pixels)
+        return found[:, 0] if found.ndim == 3 else found
+
+    @in_layout_of("trained")
+    def _vectors(self, pooled: jax.Array) -> jax.Array:
+        return self.prefix(pooled)
