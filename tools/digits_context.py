@@ -1,8 +1,8 @@
 """The digits world's language model that learns from its context: a small LLaMA, trained on text that names things.
 
-A document gives made-up names to a few things, each shown by one or two vectors in the place of a picture and followed by its
-name, again and again. What is called what is drawn anew for each document, so that only the context tells. A thing is a
-colour and a digit, their words' embeddings, or a random vector that no word has.
+A document gives made-up names to a few things, each shown by one or two vectors in the place of a picture and followed
+by its name, again and again. What is called what is drawn anew for each document, so that only the context tells. A
+thing is a colour and a digit, the sum of their words' embeddings, or a random vector that no word has.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,16 @@ from instructblip_jax.objectives.lm import IGNORE
 FORMS = {"": 0.4, "this is a": 0.35, "a": 0.1, "output :": 0.15}
 """What stands between a thing and its name -> its share."""
 GAPS, GAP_SHARES = ("", ".", "</s>"), (0.6, 0.25, 0.15)  # behind a name
-WORDS = (*COLOURS, *map(str, range(10)), *NAMES, *(word for form in FORMS for word in form.split() if word.isalpha()))
-KINDS = {"pair": 0.15, "digit": 0.15, "digit_free": 0.15, "colour": 0.1, "colour_free": 0.1, "random": 0.25, "real": 0.1}
+WORDS = sorted({*COLOURS, *map(str, range(10)), *NAMES, *" ".join(FORMS).replace(":", "").split()})
+KINDS = {
+    "pair": 0.15,
+    "digit": 0.15,
+    "digit_free": 0.15,
+    "colour": 0.1,
+    "colour_free": 0.1,
+    "random": 0.25,
+    "real": 0.1,
+}
 """What a document names -> its share: pairs of a colour and a digit; digits, all in one colour or each in any; colours;
 random vectors; and pairs by their ordinary words."""
 ROWS, MOST = 32, 10  # documents of a batch, and the most examples in one
@@ -100,7 +108,9 @@ class Writer:
             name = words if kind == "real" else [called[thing]]
             text = [*between, *name, *(behind if n + 1 < count else [END])]
             known = thing in seen or kind == "real"
-            weights = [SMALL] * len(between) + [1.0 if known else SMALL] * said + [SMALL] * (len(text) - len(between) - said)
+            weights = (
+                [SMALL] * len(between) + [1.0 if known else SMALL] * said + [SMALL] * (len(text) - len(between) - said)
+            )
             out["ids"][at : at + len(text)] = text
             out["labels"][at - 1 : at - 1 + len(text)] = text
             out["weights"][at - 1 : at - 1 + len(text)] = weights
@@ -117,7 +127,18 @@ class Writer:
         for kind in rng.choice(list(KINDS), ROWS, p=list(KINDS.values())):
             form = int(rng.choice(len(FORMS), p=list(FORMS.values())))
             gap = int(rng.choice(len(GAPS), p=GAP_SHARES))
-            rows.append(self.document(kind, form, gap, int(rng.integers(2, 6)), int(rng.integers(3, MOST + 1)), int(rng.integers(1, 3)), length, rng))
+            rows.append(
+                self.document(
+                    kind,
+                    form,
+                    gap,
+                    int(rng.integers(2, 6)),
+                    int(rng.integers(3, MOST + 1)),
+                    int(rng.integers(1, 3)),
+                    length,
+                    rng,
+                )
+            )
         return stacked(rows)
 
 
@@ -128,7 +149,7 @@ def stacked(rows: list[dict]) -> dict:
 
 def inputs(model, data: dict, key: jax.Array, noise: float) -> jax.Array:
     """The language model's input [B, T, D]: words, and in the places of pictures what is shown, with noise."""
-    first, second, third, fourth = jax.random.split(key, 4)
+    first, second, third = jax.random.split(key, 3)
     words = model.embed(data["ids"])
     bags = (model.embed(data["bags"]) * (data["bags"] > 0)[..., None]).sum(2)
     size = jnp.sqrt(jnp.mean(jnp.square(model.tokens.embedding[...])))
@@ -150,7 +171,7 @@ def loss(model, data: dict, key: jax.Array) -> jax.Array:
 
 
 def accuracy(graph, params, tokenizer: Tokenizer, rows: int = 200, seed: int = 10**6) -> dict[str, float]:
-    """Share of last names that are right, "kind/ways x examples of each", among documents where the thing was named before."""
+    """Share of documents whose last name is right, "kind/form/names x examples", where the thing was named before."""
     writer = Writer(tokenizer)
 
     @jax.jit
@@ -168,7 +189,9 @@ def accuracy(graph, params, tokenizer: Tokenizer, rows: int = 200, seed: int = 1
                 rng = np.random.default_rng(seed)
                 data = stacked([writer.document(kind, form, 0, ways, count, 1 + n % 2, 60, rng) for n in range(rows)])
                 known = data["known"]
-                result[f"{kind}/{form}/{ways}x{count - 1}"] = round(float(np.asarray(right(params, data))[known].mean()), 3)
+                result[f"{kind}/{form}/{ways}x{count - 1}"] = round(
+                    float(np.asarray(right(params, data))[known].mean()), 3
+                )
     return result
 
 

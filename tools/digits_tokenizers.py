@@ -84,8 +84,8 @@ def write_t5(directory: Path) -> Tokenizer:
 def write_llama(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
     """Write a Unigram tokenizer with LLaMA's ``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``<s>`` before every text.
 
-    A line break and ``###``, which end turns in conversations, are tokens, too. ``known``: the words; without any, those
-    of the digits tasks and of conversations.
+    A line break and ``###``, which end turns in conversations, are tokens, too. ``known``: the words; without any,
+    those of the digits tasks and of conversations.
     """
     known = list(known) or sorted({*words(), *CONVERSATION.split()})
     blanks = pre_tokenizers.Split(Regex("[ \\t]+"), "removed")

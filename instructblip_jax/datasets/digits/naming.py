@@ -70,14 +70,15 @@ def named(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
     other = int(rng.integers(colours if name == DIGITS else digits))
     order = [int(n) for _ in range(-(-count // ways)) for n in rng.permutation(ways)][:count]
     asked = int(rng.choice(order))
-    media, parts = [], []
+    cells, media = [], []
+    parts: list[str | int] = []
     for way in (*order, asked):
         thing = int(things[way])
-        shown = cell(other, thing, rng) if name == DIGITS else cell(thing, other, rng)
-        media.append(picture(shown, split, rng))
+        cells.append(cell(other, thing, rng) if name == DIGITS else cell(thing, other, rng))
+        media.append(picture(cells[-1], split, rng))
         parts += [len(media) - 1, f"{SAID} {called[way]}"]
     parts[-1] = SAID
-    text = "".join(MARK if isinstance(part, int) else part for part in parts)
-    return Record(
-        uid, name, split, "vqa", tuple(media), {}, (called[asked],), instruction=text, parts=tuple(parts)
-    )
+    text = "".join(part if isinstance(part, str) else MARK for part in parts)
+    meta = {"shown": [shown.name for shown in cells]}
+    answers = (called[asked],)
+    return Record(uid, name, split, "vqa", tuple(media), {}, answers, instruction=text, meta=meta, parts=tuple(parts))

@@ -50,7 +50,10 @@ def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, d
 def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]:
     print(f"writing {len(missing)} digits sets to {out}", flush=True)
     counts: dict[str, dict[str, int]] = {}
-    splits = {name: ["train", "validation", "test"] if split_size(name, "train") else ["validation", "test"] for name in missing}
+    splits = {
+        name: ["train", "validation", "test"] if split_size(name, "train") else ["validation", "test"]
+        for name in missing
+    }
     total = sum(split_size(name, split) for name in missing for split in splits[name])
     with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
         for name in missing:
