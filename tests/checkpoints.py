@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import jax
+import kosmos_toys
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -170,47 +171,6 @@ def llava_json(words: int, sizes: dict = TINY, family: str = "grouped", **fields
     }
 
 
-def frozen_json(words: int, family: str = "llama", **fields) -> dict:
-    """A ``config.json`` of Frozen with a small NF-ResNet. The vocabulary's last token, ``<image>``, has no row."""
-    text = TEXT[family] | {"vocab_size": words - 1, "pad_token_id": 0, "eos_token_id": 2}
-    tower = {"model_type": "nf_resnet", "widths": [12, 20], "depths": [2, 3], "stem_width": 8, "image_size": 45}
-    return {
-        "model_type": "frozen",
-        "prefix_vectors": 2,
-        "image_token_id": words - 1,
-        "vision_config": tower,
-        "text_config": text,
-        **fields,
-    }
-
-
-KOSMOS_TEXT = {
-    "embed_dim": 32,
-    "layers": 3,
-    "ffn_dim": 56,
-    "attention_heads": 4,
-    "max_position_embeddings": 64,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_function": "gelu",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def kosmos_json(words: int, kind: str = "kosmos-1", sizes: dict = TINY, **text) -> dict:
-    """A ``config.json`` of KOSMOS for a vocabulary whose last two tokens are ``<image>`` and ``</image>``; ``text``
-    changes its text_config."""
-    return {
-        "model_type": kind,
-        "latent_query_num": 5,
-        "image_begin_token_id": words - 2,
-        "image_end_token_id": words - 1,
-        "vision_config": sizes["vision_config"] | {"num_hidden_layers": 2},
-        "text_config": KOSMOS_TEXT | {"vocab_size": -(-words // 64) * 64, "pad_token_id": words - 3} | text,
-    }
-
-
 def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the ``config.json`` in ``directory`` asks for."""
     config = families.read_config(directory)
@@ -224,11 +184,11 @@ def export(out: Path, source: Path, trained: dict[str, np.ndarray], **options) -
 
 def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """float32 values at scales where activations stay near one and attention and head prefer something."""
-    if name.startswith("text_model."):
-        return kosmos_values(name, shape, seed)
     if name == "temp":  # a temperature
         return np.full(shape, 0.1, np.float32)
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
+    if name.startswith("text_model."):
+        return kosmos_toys.values(z, name)
     if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
     if len(shape) == 1:
@@ -252,19 +212,6 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if ".q.weight" in name:  # T5 does not divide its scores by the head size's root
         return z * np.float32(0.35 * shape[1] ** -0.5)
     return z * np.float32(1.1 * np.prod(shape[1:]) ** -0.5)
-
-
-def kosmos_values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The same for KOSMOS' decoder, whose head is its embedding: a word that is as long as everything else in a state
-    would answer itself for ever."""
-    z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
-    if len(shape) == 1:
-        is_scale = name.endswith(("norm.weight", "_ln.weight"))
-        return 1 + 0.2 * z if is_scale else 0.05 * z
-    if "embed_tokens" in name:
-        z[2] *= 2.5  # the end token wins now and then
-        return 0.1 * z
-    return z * np.float32((2.75 if "q_proj" in name or "k_proj" in name else 2.2) * shape[1] ** -0.5)
 
 
 def write(

@@ -11,6 +11,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --qformer --language [--vision]
   llava --vision --language
   frozen --language [--vision]
+  kosmos-1 --vision --language
   albef --vision --bert
   albef --model
   blip --vision --bert

@@ -34,7 +34,7 @@ CLIP_L = VitConfig(
 )
 """CLIP ViT-L/14 at 336 pixels, as far as LLaVA reads it: all but the last of its 24 layers."""
 
-KOSMOS_CLIP = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24, post_norm=True, last_apart=True)
+KOSMOS_CLIP = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24, post_norm=True)
 """The same at 224 pixels, whole, as KOSMOS reads it."""
 
 

@@ -84,7 +84,7 @@ class KosmosSystem(InterleavedSystem):
         self, config: KosmosConfig, *, dtype: Any, rngs: nnx.Rngs, layout: Layout = SHARDED, remat: str = "none"
     ):
         self.config, self.layout = config, layout
-        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat)
+        self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat, last_apart=True)
         self.pool = AttentivePool(
             config.vision.hidden_size,
             config.text.width,

@@ -31,7 +31,6 @@ class OptimConfig:
     warmup_steps: int = 1000
     warmup_start: float = 1e-8
     final_learning_rate: float = 0.0
-    decay: Literal["cosine", "linear"] = "cosine"
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.999
@@ -40,6 +39,7 @@ class OptimConfig:
     accumulation: int = 1
     spike_factor: float = 0.0
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    decay: Literal["cosine", "linear"] = "cosine"
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:

@@ -56,6 +56,7 @@ OFF: dict[str, Any] = {
     "optim.warmup_steps": 2,
     "optim.warmup_start": 0.125,
     "optim.final_learning_rate": 0.0625,
+    "optim.decay": "linear",
     "optim.weight_decay": 0.3,
     "optim.beta1": 0.6,
     "optim.beta2": 0.7,
@@ -77,6 +78,7 @@ OFF: dict[str, Any] = {
     "data.blank_image": True,
     "data.features": "",  # test_train_with_features.py
     "data.resize": "fast",
+    "data.pictures": (),  # tests/systems/test_several_pictures.py
     "data.augment.crop": 0.5,
     "data.augment.flip": True,
     "data.augment.operations": 2,
@@ -102,7 +104,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features"}:
+    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
@@ -214,7 +216,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert "text shapes: " in assembled.out
 
     # The step. 1.3 times 64 records in batches of 16 are 5.2 batches, so 6 steps.
-    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5})
+    optim = OptimConfig(0.25, 2, 0.125, 0.0625, 0.3, 0.6, 0.7, 1e-3, 0.5, 2, 4.0, {"projector": 0.5}, "linear")
     assert given["optimizer"]["args"] == (optim, 6)
     step = given["make_step"]
     assert step["args"][1] is gave["optimizer"]

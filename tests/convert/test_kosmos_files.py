@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import checkpoints
+import kosmos_toys
 import numpy as np
 import pytest
 import toys
@@ -27,12 +28,12 @@ def parts(tmp_path_factory):
     for directory in (vision, language):
         directory.mkdir()
     toys.write_tokenizers(language, "llama")
-    raw = checkpoints.kosmos_json(90) | {"text_config": dict(checkpoints.KOSMOS_TEXT)}
+    raw = kosmos_toys.config_json(90, checkpoints.MINI) | {"text_config": dict(kosmos_toys.TEXT)}
     (language / "config.json").write_text(json.dumps(raw))
     toys.write_processor(vision)
     section = CLIP | {"image_size": toys.SIZE, "patch_size": 8, "model_type": "clip_vision_model"}
     (vision / "config.json").write_text(json.dumps(section))
-    names = checkpoints.kosmos_json(90) | {"vision_config": section}
+    names = kosmos_toys.config_json(90, checkpoints.MINI) | {"vision_config": section}
     (root / "config.json").write_text(json.dumps(names))
     start = "vision_model.model."
     shapes = {n.removeprefix(start): x for n, x in checkpoints.tensor_shapes(root).items() if n.startswith(start)}
@@ -52,7 +53,7 @@ def test_the_tower_is_taken_and_the_rest_begins_as_torchscale_begins_it(parts, m
     tensors, tower = load_file(made / "model.safetensors"), load_file(parts["vision"] / "model.safetensors")
     for name, x in tower.items():
         np.testing.assert_array_equal(tensors[f"vision_model.model.{name.removeprefix('vision_model.')}"], x)
-    layers, width = checkpoints.KOSMOS_TEXT["layers"], checkpoints.KOSMOS_TEXT["embed_dim"]
+    layers, width = kosmos_toys.TEXT["layers"], kosmos_toys.TEXT["embed_dim"]
     wider = math.sqrt(math.log(2 * layers))
     for name, x in tensors.items():
         if not name.startswith("text_model.model.layers.0.") and not name.startswith("image_to_text_projection."):
@@ -61,9 +62,7 @@ def test_the_tower_is_taken_and_the_rest_begins_as_torchscale_begins_it(parts, m
         if layer.endswith(("norm", "_ln")):
             assert (x == (kind == "weight")).all()
             continue
-        inputs = (
-            checkpoints.KOSMOS_TEXT["ffn_dim"] if "fc2" in name else CLIP["hidden_size"] if ".dense" in name else width
-        )
+        inputs = kosmos_toys.TEXT["ffn_dim"] if "fc2" in name else CLIP["hidden_size"] if ".dense" in name else width
         if name.endswith("latent_query"):
             assert x.std() == pytest.approx(1, rel=0.2)
             continue
@@ -79,7 +78,7 @@ def test_first_values_have_the_published_bounds():
     config = MagnetoConfig(embed_dim=32, ffn_dim=64, layers=3)
     for name, bound in bounds.items():
         inputs = 64 if "fc2" in name else 32
-        drawn = draft.draw(name.removeprefix("bound/"), (4096 // inputs, inputs), config=config, seen=8, seed=0).make()
+        drawn = draft.draw(name.removeprefix("bound/"), (4096 // inputs, inputs), config=config, seen=8, seed=0).read()
         assert 0.995 * bound < np.abs(drawn).max() <= bound * (1 + 1e-6), name
 
 
@@ -124,7 +123,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_is_named(tmp_path, fault):
     text, fields, message = FAULTS[fault]
-    raw = checkpoints.kosmos_json(90, **text) | fields
+    raw = kosmos_toys.config_json(90, checkpoints.MINI, **text) | fields
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
         families.KOSMOS.read_config(tmp_path / "config.json")

@@ -12,6 +12,7 @@ import instructblip_jax as ib
 pytest.importorskip("torch", reason="the live reference is PyTorch, which is not installed")
 import checkpoints
 import frozen_reference as reference
+import frozen_toys
 
 SEED, SIDE, WORDS = 4, 45, 90
 PICTURES = [1, 2, 0, 3]
@@ -19,7 +20,7 @@ PICTURES = [1, 2, 0, 3]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    raw = checkpoints.frozen_json(WORDS)
+    raw = frozen_toys.config_json(WORDS)
     return checkpoints.write(tmp_path_factory.mktemp("frozen") / "model", raw, seed=SEED)
 
 

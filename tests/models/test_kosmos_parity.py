@@ -9,12 +9,13 @@ import instructblip_jax as ib
 pytest.importorskip("torch", reason="the live reference is transformers on PyTorch, which is not installed")
 import checkpoints
 import kosmos_reference as reference
+import kosmos_toys
 
 WORDS, PAD, END = 90, 1, 2
 PICTURES = [1, 2, 0, 2]
 """Pictures of each row: one, several, none, and one at the very end of the prompt."""
-RAW = checkpoints.kosmos_json(
-    WORDS, "kosmos-2", checkpoints.MINI, layers=2, vocab_size=WORDS, pad_token_id=PAD, bos_token_id=0
+RAW = kosmos_toys.config_json(
+    WORDS, checkpoints.MINI, "kosmos-2", layers=2, vocab_size=WORDS, pad_token_id=PAD, bos_token_id=0
 )
 SLOTS, BEGIN, AFTER = RAW["latent_query_num"], WORDS - 2, WORDS - 1
 

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import checkpoints
+import frozen_toys
+import kosmos_toys
 import toys
 from safetensors.numpy import save_file
 
@@ -47,11 +49,11 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
     if kind == "frozen":
-        raw = checkpoints.frozen_json(words)
+        raw = frozen_toys.config_json(words)
         raw["vision_config"] |= {"depths": [1, 1], "image_size": checkpoints.MINI["vision_config"]["image_size"]}
         return raw
     if kind == "kosmos-1":
-        return checkpoints.kosmos_json(words, sizes=checkpoints.MINI, layers=1)
+        return kosmos_toys.config_json(words, checkpoints.MINI, layers=1)
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:

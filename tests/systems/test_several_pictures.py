@@ -6,13 +6,21 @@ import pytest
 from PIL import Image
 
 import instructblip_jax as ib
+from instructblip_jax.commands.train import load_model
+from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.run.config import DataConfig, MixtureConfig, RunConfig
 
 IMAGES = [Image.fromarray(np.full((24, 24, 3), 40 * n, np.uint8)) for n in range(6)]
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory):
-    return ib.Processor.from_pretrained(minis.write(tmp_path_factory.mktemp("several") / "llava", "llava"))
+def directory(tmp_path_factory):
+    return minis.write(tmp_path_factory.mktemp("several") / "llava", "llava")
+
+
+@pytest.fixture(scope="module")
+def processor(directory):
+    return ib.Processor.from_pretrained(directory)
 
 
 def kinds(count):
@@ -49,3 +57,12 @@ def test_a_mark_stands_for_each_picture(processor):
     assert processor.marked("a <image> b", 1) == "a <image> b"
     with pytest.raises(ValueError, match="holds <image> 1 times, and its row has 2 pictures"):
         processor.marked("a <image> b", 2)
+
+
+def test_a_run_says_how_many_pictures_its_batches_hold(directory, tmp_path):
+    data = DataConfig(pictures=(5, 1))
+    run = RunConfig(str(directory), 1, 2, MixtureConfig(("s",)), data, dtype="float32")
+    assert load_model(run, directory, single_device_mesh())[1].pictures == (1, 5)
+    one = ib.Processor.from_pretrained(minis.write(tmp_path / "instructblip", "instructblip"))
+    with pytest.raises(ValueError, match=r"config\.data\.pictures: a row of this system holds one picture"):
+        one.holding((5,))

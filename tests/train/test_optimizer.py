@@ -39,6 +39,13 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine_to_its_floor():
     assert np.argmax(rates) == 20
 
 
+def test_the_rate_may_fall_in_a_line():
+    rate = schedule(OptimConfig(learning_rate=2e-4, warmup_start=0.0, warmup_steps=375, decay="linear"), 300_000)
+    assert float(rate(375)) == pytest.approx(2e-4)
+    assert float(rate(375 + (300_000 - 375) // 4)) == pytest.approx(1.5e-4, rel=1e-4)
+    assert float(rate(300_000)) == pytest.approx(0, abs=1e-12)
+
+
 def test_a_run_shorter_than_its_warm_up_rises_all_along():
     rate = schedule(OptimConfig(warmup_steps=1000), 10)
     rates = [float(rate(step)) for step in range(11)]

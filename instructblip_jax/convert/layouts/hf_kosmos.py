@@ -44,9 +44,7 @@ def read_config(path: Path) -> KosmosConfig:
         if not isinstance(raw.get(name) or {}, dict):
             raise ValueError(f"{path}: {name} is not an object")
     text = magneto.read_config(path, {**KINDS[kind], **(raw.get("text_config") or {})})
-    vision = clip_vit.read_config(
-        path, "vision_config", {**TOWER, **(raw.get("vision_config") or {})}, post_norm=True, last_apart=True
-    )
+    vision = clip_vit.read_config(path, "vision_config", {**TOWER, **(raw.get("vision_config") or {})}, post_norm=True)
     if vision.num_hidden_layers < 2:
         raise ValueError(f"{path}: vision_config.num_hidden_layers is 1; a tower of at least 2 layers is read here")
     latents = checked(path, "latent_query_num", raw.get("latent_query_num", 64), int)
@@ -75,8 +73,9 @@ def _boundary(path: Path, raw: Mapping[str, Any], field: str) -> int:
 
 def rules(config: KosmosConfig) -> dict[str, Rule]:
     """Path of each parameter -> its rule."""
+    stored = config.stored_image_size // config.vision.patch_size
     table = [
-        *clip_vit.rules(config.vision, *VIT, stored_grid=config.stored_image_size // config.vision.patch_size),
+        *clip_vit.rules(config.vision, *VIT, stored_grid=stored, last_apart=True),
         *magneto.rules(config.text, *LLM),
         *dense("pool/dense", f"{POOL}.dense"),
         Rule("pool/latents", f"{POOL}.latent_query"),

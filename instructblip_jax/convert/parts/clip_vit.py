@@ -24,17 +24,14 @@ DEFAULTS: Mapping[str, Any] = {
 """Hugging Face's class defaults of a vision_config."""
 
 
-def read_config(
-    path: Path, name: str, section: Mapping[str, Any], *, post_norm: bool = False, last_apart: bool = False
-) -> VitConfig:
+def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm: bool = False) -> VitConfig:
     """A CLIP vision configuration, the section ``name`` of a file ("": the top of it) -> its dataclass.
 
-    ``post_norm``, ``last_apart``: see `VitConfig`. Raises ValueError naming file and field.
+    Raises ValueError naming file and field.
     """
     where = f"{name}." if name else ""
     found = {**DEFAULTS, **{key: section[key] for key in DEFAULTS if section.get(key) is not None}}
-    form: dict[str, Any] = {"patch_bias": False, "pre_norm": True, "post_norm": post_norm, "last_apart": last_apart}
-    config = VitConfig(**fields(path, name, VitConfig, found), **form)
+    config = VitConfig(**fields(path, name, VitConfig, found), patch_bias=False, pre_norm=True, post_norm=post_norm)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(f"{path}: {where}hidden_act is {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
     check_patches(path, name, config.image_size, config.patch_size)
@@ -42,10 +39,11 @@ def read_config(
     return config
 
 
-def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) -> list[Rule]:
+def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0, last_apart: bool = False) -> list[Rule]:
     """The table. Hugging Face's name of the first norm is ``pre_layrnorm``.
 
     ``stored_grid``: patches along a side for which the files store position embeddings, 0 for the tower's own number.
+    ``last_apart``: see `Vit`.
     """
     same = stored_grid in (0, config.grid)
     block = f"{theirs}encoder.layers.{{layer}}"
@@ -62,7 +60,7 @@ def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) ->
         *norm(f"{ours}post_norm", f"{theirs}post_layernorm"),
         *_block(f"{ours}layers", block),
     ]
-    if config.last_apart:
+    if last_apart:
         table += _block(f"{ours}last", block.format(layer=config.num_hidden_layers - 1))
     return table
 

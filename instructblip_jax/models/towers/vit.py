@@ -26,7 +26,6 @@ class VitConfig:
       patch_bias: the patch convolution has a bias; CLIP's has none.
       pre_norm: a norm follows the embeddings, as in CLIP.
       post_norm: a norm follows the last block. CLIP's is for its class token alone, and LLaVA does not read it.
-      last_apart: the last block is a module of its own, so that it can train beside a stack that is frozen (KOSMOS-1).
     """
 
     hidden_size: int = 1408
@@ -40,7 +39,6 @@ class VitConfig:
     patch_bias: bool = True
     pre_norm: bool = False
     post_norm: bool = True
-    last_apart: bool = False
 
     @property
     def grid(self) -> int:
@@ -96,11 +94,19 @@ class Vit(nnx.Module):
     """Pixels [B, H, W, 3] -> tokens [B, P, D], class token first (P = grid * grid + 1), normalised by the last norm.
 
     ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`. ``drop_path``: the rate of
-    stochastic depth in the last block (`shares`), where a key is given.
+    stochastic depth in the last block (`shares`), where a key is given. ``last_apart``: the last block is a module of
+    its own, so that it can train beside a stack that is frozen (KOSMOS-1); such a tower has no `drop_path`.
     """
 
     def __init__(
-        self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none", drop_path: float = 0.0
+        self,
+        config: VitConfig,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        remat: str = "none",
+        drop_path: float = 0.0,
+        last_apart: bool = False,
     ):
         self.config, self.dtype, self.remat, self.drop_path = config, dtype, remat, drop_path
         width, patch = config.hidden_size, config.patch_size
@@ -108,9 +114,9 @@ class Vit(nnx.Module):
         self.class_token = parameter((1, width), (None, "embed"), rngs=rngs)
         self.position = parameter((config.grid**2 + 1, width), (None, "embed"), rngs=rngs)
         self.pre_norm = self._norm(config.pre_norm, rngs)
-        depth = config.num_hidden_layers - config.last_apart
+        depth = config.num_hidden_layers - last_apart
         self.layers = stack.build(lambda rngs: Block(config, dtype=dtype, rngs=rngs), depth, rngs)
-        self.last = Block(config, dtype=dtype, rngs=rngs) if config.last_apart else None
+        self.last = Block(config, dtype=dtype, rngs=rngs) if last_apart else None
         # LAVIS's ln_vision: not part of the frozen tower there, and part of the `original` trainable set here.
         self.post_norm = self._norm(config.post_norm, rngs)
 
