@@ -23,7 +23,7 @@ def named(model: str) -> ConfigDict:
     config.mixture.sets = (*CAPTIONS, *NAMING)
     config.mixture.weights = {}
     config.data.pictures = (1, 5)
-    config.data.instruction_lengths, config.data.response_lengths = (4, 24), (4,)
+    config.data.instruction_lengths, config.data.response_lengths = (8,), (4,)
     config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, NAMING
     config.evaluation.max_new_tokens = 4
     config.evaluation.blind = False

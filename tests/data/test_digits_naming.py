@@ -24,22 +24,22 @@ def named(made, split):
 
 def examples(record) -> list[tuple[int, str]]:
     """(picture, name) of each example."""
-    return list(zip(record.parts[:-2:2], record.parts[1:-2:2], strict=True))
+    return list(zip(record.parts[:-1:2], record.parts[1::2], strict=True))
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_question_asks_for_a_name_that_its_examples_say(made, split):
     for record in named(made, split):
         (answer,) = record.answers
-        assert f"{naming.SAID} {answer}" in {text for _, text in examples(record)}
-        assert record.parts[-2:] == (len(record.media) - 1, naming.SAID)
+        assert answer in {text for _, text in examples(record)}
+        assert record.parts[-1] == len(record.media) - 1
         assert record.instruction == "".join(naming.MARK if isinstance(part, int) else part for part in record.parts)
 
 
 def test_names_of_the_test_split_are_in_no_training_record(made):
     assert {answer for record in named(made, "test") for answer in record.answers} == set(naming.UNHEARD)
     for record in named(made, "train"):
-        assert not set(record.instruction.split()) & set(naming.UNHEARD)
+        assert not {text for _, text in examples(record)} & set(naming.UNHEARD)
 
 
 def test_every_name_has_as_many_examples_as_the_others_and_is_asked_for_as_often_as_it_comes(made):
@@ -68,7 +68,7 @@ def test_pictures_of_a_name_are_alike_in_one_respect_and_all_pictures_in_the_oth
         for picture, text in examples(record):
             of_name.setdefault(text, set()).add(shown[picture][own])
         assert all(len(found) == 1 for found in of_name.values())
-        assert of_name[f"{naming.SAID} {record.answers[0]}"] == {shown[-1][own]}
+        assert of_name[record.answers[0]] == {shown[-1][own]}
 
 
 def test_single_digits_are_captioned_in_words(made):
@@ -77,6 +77,18 @@ def test_single_digits_are_captioned_in_words(made):
         assert colour in COLOURS
         assert digit.isdigit()
         assert record.instruction == ""
+
+
+def test_documents_say_their_names_behind_words_and_behind_pictures(made):
+    for record in made[naming.TEXTS, "train"]:
+        assert not record.media
+        words = record.parts[0].split()
+        called = dict(zip(words[::2], words[1::2], strict=True))
+        assert words == [word for thing in words[::2] for word in (thing, called[thing])]
+        assert set(called.values()) <= set(naming.NAMES[: -len(naming.UNHEARD)])
+    for record in made[naming.DOCUMENTS, "test"]:
+        assert record.parts[::2] == tuple(range(naming.LONGEST))
+        assert set(record.parts[1::2]) <= set(naming.UNHEARD)
 
 
 def test_the_sets_are_prepared_where_a_run_needs_them(tmp_path, monkeypatch):
