@@ -24,9 +24,9 @@ def named(model: str) -> ConfigDict:
     config.mixture.weights = {}
     config.data.pictures = (1, 5)
     config.data.instruction_lengths, config.data.response_lengths = (8,), (4,)
-    config.evaluation.held_in, config.evaluation.held_out = CAPTIONS, NAMING
+    config.evaluation.held_in, config.evaluation.held_out = (), NAMING
     config.evaluation.max_new_tokens = 4
-    config.evaluation.blind = False
+    config.evaluation.shots, config.evaluation.few_shot.controls = (0, 1, 2, 4, 8), ("wrong", "blank")
     return config
 
 
