@@ -1,12 +1,8 @@
 """The table of systems: what a ``config.json``'s model_type stands for. One entry a family; nothing else dispatches."""
 
-import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from instructblip_jax.convert import adapter, ingredients
 from instructblip_jax.convert import assemble as engine
@@ -14,6 +10,7 @@ from instructblip_jax.convert.assemble import Draft
 from instructblip_jax.convert.drafts import albef as albef_draft
 from instructblip_jax.convert.drafts import blip as blip_draft
 from instructblip_jax.convert.drafts import blip2_stage1 as blip2_stage1_draft
+from instructblip_jax.convert.drafts import flamingo as flamingo_draft
 from instructblip_jax.convert.drafts import frozen as frozen_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import kosmos as kosmos_draft
@@ -24,86 +21,40 @@ from instructblip_jax.convert.layouts import (
     albef,
     albef_original,
     blip_original,
+    flamingo,
     frozen,
     hf_blip,
     hf_blip2_retrieval,
+    hf_idefics,
     hf_instructblip,
     hf_kosmos,
     hf_llava,
     lavis,
 )
-from instructblip_jax.convert.load import NONE
 from instructblip_jax.convert.new_directory import check_free, new_directory
-from instructblip_jax.convert.rule import Rule
 from instructblip_jax.convert.shards import Shards, open_shards
 from instructblip_jax.convert.write import CODES, MAX_SHARD_BYTES, Tensor, Written, write_shards
+from instructblip_jax.family import Family, Tensors
 from instructblip_jax.files import read_json
 from instructblip_jax.processors import albef as albef_processor
 from instructblip_jax.processors import blip as blip_processor
-from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.blip2_stage1 import Blip2Stage1Processor
+from instructblip_jax.processors.flamingo import FlamingoProcessor
 from instructblip_jax.processors.frozen import FrozenProcessor
+from instructblip_jax.processors.idefics import IdeficsProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.kosmos import KosmosProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.flamingo import FlamingoConfig
 from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
-
-Tensors = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """Model directories of one family: reading, writing, assembling.
-
-    Attributes:
-      trainable_sets: those of its configurations (`systems.protocol.SystemConfig`).
-      read_config: path of config.json -> the system's configuration. Raises ValueError naming file and field.
-      rules: configuration -> path of each parameter -> its tensor.
-      ignored: configuration -> names of tensors that old files hold on top: buffers, aliases, unused tables.
-      describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
-        changed something.
-      processor: (directory, configuration) -> the processor.
-      unread: configuration -> names of tensors that the system does not read, and an export keeps.
-      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
-        way to assemble one (`convert.ingredients`).
-      original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
-        names that are skipped; None if the tensors are another family's.
-      replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration
-        that has them, the tensors that replace the directory's or are added to them, and the names that are skipped;
-        None if there are no such files.
-      modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
-        where it calls them otherwise: adapters are named after these.
-    """
-
-    trainable_sets: Mapping[str, tuple[str, ...]]
-    read_config: Callable[[Path], SystemConfig]
-    rules: Callable[[Any], Mapping[str, Rule]]
-    ignored: Callable[[Any], re.Pattern[str]]
-    describe: Callable[[Path, Any], None]
-    processor: Callable[[Path, Any], BaseProcessor]
-    draft: Callable[..., Draft] | None = None
-    unread: Callable[[Any], re.Pattern[str]] = lambda config: NONE
-    modules: tuple[tuple[str, str], ...] = ()
-    original: Callable[[Path, Tensors, Path, int], tuple[Draft, list[str]] | None] = lambda *_: None
-    replaced: Callable[[Path, Tensors, Path], tuple[Any, dict[str, np.ndarray], list[str]]] | None = None
-
-    def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
-        """The rules, with the names that the files of a model directory use."""
-        names = open_shards(directory).shapes
-        return {path: rule.spelled(names) for path, rule in self.rules(config).items()}
-
-    def without_rule(self, config: Any) -> re.Pattern[str]:
-        """Names of the tensors that need no rule: those that are `ignored`, and those that are `unread`."""
-        return re.compile(f"{self.ignored(config).pattern}|{self.unread(config).pattern}")
-
 
 INSTRUCTBLIP = Family(
     InstructBlipConfig.trainable_sets,
@@ -135,6 +86,25 @@ LLAVA = Family(
     llava_draft.draft,
     hf_llava.unread,
     hf_llava.MODULES,
+)
+FLAMINGO = Family(
+    FlamingoConfig.trainable_sets,
+    flamingo.read_config,
+    flamingo.rules,
+    flamingo.ignored,
+    flamingo.describe,
+    FlamingoProcessor.from_directory,
+    flamingo_draft.draft,
+    flamingo.unread,
+)
+IDEFICS = Family(
+    FlamingoConfig.trainable_sets,
+    hf_idefics.read_config,
+    hf_idefics.rules,
+    hf_idefics.ignored,
+    hf_idefics.describe,
+    IdeficsProcessor.from_directory,
+    unread=hf_idefics.unread,
 )
 ALBEF = Family(
     AlbefConfig.trainable_sets,
@@ -179,6 +149,8 @@ FAMILIES: dict[str, Family] = {
     "instructblipvideo": INSTRUCTBLIP,
     "blip-2": INSTRUCTBLIP,
     "llava": LLAVA,
+    "flamingo": FLAMINGO,
+    "idefics": IDEFICS,
     "kosmos-1": KOSMOS,
     "kosmos-2": KOSMOS,
     "frozen": FROZEN,
@@ -294,7 +266,7 @@ def assemble(
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
-        ``queries`` of a new blip-2.
+        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or

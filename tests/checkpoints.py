@@ -189,6 +189,8 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
     if name.startswith("text_model."):
         return kosmos_toys.values(z, name)
+    if name.endswith(("_gate", "alpha_cross_attn", "alpha_dense")):  # tanh of it is how far a block is open
+        return 0.5 + 0.2 * z
     if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
     if len(shape) == 1:

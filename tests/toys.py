@@ -10,9 +10,10 @@ from pathlib import Path
 import checkpoints
 
 from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES
-from instructblip_jax.convert.vocabulary import with_boundaries, with_image, with_mark
+from instructblip_jax.convert.vocabulary import CHUNK, with_boundaries, with_image, with_mark
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
+from instructblip_jax.processors.idefics import FAKE
 from instructblip_jax.processors.image import CLIP_MEAN, CLIP_STD
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,8 @@ WITH_IMAGES = {
     "llava": lambda directory: with_image(directory, "LlavaProcessor"),
     "frozen": with_mark,
     "kosmos-1": lambda directory: with_boundaries(directory, BOUNDARIES),
+    "flamingo": lambda directory: with_mark(directory, CHUNK),
+    "idefics": lambda directory: with_mark(directory, FAKE),
 }
 """Systems whose tokenizer is LLaMA's with tokens for pictures -> how they are added."""
 

@@ -10,6 +10,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip-2 --vision --language [--bert]
   blip-2 --qformer --language [--vision]
   llava --vision --language
+  flamingo --vision --language
   frozen --language [--vision]
   kosmos-1 --vision --language
   albef --vision --bert
@@ -41,10 +42,11 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "queries",
         None,
-        "Number of new query tokens, of blip-2 and instructblip, or of vectors a picture, of frozen; the papers' by "
-        "default.",
+        "Number of new query tokens, of blip-2 and instructblip, of flamingo's latents, or of vectors a picture, of "
+        "frozen; the papers' by default.",
         lower_bound=1,
     )
+    flags.DEFINE_integer("every", None, "Layers between flamingo's blocks; 4 by default.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
     flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
     flags.DEFINE_string("json", None, "Also write the report here, for programs.")
@@ -62,5 +64,6 @@ def check_flags(args: Sequence[str]) -> None:
     ingredients.check_task(system, parts, FLAGS.task)
     ingredients.check_projector(system, FLAGS.projector)
     ingredients.check_queries(system, parts, FLAGS.queries)
+    ingredients.check_every(system, FLAGS.every)
     if not FLAGS.out:
         raise ValueError("--out is needed")

@@ -12,7 +12,7 @@ from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import as_dict, as_table
 
 FLAGS = flags.FLAGS
-CHOICES = ("projector", "task", "queries")
+CHOICES = ("projector", "task", "queries", "every")
 """Flags that some systems have."""
 
 

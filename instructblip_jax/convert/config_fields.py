@@ -56,6 +56,21 @@ def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -
             raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
 
 
+def one_of(path: Path, field: str, value: Any, known: tuple[str, ...]) -> str:
+    """``value``, if it is known. Raises ValueError naming file and field."""
+    if value not in known:
+        raise ValueError(f"{path}: {field} is {value!r}; known are {', '.join(filter(None, known))}")
+    return value
+
+
+def section_of(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of a config.json; {} where there is none. Raises ValueError where it is no object."""
+    section = raw.get(name) or {}
+    if not isinstance(section, dict):
+        raise ValueError(f"{path}: {name} is not an object")
+    return section
+
+
 def check_patches(path: Path, section: str, image: int, patch: int) -> None:
     """Raise ValueError where the patches of a tower's section ("": the top of the file) do not divide its pictures."""
     if image % patch:

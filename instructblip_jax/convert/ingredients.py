@@ -4,11 +4,11 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava, kosmos-1 and frozen a CLIP; for albef and "
-    "blip also a ViT.",
+    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava, flamingo, kosmos-1 and frozen a CLIP; for "
+    "albef and blip also a ViT.",
     "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories; for kosmos-1 a tokenizer, and a config.json of that "
-    "model_type if the sizes are not the paper's.",
+    "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for kosmos-1 a "
+    "tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
     "audio": "Audio encoder.",
     "pc": "Point cloud encoder.",
@@ -53,6 +53,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
         Combination(("qformer", "language"), ("vision",)),
     ),
     "llava": (Combination(("vision", "language")),),
+    "flamingo": (Combination(("vision", "language")),),
     "kosmos-1": (Combination(("vision", "language")),),
     "frozen": (Combination(("language",), ("vision",)),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
@@ -88,13 +89,19 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
         raise ValueError(f"--task of {system} is one of {', '.join(tasks)}, not {given!r}")
 
 
+def check_every(system: str, given: int | None) -> None:
+    """Raise ValueError if a distance of blocks is given for a system that has none between its layers."""
+    if given is not None and system != "flamingo":
+        raise ValueError(f"--every is for flamingo; {system} has no blocks between the layers of its language model")
+
+
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
-    """Raise ValueError if a number of query tokens, or of a picture's vectors, is given where none are new."""
+    """Raise ValueError if a number of query tokens, latents or vectors of a picture is given where none are new."""
     bridge = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
-    new = bridge or system == "frozen"
+    new = bridge or system in ("flamingo", "frozen")
     if given is not None and not new:
         raise ValueError(
-            "--queries is for frozen, and for a blip-2 or instructblip of --vision, whose query tokens are new"
+            "--queries is for flamingo, frozen, and a blip-2 or instructblip of --vision, whose query tokens are new"
         )
 
 

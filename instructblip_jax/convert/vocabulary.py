@@ -10,6 +10,7 @@ from instructblip_jax.files import read_json, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 IMAGE, DEC, LLAMA_PAD, LLAMA_END, PAD = "<image>", "[DEC]", "[PAD]", "</s>", "<pad>"
+CHUNK = "<|endofchunk|>"
 BERT_TOKENS = {"cls": "[CLS]", "mask": "[MASK]", "pad": "[PAD]", "sep": "[SEP]", "unk": "[UNK]"}
 
 
@@ -109,8 +110,9 @@ def with_image(directory: Path, processor_class: str) -> Vocabulary:
     return vocabulary
 
 
-def with_mark(directory: Path) -> Vocabulary:
-    """A language model's tokenizer with ``<image>`` behind its words, and a padding token that it has already.
+def with_mark(directory: Path, *others: str) -> Vocabulary:
+    """A language model's tokenizer with ``others`` and ``<image>`` behind its words, and a padding token that it has
+    already.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
@@ -119,7 +121,8 @@ def with_mark(directory: Path) -> Vocabulary:
     named = (name for name in ("pad_token", "unk_token", "eos_token") if vocabulary.config.get(name) is not None)
     vocabulary.config["pad_token"] = vocabulary.config[next(named, "eos_token")]
     vocabulary.id_of("pad_token")
-    vocabulary.add(IMAGE)
+    for token in (*others, IMAGE):
+        vocabulary.add(token)
     return vocabulary
 
 

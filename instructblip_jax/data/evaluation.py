@@ -64,7 +64,8 @@ def evaluation_batches(
         first += len(records)
         asked = records + [records[0]] * (batch_size - len(records))
         said = [processor.asked(instruction(templates, row, 0)) for row in asked]
-        texts = [processor.encode(text, pictures=len(row.media)) for text, row in zip(said, asked, strict=True)]
+        pictures = [processor.shown(tuple(medium.kind for medium in row.media)) for row in asked]
+        texts = [processor.encode(text, pictures=count) for text, count in zip(said, pictures, strict=True)]
         longest = max(processor.lengths(text)[0] for text in texts)
         while lengths[-1] < longest:
             lengths.append(lengths[-1] + LONGER)

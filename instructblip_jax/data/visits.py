@@ -90,7 +90,7 @@ def text_of(
 
     Raises ValueError naming a record without an answer, or one that the processor cannot hold.
     """
-    pictures = len(record.media)
+    pictures = processor.shown(tuple(medium.kind for medium in record.media))
     if not processor.converses:
         return processor.encode(*drawn(record, rng, templates), training=True, pictures=pictures)
     turns = record.turns or (drawn(record, rng, templates),)

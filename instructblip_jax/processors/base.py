@@ -15,6 +15,8 @@ from instructblip_jax.processors.tokenizer import TextTokenizer
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
+MARK = "<image>"
+"""Stands in a text for each picture of its row, in order, where rows hold several."""
 Row = Mapping[str, np.ndarray]
 """Token rows of one sample by batch key, unpadded int32 [n]."""
 Medium = tuple[str, Any]
@@ -226,6 +228,10 @@ class BaseProcessor(ABC):
             except ValueError as error:
                 raise ValueError(f"instructions[{n}]: {error}") from error
         return found
+
+    def shown(self, kinds: tuple[str, ...]) -> int:
+        """The number of pictures that a row with media of these ``kinds`` shows, as `encode` counts them."""
+        return len(kinds)
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
         """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it; a row

@@ -14,7 +14,7 @@ from instructblip_jax.pixels import BLANK, SCALE, blank
 from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.base import IGNORE, BaseProcessor, Medium, Row
 from instructblip_jax.processors.fast_resize import FastImageProcessor
-from instructblip_jax.processors.image import ImageProcessor, Picture, open_image, settings
+from instructblip_jax.processors.image import CroppedImageProcessor, ImageProcessor, Picture, open_image, settings
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 
@@ -164,7 +164,11 @@ class ImageTextProcessor(BaseProcessor):
         return other
 
     def resizing(self, how: str) -> "ImageTextProcessor":
-        """See `BaseProcessor`."""
+        """See `BaseProcessor`; pictures that are cut or padded are made in the exact way alone."""
+        if issubclass(self.IMAGE, CroppedImageProcessor):
+            if how == "exact":
+                return self
+            raise ValueError(f"config.data.resize is {how!r}: this system cuts or pads its pictures; it is 'exact'")
         kind = FastImageProcessor if how == "fast" else ImageProcessor
         other = copy.copy(self)
         other.image = kind(**{field.name: getattr(self.image, field.name) for field in dataclasses.fields(self.image)})

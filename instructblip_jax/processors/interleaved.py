@@ -8,11 +8,10 @@ from typing import Self
 import numpy as np
 
 from instructblip_jax.pixels import BLANK, SCALE, all_numbers
-from instructblip_jax.processors.base import IGNORE, Given, Medium, Row
+from instructblip_jax.processors.base import IGNORE, MARK, Given, Medium, Row
 from instructblip_jax.processors.image_text import ImageTextProcessor
 
-MARK = "<image>"
-"""Stands in a text for each picture of its row, in order."""
+__all__ = ["MARK", "InterleavedProcessor"]
 
 
 class InterleavedProcessor(ImageTextProcessor):

@@ -27,6 +27,7 @@ class LlavaProcessor(InterleavedProcessor):
     """
 
     IMAGE = CroppedImageProcessor
+    FEW_SHOT = "llava"
     converses = True
 
     @classmethod
@@ -84,9 +85,3 @@ class LlavaProcessor(InterleavedProcessor):
         """See `BaseProcessor`; an answer ends where the template's next turn begins, too."""
         texts, follows = super().decode(ids), NEXT.get(self.config.conversation)
         return [text.partition(follows)[0].strip() for text in texts] if follows else texts
-
-    def resizing(self, how: str) -> "LlavaProcessor":
-        """See `BaseProcessor`: pictures that are cut or padded are made in the exact way alone."""
-        if how == "exact":
-            return self
-        raise ValueError(f"config.data.resize is {how!r}: this system cuts or pads its pictures; it is 'exact'")

@@ -49,7 +49,7 @@ many rows these are is not published."""
 INSTRUCTIONS = ("unnatural_instructions", "flan_v2")
 """Section 3.2: 68,478 instructions of the first, 54 thousand of the second."""
 TUNING = {"steps": 10_000, "rate": 2e-5, "rows": 256}
-"""Figures of the tuning on instructions; ours: the text that was read here states no figures."""
+"""Settings of the tuning on instructions. They are ours: the paper states none."""
 
 
 def corpus(model: str, name: str) -> ConfigDict:

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+from instructblip_jax.models.bridges.gated import GatedConfig
 from instructblip_jax.models.bridges.qformer import QFormerConfig
+from instructblip_jax.models.bridges.resampler import ResamplerConfig
 from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
@@ -10,6 +12,7 @@ from instructblip_jax.models.language.t5 import T5Config
 from instructblip_jax.models.towers.nf_resnet import NfResNetConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
+from instructblip_jax.systems.flamingo import FlamingoConfig
 from instructblip_jax.systems.frozen import FrozenConfig
 from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 from instructblip_jax.systems.kosmos import KosmosConfig
@@ -51,10 +54,67 @@ def _llava(text: LlamaConfig, vision: VitConfig = CLIP_L) -> LlavaConfig:
     return LlavaConfig(vision, dataclasses.replace(text, rms_norm_eps=1e-5, pad_token_id=32001))
 
 
+def _flamingo(text: LlamaConfig | OptConfig, every: int) -> FlamingoConfig:
+    """Flamingo's resampler and blocks over CLIP ViT-L/14 at 224 pixels and another language model (arXiv 2204.14198,
+    table 4: 64 latents, 16 heads of 96 in the resampler, heads of 128 in the blocks, squared ReLU)."""
+    vision = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24)
+    resampler = ResamplerConfig(1024, heads=16, head_size=96, activation="squared_relu", frames=8)
+    width = text.hidden_size
+    blocks = GatedConfig(width, 1024, 4 * width, heads=width // 128, head_size=128, activation="squared_relu")
+    return FlamingoConfig(
+        vision,
+        text,
+        resampler,
+        blocks,
+        every=every,
+        at=0,
+        known_tokens=text.vocab_size,
+        added_tokens=2,
+        chunk_token_id=text.vocab_size,
+        image_token_id=text.vocab_size + 1,
+    )
+
+
+def _idefics(text: LlamaConfig, every: int) -> FlamingoConfig:
+    """Idefics-1: CLIP ViT-H/14 of LAION, and LLaMA's own sizes in the blocks."""
+    vision = VitConfig(1280, 5120, 32, 16, layer_norm_eps=1e-5, patch_bias=False, pre_norm=True, post_norm=False)
+    resampler = ResamplerConfig(1280, heads=16, head_size=96, activation="relu", head_norms=True)
+    heads, width = text.num_attention_heads, text.hidden_size
+    blocks = GatedConfig(
+        width,
+        1280,
+        text.intermediate_size,
+        heads,
+        width // heads,
+        "silu",
+        swiglu=True,
+        epsilon=text.rms_norm_eps,
+        head_norms=True,
+    )
+    return FlamingoConfig(
+        vision,
+        text,
+        resampler,
+        blocks,
+        every=every,
+        at=0,
+        known_tokens=32000,
+        added_tokens=2,
+        fake_token_id=32000,
+        image_token_id=32001,
+        class_token=True,
+    )
+
+
 FLAN_T5_XL = T5Config(d_model=2048, d_ff=5120, num_heads=32, num_layers=24, num_decoder_layers=24)
 FLAN_T5_XXL = T5Config(d_model=4096, d_ff=10240, num_heads=64, num_layers=24, num_decoder_layers=24)
 OPT_2_7B = OptConfig(vocab_size=50304, hidden_size=2560, ffn_dim=10240, num_hidden_layers=32, num_attention_heads=32)
+OPT_1_3B = OptConfig(hidden_size=2048, ffn_dim=8192, num_hidden_layers=24, num_attention_heads=32)
 OPT_6_7B = OptConfig(vocab_size=50304, hidden_size=4096, ffn_dim=16384, num_hidden_layers=32, num_attention_heads=32)
+LLAMA_7B = LlamaConfig()
+LLAMA_65B = LlamaConfig(
+    hidden_size=8192, intermediate_size=22016, num_hidden_layers=80, num_attention_heads=64, rms_norm_eps=1e-5
+)
 STAGE1 = Blip2Stage1Config(VitConfig(), QFormerConfig())
 """BLIP-2's first stage as the public files have it; directories of ours also have the head that writes."""
 PUBLIC: dict[str, SystemConfig] = {
@@ -66,6 +126,8 @@ PUBLIC: dict[str, SystemConfig] = {
     "Salesforce/blip2-itm-vit-g-coco": dataclasses.replace(STAGE1, vision=VitConfig(image_size=364)),
     "llava-hf/llava-1.5-7b-hf": _llava(VICUNA_7B),
     "llava-hf/llava-1.5-13b-hf": _llava(VICUNA_13B),
+    "HuggingFaceM4/idefics-9b": _idefics(LLAMA_7B, 4),
+    "HuggingFaceM4/idefics-80b": _idefics(LLAMA_65B, 4),
     "microsoft/kosmos-2-patch14-224": KosmosConfig(KOSMOS_CLIP, MagnetoConfig()),
 }
 """Hub id -> sizes. Token ids are the classes' defaults, because neither memory nor time depends on them."""
@@ -77,6 +139,8 @@ NEW: dict[str, SystemConfig] = {
     "blip2-flan-t5-xxl-new": _blip2(FLAN_T5_XXL),
     "llava-1.5-7b-new": _llava(VICUNA_7B),
     "llava-1.5-13b-new": _llava(VICUNA_13B),
+    "flamingo-9b-new": _flamingo(LLAMA_7B, 4),
+    "flamingo-3b-new": _flamingo(OPT_1_3B, 1),
     "frozen-7b-new": FrozenConfig(NfResNetConfig(), LlamaConfig()),
     "kosmos-1-new": KosmosConfig(KOSMOS_CLIP, MagnetoConfig(vocab_size=64064, scale_embedding=False, positions="xpos")),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),

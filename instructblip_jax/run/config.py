@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_dict
 
 from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.processors.augment import AugmentConfig
+from instructblip_jax.run.evaluation import EvaluationConfig
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
 from instructblip_jax.systems.protocol import Int8
@@ -116,27 +117,6 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """The suite: sets seen in training, sets that were not, and how they are answered.
-
-    Attributes:
-      held_in: sets that were seen in training.
-      held_out: sets that were not.
-      batch_size: questions a batch.
-      max_new_tokens: longest answer on sets that are not in `evals.suite.SUITE`.
-      blind: evaluate a second time with all pictures blanked.
-      settings: set -> fields of `evals.suite.EvalSpec` that replace the set's own ("split", "prompt", "num_beams" ...).
-    """
-
-    held_in: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    batch_size: int = 64
-    max_new_tokens: int = 64
-    blind: bool = True
-    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One run: its own fields and those of its parts. docs/configuration.md has a line for each.
 
@@ -159,7 +139,7 @@ class RunConfig:
     batch_size: int
     mixture: MixtureConfig
     data: DataConfig = DataConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = MeshConfig()
     layout: Mapping[str, str] = dataclasses.field(default_factory=dict)

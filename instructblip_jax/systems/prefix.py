@@ -179,6 +179,11 @@ class PrefixSystem(nnx.Module):
         """The last layer's output of a decoder-only language model at each position of `prompt`, [B, Q + T, D]."""
         return self.llm.run(*self.prompt(media, batch, key=key))
 
+    def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
+        """Media, text with the real tokens first, and what `prompt` made of both -> the context that the language
+        model's `prefill` gives."""
+        return self.llm.prefill(embeds, mask)
+
     @in_layout_of("llm")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, To, V]: T5's decoder logits at each label, its inputs being the labels shifted right; or
@@ -209,7 +214,8 @@ class PrefixSystem(nnx.Module):
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
         """See `protocol.Answers`."""
-        embeds, mask = self.prompt(media, first_of(batch))
+        begin = first_of(batch)
+        embeds, mask = self.prompt(media, begin)
         visual = embeds.shape[1] - batch["input_ids"].shape[1]
         if self.config.decoder_only:
             # As Hugging Face has them: placeholders, then the padding, then the text.
@@ -221,7 +227,7 @@ class PrefixSystem(nnx.Module):
         else:
             first = jnp.full((embeds.shape[0],), self._start_id, jnp.int32)
             ids = first[:, None]
-        return {"first": first, "ids": ids, **self.llm.prefill(embeds, mask)}
+        return {"first": first, "ids": ids, **self.begun(media, begin, embeds, mask)}
 
     @in_layout_of("llm")
     def init_cache(self, context: Context, rows: int, length: int) -> Any:

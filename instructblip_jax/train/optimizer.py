@@ -3,6 +3,7 @@ where a run asks for them."""
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import jax
@@ -22,7 +23,7 @@ class OptimConfig:
     norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of every batch; their gradients are added
     before the update. ``spike_factor``: skip steps whose loss is more than this many times the running mean; 0 skips
     none. ``rates``: path prefix, as trainable sets have them -> factor of the learning rate of what is under it; the
-    longest prefix counts.
+    longest prefix counts. ``undecayed``: path prefixes under which no weight decays, besides biases and norms.
 
     Raises ValueError naming a field that is out of range.
     """
@@ -40,6 +41,7 @@ class OptimConfig:
     spike_factor: float = 0.0
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     decay: Literal["cosine", "linear"] = "cosine"
+    undecayed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
@@ -67,9 +69,15 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [warmup])
 
 
-def decays(train: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """Weight-decay mask: path -> True if the parameter is decayed."""
-    return {path: path.rsplit("/", 1)[-1] not in NO_DECAY for path in train}
+def decays(train: Mapping[str, jax.Array], undecayed: tuple[str, ...] = ()) -> dict[str, bool]:
+    """Weight-decay mask: path -> True if the parameter is decayed; it is not under the prefixes ``undecayed``.
+
+    Raises ValueError for a prefix under which nothing trains.
+    """
+    for prefix in undecayed:
+        if not any(trains(path, (prefix,)) for path in train):
+            raise ValueError(f"optim.undecayed names {prefix!r}, and this run trains nothing under it")
+    return {path: path.rsplit("/", 1)[-1] not in NO_DECAY and not trains(path, undecayed) for path in train}
 
 
 def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:
@@ -106,7 +114,7 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
         b2=config.beta2,
         eps=config.epsilon,
         weight_decay=config.weight_decay,
-        mask=decays,
+        mask=partial(decays, undecayed=config.undecayed),
     )
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     chain += [adamw, *([scaled(config.rates)] if config.rates else [])]

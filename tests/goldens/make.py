@@ -12,6 +12,7 @@ the oracle has them. What the tests do not read is left out.
 import argparse
 import importlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -79,6 +80,13 @@ JOINED = ("input_ids", "attention_mask")
 OTHERS = ("greedy_ids", "greedy_margin", "t5_bucket_encoder", "t5_bucket_decoder", "image_0", "meta")
 STEP = 8
 """Of the joined texts' logits every so manieth position is kept."""
+FLAMINGO = re.compile(
+    r"meta|param/.*|in/.*|out/(latents|pict|frame_embs|block_|logits|loss|.*labels|greedy_ids|candidate).*"
+    r"|grad/(documents|next)/(perceiver\.(latents|norm\.bias|layers\.0\.0\.to_kv\.weight)"
+    r"|gated_cross_attn_layers\.\d\.(attn_gate|ff_gate|attn\.(norm|to_q|to_kv)\.weight|ff\.0\.bias)"
+    r"|model\.embed_tokens\.weight)"
+)
+"""What is kept of the oracle's statements of Flamingo."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",
@@ -135,6 +143,20 @@ def make(kind: str) -> None:
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
+def make_flamingo() -> None:
+    """Weights, inputs and answers of the oracle's plain statements of Flamingo, as the open code and as the paper has
+    it; gradients of one loss, and of few weights."""
+    directory = HERE / "flamingo"
+    directory.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("openflamingo_llama", "flamingo_paper"):
+            run("flamingo_reference", "--out", scratch, "--part", name)
+            oracle = dict(np.load(f"{scratch}/{name}.npz"))
+            kept = {key: x for key, x in oracle.items() if FLAMINGO.fullmatch(key)}
+            np.savez_compressed(directory / f"{name}.npz", **kept)
+    print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
+
+
 def make_kosmos() -> None:
     """KOSMOS-1, whose xPos no library has: the oracle's own statement of it, from a tower's features on."""
     directory = HERE / "kosmos1"
@@ -178,11 +200,15 @@ def make_kosmos() -> None:
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
+STATED = {"kosmos1": make_kosmos, "flamingo": make_flamingo}
+"""Directories of what the oracle states by itself, because no library has it."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", required=True, type=Path, help="folder of make_tiny_hf.py and hf_reference.py")
     parser.add_argument(
-        "kinds", nargs="*", default=[*KINDS, "kosmos1"], help="of the directories beside this file; default all"
+        "kinds", nargs="*", default=[*KINDS, *STATED], help="of the directories beside this file; default all"
     )
     sys.dont_write_bytecode = True  # the oracle's folder is not ours
     args = parser.parse_args()
@@ -190,7 +216,7 @@ def main() -> None:
     importlib.import_module("make_tiny_hf").SCALES.update({"golden": SIZES, "golden-small": SMALL})
     reference.torch.set_num_threads(1)
     for kind in args.kinds:
-        make_kosmos() if kind == "kosmos1" else make(kind)
+        STATED[kind]() if kind in STATED else make(kind)
 
 
 if __name__ == "__main__":

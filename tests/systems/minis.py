@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import checkpoints
+import flamingo_files
 import frozen_toys
 import kosmos_toys
 import toys
@@ -17,6 +18,8 @@ MINIS = (
     "instructblipvideo",
     "blip-2",
     "llava",
+    "flamingo",
+    "idefics",
     "frozen",
     "kosmos-1",
     "tenth",
@@ -25,6 +28,8 @@ MINIS = (
     *FORMS,
 )
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
+LONG = ("idefics",)
+"""Those whose code is another's: CI leaves them out."""
 PAIRS = ("blip-2-stage-1", "albef", "blip")
 """Those that compare."""
 BERT = (*PAIRS, "blip-captioning")
@@ -40,6 +45,8 @@ SILENT = ("albef", "blip")
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
+SEEING = {"flamingo": flamingo_files.flamingo_json, "idefics": flamingo_files.idefics_json}
+"""Those whose language model looks at pictures from inside; they have tokenizers of their own."""
 
 
 def config_json(kind: str, words: int, qformer_words: int) -> dict:
@@ -48,6 +55,8 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     raw = checkpoints.config_json(kind, sizes=checkpoints.MINI, family=family, vocab_size=words + 1)
     if kind == "llava":
         return checkpoints.llava_json(words, sizes=checkpoints.MINI)
+    if kind in SEEING:
+        return SEEING[kind](words, sizes=checkpoints.MINI)
     if kind == "frozen":
         raw = frozen_toys.config_json(words)
         raw["vision_config"] |= {"depths": [1, 1], "image_size": checkpoints.MINI["vision_config"]["image_size"]}

@@ -83,7 +83,10 @@ class Case:
         return float(loss), checkpoints.host(grads)
 
 
-@pytest.fixture(scope="module", params=minis.MINIS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.long) if kind in minis.LONG else kind for kind in minis.MINIS],
+)
 def case(request, tmp_path_factory):
     return Case(minis.write(tmp_path_factory.mktemp("laws") / request.param, request.param))
 

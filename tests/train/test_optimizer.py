@@ -150,3 +150,12 @@ def test_rates_are_factors_of_the_learning_rate_by_path():
         np.testing.assert_allclose(scaled[path], plain[path] * factor, rtol=1e-6)
     with pytest.raises(ValueError, match=r"optim\.rates names 'abc', and this run trains nothing under it"):
         update(rates={"a": 0.1, "abc": 2.0})
+
+
+def test_nothing_decays_under_some_prefixes():
+    params = {path: np.full((2, 2), 4.0) for path in ("a/b/kernel", "a/c/kernel", "d/kernel", "d/bias")}
+    tx = optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.5, undecayed=("a/b",)), 10)
+    updates = tx.update({path: np.zeros((2, 2)) for path in params}, tx.init(params), params)[0]
+    assert {path for path, x in updates.items() if x.any()} == {"a/c/kernel", "d/kernel"}
+    with pytest.raises(ValueError, match=r"optim\.undecayed names 'abc', and this run trains nothing under it"):
+        optimizer(OptimConfig(undecayed=("abc",)), 10).init(params)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.convert.config_fields import checked
+from instructblip_jax.convert.config_fields import checked, one_of
 from instructblip_jax.convert.parts import clip_vit, llama
 from instructblip_jax.convert.rule import Rule, dense, renamed
 from instructblip_jax.files import read_json, write_json
@@ -74,21 +74,15 @@ def read_config(path: Path) -> LlavaConfig:
     return LlavaConfig(
         clip_vit.cut(vision, depth),
         text,
-        projector_act=_one_of(path, "projector_hidden_act", act, ("linear", *ACTIVATIONS)),
+        projector_act=one_of(path, "projector_hidden_act", act, ("linear", *ACTIVATIONS)),
         image_token_id=image,
-        class_token=_one_of(
+        class_token=one_of(
             path, "vision_feature_select_strategy", raw.get("vision_feature_select_strategy", "default"), STRATEGIES
         )
         == "full",
-        conversation=_one_of(path, TEMPLATE, raw.get(TEMPLATE) or CONVERSATIONS[0], CONVERSATIONS),
-        image_aspect_ratio=_one_of(path, ASPECT, raw.get(ASPECT) or "", ("", *ASPECTS)),
+        conversation=one_of(path, TEMPLATE, raw.get(TEMPLATE) or CONVERSATIONS[0], CONVERSATIONS),
+        image_aspect_ratio=one_of(path, ASPECT, raw.get(ASPECT) or "", ("", *ASPECTS)),
     )
-
-
-def _one_of(path: Path, field: str, value: Any, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(f"{path}: {field} is {value!r}; known are {', '.join(filter(None, known))}")
-    return value
 
 
 def _depth(path: Path, layer: Any, layers: int) -> int:

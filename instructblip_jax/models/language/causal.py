@@ -157,7 +157,21 @@ class CausalLM(nnx.Module):
         embeds: jax.Array | None = None,
         between: Between | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V].
+        """Logits of N continuations of each example: ids int [B, N, T] -> float32 [B, N, T, V]; see `advance`."""
+        x, cache = self.advance(ids, context, cache, index, origin, embeds, between)
+        return self.logits(x), cache
+
+    def advance(
+        self,
+        ids: jax.Array,
+        context: dict[str, Any],
+        cache: Cache | None = None,
+        index: jax.Array | int = 0,
+        origin: jax.Array | None = None,
+        embeds: jax.Array | None = None,
+        between: Between | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """N continuations of each example, ids int [B, N, T] -> the last layer's output [B, N, T, D].
 
         Without a cache, ids directly follow the context. With a cache, they take the positions from ``index`` on, and
         the updated cache is returned. ``origin``: see `kv_cache.part`. ``embeds``: [B, N, T, D], in place of the ids'.
@@ -185,4 +199,4 @@ class CausalLM(nnx.Module):
             )
         numbers = stack.numbers(self.layers)
         (x, cache), _ = self._through(between, (x, cache), body, numbers, context["layers"])
-        return self.logits(x), cache
+        return x, cache

@@ -1,7 +1,7 @@
 """Multi-head attention of all parts: self or cross, with bias, mask and KV cache, for one or many continuations."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -223,3 +223,26 @@ class Attention(nnx.Module):
 
     def _split(self, x: jax.Array, heads: int) -> jax.Array:
         return x.reshape(*x.shape[:-1], heads, self.head_size)
+
+
+class HeadNormAttention(Attention):
+    """Attention whose queries and keys pass through norms over each head, as in Idefics (arXiv 2306.16527).
+
+    ``norm`` makes such a norm over the head's size; without one this is `Attention`.
+    """
+
+    def __init__(self, *args: Any, norm: Callable[[], nnx.Module] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.q_norm: Any = None if norm is None else norm()
+        self.k_norm: Any = None if norm is None else norm()
+
+    def queries(self, x: jax.Array, place: rope.Angles | None = None) -> jax.Array:
+        """See `Attention.queries`; there are no rotations where there are norms."""
+        if self.q_norm is None:
+            return super().queries(x, place)
+        return self.q_norm(self._split(checkpoint_name(self.q(x), "q"), self.heads)) * self.scale
+
+    def keys_values(self, context: jax.Array, place: rope.Angles | None = None) -> tuple[jax.Array, jax.Array]:
+        """See `Attention.keys_values`."""
+        keys, values = super().keys_values(context, place)
+        return keys if self.k_norm is None else self.k_norm(keys), values

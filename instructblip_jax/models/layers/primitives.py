@@ -33,9 +33,11 @@ ACTIVATIONS = {
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "squared_relu": lambda x: jnp.square(jax.nn.relu(x)),
     "silu": jax.nn.silu,
 }
-"""Activations by their Hugging Face names; "gelu" is the exact (erf) one, "quick_gelu" CLIP's."""
+"""Activations by their Hugging Face names; "gelu" is the exact (erf) one, "quick_gelu" CLIP's, "squared_relu"
+Flamingo's."""
 
 
 def _rows_dot(

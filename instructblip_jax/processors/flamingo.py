@@ -1,0 +1,138 @@
+"""Flamingo's processor: texts in which a token stands where a picture does, and another one ends a picture's text."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from instructblip_jax.processors.base import IGNORE, Medium, Row
+from instructblip_jax.processors.image import CroppedImageProcessor, ImageProcessor
+from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
+
+CHUNK = "<|endofchunk|>"
+"""Ends the text of a picture: OpenFlamingo's form of the paper's <EOC>."""
+FRAME = "frame"
+Piece = str | int
+"""A text, or the id of a special token."""
+
+
+class FlamingoProcessor(InterleavedProcessor):
+    """See the module. A video is its frames, which are one medium with one mark."""
+
+    IMAGE: type[ImageProcessor] = CroppedImageProcessor
+    FEW_SHOT: ClassVar[str] = "flamingo"
+    prompts_may_be_empty = True  # a caption is what is written behind a picture alone
+
+    @classmethod
+    def from_directory(cls, directory: Path, config: Any) -> "FlamingoProcessor":
+        """See `ImageTextProcessor`; ``config`` is a `systems.flamingo.FlamingoConfig`.
+
+        Raises ValueError where the tokenizer has other tokens at the places that config.json names.
+        """
+        processor = super().from_directory(directory, config)
+        for number, text in processor.special.items():
+            if (found := processor.tokenizer.token(number)) != text:
+                raise ValueError(
+                    f"{directory / 'tokenizer.json'}: token {number} is {found!r}, and config.json says that it is "
+                    f"{text!r}; these files belong to different models"
+                )
+        if config.chunk_token_id >= 0:
+            processor.end_id = config.chunk_token_id
+        return processor
+
+    @property
+    def special(self) -> Mapping[int, str]:
+        """Tokens of the configuration -> their texts."""
+        return {self.config.image_token_id: MARK, self.config.chunk_token_id: CHUNK}
+
+    # Texts
+
+    def encode(
+        self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
+    ) -> dict[str, np.ndarray]:
+        """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels.
+
+        Raises ValueError for a text with marks for more or fewer than ``pictures``.
+        """
+        ids = self._ids(_parts(self.marked(instruction, pictures)))
+        if response is None:
+            return {"input_ids": ids}
+        answer = self.response(response)
+        labels = np.concatenate([np.full_like(ids, IGNORE), answer])
+        return {"input_ids": np.concatenate([ids, answer]), "labels": labels}
+
+    def document(self, parts: Sequence[str | int]) -> Row:
+        """See `BaseProcessor`. Loss is taken on the text behind a picture and the token that ends it, as OpenFlamingo
+        does; where tokens may look at the next picture, on all of the text. Never on a picture's token."""
+        ids = self._ids([part if isinstance(part, str) else None for part in parts], whole=True)
+        labels = np.where(self._learnt(ids), ids, np.int32(IGNORE))
+        return {"input_ids": ids, "labels": labels}
+
+    def _learnt(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens of a document int [n] -> bool [n], true for those that the loss counts."""
+        image, place = ids == self.config.image_token_id, np.arange(len(ids))
+        if self.config.next_picture > 0:
+            return ~image
+        begun = np.maximum.accumulate(np.where(image, place, -1))
+        ended = np.maximum.accumulate(np.where(ids == self.config.chunk_token_id, place, -1))
+        ended = np.concatenate([[-1], ended[:-1]])  # the token that ends a text counts
+        return (begun > ended) & ~image
+
+    def _ids(self, parts: Sequence[str | None], *, whole: bool = False) -> np.ndarray:
+        """Texts and pictures (None) -> tokens, int32 [n]; ``whole``: nothing follows them."""
+        return self.tokenizer.joined(self.pieces(parts, whole=whole))[0]
+
+    def pieces(self, parts: Sequence[str | None], *, whole: bool) -> list[Piece]:
+        """Texts and pictures (None) in reading order -> texts and special tokens. Blanks beside a picture go.
+
+        The text of a picture ends where the next one stands, or where all does (``whole``).
+        """
+        pieces: list[Piece] = []
+        open_chunk = False
+        for part in [*parts, None] if whole else parts:
+            if part is not None:
+                text = part.lstrip(" ") if open_chunk else part
+                pieces.append(text)
+                continue
+            text = str(pieces.pop()).rstrip(" ") if pieces and isinstance(pieces[-1], str) else ""
+            words = text.rstrip()
+            pieces += [words, self.config.chunk_token_id, text[len(words) :]] if open_chunk and words else [text]
+            pieces.append(self.config.image_token_id)
+            open_chunk = True
+        if whole:
+            pieces[-1] = self.config.document_end
+        return [piece for piece in pieces if piece != ""]
+
+    def picture_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """See `InterleavedProcessor`: none, for static text lengths count them."""
+        return np.zeros(len(ids), bool)
+
+    def pictures_in(self, ids: np.ndarray) -> int:
+        """See `InterleavedProcessor`."""
+        return int((ids == self.config.image_token_id).sum())
+
+    # Media
+
+    def shown(self, kinds: tuple[str, ...]) -> int:
+        """See `BaseProcessor`; the frames of a video are one."""
+        return 1 if FRAME in kinds else len(kinds)
+
+    def media(
+        self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """See `InterleavedProcessor`; of a video, pixel_values are [1, F, H, W, 3]."""
+        arrays = super().media(media, name, rng)
+        if FRAME not in {kind for kind, _ in media}:
+            return arrays
+        return {key: x[None] for key, x in arrays.items()}
+
+    def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """See `InterleavedProcessor`."""
+        return super().stack(rows, () if FRAME in kinds else kinds)
+
+
+def _parts(text: str) -> list[str | None]:
+    """A text with marks -> its texts, and None for each mark."""
+    first, *more = text.split(MARK)
+    return [first, *(part for piece in more for part in (None, piece))]

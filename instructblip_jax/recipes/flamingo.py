@@ -1,0 +1,46 @@
+"""Flamingo as its paper trained it (arXiv 2204.14198), over language models that are public: a run for `configs/`.
+
+The paper's parts are not public: NFNet-F6 and Chinchilla. Here CLIP ViT-L/14 and LLaMA or OPT stand in their places,
+as in OpenFlamingo (arXiv 2308.01390), which with them reaches 80 to 89 % of the paper's figures (its section 4).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instructblip_jax.recipes.blip2 import chosen
+from instructblip_jax.run.config import complete
+
+STEPS, WARM_UP = 500_000, 5_000
+RATE = 1e-4
+"""Reached by a linear rise, then constant (appendix B.1.2)."""
+WINDOW, PICTURES, FRAMES = 256, 5, 8
+"""Tokens of a page that are read, its pictures, and frames of a video at one a second (section 2.4, appendix B.1.2)."""
+CAPTION = 32
+"""Tokens of a caption: of ALT text 12.4 on average, of the longer LTIP 20.5 (section 2.4)."""
+
+
+def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, batch_size: int) -> ConfigDict:
+    """The run from ``model``, changed by one of the ``variants``. The paper does not state its batch size.
+
+    Raises ValueError for an unknown variant.
+    """
+    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": batch_size}))
+    config.trainable = "resampler_and_xattn"
+    config.system.update({"next_picture": 0.5})
+    optim = config.optim
+    optim.learning_rate, optim.final_learning_rate = RATE, RATE
+    optim.warmup_start, optim.warmup_steps = 0.0, WARM_UP
+    optim.weight_decay, optim.clip_norm = 0.1, 1.0
+    optim.undecayed = ("bridge/resampler", "added")
+    config.layout = {"trained": "zero", "vit": "replicated", "llm": "replicated"}
+    config.remat = "layer"
+    config.mixture.sets = ("mmc4", "laion")
+    config.data.pictures = (1, PICTURES)
+    config.data.instruction_lengths, config.data.response_lengths = (8,), (CAPTION, WINDOW)
+    config.data.augment.flip = True
+    config.evaluation.blind = False
+    with config.unlocked():
+        config.update_from_flattened_dict(dict(chosen("flamingo", variants, variant)))
+    return config
