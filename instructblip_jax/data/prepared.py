@@ -214,7 +214,7 @@ class Source(Records):
         return self._told(of) or _held(self).grouped(of)
 
     def _told(self, of: Callable[[Kinds], Kinds]) -> Shown | None:
-        """The kinds of each record by the report alone, if ``of`` them is the same for all; None if it is not."""
+        """``of`` the kinds of all records, if the report tells that it is the same for each; else None."""
         kinds = kinds_counted(self._report)
         shown = set(map(of, kinds))
         if not kinds and self._report["pictures"] <= 1:  # the report of an early version

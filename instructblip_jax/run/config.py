@@ -240,6 +240,8 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
                 kind = ConfigDict if mapping else typing.get_origin(hint) or hint
                 _put_type(section, name, object if kind in (Any, Literal) else kind)
             if depth < len(path):
+                if name not in section:  # a new entry of several fields
+                    section[name] = ConfigDict()
                 section = section[name]
 
 
