@@ -189,6 +189,10 @@ class FlamingoSystem(PrefixSystem):
 
         Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
         """
+        rows, count = batch["pixel_values"].shape[:2]
+        if count == 0:
+            shape = (rows, 0, self.config.vectors, self.config.gated.media_width)
+            return {"image": jnp.zeros(shape, self.vit.dtype)}
         return {"image": self._resampled(jax.lax.stop_gradient(self._patches(batch)))}
 
     @in_layout_of("vit")
@@ -197,12 +201,14 @@ class FlamingoSystem(PrefixSystem):
         pixels = numbers(batch, "pixel_values")
         patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
         patches = patches if self.config.class_token else patches[:, 1:]
-        return patches.reshape(*pixels.shape[:2], -1, *patches.shape[1:])
+        frames = pixels.shape[2] if pixels.ndim == 6 else 1
+        return patches.reshape(*pixels.shape[:2], frames, *patches.shape[1:])
 
     @in_layout_of("trained")
     def _resampled(self, patches: jax.Array) -> jax.Array:
         if self.bridge.resampler is None:
-            return patches.reshape(*patches.shape[:2], -1, patches.shape[-1])
+            batch, count, frames, places, width = patches.shape
+            return patches.reshape(batch, count, frames * places, width)
         return self.bridge.resampler(patches)
 
     # Text

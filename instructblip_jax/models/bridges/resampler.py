@@ -92,19 +92,19 @@ class Resampler(nnx.Module):
 
         Raises ValueError for more media in a row than there are embeddings of their places, if there are any.
         """
-        batch, count, frames, _, width = features.shape
+        batch, count, frames, places, width = features.shape
         x = features.astype(self.dtype)
         if self.frames is not None:
             x = x + stretched(self.frames[...], frames)[:, None].astype(x.dtype)
-        x = x.reshape(batch, count, -1, width)
+        x = x.reshape(batch, count, frames * places, width)
         if self.media is not None:
             if count > self.config.media:
                 raise ValueError(f"{count} media in a row; this resampler has embeddings of {self.config.media} places")
             x = x + self.media[...][:count, None].astype(x.dtype)
-        x = x.reshape(batch * count, -1, width)
+        x = x.reshape(batch * count, frames * places, width)
         latents = jnp.broadcast_to(self.latents[...].astype(x.dtype), (x.shape[0], *self.latents.shape))
         read = stack.run(self.layers, latents, lambda block, y: (block(y, x), None), remat=self.remat)[0]
-        return self.norm(read).reshape(batch, count, -1, width)
+        return self.norm(read).reshape(batch, count, *self.latents.shape)
 
 
 def stretched(embeddings: jax.Array, frames: int) -> jax.Array:
