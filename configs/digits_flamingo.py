@@ -14,5 +14,6 @@ NAMED = runpy.run_path(str(Path(__file__).with_name("digits_frozen.py")))["named
 def get_config() -> ConfigDict:
     """The run."""
     config = NAMED("digits-flamingo")
+    config.optim.learning_rate = 4e-3  # closed gates must open within the run
     config.data.instruction_lengths = (16,)  # the tokens of pictures included
     return config

@@ -17,9 +17,9 @@ VARIANTS = {"": {}, "captions": {"mixture.sets": CAPTIONS, "data.pictures": (1,)
 def named(model: str) -> ConfigDict:
     """A run on captions of single digits and on prompts with examples; other files have other models."""
     config = DIGITS["get_config"](model=model)
-    config.steps, config.batch_size = 1000, 8
-    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 100
-    config.validate_every = 500
+    config.steps, config.batch_size = 500, 8
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 50
+    config.validate_every = 250
     config.mixture.sets = (*CAPTIONS, *NAMING)
     config.mixture.weights = {}
     config.data.pictures = (1, 5)

@@ -20,6 +20,7 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         ("flamingo", "--every=1", "--queries=4"),
         {"vision": "digits_clip", "language": "digits_context"},
     ),
+    "digits-kosmos": (("kosmos-1",), {"vision": "digits_clip", "language": "digits_kosmos"}),
     "digits-llava": (("llava",), {"vision": "digits_clip", "language": "digits_llama"}),
     "digits-stage1": (("blip-2", "--queries=16"), {"vision": "digits", "bert": "digits_bert"}),
     "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),

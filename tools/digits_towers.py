@@ -266,7 +266,7 @@ def make_context(out: Path, cache: Path) -> None:
         rope_theta=1e4,
     )
     write_llama_config(out, config)
-    arrays = cached(cache / "context.safetensors", lambda: digits_context.train(config, tokenizer, 5000))
+    arrays = cached(cache / "context.safetensors", lambda: digits_context.train(config, tokenizer, 4800, seed=1))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 

@@ -27,9 +27,9 @@ SIZES = {SINGLE: 12_000, DIGITS: 6_000, COLOURS: 3_000, TEXTS: 30_000, DOCUMENTS
 """Set -> number of training records: pictures of a single digit with a caption in words; questions for new names of
 digits, and of colours; and documents in which names come again and again, behind words and behind pictures."""
 MOST_WAYS, MOST_EXAMPLES = 3, 4
-"""Of a training question: different names, and examples."""
+"""Different names, and examples, of a training question."""
 LONGEST, DOCUMENT_WAYS = 10, 4
-"""Of a document: names in all, and different ones at the most."""
+"""Names of a document, and different ones at the most."""
 SHOTS = 8
 """Examples of a record for evaluation, of two names."""
 
