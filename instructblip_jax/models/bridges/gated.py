@@ -48,7 +48,7 @@ class GatedConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What the tokens may look at.
+    """The vectors that tokens may look at.
 
     Attributes:
       bias: additive bias float32 [B, 1, (N,) T, S] of the S vectors of all pictures of a row.

@@ -16,7 +16,7 @@ from instructblip_jax.models.layers.attention import HeadNormAttention
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, linear, parameter
 
 EPSILON = 1e-5
-"""Of all its norms: a constant of the public code, not a field of a configuration."""
+"""The epsilon of all norms, a constant of the public code."""
 
 
 @dataclasses.dataclass(frozen=True)
