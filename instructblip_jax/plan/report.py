@@ -316,6 +316,8 @@ def remedies(plan: Plan) -> list[str]:
     parts = _parts(setting, chips)
     if temporaries > missing / 2 and parts > 1:
         smaller = f"--config.batch_size={setting.rows // parts}"
+        if setting.groups:
+            smaller = "smaller batches of config.mixture.groups"
         if not setting.model.in_batch:  # whose batches cannot be accumulated
             smaller = f"--config.optim.accumulation={parts * setting.optim.accumulation}, or {smaller}"
         found.append(f"{smaller}, leaves 1/{parts} of most of the temporaries")

@@ -76,7 +76,10 @@ def other(path: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)[-1]
     assert typing.get_origin(kind) is tuple, path
-    return (17, 19) if typing.get_args(kind)[0] is int else ("x:train", "y")
+    item = typing.get_args(kind)[0]
+    if typing.get_origin(item) is Literal:
+        return typing.get_args(item)
+    return (17, 19) if item is int else ("x:train", "y")
 
 
 def at(run: RunConfig, path: str) -> Any:
