@@ -120,6 +120,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "llava_v1_5_mix665k": ("{history}{question}",),
     **dict.fromkeys(PAIRS, CAPTION),
     "vg_qa": QUESTION,
+    **dict.fromkeys(("unnatural_instructions", "flan_v2"), ("{question}",)),
     **{
         name: (PROMPTS[name],)
         for name in ("nlvr2", "snli_ve", "vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS, *BINDING)

@@ -20,7 +20,8 @@ PAIRS = {"coco_retrieval", "flickr30k_retrieval", "nlvr2", "snli_ve"}
 """Those that ALBEF and BLIP are judged on."""
 BINDING = ("open_ended_mi", "real_name_mi", "fast_vqa", "guided_vqa")
 """Frozen's."""
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *pretraining.RELEASES, "vg_qa"}
+TEXTS = ("mmc4", "obelics", "unnatural_instructions", "flan_v2")
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *pretraining.RELEASES, "vg_qa", *TEXTS}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),

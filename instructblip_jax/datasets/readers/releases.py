@@ -11,10 +11,13 @@ from instructblip_jax.datasets.readers import (
     gqa,
     hateful_memes,
     iconqa,
+    instructions,
     ivqa,
     llava,
+    mmc4,
     nlvr2,
     nocaps,
+    obelics,
     ocrvqa,
     pretraining,
     scienceqa,
@@ -68,8 +71,11 @@ RELEASES: dict[str, Release] = {
     "flickr30k_retrieval": flickr30k.FOR_RETRIEVAL,
     "nlvr2": nlvr2.RELEASE,
     "snli_ve": snli_ve.RELEASE,
+    "mmc4": mmc4.RELEASE,
+    "obelics": obelics.RELEASE,
+    **instructions.RELEASES,
     **fast_binding.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, those of ALBEF, BLIP and BLIP-2's first
-stage, and Frozen's benchmarks."""
+with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, and Frozen's
+benchmarks."""
