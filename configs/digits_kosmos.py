@@ -1,7 +1,7 @@
 """KOSMOS-1 (arXiv 2302.14045) in the digits world: a decoder that begins as it is drawn, and a frozen tower.
 
-A step has a batch of each of the paper's three corpora: texts and documents of new names, which come again and again, and
-pictures with captions. It is asked for names that only its prompt says.
+A step has a batch of each of the paper's three corpora: texts and documents of new names, which come again and again,
+and pictures with captions. It is asked for names that only its prompt says.
 """
 
 import runpy
