@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from instructblip_jax.families import Family
 from instructblip_jax.objectives.term import Term, mean, mean_of
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
+from instructblip_jax.systems import bank
 from instructblip_jax.systems.build import Arrays, abstract, begin_memory, merge
 from instructblip_jax.systems.protocol import Context, Int8, Media
 
@@ -38,6 +39,7 @@ LESS_OPTIMIZED = {"xla_backend_optimization_level": "1"}
 takes two thirds of the default level's time, and the step is as fast."""
 
 _take_rows = jax.jit(lambda media, place: jax.tree.map(lambda x: x[place], media))
+_arrange, _join = jax.jit(bank.arranged, static_argnums=2), jax.jit(bank.joined)
 
 
 class Model:
@@ -159,6 +161,17 @@ class Model:
         """Rows of encoded media by number, int [B], each as often as it is named."""
         with jax.set_mesh(self.mesh):
             return _take_rows(media, jnp.asarray(place))
+
+    def join(self, parts: Sequence[Media]) -> Media:
+        """Encoded media of several batches as those of one, row after row."""
+        with jax.set_mesh(self.mesh):
+            return _join(tuple(parts))
+
+    def arrange(self, banks: Sequence[Media], place: np.ndarray) -> Media:
+        """Pictures that were encoded in rows of one each -> rows of several; ``place`` int [B, N] has their numbers in
+        ``banks``, one bank after the other, and -1 where a row has fewer than N."""
+        with jax.set_mesh(self.mesh):
+            return _arrange(tuple(banks), jnp.asarray(place), meshes.batch_sharding(self.mesh, len(place)))
 
     def encode_image(self, pixels: np.ndarray) -> jax.Array:
         """The older name of `encode`, for systems that read pictures alone."""

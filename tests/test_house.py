@@ -33,12 +33,12 @@ ROOMS: dict[str, set[str]] = {
     "train": {"systems.protocol", "systems.trainable", "objectives.term", "sharding", "files"},
     "model": {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "pixels"),
-        *("sharding", "systems.build", "systems.protocol"),
+        *("sharding", "systems.bank", "systems.build", "systems.protocol"),
     },
     "processor": {"families", "hub", "processors.base"},
     "comparing": {"model", "processors.base"},
     "data": {"processors.base", "processors.image", "files"},
-    "datasets": {"data", "processors.image", "files"},
+    "datasets": {"data", "processors.base", "processors.image", "files"},
     "features": {"data", "digests", "distributed", "mesh", "model", "pixels", "processors.base", "systems.build"},
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"run.config"},
     "evals": {
         *("comparing", "data", "datasets", "decoding", "distributed", "mesh", "model", "processors.base"),
-        "run.workdir",
+        *("run.evaluation", "run.workdir", "systems.bank", "systems.protocol"),
     },
     "capfilt": {
         *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.pairs"),

@@ -15,9 +15,14 @@ from tqdm import tqdm
 from instructblip_jax import distributed, files
 from instructblip_jax import mesh as meshes
 from instructblip_jax.data.evaluation import evaluation_batches
+from instructblip_jax.data.prepared import Joined, Source
 from instructblip_jax.data.templates import instruction
 from instructblip_jax.datasets.digits.prepare import prepare_missing
 from instructblip_jax.evals import plot, submission, table
+from instructblip_jax.evals.few_shot import result
+from instructblip_jax.evals.few_shot.answers import Asking, Task
+from instructblip_jax.evals.few_shot.kept import keep
+from instructblip_jax.evals.few_shot.opening import open_task
 from instructblip_jax.evals.judge import judged, line
 from instructblip_jax.evals.open_set import OpenSet, open_set
 from instructblip_jax.evals.predict import answered
@@ -61,13 +66,25 @@ def run(args: Sequence[str]) -> None:
         sets[name] = open_set(
             config.data.directory, name, changes, split=FLAGS.split, max_new_tokens=suite.max_new_tokens
         )
+    processor = Processor.from_pretrained(directory, **config.system_options()).holding(config.data.pictures)
+    tasks = {
+        name: open_task(config.data.directory, opened, processor, suite, suite.settings.get(name, {}))
+        for name, opened in sets.items()
+        if suite.shots and opened.spec.mode != RETRIEVAL
+    }
     model, step = load(dataclasses.replace(config, model=str(directory)), workdir, FLAGS.checkpoint)
-    processor = Processor.from_pretrained(model.directory, **config.system_options()).holding(config.data.pictures)
     weights = weights_sha256(model.train)
 
     results, paper = {}, (instructblip.PAPER | blip_family.PAPER).get(Path(config.model).name, {})
     writer = distributed.is_writer()
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
+        if name in tasks:
+            found = with_examples(config, model, processor, tasks[name], workdir, weights)
+            if writer:
+                answered_by = {shots: list(map(json.loads, lines)) for shots, lines in found.items()}
+                spec, how = tasks[name].opened.spec, dataclasses.asdict(suite.few_shot)
+                results[name] = result.judged(half, spec, answered_by, sets[name].notes, how)
+            continue
         key = key_of(config, sets[name], weights)
         lines = predict(config, model, processor, sets[name], PredictionStore(workdir, name, key, again=FLAGS.again))
         if writer:
@@ -106,6 +123,7 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
     spec = {"way" if name == "mode" else name: value for name, value in vars(opened.spec).items()}
     if opened.spec.mode != RETRIEVAL:  # so do those of before there was this field
         del spec["rerank"]
+    del spec["support"]
     determines = {
         "weights": weights,
         "set": opened.identity,
@@ -159,11 +177,36 @@ def predict(
         return store.finish(part)
 
 
+def with_examples(
+    config: RunConfig, model: Model, processor: BaseProcessor, task: Task, workdir: Workdir, weights: str
+) -> dict[int, list[str]]:
+    """Number of worked examples -> all predictions on a set behind them: those in a store, and the missing ones."""
+    opened, stores = task.opened, {}
+    for shots in sorted(config.evaluation.shots):
+        # Neither the other numbers of examples nor the size of a batch change a prompt.
+        examples = {
+            "weights": key_of(config, opened, weights),
+            "form": dataclasses.asdict(task.form),
+            "shots": shots,
+            "source": task.source.identity if isinstance(task.source, (Source, Joined)) else None,
+            **dataclasses.asdict(config.evaluation.few_shot),
+        }
+        key = hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest()
+        stores[shots] = PredictionStore(workdir, f"{opened.name}@{shots}", key, again=FLAGS.again)
+    return keep(lambda: Asking(model, processor, task), task, stores, PART)
+
+
 def _report(workdir: Workdir, model: str, results: Mapping[str, SetResult], run: Mapping[str, Any]) -> None:
     """Write and print the tables."""
     markdown = "\n".join(
         filter(
-            None, (table.markdown(results), table.by_class(results), table.recalls(results, RECALLED.get(model, {})))
+            None,
+            (
+                table.markdown({name: row for name, row in results.items() if not row.shots}),
+                result.markdown(results),
+                table.by_class(results),
+                table.recalls(results, RECALLED.get(model, {})),
+            ),
         )
     )
     content = {**table.as_dict(results), **run}
@@ -178,11 +221,21 @@ def _report(workdir: Workdir, model: str, results: Mapping[str, SetResult], run:
 
 
 def _draw(workdir: Workdir, results: Mapping[str, SetResult]) -> list[epath.Path]:
-    """Draw W/evaluation.png, if W is local and matplotlib is installed (the demo extra); the path, if it was drawn."""
-    if "://" in str(workdir.path) or not any(result.value is not None for result in results.values()):
+    """Draw W/evaluation.png and W/shots.png, of sets with worked examples, if W is local and matplotlib is installed
+    (the demo extra); the paths of what was drawn."""
+    if "://" in str(workdir.path):
         return []
-    try:
-        plot.draw(results, Path(workdir.path) / "evaluation.png")
-    except ImportError:
-        return []
-    return [workdir.path / "evaluation.png"]
+    known = {name: row for name, row in results.items() if row.value is not None}
+    drawings = (
+        ("evaluation.png", plot.draw, {name: row for name, row in known.items() if not row.shots}),
+        ("shots.png", plot.draw_shots, {name: row for name, row in known.items() if row.shots}),
+    )
+    drawn = []
+    for file, draw, rows in drawings:
+        if rows:
+            try:
+                draw(rows, Path(workdir.path) / file)
+            except ImportError:
+                return []
+            drawn.append(workdir.path / file)
+    return drawn

@@ -1,6 +1,6 @@
 """Percentile bootstrap intervals: the range in which a score would lie for other examples of the same kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -59,6 +59,32 @@ def interval(
         weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
         values.append(np.asarray(statistic(weights), np.float64))
     return _between(np.concatenate(values), level)
+
+
+def mean_of_runs(
+    statistics: Sequence[Callable[[np.ndarray], np.ndarray]],
+    count: int,
+    *,
+    samples: int = SAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """The interval of the mean score of several runs over the same questions, such as with other examples in the
+    prompt: runs and questions are both drawn again, each question with its answers in all runs that are drawn.
+
+    ``statistics``: of each run, weights [B, count] -> scores [B], as in `interval`.
+    """
+    if not count:
+        return None
+    runs = len(statistics)
+    times = np.random.default_rng((seed, 1)).multinomial(runs, np.full(runs, 1 / runs), samples)
+    drawn = iter(times)
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        own = np.stack([next(drawn) for _ in weights]) / runs  # [B, runs]
+        return (own * np.stack([statistic(weights) for statistic in statistics], axis=1)).sum(axis=1)
+
+    return interval(mean, count, samples=samples, level=level, seed=seed)
 
 
 def _sizes(samples: int, width: int) -> list[int]:

@@ -34,24 +34,25 @@ def adapted(spec: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tup
     return spec, notes
 
 
-def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction | None) -> str:
+def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction | None, **more: Any) -> str:
     """A prediction with its question and everything that it is judged by, as JSON.
 
-    ``seen``: the prediction; ``unseen``: the one with the picture blanked, if there is one.
+    ``seen``: the prediction; ``unseen``: the one with the picture blanked, if there is one; ``more``: further fields.
     """
-    fields: dict[str, Any] = {"uid": record.uid, "instruction": instruction}
+    fields: dict[str, Any] = {"uid": record.uid, "instruction": instruction, **more}
     fields |= {"prediction": seen.text, "scores": seen.scores}
     if unseen is not None:
         fields |= {"blind": unseen.text, "blind_scores": unseen.scores}
     fields |= {"question_id": record.question_id, "image_id": record.image_id}
-    reference = reference_of(record)
+    known = reference_of(record)
     judged_by = ("answers", "candidates", "label", "relevance", "difficult")
-    fields |= {name: getattr(reference, name) for name in judged_by} | {"group": reference.group or None}
+    fields |= {name: getattr(known, name) for name in judged_by} | {"group": known.group or None}
     stated = {name: value for name, value in fields.items() if value is not None and value is not False and value != ()}
-    return json.dumps({**stated, "answers": reference.answers, **reference.groups}, ensure_ascii=False)
+    return json.dumps({**stated, "answers": known.answers, **known.groups}, ensure_ascii=False)
 
 
-def _reference(fields: Mapping[str, Any], spec: EvalSpec) -> Reference:
+def reference(fields: Mapping[str, Any], spec: EvalSpec) -> Reference:
+    """The reference in a parsed `line`."""
     return Reference(
         uid=fields["uid"],
         answers=tuple(fields["answers"]),
@@ -81,8 +82,8 @@ def judged(
     """
     if spec.mode == RETRIEVAL:
         return recall.result(half, spec.split, answers, paper, notes)
-    both = [(fields, _reference(fields, spec)) for fields in answers]
-    known = [(fields, reference) for fields, reference in both if reference.answers or reference.label is not None]
+    both = [(fields, reference(fields, spec)) for fields in answers]
+    known = [(fields, own) for fields, own in both if own.answers or own.label is not None]
     details: dict[str, Any] = {"judging": vars(spec), "notes": list(notes)}
     unjudged = SetResult(half, spec.metric, None, len(answers), data_split=spec.split)
     if not known:
@@ -93,7 +94,7 @@ def judged(
         )
 
     def pairs(text: str, scores: str) -> list[Pair]:
-        return [(Prediction(fields[text], tuple(fields.get(scores, ()))), reference) for fields, reference in known]
+        return [(Prediction(fields[text], tuple(fields.get(scores, ()))), own) for fields, own in known]
 
     result = as_dict(spec.metric, pairs("prediction", "scores"))
     return dataclasses.replace(

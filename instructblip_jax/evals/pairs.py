@@ -70,6 +70,13 @@ class Result:
     resampled: Callable[[np.ndarray], np.ndarray] | None = None
     reason: str | None = None
 
+    @property
+    def statistic(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Weights [B, count] of the examples -> values [B]; None if the value is undefined."""
+        if (scores := self.scores) is not None:
+            return lambda weights: weights @ scores / weights.sum(axis=1)
+        return self.resampled
+
     def interval(self, samples: int = bootstrap.SAMPLES) -> tuple[float, float] | None:
         """95 % bootstrap interval over the examples, with a fixed seed; CIDEr's document frequencies stay fixed."""
         if self.scores is not None:

@@ -30,3 +30,34 @@ def draw(rows: Mapping[str, SetResult], path: Path) -> None:
     axis.margins(x=0.1)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def draw_shots(rows: Mapping[str, SetResult], path: Path) -> None:
+    """Write the curves of scores over numbers of examples to ``path`` as PNG: one a set, with its intervals, and broken
+    lines for its controls. Raises ImportError if matplotlib is not installed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    for n, (name, row) in enumerate(rows.items()):
+        curves = {f"{name} ({row.metric})": ("-", row.shots)}
+        for control, style in (("wrong", "--"), ("blank", ":")):
+            own = {k: x["controls"][control] for k, x in row.shots.items() if control in x.get("controls", {})}
+            curves[f"{name}, {control}"] = (style, own)
+        for title, (style, found) in curves.items():
+            known = {int(shots): one for shots, one in found.items() if one["value"] is not None}
+            if known:
+                values = [100 * one["value"] for one in known.values()]
+                axis.plot(list(known), values, style, marker="o", markersize=3, color=f"C{n}", label=title)
+                spans = [(one["low"], one["high"]) for one in known.values() if one["low"] is not None]
+                if style == "-" and len(spans) == len(known):
+                    low, high = ([100 * end for end in ends] for ends in zip(*spans, strict=True))
+                    axis.fill_between(list(known), low, high, color=f"C{n}", alpha=0.15, linewidth=0)
+    axis.set_xticks(sorted({int(shots) for row in rows.values() for shots in row.shots}))
+    axis.set_xlabel("examples in the prompt")
+    axis.set_ylabel("score x 100, with 95 % intervals")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

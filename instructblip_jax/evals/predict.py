@@ -1,6 +1,6 @@
 """A model's answers over a prepared split: texts, or scores of candidates; with the media, and with them blanked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from instructblip_jax.evals.ranking import NO, YES, log_odds
 from instructblip_jax.evals.suite import EvalSpec
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.systems.protocol import Media
 
 
 def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
@@ -36,29 +37,63 @@ def predictions(
     shown = processor.blank(batch.media) if blind else batch.media
     media = model.encode(shown, place=batch.place, own=batch.own, rows=batch.rows)
     if spec.mode == "generate":
-        penalty = spec.length_penalty
-        if penalty is None:
-            # As published: -1 for answers that are sequences of their own, 0 for those that continue the prompt.
-            penalty = -1.0 if model.config.prompt_is_counted else 0.0
-        ids = generate_ids(
-            model,
-            batch.text,
-            media=media,
-            num_beams=spec.num_beams,
-            max_new_tokens=spec.max_new_tokens,
-            min_new_tokens=spec.min_new_tokens,
-            length_penalty=penalty,
-            repetition_penalty=spec.repetition_penalty,
-        )
-        return [Prediction(text) for text in processor.decode(ids)[: len(batch.records)]]
+        return written(model, processor, media, batch.text, batch.records, spec)
     if spec.mode == "classify" and model.has("classify"):
         return classified(model, model.classify(media, batch.text), batch.records)
+    lists = candidate_lists(batch.records, spec, vocabulary)
+    return chosen(scored(model, processor, media, batch.text, lists, spec), lists, spec)
+
+
+def written(
+    model: Model,
+    processor: BaseProcessor,
+    media: Media,
+    text: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    spec: EvalSpec,
+) -> list[Prediction]:
+    """Texts that answer the first rows of a batch, one for each record."""
+    penalty = spec.length_penalty
+    if penalty is None:
+        # As published: -1 for answers that are sequences of their own, 0 for those that continue the prompt.
+        penalty = -1.0 if model.config.prompt_is_counted else 0.0
+    ids = generate_ids(
+        model,
+        text,
+        media=media,
+        num_beams=spec.num_beams,
+        max_new_tokens=spec.max_new_tokens,
+        min_new_tokens=spec.min_new_tokens,
+        length_penalty=penalty,
+        repetition_penalty=spec.repetition_penalty,
+    )
+    return [Prediction(answer) for answer in processor.decode(ids)[: len(records)]]
+
+
+def candidate_lists(records: Sequence[Record], spec: EvalSpec, vocabulary: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts that are ranked for each record."""
     mode = "rank" if spec.mode == "classify" else spec.mode  # a system that writes ranks the classes' names
-    lists = [candidates(record, mode, vocabulary) for record in batch.records]
-    lists += lists[:1] * (len(batch.place) - len(lists))
-    scores = score(model, processor, media, batch.text, lists, include_end=spec.include_end)
+    return [candidates(record, mode, vocabulary) for record in records]
+
+
+def scored(
+    model: Model,
+    processor: BaseProcessor,
+    media: Media,
+    text: Mapping[str, np.ndarray],
+    lists: Sequence[tuple[str, ...]],
+    spec: EvalSpec,
+) -> np.ndarray:
+    """Log-likelihoods of the candidates of the first rows of a batch, float32 [rows, N], -inf where one has fewer."""
+    rows = len(next(iter(text.values())))
+    filled = [*lists, *[lists[0]] * (rows - len(lists))]
+    return score(model, processor, media, text, filled, include_end=spec.include_end)[: len(lists)]
+
+
+def chosen(scores: np.ndarray, lists: Sequence[tuple[str, ...]], spec: EvalSpec) -> list[Prediction]:
+    """The best of each row's candidates, with the scores that metrics read."""
     out = []
-    for row, texts in zip(scores, lists[: len(batch.records)], strict=False):
+    for row, texts in zip(scores, lists, strict=True):
         best = texts[int(np.argmax(row[: len(texts)]))]
         if spec.mode == "vocabulary":  # nobody reads thousands of scores for each of thousands of questions
             out.append(Prediction(best))

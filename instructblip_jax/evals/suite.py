@@ -28,6 +28,8 @@ class EvalSpec:
       length_penalty: None is -1 for an encoder-decoder and 0 for a decoder-only model, as for all short answers.
       include_end: count the end token in a candidate's score.
       rerank: in retrieval, how many of the best by similarity are ranked again by matching, both ways; 0 none.
+      support: the split from which worked examples are taken (config.evaluation.shots), or SET:SPLIT for that of
+        another set.
     """
 
     split: str = "test"
@@ -41,6 +43,7 @@ class EvalSpec:
     repetition_penalty: float = 1.0
     include_end: bool = True
     rerank: int = 128
+    support: str = "train"
 
 
 _SHORT: dict[str, Any] = {
@@ -64,16 +67,16 @@ SUITE: dict[str, EvalSpec] = {
     "vqav2_qg": EvalSpec("val", "rouge_l", **_QUESTION),
     "okvqa_qg": EvalSpec("val", "rouge_l", **_QUESTION),
     "aokvqa_qg": EvalSpec("val", "rouge_l", **_QUESTION),
-    "nocaps": EvalSpec("val", "cider", **{**_CAPTION, "num_beams": 3}),
+    "nocaps": EvalSpec("val", "cider", **{**_CAPTION, "num_beams": 3}, support="coco_caption:train"),
     "flickr30k": EvalSpec("test", "cider", **_CAPTION),
-    "gqa": EvalSpec("testdev_balanced", "gqa", **_SHORT),
-    "vsr": EvalSpec("zeroshot/test", "yes_no", **{**_SHORT, "num_beams": 1}),
-    "iconqa": EvalSpec("choose_txt/test", "accuracy", "rank"),
+    "gqa": EvalSpec("testdev_balanced", "gqa", **_SHORT, support="train_balanced"),
+    "vsr": EvalSpec("zeroshot/test", "yes_no", **{**_SHORT, "num_beams": 1}, support="zeroshot/train"),
+    "iconqa": EvalSpec("choose_txt/test", "accuracy", "rank", support="choose_txt/train"),
     "textvqa": EvalSpec("val", "vqa_accuracy_evalai", **_SHORT),
     "visdial": EvalSpec("val", "mrr", "rank"),
     "hateful_memes": EvalSpec("dev_seen+dev_unseen", "auc", "binary"),
     "vizwiz": EvalSpec("val", "vqa_accuracy_evalai", **_SHORT),
-    "scienceqa": EvalSpec("test_img", "accuracy", "rank"),
+    "scienceqa": EvalSpec("test_img", "accuracy", "rank", support="train_img"),
     "msvd_qa": EvalSpec("test", "top1", "vocabulary"),
     "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
     "ivqa": EvalSpec("test", "ivqa", **_SHORT),
@@ -84,6 +87,11 @@ SUITE: dict[str, EvalSpec] = {
     "scienceqa_qcm_a": EvalSpec("test", "scienceqa", max_new_tokens=16),
     "scienceqa_qcm_ale": EvalSpec("test", "scienceqa", **_REASONED),
     "scienceqa_qcm_lea": EvalSpec("test", "scienceqa", **_REASONED),
+    # Frozen (arXiv 2106.13884): a name counts if it and the end of the answer are exact.
+    "open_ended_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
+    "real_name_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
+    "fast_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
+    "guided_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
 }
 """Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
 

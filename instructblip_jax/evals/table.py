@@ -24,6 +24,7 @@ class SetResult:
       paper: the paper's value for this model.
       data_split: the split of the data set that was evaluated.
       details: further figures of the metric, how the answers were made, "notes", and the "reason" for an odd value.
+      shots: number of worked examples -> score; see `few_shot.result`. The value is then that of the most examples.
     """
 
     split: str
@@ -35,6 +36,7 @@ class SetResult:
     paper: float | None = None
     data_split: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shots: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def means(rows: Mapping[str, SetResult]) -> dict[str, float | None]:
@@ -55,7 +57,11 @@ def means(rows: Mapping[str, SetResult]) -> dict[str, float | None]:
 
 def as_dict(rows: Mapping[str, SetResult]) -> dict[str, Any]:
     """The results as `evaluate --json` has them."""
-    return {"sets": {name: dataclasses.asdict(row) for name, row in rows.items()}, **means(rows)}
+    sets = {name: dataclasses.asdict(row) for name, row in rows.items()}
+    for one in sets.values():
+        if not one["shots"]:
+            del one["shots"]
+    return {"sets": sets, **means(rows)}
 
 
 def notes(rows: Mapping[str, SetResult]) -> list[str]:

@@ -15,6 +15,8 @@ from instructblip_jax.processors.tokenizer import TextTokenizer
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
+MARK = "<image>"
+"""Stands in a text for each picture of its row, in order, where rows hold several."""
 Row = Mapping[str, np.ndarray]
 """Token rows of one sample by batch key, unpadded int32 [n]."""
 Medium = tuple[str, Any]
@@ -91,6 +93,11 @@ class BaseProcessor(ABC):
     def document(self, parts: Sequence[str | int]) -> Row:
         """The token rows of a text with pictures in it, all of which is trained on: texts, and numbers of pictures, in
         reading order. Only of systems that read such documents."""
+        raise NotImplementedError(f"{type(self).__name__} reads no documents")
+
+    def cut(self, row: Row, length: int) -> tuple[Row, int]:
+        """The beginning of a document's rows, of at most ``length`` tokens by `lengths`, and the number of pictures
+        that have a place in it; none is cut in two. Only of systems that read documents."""
         raise NotImplementedError(f"{type(self).__name__} reads no documents")
 
     @abstractmethod
@@ -227,8 +234,9 @@ class BaseProcessor(ABC):
         return len(kinds)
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it."""
-        return kinds
+        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it; a row
+        without media shows a blank picture."""
+        return kinds or ("image",)
 
     def holding(self, pictures: tuple[int, ...]) -> "BaseProcessor":
         """The same processor for batches of these numbers of pictures a row (`run.config.DataConfig.pictures`).

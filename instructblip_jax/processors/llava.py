@@ -27,6 +27,7 @@ class LlavaProcessor(InterleavedProcessor):
     """
 
     IMAGE = CroppedImageProcessor
+    FEW_SHOT = "llava"
     converses = True
 
     @classmethod

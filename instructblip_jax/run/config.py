@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.processors.augment import AugmentConfig
+from instructblip_jax.run.evaluation import EvaluationConfig
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.former_fields import FORMER_FIELDS
 from instructblip_jax.systems.protocol import Int8
@@ -30,18 +32,46 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """A group of sets, of which every step has a batch.
+
+    Attributes:
+      sets: as in `MixtureConfig`.
+      batch_size: rows of the group's batch.
+      weight: of the group's loss.
+      instruction_lengths, response_lengths, pictures: of its batches; () is those of `DataConfig`.
+    """
+
+    sets: tuple[str, ...]
+    batch_size: int
+    weight: float = 1.0
+    instruction_lengths: tuple[int, ...] = ()
+    response_lengths: tuple[int, ...] = ()
+    pictures: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class MixtureConfig:
     """The sets to train on. Each is drawn in proportion to size ** exponent * weights[set].
 
     An exponent of 0.5 is the paper's; 0 draws all sets equally often, 1 all records. ``caps``: set -> the largest size
     that it counts as, for a set that would drown the others. A set is NAME, or NAME:SPLIT for a split other than
     "train".
+
+    With ``groups`` instead of ``sets``, every step has a batch of each group, and its loss is the sum of the groups'
+    mean losses by their weights. Sets are drawn within their group.
     """
 
-    sets: tuple[str, ...]
+    sets: tuple[str, ...] = ()
     exponent: float = 0.5
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, GroupConfig] = dataclasses.field(default_factory=dict)
+
+    @property
+    def all_sets(self) -> tuple[str, ...]:
+        """The sets of the mixture, or of its groups in their order."""
+        return self.sets or tuple(name for group in self.groups.values() for name in group.sets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +97,7 @@ class DataConfig:
         smallest that its rows fit in, and rows of all smaller numbers share it. () makes batches of each number that
         occurs.
       augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
+      documents: what a visit reads of a document: see `DocumentsConfig`.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
     """
@@ -82,27 +113,7 @@ class DataConfig:
     resize: str = "exact"
     pictures: tuple[int, ...] = ()
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """The suite: sets seen in training, sets that were not, and how they are answered.
-
-    Attributes:
-      held_in: sets that were seen in training.
-      held_out: sets that were not.
-      batch_size: questions a batch.
-      max_new_tokens: longest answer on sets that are not in `evals.suite.SUITE`.
-      blind: evaluate a second time with all pictures blanked.
-      settings: set -> fields of `evals.suite.EvalSpec` that replace the set's own ("split", "prompt", "num_beams" ...).
-    """
-
-    held_in: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    batch_size: int = 64
-    max_new_tokens: int = 64
-    blind: bool = True
-    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    documents: DocumentsConfig = dataclasses.field(default_factory=DocumentsConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +139,7 @@ class RunConfig:
     batch_size: int
     mixture: MixtureConfig
     data: DataConfig = DataConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = MeshConfig()
     layout: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -229,6 +240,8 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
                 kind = ConfigDict if mapping else typing.get_origin(hint) or hint
                 _put_type(section, name, object if kind in (Any, Literal) else kind)
             if depth < len(path):
+                if name not in section:  # a new entry of several fields
+                    section[name] = ConfigDict()
                 section = section[name]
 
 

@@ -10,88 +10,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from ml_collections import ConfigDict
+from every_field import OFF
 from PIL import Image
 
-from instructblip_jax import families
 from instructblip_jax.commands import answer, evaluate, train
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
 from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.fast_resize import FastImageProcessor
 from instructblip_jax.run import open_data
-from instructblip_jax.run.check import fitted
-from instructblip_jax.run.config import RunConfig, resolve
+from instructblip_jax.run.config import RunConfig
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.sharding import Layout
-from instructblip_jax.systems.llava import LlavaConfig
-from instructblip_jax.systems.trainable import check_int8
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
-
-OFF: dict[str, Any] = {
-    "model": "{world}/model",
-    "steps": 0,
-    "epochs": 1.3,
-    "batch_size": 16,
-    "log_every": 3,
-    "checkpoint_every": 11,
-    "checkpoints_kept": 5,
-    "validate_every": 6,
-    "log_examples": True,
-    "seed": 12,
-    "dtype": "float32",
-    "image_size": 32,
-    "system": {"instruct_qformer": False},
-    "int8": True,
-    "scan_layers": False,
-    "remat": "layer",
-    "trainable": "original",
-    "mesh.data": 2,
-    "mesh.fsdp": -1,
-    "mesh.tensor": 2,
-    "layout": {"trained": "replicated", "vit": "fsdp", "llm": "tensor"},
-    "optim.learning_rate": 0.25,
-    "optim.warmup_steps": 2,
-    "optim.warmup_start": 0.125,
-    "optim.final_learning_rate": 0.0625,
-    "optim.decay": "linear",
-    "optim.weight_decay": 0.3,
-    "optim.beta1": 0.6,
-    "optim.beta2": 0.7,
-    "optim.epsilon": 1e-3,
-    "optim.clip_norm": 0.5,
-    "optim.accumulation": 2,
-    "optim.spike_factor": 4.0,
-    "optim.rates": {"projector": 0.5},
-    "optim.undecayed": ("qformer",),
-    "mixture.sets": ("caption", "count", "digit_at:validation"),
-    "mixture.exponent": 1.0,
-    "mixture.weights": {"count": 2.0},
-    "mixture.caps": {"caption": 12},
-    "data.directory": "{world}/sets",
-    "data.instruction_lengths": (8, 48),
-    "data.response_lengths": (12, 30),
-    "data.shapes": 2,
-    "data.window": 6,
-    "data.templates": "plain",
-    "data.blank_image": True,
-    "data.features": "",  # test_train_with_features.py
-    "data.resize": "fast",
-    "data.pictures": (),  # tests/systems/test_several_pictures.py
-    "data.augment.crop": 0.5,
-    "data.augment.flip": True,
-    "data.augment.operations": 2,
-    "data.augment.magnitude": 7,
-    "data.augment.exchange": True,
-    "evaluation.held_in": ("count",),
-    "evaluation.held_out": ("digit_of",),
-    "evaluation.batch_size": 4,
-    "evaluation.max_new_tokens": 9,
-    "evaluation.blind": False,
-    "evaluation.settings": {"count": {"num_beams": 3}},
-}
 
 
 def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -105,7 +39,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures"}:
+    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures", "mixture.groups"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
@@ -143,7 +77,8 @@ class Spy:
 def off(world, tmp_path):
     """The configuration file, off every default."""
     pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
-    groups = {name: {} for name in ("mesh", "optim", "mixture", "evaluation")} | {"data": {"augment": {}}}
+    groups = {name: {} for name in ("mesh", "optim", "mixture")}
+    groups |= {"data": {"augment": {}, "documents": {}}, "evaluation": {"few_shot": {}}}
     lines = [
         "from ml_collections import ConfigDict",
         "def get_config():",
@@ -212,6 +147,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
     assert (batches["seed"], batches["window"], batches["blank_image"]) == (12, 6, True)
+    assert batches["documents"] == DocumentsConfig(20, 3, True, 0.25, True, True)
     assert len(batches["shapes"]) == 2
     assert max(batches["shapes"]) == (48, 30)
     assert "text shapes: " in assembled.out
@@ -238,6 +174,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert (held["args"][0], held["args"][3]) == (model, PLAIN)
     assert held["args"][1].image == processor.resizing("exact").image
     assert not held["args"][1].augments
+    assert held["documents"] == batches["documents"]
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.
@@ -274,7 +211,10 @@ def test_the_fields_that_evaluate_reads_have_their_effect(cli, assembled, off, w
     spy.on(evaluate, "evaluation_batches")
     spy.on(evaluate, "answered", stop)
     monkeypatch.setattr(Workdir, "restore_into", lambda *_: 5)
-    result = cli("evaluate", f"--config={off}", f"--workdir={tmp_path / 'run'}", "--split=validation")
+    given = (f"--config={off}", f"--workdir={tmp_path / 'run'}", "--split=validation")
+    refused = cli("evaluate", *given)
+    assert "config.evaluation.shots: a row of this system shows one picture alone" in refused.err
+    result = cli("evaluate", *given, "--config.evaluation.shots=()")
     assert result.err.endswith("evaluate: enough\n"), result.err
     model, processor, _, how, *_ = spy.given["answered"]["args"]
     assert dict(model.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
@@ -303,98 +243,3 @@ def test_answer_reads_the_run_that_it_is_given(cli, assembled, world, tmp_path, 
     assert model.config.vision.image_size == processor.image.height == 32
     assert "vit/post_norm/scale" in model.train
     assert {x.dtype.name for x in model.frozen.values()} == {"float32"}
-
-
-# Fields that depend on the system
-
-
-@pytest.fixture
-def system(world):
-    return families.read_config(world / "model")
-
-
-@pytest.fixture
-def run(world) -> RunConfig:
-    return resolve(ConfigDict({"model": "M", "steps": 1, "batch_size": 2, "mixture": {"sets": ("count",)}}))
-
-
-def test_the_trainable_set_gets_its_name(run, system):
-    assert run.trainable == ""
-    assert fitted(run, system) == dataclasses.replace(run, trainable="qformer")
-    original = dataclasses.replace(run, trainable="original")
-    assert fitted(original, system) == original
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"trainable": "everything"},
-            "'everything' is unknown; there are original, projection, qformer, qformer_and_lora, vision",
-        ),
-        ({"layout": {"audio": "fsdp"}}, r"layout\.audio: this system has no such part; it has vit, llm, trained"),
-        ({"data.features": "d", "trainable": "vision"}, r"config\.data\.features .* trainable 'vision' trains it"),
-    ],
-)
-def test_what_does_not_fit_the_system_is_refused(run, system, changes, words):
-    with pytest.raises(ValueError, match=words):
-        fitted(changed(run, changes), system)
-
-
-@pytest.mark.parametrize("int8", [True, "w8a8"])
-def test_a_language_model_that_trains_is_not_rounded(run, int8):
-    """Told by the run's field before anything is loaded, and by the keyword from Python."""
-    config = types.SimpleNamespace(parts=LlavaConfig.parts, trainable_sets=LlavaConfig.trainable_sets)
-    words = rf"config\.int8 is {int8!r}, and config\.trainable 'projector_and_llm' trains .*config\.int8 to False"
-    with pytest.raises(ValueError, match=rf"{words}.*config\.trainable to one of projector"):
-        fitted(changed(run, {"int8": int8, "trainable": "projector_and_llm"}), config)
-    for allowed in ("projector", "projector_and_lora"):
-        check_int8(int8, allowed, config.trainable_sets, config.parts)
-    with pytest.raises(ValueError, match=r"^int8 is .*trainable 'all' trains.*int8 to False; to answer"):
-        check_int8(int8, None, {"all": ("",)}, config.parts)
-
-
-def test_a_loss_over_pairs_of_rows_refuses_accumulation_by_name(run, system):
-    paired = types.SimpleNamespace(
-        **{name: getattr(system, name) for name in ("parts", "trainable_sets")}, in_batch=True
-    )
-    assert fitted(run, paired).trainable == "qformer"
-    with pytest.raises(ValueError, match=r"config\.optim\.accumulation is 2: the loss of M compares the rows"):
-        fitted(changed(run, {"optim.accumulation": 2}), paired)
-    assert fitted(changed(run, {"optim.accumulation": 2}), system).optim.accumulation == 2
-
-
-def test_features_of_a_system_that_caches_none_are_refused(run, system):
-    bare = types.SimpleNamespace(
-        parts=system.parts, trainable_sets=system.trainable_sets, in_batch=False, feature_keys={}
-    )
-    with pytest.raises(ValueError, match=r"config\.data\.features is 'd': M has no features to be cached"):
-        fitted(changed(run, {"data.features": "d"}), bare)
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("--config.system.colour=3", "colour: this system has the options image_size, instruct_qformer and lora"),
-        ("--config.system.instruct_qformer=3", "instruct_qformer is 3; it is True or False"),
-        ("--config.layout.audio=fsdp", "layout.audio: this system has no such part; it has vit, llm, trained"),
-        ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, "),
-    ],
-)
-def test_train_refuses_them_before_anything_is_loaded_or_written(cli, world, tmp_path, monkeypatch, override, words):
-    monkeypatch.setattr(Model, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
-    result = cli("train", f"--config={world / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", override)
-    assert result.code == 1
-    assert words in result.err
-    assert result.err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def changed(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """The run with other fields, such as "optim.accumulation"."""
-    for path, value in changes.items():
-        section, _, name = path.rpartition(".")
-        if section:
-            name, value = section, dataclasses.replace(getattr(run, section), **{name: value})
-        run = dataclasses.replace(run, **{name: value})
-    return run

@@ -1,4 +1,4 @@
-"""Systems whose rows depend on one another, and one whose language model drops out: the same losses on one device, on
+"""Systems whose rows depend on one another, and some that read pictures among words: the same losses on one device, on
 eight and in two processes; killed and resumed they end with the same bits."""
 
 import json
@@ -14,7 +14,7 @@ import pytest
 
 STEPS = 20
 COMPARING = ("blip-2-stage-1", "albef", "blip")
-KINDS = (*COMPARING, "kosmos-1")
+KINDS = (*COMPARING, "kosmos-1", "flamingo", "frozen")
 pytestmark = pytest.mark.long  # the laws hold a step on eight devices, and a restored state
 
 

@@ -1,0 +1,1 @@
+"""Evaluation with worked examples in the prompt: their choice, the prompts, and the table over numbers of examples."""

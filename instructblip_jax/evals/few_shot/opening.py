@@ -1,0 +1,54 @@
+"""A set of the suite, opened to be asked behind worked examples."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from instructblip_jax.data import prepared
+from instructblip_jax.datasets.few_shot import FORMS, Form
+from instructblip_jax.evals.few_shot.answers import Task
+from instructblip_jax.evals.open_set import OpenSet
+from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.run.evaluation import EvaluationConfig
+
+
+def form_of(processor: BaseProcessor, name: str) -> Form:
+    """The form of that name, or, for "", of the system's paper. Raises ValueError where there is none."""
+    if not processor.FEW_SHOT:
+        raise ValueError(
+            "config.evaluation.shots: a row of this system shows one picture alone, and no examples before it; leave "
+            "config.evaluation.shots out"
+        )
+    if (name or processor.FEW_SHOT) not in FORMS:
+        raise ValueError(f"config.evaluation.few_shot.form is {name!r}; there are {', '.join(FORMS)}")
+    return FORMS[name or processor.FEW_SHOT]
+
+
+def open_task(
+    directory: str, opened: OpenSet, processor: BaseProcessor, suite: EvaluationConfig, changes: Mapping[str, Any]
+) -> Task:
+    """The set with the source of its examples, decoded as the form's paper does.
+
+    Args:
+      directory: of the prepared sets.
+      changes: fields of its `EvalSpec` that stay as they are (config.evaluation.settings).
+
+    Raises FileNotFoundError or ValueError for a set without a training split of its own.
+    """
+    form = form_of(processor, suite.few_shot.form)
+    first = opened.asked[0]
+    if opened.spec.mode == "generate":
+        decoding = {name: x for name, x in form.decoding.get(first.task, {}).items() if name not in changes}
+        opened = opened._replace(spec=dataclasses.replace(opened.spec, **decoding))
+    if first.parts:  # it brings its own
+        return Task(opened, form, suite, None)
+    name, split = opened.name.partition(":")[0], opened.spec.support
+    if ":" in split:
+        name, split = prepared.split_of(split, "train")
+    where = f"config.evaluation.settings.{opened.name}.support"
+    if name == opened.name.partition(":")[0] and set(split.split("+")) & set(opened.spec.split.split("+")):
+        raise ValueError(f"{where} is {split!r}, which is evaluated itself: name another split, or SET:SPLIT")
+    try:
+        return Task(opened, form, suite, prepared.open_set(directory, name, split))
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{error}; examples are taken from {where}, which may name another") from error
