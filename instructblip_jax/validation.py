@@ -5,7 +5,7 @@ every time, in batches of the static shapes of training.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,8 +17,11 @@ from instructblip_jax import mesh as meshes
 from instructblip_jax.data import prepared
 from instructblip_jax.data.buckets import Shape
 from instructblip_jax.data.collate import collate
-from instructblip_jax.data.loader import media_of, text_of
+from instructblip_jax.data.documents import WHOLE, DocumentsConfig
+from instructblip_jax.data.loader import media_of
+from instructblip_jax.data.record import DOCUMENT
 from instructblip_jax.data.templates import Templates
+from instructblip_jax.data.visits import Visit, visit
 from instructblip_jax.model import Model
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.processors.base import BaseProcessor
@@ -36,6 +39,7 @@ class HeldOut:
 
     ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the blank
     medium. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
+    ``documents``: as in `data.loader.training_batches`.
     """
 
     def __init__(
@@ -50,24 +54,27 @@ class HeldOut:
         own: np.ndarray,
         blank_image: bool = False,
         whole: bool = False,
+        documents: DocumentsConfig = WHOLE,
     ):
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image, self.whole = own.tolist(), blank_image, whole
-        self.shown = prepared.media_shown(source).grouped(processor.static_kinds)
+        most = documents.pictures or None if source[0].task == DOCUMENT else None
+        self.shown = prepared.shown_as(source, lambda kinds: processor.static_kinds(kinds[:most]))
         ranks = self.shown.order
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
             record = source[index]
-            if record.answers or record.turns:
-                # Always the same template, turn and answer.
+            if record.answers or record.turns or record.task == DOCUMENT:
+                # Always the same template, turn and answer, and the same part of a document.
                 rng = np.random.default_rng((seed, index))
-                text = text_of(record, rng, templates, processor, (int(largest[0]), int(largest[1])))
-                lengths = processor.lengths(text)
-                if (lengths <= largest).all():
-                    found.append((int(ranks[index]), lengths[::-1], index, text, record.identity))
-        found.sort(key=lambda one: one[:3])  # the same kinds of media, and then like lengths, share a batch
-        self.examples = [(rank, index, text, identity) for rank, _, index, text, identity in found]
+                longest = (int(largest[0]), int(largest[1]))
+                visited = visit(record, rng, templates, processor, longest, documents)
+                if visited is not None and (visited.lengths <= largest).all():
+                    found.append((int(ranks[index]), index, visited, record.identity))
+        # The same kinds of media, and then like lengths, share a batch.
+        found.sort(key=lambda one: (one[0], one[2].lengths[::-1], one[1]))
+        self.examples = found
         self.taken, self.left_out = len(found), count - len(found)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -80,11 +87,12 @@ class HeldOut:
                     if self.whole and count < self.rows:
                         continue
                     examples += examples[:1] * (self.rows - count)
-                    media = list(pool.map(self._media, [examples[n][1] for n in self.own]))
+                    media = list(pool.map(self._media, [examples[n][1:3] for n in self.own]))
                     batch = collate(
-                        [text for _, _, text, _ in examples],
+                        [visited.text for _, _, visited, _ in examples],
                         media,
                         self.processor,
+                        lengths=[visited.lengths for _, _, visited, _ in examples],
                         shapes=self.shapes,
                         kinds=self.shown.of(examples[0][1]),
                         blank=self.blank_image,
@@ -94,8 +102,9 @@ class HeldOut:
                     self.processor.ignore(batch, np.array(self.own) >= count)
                     yield batch
 
-    def _media(self, index: int) -> dict[str, np.ndarray]:
-        return media_of(self.source[index], self.processor)
+    def _media(self, example: tuple[int, Visit]) -> dict[str, np.ndarray]:
+        index, visited = example
+        return media_of(visited.of(self.source[index]), self.processor)
 
 
 class Validation:
@@ -138,6 +147,14 @@ class Validation:
         return float(sum(weights[name] * total / max(count, 1.0) for name, (total, count) in totals.items()))
 
 
+def together(found: Sequence[Validation | None]) -> Callable[..., dict[str, float]] | None:
+    """The validations of several groups of sets as one; None where there is none."""
+    there = [one for one in found if one is not None]
+    if len(there) < 2:
+        return there[0] if there else None
+    return lambda *state: {name: loss for one in there for name, loss in one(*state).items()}
+
+
 def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source | prepared.Joined]:
     """The validation splits of those sets of a mixture that have one and do not train on it, by the sets' own names."""
     found = {}
@@ -158,6 +175,7 @@ def prepare(
     shapes: Sequence[Shape],
     seed: int,
     blank_image: bool = False,
+    documents: DocumentsConfig = WHOLE,
 ) -> Validation | None:
     """The validation of these sets, in batches of ``rows``; None where none of their records can be judged.
 
@@ -176,6 +194,7 @@ def prepare(
             own=own,
             blank_image=blank_image,
             whole=model.config.in_batch,
+            documents=documents,
         )
         if held.left_out:
             print(f"validation of {name}: {held.left_out} records left out, too long or without an answer", flush=True)

@@ -8,8 +8,8 @@ import pytest
 
 import instructblip_jax as ib
 from instructblip_jax import validation
-from instructblip_jax.data.loader import drawn
 from instructblip_jax.data.prepared import open_set
+from instructblip_jax.data.visits import drawn
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 from instructblip_jax.datasets.prepare.write import write
 from instructblip_jax.mesh import make_mesh

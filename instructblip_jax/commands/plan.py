@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from instructblip_jax import families, files
 from instructblip_jax.plan import chips, compiled, report, sweep, table, tracing
-from instructblip_jax.plan.compiled import DoesNotFit, Lengths, Setting
+from instructblip_jax.plan.compiled import DoesNotFit, Group, Lengths, Setting
 from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.recipes.public import NEW, PUBLIC
-from instructblip_jax.run.config import RunConfig, resolve
+from instructblip_jax.run.config import GroupConfig, RunConfig, resolve
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.protocol import SystemConfig
 
@@ -59,8 +59,22 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
         dtype=run.dtype,
         trainable=run.trainable,
         optim=run.optim,
+        groups=tuple(_group(run, name, group) for name, group in run.mixture.groups.items()),
     )
     return timed, dataclasses.replace(timed, lengths=Lengths(max(texts[0]), max(texts[1]), kinds))
+
+
+def _group(run: RunConfig, name: str, group: GroupConfig) -> Group:
+    """A group's batch at its largest shape."""
+    prompts, responses = (
+        own or of_all
+        for own, of_all in (
+            (group.instruction_lengths, run.data.instruction_lengths),
+            (group.response_lengths, run.data.response_lengths),
+        )
+    )
+    kinds = ("image",) * max(group.pictures or run.data.pictures, default=1)
+    return Group(name, group.batch_size, Lengths(max(prompts), max(responses), kinds), group.weight)
 
 
 def run(args: Sequence[str]) -> None:
@@ -70,6 +84,10 @@ def run(args: Sequence[str]) -> None:
     timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
     if config.steps < 1:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
+    if timed.groups and (FLAGS.sweep or FLAGS.batch_size):
+        raise ValueError(
+            "config.mixture.groups: a step of several batches is planned as it stands, without --sweep and --batch_size"
+        )
     # Nothing runs here, so an accelerator of this machine is not claimed.
     jax.config.update("jax_platforms", "cpu")
     devices = compiled.devices(topology)
@@ -87,7 +105,7 @@ def run(args: Sequence[str]) -> None:
         out["hours_for_run_likely"] = table.hours(plan.estimate.likely, config.steps)
 
     largest = plan
-    if longest != timed and plan.fits:
+    if longest != timed and plan.fits and not timed.groups:  # which are planned at their largest shapes
         _report(f"compiling the largest shape, {longest.lengths.prompt} + {longest.lengths.response} tokens")
         largest = report.plan(longest, topology, devices)
         out |= {"largest_shape": largest.as_json()}

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,10 @@ def _train(
         spike_factor=config.optim.spike_factor,
         rate=schedule(config.optim, data.steps),
         follow=partial(follow, model.config),
+        groups=data.weights,
         compiler_options=model.step_options,
     )
-    put = partial(meshes.put_rows, mesh, own=data.own, rows=config.batch_size)
+    put = partial(data.put, mesh)
     examples: loop.Data = batches
     if config.log_examples:
         examples = LoggedExamples(
@@ -165,20 +166,25 @@ def open_batches(config: RunConfig, model: Model, processor: BaseProcessor, data
 
 def open_validation(
     config: RunConfig, model: Model, processor: BaseProcessor, data: Data
-) -> validation.Validation | None:
+) -> Callable[..., dict[str, float]] | None:
     """The validation losses of the run; None if there is nothing to validate on."""
     if not config.validate_every:
         return None
-    return validation.prepare(
-        model,
-        processor,
-        validation.held_out(data.directory, data.mixture),
-        data.templates,
-        rows=config.batch_size // config.optim.accumulation,  # as many as a step computes at once
-        shapes=data.shapes,
-        seed=config.seed,
-        blank_image=config.data.blank_image,
-    )
+    found = [
+        validation.prepare(
+            model,
+            processor.holding(group.pictures) if group.pictures else processor,
+            validation.held_out(data.directory, group.mixture),
+            data.templates,
+            rows=group.rows // config.optim.accumulation,  # as many as a step computes at once
+            shapes=group.shapes,
+            seed=config.seed,
+            blank_image=config.data.blank_image,
+            documents=config.data.documents,
+        )
+        for group in data.groups.values()
+    ]
+    return validation.together(found)
 
 
 def meter_of(model: Model, begun: float) -> Meter:

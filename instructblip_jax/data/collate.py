@@ -22,6 +22,7 @@ def collate(
     processor: BaseProcessor,
     *,
     shapes: Sequence[Shape],
+    lengths: Sequence[Shape] = (),
     kinds: tuple[str, ...] = ("image",),
     blank: bool = False,
     own: Sequence[int] | None = None,
@@ -33,6 +34,7 @@ def collate(
       texts: the token rows of all B samples, unpadded: `BaseProcessor.encode`.
       media: the media arrays of the rows ``own``: `BaseProcessor.media`. () gives a batch without media.
       shapes: the static lengths of instruction and response; the cheapest that holds all B samples is taken.
+      lengths: tokens of each sample's instruction and response; () is what the processor says of its rows.
       kinds: the kinds of media that the batch has room for in each row (`BaseProcessor.static_kinds`).
       blank: show the blank medium for all.
       own: numbers of the rows to assemble; None is all.
@@ -40,7 +42,7 @@ def collate(
 
     Raises ValueError where no shape is large enough.
     """
-    longest = np.max([processor.lengths(row) for row in texts], axis=0)
+    longest = np.max(lengths or [processor.lengths(row) for row in texts], axis=0)
     number = assign(longest[None], shapes)[0]
     if number < 0:
         raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from instructblip_jax.data.loader import media_of
-from instructblip_jax.data.prepared import media_shown
+from instructblip_jax.data.prepared import shown_as
 from instructblip_jax.data.record import Medium, Record
 from instructblip_jax.data.templates import Templates, check, instruction
 from instructblip_jax.processors.base import BaseProcessor
@@ -54,7 +54,7 @@ def evaluation_batches(
     """
     check(templates, source[0])
     lengths = sorted(instruction_lengths)
-    shown = media_shown(source).grouped(processor.static_kinds)
+    shown = shown_as(source, processor.static_kinds)
     numbers = shown.numbers
     first = start
     while first < len(source):

@@ -5,7 +5,6 @@ state of the iterator is its number, the same on every host, whatever the read-a
 texts of whole batches, so that all agree on order and lengths; it decodes the media of its own rows only.
 """
 
-import bisect
 import dataclasses
 import functools
 import os
@@ -20,11 +19,13 @@ import numpy as np
 
 from instructblip_jax.data.buckets import Shape, assign
 from instructblip_jax.data.collate import collate, grid
-from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, media_shown
-from instructblip_jax.data.record import Kinds, Record
+from instructblip_jax.data.documents import WHOLE, DocumentsConfig
+from instructblip_jax.data.prepared import Joined, Shown, Source, by_number, shown_as
+from instructblip_jax.data.record import DOCUMENT, Kinds, Record
 from instructblip_jax.data.sides import exchanged
-from instructblip_jax.data.templates import FRONT, Templates, at_turn, check, instruction, takes_front
-from instructblip_jax.processors.base import BaseProcessor, Row
+from instructblip_jax.data.templates import Templates, check
+from instructblip_jax.data.visits import Visit, fits, visit
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import UnusableImageError
 
 WINDOW = 4
@@ -49,7 +50,7 @@ class _Example:
     Attributes:
       record: without its media where the window is large.
       set: number of its set in the mixture.
-      lengths: tokens of instruction and response.
+      visit: its token rows, and the media that are shown.
       passed: uids of the records before it that were too long.
       index: number of the record in its set.
       seed: of the augmentation of its media, drawn anew at each visit.
@@ -59,8 +60,7 @@ class _Example:
 
     record: Record
     set: int
-    text: Mapping[str, np.ndarray]
-    lengths: Shape
+    visit: Visit
     passed: tuple[str, ...] = ()
     index: int = 0
     seed: int = 0
@@ -82,63 +82,6 @@ class _Places:
         return self.number, index
 
 
-def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
-    """An instruction and an answer of a record: its template, turn and answer are drawn, and the word before which the
-    answer is cut if the template takes its front."""
-    if not record.answers and not record.turns:
-        raise ValueError(f"{record.uid}: has no answer to train on")
-    choice = int(rng.integers(1 << 30))
-    if record.turns:
-        turn = int(rng.integers(len(record.turns)))
-        return instruction(templates, at_turn(record, turn), choice), record.turns[turn][1]
-    if record.weights:
-        answer = record.answers[int(rng.choice(len(record.answers), p=record.weights))]
-    else:
-        answer = record.answers[int(rng.integers(len(record.answers)))]
-    if takes_front(templates, record, choice):
-        words = answer.split()
-        cut = int(rng.integers(1, max(len(words), 2)))  # a single word is all response
-        front, rest = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
-        record, answer = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)}), " ".join(rest)
-    return instruction(templates, record, choice), answer
-
-
-def text_of(
-    record: Record,
-    rng: np.random.Generator,
-    templates: Templates,
-    processor: BaseProcessor,
-    largest: Shape | None = None,
-) -> Row:
-    """The token rows of a record in training: those of `drawn`, or of a whole conversation where the processor reads
-    one (`BaseProcessor.converses`). It then loses its last turns until it fits ``largest``, but never the first.
-
-    Raises ValueError naming a record without an answer, or one that the processor cannot hold.
-    """
-    pictures = processor.shown(tuple(medium.kind for medium in record.media))
-    if not processor.converses:
-        return processor.encode(*drawn(record, rng, templates), training=True, pictures=pictures)
-    turns = record.turns or (drawn(record, rng, templates),)
-
-    def converse(count: int) -> Row:
-        try:
-            return processor.converse(turns[:count], pictures)
-        except ValueError as error:
-            raise ValueError(f"{record.uid}: {error}") from error
-
-    def too_long(count: int) -> bool:
-        return not _fits(processor.lengths(converse(count)), largest)
-
-    count = len(turns)
-    if count > 1 and largest is not None and too_long(count):
-        count = max(1, bisect.bisect_left(range(1, count), True, key=too_long))
-    return converse(count)
-
-
-def _fits(lengths: Shape, largest: Shape | None) -> bool:
-    return largest is None or (lengths[0] <= largest[0] and lengths[1] <= largest[1])
-
-
 def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
     """The media arrays of a prepared record, by batch key; those of a blank medium where it has none.
 
@@ -156,7 +99,7 @@ def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape])
 
     Each takes the shape that the longest example left needs, and is filled up with the next ones that fit it.
     """
-    lengths = np.array([example.lengths for example in examples])
+    lengths = np.array([example.visit.lengths for example in examples])
     kinds = assign(lengths, shapes)
     left = np.lexsort((lengths[:, 0], lengths[:, 1], kinds))[::-1]
     batches = []
@@ -228,11 +171,22 @@ class TrainingData:
     blank: bool
     rows: tuple[int, ...]
     features: Cached | None
+    documents: DocumentsConfig
 
     @functools.cached_property
     def shown(self) -> list[Shown]:
         """The kinds of media that a batch has room for, for each set's records."""
-        return [media_shown(source).grouped(self.processor.static_kinds) for source in self.sources]
+        return [shown_as(source, self._kinds_of(source[0])) for source in self.sources]
+
+    def _kinds_of(self, first: Record) -> Callable[[Kinds], Kinds]:
+        """The kinds that a batch has room for, from those of a record, in the set whose first record is given."""
+        if first.task == DOCUMENT and self.features is not None:
+            raise ValueError(
+                f"config.data.features: set {first.dataset!r} holds documents, of whose pictures a visit shows some; "
+                "leave it out"
+            )
+        most = self.documents.pictures or None if first.task == DOCUMENT else None
+        return lambda kinds: self.processor.static_kinds(kinds[:most])
 
     @property
     def keeps_media(self) -> bool:
@@ -262,8 +216,11 @@ class TrainingData:
         return [self.probabilities[self.names[n]] * (len(own) / len(self.sources[n])) for n, own in members.items()]
 
     def example(self, place: tuple[int, int], rng: np.random.Generator, members: Members) -> _Example:
-        """The record at ``place`` among a set's ``members``, or the first of them after it that is not longer than
-        ``largest``: texts lose whole turns at most (`text_of`). Raises ValueError after `TRIES` records that are."""
+        """The record at ``place`` among a set's ``members``, or the first of them after it that is not passed over and
+        not longer than ``largest``: conversations lose whole turns, and documents are cut (`visits.visit`).
+
+        Raises ValueError after `TRIES` records that are.
+        """
         number, first = place
         source, own = self.sources[number], members[number]
         passed: tuple[str, ...] = ()
@@ -272,16 +229,21 @@ class TrainingData:
             record = source[index]
             exchange = self.processor.augment.exchange and len(record.media) == 2 and bool(rng.random() < 0.5)
             record = exchanged(record) if exchange else record
-            text = text_of(record, rng, self.templates, self.processor, self.largest)
-            lengths = self.processor.lengths(text)
-            if _fits(lengths, self.largest):
-                kept = record if self.keeps_media else dataclasses.replace(record, media=())
+            more = (source[int(own[later % len(own)])] for later in range(tried + 1, tried + len(own)))
+            found = visit(record, rng, self.templates, self.processor, self.largest, self.documents, more)
+            if found is None:
+                continue
+            if fits(found.lengths, self.largest):
+                kept = found.of(record) if self.keeps_media else dataclasses.replace(record, media=())
                 identity = record.identity if self.processor.identity_key else 0
                 seed = int(rng.integers(1 << 62))
-                return _Example(kept, number, text, lengths, passed, index, seed, identity, exchange)
+                return _Example(kept, number, found, passed, index, seed, identity, exchange)
             passed = (*passed, record.uid)
+            length = found.lengths
+        if not passed:
+            raise ValueError(f"{record.uid}: config.data.documents passes over it and over all before it")
         raise ValueError(
-            f"{record.uid}: this record and {len(passed) - 1} before it are too long ({lengths[0]} and {lengths[1]} "
+            f"{record.uid}: this record and {len(passed) - 1} before it are too long ({length[0]} and {length[1]} "
             "tokens) for data.instruction_lengths and data.response_lengths, which go up to "
             f"{self.largest[0]} and {self.largest[1]}"
         )
@@ -297,9 +259,10 @@ class TrainingData:
         kinds = self.shown[examples[0].set].of(examples[0].index)
         media = [self._media(example) for example in own] if self.features is None else []
         arrays = collate(
-            [example.text for example in examples],
+            [example.visit.text for example in examples],
             media,
             self.processor,
+            lengths=[example.visit.lengths for example in examples],
             shapes=self.shapes,
             kinds=kinds,
             blank=self.blank,
@@ -319,7 +282,7 @@ class TrainingData:
         record = example.record
         if not self.keeps_media:
             record = self.sources[example.set][example.index]
-            record = exchanged(record) if example.exchanged else record
+            record = example.visit.of(exchanged(record) if example.exchanged else record)
         return media_of(record, self.processor, np.random.default_rng(example.seed))
 
 
@@ -338,6 +301,7 @@ def training_batches(
     blank_image: bool = False,
     own: np.ndarray | None = None,
     features: Cached | None = None,
+    documents: DocumentsConfig = WHOLE,
 ) -> grain.DatasetIterator:
     """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (None: all), this host's; over all
     hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
@@ -352,6 +316,7 @@ def training_batches(
       shapes, window: as in `run.config.DataConfig`.
       blank_image: show the blank medium for all.
       features: cached features to give instead of the media, which are then not decoded.
+      documents: what a visit reads of a document.
 
     Raises ValueError for templates that do not fit the records.
     """
@@ -370,6 +335,7 @@ def training_batches(
         blank=blank_image,
         rows=tuple(range(batch_size) if own is None else own.tolist()),
         features=features,
+        documents=documents,
     )
     batches = grain.MapDataset.source(_Batches(data.windows(), window, data.batch))
     return iter(batches.to_iter_dataset(READ_AHEAD))  # media are decoded in the threads that read ahead
@@ -384,14 +350,17 @@ def sample_lengths(
     seed: int,
     count: int = 4096,
     largest: Shape | None = None,
+    documents: DocumentsConfig = WHOLE,
 ) -> np.ndarray:
     """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length; only
-    conversations lose turns for ``largest`` (`text_of`)."""
+    conversations lose turns for ``largest``, and documents what exceeds it (`visits.visit`)."""
     rng = np.random.default_rng(seed)
     names = list(probabilities)
     lengths = []
     for number in rng.choice(len(names), count, p=list(probabilities.values())):
         source = sources[names[number]]
         record = source[int(rng.integers(len(source)))]
-        lengths.append(processor.lengths(text_of(record, rng, templates, processor, largest)))
+        found = visit(record, rng, templates, processor, largest, documents)
+        if found is not None:
+            lengths.append(found.lengths)
     return np.array(lengths)

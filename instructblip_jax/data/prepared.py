@@ -113,6 +113,10 @@ class Records(Sequence[Record]):
         """The kinds of media that each record shows."""
         raise NotImplementedError
 
+    def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
+        """See the function `shown_as`."""
+        return self.shown.grouped(of)
+
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
@@ -136,6 +140,15 @@ def each(records: Sequence[Record], of: Callable[[Record], T]) -> Iterator[T]:
 def media_shown(records: Sequence[Record]) -> Shown:
     """`Records.shown` of any sequence of records."""
     return records.shown if isinstance(records, Records) else _looked_up(records)
+
+
+def shown_as(records: Sequence[Record], of: Callable[[Kinds], Kinds]) -> Shown:
+    """Kinds that ``of`` makes of those of each record's media, () for none; no record is read if all are the same."""
+    return records.shown_as(of) if isinstance(records, Records) else _held(records).grouped(of)
+
+
+def _held(records: Sequence[Record]) -> Shown:
+    return Shown.listed(each(records, lambda record: tuple(medium.kind for medium in record.media)))
 
 
 def _looked_up(records: Sequence[Record]) -> Shown:
@@ -194,13 +207,19 @@ class Source(Records):
     @functools.cached_property
     def shown(self) -> Shown:
         """See `Records`. Where the report does not say that all records show the same, every record is read."""
+        return self._told(lambda kinds: kinds or BLANK) or _looked_up(self)
+
+    def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
+        """See the function `shown_as`."""
+        return self._told(of) or _held(self).grouped(of)
+
+    def _told(self, of: Callable[[Kinds], Kinds]) -> Shown | None:
+        """``of`` the kinds of all records, if the report tells that it is the same for each; else None."""
         kinds = kinds_counted(self._report)
-        shown = {one or BLANK for one in kinds}
+        shown = set(map(of, kinds))
         if not kinds and self._report["pictures"] <= 1:  # the report of an early version
-            shown = {BLANK}
-        if len(shown) == 1:
-            return Shown(tuple(shown), np.zeros(len(self), np.int64))
-        return _looked_up(self)
+            shown = {of(BLANK)}
+        return Shown(tuple(shown), np.zeros(len(self), np.int64)) if len(shown) == 1 else None
 
     def record(self, index: int) -> Record:
         """See `Records`. Raises ValueError for a record that is damaged."""
@@ -262,6 +281,10 @@ class Joined(Records):
     def shown(self) -> Shown:
         """See `Records`."""
         return Shown.joined([part.shown for part in self.parts])
+
+    def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
+        """See the function `shown_as`."""
+        return Shown.joined([part.shown_as(of) for part in self.parts])
 
     def record(self, index: int) -> Record:
         """See `Records`."""

@@ -10,6 +10,8 @@ TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open", 
 """The kinds of request: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
 next turn of a dialogue, a long answer; or a document, which asks nothing and whose ``parts`` are all learnt.
 `datasets/prompts.py` words them and `evals/` judges them."""
+DOCUMENT = TASKS[-1]
+"""The task of a document."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
 """Kinds of media: a picture, a frame of a video, a recording, a point cloud."""
 Kinds = tuple[str, ...]
@@ -28,6 +30,20 @@ class Medium(NamedTuple):
 def key_of(data: bytes) -> bytes:
     """16 bytes that name encoded media: equal for equal bytes, whatever set they are in."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def without(parts: Sequence[str | int], numbers: Mapping[int, int]) -> tuple[str | int, ...]:
+    """The ``parts`` of a document that keeps those of its media that have new ``numbers`` (old -> new). Texts that
+    become neighbours are joined by a blank."""
+    kept: list[str | int] = []
+    for part in parts:
+        if isinstance(part, int):
+            kept += [numbers[part]] if part in numbers else []
+        elif kept and isinstance(kept[-1], str):
+            kept[-1] = f"{kept[-1]} {part}"
+        else:
+            kept.append(part)
+    return tuple(kept)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import DOCUMENT, Record
 
 Templates = Mapping[str, Sequence[str]]
 """Set name -> its templates; "task:TASK" -> those of sets that have none of their own."""
@@ -25,7 +25,7 @@ def check(templates: Templates, example: Record) -> None:
     Raises ValueError naming the set, the template, the field, and the slots there are.
     """
     name = example.dataset
-    if example.instruction is not None:
+    if example.instruction is not None or example.task == DOCUMENT:
         return
     example = at_turn(example, 0) if example.turns else example
     for template in _own(templates, example):

@@ -16,7 +16,7 @@ from instructblip_jax.datasets.prepare.finish import there
 from instructblip_jax.datasets.readers.custom import folders, sniff, vqa
 
 TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
-CONTAINERS = (".parquet", ".arrow", ".tar")
+CONTAINERS = (".parquet", ".arrow", ".tar", ".jsonl.zip")
 DEPTH = 2
 """Maximum depth of an official set's annotations below the source: VSR's are in splits/zeroshot."""
 MANY = 32
@@ -87,7 +87,7 @@ def _below(folder: Path, out: Path, depth: int) -> Iterator[Path]:
         path = Path(entry.path)
         if entry.name.startswith(".") or path == out:
             continue
-        if path.suffix.lower() in (*TEXTS, *CONTAINERS) and entry.is_file():
+        if path.name.lower().endswith((*TEXTS, *CONTAINERS)) and entry.is_file():
             yield path
         elif depth and entry.is_dir(follow_symlinks=False):
             yield from _below(path, out, depth - 1)
@@ -109,7 +109,7 @@ def _digests(root: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
 
 
 def _content(path: Path) -> str:
-    if path.suffix.lower() in CONTAINERS:
+    if path.name.lower().endswith(CONTAINERS):
         digest = hashlib.blake2b(digest_size=16)
         update_by_ends(digest, path)
         return digest.hexdigest()

@@ -21,6 +21,8 @@ class Media:
       offset, size: where its bytes are in the archive; size 0 is the whole file.
       data: the bytes themselves, where a row holds them.
       kind: one of `KINDS`. The frames of a video are taken between ``start`` and ``end`` (seconds; None: its end).
+      least: a document leaves out this picture if a side of it has fewer pixels, or if all of it has one colour; 0
+        leaves out none.
     """
 
     path: Path | None = None
@@ -30,6 +32,7 @@ class Media:
     kind: str = IMAGE
     start: float = 0.0
     end: float | None = None
+    least: int = 0
 
     @property
     def video(self) -> bool:

@@ -25,6 +25,7 @@ from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.build import Abstract, abstract, begin_memory, follow, merge
 from instructblip_jax.systems.protocol import SystemConfig
+from instructblip_jax.train.groups import joined
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
 
@@ -58,6 +59,16 @@ class Lengths:
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+    """One of several batches of a step, and the weight of its loss."""
+
+    name: str
+    rows: int
+    lengths: Lengths
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """Everything that decides a run's program: the system, the batch, and how both are laid out.
 
@@ -67,6 +78,7 @@ class Setting:
       mesh: sizes of (data, fsdp, tensor), one of which may be -1.
       trainable: a name of the system's trainable sets, "" for the first.
       scan_layers: see `model.Model.from_pretrained`.
+      groups: the batches of a training step, where it has several; ``rows`` are then those of all of them.
     """
 
     model: SystemConfig
@@ -80,6 +92,7 @@ class Setting:
     trainable: str = ""
     scan_layers: bool = True
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    groups: tuple[Group, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +144,15 @@ def mesh_of(setting: Setting, where: list[Any]) -> Mesh:
 
 def batch_of(setting: Setting, mesh: Mesh, *, training: bool = True) -> Abstract:
     """A batch of the setting's system and lengths, its rows split over the mesh; see `SystemConfig.batch`."""
-    lengths = setting.lengths
-    shapes = setting.model.batch(setting.rows, lengths.prompt, lengths.response, lengths.kinds, training=training)
-    sharding = batch_sharding(mesh, setting.rows)
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()}
+
+    def of(rows: int, lengths: Lengths) -> Abstract:
+        shapes = setting.model.batch(rows, lengths.prompt, lengths.response, lengths.kinds, training=training)
+        sharding = batch_sharding(mesh, rows)
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()}
+
+    if setting.groups and training:
+        return joined({group.name: of(group.rows, group.lengths) for group in setting.groups})
+    return of(setting.rows, setting.lengths)
 
 
 def state_of(config: SystemConfig, train: Abstract, tx: Any, mesh: Mesh) -> Any:
@@ -210,7 +228,10 @@ def train_step(described: Described) -> Any:
     setting = described.setting
     tx = optimizer(setting.optim, 60_000)
     begun = functools.partial(follow, setting.model)
-    step: Any = make_step(described.merge, tx, seed=0, accumulation=setting.optim.accumulation, follow=begun)
+    groups = {group.name: group.weight for group in setting.groups}
+    step: Any = make_step(
+        described.merge, tx, seed=0, accumulation=setting.optim.accumulation, follow=begun, groups=groups
+    )
     with jax.set_mesh(described.mesh), cudnn.assumed():
         return step.trace(described.state, described.frozen, described.batch)
 

@@ -18,6 +18,7 @@ import numpy as np
 from instructblip_jax.models.layers.rope import SWAP
 from instructblip_jax.plan import tracing
 from instructblip_jax.systems.protocol import Shapes
+from instructblip_jax.train.groups import parted
 
 RECOMPUTED = "rematted_computation"
 """JAX's name for the scope of what a backward pass computes again."""
@@ -30,6 +31,10 @@ def of_batch(system: tracing.Traceable, shapes: Mapping[str, tuple[int, ...]]) -
     Features that stand in the place of their media cost nothing. Tracing takes one or two seconds, and neither memory
     nor a device.
     """
+    groups = parted(shapes)
+    if len(groups) > 1:  # a step over several batches
+        return sum(of_batch(system, own) for own in groups.values())
+    (shapes,) = groups.values()
     config = system.config
     known = config.batch(1, 1, 1)
     floats = {*config.media_keys, *config.feature_keys.values()}

@@ -8,7 +8,7 @@ from instructblip_jax.decoding.options import Options
 from instructblip_jax.plan import collectives, compiled, estimate, flops, gpus, hlo_cost, losses, roofline, tracing
 from instructblip_jax.plan.chips import GIB, Topology
 from instructblip_jax.plan.collectives import Collective
-from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Setting
+from instructblip_jax.plan.compiled import Compiled, Described, DoesNotFit, Lengths, Setting
 from instructblip_jax.plan.estimate import Estimate
 from instructblip_jax.plan.hlo import Program
 from instructblip_jax.plan.hlo_cost import Op
@@ -86,11 +86,8 @@ class Plan:
             "remat": self.setting.remat,
             "int8": self.setting.int8,
             "batch_size": self.setting.rows,
-            "lengths": {
-                "instruction": lengths.prompt,
-                "response": lengths.response,
-                "frames": len(lengths.kinds),
-            },
+            "lengths": _lengths(lengths),
+            **({"groups": _groups(self.setting)} if self.setting.groups else {}),
             "fits": self.fits,
             "peak_bytes_per_chip": self.peak,
             "usable_bytes_per_chip": self.topology.chip.usable,
@@ -120,6 +117,18 @@ class Plan:
             "mfu_bound": self.mfu,
             "samples_per_second_bound": self.samples_a_second,
         }
+
+
+def _lengths(lengths: Lengths) -> dict[str, int]:
+    return {"instruction": lengths.prompt, "response": lengths.response, "frames": len(lengths.kinds)}
+
+
+def _groups(setting: Setting) -> dict[str, Any]:
+    """The batches of a step, by the names of their groups."""
+    return {
+        one.name: {"batch_size": one.rows, "lengths": _lengths(one.lengths), "weight": one.weight}
+        for one in setting.groups
+    }
 
 
 def layouts(setting: Setting) -> dict[str, str]:

@@ -21,17 +21,23 @@ KINDS = {
 
 
 def title(plan: Plan, name: str) -> str:
-    """The planned setting, in two lines."""
-    setting, lengths = plan.setting, plan.setting.lengths
+    """The planned setting, in two lines, or in one more for each further batch of a step."""
+    setting = plan.setting
     mesh = ", ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), setting.mesh, strict=True))
     layout = ", ".join(f"{part} {how}" for part, how in layouts(setting).items())
     int8 = f", {'int8' if setting.int8 is True else setting.int8} language model" if setting.int8 else ""
-    kinds = "" if len(lengths.kinds) == 1 else f", media: {' '.join(lengths.kinds) or 'none'}"
+    batches = [f"batch {_batch(setting.rows, setting.lengths)}"]
+    if setting.groups:
+        batches = [f"batch of {one.name}: {_batch(one.rows, one.lengths)}" for one in setting.groups]
     return (
         f"{name} on {plan.topology.name} ({plan.topology.devices} chips): mesh {mesh}; layout {layout}; "
-        f"remat {setting.remat}{int8}\n"
-        f"batch {setting.rows}, {lengths.prompt} instruction + {lengths.response} response tokens{kinds}"
+        f"remat {setting.remat}{int8}\n" + "\n".join(batches)
     )
+
+
+def _batch(rows: int, lengths: Lengths) -> str:
+    kinds = "" if len(lengths.kinds) == 1 else f", media: {' '.join(lengths.kinds) or 'none'}"
+    return f"{rows}, {lengths.prompt} instruction + {lengths.response} response tokens{kinds}"
 
 
 def memory(plan: Plan) -> str:

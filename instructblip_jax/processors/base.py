@@ -95,6 +95,11 @@ class BaseProcessor(ABC):
         reading order. Only of systems that read such documents."""
         raise NotImplementedError(f"{type(self).__name__} reads no documents")
 
+    def cut(self, row: Row, length: int) -> tuple[Row, int]:
+        """The beginning of a document's rows, of at most ``length`` tokens by `lengths`, and the number of pictures
+        that have a place in it; none is cut in two. Only of systems that read documents."""
+        raise NotImplementedError(f"{type(self).__name__} reads no documents")
+
     @abstractmethod
     def response(self, text: str) -> np.ndarray:
         """A response's tokens with the end token, int32 [n]."""
@@ -229,8 +234,9 @@ class BaseProcessor(ABC):
         return len(kinds)
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it."""
-        return kinds
+        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it; a row
+        without media shows a blank picture."""
+        return kinds or ("image",)
 
     def holding(self, pictures: tuple[int, ...]) -> "BaseProcessor":
         """The same processor for batches of these numbers of pictures a row (`run.config.DataConfig.pictures`).

@@ -50,6 +50,12 @@ class InterleavedProcessor(ImageTextProcessor):
         first = answered[0] if len(answered) else len(words)
         return int(words[:first].sum()), int(words[first:].sum())
 
+    def cut(self, row: Row, length: int) -> tuple[Row, int]:
+        """See `BaseProcessor`."""
+        kept = np.cumsum(~self.picture_tokens(row["input_ids"])) <= length
+        cut = {key: x[: int(kept.sum())] for key, x in row.items()}
+        return cut, self.pictures_in(cut["input_ids"])
+
     def batch(
         self,
         rows: Sequence[Row],
@@ -78,6 +84,8 @@ class InterleavedProcessor(ImageTextProcessor):
     ) -> dict[str, np.ndarray]:
         """See `ImageTextProcessor`: pixel_values are [N, H, W, 3] however many pictures there are."""
         arrays = super().media(media, name, rng)
+        if not media and 0 in self.pictures:  # its batch may have room for none
+            return {key: x[None][:0] for key, x in arrays.items()}
         return {key: x if x.ndim == (3 if key.endswith(SCALE) else 4) else x[None] for key, x in arrays.items()}
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -85,8 +93,8 @@ class InterleavedProcessor(ImageTextProcessor):
 
         Raises ValueError where none is large enough.
         """
-        if not self.pictures or set(kinds) != {"image"}:
-            return kinds
+        if not self.pictures or {*kinds} - {"image"}:
+            return super().static_kinds(kinds)
         if len(kinds) > self.pictures[-1]:
             raise ValueError(
                 f"config.data.pictures goes up to {self.pictures[-1]}, and a record shows {len(kinds)} pictures"

@@ -1,6 +1,7 @@
 """Checks of a run before anything is loaded or written; every error names the field."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -27,14 +28,17 @@ def check(run: RunConfig, mesh: Mesh) -> None:
             "set it to 'exact'"
         )
     run.data.augment.check()
+    run.data.documents.check()
     if run.data.features and run.data.augment.is_on:
         raise ValueError(
             "config.data.features keeps the features of pictures that never change, and config.data.augment draws them "
             "anew at each visit: use one of the two"
         )
-    if not run.mixture.sets:
+    if not run.mixture.all_sets:
         raise ValueError("config.mixture.sets is empty: name at least one set to train on")
     micro = meshes.batch_shards(mesh) * run.optim.accumulation
+    if run.mixture.groups:
+        _check_groups(run, micro)
     if run.batch_size < 1 or run.batch_size % micro:
         raise ValueError(
             f"config.batch_size {run.batch_size} is not a multiple of {micro} "
@@ -54,6 +58,38 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(f"config.data.window {run.data.window} and shapes {run.data.shapes}: at least 1 and 0")
     if (run.steps < 1) == (run.epochs <= 0):
         raise ValueError(f"config.steps is {run.steps} and epochs {run.epochs}; one must be positive, the other 0")
+
+
+def _check_groups(run: RunConfig, micro: int) -> None:
+    """``micro``: every batch is a multiple of this."""
+    where, names = "config.mixture.groups", run.mixture.all_sets
+    if run.mixture.sets:
+        raise ValueError(f"config.mixture.sets and {where} are both given; name each set in a group, or use no groups")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where}: {', '.join(twice)} is in several groups, or twice in one")
+    for field in ("weights", "caps"):
+        if unknown := sorted(set(getattr(run.mixture, field)) - set(names)):
+            raise ValueError(f"config.mixture.{field} names {', '.join(unknown)}, which no group has")
+    for name, group in run.mixture.groups.items():
+        if not name or "/" in name:
+            raise ValueError(f"{where}: {name!r} cannot be a group's name; letters, digits and _ can")
+        if not group.sets:
+            raise ValueError(f"{where}.{name}.sets is empty: name at least one set")
+        if not 0 < group.weight < math.inf:
+            raise ValueError(f"{where}.{name}.weight is {group.weight}; it must be positive")
+        if group.batch_size < 1 or group.batch_size % micro:
+            raise ValueError(
+                f"{where}.{name}.batch_size {group.batch_size} is not a multiple of {micro} "
+                "(mesh.data x mesh.fsdp x optim.accumulation)"
+            )
+        for field in ("instruction_lengths", "response_lengths"):
+            if min(getattr(group, field), default=1) < 1:
+                raise ValueError(f"{where}.{name}.{field} is {getattr(group, field)}; lengths are at least 1")
+    total = sum(group.batch_size for group in run.mixture.groups.values())
+    if run.batch_size != total:
+        raise ValueError(f"config.batch_size is {run.batch_size}, and the groups' are {total} together; set it to that")
+    if run.epochs:
+        raise ValueError("config.epochs: groups are passed over at different rates; give config.steps instead")
 
 
 def with_system(run: RunConfig) -> tuple[RunConfig, Path]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.run.evaluation import EvaluationConfig
 from instructblip_jax.sharding import Layout
@@ -31,18 +32,46 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """A group of sets, of which every step has a batch.
+
+    Attributes:
+      sets: as in `MixtureConfig`.
+      batch_size: rows of the group's batch.
+      weight: of the group's loss.
+      instruction_lengths, response_lengths, pictures: of its batches; () is those of `DataConfig`.
+    """
+
+    sets: tuple[str, ...]
+    batch_size: int
+    weight: float = 1.0
+    instruction_lengths: tuple[int, ...] = ()
+    response_lengths: tuple[int, ...] = ()
+    pictures: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class MixtureConfig:
     """The sets to train on. Each is drawn in proportion to size ** exponent * weights[set].
 
     An exponent of 0.5 is the paper's; 0 draws all sets equally often, 1 all records. ``caps``: set -> the largest size
     that it counts as, for a set that would drown the others. A set is NAME, or NAME:SPLIT for a split other than
     "train".
+
+    With ``groups`` instead of ``sets``, every step has a batch of each group, and its loss is the sum of the groups'
+    mean losses by their weights. Sets are drawn within their group.
     """
 
-    sets: tuple[str, ...]
+    sets: tuple[str, ...] = ()
     exponent: float = 0.5
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, GroupConfig] = dataclasses.field(default_factory=dict)
+
+    @property
+    def all_sets(self) -> tuple[str, ...]:
+        """The sets of the mixture, or of its groups in their order."""
+        return self.sets or tuple(name for group in self.groups.values() for name in group.sets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +97,7 @@ class DataConfig:
         smallest that its rows fit in, and rows of all smaller numbers share it. () makes batches of each number that
         occurs.
       augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
+      documents: what a visit reads of a document: see `DocumentsConfig`.
       features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
         once for all runs; "" computes them in every step.
     """
@@ -83,6 +113,7 @@ class DataConfig:
     resize: str = "exact"
     pictures: tuple[int, ...] = ()
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    documents: DocumentsConfig = dataclasses.field(default_factory=DocumentsConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +240,8 @@ def make_room(config: ConfigDict, path: Sequence[str]) -> None:
                 kind = ConfigDict if mapping else typing.get_origin(hint) or hint
                 _put_type(section, name, object if kind in (Any, Literal) else kind)
             if depth < len(path):
+                if name not in section:  # a new entry of several fields
+                    section[name] = ConfigDict()
                 section = section[name]
 
 

@@ -19,9 +19,11 @@ def run(config: RunConfig, model: Model, data: Data, start: int) -> None:
     where = f"from step {start}" if start else "from the start"
     name = Path(config.model).name
     print(f"{name}: {trained:,} trained and {frozen:,} frozen parameters; {devices}, mesh {mesh}; {where}")
-    print("mixture: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in data.mixture.items()))
-    if data.fitted:
-        print("text shapes: " + ", ".join(f"{a} + {b}" for a, b in data.shapes))
+    for name, group in data.groups.items():
+        of = f"group {name}, {group.rows} rows of each step, weight {group.weight:g}: " if name else "mixture: "
+        print(of + ", ".join(f"{name} {100 * share:.1f} %" for name, share in group.mixture.items()))
+        if group.fitted:
+            print("text shapes: " + ", ".join(f"{a} + {b}" for a, b in group.shapes))
     sys.stdout.flush()
 
 

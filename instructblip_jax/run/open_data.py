@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,7 +25,9 @@ from instructblip_jax.datasets.digits.prepare import SETS, prepare_missing
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.datasets.prompts import BARE, CONTINUED, WHOLE, training_templates
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.run.config import RunConfig
+from instructblip_jax.run.config import GroupConfig, RunConfig
+from instructblip_jax.run.together import Together
+from instructblip_jax.train.groups import joined, parted
 
 TEMPLATE_SETS: Mapping[str, Templates] = {
     "instructions": training_templates(),
@@ -32,6 +37,33 @@ TEMPLATE_SETS: Mapping[str, Templates] = {
     "continued_captions": CONTINUED,
 }
 """config.data.templates -> the templates."""
+APART = 7919
+"""Between the seeds of groups, whose sets are shuffled independently of one another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Sets that share the batches of a step; a run without groups has one of the name "".
+
+    Attributes:
+      rows: of a batch.
+      weight: of the group's loss.
+      mixture: the share of each of its sets; the shares add up to 1.
+      shapes: the static (instruction, response) lengths of batches.
+      fitted: True if the shapes were fitted to the mixture, False if they are the configured lengths.
+      pictures: the static numbers of pictures a row (`DataConfig.pictures`).
+      own: int, this host's rows of a batch.
+      batches: returns an iterator from the first batch on; ``features=`` replaces pictures by cached features.
+    """
+
+    rows: int
+    weight: float
+    mixture: dict[str, float]
+    shapes: list[Shape]
+    fitted: bool
+    pictures: tuple[int, ...]
+    own: np.ndarray
+    batches: Callable[..., grain.DatasetIterator]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,24 +73,54 @@ class Data:
     Attributes:
       directory: holds the prepared sets.
       sources: the sets that are drawn from, by name.
-      mixture: the share of each of them; the shares add up to 1.
       templates: the words around a record's texts.
       steps: optimizer steps of the whole run.
-      shapes: the static (instruction, response) lengths of batches.
-      fitted: True if the shapes were fitted to the mixture, False if they are the configured lengths.
-      own: int, this host's rows of a batch.
-      batches: returns an iterator from the first batch on; ``features=`` replaces pictures by cached features.
+      groups: the groups of sets, of which each step has a batch.
     """
 
     directory: str
     sources: dict[str, Source | Joined]
-    mixture: dict[str, float]
     templates: Templates
     steps: int
-    shapes: list[Shape]
-    fitted: bool
-    own: np.ndarray
-    batches: Callable[..., grain.DatasetIterator]
+    groups: dict[str, Group]
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """The share of each set in the rows of a step."""
+        rows = sum(group.rows for group in self.groups.values())
+        return {
+            name: share * (group.rows / rows) for group in self.groups.values() for name, share in group.mixture.items()
+        }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Group -> weight of its loss; {} without groups."""
+        return {name: group.weight for name, group in self.groups.items() if name}
+
+    @property
+    def own(self) -> np.ndarray:
+        """int, this host's rows of a step, those of all groups one after the other."""
+        starts = itertools.accumulate((group.rows for group in self.groups.values()), initial=0)
+        return np.concatenate([group.own + start for group, start in zip(self.groups.values(), starts, strict=False)])
+
+    def batches(self, **options: Any) -> Any:
+        """An iterator over the batches of all steps; ``options`` are those of `Group.batches`."""
+        if "" in self.groups:
+            return self.groups[""].batches(**options)
+        firsts = itertools.accumulate((len(group.mixture) for group in self.groups.values()), initial=0)
+        return Together(
+            {
+                name: (group.batches(**options), first)
+                for (name, group), first in zip(self.groups.items(), firsts, strict=False)
+            }
+        )
+
+    def put(self, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A step's arrays of this host -> global arrays."""
+        parts = parted(batch)
+        if "" in self.groups:
+            return meshes.put_rows(mesh, batch, self.groups[""].own, self.groups[""].rows)
+        return joined({n: meshes.put_rows(mesh, parts[n], one.own, one.rows) for n, one in self.groups.items()})
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -80,7 +142,7 @@ def open_sets(run: RunConfig, *, prepare: bool = True) -> dict[str, Source | Joi
 
     Raises FileNotFoundError or ValueError naming the directory of a set that is missing or lacks the split.
     """
-    directory, names = run.data.directory, {name: split_of(name, "train") for name in run.mixture.sets}
+    directory, names = run.data.directory, {name: split_of(name, "train") for name in run.mixture.all_sets}
     if prepare:
         prepare_missing(directory, [bare for bare, _ in names.values()])
     return {
@@ -93,39 +155,71 @@ def open_sets(run: RunConfig, *, prepare: bool = True) -> dict[str, Source | Joi
 def open_data(run: RunConfig, processor: BaseProcessor, mesh: Mesh) -> Data:
     """Open and mix the sets. Raises as `open_sets` and `probabilities` do."""
     sources = open_sets(run)
-    sizes = {name: len(source) for name, source in sources.items()}
-    mixture = probabilities(sizes, exponent=run.mixture.exponent, weights=run.mixture.weights, caps=run.mixture.caps)
+    alone = GroupConfig(run.mixture.sets, run.batch_size)
+    groups = {
+        name: _group(run, group, sources, processor, mesh, (run.seed + APART * number) % 2**32)
+        for number, (name, group) in enumerate((run.mixture.groups or {"": alone}).items())
+    }
+    drawn = {name: sources[name] for group in groups.values() for name in group.mixture}
+    return Data(
+        directory=run.data.directory,
+        sources=drawn,
+        templates=TEMPLATE_SETS[run.data.templates],
+        steps=total_steps(run, sum(map(len, drawn.values()))),
+        groups=groups,
+    )
+
+
+def _group(
+    run: RunConfig,
+    group: GroupConfig,
+    sources: Mapping[str, Source | Joined],
+    processor: BaseProcessor,
+    mesh: Mesh,
+    seed: int,
+) -> Group:
+    sizes = {name: len(sources[name]) for name in group.sets}
+    weights, caps = run.mixture.weights, run.mixture.caps
+    if run.mixture.groups:  # whose names have been checked together
+        weights = {name: weight for name, weight in weights.items() if name in sizes}
+        caps = {name: cap for name, cap in caps.items() if name in sizes}
+    mixture = probabilities(sizes, exponent=run.mixture.exponent, weights=weights, caps=caps)
     drawn = {name: sources[name] for name in mixture}
-    templates = TEMPLATE_SETS[run.data.templates]
+    templates, pictures = TEMPLATE_SETS[run.data.templates], group.pictures or run.data.pictures
+    prompts = group.instruction_lengths or run.data.instruction_lengths
+    responses = group.response_lengths or run.data.response_lengths
+    processor = processor.holding(pictures) if group.pictures else processor
     shapes: list[Shape] = []
     if run.data.shapes:
-        longest = (max(run.data.instruction_lengths), max(run.data.response_lengths))
-        lengths = sample_lengths(drawn, mixture, processor, templates, seed=run.seed, largest=longest)
-        shapes = fit(lengths, longest, run.data.shapes)
-    own = meshes.local_rows(mesh, run.batch_size)
+        longest = (max(prompts), max(responses))
+        sampled = sample_lengths(
+            drawn, mixture, processor, templates, seed=seed, largest=longest, documents=run.data.documents
+        )
+        shapes = fit(sampled, longest, run.data.shapes)
+    own = meshes.local_rows(mesh, group.batch_size)
     batches = partial(
         training_batches,
         drawn,
         mixture,
         processor,
         templates,
-        batch_size=run.batch_size,
-        instruction_lengths=run.data.instruction_lengths,
-        response_lengths=run.data.response_lengths,
-        seed=run.seed,
+        batch_size=group.batch_size,
+        instruction_lengths=prompts,
+        response_lengths=responses,
+        seed=seed,
         shapes=shapes,
         window=run.data.window,
         blank_image=run.data.blank_image,
         own=own,
+        documents=run.data.documents,
     )
-    return Data(
-        directory=run.data.directory,
-        sources=drawn,
+    return Group(
+        rows=group.batch_size,
+        weight=group.weight,
         mixture=mixture,
-        templates=templates,
-        steps=total_steps(run, sum(map(len, drawn.values()))),
-        shapes=shapes or grid(run.data.instruction_lengths, run.data.response_lengths),
+        shapes=shapes or grid(prompts, responses),
         fitted=bool(shapes),
+        pictures=pictures,
         own=own,
         batches=batches,
     )

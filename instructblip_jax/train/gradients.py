@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems.protocol import Batch, System
+from instructblip_jax.train.groups import joined, parted
 
 Arrays = dict[str, jax.Array]
 Counts = dict[str, jax.Array]
@@ -75,6 +76,44 @@ def term_gradients(
     sums["terms"] = {name: totals[name] * (1.0 / jnp.maximum(n, 1.0)) for name, n in sums["counts"].items()}
     sums |= {"weights": weights, "tokens": sums["counts"][lead]}
     return total * scale, sums, jax.tree.map(lambda g: g * scale, grads), after
+
+
+def grouped_gradients(
+    merge: Callable[[Arrays, Arrays], System],
+    train: Arrays,
+    frozen: Arrays,
+    batch: Batch,
+    key: jax.Array | None,
+    count: int,
+    sets: int = 0,
+    *,
+    groups: Mapping[str, float],
+    memory: Arrays | None = None,
+    step: jax.Array | int = 0,
+) -> tuple[jax.Array, dict[str, Any], Arrays, Arrays]:
+    """`term_gradients` of a step with a batch for each of ``groups`` (`train.groups.joined`), by the groups' weights.
+
+    The loss is the weighted sum of the groups' losses, each of which is over its own batch alone, and the gradients are
+    those of that loss. The sums have the terms "GROUP/TERM", and "shares" {name: weight of its group}. The memory goes
+    through the groups in their order.
+    """
+    batches = parted(batch)
+    loss, grads, after = jnp.zeros(()), jax.tree.map(jnp.zeros_like, train), dict(memory or {})
+    sums: dict[str, Any] = {"tokens": jnp.zeros(()), "shares": {}}
+    for number, (name, weight) in enumerate(groups.items()):
+        own = None if key is None else jax.random.fold_in(key, number)
+        part, found, part_grads, after = term_gradients(
+            merge, train, frozen, batches[name], own, count, sets, memory=after, step=step
+        )
+        loss = loss + weight * part
+        grads = jax.tree.map(lambda total, g, weight=weight: total + weight * g, grads, part_grads)
+        sums["tokens"] += found.pop("tokens")
+        if "set_rows" in found:
+            sums["set_rows"] = sums.get("set_rows", 0) + found.pop("set_rows")
+        for what, by_term in found.items():
+            sums.setdefault(what, {}).update(joined({name: by_term}))
+        sums["shares"] |= joined({name: dict.fromkeys(found["weights"], weight)})
+    return loss, sums, grads, after
 
 
 def _micro_batches(batch: Batch, count: int) -> Batch:

@@ -4,9 +4,9 @@ Fields of a line, by what they cover:
 
 - this step: step, time (seconds since 1970), grad_norm, learning_rate;
 - all steps since the previous line: loss (mean over everything that counts, such as response tokens), tokens (their
-  number), terms (loss term -> mean, if there are several), losses (set -> mean), seconds (without validation),
-  samples_per_second, tokens_per_second, mfu (if the chip's peak is known), input_wait (share of the time),
-  compilations, too_long (uids of records that were too long and are skipped for the first time);
+  number), terms (loss term -> mean, if there are several; "GROUP/TERM" where steps have groups), losses (set -> mean),
+  seconds (without validation), samples_per_second, tokens_per_second, mfu (if the chip's peak is known), input_wait
+  (share of the time), compilations, too_long (uids of records that were too long and are skipped for the first time);
 - the run so far: skipped (steps, by the loss-spike guard), samples (set -> number drawn), passed_over (visits of
   records that are too long), memory (bytes: peak of a device of this host, and resident on the host);
 - this step, if it was validated: validation (set -> mean loss of held-out records). A step that is validated but not

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from instructblip_jax.train.groups import rows
+
 PHASES = ("start_up", "compiling", "input_wait", "saving", "validating", "steps")
 """The run is always in one of these. "steps": calling the step, waiting for the devices, and logging. "input_wait":
 making a batch while no device works."""
@@ -82,7 +84,7 @@ class Meter:
     def add(self, metrics: Mapping[str, np.ndarray], shapes: Shapes) -> None:
         """Count a finished step by its metrics and the global shapes of its batch."""
         for sums in (self.whole, self.recent):
-            sums.add(metrics, next(iter(shapes.values()))[0], self._flops(shapes))
+            sums.add(metrics, rows(shapes), self._flops(shapes))
 
     def _flops(self, shapes: Shapes) -> float:
         if not (self.flops_per_batch and self.peak_flops):

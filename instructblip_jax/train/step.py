@@ -1,6 +1,7 @@
 """The train step: it differentiates and updates the trained parameters only; frozen ones are constants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypedDict
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from instructblip_jax.systems.protocol import Batch, System
 from instructblip_jax.train import guard
-from instructblip_jax.train.gradients import Arrays, term_gradients
+from instructblip_jax.train.gradients import Arrays, grouped_gradients, term_gradients
 
 Step = Callable[["TrainState", Arrays, Batch], tuple["TrainState", Arrays]]
 """(state, frozen, batch) -> (state, metrics); see `make_step`."""
@@ -57,14 +58,16 @@ def make_step(
     spike_factor: float = 0.0,
     rate: optax.Schedule | None = None,
     follow: Callable[[Arrays, Arrays], Arrays] = lambda memory, train: memory,
+    groups: Mapping[str, float] | None = None,
     compiler_options: dict[str, str] | None = None,
 ) -> Step:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
     ``merge(train, frozen)`` makes the system. ``follow(memory, train)``: the memory as a step begins with it
-    (`systems.build.follow`). Metrics: "loss" (see `term_gradients`), "tokens" (the count of its first
-    term), "terms", "counts" and "weights" {name: scalar}, "grad_norm" (before clipping), "learning_rate" (if ``rate``,
-    the optimizer's schedule, is given), "skipped" and "skipped_in_row"; and, where the batch names its rows' sets,
+    (`systems.build.follow`). ``groups``, name -> weight: a step has a batch of each (`grouped_gradients`). Metrics:
+    "loss" (see `term_gradients`), "tokens" (the count of its first term), "terms", "counts" and "weights" {name:
+    scalar}, with groups "shares" too, "grad_norm" (before clipping), "learning_rate" (if ``rate``, the optimizer's
+    schedule, is given), "skipped" and "skipped_in_row"; and, where the batch names its rows' sets,
     "set_totals" and "set_counts" {name: [sets]} and "drawn" [sets], samples so far. Dropout depends on ``seed`` and the
     step alone. A step whose loss or gradient is not finite changes neither parameters nor memory, so that whoever reads
     the metrics later still finds the last good ones; nor does one that ``spike_factor`` refuses.
@@ -73,7 +76,8 @@ def make_step(
     def step(state: TrainState, frozen: Arrays, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         sets = state["drawn"].size
-        loss, sums, grads, memory = term_gradients(
+        gradients = partial(grouped_gradients, groups=groups) if groups else term_gradients
+        loss, sums, grads, memory = gradients(
             merge,
             state["train"],
             frozen,
@@ -103,7 +107,7 @@ def make_step(
         }
         if rate is not None:  # the optimizer does not count skipped steps
             metrics["learning_rate"] = jnp.asarray(rate(state["step"] - state["guard"]["skipped"]), jnp.float32)
-        if "set" in batch:
+        if "set_totals" in sums:
             metrics["drawn"] = drawn
         after: TrainState = {
             "step": state["step"] + 1,

@@ -15,6 +15,7 @@ class Window:
     def __init__(self, sets: Sequence[str] = ()):
         self.sets = tuple(sets)
         self.weights: dict[str, float] = {}  # of the loss terms, in the order of all arrays here
+        self.shares: dict[str, float] = {}  # of the groups that they belong to, in a step's loss
         self.drawn: np.ndarray | None = None  # samples of each set, since the start of the run
         self._begin()
 
@@ -26,6 +27,7 @@ class Window:
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Add the metrics of a finished step; see `train.step.make_step`."""
         self.weights = {name: float(weight) for name, weight in metrics["weights"].items()}
+        self.shares = {name: float(share) for name, share in metrics.get("shares", {}).items()}
         means, counts = (np.array([float(metrics[of][name]) for name in self.weights]) for of in ("terms", "counts"))
         self.totals = self.totals + means * counts
         self.counts = self.counts + counts
@@ -39,7 +41,8 @@ class Window:
         """The means of the window, which ends here; everything that counts has the same weight, whatever its batch."""
         # In float64 a mean times its count is exact: the mean over one step is that step's own, bit for bit.
         means = dict(zip(self.weights, (self.totals / np.maximum(self.counts, 1.0)).tolist(), strict=False))
-        figures: dict[str, Any] = {"loss": self._weighted(means), "tokens": self.tokens}
+        shared = {name: self.shares.get(name, 1.0) * mean for name, mean in means.items()}
+        figures: dict[str, Any] = {"loss": self._weighted(shared), "tokens": self.tokens}
         if len(means) > 1:
             figures["terms"] = means
         if self.drawn is not None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from every_field import OFF
 from PIL import Image
 
 from instructblip_jax.commands import answer, evaluate, train
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.model import Model
 from instructblip_jax.plan import chips, flops
@@ -24,79 +26,6 @@ from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.sharding import Layout
 from instructblip_jax.train.examples import LoggedExamples
 from instructblip_jax.train.optimizer import OptimConfig, schedule
-
-OFF: dict[str, Any] = {
-    "model": "{world}/model",
-    "steps": 0,
-    "epochs": 1.3,
-    "batch_size": 16,
-    "log_every": 3,
-    "checkpoint_every": 11,
-    "checkpoints_kept": 5,
-    "validate_every": 6,
-    "log_examples": True,
-    "seed": 12,
-    "dtype": "float32",
-    "image_size": 32,
-    "system": {"instruct_qformer": False},
-    "int8": True,
-    "scan_layers": False,
-    "remat": "layer",
-    "trainable": "original",
-    "mesh.data": 2,
-    "mesh.fsdp": -1,
-    "mesh.tensor": 2,
-    "layout": {"trained": "replicated", "vit": "fsdp", "llm": "tensor"},
-    "optim.learning_rate": 0.25,
-    "optim.warmup_steps": 2,
-    "optim.warmup_start": 0.125,
-    "optim.final_learning_rate": 0.0625,
-    "optim.decay": "linear",
-    "optim.weight_decay": 0.3,
-    "optim.beta1": 0.6,
-    "optim.beta2": 0.7,
-    "optim.epsilon": 1e-3,
-    "optim.clip_norm": 0.5,
-    "optim.accumulation": 2,
-    "optim.spike_factor": 4.0,
-    "optim.rates": {"projector": 0.5},
-    "optim.undecayed": ("qformer",),
-    "mixture.sets": ("caption", "count", "digit_at:validation"),
-    "mixture.exponent": 1.0,
-    "mixture.weights": {"count": 2.0},
-    "mixture.caps": {"caption": 12},
-    "data.directory": "{world}/sets",
-    "data.instruction_lengths": (8, 48),
-    "data.response_lengths": (12, 30),
-    "data.shapes": 2,
-    "data.window": 6,
-    "data.templates": "plain",
-    "data.blank_image": True,
-    "data.features": "",  # test_train_with_features.py
-    "data.resize": "fast",
-    "data.pictures": (),  # tests/systems/test_several_pictures.py
-    "data.augment.crop": 0.5,
-    "data.augment.flip": True,
-    "data.augment.operations": 2,
-    "data.augment.magnitude": 7,
-    "data.augment.exchange": True,
-    "evaluation.held_in": ("count",),
-    "evaluation.held_out": ("digit_of",),
-    "evaluation.batch_size": 4,
-    "evaluation.max_new_tokens": 9,
-    "evaluation.blind": False,
-    "evaluation.shots": (0, 3),
-    "evaluation.few_shot.seeds": 2,
-    "evaluation.few_shot.selection": "rices",
-    "evaluation.few_shot.pool": 7,
-    "evaluation.few_shot.form": "kosmos",
-    "evaluation.few_shot.heading": "Answer. ",
-    "evaluation.few_shot.texts": 1,
-    "evaluation.few_shot.repeats": 2,
-    "evaluation.few_shot.orders": 3,
-    "evaluation.few_shot.controls": ("wrong",),
-    "evaluation.settings": {"count": {"num_beams": 3}},
-}
 
 
 def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -110,7 +39,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures"}:
+    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures", "mixture.groups"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
@@ -149,7 +78,7 @@ def off(world, tmp_path):
     """The configuration file, off every default."""
     pytest.importorskip("cykooz_resizer", reason="data.resize=fast needs the extra fast")
     groups = {name: {} for name in ("mesh", "optim", "mixture")}
-    groups |= {"data": {"augment": {}}, "evaluation": {"few_shot": {}}}
+    groups |= {"data": {"augment": {}, "documents": {}}, "evaluation": {"few_shot": {}}}
     lines = [
         "from ml_collections import ConfigDict",
         "def get_config():",
@@ -218,6 +147,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert batches["batch_size"] == 16
     assert (batches["instruction_lengths"], batches["response_lengths"]) == ((8, 48), (12, 30))
     assert (batches["seed"], batches["window"], batches["blank_image"]) == (12, 6, True)
+    assert batches["documents"] == DocumentsConfig(20, 3, True, 0.25, True, True)
     assert len(batches["shapes"]) == 2
     assert max(batches["shapes"]) == (48, 30)
     assert "text shapes: " in assembled.out
@@ -244,6 +174,7 @@ def test_every_field_of_train_has_its_effect(assembled, world):
     assert (held["args"][0], held["args"][3]) == (model, PLAIN)
     assert held["args"][1].image == processor.resizing("exact").image
     assert not held["args"][1].augments
+    assert held["documents"] == batches["documents"]
     assert (held["rows"], held["shapes"], held["seed"], held["blank_image"]) == (8, batches["shapes"], 12, True)
 
     # A run uses a share of what all of its eight devices can do together.

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from instructblip_jax.data import buckets, loader
+from instructblip_jax.data import buckets, loader, visits
 from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.prepared import open_set
@@ -37,9 +37,10 @@ def padded(lengths: np.ndarray, shapes, batch: int, window: int) -> float:
     """The share of padding in the language model's sequences, 32 visual tokens and the text."""
     tokens = computed = 0
     for start in range(0, len(lengths) - batch * window + 1, batch * window):
-        rows = [loader._Example(None, 0, {}, tuple(pair)) for pair in lengths[start : start + batch * window]]
+        those = lengths[start : start + batch * window]
+        rows = [loader._Example(None, 0, visits.Visit({}, tuple(pair))) for pair in those]
         for part in loader._cut(rows, batch, shapes):
-            needed = np.array([row.lengths for row in part])
+            needed = np.array([row.visit.lengths for row in part])
             shape = shapes[buckets.assign(needed.max(0, keepdims=True), shapes)[0]]
             tokens += needed.sum() + 32 * batch
             computed += batch * (sum(shape) + 32)
@@ -243,7 +244,7 @@ def test_conversations_lose_last_turns_and_never_a_part_of_one(conversing, prepa
     talk = dataclasses.replace(one, answers=(), instruction=None, turns=(("1", "2 , 3"), ("4", "5"), ("6", "7")))
 
     def said(record, largest):
-        row = loader.text_of(record, np.random.default_rng(0), {}, conversing, largest)
+        row = visits.text_of(record, np.random.default_rng(0), {}, conversing, largest)
         return conversing.decode(row["input_ids"][None])[0], conversing.decode(row["labels"][None])[0]
 
     whole = ("1 1 4 6", "2 , 3 5 7")

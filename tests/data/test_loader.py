@@ -13,6 +13,7 @@ from instructblip_jax.data.loader import WINDOW, training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import Medium, Record
+from instructblip_jax.data.visits import Visit
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 
 INSTRUCTION_LENGTHS, RESPONSE_LENGTHS = (12, 20, 40), (4, 24)
@@ -303,9 +304,10 @@ def test_a_window_is_cut_into_batches_of_the_same_samples():
     """Cutting by length loses and doubles nothing, and batches do not overlap in length."""
     rng = np.random.default_rng(0)
     lengths = [(5, int(rng.integers(1, 9))) for _ in range(32)]
-    examples = [loader._Example(own_record(uid=f"own/train/{n}"), 0, {}, pair) for n, pair in enumerate(lengths)]
+    visits = [Visit({}, pair) for pair in lengths]
+    examples = [loader._Example(own_record(uid=f"own/train/{n}"), 0, one) for n, one in enumerate(visits)]
     parts = loader._cut(examples, BATCH, [(5, 9)])
     assert [len(part) for part in parts] == [BATCH] * WINDOW
     assert {example.record.uid for part in parts for example in part} == {f"own/train/{n}" for n in range(32)}
-    spans = sorted((part[-1].lengths[1], part[0].lengths[1]) for part in parts)
+    spans = sorted((part[-1].visit.lengths[1], part[0].visit.lengths[1]) for part in parts)
     assert all(before[1] <= after[0] for before, after in pairwise(spans))

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from instructblip_jax.data.loader import drawn
 from instructblip_jax.data.record import Record
 from instructblip_jax.data.templates import at_turn, check, fields, instruction
+from instructblip_jax.data.visits import drawn
 from instructblip_jax.run.open_data import TEMPLATE_SETS
 
 RECORD = Record("shapes/train/0", "shapes", "train", "vqa", (), {"place": "top {left}", "what": "disc"}, ("yes",))

@@ -32,7 +32,7 @@ ODD = (
     {},
     {"a": []},
 )
-ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token", ".tar")
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token", ".tar", ".parquet")
 MUTANTS = 10
 """Damaged files per set."""
 
@@ -87,7 +87,7 @@ def bend(text, rng):
 def damage(path, rng):
     data = path.read_bytes()
     kind = rng.randrange(8)
-    if kind < 5 and path.suffix != ".tar":
+    if kind < 5 and path.suffix not in (".tar", ".parquet"):
         path.write_text(bend(data.decode("utf-8-sig"), rng))
     elif kind == 5:
         path.write_bytes(data[: rng.randrange(len(data))])

@@ -46,6 +46,19 @@ def test_shapes_do_not_depend_on_the_rows(processor):
         assert [held.pictures_in(row["input_ids"]) for row in rows] == list(counts)
 
 
+def test_rows_without_pictures_may_have_batches_of_their_own(processor):
+    held = processor.holding((0, 2))
+    assert [len(held.static_kinds(kinds(n))) for n in (0, 1, 2)] == [0, 2, 2]
+    assert processor.static_kinds(()) == processor.holding((1, 5)).static_kinds(()) == kinds(1)  # a blank one
+    rows = [held.encode("is there a 7 ?", "no", training=True, pictures=0)] * 2
+    without = held.stack([held.media(())] * 2, ()) | held.batch(rows, 96, 8, ())
+    want = held.config.batch(2, 96, 8, ())
+    assert {key: (x.shape, x.dtype) for key, x in without.items()} == {k: (x.shape, x.dtype) for k, x in want.items()}
+    beside = held.stack([held.media(()), held.media([("image", IMAGES[3])])], kinds(2))
+    assert beside["pixel_values"].shape[:2] == (2, 2)
+    assert not beside["pixel_values"][0].any()
+
+
 def test_missing_pictures_are_zeros(processor):
     stacked = processor.stack([processor.media([("image", IMAGES[3])] * n) for n in (1, 3)])
     assert not stacked["pixel_values"][0, 1:].any()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructblip_jax.data.loader import text_of, training_batches
+from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.record import Medium, Record
+from instructblip_jax.data.visits import text_of
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors import conversation
 from instructblip_jax.validation import HeldOut

@@ -19,11 +19,11 @@ from instructblip_jax.processors.image import PREPROCESSOR, settings
 WIDE = 1024
 """Width of the towers that the resampler's heads are meant for; a narrower one's tokens are read by fewer."""
 LATENTS, EVERY = 64, 4
-"""The paper's figures (arXiv 2204.14198, table 5): latents, and layers between two blocks in the 9B."""
+"""The paper's figures (arXiv 2204.14198, appendix): latents, and layers between two blocks in the 9B."""
 HEAD = 128
-"""Size of a head of the blocks (section 3.1.2's table 4)."""
+"""Size of a head of the blocks, from the same appendix."""
 NEW_RESAMPLER = {"depth": 6, "heads": 16, "head_size": 96, "activation": "squared_relu", "frames": 8}
-"""The same table, and frames of a training video."""
+"""The same appendix's, and frames of a training video."""
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EVERY, queries: int = LATENTS) -> Draft:

@@ -42,7 +42,13 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 def picture(media: Media) -> Image.Image:
     """A picture, decoded: upright, RGB. Raises UnusableMediaError, as `load` does."""
-    return _decoded(_bytes(media), _name(media))
+    return read(media)[1]
+
+
+def read(media: Media) -> tuple[bytes, Image.Image]:
+    """The bytes of a picture, and the picture. Raises UnusableMediaError, as `load` does."""
+    data = _bytes(media)
+    return data, _decoded(data, _name(media))
 
 
 class Recent:

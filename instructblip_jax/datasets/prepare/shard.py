@@ -14,8 +14,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from instructblip_jax.data.places import MEDIA, RECORD, SUFFIX
-from instructblip_jax.data.record import FRAME, Medium, Record
+from instructblip_jax.data.record import DOCUMENT, FRAME, Medium, Record
 from instructblip_jax.datasets.draft import Draft, Skip
+from instructblip_jax.datasets.media import documents
 from instructblip_jax.datasets.media import load as media
 from instructblip_jax.datasets.media.frames import UnusableMediaError
 
@@ -171,8 +172,9 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
             tally.skip(item.where, item.reason, item.detail)
             continue
         where = item.where if isinstance(item, Draft) else item.uid
+        notes: tuple[str, ...] = ()
         try:
-            record = _with_media(item, tally, load) if isinstance(item, Draft) else item
+            record, notes = _with_media(item, tally, load) if isinstance(item, Draft) else (item, ())
             example = _example(record)
             kinds = " ".join(medium.kind for medium in record.media)
             tally.by_kinds[kinds] = tally.by_kinds.get(kinds, 0) + 1
@@ -183,14 +185,18 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
         except UnicodeEncodeError as error:  # half of a surrogate pair
             tally.skip(where, "text that is no Unicode", str(error))
         else:
-            tally.notes += [(_printable(where), note) for note in (item.notes if isinstance(item, Draft) else ())]
+            tally.notes += [(_printable(where), note) for note in notes]
             yield example
 
 
-def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> Record:
+def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> tuple[Record, tuple[str, ...]]:
+    """The record with its media, and what is to be noted about it."""
     tally.pictured += bool(draft.media)
+    if draft.record.task == DOCUMENT:
+        record, notes = documents.with_pictures(draft)
+        return record, (*draft.notes, *notes)
     loaded = [Medium(FRAME if one.video else one.kind, data) for one in draft.media for data in load(one)]
-    return dataclasses.replace(draft.record, media=tuple(loaded))
+    return dataclasses.replace(draft.record, media=tuple(loaded)), draft.notes
 
 
 def _example(record: Record) -> bytes:

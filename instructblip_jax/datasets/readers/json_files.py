@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
@@ -201,10 +201,10 @@ def members(path: Path) -> Iterator[tuple[str, str, Any]]:
         window.fail("there is text after the object", window.at)
 
 
-def json_lines(path: Path) -> Iterator[Entry]:
-    """The entries of a file with one JSON value per line; blank lines are skipped."""
+def json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[Entry]:
+    """The entries of a file with one JSON value per line; blank lines are skipped. ``opened``: see `lines`."""
     decoder = Decoder()
-    for number, line in lines(path):
+    for number, line in lines(path, opened):
         if line.strip():
             where = f"{path}:{number}"
             try:

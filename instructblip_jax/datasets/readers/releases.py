@@ -6,14 +6,18 @@ from instructblip_jax.datasets.readers import (
     capfilt,
     coco_caption,
     coco_vqa,
+    fast_binding,
     flickr30k,
     gqa,
     hateful_memes,
     iconqa,
+    instructions,
     ivqa,
     llava,
+    mmc4,
     nlvr2,
     nocaps,
+    obelics,
     ocrvqa,
     pretraining,
     scienceqa,
@@ -67,6 +71,11 @@ RELEASES: dict[str, Release] = {
     "flickr30k_retrieval": flickr30k.FOR_RETRIEVAL,
     "nlvr2": nlvr2.RELEASE,
     "snli_ve": snli_ve.RELEASE,
+    "mmc4": mmc4.RELEASE,
+    "obelics": obelics.RELEASE,
+    **instructions.RELEASES,
+    **fast_binding.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, and those of ALBEF, BLIP and BLIP-2's first stage."""
+with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, and Frozen's
+benchmarks."""

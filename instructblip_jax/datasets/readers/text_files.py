@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 CHUNK = 1 << 20  # bytes
 
@@ -11,10 +12,13 @@ def _refuse(path: Path, line: int, byte: int) -> ValueError:
     return ValueError(f"{path}:{line}: not UTF-8 (byte {byte} of the file); convert the file, for example with iconv")
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a file's lines. Raises ValueError naming file, line and byte."""
+def lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a file's lines. ``opened``: a file in the archive ``path``.
+
+    Raises ValueError naming file, line and byte.
+    """
     start = 0
-    with path.open("rb") as file:
+    with opened or path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             try:
                 text = raw.decode("utf-8")

@@ -162,7 +162,7 @@ def shards(source: Path, name: str, split: str) -> Iterator[Draft | Skip]:
         # Archives of several folders may have the same name.
         folder = path.parent.name if path.parent not in (source, source.parent, source / "shards") else ""
         of = f"{folder}/{path.stem}" if folder else path.stem
-        for key, parts in _samples(path):
+        for key, parts in samples(path):
             key = key.removeprefix("/")
             where = f"{path}:{key}"
             try:
@@ -182,7 +182,7 @@ def shards_in(source: Path) -> list[Path]:
     return sorted(chain(source.glob("*.tar"), source.glob("*/*.tar")))
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+def samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """Key and members (extension -> offset, size) of each sample of a shard. Reads nothing but the headers.
 
     Raises ValueError naming the shard if it is cut off or not an uncompressed tar archive.

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import DOCUMENT, Record
 from instructblip_jax.datasets.draft import Draft, Media
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.custom import pictures, splits
 from instructblip_jax.datasets.readers.custom.own_row import OwnRow
 from instructblip_jax.datasets.readers.custom.text import text_of, without_markers
-from instructblip_jax.datasets.readers.fields import BadRow, clean
+from instructblip_jax.datasets.readers.fields import MISMATCH, BadRow, clean
 
 TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
 """Answer of a binary task, in lower case -> label."""
@@ -37,8 +37,11 @@ def place(row: OwnRow, roots: Sequence[Path]) -> Placed:
     split = splits.of_field(named) if named else row.split
     video = bool(row.fields.get("video"))
     media = row.media or pictures.media(row.fields.get("image"), row.folder, roots, video)
-    if not media and not row.turns:
+    if not media and not row.turns and not row.parts:
         raise BadRow("no picture")
+    marks = sum(isinstance(part, int) for part in row.parts)
+    if row.parts and marks != len(media):
+        raise BadRow(MISMATCH, f"{marks} marks, {len(media)} pictures")
     return Placed(row, media, split)
 
 
@@ -52,7 +55,7 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
         if not instruction and task != "caption":
             raise BadRow("blank instruction", "only captions may have none; leave the column out")
     choices = _texts(fields.get("candidates"), "candidates")
-    answers, weights, references = _answers(fields, split == "train" and not row.turns)
+    answers, weights, references = _answers(fields, split == "train" and not row.turns and not row.parts)
     if choices and any(answer not in choices for answer in answers):
         unknown = next(answer for answer in answers if answer not in choices)
         raise BadRow("answer not among the candidates", f"{unknown[:60]!r}")
@@ -81,11 +84,14 @@ def draft(placed: Placed, name: str, split: str) -> Draft:
         image_id=_id(fields.get("image_id")),
         question_id=question_id,
         meta=_meta(fields.get("meta", {})),
+        parts=row.parts,
     )
     return Draft(row.where, record, placed.media, row.rows, row.notes)
 
 
 def _task(row: OwnRow, instruction: str | None, choices: Sequence[str]) -> str:
+    if row.parts:
+        return DOCUMENT
     if row.turns:
         return "dialog"
     if choices:

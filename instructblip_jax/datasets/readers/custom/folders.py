@@ -1,5 +1,6 @@
 """Reads folders of pictures: with a metadata file, with one folder per class, or with one text file per picture."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,10 @@ from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.readers.custom import json_rows, tables
 from instructblip_jax.datasets.readers.custom.own_row import ASKS_LABEL, FOLDER_COLUMNS, OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
-from instructblip_jax.datasets.readers.custom.splits import of_folder
+from instructblip_jax.datasets.readers.custom.splits import of_folder, of_name
 from instructblip_jax.datasets.readers.custom.text import opened
-from instructblip_jax.datasets.readers.fields import BadRow, clean
+from instructblip_jax.datasets.readers.fields import BadRow, clean, encodable
+from instructblip_jax.datasets.readers.forms import normal
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 LONGEST_TEXT = 1 << 20
@@ -99,6 +101,28 @@ def from_pairs(root: Path, encoding: str | None) -> OwnRows:
                 caption = file.read(LONGEST_TEXT)
             split = next(filter(None, map(of_folder, reversed(path.relative_to(root.parent).parts[:-1]))), None)
             yield _row(root, path, {"answer": caption, "task": "caption"}, split)
+    return held
+
+
+def from_texts(source: Path, encoding: str | None) -> OwnRows:
+    """One row per text file, of a folder or ``source`` itself: its whole text is a document."""
+    root, held = (source if source.is_dir() else source.parent), 0
+    for path in walk(source) if source.is_dir() else [source]:
+        if path.suffix.lower() != ".txt":
+            continue
+        held += 1
+        with opened(path, encoding) as file:
+            try:
+                text = normal(encodable(file.read()))
+            except BadRow as error:
+                yield Skip(f"{path}:1", error.reason, error.detail)
+                continue
+        split = next(filter(None, map(of_folder, reversed(path.relative_to(root.parent).parts[:-1]))), of_name(path))
+        row = _row(root, path, {}, split)
+        if isinstance(row, OwnRow):
+            whole = dataclasses.replace(row, media=(), parts=(text,))
+            row = whole if text else Skip(row.where, "document without text")
+        yield row
     return held
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.datasets.draft import Media, Skip
-from instructblip_jax.datasets.readers import forms
+from instructblip_jax.datasets.readers import documents, forms
 from instructblip_jax.datasets.readers.custom import lists
-from instructblip_jax.datasets.readers.fields import BadRow
+from instructblip_jax.datasets.readers.custom.text import IMAGE
+from instructblip_jax.datasets.readers.fields import BadRow, encodable
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "images", "video"),
@@ -34,6 +35,8 @@ LISTS = {"images", "answers", "candidates", "choices", "weights", "file_names"}
 TEXTS = {"answer", "caption"}
 """Columns that hold text or lists of texts: a string in them that is not such a list is taken as text."""
 CAPTIONS = ("caption", "text")
+TEXT_FIELDS = ("text", "texts")
+"""Fields that hold the text of a document."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class OwnRow:
       split: the split named by its file or folder, if any.
       media: its pictures, if the format itself holds them.
       turns: the turns of a conversation, which need not have a picture.
+      parts: of a document: texts, and the numbers of its pictures, in reading order.
       rows, notes: see `Draft`.
     """
 
@@ -61,6 +65,7 @@ class OwnRow:
     turns: tuple[tuple[str, str], ...] = ()
     rows: int = 1
     notes: tuple[str, ...] = ()
+    parts: tuple[str | int, ...] = ()
 
 
 OwnRows = Generator[OwnRow | Skip, None, int]
@@ -78,9 +83,49 @@ def made(
 ) -> OwnRow | Skip:
     """The row with these fields, or a `Skip` with the reason why they make none. Raises ValueError like `canonical`."""
     try:
+        if (found := document(fields)) is not None:
+            parts, fields = found
+            return OwnRow(where, number, canonical(fields, where, COLUMNS), folder, split, rows=rows, parts=parts)
         return OwnRow(where, number, canonical(fields, where, columns), folder, split, rows=rows)
     except BadRow as error:
         return Skip(where, error.reason, error.detail, rows)
+
+
+def document(fields: Mapping[str, Any]) -> tuple[tuple[str | int, ...], dict[str, Any]] | None:
+    """The parts of a row that is a document, and its other fields; None for other rows.
+
+    Its texts are a ``text`` with "<image>" where its pictures stand, or ``texts`` beside ``images``, of which one is
+    null at each place. A text without pictures is a document too, if the row has nothing else to learn.
+
+    Raises BadRow for lists that do not fit one another, and for a document without text.
+    """
+    left = {name: value for name, value in fields.items() if not (isinstance(name, str) and name in TEXT_FIELDS)}
+    if isinstance(fields.get("texts"), list) and isinstance(fields.get("images"), list):
+        pairs = list(documents.pairs(fields))
+        marked = [IMAGE if text is None else text.replace(IMAGE, " ") for _, text in pairs]
+        return _parts(documents.PARAGRAPH.join(marked)), {
+            **left,
+            "images": [picture for picture, text in pairs if text is None],
+        }
+    if not isinstance(text := fields.get("text"), str):
+        return None
+    learnt = [*COLUMNS["instruction"], *COLUMNS["answer"]]
+    shown = any(fields.get(name) for name in fields if name in COLUMNS["image"] or is_file_name(str(name)))
+    taught = any(not forms.absent(fields.get(name)) for name in learnt)
+    if taught or not (IMAGE in text or not shown):
+        return None
+    return _parts(text), left
+
+
+def _parts(text: str) -> tuple[str | int, ...]:
+    """Raises BadRow if there is no text beside the marks."""
+    first, *others = (forms.normal(encodable(piece)) for piece in text.split(IMAGE))
+    parts: list[str | int] = [first]
+    for number, piece in enumerate(others):
+        parts += [number, piece]
+    if not any(isinstance(part, str) and part for part in parts):
+        raise BadRow("document without text")
+    return tuple(part for part in parts if part != "")
 
 
 def is_file_name(name: str) -> bool:

@@ -111,6 +111,7 @@ def _read(kind: str, path: Path, images: Sequence[Path], encoding: str | None) -
         "pairs": lambda: folders.from_pairs(path, encoding),
         "webdataset": lambda: webdataset.rows(path),
         "parquet": lambda: parquet.rows(path),
+        "text": lambda: folders.from_texts(path, encoding),
     }
     return [_Part(read[kind], splits.of_name(path) if path.is_file() else splits.of_folder(path.name))]
 

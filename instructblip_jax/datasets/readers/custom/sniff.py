@@ -22,10 +22,12 @@ FORMATS = (
     "parquet",
     "datasets",
     "tfds",
+    "text",
 )
-OF_FOLDERS = ("imagefolder", "classfolder", "pairs", "datasets")
+OF_FOLDERS = ("imagefolder", "classfolder", "pairs", "datasets", "text")
 """Formats of a whole folder. The others are formats of single files; a folder of those is read file by file."""
 ANNOTATIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar")
+TEXT = ".txt"
 _PACKED = {b"PK\x03\x04": "unzip", b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"Rar!": "unrar"}
 _MARKS = ("dataset_info.json", "dataset_dict.json", "state.json", "features.json")
 
@@ -59,6 +61,8 @@ def _of_text(path: Path, encoding: str | None) -> str:
         return "csv"
     if path.suffix.lower() == ".jsonl" and text:
         return "jsonl"  # its first line is broken
+    if path.suffix.lower() == TEXT and text:
+        return "text"
     raise ValueError(
         f"{path}: unknown format; set --format to one of {', '.join(FORMATS)} (the file begins with {text[:40]!r})"
     )
@@ -122,6 +126,8 @@ def of_folder(path: Path, encoding: str | None) -> list[tuple[str, Path]]:
         return [("pairs", path)]
     if folders.classes(path):
         return [("classfolder", path)]
+    if any(path.glob(f"*{TEXT}")):
+        return [("text", path)]
     raise FileNotFoundError(
         f"{path}: nothing to read: no {', '.join(ANNOTATIONS)} file, no {' or '.join(folders.METADATA)}, "
         "no picture with a text file of the same name, and no folder with pictures"

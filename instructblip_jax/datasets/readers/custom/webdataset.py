@@ -1,6 +1,7 @@
 """Reads WebDataset shards: tar archives in which the files of a sample are adjacent and share a name."""
 
 import dataclasses
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from instructblip_jax.datasets.readers.custom.json_rows import parse
 from instructblip_jax.datasets.readers.custom.own_row import FOLDER_COLUMNS, OwnRow, OwnRows, made
 from instructblip_jax.datasets.readers.custom.pictures import EXTENSIONS, OUTSIDE
 from instructblip_jax.datasets.readers.custom.splits import of_name
+from instructblip_jax.datasets.readers.custom.text import IMAGE
 
 LONGEST_TEXT = 1 << 24
 TEXTS = {"txt": "answer", "text": "answer", "caption": "answer", "cls": "label"}
@@ -84,6 +86,11 @@ def rows(path: Path) -> OwnRows:
             yield failed
             continue
         media = tuple(part for _, part in sorted(parts.items(), key=lambda item: item[0]) if isinstance(part, Media))
+        if media and isinstance(said := fields.get("text"), str) and not {"answer", "caption"} & fields.keys():
+            if IMAGE in said:  # a document, whose pictures are in the order of their numbers
+                media = tuple(part for _, part in sorted(parts.items(), key=_by_number) if isinstance(part, Media))
+            else:
+                fields["caption"] = fields.pop("text")
         row = made(where, name, _without(fields), path.parent, of_name(path), FOLDER_COLUMNS)
         if isinstance(row, OwnRow):
             # a .json file's "image" is where the picture was before it was packed
@@ -91,6 +98,11 @@ def rows(path: Path) -> OwnRows:
             row = dataclasses.replace(row, fields=kept, media=media)
         yield row
     return held
+
+
+def _by_number(item: tuple[str, Media | bytes]) -> tuple[list[int], str]:
+    """A sort key that puts 2.jpg before 10.jpg."""
+    return [int(digits) for digits in re.findall(r"\d+", item[0])], item[0]
 
 
 def _without(fields: dict[str, Any]) -> dict[str, Any]:
