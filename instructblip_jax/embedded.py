@@ -15,6 +15,12 @@ from filelock import FileLock
 ASSETS = Path(str(files("instructblip_jax") / "assets"))
 MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "digits-llama": (("instructblip",), {"model": "digits", "language": "digits_llama"}),
+    "digits-frozen": (("frozen",), {"vision": "digits_clip", "language": "digits_context"}),
+    "digits-flamingo": (
+        ("flamingo", "--every=1", "--queries=4"),
+        {"vision": "digits_clip", "language": "digits_context"},
+    ),
+    "digits-kosmos": (("kosmos-1",), {"vision": "digits_clip", "language": "digits_kosmos"}),
     "digits-llava": (("llava",), {"vision": "digits_clip", "language": "digits_llama"}),
     "digits-stage1": (("blip-2", "--queries=16"), {"vision": "digits", "bert": "digits_bert"}),
     "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),

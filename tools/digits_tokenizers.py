@@ -1,6 +1,7 @@
 """The digits world's tokenizers, one token per word: for the language models (T5, LLaMA, BERT) and the Q-Former."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import Any
@@ -80,12 +81,13 @@ def write_t5(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def write_llama(directory: Path) -> Tokenizer:
+def write_llama(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
     """Write a Unigram tokenizer with LLaMA's ``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``<s>`` before every text.
 
-    A line break and ``###``, which end turns in conversations, are tokens, too.
+    A line break and ``###``, which end turns in conversations, are tokens, too. ``known``: the words; without any,
+    those of the digits tasks and of conversations.
     """
-    known = sorted({*words(), *CONVERSATION.split()})
+    known = list(known) or sorted({*words(), *CONVERSATION.split()})
     blanks = pre_tokenizers.Split(Regex("[ \\t]+"), "removed")
     tokenizer = _unigram(["<unk>", "<s>", "</s>"], known, ["\n", "###"], blanks)
     tokenizer.post_processor = processors.TemplateProcessing(

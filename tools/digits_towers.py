@@ -1,9 +1,11 @@
 """Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
+[digits_context]
 
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
-that nobody trained. Towers that are in --cache from an earlier run are not trained again.
+that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context; a
+quarter of an hour. Towers that are in --cache from an earlier run are not trained again.
 """
 
 import argparse
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import digits_context
 import digits_llama
 import digits_t5
 import digits_text
@@ -249,6 +252,24 @@ def make_llama(out: Path, cache: Path) -> None:
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
+def make_context(out: Path, cache: Path) -> None:
+    """A plain LLaMA that takes names from its context."""
+    tokenizer = write_llama(out, digits_context.WORDS)
+    config = LlamaConfig(
+        vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        head_dim=32,
+        rms_norm_eps=1e-5,
+        rope_theta=1e4,
+    )
+    write_llama_config(out, config)
+    arrays = cached(cache / "context.safetensors", lambda: digits_context.train(config, tokenizer, 4800, seed=1))
+    write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
+
+
 def make_clip(out: Path, cache: Path) -> None:
     """A CLIP vision model, which begins with the vision tower of the "digits" beside it."""
     first = ib.from_pretrained(out.parent / "digits", dtype="float32")
@@ -294,7 +315,13 @@ def make_bert(out: Path, cache: Path) -> None:
     write_weights(out, {rule.ours: rule for rule in table}, arrays)
 
 
-MAKE = {"digits": make_digits, "digits_llama": make_llama, "digits_clip": make_clip, "digits_bert": make_bert}
+MAKE = {
+    "digits": make_digits,
+    "digits_llama": make_llama,
+    "digits_clip": make_clip,
+    "digits_bert": make_bert,
+    "digits_context": make_context,
+}
 
 
 def main() -> None:

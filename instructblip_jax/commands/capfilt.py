@@ -19,7 +19,7 @@ from instructblip_jax.capfilt.parts import Outcome, Part, parts
 from instructblip_jax.command_lines.capfilt import generation
 from instructblip_jax.data import prepared
 from instructblip_jax.datasets import annotations
-from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.digits.prepare import SETS
 from instructblip_jax.datasets.prepare import shards
 from instructblip_jax.datasets.prepare.finish import there
 from instructblip_jax.datasets.readers.releases import RELEASES
@@ -40,7 +40,7 @@ def run(args: Sequence[str]) -> None:
     sources, images = ([Path(path).resolve() for path in given] for given in (FLAGS.source, FLAGS.images))
     name = FLAGS.name or "capfilt_" + re.sub(r"\W", "_", sources[0].stem, flags=re.ASCII).lower()
     shards.check_name(name)
-    if name in RELEASES or name in TASKS:
+    if name in RELEASES or name in SETS:
         raise ValueError(f"--name {name}: is the name of a known set; choose another name")
     folder = prepared.directory_of(FLAGS.out, name).parent / "texts"
     captioner, judge = hub.resolve(FLAGS.captioner), hub.resolve(FLAGS.filter)

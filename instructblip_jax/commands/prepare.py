@@ -13,7 +13,7 @@ from instructblip_jax import files
 from instructblip_jax.command_lines.prepare import CUSTOM
 from instructblip_jax.data import prepared
 from instructblip_jax.datasets import annotations
-from instructblip_jax.datasets.digits.prepare import prepare
+from instructblip_jax.datasets.digits.prepare import SETS, prepare
 from instructblip_jax.datasets.digits.tasks import TASKS
 from instructblip_jax.datasets.draft import Release
 from instructblip_jax.datasets.prepare import shards
@@ -54,7 +54,7 @@ def _release(name: str) -> dict[str, Any]:
         from instructblip_jax.datasets.readers import custom
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
-        if name in RELEASES or name in TASKS:
+        if name in RELEASES or name in SETS:
             raise ValueError(f"--name {name}: is the name of a known set; choose another name")
         given = {flag: FLAGS[flag].value for flag in CUSTOM} | {"name": name}
         configuration |= given

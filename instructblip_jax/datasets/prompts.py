@@ -6,6 +6,7 @@ earlier turns and a line end, or is empty.
 """
 
 from instructblip_jax.datasets.digits.templates import TEMPLATES as DIGITS
+from instructblip_jax.datasets.readers.fast_binding import NAMES as BINDING
 from instructblip_jax.datasets.readers.scienceqa_reasons import FORMS
 
 CAPTION = (
@@ -86,6 +87,7 @@ PROMPTS: dict[str, str] = {
     "nlvr2": "{sentence}",
     "snli_ve": "{sentence}",
     **dict.fromkeys(FORMS, _QCM),
+    **dict.fromkeys(BINDING, "{question}"),
 }
 """Set -> its evaluation prompt: the paper's for its held-out sets, similar ones for the others. iconqa's
 ``fill_in_blank`` has no options and is evaluated with vqav2's prompt."""
@@ -121,7 +123,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("unnatural_instructions", "flan_v2"), ("{question}",)),
     **{
         name: (PROMPTS[name],)
-        for name in ("nlvr2", "snli_ve", "vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS)
+        for name in ("nlvr2", "snli_ve", "vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS, *BINDING)
     },
 }
 """Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their

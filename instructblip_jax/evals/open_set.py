@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from instructblip_jax.data import prepared
 from instructblip_jax.data.questions import Questions, questions
 from instructblip_jax.data.templates import Templates
-from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.digits.prepare import SETS
 from instructblip_jax.datasets.prompts import evaluation_templates
 from instructblip_jax.evals.judge import adapted
 from instructblip_jax.evals.predict import candidates
@@ -63,7 +63,7 @@ def open_set(
         spec = dataclasses.replace(spec, split=chosen)
     source = prepared.open_set(directory, name, spec.split)
     templates = evaluation_templates(name, spec.prompt)
-    asked = questions(source, templates, known=name in SUITE or name in TASKS)
+    asked = questions(source, templates, known=name in SUITE or name in SETS)
     spec, more = adapted(spec, asked, changes)
     vocabulary = prepared.vocabulary(directory, name) if spec.mode == "vocabulary" else ()
     if spec.mode in ("rank", "vocabulary", "binary"):

@@ -87,6 +87,11 @@ SUITE: dict[str, EvalSpec] = {
     "scienceqa_qcm_a": EvalSpec("test", "scienceqa", max_new_tokens=16),
     "scienceqa_qcm_ale": EvalSpec("test", "scienceqa", **_REASONED),
     "scienceqa_qcm_lea": EvalSpec("test", "scienceqa", **_REASONED),
+    # Frozen (arXiv 2106.13884): a name counts if it and the end of the answer are exact.
+    "open_ended_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
+    "real_name_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
+    "fast_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
+    "guided_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
 }
 """Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
 

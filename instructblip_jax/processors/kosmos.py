@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from instructblip_jax.processors.base import IGNORE, Row
+from instructblip_jax.processors.base import IGNORE, Medium, Row
 from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
 
@@ -50,6 +50,13 @@ class KosmosProcessor(InterleavedProcessor):
         labels = np.where(self.picture_tokens(ids), IGNORE, ids)
         labels[0] = IGNORE
         return {"input_ids": ids.astype(np.int32), "labels": labels.astype(np.int32)}
+
+    def media(
+        self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """See `InterleavedProcessor`; a text alone has no picture at all, so that no tower reads a blank one."""
+        arrays = super().media(media, name, rng)
+        return arrays if media else {key: x[:0] for key, x in arrays.items()}
 
     def picture_tokens(self, ids: np.ndarray) -> np.ndarray:
         """See `InterleavedProcessor`: <image>, </image> and what is between them."""

@@ -1,7 +1,7 @@
 """Flamingo as its paper trained it (arXiv 2204.14198), over language models that are public: a run for `configs/`.
 
 The paper's parts are not public: NFNet-F6 and Chinchilla. Here CLIP ViT-L/14 and LLaMA or OPT stand in their places,
-as in OpenFlamingo (arXiv 2308.01390), which with them reaches 80 to 89 % of the paper's figures (its section 4).
+as in OpenFlamingo (arXiv 2308.01390), which with them reaches 80 to 89 % of the paper's figures (its abstract).
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from instructblip_jax.run.config import complete
 
 STEPS, WARM_UP = 500_000, 5_000
 RATE = 1e-4
-"""Reached by a linear rise, then constant (appendix B.1.2)."""
+"""Reached by a linear rise, then constant (appendix)."""
 WINDOW, PICTURES, FRAMES = 256, 5, 8
-"""Tokens of a page that are read, its pictures, and frames of a video at one a second (section 2.4, appendix B.1.2)."""
+"""Tokens of a page that are read, its pictures, and frames of a video at one a second (section 2.4 and appendix)."""
 CAPTION = 32
 """Tokens of a caption: of ALT text 12.4 on average, of the longer LTIP 20.5 (section 2.4)."""
 

@@ -56,7 +56,7 @@ def _llava(text: LlamaConfig, vision: VitConfig = CLIP_L) -> LlavaConfig:
 
 def _flamingo(text: LlamaConfig | OptConfig, every: int) -> FlamingoConfig:
     """Flamingo's resampler and blocks over CLIP ViT-L/14 at 224 pixels and another language model (arXiv 2204.14198,
-    table 4: 64 latents, 16 heads of 96 in the resampler, heads of 128 in the blocks, squared ReLU)."""
+    appendix: 64 latents, 16 heads of 96 in the resampler, heads of 128 in the blocks, squared ReLU)."""
     vision = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24)
     resampler = ResamplerConfig(1024, heads=16, head_size=96, activation="squared_relu", frames=8)
     width = text.hidden_size

@@ -21,8 +21,7 @@ from instructblip_jax.data.loader import sample_lengths, training_batches
 from instructblip_jax.data.mixture import probabilities
 from instructblip_jax.data.prepared import Joined, Source, is_prepared, open_set, split_of
 from instructblip_jax.data.templates import Templates
-from instructblip_jax.datasets.digits.prepare import prepare_missing
-from instructblip_jax.datasets.digits.tasks import TASKS
+from instructblip_jax.datasets.digits.prepare import SETS, prepare_missing
 from instructblip_jax.datasets.digits.templates import PLAIN
 from instructblip_jax.datasets.prompts import BARE, CONTINUED, WHOLE, training_templates
 from instructblip_jax.processors.base import BaseProcessor
@@ -149,7 +148,7 @@ def open_sets(run: RunConfig, *, prepare: bool = True) -> dict[str, Source | Joi
     return {
         name: open_set(directory, bare, split)
         for name, (bare, split) in names.items()
-        if prepare or bare not in TASKS or is_prepared(directory, bare)
+        if prepare or bare not in SETS or is_prepared(directory, bare)
     }
 
 

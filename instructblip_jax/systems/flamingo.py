@@ -23,7 +23,7 @@ from instructblip_jax.models.layers import stack
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
-from instructblip_jax.sharding import SHARDED, Layout, constrain
+from instructblip_jax.sharding import REST, SHARDED, Layout, constrain
 from instructblip_jax.systems.interleaved import InterleavedConfig
 from instructblip_jax.systems.prefix import PrefixSystem, in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
@@ -49,7 +49,7 @@ class FlamingoConfig(InterleavedConfig):
       class_token: True if the tower's class token is read, too (Idefics).
       sees: one of `SEES`.
       next_picture: the probability with which a row, in training, looks at the next picture, not the one before: web
-        pages place pictures on either side of their text (0.5 in Flamingo's, section 4.1 of its appendix; 0 elsewhere).
+        pages place pictures on either side of their text (0.5 in the paper's appendix; 0 in the open code).
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
 
@@ -155,7 +155,7 @@ class Bridge(nnx.Module):
     def __init__(self, config: FlamingoConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         sizes = config.resampler
         self.resampler = None if sizes is None else Resampler(sizes, dtype=dtype, rngs=rngs, remat=remat)
-        self.blocks = stack.build(lambda rngs: GatedBlock(config.gated, dtype=dtype, rngs=rngs), config.blocks, rngs)
+        self.layers = stack.build(lambda rngs: GatedBlock(config.gated, dtype=dtype, rngs=rngs), config.blocks, rngs)
 
 
 class FlamingoSystem(PrefixSystem):
@@ -189,6 +189,10 @@ class FlamingoSystem(PrefixSystem):
 
         Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
         """
+        rows, count = batch["pixel_values"].shape[:2]
+        if count == 0:
+            shape = (rows, 0, self.config.vectors, self.config.gated.media_width)
+            return {"image": jnp.zeros(shape, self.vit.dtype)}
         return {"image": self._resampled(jax.lax.stop_gradient(self._patches(batch)))}
 
     @in_layout_of("vit")
@@ -197,12 +201,14 @@ class FlamingoSystem(PrefixSystem):
         pixels = numbers(batch, "pixel_values")
         patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
         patches = patches if self.config.class_token else patches[:, 1:]
-        return patches.reshape(*pixels.shape[:2], -1, *patches.shape[1:])
+        frames = pixels.shape[2] if pixels.ndim == 6 else 1
+        return patches.reshape(*pixels.shape[:2], frames, *patches.shape[1:])
 
     @in_layout_of("trained")
     def _resampled(self, patches: jax.Array) -> jax.Array:
         if self.bridge.resampler is None:
-            return patches.reshape(*patches.shape[:2], -1, patches.shape[-1])
+            batch, count, frames, places, width = patches.shape
+            return patches.reshape(batch, count, frames * places, width)
         return self.bridge.resampler(patches)
 
     # Text
@@ -223,11 +229,11 @@ class FlamingoSystem(PrefixSystem):
         vectors = image.reshape(image.shape[0], -1, image.shape[-1])
         seen = self._sight(picture, vectors.shape[1])
 
-        def apply(block: GatedBlock, x: jax.Array, _: None) -> jax.Array:
+        def look(block: GatedBlock, x: jax.Array, _: None) -> jax.Array:
             return block(x, *block.keys_values(vectors), seen)
 
         embeds, mask = self.prompt(media, batch)
-        return self.llm.run(embeds, mask, self._between(apply))
+        return self.llm.run(embeds, mask, self._between(look))
 
     def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
         """See `PrefixSystem.begun`: also "pictures", the keys and values of every block for all pictures of a row
@@ -240,7 +246,7 @@ class FlamingoSystem(PrefixSystem):
             keys, values = block.keys_values(vectors)
             return vectors, {"k": keys, "v": values}
 
-        _, pictures = stack.run(self.bridge.blocks, vectors, keys_values)
+        _, pictures = stack.run(self.bridge.layers, vectors, keys_values)
         picture = pictures_before(ids, self.config.image_token_id, self.config.document_end)
         end = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True) - 1, 0)
         between = self._cached(pictures, picture, vectors.shape[1])
@@ -277,8 +283,14 @@ class FlamingoSystem(PrefixSystem):
 
     # Blocks between the layers
 
-    def _between(self, apply: Any, inputs: Any = None) -> Between:
-        return Between(self.bridge.blocks, self.config.every, self.config.at, apply, inputs)
+    def _between(self, look: Any, inputs: Any = None) -> Between:
+        """The blocks, each of which does ``look``: (block, x, its input) -> x."""
+
+        def apply(*args: Any) -> jax.Array:
+            with jax.named_scope(REST):  # `plan` tells by it what is the language model's
+                return look(*args)
+
+        return Between(self.bridge.layers, self.config.every, self.config.at, apply, inputs)
 
     def _sight(self, picture: jax.Array, length: int) -> Sight:
         count = length // self.config.vectors

@@ -37,6 +37,7 @@ OFF: dict[str, Any] = {
     "optim.accumulation": 2,
     "optim.spike_factor": 4.0,
     "optim.rates": {"projector": 0.5},
+    "optim.undecayed": ("qformer",),
     "mixture.sets": ("caption", "count", "digit_at:validation"),
     "mixture.exponent": 1.0,
     "mixture.weights": {"count": 2.0},
@@ -68,8 +69,6 @@ OFF: dict[str, Any] = {
     "evaluation.batch_size": 4,
     "evaluation.max_new_tokens": 9,
     "evaluation.blind": False,
-    "evaluation.settings": {"count": {"num_beams": 3}},
-    "optim.undecayed": ("qformer",),
     "evaluation.shots": (0, 3),
     "evaluation.few_shot.seeds": 2,
     "evaluation.few_shot.selection": "rices",
@@ -80,4 +79,5 @@ OFF: dict[str, Any] = {
     "evaluation.few_shot.repeats": 2,
     "evaluation.few_shot.orders": 3,
     "evaluation.few_shot.controls": ("wrong",),
+    "evaluation.settings": {"count": {"num_beams": 3}},
 }

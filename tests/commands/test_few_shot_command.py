@@ -174,6 +174,32 @@ def test_examples_alike_and_several_orders(evaluate, run):
     assert [row["scores"] for row in mean] != [row["scores"] for row in plain]
 
 
+def test_an_interrupted_evaluation_goes_on(evaluate, run, cli, monkeypatch):
+    """Kept batches are not answered again, whatever the number of examples at which it stopped."""
+    module = importlib.import_module("instructblip_jax.commands.evaluate")
+    monkeypatch.setattr(module, "PART", 1)
+    fields = (*only("hateful_memes"), "shots=(0,2)", "few_shot.seeds=2")
+    whole, _, _ = evaluate(*fields, "few_shot.repeats=0")
+    lines = {shots: kept(run, f"hateful_memes@{shots}") for shots in (0, 2)}
+    model, calls = run[2], []
+
+    def arrange(banks, place):
+        calls.append(len(place))
+        if len(calls) == 5:  # the first batch takes three: one without examples, and two supports
+            raise OSError("stopped here")
+        return models.Model.arrange(model, banks, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "arrange", arrange)
+        result = cli("evaluate", *run[0], *(f"--config.evaluation.{field}" for field in fields), "--again")
+        assert "stopped here" in result.err
+        calls[:] = [0] * 5
+        again, _, _ = evaluate(*fields)
+    assert len(calls) == 5 + 3
+    assert again == whole
+    assert {shots: kept(run, f"hateful_memes@{shots}") for shots in (0, 2)} == lines
+
+
 @pytest.mark.parametrize(
     ("field", "words"),
     [
@@ -198,3 +224,27 @@ def test_a_system_of_one_picture_a_row_shows_no_examples(cli, world, tmp_path):
     Workdir(str(tmp_path)).claim(resolve(runpy.run_path(str(world / "tiny.py"))["get_config"]()))
     result = cli("evaluate", *flags)
     assert "config.evaluation.shots: a row of this system shows one picture alone" in result.err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["flamingo", "idefics", "kosmos-1", "frozen"])
+def test_every_system_that_reads_several_pictures(evaluate, run, mini, cli, monkeypatch, kind):
+    """Examples of the training split, and those that a record brings; scores as the public `rank` has them."""
+    model = models.Model.from_pretrained(mini(kind), dtype="float32")
+    processor = ib.Processor.from_pretrained(model.directory)
+    source = (run[1] / "few.py").read_text().replace(str(run[2].directory), str(model.directory))
+    (run[1] / f"{kind}.py").write_text(source)
+    workdir = run[1] / f"run-{kind}"
+    Workdir(str(workdir)).claim(resolve(runpy.run_path(str(run[1] / f"{kind}.py"))["get_config"]()))
+    module = importlib.import_module("instructblip_jax.commands.evaluate")
+    monkeypatch.setattr(module, "load", lambda *_: (model, 5))
+    fields = ("held_out=('vqav2','bound')", "shots=(0,2)", "few_shot.controls=('wrong','blank')")
+    given = (f"--config={run[1] / kind}.py", f"--workdir={workdir}")
+    result = cli("evaluate", *given, *(f"--config.evaluation.{field}" for field in fields))
+    assert result.code == 0, result.err
+    kept = [json.loads(line) for line in (workdir / "predictions" / "bound@2.jsonl").read_text().splitlines()]
+    record, end = bound("test", 0), "\n" if kind == "idefics" else ""
+    pictures = [record.media[n].data for n in (0, 1, 4)]
+    text = "".join(f"<image>this is {WORDS[1 - n]} . {end}" for n in range(2)) + "<image>this is"
+    want = ib.rank(model, processor, [pictures], [text], WORDS[:2])
+    np.testing.assert_allclose(kept[0]["scores"], want[0], rtol=1e-4)

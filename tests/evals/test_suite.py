@@ -18,7 +18,10 @@ LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5
 REASONED = ("scienceqa_qcm_a", "scienceqa_qcm_ale", "scienceqa_qcm_lea")
 PAIRS = {"coco_retrieval", "flickr30k_retrieval", "nlvr2", "snli_ve"}
 """Those that ALBEF and BLIP are judged on."""
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *pretraining.RELEASES, "vg_qa"}
+BINDING = ("open_ended_mi", "real_name_mi", "fast_vqa", "guided_vqa")
+"""Frozen's."""
+TEXTS = ("mmc4", "obelics", "unnatural_instructions", "flan_v2")
+ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *pretraining.RELEASES, "vg_qa", *TEXTS}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),
@@ -47,6 +50,8 @@ JUDGED = {
     "flickr30k_retrieval": ("test", "recall", "retrieval"),
     "nlvr2": ("test1", "nlvr2", "classify"),
     "snli_ve": ("test", "accuracy", "classify"),
+    **dict.fromkeys(BINDING[:2], ("shots_5_ways_2", "top1", "generate")),
+    **dict.fromkeys(BINDING[2:], ("shots_5_ways_2", "exact_match", "generate")),
 }
 """Set -> split, metric and mode."""
 WORDS = {
@@ -70,12 +75,13 @@ WORDS = {
 """Metric -> how docs/datasets.md calls it."""
 
 
-CLASSIFIED = "accuracy, classified"
+OTHERS = {("accuracy", "classify"): "accuracy, classified", ("top1", "generate"): "exact match with its end"}
+"""Metric and mode -> how the page calls it, where the mode matters."""
 
 
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     assert {name: (how.split, how.metric, how.mode) for name, how in SUITE.items()} == JUDGED
-    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED, *PAIRS} - ONLY_TRAINED
+    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED, *PAIRS, *BINDING} - ONLY_TRAINED
     assert {how.metric for how in SUITE.values()} <= {*METRICS, "recall"}
     assert {how.mode for how in SUITE.values()} == set(MODES)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -84,10 +90,7 @@ def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     ]
     told = {name.strip("` "): cells[-2:] for cells in lines for name in cells[0].split(",")}
     assert told == {
-        **{
-            name: [split, CLASSIFIED if (metric, mode) == ("accuracy", "classify") else WORDS[metric]]
-            for name, (split, metric, mode) in JUDGED.items()
-        },
+        **{name: [split, OTHERS.get((metric, mode), WORDS[metric])] for name, (split, metric, mode) in JUDGED.items()},
         **{key: ["", ""] for key in ONLY_TRAINED},
     }
 
@@ -97,7 +100,7 @@ CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k"}
 ASKING = {"vqav2_qg", "okvqa_qg", "aokvqa_qg"}
 
 
-ANSWERED = [name for name, (_, _, mode) in JUDGED.items() if mode == "generate" and name not in REASONED]
+ANSWERED = [name for name, (_, _, mode) in JUDGED.items() if mode == "generate" and name not in (*REASONED, *BINDING)]
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -149,6 +152,7 @@ LIKE_THEM = {
     "aokvqa_qg": "Given the image, generate a question whose answer is: {answer}. Question:",
     **dict.fromkeys(("coco_retrieval", "flickr30k_retrieval"), "A short image description:"),
     **dict.fromkeys(("nlvr2", "snli_ve"), "{sentence}"),
+    **dict.fromkeys(BINDING, "{question}"),
     **dict.fromkeys(REASONED, "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"),
 }
 

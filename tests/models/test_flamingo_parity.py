@@ -126,7 +126,7 @@ def test_pictures_of_tokens_latents_and_a_block(open_code):
 
     def block(system, features, x):
         latents = system._resampled(features)
-        (first, _) = stack._layers(system.bridge.blocks)
+        (first, _) = stack._layers(system.bridge.layers)
         keys, values = first.keys_values(latents.reshape(3, -1, 24))
         rules = [first(x, keys, values, sight(picture, 3, 5, earlier=earlier)) for earlier in (False, True)]
         return latents, rules

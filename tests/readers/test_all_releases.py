@@ -34,8 +34,8 @@ def test_counts_order_and_round_trip(layouts, name):
 DOCUMENTS = {"mmc4", "obelics"}
 
 
-def test_there_are_26_and_four_of_llava_and_three_forms_of_scienceqa_and_those_of_pairs_and_of_texts():
-    assert len(RELEASES) == 26 + 4 + 3 + 11 + 4
+def test_there_are_26_and_those_of_llava_of_scienceqas_reasons_of_pairs_of_texts_and_of_frozen():
+    assert len(RELEASES) == 26 + 4 + 3 + 11 + 4 + 4
     assert set(prompts.TRAINING) == set(RELEASES) - DOCUMENTS
     trained_on = {"capfilt", "vg_qa", *pretraining.RELEASES, *instructions.RELEASES, *DOCUMENTS}
     trained_on |= {name for name in RELEASES if name.startswith("llava")}

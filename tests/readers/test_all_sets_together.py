@@ -117,6 +117,8 @@ def shown(record):
         return sum(isinstance(part, int) for part in record.parts)
     if record.dataset in ("unnatural_instructions", "flan_v2"):
         return 0
+    if record.parts:
+        return len(record.parts) // 2  # a text each
     return 2 if record.dataset == "nlvr2" else 1
 
 

@@ -90,3 +90,13 @@ def test_a_video_is_one_medium(processors):
     want = flamingo.config.batch(2, 8, 8, kinds)
     assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {k: (x.shape, x.dtype) for k, x in want.items()}
     assert batch["pixel_values"].shape[1:3] == (1, 4)
+
+
+def test_a_batch_may_have_no_pictures_at_all(processors):
+    flamingo = processors["flamingo"]
+    model = ib.from_pretrained(directory_of(processors), dtype="float32")
+    batch = flamingo([[], []], ["which digit ?", "a 3"])
+    without = batch | {"pixel_values": batch["pixel_values"][:, :0]}
+    np.testing.assert_allclose(model(without), model(batch), atol=1e-5)
+    got, want = (ib.generate_ids(model, one, max_new_tokens=3) for one in (without, batch))
+    np.testing.assert_array_equal(got, want)

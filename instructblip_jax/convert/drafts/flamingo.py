@@ -16,12 +16,14 @@ from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR, settings
 
+WIDE = 1024
+"""Width of the towers that the resampler's heads are meant for; a narrower one's tokens are read by fewer."""
 LATENTS, EVERY = 64, 4
-"""The paper's figures (arXiv 2204.14198, table 5): latents, and layers between two blocks in the 9B."""
+"""The paper's figures (arXiv 2204.14198, appendix): latents, and layers between two blocks in the 9B."""
 HEAD = 128
-"""Size of a head of the blocks (section 3.1.2's table 4)."""
+"""Size of a head of the blocks, from the same appendix."""
 NEW_RESAMPLER = {"depth": 6, "heads": 16, "head_size": 96, "activation": "squared_relu", "frames": 8}
-"""The same table, and frames of a training video."""
+"""The same appendix's, and frames of a training video."""
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EVERY, queries: int = LATENTS) -> Draft:
@@ -43,7 +45,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EV
         "known_tokens": known,
         "text_config": text | {"pad_token_id": own.id_of("pad_token")},
         "vision_config": section,
-        RESAMPLER: NEW_RESAMPLER | {"latents": queries},
+        RESAMPLER: NEW_RESAMPLER | {"latents": queries, "heads": -(-16 * min(section["hidden_size"], WIDE) // WIDE)},
         BLOCKS: {
             "every": every,
             "at": 0,

@@ -72,7 +72,7 @@ def rules(config: FlamingoConfig) -> dict[str, Rule]:
     table = [
         *clip_vit.rules(config.vision, *VIT, stored_grid=config.stored_image_size // config.vision.patch_size),
         *resampler.rules("bridge/resampler/", PERCEIVER),
-        *gated.rules("bridge/blocks/", CROSS, every=config.every, at=config.at),
+        *gated.rules("bridge/layers/", CROSS, every=config.every, at=config.at),
         *language_models.of(config.text).rules(*LLM),
         Rule("added/tokens/embedding", tokens),
         Rule("added/to_vocab/kernel", head, TRANSPOSE),

@@ -106,7 +106,7 @@ def rules(config: FlamingoConfig) -> dict[str, Rule]:
     table = [
         *clip_vit.rules(config.vision, *VIT, stored_grid=config.stored_image_size // config.vision.patch_size),
         *resampler.idefics_rules("bridge/resampler/", "model.perceiver_resampler."),
-        *gated.idefics_rules("bridge/blocks/", BLOCKS, vector_gates=config.gated.vector_gates),
+        *gated.idefics_rules("bridge/layers/", BLOCKS, vector_gates=config.gated.vector_gates),
         *llama.rules(*LLM),
         Rule("added/tokens/embedding", "model.embed_tokens.additional_embedding.weight"),
         Rule("added/to_vocab/kernel", "lm_head.additional_fc.weight", TRANSPOSE),

@@ -8,26 +8,29 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from instructblip_jax.data import prepared
+from instructblip_jax.datasets.digits import naming
 from instructblip_jax.datasets.digits.records import make, split_size
-from instructblip_jax.datasets.digits.tasks import HELD_IN, TASKS
+from instructblip_jax.datasets.digits.tasks import TASKS
 from instructblip_jax.datasets.prepare.pool import Pool
 from instructblip_jax.datasets.prepare.shard import Chunk
 from instructblip_jax.datasets.prepare.write import write_made
 
 CHUNK = 1000
 LOCK = ".prepare.lock"
+SETS = (*TASKS, *naming.SIZES)
+"""All sets that are made, not read."""
 
 
 def _chunks(name: str, split: str) -> Iterator[Chunk]:
     """One function per shard that makes its records: drawing is all the work, so the writing process does it."""
     size = split_size(name, split)
     for start in range(0, size, CHUNK):
-        yield partial(make, name, split, start, min(start + CHUNK, size))
+        yield partial(naming.make if name in naming.SIZES else make, name, split, start, min(start + CHUNK, size))
 
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
     """Write those of ``names`` that are digits sets and missing, so that users need not prepare them."""
-    prepare(out, [name for name in names if name in TASKS])
+    prepare(out, [name for name in names if name in SETS])
 
 
 def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
@@ -47,7 +50,10 @@ def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, d
 def _write(out: str | Path, missing: Sequence[str]) -> dict[str, dict[str, int]]:
     print(f"writing {len(missing)} digits sets to {out}", flush=True)
     counts: dict[str, dict[str, int]] = {}
-    splits = {name: ["train", "validation", "test"] if name in HELD_IN else ["validation", "test"] for name in missing}
+    splits = {
+        name: ["train", "validation", "test"] if split_size(name, "train") else ["validation", "test"]
+        for name in missing
+    }
     total = sum(split_size(name, split) for name in missing for split in splits[name])
     with Pool() as pool, tqdm(total=total, desc="digits scenes", unit="scene") as bar:
         for name in missing:

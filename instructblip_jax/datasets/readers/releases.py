@@ -6,6 +6,7 @@ from instructblip_jax.datasets.readers import (
     capfilt,
     coco_caption,
     coco_vqa,
+    fast_binding,
     flickr30k,
     gqa,
     hateful_memes,
@@ -73,6 +74,8 @@ RELEASES: dict[str, Release] = {
     "mmc4": mmc4.RELEASE,
     "obelics": obelics.RELEASE,
     **instructions.RELEASES,
+    **fast_binding.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, and instructions without pictures."""
+with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, and Frozen's
+benchmarks."""

@@ -89,7 +89,8 @@ class Support:
         taken = self.draws if few.selection == "random" else np.concatenate(self.pools)
         self.texts: dict[int, Example] = {}
         seen = set(np.unique(taken[..., : max(shots)] if few.selection == "random" else taken).tolist())
-        self.bank = Bank(model, processor, task.suite.batch_size).fill(self._read(np.unique(taken), seen))
+        self.bank = Bank(model, processor, task.suite.batch_size)
+        self.bank.fill(self._read(np.unique(taken), seen))
         self._similar: list[tuple[np.ndarray, np.ndarray]] = []
         if few.selection == "rices" and len(self.bank):
             features, places = self.bank.features, self.bank.places
@@ -106,8 +107,9 @@ class Support:
             record = at_turn(record, 0) if record.turns else record
             if not record.answers:
                 raise ValueError(f"{record.uid}: has no answer, and can be no example; evaluate without shots")
-            asked = form.asked(opened.templates, record, len(record.media)) + form.answer
-            self.texts[n] = Example(record.uid, asked, record.answers[0], tuple(range(len(record.media))))
+            pictures = _pictures(self.bank.processor, record)
+            asked = form.asked(opened.templates, record, len(pictures)) + form.answer
+            self.texts[n] = Example(record.uid, asked, record.answers[0], pictures)
             yield n, record if n in seen else dataclasses.replace(record, media=())
 
     def chosen(self, question: int, shots: int, seed: int, features: np.ndarray | None) -> list[Example]:
@@ -211,7 +213,7 @@ class Asking:
         if self.support is None:
             heading, examples = own_examples(record)
             return few.heading or heading, _placed(examples[-1], number, bank, before)
-        pictures = tuple(range(len(record.media)))
+        pictures = _pictures(self.processor, record)
         asked = form.asked(self.task.opened.templates, record, len(pictures))
         question = Example(record.uid, asked, "", pictures)
         return few.heading or form.begin(record.task), _placed(question, number, bank, before)
@@ -307,6 +309,11 @@ class Asking:
         if "wrong" in found:
             more |= {"wrong": found["wrong"].text, "wrong_scores": found["wrong"].scores}
         return line(record, question.asked, found["prediction"], found.get("blind"), **more)
+
+
+def _pictures(processor: BaseProcessor, record: Record) -> tuple[int, ...]:
+    """The numbers of a record's pictures."""
+    return tuple(range(processor.shown(tuple(medium.kind for medium in record.media))))
 
 
 def _placed(example: Example, number: int, bank: Bank, before: int) -> Example:

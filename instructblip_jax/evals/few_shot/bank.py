@@ -18,10 +18,11 @@ _pooled = jax.jit(pooled)
 
 
 class Bank:
-    """The encoded pictures of records, equal ones once; all hosts of a job make it together, each encodes its share.
+    """The encoded pictures of records, equal ones once; all hosts of a job make it together, each encodes its share. A
+    video is a picture where its system reads it as one.
 
-    ``places``: (record number, medium number) -> the picture's number in the bank. ``encoded`` counts the pictures that
-    went through the tower.
+    ``places``: (record number, picture number) -> the picture's number in the bank. ``encoded`` counts the pictures
+    that went through the tower.
     """
 
     def __init__(self, model: Model, processor: BaseProcessor, rows: int):
@@ -38,11 +39,12 @@ class Bank:
     def fill(self, records: Iterable[tuple[int, Record]]) -> "Bank":
         """Add the pictures of numbered records. Raises ValueError naming one that cannot be read."""
         for number, record in records:
-            for place, medium in enumerate(record.media):
-                key = key_of(medium.data)
+            together = self.processor.shown(tuple(medium.kind for medium in record.media)) == 1
+            for place, media in enumerate([record.media] if together else [(medium,) for medium in record.media]):
+                key = key_of(b"".join(key_of(medium.data) for medium in media))
                 if key not in self._known:
                     self._known[key] = len(self._known)
-                    self._waiting.append(dataclasses.replace(record, media=(medium,)))
+                    self._waiting.append(dataclasses.replace(record, media=media))
                 self.places[number, place] = self._known[key]
                 if len(self._waiting) == self.rows:
                     self._encode(self.rows)

@@ -1,4 +1,4 @@
-"""Gated cross-attention (arXiv 2204.14198, section 3.1.2): blocks by which a frozen language model looks at pictures.
+"""Gated cross-attention (arXiv 2204.14198, section 2.2): blocks by which a frozen language model looks at pictures.
 
 A block stands in front of a layer of the language model. Its tanh gates begin at zero, so that the model begins as if
 the block were not there.
@@ -48,7 +48,7 @@ class GatedConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What the tokens may look at.
+    """The vectors that tokens may look at.
 
     Attributes:
       bias: additive bias float32 [B, 1, (N,) T, S] of the S vectors of all pictures of a row.

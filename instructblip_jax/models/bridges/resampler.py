@@ -1,4 +1,4 @@
-"""Perceiver resampler (arXiv 2204.14198, section 3.1.1): learnt latents read the features of one picture or video.
+"""Perceiver resampler (arXiv 2204.14198, section 2.1): learnt latents read the features of one picture or video.
 
 Pictures are never mixed: what a row of features becomes does not depend on the other rows.
 """
@@ -16,7 +16,7 @@ from instructblip_jax.models.layers.attention import HeadNormAttention
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, linear, parameter
 
 EPSILON = 1e-5
-"""Of all its norms: a constant of the public code, not a field of a configuration."""
+"""The epsilon of all norms, a constant of the public code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,24 +92,24 @@ class Resampler(nnx.Module):
 
         Raises ValueError for more media in a row than there are embeddings of their places, if there are any.
         """
-        batch, count, frames, _, width = features.shape
+        batch, count, frames, places, width = features.shape
         x = features.astype(self.dtype)
         if self.frames is not None:
             x = x + stretched(self.frames[...], frames)[:, None].astype(x.dtype)
-        x = x.reshape(batch, count, -1, width)
+        x = x.reshape(batch, count, frames * places, width)
         if self.media is not None:
             if count > self.config.media:
                 raise ValueError(f"{count} media in a row; this resampler has embeddings of {self.config.media} places")
             x = x + self.media[...][:count, None].astype(x.dtype)
-        x = x.reshape(batch * count, -1, width)
+        x = x.reshape(batch * count, frames * places, width)
         latents = jnp.broadcast_to(self.latents[...].astype(x.dtype), (x.shape[0], *self.latents.shape))
         read = stack.run(self.layers, latents, lambda block, y: (block(y, x), None), remat=self.remat)[0]
-        return self.norm(read).reshape(batch, count, -1, width)
+        return self.norm(read).reshape(batch, count, *self.latents.shape)
 
 
 def stretched(embeddings: jax.Array, frames: int) -> jax.Array:
     """Embeddings [F', D] of a training video's frames -> those of ``frames`` frames: the first of them, or, of a longer
-    video, interpolated linearly, both ends kept (arXiv 2204.14198, appendix B.1.3; 8 become 30 there)."""
+    video, interpolated linearly, both ends kept (arXiv 2204.14198, appendix; 8 become 30 there)."""
     count = embeddings.shape[0]
     if frames <= count:
         return embeddings[:frames]

@@ -1,0 +1,28 @@
+"""KOSMOS-1 (arXiv 2302.14045) in the digits world: a decoder that begins as it is drawn, and a frozen tower.
+
+A step has a batch of each of the paper's three corpora: texts and documents of new names, which come again and again,
+and pictures with captions. It is asked for names that only its prompt says.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+NAMED = runpy.run_path(str(Path(__file__).with_name("digits_frozen.py")))["named"]
+
+GROUPS = {
+    "texts": {"sets": ("naming_texts",), "batch_size": 48, "response_lengths": (24,), "pictures": (0,)},
+    "pairs": {"sets": ("single",), "batch_size": 16, "response_lengths": (4,), "pictures": (1,)},
+    "documents": {"sets": ("naming_documents",), "batch_size": 8, "response_lengths": (24,), "pictures": (10,)},
+}
+
+
+def get_config() -> ConfigDict:
+    """The run."""
+    config = NAMED("digits-kosmos")
+    config.trainable = "all_but_vision"
+    config.mixture.sets, config.mixture.groups = (), GROUPS
+    config.data.instruction_lengths = (8,)
+    config.optim.learning_rate = 2e-3
+    return config
