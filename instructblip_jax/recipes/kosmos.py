@@ -8,6 +8,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.recipes.documents import KOSMOS
 from instructblip_jax.run.config import complete
 
 LONGEST = 2048
@@ -67,8 +68,29 @@ def corpus(model: str, name: str) -> ConfigDict:
     config.mixture.sets, config.mixture.exponent = own.sets, 1.0
     config.data.instruction_lengths, config.data.response_lengths = (own.prompt,), (own.response,)
     config.data.pictures = (own.pictures,)
+    config.data.documents.update(KOSMOS)
+    config.data.templates = "captions"
     config.evaluation.blind = False
     config.checkpoint_every = 5000
+    return config
+
+
+def joint(model: str) -> ConfigDict:
+    """The paper's run: each step reads a batch of each corpus. Their weights, which it does not state, are here their
+    shares of a step's tokens."""
+    config, total = corpus(model, "interleaved"), sum(own.tokens for own in CORPORA.values())
+    config.batch_size, config.mixture.sets = sum(own.rows for own in CORPORA.values()), ()
+    config.mixture.groups = {
+        name: {
+            "sets": own.sets,
+            "batch_size": own.rows,
+            "weight": own.tokens / total,
+            "instruction_lengths": (own.prompt,),
+            "response_lengths": (own.response,),
+            "pictures": (own.pictures,),
+        }
+        for name, own in CORPORA.items()
+    }
     return config
 
 
@@ -76,7 +98,7 @@ def instructed(model: str) -> ConfigDict:
     """Section 3.2: tuning on instructions without pictures, of which the answers alone count."""
     config = corpus(model, "text")
     config.steps, config.batch_size, config.optim.learning_rate = TUNING["steps"], TUNING["rows"], TUNING["rate"]
-    config.mixture.sets = INSTRUCTIONS
+    config.mixture.sets, config.data.templates = INSTRUCTIONS, "instructions"
     config.data.instruction_lengths, config.data.response_lengths = (64, 256, 1024), (64, 256, LONGEST - 1024)
     config.checkpoint_every = 1000
     return config
