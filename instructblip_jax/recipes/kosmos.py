@@ -63,7 +63,7 @@ def corpus(model: str, name: str) -> ConfigDict:
 
 
 def paper(model: str) -> ConfigDict:
-    """Section 3: each step has a batch of each corpus. Their losses count alike: no weights are published."""
+    """Section 3: each step has a batch of each corpus. No weights are published; a loss counts by its tokens."""
     return _together(model, CORPORA)
 
 
@@ -97,10 +97,12 @@ def _begin(model: str, rows: int) -> ConfigDict:
 def _together(model: str, corpora: Mapping[str, Corpus]) -> ConfigDict:
     """A run whose steps have a batch of each of the corpora."""
     config = _begin(model, sum(own.rows for own in corpora.values()))
+    total = sum(own.tokens for own in corpora.values())
     config.mixture.groups = {
         name: {
             "sets": own.sets,
             "batch_size": own.rows,
+            "weight": own.tokens / total,
             "instruction_lengths": (own.prompt,),
             "response_lengths": (own.response,),
             "pictures": (own.pictures,),

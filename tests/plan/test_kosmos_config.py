@@ -7,7 +7,7 @@ import pytest
 
 from instructblip_jax.recipes.kosmos import CORPORA, LONGEST, PICTURE
 from instructblip_jax.recipes.public import NEW
-from instructblip_jax.run.check import check, fitted
+from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import resolve
 
 CONFIG = Path(__file__).parents[2] / "configs" / "kosmos1.py"
