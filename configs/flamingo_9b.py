@@ -4,17 +4,20 @@ It begins from new blocks and a new resampler between two frozen models, made by
 
     instructblip assemble flamingo --vision openai/clip-vit-large-patch14 --language LLAMA_7B --out flamingo-9b-new
 
-The variant "3b" is the paper's smallest, over facebook/opt-1.3b with a block before every layer (--every 1). Variants
-that name a slice are runs on it; docs/plan.md has their time and memory, docs/flamingo.md what is known of the rest.
+The variant "3b" is the paper's smallest, over facebook/opt-1.3b with a block before every layer (--every 1). With
+"joint" each step has a batch of pages and one of pairs, by the paper's weights; else one batch is drawn from both.
+Variants that name a slice are runs on it; docs/plan.md has their time and memory, docs/flamingo.md what is known of the
+rest.
 """
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipes.flamingo import paper
+from instructblip_jax.recipes.flamingo import JOINT, paper
 
 VARIANTS: dict[str, dict] = {
     "": {},
     "3b": {"model": "flamingo-3b-new"},
+    "joint": JOINT,
     "v5e_4x4": {"int8": True, "optim.accumulation": 2},
     "v5p_2x2x4": {"remat": "none"},
 }

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from instructblip_jax.recipes.blip2 import chosen
+from instructblip_jax.recipes.documents import FLAMINGO
 from instructblip_jax.run.config import complete
 
 STEPS, WARM_UP = 500_000, 5_000
@@ -19,6 +20,31 @@ WINDOW, PICTURES, FRAMES = 256, 5, 8
 """Tokens of a page that are read, its pictures, and frames of a video at one a second (section 2.4 and appendix)."""
 CAPTION = 32
 """Tokens of a caption: of ALT text 12.4 on average, of the longer LTIP 20.5 (section 2.4)."""
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "pages": {
+        "sets": ("mmc4",),
+        "batch_size": 128,
+        "weight": 1.0,
+        "response_lengths": (WINDOW,),
+        "pictures": (PICTURES,),
+    },
+    "pairs": {
+        "sets": ("laion",),
+        "batch_size": 256,
+        "weight": 0.2,
+        "response_lengths": (CAPTION,),
+        "pictures": (1,),
+    },
+}
+"""A step of the paper's mixture, with its weights (appendix) and OpenFlamingo's two pairs a page; its videos (weight
+0.03) are not public."""
+JOINT: dict[str, Any] = {
+    "mixture.sets": (),
+    "mixture.groups": GROUPS,
+    "batch_size": sum(group["batch_size"] for group in GROUPS.values()),
+}
+"""The changes that make a step of these groups."""
 
 
 def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, batch_size: int) -> ConfigDict:
@@ -39,6 +65,8 @@ def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, b
     config.mixture.sets = ("mmc4", "laion")
     config.data.pictures = (1, PICTURES)
     config.data.instruction_lengths, config.data.response_lengths = (8,), (CAPTION, WINDOW)
+    config.data.documents.update(FLAMINGO)
+    config.data.templates = "captions"
     config.data.augment.flip = True
     config.evaluation.blind = False
     with config.unlocked():
