@@ -6,7 +6,8 @@ It begins from new blocks and a new resampler between two frozen models, made by
 
 The variant "3b" is the paper's smallest, over facebook/opt-1.3b with a block before every layer (--every 1). With
 "joint" each step has a batch of pages and one of pairs, by the paper's weights; else one batch is drawn from both.
-Variants that name a slice are runs on it; docs/plan.md has their time and memory, docs/flamingo.md what is known of the rest.
+Variants that name a slice are runs on it; docs/plan.md has their time and memory, docs/flamingo.md what is known of the
+rest.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@ It begins from CLIP's tower, a new connector and a new decoder, made by
 
     instructblip assemble kosmos-1 --vision openai/clip-vit-large-patch14 --language DIR --out kosmos-1-new
 
-DIR holds a tokenizer. The variants are one of its corpora alone, "joint", of which each step reads all of them, and "instruct" the language-only tuning that follows,
-from what an earlier run exported: --config.model=DIR. docs/kosmos.md has rows and tokens, docs/plan.md time and memory.
+DIR holds a tokenizer. The variants are one of its corpora alone, "joint", of which each step reads all of them, and
+"instruct" the language-only tuning that follows, from what an earlier run exported: --config.model=DIR. docs/kosmos.md
+has rows and tokens, docs/plan.md time and memory.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import math
 import re
 import runpy
 import typing
@@ -293,7 +294,8 @@ def test_what_plan_advises_can_be_typed(config, topology, parsed):
     full = dict.fromkeys(("frozen", "temporaries"), 9 * there.chip.usable)
     advice = report.remedies(report.Plan(timed, there, fits=False, peak=2 * there.chip.usable, bytes=full, flops=1.0))
     typed = re.findall(r"(?:--config\.[\w.]+=\w+ ?)+", " ".join(advice))
-    several = run.batch_size > there.devices * run.optim.accumulation
+    rows = math.gcd(*(group.batch_size for group in run.mixture.groups.values())) or run.batch_size
+    several = rows > there.devices * run.optim.accumulation
     # Rows that depend on one another must stay in one piece.
     assert ("--config.optim.accumulation=" in " ".join(typed)) == (several and not timed.model.in_batch)
     for overrides in map(str.split, typed):
