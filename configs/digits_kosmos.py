@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config = NAMED("digits-kosmos")
     config.trainable = "all_but_vision"
     config.mixture.sets, config.mixture.groups = (), GROUPS
+    config.batch_size = sum(group["batch_size"] for group in GROUPS.values())
     config.data.instruction_lengths = (8,)
     config.optim.learning_rate = 2e-3
     return config

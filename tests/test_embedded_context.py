@@ -50,9 +50,11 @@ def test_it_finds_in_its_context_what_a_thing_is_called(monkeypatch):
 @pytest.mark.parametrize("name", ["frozen", "flamingo"])
 def test_what_is_made_of_it_reads_its_records(name):
     run = resolve(runpy.run_path(str(toys.ROOT / "configs" / f"digits_{name}.py"))["get_config"]())
-    made, own = load_file(next(Path(run.model).glob("*.safetensors"))), load_file(FOLDER / "model.safetensors")
-    same = [key for key in made if key.endswith("layers.2.mlp.up_proj.weight")]
-    np.testing.assert_array_equal(made[same[0]], own["model.layers.2.mlp.up_proj.weight"])
+    made = {key: x for path in Path(run.model).glob("*.safetensors") for key, x in load_file(path).items()}
+    (same,) = (key for key in made if key.endswith("model.layers.2.mlp.up_proj.weight"))
+    np.testing.assert_array_equal(
+        made[same], load_file(FOLDER / "model.safetensors")["model.layers.2.mlp.up_proj.weight"]
+    )
     processor = ib.Processor.from_pretrained(run.model, **run.system_options()).holding(run.data.pictures)
     for kind in (naming.SINGLE, naming.DIGITS, naming.COLOURS):
         for record in naming.make(kind, "train", 0, 20):

@@ -1,6 +1,7 @@
 """The plan of one setting on one slice: whether it fits, what takes the memory, what is sent, how fast it can be."""
 
 import dataclasses
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -316,6 +317,8 @@ def remedies(plan: Plan) -> list[str]:
     parts = _parts(setting, chips)
     if temporaries > missing / 2 and parts > 1:
         smaller = f"--config.batch_size={setting.rows // parts}"
+        if setting.groups:
+            smaller = "a smaller batch of each group"
         if not setting.model.in_batch:  # whose batches cannot be accumulated
             smaller = f"--config.optim.accumulation={parts * setting.optim.accumulation}, or {smaller}"
         found.append(f"{smaller}, leaves 1/{parts} of most of the temporaries")
@@ -324,8 +327,10 @@ def remedies(plan: Plan) -> list[str]:
 
 
 def _parts(setting: Setting, chips: int) -> int:
-    """The fewest parts, two or more, into which the rows of each chip can be divided; 1 if it has a single row."""
+    """The fewest parts, two or more, into which the rows of each chip, of every group, can be divided; 1 if there are
+    none."""
     data, fsdp, tensor = setting.mesh
     shards = data * fsdp if tensor == -1 else chips // tensor
-    rows = setting.rows // (shards * setting.optim.accumulation)
+    rows = math.gcd(*(one.rows for one in setting.groups)) if setting.groups else setting.rows
+    rows //= shards * setting.optim.accumulation
     return next((parts for parts in range(2, rows + 1) if rows % parts == 0), 1)

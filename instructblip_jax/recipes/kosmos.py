@@ -5,9 +5,11 @@ words.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.recipes.documents import KOSMOS
 from instructblip_jax.run.config import complete
 
 LONGEST = 2048
@@ -38,25 +40,45 @@ class Corpus:
 
 
 CORPORA: dict[str, Corpus] = {
-    "text": Corpus(("text",), 256, 8, LONGEST - 8, 0),
+    "text": Corpus(("texts",), 256, 8, LONGEST - 8, 0),
     "pairs": Corpus(("laion", "coyo", "cc3m", "cc12m"), 4096, 8, 54, 1),
-    "interleaved": Corpus(("interleaved",), 128, 8, 1536 - 8 - 5 * PICTURE, 5),
+    "interleaved": Corpus(("mmc4",), 128, 8, 1536 - 8 - 5 * PICTURE, 5),
 }
 """Section 3.1: half a million tokens of texts, as many of pairs, and 0.2 million of pages with up to 5 pictures. How
 many rows these are is not published."""
 
 
-INSTRUCTIONS = ("unnatural_instructions", "flan_v2")
+INSTRUCTIONS = Corpus(("unnatural_instructions", "flan_v2"), 256, 1024, 1024, 0)
 """Section 3.2: 68,478 instructions of the first, 54 thousand of the second."""
-TUNING = {"steps": 10_000, "rate": 2e-5, "rows": 256}
-"""Settings of the tuning on instructions. They are ours: the paper states none."""
 
 
 def corpus(model: str, name: str) -> ConfigDict:
-    """A run of the paper's settings on one corpus alone: rate 2e-4 after 375 steps, falling in a line to 0. Epsilon and
-    clipping are those of KOSMOS-2's code."""
+    """A run of the paper's settings on one corpus alone."""
     own = CORPORA[name]
-    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": own.rows}))
+    config = _begin(model, own.rows)
+    config.mixture.sets = own.sets
+    config.data.instruction_lengths, config.data.response_lengths = (own.prompt,), (own.response,)
+    config.data.pictures = (own.pictures,)
+    return config
+
+
+def paper(model: str) -> ConfigDict:
+    """Section 3: each step has a batch of each corpus. No weights are published; a loss counts by its tokens."""
+    return _together(model, CORPORA)
+
+
+def instructed(model: str) -> ConfigDict:
+    """Section 3.2: tuning on instructions without pictures, of which the answers alone count, beside a sixteenth of the
+    corpora. Steps, rate and shares are ours."""
+    corpora = {name: dataclasses.replace(own, rows=own.rows // 16) for name, own in CORPORA.items()}
+    config = _together(model, {"instructions": INSTRUCTIONS} | corpora)
+    config.steps, config.optim.learning_rate, config.checkpoint_every = 10_000, 2e-5, 1000
+    return config
+
+
+def _begin(model: str, rows: int) -> ConfigDict:
+    """Rate 2e-4 after 375 steps, falling in a line to 0. Epsilon and clipping are those of KOSMOS-2's code."""
+    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": rows}))
     config.trainable = "last_vision_layer"
     config.layout = {"trained": "zero", "vit": "replicated", "llm": "fsdp"}
     config.mesh.data, config.mesh.fsdp = 1, -1
@@ -64,19 +86,27 @@ def corpus(model: str, name: str) -> ConfigDict:
     optim = config.optim
     optim.learning_rate, optim.warmup_start, optim.warmup_steps, optim.decay = 2e-4, 0.0, 375, "linear"
     optim.beta2, optim.weight_decay, optim.epsilon, optim.clip_norm = 0.98, 0.01, 1e-6, 2.0
-    config.mixture.sets, config.mixture.exponent = own.sets, 1.0
-    config.data.instruction_lengths, config.data.response_lengths = (own.prompt,), (own.response,)
-    config.data.pictures = (own.pictures,)
+    config.mixture.exponent = 1.0
+    config.data.documents.update(KOSMOS)
+    config.data.templates = "captions"
     config.evaluation.blind = False
     config.checkpoint_every = 5000
     return config
 
 
-def instructed(model: str) -> ConfigDict:
-    """Section 3.2: tuning on instructions without pictures, of which the answers alone count."""
-    config = corpus(model, "text")
-    config.steps, config.batch_size, config.optim.learning_rate = TUNING["steps"], TUNING["rows"], TUNING["rate"]
-    config.mixture.sets = INSTRUCTIONS
-    config.data.instruction_lengths, config.data.response_lengths = (64, 256, 1024), (64, 256, LONGEST - 1024)
-    config.checkpoint_every = 1000
+def _together(model: str, corpora: Mapping[str, Corpus]) -> ConfigDict:
+    """A run whose steps have a batch of each of the corpora."""
+    config = _begin(model, sum(own.rows for own in corpora.values()))
+    total = sum(own.tokens for own in corpora.values())
+    config.mixture.groups = {
+        name: {
+            "sets": own.sets,
+            "batch_size": own.rows,
+            "weight": own.tokens / total,
+            "instruction_lengths": (own.prompt,),
+            "response_lengths": (own.response,),
+            "pictures": (own.pictures,),
+        }
+        for name, own in corpora.items()
+    }
     return config

@@ -207,7 +207,7 @@ def test_an_interrupted_evaluation_goes_on(evaluate, run, cli, monkeypatch):
         ("settings={'vqav2': {'support': 'val'}}", "settings.vqav2.support is 'val', which is evaluated itself"),
         ("settings={'vqav2': {'support': 'dev'}}", "has no split 'dev'; it has train, val; examples are taken from"),
         ("few_shot.form=mine", "few_shot.form is 'mine'; there are flamingo, open_flamingo, idefics, kosmos, frozen"),
-        ("few_shot.controls=('blind',)", "few_shot.controls has blind; there are wrong, blank"),
+        ("few_shot.controls=('blind',)", "few_shot.controls is 'blind', not wrong or blank"),
         ("few_shot.seeds=0", "few_shot.seeds is 0; it is 1 or more"),
     ],
 )

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import math
 import re
 import runpy
 import typing
@@ -76,7 +77,10 @@ def other(path: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)[-1]
     assert typing.get_origin(kind) is tuple, path
-    return (17, 19) if typing.get_args(kind)[0] is int else ("x:train", "y")
+    item = typing.get_args(kind)[0]
+    if typing.get_origin(item) is Literal:
+        return typing.get_args(item)
+    return (17, 19) if item is int else ("x:train", "y")
 
 
 def at(run: RunConfig, path: str) -> Any:
@@ -293,7 +297,8 @@ def test_what_plan_advises_can_be_typed(config, topology, parsed):
     full = dict.fromkeys(("frozen", "temporaries"), 9 * there.chip.usable)
     advice = report.remedies(report.Plan(timed, there, fits=False, peak=2 * there.chip.usable, bytes=full, flops=1.0))
     typed = re.findall(r"(?:--config\.[\w.]+=\w+ ?)+", " ".join(advice))
-    several = run.batch_size > there.devices * run.optim.accumulation
+    rows = math.gcd(*(group.rows for group in timed.groups)) or run.batch_size
+    several = rows > there.devices * run.optim.accumulation
     # Rows that depend on one another must stay in one piece.
     assert ("--config.optim.accumulation=" in " ".join(typed)) == (several and not timed.model.in_batch)
     for overrides in map(str.split, typed):

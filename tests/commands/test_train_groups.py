@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import re
+import runpy
 import shutil
 
 import numpy as np
 import pytest
+import toys
 
 from instructblip_jax.commands import plan
+from instructblip_jax.data.documents import DocumentsConfig
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.plan import compiled, flops, tracing
 from instructblip_jax.run import open_data
@@ -153,6 +156,19 @@ def test_what_does_not_fit_is_named(changes, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         check(made(**changes), single_device_mesh())
     check(made(), single_device_mesh())
+
+
+def test_the_papers_mixtures_are_groups():
+    runs = {}
+    for name in ("flamingo_9b", "kosmos1"):
+        config = runpy.run_path(str(toys.ROOT / "configs" / f"{name}.py"))["get_config"]()
+        runs[name] = resolve(config)
+        check(runs[name], single_device_mesh())
+    flamingo, kosmos = (run.mixture.groups for run in runs.values())
+    assert {name: group.weight for name, group in flamingo.items()} == {"pages": 1.0, "pairs": 0.2}
+    assert runs["flamingo_9b"].data.documents == DocumentsConfig(256, 5, window=True)
+    assert sum(group.weight for group in kosmos.values()) == pytest.approx(1)
+    assert runs["kosmos1"].data.documents.pack
 
 
 def test_a_step_of_groups_is_planned(world, monkeypatch):

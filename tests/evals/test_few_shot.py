@@ -7,6 +7,7 @@ from instructblip_jax.data.record import IMAGE, Medium, Record
 from instructblip_jax.datasets.few_shot import FORMS
 from instructblip_jax.evals import bootstrap
 from instructblip_jax.evals.few_shot import result, support
+from instructblip_jax.evals.few_shot.answers import Shapes
 from instructblip_jax.evals.few_shot.prompts import Example, balanced, misled, own_examples, prompt
 from instructblip_jax.evals.suite import EvalSpec
 
@@ -150,6 +151,18 @@ def test_orders_are_different():
     assert found[0].tolist() == list(range(8))
     assert len({tuple(order) for order in found}) == 6
     assert len(support.orders(0, 6, 0, 0)) == 1
+
+
+def test_prompts_of_a_number_of_examples_keep_their_shape():
+    """A length leaves room, so that few batches need another program."""
+    shape = Shapes()
+    seen = set()
+    for length in (300, 280, 315, 300, 318, 290):
+        shape.grow(length, 5)
+        seen.add((shape.length, shape.pictures))
+    assert seen == {(320, 5)}
+    shape.grow(321, 4)
+    assert (shape.length, shape.pictures) == (384, 5)
 
 
 def line(seed: int, right: bool, n: int = 0) -> dict:

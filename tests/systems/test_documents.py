@@ -177,7 +177,7 @@ def test_rows_of_different_numbers_of_pictures_share_batches_and_a_resumed_run_s
     first = batches(RECORDS, held, **options)
     wanted = [next(first) for _ in range(12)]
     arrays = [{key: x for key, x in one.items() if key not in ("uid", "passed")} for one in wanted]
-    assert len({tuple((key, x.shape) for key, x in one.items()) for one in arrays}) == 1
+    assert len({tuple((key, x.shape, x.dtype.str) for key, x in one.items()) for one in arrays}) == 1
     assert arrays[0]["pixel_values"].shape[:2] == (4, 5)
     counts = set()
     for one in arrays:

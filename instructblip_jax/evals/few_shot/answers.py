@@ -1,7 +1,9 @@
 """A set's questions answered behind worked examples, for each number of examples and each support."""
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -128,9 +130,10 @@ class Support:
             for n, one in known.items()
         ]
 
-    def spare(self, seed: int) -> list[str]:
-        """Answers of examples."""
-        return [self.texts[n].answer for n in self.pools[seed].tolist() if n in self.texts][:SPARES]
+    @cached_property
+    def spare(self) -> list[str]:
+        """Answers of some examples."""
+        return [one.answer for one in itertools.islice(self.texts.values(), SPARES)]
 
 
 @dataclasses.dataclass
@@ -244,7 +247,7 @@ class Asking:
         like = features[place] if features is not None and place is not None else None
         texts = self.task.texts(shots)
         taken = self.support.chosen(number, shots or texts, seed, like)
-        return [one.without_pictures() for one in taken] if texts else taken, self.support.spare(seed)
+        return [one.without_pictures() for one in taken] if texts else taken, self.support.spare
 
     def _predicted(
         self,

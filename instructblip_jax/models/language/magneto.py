@@ -16,7 +16,15 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.language.causal import Between, CausalLM
 from instructblip_jax.models.layers import rope, stack, xpos
 from instructblip_jax.models.layers.attention import Attention, attend
-from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropped, embedding, layer_norm, linear, weights_kept
+from instructblip_jax.models.layers.primitives import (
+    ACTIVATIONS,
+    dropout,
+    dropped,
+    embedding,
+    layer_norm,
+    linear,
+    weights_kept,
+)
 from instructblip_jax.sharding import gathered, residual, whole
 
 POSITIONS = ("xpos", "sinusoidal")
@@ -95,18 +103,30 @@ class Block(nnx.Module):
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple], key: jax.Array | None = None) -> jax.Array:
         """See `causal.CausalBlock`; ``key`` enables dropout, for queries [B, T, H, K] over one part."""
-        config, keep = self.config, None
+        config = self.config
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        if keys[0] is not None and config.attention_dropout > 0:
-            shape = (query.shape[0], query.shape[2], query.shape[1], parts[0][0].shape[-2])  # [B, H, T, S]
-            keep = weights_kept(keys[0], config.attention_dropout, shape, ("batch", "heads", None, None))
-        mixed = attend(query, parts, dropout_rate=config.attention_dropout, keep=keep)
+        drops = keys[0] is not None and config.attention_dropout > 0
+        mixed = _dropping(keys[0], config.attention_dropout, query, *parts[0]) if drops else attend(query, parts)
         flat = mixed.reshape(*mixed.shape[:-2], -1)
         mixed = self.attn.output(self.mixed_norm(flat).reshape(mixed.shape))
         x = residual(x + dropped(mixed, config.dropout, keys[1]))
         h = self.activation(checkpoint_name(self.up(whole(self.ffn_norm(x))), "up"))
         h = self.down(self.inner_norm(dropped(h, config.activation_dropout, keys[2])))
         return x + dropped(h, config.dropout, keys[3])
+
+
+def _dropping(
+    key: jax.Array, rate: float, query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """`attend` over one part, with dropout of its weights.
+
+    The weights stand in memory: fused with the products before and behind them, those of short rows in their masks'
+    gradients are more than XLA's TPU compiler has room for, which then ends with a stack overflow.
+    """
+    scores = jnp.einsum("bthk,bhsk->bhts", query, keys, preferred_element_type=jnp.float32) + bias
+    keep = weights_kept(key, rate, scores.shape, ("batch", "heads", None, None))
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, keep).astype(values.dtype)
+    return jnp.einsum("bhts,bhsk->bthk", jax.lax.optimization_barrier(weights), values)
 
 
 class Magneto(CausalLM):
