@@ -10,7 +10,6 @@ from flax import nnx
 
 from instructblip_jax.models.language.magneto import Magneto, MagnetoConfig
 from instructblip_jax.models.layers import rope, xpos
-from instructblip_jax.models.layers.primitives import weights_kept
 
 SIZE, LONGEST = 16, 2048
 SMALL = MagnetoConfig(
@@ -21,7 +20,6 @@ SMALL = MagnetoConfig(
     attention_heads=2,
     max_position_embeddings=32,
     dropout=0.0,
-    attention_dropout=0.0,
     scale_embedding=False,
     positions="xpos",
 )
@@ -81,7 +79,7 @@ def with_rates(decoder: Magneto, **rates: float) -> Magneto:
     return other
 
 
-@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
+@pytest.mark.parametrize("name", ["dropout", "activation_dropout"])
 def test_each_rate_drops_where_a_key_is_given(decoder, name):
     x, mask = jax.random.normal(jax.random.key(0), (3, 9, 16)), jnp.ones((3, 9), jnp.int32)
     dropping = with_rates(decoder, **{name: 0.3})
@@ -97,18 +95,3 @@ def test_a_key_without_rates_changes_nothing(decoder):
     x, mask = jax.random.normal(jax.random.key(0), (3, 9, 16)), jnp.ones((3, 9), jnp.int32)
     got = decoder.run(x, mask, key=jax.random.key(1))
     np.testing.assert_allclose(got, decoder.run(x, mask), rtol=1e-6, atol=1e-6)
-
-
-def test_weights_are_kept_as_if_each_were_drawn():
-    shape = (6, 4, 64, 64)
-    axes = ("batch", "heads", None, None)
-    one, two = (np.asarray(weights_kept(jax.random.key(n), 0.1, shape, axes)) for n in (0, 1))
-    count = np.prod(shape)
-    assert abs(one.mean() - 0.9) < 5 * np.sqrt(0.09 / count)
-    for axis in range(4):  # neighbours, and two draws, agree as often as chance has it
-        a, b = np.moveaxis(one, axis, 0)[:-1], np.moveaxis(one, axis, 0)[1:]
-        assert abs((a == b).mean() - 0.82) < 5 * np.sqrt(0.82 * 0.18 / a.size), axis
-    assert abs((one == two).mean() - 0.82) < 5 * np.sqrt(0.82 * 0.18 / count)
-    shares = one.reshape(-1, 64).sum(axis=1)
-    assert shares.std() == pytest.approx(np.sqrt(64 * 0.09), rel=0.05)
-    np.testing.assert_array_equal(one, weights_kept(jax.random.key(0), 0.1, shape, axes))

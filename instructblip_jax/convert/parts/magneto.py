@@ -11,7 +11,7 @@ from instructblip_jax.convert.rule import IDENTITY, TRANSPOSE, Rule, Transform, 
 from instructblip_jax.models.language.magneto import POSITIONS, MagnetoConfig
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
 
-RATES = ("dropout", "attention_dropout", "activation_dropout")
+RATES = ("dropout", "activation_dropout")
 
 
 def read_config(path: Path, section: Mapping[str, Any]) -> MagnetoConfig:

@@ -16,15 +16,7 @@ from jax.typing import DTypeLike
 from instructblip_jax.models.language.causal import Between, CausalLM
 from instructblip_jax.models.layers import rope, stack, xpos
 from instructblip_jax.models.layers.attention import Attention, attend
-from instructblip_jax.models.layers.primitives import (
-    ACTIVATIONS,
-    dropout,
-    dropped,
-    embedding,
-    layer_norm,
-    linear,
-    weights_kept,
-)
+from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropped, embedding, layer_norm, linear
 from instructblip_jax.sharding import gathered, residual, whole
 
 POSITIONS = ("xpos", "sinusoidal")
@@ -44,8 +36,9 @@ class MagnetoConfig:
       max_position_embeddings: positions of the longest text in training; xPos is centred in their middle.
       scale_embedding: embeddings, pictures' too, are multiplied by the root of their width (KOSMOS-2).
       positions: one of `POSITIONS`.
-      dropout, attention_dropout, activation_dropout: rates in training of embeddings and of each block's output, of
-        attention weights, and behind the activation.
+      dropout, activation_dropout: rates in training of embeddings and of each block's output, and behind the
+        activation. Attention weights are not dropped, whatever a file says: drawing their masks takes a TPU longer than
+        the attention itself.
     """
 
     vocab_size: int = 65037
@@ -56,7 +49,6 @@ class MagnetoConfig:
     max_position_embeddings: int = 2048
     activation_function: str = "gelu"
     dropout: float = 0.1
-    attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     layer_norm_eps: float = 1e-5
     scale_embedding: bool = True
@@ -81,14 +73,8 @@ class Block(nnx.Module):
     def __init__(self, config: MagnetoConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.config, width, inner = config, config.embed_dim, config.ffn_dim
         self.attn_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-        self.attn = Attention(
-            width,
-            config.attention_heads,
-            width // config.attention_heads,
-            dropout_rate=config.attention_dropout,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        heads = config.attention_heads
+        self.attn = Attention(width, heads, width // heads, dtype=dtype, rngs=rngs)
         self.mixed_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
         self.ffn_norm = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
         self.up = linear(width, inner, ("embed", "mlp"), dtype=dtype, rngs=rngs)
@@ -102,31 +88,16 @@ class Block(nnx.Module):
         return self.attn.queries(h, of_queries), *self.attn.keys_values(h, of_keys)
 
     def finish(self, x: jax.Array, query: jax.Array, parts: Sequence[tuple], key: jax.Array | None = None) -> jax.Array:
-        """See `causal.CausalBlock`; ``key`` enables dropout, for queries [B, T, H, K] over one part."""
+        """See `causal.CausalBlock`; ``key`` enables dropout."""
         config = self.config
-        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        drops = keys[0] is not None and config.attention_dropout > 0
-        mixed = _dropping(keys[0], config.attention_dropout, query, *parts[0]) if drops else attend(query, parts)
+        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        mixed = attend(query, parts)
         flat = mixed.reshape(*mixed.shape[:-2], -1)
         mixed = self.attn.output(self.mixed_norm(flat).reshape(mixed.shape))
-        x = residual(x + dropped(mixed, config.dropout, keys[1]))
+        x = residual(x + dropped(mixed, config.dropout, keys[0]))
         h = self.activation(checkpoint_name(self.up(whole(self.ffn_norm(x))), "up"))
-        h = self.down(self.inner_norm(dropped(h, config.activation_dropout, keys[2])))
-        return x + dropped(h, config.dropout, keys[3])
-
-
-def _dropping(
-    key: jax.Array, rate: float, query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array
-) -> jax.Array:
-    """`attend` over one part, with dropout of its weights.
-
-    The weights stand in memory: fused with the products before and behind them, those of short rows in their masks'
-    gradients are more than XLA's TPU compiler has room for, which then ends with a stack overflow.
-    """
-    scores = jnp.einsum("bthk,bhsk->bhts", query, keys, preferred_element_type=jnp.float32) + bias
-    keep = weights_kept(key, rate, scores.shape, ("batch", "heads", None, None))
-    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, keep).astype(values.dtype)
-    return jnp.einsum("bhts,bhsk->bthk", jax.lax.optimization_barrier(weights), values)
+        h = self.down(self.inner_norm(dropped(h, config.activation_dropout, keys[1])))
+        return x + dropped(h, config.dropout, keys[2])
 
 
 class Magneto(CausalLM):
@@ -166,7 +137,7 @@ class Magneto(CausalLM):
             query, keys, values = block.project(x, place)
             return block.finish(x, query, [(keys, values, bias)], key), None
 
-        # A layer draws its own masks: those of all attention weights together would not fit the memory.
+        # A layer draws its own masks: those of all layers together would take much memory.
         keys = jax.random.split(key, stack.depth(self.layers))
         return self._through(between, x, body, keys, remat=self.remat)[0]
 

@@ -156,26 +156,3 @@ def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if key is None or rate == 0:
         return x
     return dropout(x, rate, kept(key[None], rate, x.shape, ("batch", *(None for _ in x.shape[1:])))[0])
-
-
-def weights_kept(key: jax.Array, rate: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array:
-    """A mask for the dropout of attention weights [B, H, T, S] of long texts: bool, true where one is kept.
-
-    ``axes``: logical names of ``shape``. `kept` runs a hundred instructions for each weight, which on a TPU take longer
-    than the attention itself. Here each row has two random numbers, and its weights' numbers are mixed with them twice
-    in the way in which MurmurHash3 ends. The mask does not depend on the mesh.
-    """
-    seeds = jax.random.bits(key, (2, shape[0], 1, 1, 1), jnp.uint32)
-    number = jnp.zeros((1, *shape[1:]), jnp.uint32)
-    for axis, size in enumerate(shape[1:], 1):
-        number = number * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, number.shape, axis)
-    bits = constrain(_mixed(_mixed(number ^ seeds[0]) + seeds[1]), *axes)
-    # Made once, not again in each of the products that read it.
-    return jax.lax.optimization_barrier(bits < jnp.uint32(round((1.0 - rate) * 2**32)))
-
-
-def _mixed(x: jax.Array) -> jax.Array:
-    """uint32 -> uint32 of the same shape, one to one."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
