@@ -16,11 +16,10 @@ from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.primitives import linear
 from instructblip_jax.models.towers.nf_resnet import NfResNet, NfResNetConfig
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
 from instructblip_jax.systems.prefix import in_layout_of
-from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Media
+from instructblip_jax.systems.protocol import LANGUAGE, TOWER
 
 TRAINED = ("vision", "prefix")
 
@@ -85,14 +84,9 @@ class FrozenSystem(InterleavedSystem):
         self.prefix = linear(vision.hidden_size, config.vectors * width, (None, "embed"), dtype=dtype, rngs=rngs)
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat, int8=int8)
 
-    def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": the vectors of each, [B, N, n, D]}.
-
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
-        """
-        pixels = numbers(batch, "pixel_values")
-        pooled = self._pooled(pixels.reshape(-1, *pixels.shape[-3:]))
-        return {"image": self._vectors(pooled).reshape(*pixels.shape[:2], self.config.vectors, -1)}
+    def vectors(self, pixels: jax.Array) -> jax.Array:
+        """See `InterleavedSystem`."""
+        return self._written(self._pooled(pixels))
 
     @in_layout_of("vision")
     def _pooled(self, pixels: jax.Array) -> jax.Array:
@@ -101,5 +95,6 @@ class FrozenSystem(InterleavedSystem):
         return found[:, 0] if found.ndim == 3 else found
 
     @in_layout_of("trained")
-    def _vectors(self, pooled: jax.Array) -> jax.Array:
-        return self.prefix(pooled)
+    def _written(self, pooled: jax.Array) -> jax.Array:
+        """[B, C] -> [B, n, D]."""
+        return self.prefix(pooled).reshape(len(pooled), self.config.vectors, -1)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from instructblip_jax.pixels import numbers
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, first_of, in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 
@@ -32,11 +33,27 @@ class InterleavedConfig(PrefixConfig):
 
 
 class InterleavedSystem(PrefixSystem):
-    """Such a system whose language model reads a picture as vectors among the words. A subclass's `encode` returns
-    {"image": [B, N, Q, D]}: the Q vectors of each of a row's N pictures, which do not depend on its neighbours."""
+    """Such a system whose language model reads a picture as vectors among the words."""
 
     # Rows are long and a device has few of them: the head is read once a chunk.
     chunk: ClassVar[int] = 256
+
+    def encode(self, batch: Batch) -> Media:
+        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": [B, N, Q, D]}, the vectors of each, which do not
+        depend on its neighbours.
+
+        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
+        """
+        pixels = numbers(batch, "pixel_values")
+        rows, count = pixels.shape[:2]
+        if count == 0:  # texts alone
+            return {"image": jnp.zeros((rows, 0, 1, self.config.text.width), self.llm.dtype)}
+        vectors = self.vectors(pixels.reshape(-1, *pixels.shape[-3:]))
+        return {"image": vectors.reshape(rows, count, *vectors.shape[1:])}
+
+    def vectors(self, pixels: jax.Array) -> jax.Array:
+        """Pictures [B, H, W, 3] -> what stands for each in a text, [B, Q, D]."""
+        raise NotImplementedError
 
     def places(self, ids: jax.Array) -> jax.Array:
         """Tokens int [B, T] -> bool [B, T], true where the vector of a picture stands in the token's place."""

@@ -17,7 +17,6 @@ from instructblip_jax.models.bridges.attentive_pool import AttentivePool
 from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
 from instructblip_jax.systems.prefix import in_layout_of
@@ -95,16 +94,9 @@ class KosmosSystem(InterleavedSystem):
         )
         self.llm = config.text.build(dtype=dtype, rngs=rngs, remat=remat)
 
-    def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": what stands for them in a text, [B, N, Q, D]}.
-
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
-        """
-        pixels, config = numbers(batch, "pixel_values"), self.config
-        if pixels.shape[1] == 0:  # texts alone
-            return {"image": jnp.zeros((len(pixels), 0, config.slots, config.text.width), self.vit.dtype)}
-        vectors = self._pooled(self._tokens(pixels.reshape(-1, *pixels.shape[-3:])))
-        return {"image": vectors.reshape(*pixels.shape[:2], *vectors.shape[1:])}
+    def vectors(self, pixels: jax.Array) -> jax.Array:
+        """See `InterleavedSystem`."""
+        return self._pooled(self._tokens(pixels))
 
     @in_layout_of("vit")
     def _tokens(self, pixels: jax.Array) -> jax.Array:

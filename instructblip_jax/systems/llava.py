@@ -15,11 +15,9 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.layers.lora import Lora, attach
 from instructblip_jax.models.towers.vit import Vit, VitConfig
-from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
 from instructblip_jax.systems.prefix import in_layout_of
-from instructblip_jax.systems.protocol import Batch, Media
 from instructblip_jax.systems.trainable import ADAPTERS
 
 CONVERSATIONS = ("v1", "v0", "plain")
@@ -133,20 +131,15 @@ class LlavaSystem(InterleavedSystem):
         if ADAPTERS in trained:
             attach(self.llm, config.lora, config.text.linears, dtype=dtype, rngs=rngs)
 
-    def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": their projected patches [B, N, P, D]}.
-
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
-        """
-        return {"image": self._projected(jax.lax.stop_gradient(self._patches(batch)))}
+    def vectors(self, pixels: jax.Array) -> jax.Array:
+        """See `InterleavedSystem`."""
+        return self._projected(jax.lax.stop_gradient(self._patches(pixels)))
 
     @in_layout_of("vit")
-    def _patches(self, batch: Batch) -> jax.Array:
-        """The tower's output for all pictures, [B, N, P, Dv]."""
-        pixels = numbers(batch, "pixel_values")
-        patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
-        patches = patches if self.config.class_token else patches[:, 1:]
-        return patches.reshape(*pixels.shape[:2], *patches.shape[1:])
+    def _patches(self, pixels: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> the tower's output, [B, P, Dv]."""
+        patches = self.vit(pixels)
+        return patches if self.config.class_token else patches[:, 1:]
 
     @in_layout_of("trained")
     def _projected(self, patches: jax.Array) -> jax.Array:

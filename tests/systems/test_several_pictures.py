@@ -79,3 +79,20 @@ def test_a_run_says_how_many_pictures_its_batches_hold(directory, tmp_path):
     one = ib.Processor.from_pretrained(minis.write(tmp_path / "instructblip", "instructblip"))
     with pytest.raises(ValueError, match=r"config\.data\.pictures: a row of this system holds one picture"):
         one.holding((5,))
+
+
+@pytest.mark.parametrize("kind", ["llava", "frozen", "kosmos-1"])
+def test_texts_alone_need_no_picture(kind, tmp_path):
+    """A batch of 0 pictures a row has the loss of one that holds a picture which no text shows; its gradients, too."""
+    made = minis.write(tmp_path / kind, kind)
+    model, processor = ib.from_pretrained(made, dtype="float32"), ib.Processor.from_pretrained(made)
+    rows = [processor.encode(text, "no", training=True, pictures=0) for text in ("is there a 7 ?", "how many ?")]
+    texts = processor.batch(rows, 96, 8, ())
+    side = model.config.vision.image_size
+    found = [
+        ib.gradients(model, {"pixel_values": np.ones((2, count, side, side, 3), np.float32), **texts})
+        for count in (0, 1)
+    ]
+    assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-6)
+    for name, x in found[0][1].items():
+        np.testing.assert_allclose(x, found[1][1][name], atol=1e-6, rtol=1e-4, err_msg=name)
