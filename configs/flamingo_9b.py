@@ -4,25 +4,22 @@ It begins from new blocks and a new resampler between two frozen models, made by
 
     instructblip assemble flamingo --vision openai/clip-vit-large-patch14 --language LLAMA_7B --out flamingo-9b-new
 
-The variant "3b" is the paper's smallest, over facebook/opt-1.3b with a block before every layer (--every 1). With
-"joint" each step has a batch of pages and one of pairs, by the paper's weights; else one batch is drawn from both.
-Variants that name a slice are runs on it; docs/plan.md has their time and memory, docs/flamingo.md what is known of the
-rest.
+The variant "3b" is the paper's smallest, over facebook/opt-1.3b with a block before every layer (--every 1). Variants
+that name a slice are runs on it of pages alone; docs/plan.md has their time and memory.
 """
 
 from ml_collections import ConfigDict
 
-from instructblip_jax.recipes.flamingo import JOINT, paper
+from instructblip_jax.recipes.flamingo import paper
 
 VARIANTS: dict[str, dict] = {
     "": {},
     "3b": {"model": "flamingo-3b-new"},
-    "joint": JOINT,
     "v5e_4x4": {"int8": True, "optim.accumulation": 2},
-    "v5p_2x2x4": {"remat": "none"},
+    "v5p_2x2x4": {"remat": "products"},
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The run, on one of its slices."""
-    return paper("flamingo-9b-new", VARIANTS, variant, batch_size=256)
+    return paper("flamingo-9b-new", VARIANTS, variant, pages=256, pairs=0 if variant.startswith("v5") else 512)

@@ -149,8 +149,9 @@ BARE: dict[str, tuple[str, ...]] = {
 continue a few words that are always the same, where a model writes them."""
 
 
-WHOLE: dict[str, tuple[str, ...]] = {"task:caption": ("",)}
-"""Captions alone, as a decoder-only model writes them in BLIP-2's second stage (arXiv 2301.12597, section 3.2)."""
+WHOLE: dict[str, tuple[str, ...]] = {"task:caption": ("",), "task:open": BY_TASK["task:open"]}
+"""Captions alone, as a decoder-only model writes them in BLIP-2's second stage (arXiv 2301.12597, section 3.2); beside
+them, instructions as they stand (KOSMOS-1, arXiv 2302.14045, section 3.2)."""
 
 
 CONTINUED: dict[str, tuple[str, ...]] = {"task:caption": ("{front}",)}

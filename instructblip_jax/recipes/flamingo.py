@@ -9,8 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from instructblip_jax.recipes import documents
 from instructblip_jax.recipes.blip2 import chosen
-from instructblip_jax.recipes.documents import FLAMINGO
 from instructblip_jax.run.config import complete
 
 STEPS, WARM_UP = 500_000, 5_000
@@ -21,38 +21,20 @@ WINDOW, PICTURES, FRAMES = 256, 5, 8
 CAPTION = 32
 """Tokens of a caption: of ALT text 12.4 on average, of the longer LTIP 20.5 (section 2.4)."""
 
-GROUPS: dict[str, dict[str, Any]] = {
-    "pages": {
-        "sets": ("mmc4",),
-        "batch_size": 128,
-        "weight": 1.0,
-        "response_lengths": (WINDOW,),
-        "pictures": (PICTURES,),
-    },
-    "pairs": {
-        "sets": ("laion",),
-        "batch_size": 256,
-        "weight": 0.2,
-        "response_lengths": (CAPTION,),
-        "pictures": (1,),
-    },
-}
-"""A step of the paper's mixture, with its weights (appendix) and OpenFlamingo's two pairs a page; its videos (weight
-0.03) are not public."""
-JOINT: dict[str, Any] = {
-    "mixture.sets": (),
-    "mixture.groups": GROUPS,
-    "batch_size": sum(group["batch_size"] for group in GROUPS.values()),
-}
-"""The changes that make a step of these groups."""
+
+PAGES = "mmc4"
+"""In the place of M3W, the paper's own web pages."""
+PAIRS = {"sets": ("laion",), "weight": 0.2, "response_lengths": (CAPTION,), "pictures": (1,)}
+"""In the place of ALIGN and LTIP, with the weight of each (appendix). For VTP, its videos, there is no public set."""
 
 
-def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, batch_size: int) -> ConfigDict:
-    """The run from ``model``, changed by one of the ``variants``. The paper does not state its batch size.
+def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, pages: int, pairs: int) -> ConfigDict:
+    """The run from ``model``, changed by one of the ``variants``: so many rows of ``pages`` and of ``pairs`` in a step,
+    which the paper does not state. 0 pairs are pages alone.
 
     Raises ValueError for an unknown variant.
     """
-    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": batch_size}))
+    config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": pages + pairs}))
     config.trainable = "resampler_and_xattn"
     config.system.update({"next_picture": 0.5})
     optim = config.optim
@@ -62,11 +44,15 @@ def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, b
     optim.undecayed = ("bridge/resampler", "added")
     config.layout = {"trained": "zero", "vit": "replicated", "llm": "replicated"}
     config.remat = "layer"
-    config.mixture.sets = ("mmc4", "laion")
+    if pairs:
+        groups = {"pages": {"sets": (PAGES,), "batch_size": pages}, "pairs": PAIRS | {"batch_size": pairs}}
+        config.mixture.groups = ConfigDict(groups)
+    else:
+        config.mixture.sets = (PAGES,)
+    config.data.templates = "captions"
+    config.data.documents.update(documents.FLAMINGO)
     config.data.pictures = (1, PICTURES)
     config.data.instruction_lengths, config.data.response_lengths = (8,), (CAPTION, WINDOW)
-    config.data.documents.update(FLAMINGO)
-    config.data.templates = "captions"
     config.data.augment.flip = True
     config.evaluation.blind = False
     with config.unlocked():

@@ -9,6 +9,7 @@ from instructblip_jax.recipes.kosmos import CORPORA, LONGEST, PICTURE
 from instructblip_jax.recipes.public import NEW
 from instructblip_jax.run.check import fitted
 from instructblip_jax.run.config import resolve
+from instructblip_jax.run.open_data import TEMPLATE_SETS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "kosmos1.py"
 
@@ -37,6 +38,11 @@ def test_every_variant_fits_its_model(variant):
             300_000,
             {name: own.rows for name, own in CORPORA.items()},
         )
+
+
+def test_captions_have_no_words_before_them_and_instructions_stand_as_they_are():
+    templates = TEMPLATE_SETS[run_of("instruct").data.templates]
+    assert (templates["task:caption"], templates["task:open"]) == (("",), ("{question}",))
 
 
 def test_an_unknown_variant_is_told_with_those_there_are():
