@@ -18,7 +18,7 @@ def named(model: str) -> ConfigDict:
     """A run on captions of single digits and on prompts with examples; other files have other models."""
     config = DIGITS["get_config"](model=model)
     config.steps, config.batch_size = 500, 8
-    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 50
+    config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 50
     config.validate_every = 250
     config.mixture.sets = (*CAPTIONS, *NAMING)
     config.mixture.weights = {}

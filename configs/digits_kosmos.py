@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.mixture.sets, config.mixture.groups = (), GROUPS
     config.batch_size = sum(group["batch_size"] for group in GROUPS.values())
     config.data.instruction_lengths = (8,)
-    config.optim.learning_rate = 2e-3
+    config.steps, config.optim.learning_rate = 1000, 2e-3
     return config

@@ -8,7 +8,7 @@ from instructblip_jax.data import prepared
 from instructblip_jax.datasets.digits import naming, prepare, records
 from instructblip_jax.datasets.digits.scene import COLOURS
 
-SAMPLE = 60
+SAMPLE = 30
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ def test_documents_say_their_names_behind_words_and_behind_pictures(made):
         words = record.parts[0].split()
         called = dict(zip(words[::2], words[1::2], strict=True))
         assert words == [word for thing in words[::2] for word in (thing, called[thing])]
-        assert set(called.values()) <= set(naming.NAMES[: -len(naming.UNHEARD)])
+    said = {word for record in made[naming.TEXTS, "train"] for word in record.parts[0].split()[1::2]}
+    assert said & set(naming.UNHEARD)  # a name that is never read could not be said
     for record in made[naming.DOCUMENTS, "test"]:
         assert record.parts[::2] == tuple(range(naming.LONGEST))
         assert set(record.parts[1::2]) <= set(naming.UNHEARD)

@@ -18,7 +18,8 @@ NAMES = (
     *("kiva", "nerp", "sabo", "yima", "quob", "hesk", "jalo", "crim", "dwen", "plex", "brop", "thrim"),
     *("rulo", "zemp", "fani", "gluk", "osk", "wem", "tarn", "bivo"),
 )
-"""A language model of this world has a token for each. The last eight stand in no training record: `UNHEARD`."""
+"""A language model of this world has a token for each. The last eight, `UNHEARD`, stand behind no training picture;
+texts without pictures have all of them, because a model cannot say a word that it never read."""
 UNHEARD = NAMES[-8:]
 MARK = "<image>"
 SINGLE, DIGITS, COLOURS = "single", "naming_digits", "naming_colours"
@@ -90,14 +91,18 @@ def named(
     return Named(tuple(cells), tuple(called[n] for n in order), tuple(said))
 
 
+def _heard(split: str) -> Sequence[str]:
+    """The names that stand behind pictures of a split."""
+    return NAMES[: -len(UNHEARD)] if split == "train" else UNHEARD
+
+
 def asked(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
     """A question after examples. Each name stands for a digit (or a colour); all pictures of a record are alike in the
     other respect, so that one example of each name is enough."""
     training = split == "train"
     ways = int(rng.integers(2, MOST_WAYS + 1)) if training else 2
     count = int(rng.integers(ways, MOST_EXAMPLES + 1)) if training else SHOTS
-    heard = NAMES[: -len(UNHEARD)] if training else UNHEARD
-    shown = named(name == COLOURS, ways, count, heard, rng, rounds=True)
+    shown = named(name == COLOURS, ways, count, _heard(split), rng, rounds=True)
     question = int(rng.integers(count))
     last = cell(shown.cells[question].colour, shown.cells[question].digit, rng)
     media = tuple(picture(one, split, rng) for one in (*shown.cells, last))
@@ -118,8 +123,8 @@ def asked(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
 
 def written(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
     """A document that says names again and again, each behind the word for a thing, or behind its picture."""
-    ways, heard = int(rng.integers(2, DOCUMENT_WAYS + 1)), NAMES[: -len(UNHEARD)] if split == "train" else UNHEARD
-    shown = named(bool(rng.integers(2)), ways, LONGEST, heard, rng, rounds=False)
+    ways = int(rng.integers(2, DOCUMENT_WAYS + 1))
+    shown = named(bool(rng.integers(2)), ways, LONGEST, NAMES if name == TEXTS else _heard(split), rng, rounds=False)
     if name == TEXTS:
         text = " ".join(f"{word} {called}" for word, called in zip(shown.words, shown.names, strict=True))
         return Record(uid, name, split, "document", (), {}, (), parts=(text,))
