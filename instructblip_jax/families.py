@@ -131,7 +131,7 @@ KOSMOS = Family(
     hf_kosmos.read_config,
     hf_kosmos.rules,
     hf_kosmos.ignored,
-    hf_kosmos.describe,
+    hf_instructblip.describe,
     KosmosProcessor.from_directory,
     kosmos_draft.draft,
 )

@@ -21,7 +21,7 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.objectives.lm import IGNORE
 
 FORMS = {"": 0.4, "this is a": 0.35, "a": 0.1, "output :": 0.15}
-"""What stands between a thing and its name -> its share."""
+"""Words between a thing and its name -> their share."""
 GAPS, GAP_SHARES = ("", ".", "</s>"), (0.6, 0.25, 0.15)  # behind a name
 WORDS = sorted({*COLOURS, *map(str, range(10)), *NAMES, *" ".join(FORMS).replace(":", "").split()})
 KINDS = {
@@ -33,8 +33,8 @@ KINDS = {
     "random": 0.25,
     "real": 0.1,
 }
-"""What a document names -> its share: pairs of a colour and a digit; digits, all in one colour or each in any; colours;
-random vectors; and pairs by their ordinary words."""
+"""Things that a document names -> their share: pairs of a colour and a digit; digits, all in one colour or each in any;
+colours; random vectors; and pairs by their ordinary words."""
 ROWS, MOST = 32, 10  # documents of a batch, and the most examples in one
 LENGTHS = {28: 0.75, 60: 0.25}
 """Tokens of a batch's documents -> its share."""

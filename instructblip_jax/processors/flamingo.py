@@ -55,12 +55,7 @@ class FlamingoProcessor(InterleavedProcessor):
 
         Raises ValueError for a text with marks for more or fewer than ``pictures``.
         """
-        ids = self._ids(_parts(self.marked(instruction, pictures)))
-        if response is None:
-            return {"input_ids": ids}
-        answer = self.response(response)
-        labels = np.concatenate([np.full_like(ids, IGNORE), answer])
-        return {"input_ids": np.concatenate([ids, answer]), "labels": labels}
+        return self.continued(self._ids(_parts(self.marked(instruction, pictures))), response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
         """See `BaseProcessor`. Loss is taken on the text behind a picture and the token that ends it, as OpenFlamingo

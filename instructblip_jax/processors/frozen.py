@@ -35,11 +35,7 @@ class FrozenProcessor(InterleavedProcessor):
         """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels of its tokens and
         the end token. Raises ValueError for a text with marks for more or fewer pictures."""
         ids, _ = self._text(self.marked(instruction, pictures))
-        if response is None:
-            return {"input_ids": ids}
-        answer = self.response(response)
-        labels = np.concatenate([np.full_like(ids, IGNORE), answer])
-        return {"input_ids": np.concatenate([ids, answer]), "labels": labels}
+        return self.continued(ids, response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
         """See `BaseProcessor`: all words and the end token are learnt."""

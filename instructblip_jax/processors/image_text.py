@@ -64,14 +64,19 @@ class ImageTextProcessor(BaseProcessor):
 
         ``pictures`` stand before the text, whatever their number.
         """
-        row = {"input_ids": self.tokenizer.encode(instruction)}
-        if response is not None:
-            row["labels"] = self.response(response)
-            if self.config.decoder_only:
-                prompt, answer = row["input_ids"], row["labels"]
-                row["input_ids"] = np.concatenate([prompt, answer])
-                row["labels"] = np.concatenate([np.full_like(prompt, IGNORE), answer])
-        return row
+        prompt = self.tokenizer.encode(instruction)
+        if response is None or self.config.decoder_only:
+            return self.continued(prompt, response)
+        return {"input_ids": prompt, "labels": self.response(response)}
+
+    def continued(self, prompt: np.ndarray, response: str | None) -> dict[str, np.ndarray]:
+        """The token rows of a prompt int32 [n] and of a response behind it, which alone is learnt; without a response
+        those of the prompt."""
+        if response is None:
+            return {"input_ids": prompt}
+        answer = self.response(response)
+        labels = np.concatenate([np.full_like(prompt, IGNORE), answer])
+        return {"input_ids": np.concatenate([prompt, answer]), "labels": labels}
 
     def response(self, text: str) -> np.ndarray:
         """A response's tokens with the end token, int32 [n]."""

@@ -35,14 +35,7 @@ class KosmosProcessor(InterleavedProcessor):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels of its tokens and
         </s>. Raises ValueError for a text with marks for more or fewer pictures."""
-        ids = self._text(self.marked(instruction, pictures))
-        if response is None:
-            return {"input_ids": ids}
-        answer = self.response(response)
-        return {
-            "input_ids": np.concatenate([ids, answer]),
-            "labels": np.concatenate([np.full_like(ids, IGNORE), answer]),
-        }
+        return self.continued(self._text(self.marked(instruction, pictures)), response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
         """See `BaseProcessor`: all words are learnt, and </s>; not <s>, nor what holds or encloses a picture."""

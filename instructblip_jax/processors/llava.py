@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.processors import conversation
-from instructblip_jax.processors.base import IGNORE, Row
+from instructblip_jax.processors.base import Row
 from instructblip_jax.processors.image import CroppedImageProcessor
 from instructblip_jax.processors.interleaved import InterleavedProcessor
 
@@ -54,11 +54,7 @@ class LlavaProcessor(InterleavedProcessor):
         if (count := instruction.count(mark)) != pictures:
             raise ValueError(f"holds {mark} {count} times, and its row has {pictures} pictures")
         ids = conversation.ready(self.tokenizer, instruction, config.tokens_per_picture, config.image_token_id)
-        if response is None:
-            return {"input_ids": ids}
-        answer = self.response(response)
-        labels = np.concatenate([np.full_like(ids, IGNORE), answer])
-        return {"input_ids": np.concatenate([ids, answer]), "labels": labels}
+        return self.continued(ids, response)
 
     def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
         """See `BaseProcessor`: input_ids and labels, int32 [n]."""

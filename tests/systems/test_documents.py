@@ -1,4 +1,4 @@
-"""What a visit reads of a document, and how it becomes rows of static batches."""
+"""A visit reads a part of a document, which becomes rows of static batches."""
 
 import copy
 import dataclasses

@@ -8,8 +8,7 @@ from typing import Any
 from instructblip_jax.convert.config_fields import checked
 from instructblip_jax.convert.parts import clip_vit, magneto
 from instructblip_jax.convert.rule import Rule, dense
-from instructblip_jax.files import read_json, write_json
-from instructblip_jax.processors.image import write_sizes
+from instructblip_jax.files import read_json
 from instructblip_jax.processors.tokenizer import TextTokenizer
 from instructblip_jax.systems.kosmos import KosmosConfig
 
@@ -89,14 +88,3 @@ def ignored(config: KosmosConfig) -> re.Pattern[str]:
     """Names of tensors that files may hold on top: buffers, and the embedding's name as the head."""
     sinusoids = rf"{re.escape(LLM[1])}embed_positions\..+"
     return re.compile(rf"{clip_vit.ignored(re.escape(VIT[1]))}|text_model\.lm_head\.weight|{sinusoids}")
-
-
-def describe(directory: Path, config: KosmosConfig) -> None:
-    """Write the size of the pictures into a model directory's configuration files, where it is not as stored."""
-    if not config.stored_image_size:
-        return
-    path, side = directory / "config.json", config.vision.image_size
-    raw = read_json(path)
-    raw["vision_config"] = (raw.get("vision_config") or {}) | {"image_size": side}
-    write_json(path, raw)
-    write_sizes(directory, {"size": {"height": side, "width": side}})
