@@ -126,8 +126,7 @@ def written(uid: str, name: str, split: str, rng: np.random.Generator) -> Record
     ways = int(rng.integers(2, DOCUMENT_WAYS + 1))
     shown = named(bool(rng.integers(2)), ways, LONGEST, NAMES if name == TEXTS else _heard(split), rng, rounds=False)
     if name == TEXTS:
-        between = " is " if rng.random() < 0.4 else " "
-        text = " ".join(f"{word}{between}{called}" for word, called in zip(shown.words, shown.names, strict=True))
+        text = " ".join(f"{word} {called}" for word, called in zip(shown.words, shown.names, strict=True))
         return Record(uid, name, split, "document", (), {}, (), parts=(text,))
     media = tuple(picture(one, split, rng) for one in shown.cells)
     parts = tuple(part for pair in enumerate(shown.names) for part in pair)
