@@ -1,11 +1,11 @@
 """Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
-[digits_context]
+[digits_context] [digits_senses]
 
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
 that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context; a
-quarter of an hour. Towers that are in --cache from an earlier run are not trained again.
+quarter of an hour. "digits_senses" is another one (`digits_senses_llama.py`), which compares what cue words name. Towers that are in --cache from an earlier run are not trained again.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 import digits_context
 import digits_llama
+import digits_senses_llama
 import digits_t5
 import digits_text
 import digits_vit
@@ -25,6 +26,7 @@ from digits_tokenizers import write_bert, write_llama, write_qformer, write_t5
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 import instructblip_jax as ib
 from instructblip_jax.convert import save
@@ -252,10 +254,9 @@ def make_llama(out: Path, cache: Path) -> None:
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
-def make_context(out: Path, cache: Path) -> None:
-    """A plain LLaMA that takes names from its context."""
-    tokenizer = write_llama(out, digits_context.WORDS)
-    config = LlamaConfig(
+def small_llama(tokenizer: Tokenizer) -> LlamaConfig:
+    """The sizes of the smaller LLaMAs."""
+    return LlamaConfig(
         vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
         hidden_size=64,
         intermediate_size=176,
@@ -265,8 +266,23 @@ def make_context(out: Path, cache: Path) -> None:
         rms_norm_eps=1e-5,
         rope_theta=1e4,
     )
+
+
+def make_context(out: Path, cache: Path) -> None:
+    """A plain LLaMA that takes names from its context."""
+    tokenizer = write_llama(out, digits_context.WORDS)
+    config = small_llama(tokenizer)
     write_llama_config(out, config)
     arrays = cached(cache / "context.safetensors", lambda: digits_context.train(config, tokenizer, 4800, seed=1))
+    write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
+
+
+def make_senses(out: Path, cache: Path) -> None:
+    """A plain LLaMA that compares the things that cue words name."""
+    tokenizer = write_llama(out, digits_senses_llama.WORDS)
+    config = small_llama(tokenizer)
+    write_llama_config(out, config)
+    arrays = cached(cache / "senses.safetensors", lambda: digits_senses_llama.train(config, tokenizer, 3000))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
@@ -321,6 +337,7 @@ MAKE = {
     "digits_clip": make_clip,
     "digits_bert": make_bert,
     "digits_context": make_context,
+    "digits_senses": make_senses,
 }
 
 
