@@ -25,6 +25,7 @@ class IdeficsProcessor(FlamingoProcessor):
     """See the module."""
 
     IMAGE = IdeficsImageProcessor
+    BARE = True  # Hugging Face's processor writes <s> into the text: all words stand behind a special token
     FEW_SHOT: ClassVar[str] = "idefics"
 
     @property

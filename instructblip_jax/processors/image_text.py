@@ -28,6 +28,8 @@ class ImageTextProcessor(BaseProcessor):
     """Tokens of the vocabulary, its last ones, that the model has no rows for, and never reads or writes."""
     TAGS: tuple[str, ...] = ()
     """Tokens that the processor alone writes; in a text they are words like any others."""
+    BARE: bool = False
+    """True if texts behind a special token begin without "▁" (`TextTokenizer`)."""
 
     def __init__(
         self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
@@ -43,7 +45,7 @@ class ImageTextProcessor(BaseProcessor):
         FileNotFoundError or ValueError naming the file.
         """
         path = directory / "config.json"
-        tokenizer = TextTokenizer(directory, cls.TAGS)
+        tokenizer = TextTokenizer(directory, cls.TAGS, bare=cls.BARE)
         tokenizer.check_fits(config.vocab_size + cls.ROWLESS, f"{path}: text_config.vocab_size")
         end = tokenizer.end_id(directory)
         stops = frozenset({end, *config.more_end_ids})

@@ -38,8 +38,10 @@ class TextTokenizer:
     Special tokens are only added around a text, as ``tokenizer.json`` defines it.
     """
 
-    def __init__(self, directory: Path, tags: Collection[str] = ()):
+    def __init__(self, directory: Path, tags: Collection[str] = (), *, bare: bool = False):
         """``tags``: tokens that a system alone writes, which are special here even if the files do not say so.
+        ``bare``: no "▁" goes before the texts of `joined` if tokenizer_config.json names LLaMA's tokenizer without
+        ``"legacy": true``: transformers 5 makes it anew of its words, and so reads what stands behind special tokens.
 
         Raises FileNotFoundError or ValueError naming the file.
         """
@@ -54,6 +56,8 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.config = read_json(directory / "tokenizer_config.json")
+        made_anew = self.config.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast")
+        self._bare = bare and made_anew and self.config.get("legacy") is not True
         self.pad_id = self._special("pad_token", directory)
         special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
         named = (_named(self.config) | set(tags)) - special
@@ -127,7 +131,7 @@ class TextTokenizer:
             run = list(group)
             if is_text:
                 text = "".join(map(str, run))
-                encoding = (self._later if at else self._tokenizer).encode(text, add_special_tokens=False)
+                encoding = (self._later if at or self._bare else self._tokenizer).encode(text, add_special_tokens=False)
                 ids += encoding.ids
                 ends += [at + end for _, end in encoding.offsets]
                 at += len(text)
@@ -141,6 +145,9 @@ class TextTokenizer:
     def _later(self) -> Tokenizer:
         """For texts behind a special token: in some files "▁" goes before the first text alone."""
         form = json.loads(self._tokenizer.to_str())
+        if self._bare:
+            metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+            form |= {"normalizer": None, "pre_tokenizer": metaspace}
         found = form["pre_tokenizer"] or {}
         steps = [one for one in (found, *found.get("pretokenizers", ())) if one.get("prepend_scheme") == "first"]
         if not steps:

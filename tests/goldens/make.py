@@ -86,7 +86,7 @@ FLAMINGO = re.compile(
     r"|gated_cross_attn_layers\.\d\.(attn_gate|ff_gate|attn\.(norm|to_q|to_kv)\.weight|ff\.0\.bias)"
     r"|model\.embed_tokens\.weight)"
 )
-"""What is kept of the oracle's statements of Flamingo."""
+"""The arrays of the oracle's statements of Flamingo that are kept."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",

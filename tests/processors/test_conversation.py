@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from instructblip_jax.processors import conversation
@@ -243,3 +244,23 @@ def test_ids_are_those_of_transformers(directory, ours):
     for text in (f"{IMAGE}\nis it ?", f"<s>USER: {IMAGE}it{END}", f"{IMAGE}{IMAGE} {END} it", "it", ""):
         want = theirs(text.replace(IMAGE, IMAGE * SLOTS))["input_ids"]
         assert conversation.ready(ours, text, SLOTS, image).tolist() == want, text
+
+
+@pytest.mark.parametrize("legacy", [False, True, None])
+def test_bare_texts_are_those_of_a_tokenizer_that_is_made_anew(legacy, tmp_path):
+    """transformers makes LLaMA's tokenizer of the words alone: by a flag, "▁" goes before each text or the first."""
+    directory = write(tmp_path, "prepend")
+    form = json.loads((directory / "tokenizer_config.json").read_text())
+    form = {key: x for key, x in form.items() if key != "legacy"} | ({} if legacy is None else {"legacy": legacy})
+    (directory / "tokenizer_config.json").write_text(json.dumps(form))
+    (directory / "config.json").unlink()
+    live = transformers.LlamaTokenizer.from_pretrained(directory, additional_special_tokens=[IMAGE])
+    ours = TextTokenizer(directory, bare=True)
+    image = int(ours.ready(IMAGE)[-1])
+    ids, _ = ours.joined(["is it?", image, "a cat", " and", image, image, "is"])
+    text = f"<s>is it?{IMAGE}a cat and{IMAGE}{IMAGE}is"
+    assert ids.tolist() == live(text, add_special_tokens=False)["input_ids"]
+    assert (
+        ids.tolist()
+        == TextTokenizer(directory).joined(["is it?", image, "a cat", " and", image, image, "is"])[0].tolist()
+    ) == bool(legacy)

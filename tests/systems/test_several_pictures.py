@@ -1,5 +1,9 @@
 """Rows with different numbers of pictures in batches of few shapes."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import minis
 import numpy as np
 import pytest
@@ -7,8 +11,12 @@ from PIL import Image
 
 import instructblip_jax as ib
 from instructblip_jax.commands.train import load_model
-from instructblip_jax.mesh import single_device_mesh
+from instructblip_jax.mesh import put_batch, replicate, single_device_mesh
 from instructblip_jax.run.config import DataConfig, MixtureConfig, RunConfig
+from instructblip_jax.systems.build import merge
+from instructblip_jax.train.meter import COMPILED
+from instructblip_jax.train.optimizer import OptimConfig, optimizer
+from instructblip_jax.train.step import init_state, make_step
 
 IMAGES = [Image.fromarray(np.full((24, 24, 3), 40 * n, np.uint8)) for n in range(6)]
 
@@ -96,3 +104,36 @@ def test_texts_alone_need_no_picture(kind, tmp_path):
     assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-6)
     for name, x in found[0][1].items():
         np.testing.assert_allclose(x, found[1][1][name], atol=1e-6, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "kind", ["flamingo", *(pytest.param(k, marks=pytest.mark.long) for k in ("kosmos-1", "llava"))]
+)
+def test_rows_of_any_number_of_pictures_run_the_same_programs(kind, tmp_path):
+    """After the first step and the first answers nothing is compiled, though rows hold 0 to 5 pictures."""
+    made = minis.write(tmp_path / kind, kind)
+    model, held = ib.from_pretrained(made, dtype="float32"), ib.Processor.from_pretrained(made).holding((5,))
+    tx = optimizer(OptimConfig(), 10)
+    state = replicate(model.mesh, init_state(jax.tree.map(jnp.copy, model.train), tx))
+    step = make_step(partial(merge, model.graph), tx, seed=1)
+    compiled, programs = [], []
+
+    def rows_of(counts, response):
+        rows = [held.encode("<image>" * n + "is there a 7 ?", response, pictures=n) for n in counts]
+        media = held.stack([held.media([("image", x) for x in IMAGES[:n]]) for n in counts], kinds(5))
+        return media | held.batch(rows, 96, 8, kinds(5), training=response is not None)
+
+    def listen(event, *_, **__):
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for counts in ((0, 1, 5), (2, 3, 4), (0, 0, 1), (5, 5, 5)):
+            with jax.set_mesh(model.mesh):
+                state, _ = step(state, model.frozen, put_batch(model.mesh, rows_of(counts, "no")))
+            ib.generate_ids(model, rows_of(counts, None), max_new_tokens=3)
+            programs.append(compiled.count(COMPILED))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert programs[0] > 0
+    assert programs[1:] == programs[:1] * 3

@@ -206,35 +206,37 @@ def run_groups(
         return _loop_groups(layers, leaders, size, x, body, inputs, leader_inputs, remat)
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
-    def group(x: Any, args: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-        group_params, of_leader, group_inputs = args
-        count = jax.tree.leaves(group_params)[0].shape[0]
-        members = [member(jax.tree.map(lambda p, n=n: p[n], group_params)) for n in range(count)]
-        own = [_of_layer(group_inputs, n, apart=False) for n in range(count)]
+    def group(count: int, x: Any, args: tuple[Any, Any]) -> tuple[Any, Any]:
+        # Each layer is read where it lies in the stack: a group's slice of it would be copied first.
+        start, of_leader = args
+        members = [member(jax.tree.map(lambda p, n=n: p[start + n], params)) for n in range(count)]
+        own = [_of_layer(inputs, start + n, apart=False) for n in range(count)]
         leader, leader_input = (None, None) if of_leader is None else (leader_member(of_leader[0]), of_leader[1])
         x, outputs = body(x, members, leader, own, leader_input)
         return x, jax.tree.map(lambda *y: jnp.stack(y), *outputs)
 
-    if (policy := _policy(remat, x)) is not None:
-        group = jax.checkpoint(group, policy=policy, prevent_cse=False)
+    def of(count: int) -> Callable[..., tuple[Any, Any]]:
+        policy = _policy(remat, x)
+        own = partial(group, count)
+        return own if policy is None else jax.checkpoint(own, policy=policy, prevent_cse=False)
+
     total = depth(layers)
     whole = total // size
-    in_groups = jax.tree.map(lambda p: p[: whole * size].reshape(whole, size, *p.shape[1:]), (params, inputs))
     of_leaders = (leader_params, leader_inputs)
-    x, outputs = jax.lax.scan(group, x, (in_groups[0], jax.tree.map(lambda p: p[:whole], of_leaders), in_groups[1]))
+    starts = jnp.arange(whole) * size
+    last, outputs = jax.lax.scan(of(size), x, (starts, jax.tree.map(lambda p: p[:whole], of_leaders)))
     outputs = jax.tree.map(lambda y: y.reshape(whole * size, *y.shape[2:]), outputs)
     if total % size:
-        rest, rest_inputs = jax.tree.map(lambda p: p[whole * size :], (params, inputs))
-        last = jax.tree.map(lambda p: p[whole], of_leaders) if depth(leaders) > whole else None
-        x, rest_outputs = group(x, (rest, last, rest_inputs))
+        led = jax.tree.map(lambda p: p[whole], of_leaders) if depth(leaders) > whole else None
+        last, rest_outputs = of(total % size)(last, (whole * size, led))
         outputs = jax.tree.map(lambda *y: jnp.concatenate(y), outputs, rest_outputs)
-    return x, outputs
+    return last, outputs
 
 
 Member = tuple[dict, Callable[[dict], Any]]
 
 
-def _of_layer(inputs: Sequence[Any], n: int, *, apart: bool) -> tuple:
+def _of_layer(inputs: Sequence[Any], n: int | jax.Array, *, apart: bool) -> tuple:
     """The inputs of layer ``n``: rows of arrays, or items of sequences where the layers stand ``apart``."""
     return tuple(None if one is None else one[n] if apart else jax.tree.map(lambda p: p[n], one) for one in inputs)
 
