@@ -1,18 +1,24 @@
-"""The digits world's towers of hearing and touch: a small BEATs and a small PointBERT, trained to name digits.
+"""Make the digits world's towers of hearing and touch: python tools/digits_senses.py [digits_beats] [digits_point_bert]
 
-Training voices and training scans alone; a temporary linear head names the digit from the mean of the tower's tokens.
+A small BEATs and a small PointBERT in the layout of their public files. They are trained as classifiers of digits, on
+training voices and training scans alone: a temporary linear head names the digit from the mean of the tower's tokens.
 """
 
+import argparse
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from digits_towers import cached, write_json, write_weights
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
+from instructblip_jax.convert.parts import beats, point_bert
 from instructblip_jax.datasets.digits.senses import feel, hear
 from instructblip_jax.datasets.digits.strokes import POINTS
 from instructblip_jax.models.layers.primitives import linear
@@ -47,6 +53,7 @@ TOUCH = PointBertConfig(
     embed_dim=64,
 )
 POOL, BATCH, RATE = 4000, 48, 2e-3  # examples that are drawn once, rows of a step, learning rate
+HEARING_STEPS, TOUCH_STEPS = 700, 900
 BANDS, FRAMES = 4, 8  # by which a clip is moved at the most, in pitch and in time
 STILL = ("mean", "variance")
 """Statistics of PointBERT's batch norms: taken once, over the first patches of training scans, and kept."""
@@ -81,10 +88,7 @@ def clouds(split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def moved(banks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Filter banks [B, T, M] moved in pitch and time, louder or softer."""
     out = np.stack(
-        [
-            np.roll(one, (rng.integers(-FRAMES, FRAMES + 1), rng.integers(-BANDS, BANDS + 1)), (0, 1))
-            for one in banks
-        ]
+        [np.roll(one, (rng.integers(-FRAMES, FRAMES + 1), rng.integers(-BANDS, BANDS + 1)), (0, 1)) for one in banks]
     )
     return out + rng.normal(0, 0.05, (len(out), 1, 1)).astype(np.float32)
 
@@ -170,3 +174,37 @@ def _before_third(encoder, patches: jax.Array) -> jax.Array:
     x = encoder.second(jax.nn.relu(encoder.first_norm(encoder.first(patches))))
     whole = jnp.broadcast_to(jnp.max(x, axis=-2, keepdims=True), x.shape)
     return encoder.third(jnp.concatenate([whole, x], axis=-1))
+
+
+def make_beats(out: Path, cache: Path) -> None:
+    """BEATs, and how its filter banks are cut."""
+    sound = {name: getattr(SOUNDS, name) for name in ("block", "blocks", "mels", "rate")}
+    write_json(out / "config.json", dataclasses.asdict(HEARING) | sound)
+    arrays = cached(cache / "beats.safetensors", lambda: train_hearing(HEARING_STEPS))
+    write_weights(out, {rule.ours: rule for rule in beats.rules(HEARING, "", "")}, arrays)
+
+
+def make_point_bert(out: Path, cache: Path) -> None:
+    """PointBERT, and how many points it takes."""
+    write_json(out / "config.json", dataclasses.asdict(TOUCH) | {"count": CLOUDS.count})
+    arrays = cached(cache / "point_bert.safetensors", lambda: train_touch(TOUCH_STEPS))
+    write_weights(out, {rule.ours: rule for rule in point_bert.rules(TOUCH, "", "")}, arrays)
+
+
+MAKE = {"digits_beats": make_beats, "digits_point_bert": make_point_bert}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("made", nargs="*", choices=MAKE, default=list(MAKE), help="folders to make; all without one")
+    parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
+    parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
+    args = parser.parse_args()
+    for name in args.made:
+        out = args.assets / name
+        out.mkdir(parents=True, exist_ok=True)
+        MAKE[name](out, args.cache)
+
+
+if __name__ == "__main__":
+    main()

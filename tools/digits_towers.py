@@ -5,7 +5,8 @@
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
 that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context; a
-quarter of an hour. "digits_senses" is another one (`digits_senses_llama.py`), which compares what cue words name. Towers that are in --cache from an earlier run are not trained again.
+quarter of an hour. "digits_senses" is another one (`digits_senses_llama.py`), which compares what cue words name; a
+quarter of an hour. Towers that are in --cache from an earlier run are not trained again.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Make the digits world's spoken digits: python tools/digits_voices.py [--assets instructblip_jax/assets]
 
-espeak-ng says ten digits in a hundred voices (variants of formants, each in one accent of English, at speeds and pitches
+espeak-ng says ten digits in ninety voices (variants of formants, each in one accent of English, at speeds and pitches
 drawn by seed). It is needed here alone: `pip install espeakng-loader` (the program is GPL-3, what it says is not). All
 clips lie one behind the other in one Opus file, each in a second of its own; `datasets/digits/voices.py` reads it.
 """
@@ -21,6 +21,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 SYNCHRONOUS, CHARACTERS, SPEED, PITCH = 2, 1, 1, 3  # of espeak-ng's interface
 SLOWEST, FASTEST, QUICKER = 140, 200, 30  # words a minute; added until a clip fits its second
 SILENCE = 300  # of 32,768, at the ends of a clip
+LEAD = 0.02  # seconds at both ends of a clip's place: Opus moves and smears a little
 BITS = 14_000  # a second
 
 
@@ -63,18 +64,18 @@ def clips(speaker: Speaker) -> np.ndarray:
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     names = sorted(path.name for path in folder.iterdir() if path.name not in LEFT_OUT)
     names = [str(name) for name in rng.permutation(names)][:VOICES]
-    room = round(SECONDS * speaker.rate)
+    room, lead = round(SECONDS * speaker.rate), round(LEAD * speaker.rate)
     out = np.zeros((VOICES, len(DIGITS), room), np.int16)
     for n, name in enumerate(names):
         voice = f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{name}"
         for digit, word in enumerate(DIGITS):
             speed, pitch = int(rng.integers(SLOWEST, FASTEST + 1)), int(rng.integers(20, 81))
             samples = speaker.say(word, voice, speed, pitch)
-            while len(samples) > 0.95 * room:
+            while len(samples) > room - 2 * lead:
                 speed += QUICKER
                 samples = speaker.say(word, voice, speed, pitch)
             loudest = np.abs(samples.astype(np.float32)).max()
-            out[n, digit, : len(samples)] = np.rint(samples * (16_000 / loudest))
+            out[n, digit, lead : lead + len(samples)] = np.rint(samples * (16_000 / loudest))
     return out.reshape(-1)
 
 

@@ -1,4 +1,4 @@
-"""The same ten digits in four senses: seen (a picture), heard (a voice), filmed (strokes that appear) and felt (points).
+"""The same ten digits in four senses: seen (a picture), heard (a voice), filmed (strokes that appear), felt (points).
 
 Each sense has a set that asks for the digit and one that asks for facts about it, both with a training split. The sets
 of two senses, which ask for the larger of two or whether they are the same, are for evaluation alone, as DisCRn is
@@ -87,9 +87,7 @@ def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:
         )
 
 
-def _asked(
-    name: str, number: int, rng: np.random.Generator, *, first: bool
-) -> tuple[questions.Asked, tuple[str, ...]]:
+def _asked(name: str, number: int, rng: np.random.Generator, *, first: bool) -> tuple[questions.Asked, tuple[str, ...]]:
     """A question of a set and the senses in which its digits are shown, in their order."""
     if name in SINGLE:
         kind = str(rng.choice(questions.FACTS)) if name.endswith(FACTS) else "name"
