@@ -281,7 +281,8 @@ def assemble(
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
-        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo, ``queries`` and ``frames`` of x-instructblip.
+        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo, ``queries`` and ``frames`` of
+        x-instructblip.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or

@@ -10,8 +10,8 @@ PARTS = {
     "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for kosmos-1 a "
     "tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
-    "image": "InstructBLIP or BLIP-2 model, of any stage, whose tower and Q-Former read pictures; or X-InstructBLIP model "
-    "whose pictures are taken as trained.",
+    "image": "InstructBLIP or BLIP-2 model, of any stage, whose tower and Q-Former read pictures; or X-InstructBLIP "
+    "model whose pictures are taken as trained.",
     "video": "The same for videos, which begin as pictures where they are not trained.",
     "audio": "BEATs file or model directory; or X-InstructBLIP model whose sounds are taken as trained.",
     "pc": "ULIP-2 file or PointBERT directory; or X-InstructBLIP model whose point clouds are taken as trained.",

@@ -14,7 +14,6 @@ from instructblip_jax.processors.audio import AudioProcessor
 from instructblip_jax.processors.base import Given, Medium, Row
 from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
-from instructblip_jax.processors.interleaved import InterleavedProcessor
 from instructblip_jax.processors.points import PointProcessor
 
 CUES = {"image": " image: ", "video": " video: ", "audio": " audio: ", "pc": " 3d: "}
@@ -145,8 +144,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
     def settings(self) -> Mapping[str, Any]:
         """See `BaseProcessor`."""
-        sorts = {"audio": self.sounds, "points": self.clouds}
-        return {**super().settings(), **{name: dataclasses.asdict(own) for name, own in sorts.items()}}
+        sorts = {"audio": dataclasses.asdict(self.sounds), "points": dataclasses.asdict(self.clouds)}
+        return {**super().settings(), **sorts}
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
         """See `BaseProcessor`. A row without media may have room for a blank picture, if this model reads any."""
@@ -154,7 +153,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         """The media arrays of rows -> those of a batch; rows with fewer media are filled up with zeros."""
-        room, batch = self.config.sequence(kinds), {}
+        room = self.config.sequence(kinds)
+        batch: dict[str, np.ndarray] = {}
         for modality in self.config.modalities:
             key = KEYS[modality]
             most = max(room.count(modality), *(len(row.get(key, ())) for row in rows))
@@ -180,7 +180,10 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
     def given(self, row: Given, name: str) -> list[Medium]:
         """The media of one row: what `rows` found, or else pictures."""
-        return list(row) if isinstance(row, Several) else InterleavedProcessor.given(self, row, name)
+        if isinstance(row, Several):
+            return list(row)
+        several = isinstance(row, (list, tuple)) or getattr(row, "ndim", 3) == 4
+        return [("image", picture) for picture in (row if several else [row])]
 
     def rows(
         self,

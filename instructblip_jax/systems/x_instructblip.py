@@ -5,6 +5,7 @@ own, which train on this modality's data alone. Any of them are used together, i
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -134,7 +135,7 @@ class XInstructBlipConfig(PrefixConfig):
         """
         found: list[str] = []
         run = 0
-        for kind, following in zip(kinds, (*kinds[1:], None), strict=True):
+        for kind, following in itertools.pairwise((*kinds, "")):
             modality = KINDS.get(kind)
             if modality not in self.modalities:
                 raise ValueError(f"the row shows {kind}, and this model reads {', '.join(self.modalities)}")

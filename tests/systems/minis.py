@@ -9,6 +9,7 @@ import flamingo_files
 import frozen_toys
 import kosmos_toys
 import toys
+import x_toys
 from safetensors.numpy import save_file
 
 FORMS = {"blip": "BlipForPreTraining", "blip-captioning": "BlipForConditionalGeneration"}
@@ -22,6 +23,7 @@ MINIS = (
     "idefics",
     "frozen",
     "kosmos-1",
+    "x-instructblip",
     "tenth",
     "blip-2-stage-1",
     "albef",
@@ -63,6 +65,8 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
         return raw
     if kind == "kosmos-1":
         return kosmos_toys.config_json(words, checkpoints.MINI, layers=1)
+    if kind == "x-instructblip":
+        return x_toys.config_json(words, qformer_words)
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:
@@ -82,7 +86,8 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     """A whole model directory: configuration, tokenizers, image settings, random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
-    words, qformer_words = toys.write_tokenizers(directory, kind if kind in toys.WITH_IMAGES else "instructblip")
+    own = (*toys.WITH_IMAGES, "x-instructblip")
+    words, qformer_words = toys.write_tokenizers(directory, kind if kind in own else "instructblip")
     if kind in BERT:
         shutil.copytree(directory / "qformer_tokenizer", directory, dirs_exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")

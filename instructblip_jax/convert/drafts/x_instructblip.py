@@ -130,7 +130,9 @@ def _source(modality: str, path: Path, bert: Path | None, seed: int, frames: int
         raise ValueError(
             f"{path}: its Q-Former reads no text (BLIP-2's second stage); give --bert, or a model of the first stage"
         )
-    tensors = {name if name.startswith("vision_model.") else f"{modality}_{name}": x for name, x in found.tensors.items()}
+    tensors = {
+        name if name.startswith("vision_model.") else f"{modality}_{name}": x for name, x in found.tensors.items()
+    }
     return found._replace(entry={"frames": frames} if modality == "video" else {}, tensors=tensors)
 
 
@@ -151,7 +153,12 @@ def _trained(modality: str, path: Path, raw: Mapping[str, Any], frames: int) -> 
             tensors[name] = stored(shards, name)
     entry = dict(raw["modalities"][like]) if like == modality else {"frames": frames}
     return Source(
-        entry, raw.get(f"{section}_config") or {}, tensors, raw.get("qformer_config") or {}, raw.get("prompt") or {}, path
+        entry,
+        raw.get(f"{section}_config") or {},
+        tensors,
+        raw.get("qformer_config") or {},
+        raw.get("prompt") or {},
+        path,
     )
 
 
@@ -202,13 +209,17 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _check_same_tower(tensors: Mapping[str, Tensor], source: Source, path: Path) -> None:
     """Pictures and videos share a tower. Raises ValueError where they come with two."""
     name = "vision_model.embeddings.class_embedding"
-    if name in tensors and name in source.tensors and not np.array_equal(*(read(x[name]) for x in (tensors, source.tensors))):
+    if not {name} <= tensors.keys() & source.tensors.keys():
+        return
+    if not np.array_equal(read(tensors[name]), read(source.tensors[name])):
         raise ValueError(f"{path}: its tower is not that of --image, and pictures and videos share one")
 
 
 def _sizes(parts: Mapping[str, Path], sources: Mapping[str, Source], begun: Source | None) -> dict[str, Any]:
     """The sizes of all Q-Formers. Raises ValueError where those that are taken differ."""
-    found = {f"--{name} {parts[name]}": source.qformer for name, source in sources.items() if source.qformer is not None}
+    found = {
+        f"--{name} {parts[name]}": source.qformer for name, source in sources.items() if source.qformer is not None
+    }
     found |= {f"--qformer {parts['qformer']}": begun.qformer} if begun is not None and begun.qformer is not None else {}
     if not found:
         bert = parts.get("bert")
@@ -227,12 +238,12 @@ def _sizes(parts: Mapping[str, Path], sources: Mapping[str, Source], begun: Sour
 
 def _prompt(parts: Mapping[str, Path], sources: Mapping[str, Source]) -> Mapping[str, Any]:
     """The prompts' form of all trained modalities. Raises ValueError where they differ."""
-    found = {parts[name]: source.prompt for name, source in sources.items() if source.prompt is not None}
-    first = next(iter(found), None)
-    for path, prompt in found.items():
-        if prompt != found[first]:
-            raise ValueError(f"{path}: config.json's prompt is {prompt}, that of {first} {found[first]}; make them agree")
-    return found.get(first) or {}
+    found = [(parts[name], source.prompt) for name, source in sources.items() if source.prompt is not None]
+    for path, prompt in found:
+        first, wanted = found[0]
+        if prompt != wanted:
+            raise ValueError(f"{path}: config.json's prompt is {prompt}, that of {first} is {wanted}; make them agree")
+    return found[0][1] if found else {}
 
 
 def _qformer_words(parts: Mapping[str, Path], sources: Mapping[str, Source], rows: int) -> vocabulary.Vocabulary:

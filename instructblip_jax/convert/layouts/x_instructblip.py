@@ -32,9 +32,18 @@ VIT, BEATS, POINT_BERT, LLM = (
     ("llm/", "language_model."),
 )
 """Prefix of our paths, prefix of their names."""
-TOWERS = {"image": ("vision", VIT[1]), "video": ("vision", VIT[1]), "audio": ("audio", BEATS[1]), "pc": ("pc", POINT_BERT[1])}
+TOWERS = {
+    "image": ("vision", VIT[1]),
+    "video": ("vision", VIT[1]),
+    "audio": ("audio", BEATS[1]),
+    "pc": ("pc", POINT_BERT[1]),
+}
 """Modality -> the beginning of its tower's section in config.json, and of its tensors."""
-COUNTS = {"video": {"frames": "frames"}, "audio": {name: name for name in ("blocks", "block", "mels")}, "pc": {"count": "cloud"}}
+COUNTS = {
+    "video": {"frames": "frames"},
+    "audio": {name: name for name in ("blocks", "block", "mels")},
+    "pc": {"count": "cloud"},
+}
 """Modality -> the fields of its entry in config.json that sizes follow from -> those of the configuration."""
 LINEAR = re.compile(r"(image|video|audio|pc)_projection\..+")
 _BUFFER = r"_Qformer\.bert\.embeddings\.position_ids"
@@ -53,7 +62,9 @@ def read_config(path: Path) -> XInstructBlipConfig:
         raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}; this layout is that of {KIND}")
     entries = section_of(path, raw, "modalities")
     if not entries:
-        raise ValueError(f"{path}: modalities is empty; it has an entry for each of {', '.join(MODALITIES)} that is read")
+        raise ValueError(
+            f"{path}: modalities is empty; it has an entry for each of {', '.join(MODALITIES)} that is read"
+        )
     text = section_of(path, raw, "text_config")
     if text.get("model_type") != "llama":
         raise ValueError(f"{path}: text_config.model_type is {text.get('model_type')!r}; it is llama")
@@ -73,8 +84,12 @@ def read_config(path: Path) -> XInstructBlipConfig:
         qformer=bridge,
         modalities=tuple(entries),
         vision=_vision(path, raw) if {"image", "video"} & set(entries) else None,
-        audio=beats.read_config(path, section_of(path, raw, "audio_config"), "audio_config") if "audio" in entries else None,
-        points=point_bert.read_config(path, section_of(path, raw, "pc_config"), "pc_config") if "pc" in entries else None,
+        audio=beats.read_config(path, section_of(path, raw, "audio_config"), "audio_config")
+        if "audio" in entries
+        else None,
+        points=point_bert.read_config(path, section_of(path, raw, "pc_config"), "pc_config")
+        if "pc" in entries
+        else None,
         num_query_tokens=checked(path, "num_query_tokens", raw.get("num_query_tokens", 32), int),
         prompt=_prompt(path, section_of(path, raw, "prompt")),
         **counts,
@@ -146,15 +161,15 @@ def replaced(
     config = read_config(directory / "config.json")
     if linear := next(filter(LINEAR.fullmatch, tensors), None):
         raise ValueError(
-            f"{file}: {linear} is of the paper's linear baseline, which projects a tower's mean without a Q-Former and is "
-            "not built here; take the file {modality}_qformer.pth"
+            f"{file}: {linear} is of the paper's linear baseline, which projects a tower's mean without a Q-Former and "
+            "is not built here; take one of the files that end in _qformer.pth"
         )
     found = {name.partition("_")[0] for name in tensors} & set(MODALITIES)
     if not found:
         raise ValueError(f"{file}: holds no tensors of {', '.join(MODALITIES)}")
     if missing := sorted(found - set(config.modalities)):
         raise ValueError(
-            f"{file}: is of {missing[0]}, and {directory} has {', '.join(config.modalities)}; assemble one with its tower"
+            f"{file}: is of {missing[0]}, and {directory} has {', '.join(config.modalities)}; assemble one that has it"
         )
     original = Original(
         ((f"((?:{'|'.join(found)})_.+)", r"\1"),),
