@@ -26,16 +26,16 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),
     "digits-blip": (("blip",), {"vision": "digits", "bert": "digits_bert"}),
     "digits-albef": (("albef",), {"vision": "digits", "bert": "digits_bert"}),
-    "digits-two-queries": (("blip-2", "--queries=2"), {"vision": "digits", "bert": "digits_bert"}),
+    "digits-two-queries": (("blip-2", "--queries=2"), {"vision": "digits", "bert": "digits_senses_bert"}),
     "digits-x": (
-        ("x-instructblip", "--frames=4"),
+        ("x-instructblip",),
         {
             "image": "digits-two-queries",
             "video": "digits-two-queries",
             "audio": "digits_beats",
             "pc": "digits_point_bert",
             "language": "digits_senses",
-            "bert": "digits_bert",
+            "bert": "digits_senses_bert",
         },
     ),
 }

@@ -1,12 +1,13 @@
 """Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
-[digits_context] [digits_senses]
+[digits_context] [digits_senses] [digits_senses_bert]
 
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
-that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context; a
-quarter of an hour. "digits_senses" is another one (`digits_senses_llama.py`), which compares what cue words name; a
-quarter of an hour. Towers that are in --cache from an earlier run are not trained again.
+that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context, and
+"digits_senses" another one (`digits_senses_llama.py`), which compares what cue words name; a quarter of an hour each.
+"digits_senses_bert" is a small BERT over the latter's words that nobody trained. Towers that are in --cache from an
+earlier run are not trained again.
 """
 
 import argparse
@@ -192,7 +193,8 @@ def write_bert_config(out: Path, config: BertConfig) -> None:
         {
             "model_type": "bert",
             "architectures": ["BertForMaskedLM"],
-            "initializer_range": WIDTH**-0.5,  # as `linear` begins; the usual 0.02 is little for this width
+            "initializer_range": config.hidden_size
+            ** -0.5,  # as `linear` begins; the usual 0.02 is little for this width
             "layer_norm_eps": config.layer_norm_eps,
             "pad_token_id": 0,
             "type_vocab_size": 2,
@@ -300,12 +302,21 @@ def make_clip(out: Path, cache: Path) -> None:
 
 def make_bert(out: Path, cache: Path) -> None:
     """A plain BERT with its head, as it is before any training."""
-    tokenizer = write_bert(out)
+    begin_bert(out, write_bert(out), WIDTH, 4)
+
+
+def make_senses_bert(out: Path, cache: Path) -> None:
+    """A smaller one, over the words that are asked about single digits and pairs."""
+    begin_bert(out, write_bert(out, sorted(digits_senses_llama.WORDS)), 64, 2)
+
+
+def begin_bert(out: Path, tokenizer: Tokenizer, width: int, layers: int) -> None:
+    """Write a BERT that nobody trained."""
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=4,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         hidden_dropout_prob=0.0,  # as the Q-Former of "digits"
         attention_probs_dropout_prob=0.0,
@@ -339,6 +350,7 @@ MAKE = {
     "digits_bert": make_bert,
     "digits_context": make_context,
     "digits_senses": make_senses,
+    "digits_senses_bert": make_senses_bert,
 }
 
 

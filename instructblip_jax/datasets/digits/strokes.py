@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-FRAMES = 4
+FRAMES = 5
 """Frames of a film; the last one shows all of the ink."""
 POINTS = 256
 """Points of a cloud."""
