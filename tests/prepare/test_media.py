@@ -11,10 +11,11 @@ from PIL import Image
 from preparing import encoded, noise
 
 from instructblip_jax.datasets.draft import Media
-from instructblip_jax.datasets.media.frames import LONGER, UnusableMediaError, sample
+from instructblip_jax.datasets.media.frames import LONGER, sample
 from instructblip_jax.datasets.media.load import Recent, load
-from instructblip_jax.datasets.media.video import NEEDS
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import open_image
+from instructblip_jax.processors.video import NEEDS
 
 
 def reason(media: Media) -> str:

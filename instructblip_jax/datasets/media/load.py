@@ -13,9 +13,11 @@ from PIL import Image
 from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media.animation import animated
-from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
-from instructblip_jax.datasets.media.video import container_of, decoded
+from instructblip_jax.datasets.media.frames import sample
+from instructblip_jax.datasets.media.video import decoded
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageError, open_image
+from instructblip_jax.processors.video import NO_FRAMES, container_of
 
 FRAMES = 4
 MOST_FILES = 200_000
