@@ -94,7 +94,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         return super().lengths({**row, "input_ids": row["input_ids"][~self._places(row)]})
 
     def _places(self, row: Row) -> np.ndarray:
-        """Which tokens hold the place of a vector, bool [n]."""
+        """True for tokens that hold the place of a vector, bool [n]."""
         return row["input_ids"] >= self.config.vocab_size
 
     def batch(

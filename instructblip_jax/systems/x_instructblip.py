@@ -37,7 +37,7 @@ MEDIA = {"image": "pixel_values", "video": "video_values", "audio": "audio_value
 FEATURES = {"image": "image_features", "video": "video_features", "audio": "audio_features", "pc": "point_features"}
 """Modality -> the batch key of its cached features."""
 NORM_EPS = 1e-5
-"""Of the norms between towers and Q-Formers, torch's default."""
+"""The epsilon of the norms between towers and Q-Formers, torch's default."""
 
 
 def trained_paths(modality: str) -> tuple[str, ...]:

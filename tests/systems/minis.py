@@ -46,6 +46,8 @@ SILENT = ("albef", "blip")
 """Those that write no text."""
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
+KINDS = {"instructblipvideo": ("frame",) * 2, "x-instructblip": ("image", "points")}
+"""The media of each row, where it is not one picture."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
 SEEING = {"flamingo": flamingo_files.flamingo_json, "idefics": flamingo_files.idefics_json}
 """Those whose language model looks at pictures from inside; they have tokenizers of their own."""
@@ -66,7 +68,7 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
     if kind == "kosmos-1":
         return kosmos_toys.config_json(words, checkpoints.MINI, layers=1)
     if kind == "x-instructblip":
-        return x_toys.config_json(words, qformer_words)
+        return x_toys.config_json(words, qformer_words, modalities=("image", "pc"))
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:
