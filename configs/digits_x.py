@@ -22,11 +22,11 @@ def get_config(variant: str = "image") -> ConfigDict:
     config = DIGITS["get_config"](model="digits-x")
     config.trainable = f"qformer_{variant}"
     sets = (SENSES[variant], f"{SENSES[variant]}_facts")
-    config.steps, config.batch_size = 800, 32
+    config.steps, config.batch_size = 600, 32
     config.optim.learning_rate, config.optim.warmup_steps = 2e-3, 100
-    config.validate_every = 400
+    config.validate_every = 300
     config.mixture.sets, config.mixture.weights = sets, {}
-    config.data.instruction_lengths, config.data.response_lengths = (48,), (4,)
+    config.data.instruction_lengths, config.data.response_lengths = (16,), (2,)
     config.evaluation.held_in, config.evaluation.held_out = sets, ()
     config.evaluation.max_new_tokens = 4
     return config

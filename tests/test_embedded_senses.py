@@ -1,7 +1,6 @@
 """What ships for the digits world's four senses: small, right for its words, and able to tell and compare digits."""
 
 import json
-import runpy
 
 import jax
 import jax.numpy as jnp

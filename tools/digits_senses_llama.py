@@ -25,6 +25,7 @@ SINGLE, PAIRS = ("name", *FACTS), ("larger", "same")
 ROWS, QUESTIONS = 24, 8  # of a batch; of a row
 MOST = 8  # vectors of a thing
 CONTEXT, TURN = 2 * (3 + MOST), 16  # tokens: things with their cues; a question with its answer
+NOISE = (0.8, 2.5)  # at the most, times the size of a digit's embedding
 PAIRED = 0.7  # the share of rows with two things
 
 
@@ -99,17 +100,21 @@ def stacked(rows: list[dict]) -> dict:
 
 def inputs(model: Llama, data: dict, words: jax.Array, key: jax.Array, noise: float) -> jax.Array:
     """The things of a batch as the language model reads them [B, CONTEXT, D]: words, and vectors for digits, at 0.5 to
-    2 times their size where there is ``noise``, which is up to so many times the size of an embedding. ``words``: the
-    ids of the digits' words [10]."""
-    scale, amount, drawn, empty = jax.random.split(key, 4)
-    size = jnp.sqrt(jnp.mean(jnp.square(model.tokens.embedding[...])))
+    2 times their size.
+
+    To all of them noise is added, up to ``noise`` times the size of an embedding: a vector of a row's own that is the
+    same for all of its vectors, and another one for each. ``words``: the ids of the digits' words [10].
+    """
+    scale, amount, shared, each, empty = jax.random.split(key, 5)
+    size = jnp.sqrt(jnp.mean(jnp.square(model.embed(words))))
     shape = data["ids"].shape
     vectors = model.embed(words[jnp.maximum(data["digits"], 0)])
-    if noise:
-        vectors = vectors * jnp.exp2(jax.random.uniform(scale, (shape[0], 1, 1), minval=-1, maxval=1))
+    vectors = vectors * jnp.exp2(jax.random.uniform(scale, (shape[0], 1, 1), minval=-1, maxval=1))
     nothing = size * jax.random.uniform(empty, (*shape, 1)) * jax.random.normal(empty, vectors.shape)
     vectors = jnp.where((data["digits"] == -1)[..., None], nothing, vectors)
-    vectors += noise * size * jax.random.uniform(amount, (shape[0], 1, 1)) * jax.random.normal(drawn, vectors.shape)
+    amounts = noise * size * jax.random.uniform(amount, (2, shape[0], 1, 1)) / 2**0.5
+    vectors += amounts[0] * jax.random.normal(shared, (shape[0], 1, vectors.shape[-1]))
+    vectors += amounts[1] * jax.random.normal(each, vectors.shape)
     return jnp.where((data["digits"] == -2)[..., None], model.embed(data["ids"]), vectors)
 
 
@@ -120,7 +125,7 @@ def answered(model: Llama, data: dict, words: jax.Array, key: jax.Array, noise: 
     return model.decode(data["turns"][..., :-1], context)[0]
 
 
-def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 0.5, rows: int = 500, seed: int = 10**6) -> dict:
+def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 1.0, rows: int = 500, seed: int = 10**6) -> dict:
     """Share of right answers of each kind in its first wording, over new rows with up to `MOST` vectors a thing."""
     writer = Writer(tokenizer)
 
@@ -139,19 +144,20 @@ def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 0.5, rows: int 
 
 
 def train(config: LlamaConfig, tokenizer: Tokenizer, steps: int, seed: int = 0) -> dict:
-    """Train a model for ``steps``, the first third of them with one clear vector a thing; returns its parameters as an
-    nnx pure dict."""
+    """Train a model for ``steps``: a quarter of them with one vector a thing, half of them with many, and `NOISE[0]` up to
+    here, the rest with `NOISE[1]`. Returns its parameters as an nnx pure dict."""
     writer = Writer(tokenizer)
     digits = jnp.asarray(writer.digits)
 
     def batches(rng: np.random.Generator) -> Iterator[tuple[str, dict]]:
         n = 0
         while True:
-            yield "rows", writer.batch(rng, plain=n < steps // 3)
+            noise = NOISE[int(n >= 0.75 * steps)]
+            yield "rows", writer.batch(rng, plain=n < steps // 4) | {"noise": np.float32(noise)}
             n += 1
 
     def loss(model: Llama, data: dict, key: jax.Array) -> jax.Array:
-        logits = answered(model, data, digits, key, 0.8)
+        logits = answered(model, data, digits, key, data["noise"])
         total, count = map(jnp.sum, token_cross_entropy(logits, data["labels"][..., 1:]))
         return total / count
 

@@ -356,11 +356,13 @@ MAKE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("made", nargs="*", choices=MAKE, default=list(MAKE), help="folders to make; all without one")
+    parser.add_argument("made", nargs="*", help="folders to make; all without one")
     parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
     parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
     args = parser.parse_args()
-    for name in args.made:
+    if unknown := set(args.made) - set(MAKE):
+        parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(MAKE)}")
+    for name in args.made or MAKE:  # argparse refuses its own default where there are choices
         out = args.assets / name
         out.mkdir(parents=True, exist_ok=True)
         MAKE[name](out, args.cache)

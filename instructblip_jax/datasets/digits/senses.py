@@ -39,9 +39,15 @@ def film(digit: int, split: str, rng: np.random.Generator) -> tuple[Medium, ...]
     """The frames of a digit whose ink appears, all else standing still."""
     scene = scenes.Scene(2, 2, (cell(str(rng.choice(list(scenes.COLOURS))), digit, rng),))
     seed, frames = int(rng.integers(2**32)), []
-    for n in range(strokes.FRAMES):
-        still = np.random.default_rng(seed)
-        frames.append(scenes.render(scene, split, still, lambda scan, n=n: strokes.film(scan)[n]))
+    shown: list[np.ndarray] = []
+
+    def ink_of(scan: np.ndarray) -> np.ndarray:
+        """The next frame's share of the scan, which is the same one for all frames."""
+        shown.extend(strokes.film(scan) if not shown else ())
+        return shown[len(frames)]
+
+    for _ in range(strokes.FRAMES):
+        frames.append(scenes.render(scene, split, np.random.default_rng(seed), ink_of))
     return tuple(Medium(FRAME, scenes.encode(frame)) for frame in frames)
 
 

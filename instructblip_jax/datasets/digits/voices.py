@@ -2,13 +2,13 @@
 
 import io
 from functools import cache
+from importlib.resources import files
+from pathlib import Path
 
 import av
 import numpy as np
 
-from instructblip_jax.embedded import ASSETS
-
-FILE = "digits_voices/digits.opus"
+ASSETS, FILE = Path(str(files("instructblip_jax") / "assets")), "digits_voices/digits.opus"
 RATE, SECONDS = 16_000, 1.0
 """Samples a second, and the place that each clip has in the file."""
 VOICES, DIGITS = 90, 10
