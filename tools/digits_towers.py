@@ -285,7 +285,7 @@ def make_senses(out: Path, cache: Path) -> None:
     tokenizer = write_llama(out, digits_senses_llama.WORDS)
     config = small_llama(tokenizer)
     write_llama_config(out, config)
-    arrays = cached(cache / "senses.safetensors", lambda: digits_senses_llama.train(config, tokenizer, 3000))
+    arrays = cached(cache / "senses.safetensors", lambda: digits_senses_llama.train(config, tokenizer, 4000))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
