@@ -144,7 +144,7 @@ def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 1.0, rows: int 
 
 
 def train(config: LlamaConfig, tokenizer: Tokenizer, steps: int, seed: int = 0) -> dict:
-    """Train a model for ``steps``: a quarter of them with one vector a thing, half of them with many, and `NOISE[0]` up to
+    """Train a model for ``steps``: a quarter of them with one vector a thing, half with many, and `NOISE[0]` up to
     here, the rest with `NOISE[1]`. Returns its parameters as an nnx pure dict."""
     writer = Writer(tokenizer)
     digits = jnp.asarray(writer.digits)

@@ -3,10 +3,11 @@
 import io
 from collections import Counter
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from instructblip_jax.data import prepared
 from instructblip_jax.data.record import AUDIO, FRAME, IMAGE, POINTS
 from instructblip_jax.datasets.digits import prepare, questions, records, scans, senses, strokes, voices
 
@@ -79,13 +80,12 @@ def test_the_voices_ship_and_none_is_in_two_splits():
 
 
 def test_a_clip_is_stored_without_loss():
-    import av
 
-    from instructblip_jax.datasets.digits.voices import encode, speak
+    from instructblip_jax.datasets.digits.voices import speak
 
     samples = speak(3, "test", np.random.default_rng(0))
     assert voices.RATE / 10 < len(samples) <= (voices.SECONDS + 2 * voices.LEAD) * voices.RATE
-    with av.open(io.BytesIO(encode(samples))) as container:
+    with av.open(io.BytesIO(voices.encode(samples))) as container:
         stored = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     np.testing.assert_array_equal(stored, samples)
 
@@ -109,8 +109,6 @@ def test_frames_of_a_film_differ_in_ink_alone():
 
 
 def _frames():
-    from PIL import Image
-
     (record,) = senses.make("filmed", "test", 0, 1)
     return [Image.open(io.BytesIO(medium.data)) for medium in record.media]
 
@@ -127,11 +125,7 @@ def test_points_lie_where_the_ink_is():
     assert points[:, 0].mean() < 0
 
 
-def test_the_sets_are_prepared_where_a_run_needs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SINGLE", dict.fromkeys(senses.SINGLE, 4))
-    monkeypatch.setattr(records, "EVALUATED", 3)
-    prepare.prepare_missing(tmp_path, ["heard", "same_heard_felt"])
-    assert prepared.sizes(tmp_path, "heard") == {"train": 4, "validation": 3, "test": 3}
-    assert prepared.sizes(tmp_path, "same_heard_felt") == {"validation": 3, "test": 3}
-    (drawn,) = senses.make("same_heard_felt", "test", 1, 2)
-    assert prepared.open_set(tmp_path, "same_heard_felt", "test")[1] == drawn
+def test_runs_that_name_the_sets_have_them_made():
+    names = [*senses.SINGLE, *senses.CROSS]
+    assert {*names} <= {*prepare.SETS}
+    assert all(prepare.MAKERS[name] is senses.make for name in names)
