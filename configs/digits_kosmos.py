@@ -1,7 +1,8 @@
 """KOSMOS-1 (arXiv 2302.14045) in the digits world: a decoder that begins as it is drawn, and a frozen tower.
 
 A step has a batch of each of the paper's three corpora: texts and documents of new names, which come again and again,
-and pictures with captions. It is asked for names that only its prompt says.
+and pictures with captions. Each counts by about its share of the tokens, as in configs/kosmos1.py. The model is asked
+for names that only its prompt says; docs/digits.md has how far it gets.
 """
 
 import runpy
@@ -12,9 +13,21 @@ from ml_collections import ConfigDict
 NAMED = runpy.run_path(str(Path(__file__).with_name("digits_frozen.py")))["named"]
 
 GROUPS = {
-    "texts": {"sets": ("naming_texts",), "batch_size": 48, "response_lengths": (24,), "pictures": (0,)},
-    "pairs": {"sets": ("single",), "batch_size": 16, "response_lengths": (4,), "pictures": (1,)},
-    "documents": {"sets": ("naming_documents",), "batch_size": 8, "response_lengths": (24,), "pictures": (10,)},
+    "texts": {
+        "sets": ("naming_texts",),
+        "batch_size": 48,
+        "weight": 0.86,
+        "response_lengths": (24,),
+        "pictures": (0,),
+    },
+    "pairs": {"sets": ("single",), "batch_size": 16, "weight": 0.06, "response_lengths": (4,), "pictures": (1,)},
+    "documents": {
+        "sets": ("naming_documents",),
+        "batch_size": 8,
+        "weight": 0.08,
+        "response_lengths": (24,),
+        "pictures": (10,),
+    },
 }
 
 
@@ -25,5 +38,5 @@ def get_config() -> ConfigDict:
     config.mixture.sets, config.mixture.groups = (), GROUPS
     config.batch_size = sum(group["batch_size"] for group in GROUPS.values())
     config.data.instruction_lengths = (8,)
-    config.steps, config.optim.learning_rate = 1000, 2e-3
+    config.steps, config.optim.learning_rate = 800, 2e-3
     return config
