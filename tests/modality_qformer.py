@@ -6,7 +6,7 @@ import numpy as np
 SIZES = {
     "vocab_size": 31,
     "hidden_size": 16,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 22,
     "max_position_embeddings": 12,

@@ -13,6 +13,7 @@ import numpy as np
 from checkpoints import values
 from flax import nnx
 from jax.sharding import NamedSharding
+from jaxprs import equations
 from safetensors.numpy import save_file
 
 from instructblip_jax.convert import save
@@ -90,45 +91,48 @@ def towers(directory: Path, kind: str) -> list[Tower]:
     return [Tower(written(directory / str(seed), kind, seed), kind, seed) for seed in (0, 1)]
 
 
-def of_each(towers: list[Tower], function: Any, *names: str) -> list[Any]:
-    """``function(system_of, arrays, *inputs)`` of each tower, compiled once: ``inputs`` are the golden's of these
-    names, and ``system_of`` makes the module of arrays."""
-    graph = towers[0].graph
-    jitted = jax.jit(lambda arrays, given: function(lambda arrays: merge(graph, arrays), arrays, *given))
-    return [jitted(tower.arrays, [tower.want[name] for name in names]) for tower in towers]
+class Program:
+    """``function(system_of, arrays, *inputs)``, compiled once for towers of one form and called with the arrays of any
+    of them; ``system_of`` makes the module of arrays."""
+
+    def __init__(self, tower: Tower, function: Any):
+        graph = tower.graph
+        self._jitted = jax.jit(lambda arrays, inputs: function(lambda arrays: merge(graph, arrays), arrays, *inputs))
+
+    def __call__(self, tower: Tower, *inputs: Any) -> Any:
+        return self._jitted(tower.arrays, inputs)
 
 
-def through_qformer(towers: list[Tower], name: str) -> list[tuple[Any, Any, Any]]:
-    """Outputs of a Q-Former behind each tower, and the gradients of their product with the probe with respect to the
-    tower's input, the golden's ``name``, and to the queries; see `modality_qformer.reference`."""
-    given = modality_qformer.inputs(len(towers[0].want[name]))
-    config = QFormerConfig(**modality_qformer.SIZES, encoder_hidden_size=towers[0].config.width)
+@cache
+def _qformer(width: int, rows: int) -> Any:
+    """The golden's Q-Former over tokens [B, P, D] of this width: a function of these -> the gradients, with respect to
+    them and to the queries, of the product of its outputs with the probe; and these outputs."""
+    given = modality_qformer.inputs(rows)
+    config = QFormerConfig(**modality_qformer.SIZES, encoder_hidden_size=width)
     graph, state = nnx.split(nnx.eval_shape(lambda: QFormer(config, dtype=jnp.float32, rngs=nnx.Rngs(0))))
     rules = {rule.ours: rule for rule in qformer.rules(config, "", "")}
-    bridge = {}
+    arrays = {}
     for path, leaf in flatten(state).items():
         rule = rules[path]
         shape = rule.tensor_shape(leaf.shape)
         read = [rule.transform.read(values(theirs, shape, modality_qformer.SEED)) for theirs in rule.names(leaf.shape)]
-        bridge[path] = jnp.asarray(np.stack(read) if rule.stacked else read[0])
+        arrays[path] = jnp.asarray(np.stack(read) if rule.stacked else read[0])
 
-    def run(system_of: Any, arrays: Any, inputs: Any) -> Any:
-        def product(inputs: Any, queries: Any) -> Any:
-            found = merge(graph, bridge)(queries, system_of(arrays)(inputs), given["ids"], given["mask"])
-            return jnp.sum(found * given["probe"]), found
+    def product(tokens: Any, queries: Any, arrays: Any) -> Any:
+        found = merge(graph, arrays)(queries, tokens, given["ids"], given["mask"])
+        return jnp.sum(found * given["probe"]), found
 
-        (_, found), gradients = jax.value_and_grad(product, (0, 1), has_aux=True)(inputs, given["queries"])
-        return found, *gradients
-
-    return of_each(towers, run, name)
+    jitted = jax.jit(jax.grad(product, (0, 1), has_aux=True))
+    return lambda tokens: jitted(tokens, given["queries"], arrays)
 
 
-def check_qformer(towers: list[Tower], name: str) -> None:
-    """Raise AssertionError unless `through_qformer` is the golden's."""
-    for tower, (found, grad_input, grad_queries) in zip(towers, through_qformer(towers, name), strict=True):
-        near(found, tower.want["qformer/output"], OUTPUT)
-        near(grad_input, tower.want["qformer/grad_input"], GRADIENT)
-        near(grad_queries, tower.want["qformer/grad_queries"], GRADIENT)
+def check_qformer(tower: Tower, output: Any) -> np.ndarray:
+    """Raise AssertionError unless the golden's Q-Former behind the tower's ``output`` is ours. Returns the gradient of
+    its product with the probe with respect to that output."""
+    (grad_tokens, grad_queries), found = _qformer(output.shape[-1], len(output))(np.asarray(output))
+    near(found, tower.want["qformer/output"], OUTPUT)
+    near(grad_queries, tower.want["qformer/grad_queries"], GRADIENT)
+    return np.asarray(grad_tokens)
 
 
 def check_gradients(tower: Tower, grads: dict[str, Any]) -> None:
@@ -148,6 +152,20 @@ def check_names(tower: Tower, unread: str = NONE.pattern) -> None:
     assert names.keys() == {name for name in theirs if not re.fullmatch(unread, name)}
     for name, x in names.items():
         np.testing.assert_array_equal(x, theirs[name])
+
+
+WIDE = ("exp", "rsqrt", "logistic", "top_k", "argmax")
+"""Operations of softmax, norms, gates, and of choosing centres and neighbours."""
+
+
+def check_wide(tower: Tower, x: np.ndarray, *present: str) -> None:
+    """Raise AssertionError unless all operations in `WIDE` of a tower's program are float32, and the ``present`` ones
+    are there."""
+    with jax.set_mesh(tower.mesh):
+        traced = jax.make_jaxpr(lambda arrays, x: merge(tower.graph, arrays)(x))(tower.arrays, x)
+    found = [equation for equation in equations(traced.jaxpr) if equation.primitive.name in WIDE]
+    assert {equation.primitive.name for equation in found} >= set(present)
+    assert {x.aval.dtype for equation in found for x in equation.invars} == {np.dtype(np.float32)}
 
 
 def near(got: Any, want: np.ndarray, most: float) -> None:
