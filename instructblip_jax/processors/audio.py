@@ -177,11 +177,11 @@ def _check(channels: int, rate: int, name: str) -> None:
 
 def _mono(rows: np.ndarray) -> np.ndarray:
     """Channels [C, N] of any type -> their mean, float32 [N], integers in -1..1."""
-    mean = rows.mean(0, dtype=np.float64)
-    if rows.dtype.kind in "iu":
-        half = 2.0 ** (8 * rows.dtype.itemsize - 1)
-        mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # `_finite` reports what is no number
+        mean = rows.mean(0, dtype=np.float64)
+        if rows.dtype.kind in "iu":
+            half = 2.0 ** (8 * rows.dtype.itemsize - 1)
+            mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
         return mean.astype(np.float32)
 
 

@@ -39,7 +39,8 @@ def opened(content: Any, name: str, noun: str) -> BinaryIO:
         except ValueError as error:  # a zero byte in the name
             raise UnusableMediaError(f"missing {noun}", f"{name!r}: no name of a file") from error
     else:
-        raise UnusableMediaError(f"not a {noun}", f"{name}: a {type(content).__name__}; give a path, bytes or an array")
+        detail = f"{name}: a {type(content).__name__}; give a path, a file's bytes, or numbers as docs/media.md says"
+        raise UnusableMediaError(f"not a {noun}", detail)
     if not file.read(1):
         file.close()
         raise UnusableMediaError("empty file", f"{name}: fetch it again")
