@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -19,7 +20,8 @@ BEATS = AudioProcessor()
 def reason(content, name: str | None = "a clip") -> str:
     with pytest.raises(UnusableMediaError) as caught:
         BEATS.values(content, name)
-    assert str(content if isinstance(content, Path) else "a clip") in str(caught.value)
+    named = repr(str(content))[1:-1] if isinstance(content, Path) else "a clip"
+    assert named in str(caught.value)
     return caught.value.reason
 
 
@@ -178,6 +180,9 @@ def test_each_reason(tmp_path, monkeypatch):
     (tmp_path / "empty.wav").write_bytes(b"")
     assert reason(tmp_path / "empty.wav") == "empty file"
     assert reason(tmp_path / "gone.wav") == reason(tmp_path) == "missing recording"
+    assert reason(Path("a clip\0")) == "missing recording"
+    os.mkfifo(tmp_path / "pipe")
+    assert reason(tmp_path / "pipe") == "missing recording"  # and is not waited for
     assert reason(wav(np.ones((2000, 1), np.int16), rate=10)) == "unsupported channels or rate"
     assert reason(wav(np.full((2000, 1), np.inf, np.float32))) == "samples that are no numbers"
     assert reason(good[:44]) == "truncated or corrupt audio"
