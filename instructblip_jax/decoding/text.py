@@ -92,8 +92,9 @@ def generate(
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
     ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
-    video a sequence of those). Options as `generate_ids` takes them. Raises UnusableImageError for a picture that
-    cannot be read, ValueError for an empty instruction, counts that do not match, or an option that cannot be.
+    video a file's path or bytes, or a sequence of pictures). Options as `generate_ids` takes them. Raises
+    UnusableImageError or UnusableMediaError for a picture or video that cannot be read, ValueError for an empty
+    instruction, counts that do not match, or an option that cannot be.
     """
     chosen = options_for(model, **options)  # before any work
     media, batch = prepare(model, processor, images, instructions)
