@@ -147,6 +147,16 @@ class XInstructBlipConfig(PrefixConfig):
             run = run if following == kind else 0
         return tuple(found)
 
+    def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
+        """See `protocol.Shows`: a medium of each modality that trains."""
+        kinds = {modality: kind for kind, modality in KINDS.items()}
+        return tuple(
+            kind
+            for name in self.modalities
+            if {*trained_paths(name)} & {*trained}
+            for kind in [kinds[name]] * (self.frames if name == "video" else 1)
+        )
+
     def instruction_limit(self, *, training: bool) -> int:
         """Tokens of an instruction that the Q-Formers read, its last ones: in training as many as the original's."""
         positions = self.qformer.max_position_embeddings
