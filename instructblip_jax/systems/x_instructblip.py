@@ -195,10 +195,17 @@ class XInstructBlipConfig(PrefixConfig):
         return XInstructBlipSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8)
 
     def batch(
-        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+        self,
+        rows: int,
+        prompt: int,
+        response: int = 0,
+        kinds: tuple[str, ...] | None = None,
+        *,
+        training: bool = True,
     ) -> Shapes:
-        """See `protocol.SystemConfig`. ``prompt`` does not count what stands for media, but their cues."""
-        sequence = self.sequence(kinds)
+        """See `protocol.SystemConfig`; without ``kinds`` a medium of each modality. ``prompt`` does not count what
+        stands for media, but their cues."""
+        sequence = self.modalities if kinds is None else self.sequence(kinds)
         text = sum(map(self.vectors, sequence)) + prompt + (response if training else 0)
         names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
         shapes = {name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names}
