@@ -194,6 +194,16 @@ class BaseProcessor(ABC):
         """True if `media` draws anything in training; its media then cannot be cached as features."""
         return self.augment.is_on
 
+    def feature_key(self, kind: str) -> str:
+        """The media key under which `Features.features` has what is cached of a medium of this kind, alone."""
+        return next(iter(self.config.feature_keys))
+
+    def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Cached features of the media of rows that show these ``kinds``, for each of them [B, ...], a row's media one
+        after the other -> by media key, as `Features.features` has them of whole rows."""
+        alone = len(kinds) == 1 and kinds[0] != "frame"
+        return {self.feature_key(kinds[0]): found[0] if alone else np.stack(found, axis=1)}
+
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.
 

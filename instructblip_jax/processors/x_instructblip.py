@@ -73,6 +73,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         pieces = [begin] if form.clean or form.prefix else []
         pieces += [self._words(form.prefix)] if form.prefix else []
         for modality in sequence:
+            if modality not in self.config.modalities:
+                raise ValueError(f"the row shows {modality}, and this model reads {', '.join(self.config.modalities)}")
             if form.cues:
                 cue = CUES[modality]
                 pieces += [self._words(cue.lstrip())] if form.clean else [begin, self._words(cue)]
@@ -126,7 +128,6 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         Raises ValueError for media that this model does not read.
         """
         arrays: dict[str, np.ndarray] = {}
-        self.config.sequence(tuple(kind for kind, _ in media))
         by_kind = {kind: [one for one in media if one[0] == kind] for kind in self.KINDS}
         if images := by_kind["image"]:
             found = super().media(images, name, rng)
@@ -155,8 +156,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media arrays of rows -> those of a batch; rows with fewer media are filled up with zeros."""
         room = self.config.sequence(kinds)
         batch: dict[str, np.ndarray] = {}
-        for modality in self.config.modalities:
-            key = KEYS[modality]
+        for modality, key in KEYS.items():
             most = max(room.count(modality), *(len(row.get(key, ())) for row in rows))
             for name, shape in self.config.media_shapes(modality, len(rows), most).items() if most else ():
                 own = [row.get(name) for row in rows]
@@ -170,6 +170,20 @@ class XInstructBlipProcessor(InstructBlipProcessor):
                     if x is not None:
                         place[: len(x)] = x
         return batch
+
+    def feature_key(self, kind: str) -> str:
+        """See `BaseProcessor`: a frame is a picture."""
+        return next(KEYS[name] for name, own in KINDS.items() if own == kind.replace("frame", "image"))
+
+    def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """See `BaseProcessor`: the features of a medium alone are [B, 1, ...]."""
+        features = {}
+        for modality, kind in KINDS.items():
+            if own := [x for x, other in zip(found, kinds, strict=True) if other == kind]:
+                joined = np.concatenate(own, axis=1)
+                videos = (joined.shape[0], -1, self.config.frames, *joined.shape[2:])
+                features[KEYS[modality]] = joined.reshape(videos) if modality == "video" else joined
+        return features
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """See `BaseProcessor`; rows may show different media."""

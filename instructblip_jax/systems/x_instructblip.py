@@ -111,6 +111,10 @@ class XInstructBlipConfig(PrefixConfig):
     feature_keys: ClassVar[Mapping[str, str]] = {MEDIA[name]: FEATURES[name] for name in MODALITIES}
     reads_instruction: ClassVar[bool] = True
 
+    def _has_tower(self, modality: str) -> bool:
+        tower = {"audio": self.audio, "pc": self.points}.get(modality, self.vision)
+        return tower is not None
+
     def width(self, modality: str) -> int:
         """Numbers of a tower's token."""
         if modality in ("image", "video"):
@@ -131,13 +135,13 @@ class XInstructBlipConfig(PrefixConfig):
     def sequence(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
         """Kinds of a row's media in reading order -> the modalities that read them: ``frames`` frames are one video.
 
-        Raises ValueError for media that this model has no modality for, or a video of another number of frames.
+        Raises ValueError for media that this model has no tower for, or a video of another number of frames.
         """
         found: list[str] = []
         run = 0
         for kind, following in itertools.pairwise((*kinds, "")):
-            modality = KINDS.get(kind)
-            if modality not in self.modalities:
+            modality = KINDS[kind]
+            if not self._has_tower(modality):
                 raise ValueError(f"the row shows {kind}, and this model reads {', '.join(self.modalities)}")
             run += modality == "video"
             if modality != "video" or run % self.frames == 0:
