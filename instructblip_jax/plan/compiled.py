@@ -332,7 +332,8 @@ def _used_whole(jaxpr: Any) -> list[bool]:
     whole: set[Any] = {x for x in jaxpr.outvars if not isinstance(x, Literal)}
     for equation in jaxpr.eqns:
         given, inner = equation.invars, list(flops.parts(equation))
-        picked = 1 if equation.primitive.name in ("gather", "dynamic_slice") else 0
+        # A dynamic slice is one layer of a stack, and the loop around it takes all of them.
+        picked = 1 if equation.primitive.name == "gather" else 0
         if not inner:
             whole |= {x for x in given[picked:] if not isinstance(x, Literal)}
         for part in inner:  # inputs that only a loop's condition reads come first, and are none of a branch
