@@ -56,6 +56,21 @@ def test_a_beats_file(torch, tmp_path):
     check(found, want)
 
 
+def test_a_beats_that_a_newer_torch_saved_anew(torch, tmp_path):
+    """It calls the two tensors of a weight norm otherwise."""
+    norm = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(24, 24, 8, groups=4), dim=2)
+    names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+    directory = written(tmp_path / "model", "beats", 0)
+    want, tensors = Tower(directory, "beats", 0), load_file(directory / "model.safetensors")
+    for old, new in names.items():
+        tensors[f"encoder.pos_conv.0.{new}"] = x = tensors.pop(f"encoder.pos_conv.0.{old}")
+        assert norm.state_dict()[new].shape == x.shape
+    save_file(tensors, directory / "model.safetensors")
+    found = Tower(directory, "beats", 0)
+    for path, x in want.arrays.items():
+        np.testing.assert_array_equal(found.arrays[path], x)
+
+
 def test_an_ulip_file_without_its_other_towers(torch, tmp_path):
     path, want = tmp_path / "ulip.pt", weights("pointbert", 0)
     others = {"visual.conv1.weight": np.ones((2, 2), np.float32), "logit_scale": np.float32(1.0)}
