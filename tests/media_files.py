@@ -42,7 +42,7 @@ def sound(ending: str, channels: np.ndarray, rate: int) -> bytes:
         if film is not None:
             film.width, film.height, film.pix_fmt = 32, 32, "yuv420p"
             for number in range(round(10 * channels.shape[1] / rate)):
-                grey = np.full((32, 32, 3), 20 + 20 * (number % 10), np.uint8)
+                grey = np.full((32, 32, 3), 20 + 10 * (number % 20), np.uint8)
                 out.mux(film.encode(av.VideoFrame.from_ndarray(grey)))
             out.mux(film.encode(None))
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels, np.float32), format="fltp", layout="stereo")

@@ -62,7 +62,8 @@ class AudioProcessor:
         name = name_of(content, name, NOUN)
         frames = self.block * self.blocks
         window, hop = self.rate // 40, self.rate // 100
-        wave = clip(content, name, self.rate, (frames - 1) * hop + window)
+        most = (frames - 1) * hop + window
+        wave = resampled(*samples_of(content, name, most / self.rate), self.rate)[:most]
         if len(wave) < window:
             detail = f"{name}: {len(wave)} samples at {self.rate:,} Hz; leave it out, or give a longer clip"
             raise UnusableMediaError("shorter than 25 ms", detail)
@@ -70,15 +71,6 @@ class AudioProcessor:
         values = np.zeros((frames, self.mels), np.float32)
         values[: len(energies)] = (energies - self.mean) / (2 * self.std)
         return values.reshape(self.blocks, self.block, self.mels)
-
-
-def clip(content: Any, name: str, rate: int, most: int) -> np.ndarray:
-    """The first ``most`` samples of a clip at ``rate``, float32 [N <= most], all channels averaged.
-
-    Raises UnusableMediaError.
-    """
-    wave, own = samples_of(content, name, most / rate)
-    return resampled(wave, own, rate)[:most]
 
 
 def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int]:

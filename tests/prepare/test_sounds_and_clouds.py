@@ -6,10 +6,13 @@ import tarfile
 import numpy as np
 import pytest
 from media_files import chirp, sound, wav
+from preparing import draft
 
+from instructblip_jax.data.prepared import open_set
 from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.media import audio, points
 from instructblip_jax.datasets.media.load import load
+from instructblip_jax.datasets.prepare import shards
 from instructblip_jax.processors.audio import AudioProcessor, samples_of
 from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.points import PointProcessor, centred
@@ -109,3 +112,26 @@ def test_point_clouds_are_stored_as_npy(tmp_path):
     assert reason(Media(data=b"any bytes", kind="points")) == "not a point cloud"
     assert reason(Media(tmp_path / "gone", kind="points")) == "missing points"
     assert reason(Media(data=points.encode(np.full((3, 3), np.nan)), kind="points")) == "no points"
+
+
+def test_a_set_of_films_with_their_sound_counts_those_without(tmp_path):
+    """Each row asks for a film's frames and its sound, or for a cloud."""
+    (tmp_path / "a.mp4").write_bytes(sound("mp4", np.stack([chirp(1.0, 16_000)] * 2), 16_000))
+    (tmp_path / "silent.avi").write_bytes(silent(tmp_path))
+    (tmp_path / "cloud.npy").write_bytes(points.encode(CLOUD))
+    (tmp_path / "torn.npy").write_bytes(points.encode(CLOUD)[:-9])
+
+    def rows():
+        for film in ("a.mp4", "silent.avi", "gone.mp4"):
+            media = tuple(Media(tmp_path / film, kind=kind) for kind in ("video", "audio"))
+            yield draft(film, f"own/train/{film}", media)
+        for cloud in ("cloud.npy", "torn.npy"):
+            yield draft(cloud, f"own/train/{cloud}", (Media(tmp_path / cloud, kind="points"),))
+        return 5
+
+    report = shards.write(tmp_path / "out", "own", {"train": rows}, shards.Options(), 1).splits["train"]
+    assert report.reasons == {"no sound track": 1, "missing video": 1, "truncated or corrupt point cloud": 1}
+    records = list(open_set(str(tmp_path / "out"), "own", "train"))
+    assert [record.kinds for record in records] == [("frame",) * 4 + ("audio",), ("points",)]
+    assert AudioProcessor().values(records[0].media[4].data).shape == (2, 512, 128)
+    np.testing.assert_allclose(PointProcessor(40).values(records[1].media[0].data), centred(CLOUD), atol=1e-6)

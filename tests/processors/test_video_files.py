@@ -13,7 +13,7 @@ from instructblip_jax.processors.video import frames_of, is_video, middles
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """Two seconds of 20 frames; frame n has the grey 20 + 20 (n mod 10)."""
+    """Two seconds of 20 frames; frame n has the grey 20 + 10 n."""
     path = tmp_path_factory.mktemp("film") / "a.mkv"
     path.write_bytes(sound("mkv", np.stack([chirp(2.0, 16_000)] * 2), 16_000))
     return path
@@ -24,7 +24,7 @@ def test_frames_are_the_middles_of_equal_parts(film):
     assert middles(3, 5) == [0, 0, 1, 2, 2]
     for frames in (1, 5, 30):
         found = [np.asarray(picture) for picture in frames_of(film, frames)]
-        want = [20 + 20 * (number % 10) for number in middles(20, frames)]
+        want = [20 + 10 * (number % 20) for number in middles(20, frames)]
         assert [picture.mean() for picture in found] == pytest.approx(want, abs=4)
         assert {picture.shape for picture in found} == {(32, 32, 3)}
     assert is_video(film.read_bytes())
