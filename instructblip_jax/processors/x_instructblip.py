@@ -1,6 +1,7 @@
 """X-InstructBLIP's processor: pictures, videos, sounds and point clouds, each behind its cue, and an instruction."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from instructblip_jax.processors.base import Given, Medium, Row
 from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.points import PointProcessor
+from instructblip_jax.processors.video import frames_of, is_video, middles
 
 CUES = {"image": " image: ", "video": " video: ", "audio": " audio: ", "pc": " 3d: "}
 """Modality -> the text before each of its media, the original's."""
 KEYS = {"image": "pixel_values", "video": "video_values", "audio": "audio_values", "pc": "point_values"}
+FILE = (str, os.PathLike, bytes)
 KINDS = {"image": "image", "video": "frame", "audio": "audio", "pc": "points"}
 
 
@@ -196,8 +199,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media of one row: what `rows` found, or else pictures."""
         if isinstance(row, Several):
             return list(row)
-        several = isinstance(row, (list, tuple)) or getattr(row, "ndim", 3) == 4
-        return [("image", picture) for picture in (row if several else [row])]
+        if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
+            return [("image", picture) for picture in row]
+        return [("image", row)]
 
     def rows(
         self,
@@ -210,8 +214,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """See `BaseProcessor`: each row's media, pictures first, then the modalities in the order of ``media``.
 
         An entry is None where a row has none of a modality, or a list for several. A file that is given alone is for
-        all rows. A video is a list of pictures or uint8 [F, H, W, 3], of which as many as the model reads are taken at
-        even distances; a clip is a file, its bytes or (samples, rate); a cloud a file, its bytes or points [P, 3].
+        all rows. A video is a file, its bytes, a list of pictures or uint8 [F, H, W, 3], of which as many as the model
+        reads are taken, from the middles of as many equal parts; a clip is a file, its bytes or (samples, rate); a
+        cloud a file, its bytes or points [P, 3].
         """
         given = ({} if images is None else {"image": images}) | dict(media or {})
         if unknown := [name for name in given if name not in self.config.modalities]:
@@ -240,10 +245,12 @@ class XInstructBlipProcessor(InstructBlipProcessor):
             if modality != "video":
                 yield KINDS[modality], one
                 continue
+            if isinstance(one, FILE):
+                yield from (("frame", frame) for frame in frames_of(one, self.config.frames))
+                continue
             if not len(one):
                 raise ValueError("media: a video is without frames")
-            places = (np.arange(self.config.frames) + 0.5) * len(one) / self.config.frames
-            yield from (("frame", one[int(place)]) for place in places)
+            yield from (("frame", one[place]) for place in middles(len(one), self.config.frames))
 
 
 def _alone(modality: str, entries: Any) -> bool:
@@ -255,6 +262,7 @@ def _alone(modality: str, entries: Any) -> bool:
 def _several(modality: str, entry: Any) -> bool:
     """True if a row's entry is a list of media, rather than one."""
     if modality == "video":  # a video is a list itself
-        first = entry[0] if len(entry) else None
-        return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 4
+        first = entry[0] if isinstance(entry, (list, tuple)) and entry else None
+        film = isinstance(first, FILE) and is_video(first)
+        return film or isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 4
     return isinstance(entry, list) or (modality == "image" and isinstance(entry, tuple))

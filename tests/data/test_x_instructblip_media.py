@@ -18,9 +18,9 @@ from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import AUDIO, FRAME, IMAGE, POINTS, Medium, Record
 from instructblip_jax.datasets.prepare.write import write
-from instructblip_jax.run.open_data import TEMPLATE_SETS
 from instructblip_jax.features import compute
 from instructblip_jax.mesh import put_batch
+from instructblip_jax.run.open_data import TEMPLATE_SETS
 from instructblip_jax.systems.build import merge
 from instructblip_jax.train.optimizer import OptimConfig, optimizer
 from instructblip_jax.train.step import init_state, make_step
