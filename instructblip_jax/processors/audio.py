@@ -9,12 +9,13 @@ filled up with zeros after normalising: the mean level, not silence. What is bey
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from instructblip_jax.processors.containers import container_of, corrupt, track
 from instructblip_jax.processors.content import HEAD, UnusableMediaError, name_of, opened
-from instructblip_jax.processors.video import container_of
 
 RATE = 16_000
 """Samples a second of what is stored and read."""
@@ -25,8 +26,7 @@ MOST_PACKETS = 500_000
 """Limit of the packets that are passed over or decoded to reach a clip's samples."""
 MARGIN = 0.1
 """Seconds that are read beyond a clip's end: more than its last resampled values depend on."""
-CORRUPT = "truncated or corrupt recording"
-SILENT = "no sound track"
+CORRUPT = corrupt("audio")
 NOUN = "recording"
 FORMATS = "WAV, FLAC, MP3, Ogg, MP4, Matroska, AVI, MPEG"
 
@@ -62,7 +62,8 @@ class AudioProcessor:
         name = name_of(content, name, NOUN)
         frames = self.block * self.blocks
         window, hop = self.rate // 40, self.rate // 100
-        wave = clip(content, name, self.rate, (frames - 1) * hop + window)
+        most = (frames - 1) * hop + window
+        wave = resampled(*samples_of(content, name, most / self.rate), self.rate)[:most]
         if len(wave) < window:
             detail = f"{name}: {len(wave)} samples at {self.rate:,} Hz; leave it out, or give a longer clip"
             raise UnusableMediaError("shorter than 25 ms", detail)
@@ -70,15 +71,6 @@ class AudioProcessor:
         values = np.zeros((frames, self.mels), np.float32)
         values[: len(energies)] = (energies - self.mean) / (2 * self.std)
         return values.reshape(self.blocks, self.block, self.mels)
-
-
-def clip(content: Any, name: str, rate: int, most: int) -> np.ndarray:
-    """The first ``most`` samples of a clip at ``rate``, float32 [N <= most], all channels averaged.
-
-    Raises UnusableMediaError.
-    """
-    wave, own = samples_of(content, name, most / rate)
-    return resampled(wave, own, rate)[:most]
 
 
 def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int]:
@@ -97,12 +89,16 @@ def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int
         wave = _mono(rows[:, : math.ceil((seconds + MARGIN) * int(rate))])
         return _finite(wave, name), int(rate)
     with opened(content, name, NOUN) as file:
-        container = _container(file.read(HEAD))
-        file.seek(0)
-        if container is None:
-            detail = f"{name}: none of {FORMATS}; convert it to one of these"
-            raise UnusableMediaError("not a recording", detail)
-        wave, rate = _decoded(file, container, name, seconds)
+        return samples_in(file, name, seconds)
+
+
+def samples_in(file: BinaryIO, name: str, seconds: float, start: float = 0.0) -> tuple[np.ndarray, int]:
+    """``seconds`` of a file from its second ``start`` on, as `samples_of` says. Raises UnusableMediaError."""
+    container = _container(file.read(HEAD))
+    file.seek(0)
+    if container is None:
+        raise UnusableMediaError("not a recording", f"{name}: none of {FORMATS}; convert it to one of these")
+    wave, rate = _decoded(file, container, name, seconds, start)
     return _finite(wave, name), rate
 
 
@@ -120,42 +116,27 @@ def _container(head: bytes) -> str | None:
     return container_of(head)
 
 
-def _decoded(file: Any, container: str, name: str, seconds: float) -> tuple[np.ndarray, int]:
-    """The beginning of a file's first sound track, float32 [N], and its rate.
+def _decoded(file: BinaryIO, container: str, name: str, seconds: float, start: float) -> tuple[np.ndarray, int]:
+    """A part of a file's first sound track, float32 [N], and its rate.
 
     Packets that do not decode are passed over while they are less than a tenth: broken first frames are common in MP3.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise UnusableMediaError("recordings need PyAV: pip install av", name) from error
-    try:
-        with av.open(file, format=container, options={"enable_drefs": "0"} if container == "mp4" else {}) as source:
-            if not source.streams.audio:
-                raise UnusableMediaError(SILENT, f"{name}: leave it out, or give a file with one")
-            stream = source.streams.audio[0]
-            if stream.codec_context is None:
-                raise UnusableMediaError("unknown audio codec", f"{name}: convert it to FLAC")
-            stream.codec_context.thread_count = 1  # each core already runs a process
-            return _pieces(source, stream, name, seconds, av.error.FFmpegError)
-    except UnusableMediaError:
-        raise
-    except av.error.DecoderNotFoundError as error:
-        raise UnusableMediaError("unknown audio codec", f"{name}: convert it to FLAC") from error
-    except Exception as error:  # demuxers and decoders raise many kinds
-        raise UnusableMediaError(CORRUPT, f"{name}: {error}; fetch it again") from error
+    with track(file, container, "audio", name) as (source, stream):
+        return _part(source.demux(stream), name, seconds, start)
 
 
-def _pieces(source: Any, stream: Any, name: str, seconds: float, broken: type[Exception]) -> tuple[np.ndarray, int]:
+def _part(packets: Iterable[Any], name: str, seconds: float, start: float) -> tuple[np.ndarray, int]:
+    from av.error import FFmpegError
+
     pieces: list[np.ndarray] = []
     rate = read = good = bad = 0
-    for number, packet in enumerate(source.demux(stream)):
+    for number, packet in enumerate(packets):
         if number >= MOST_PACKETS:
-            raise UnusableMediaError("too large", f"{name}: more than {MOST_PACKETS:,} packets before its sound")
+            raise UnusableMediaError("too large", f"{name}: more than {MOST_PACKETS:,} packets before the clip's end")
         try:
             frames = packet.decode()
             good += bool(packet.size)
-        except broken:
+        except FFmpegError:
             bad += 1
             continue
         for frame in frames:
@@ -165,12 +146,15 @@ def _pieces(source: Any, stream: Any, name: str, seconds: float, broken: type[Ex
             if frame.sample_rate != (rate or frame.sample_rate):
                 raise UnusableMediaError(CORRUPT, f"{name}: its rate changes; convert it to FLAC")
             rate = frame.sample_rate
-            pieces.append(_mono(samples if frame.format.is_planar else samples.reshape(-1, channels).T))
-            read += pieces[-1].size
-        if rate and read >= (seconds + MARGIN) * rate:
+            wave = _mono(samples if frame.format.is_planar else samples.reshape(-1, channels).T)
+            pieces.append(wave[max(0, round(start * rate) - read) :])
+            read += wave.size
+        if rate and read >= (start + seconds + MARGIN) * rate:
             break
     if not read or bad * 10 > good:
         raise UnusableMediaError(CORRUPT, f"{name}: {bad} of {good + bad} packets do not decode; fetch it again")
+    if not sum(piece.size for piece in pieces):
+        raise UnusableMediaError("clip outside of the recording", f"{name}: ends before second {start:g}")
     return np.concatenate(pieces), rate
 
 
@@ -185,11 +169,11 @@ def _check(channels: int, rate: int, name: str) -> None:
 
 def _mono(rows: np.ndarray) -> np.ndarray:
     """Channels [C, N] of any type -> their mean, float32 [N], integers in -1..1."""
-    mean = rows.mean(0, dtype=np.float64)
-    if rows.dtype.kind in "iu":
-        half = 2.0 ** (8 * rows.dtype.itemsize - 1)
-        mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # `_finite` reports what is no number
+        mean = rows.mean(0, dtype=np.float64)
+        if rows.dtype.kind in "iu":
+            half = 2.0 ** (8 * rows.dtype.itemsize - 1)
+            mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
         return mean.astype(np.float32)
 
 

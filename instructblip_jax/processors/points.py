@@ -35,7 +35,7 @@ class PointProcessor:
 def points_of(content: Any, name: str, surface: int) -> np.ndarray:
     """The points of a cloud as its file has them, or ``surface`` points of a mesh's faces: float64 [N >= 1, 3].
 
-    Points with coordinates that are no numbers are left out. Raises UnusableMediaError.
+    Points with coordinates that are no numbers, or none of float32, are left out. Raises UnusableMediaError.
     """
     if isinstance(content, np.ndarray):
         if content.ndim != 2 or content.shape[1] < 3 or content.dtype.kind not in "iuf":
@@ -45,7 +45,7 @@ def points_of(content: Any, name: str, surface: int) -> np.ndarray:
     else:
         cloud = read(whole(content, name, NOUN), name)
     points = cloud.points if cloud.faces is None else _on_surface(cloud.points, cloud.faces, surface)
-    points = points[np.isfinite(points).all(1)]
+    points = points[(np.abs(points) <= np.finfo(np.float32).max).all(1)]
     if not len(points):
         raise UnusableMediaError("no points", f"{name}: none whose coordinates are numbers; leave it out")
     return points

@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from instructblip_jax.processors.containers import TRACKS, container_of, corrupt, track
 from instructblip_jax.processors.content import HEAD, UnusableMediaError, name_of, opened
 from instructblip_jax.processors.image import MAX_PIXELS
 
@@ -12,30 +13,13 @@ MOST_FRAMES = 500_000
 """Limit of a video's frames: more than four hours. Longer videos are refused before all frames are counted."""
 MOST_DECODED = 10_000_000_000
 """Limit of the pixels that are decoded to reach a video's frames: about a minute of work."""
-NO_FRAMES = "no frames"
-CORRUPT = "truncated or corrupt video"
+KIND = "video"
+NO_FRAMES, CORRUPT = TRACKS[KIND], corrupt(KIND)
 SEEK = 250
 """From this many frames between two wanted ones, seeking to a key frame is faster than decoding all in between."""
-NEEDS = "video needs PyAV: pip install av"
 
 Choice = Callable[[Sequence[float], float], Sequence[int]]
 """(start time of each frame, duration of the whole, both in seconds) -> ascending indices of the wanted frames."""
-
-
-def container_of(head: bytes) -> str | None:
-    """The container format of a video file, by its first bytes; None for any other file.
-
-    FFmpeg is given this name and never guesses, so that a playlist posing as a video cannot open other files or URLs.
-    """
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return "mp4"
-    if head[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    if head[:4] == b"\x00\x00\x01\xba":
-        return "mpeg"
-    return None
 
 
 def middles(count: int, frames: int) -> list[int]:
@@ -79,26 +63,8 @@ class Budget:
 
 def pictures(file: BinaryIO, container: str, choose: Choice, name: str) -> list[Image.Image]:
     """The frames of a ``container`` file that are chosen, RGB. Raises UnusableMediaError."""
-    try:
-        import av
-    except ImportError as error:
-        raise UnusableMediaError(NEEDS, name) from error
-    try:
-        with av.open(file, format=container, options={"enable_drefs": "0"} if container == "mp4" else {}) as source:
-            if not source.streams.video:
-                raise UnusableMediaError(NO_FRAMES, f"{name}: has no video track")
-            stream = source.streams.video[0]
-            if stream.codec_context is None:
-                raise UnusableMediaError("unknown video codec", name)
-            stream.codec_context.thread_count = 1  # each core already runs a process
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            return _decode(source, stream, choose, name)
-    except UnusableMediaError:
-        raise
-    except av.error.DecoderNotFoundError as error:
-        raise UnusableMediaError("unknown video codec", name) from error
-    except Exception as error:  # demuxers and decoders raise many kinds
-        raise UnusableMediaError(CORRUPT, f"{name}: {error}") from error
+    with track(file, container, KIND, name) as (source, stream):
+        return _decode(source, stream, choose, name)
 
 
 def _decode(source: Any, stream: Any, choose: Choice, name: str) -> list[Image.Image]:
