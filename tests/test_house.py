@@ -37,8 +37,11 @@ ROOMS: dict[str, set[str]] = {
     },
     "processor": {"families", "hub", "processors.base"},
     "comparing": {"model", "processors.base"},
-    "data": {"processors.base", "processors.image", "files"},
-    "datasets": {"data", "processors.base", "processors.image", "files"},
+    "data": {"processors.base", "processors.content", "processors.image", "files"},
+    "datasets": {
+        *("data", "files", "processors.audio", "processors.base", "processors.content", "processors.image"),
+        *("processors.points", "processors.video"),
+    },
     "features": {"data", "digests", "distributed", "mesh", "model", "pixels", "processors.base", "systems.build"},
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
@@ -53,8 +56,8 @@ ROOMS: dict[str, set[str]] = {
         *("run.evaluation", "run.workdir", "systems.bank", "systems.protocol"),
     },
     "capfilt": {
-        *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.pairs"),
-        "systems.protocol",
+        *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.content"),
+        *("processors.pairs", "systems.protocol"),
     },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),

@@ -13,11 +13,11 @@ from instructblip_jax.capfilt.parts import SYNTHETIC, WEB, Judged, Outcome, Part
 from instructblip_jax.comparing import probability, text_batch, text_length, text_rows
 from instructblip_jax.data.record import IMAGE
 from instructblip_jax.datasets.draft import Draft
-from instructblip_jax.datasets.media.frames import UnusableMediaError
 from instructblip_jax.datasets.media.load import picture
 from instructblip_jax.decoding import protocol
 from instructblip_jax.decoding.text import LENGTH_STEP, generate_ids
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.pairs import PairProcessor
 from instructblip_jax.systems.protocol import Media
 

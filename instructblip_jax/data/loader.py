@@ -26,6 +26,7 @@ from instructblip_jax.data.sides import exchanged
 from instructblip_jax.data.templates import Templates, check
 from instructblip_jax.data.visits import Visit, fits, visit
 from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import UnusableImageError
 
 WINDOW = 4
@@ -89,8 +90,8 @@ def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator 
     """
     try:
         return processor.media(record.media, record.uid, rng)
-    except UnusableImageError as error:
-        # `prepare` counts and leaves out what cannot be read: a picture that breaks here broke on this disk.
+    except (UnusableImageError, UnusableMediaError) as error:
+        # `prepare` counts and leaves out what cannot be read: a medium that breaks here broke on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
 
 

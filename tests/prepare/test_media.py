@@ -11,10 +11,12 @@ from PIL import Image
 from preparing import encoded, noise
 
 from instructblip_jax.datasets.draft import Media
-from instructblip_jax.datasets.media.frames import LONGER, UnusableMediaError, sample
+from instructblip_jax.datasets.media.frames import LONGER, sample
 from instructblip_jax.datasets.media.load import Recent, load
-from instructblip_jax.datasets.media.video import NEEDS
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import open_image
+
+NEEDS = "video needs PyAV: pip install av"
 
 
 def reason(media: Media) -> str:
@@ -68,20 +70,6 @@ def test_each_kind_of_unusable_picture_has_its_reason(tmp_path):
     assert reason(Media(tmp_path / "large")) == "too large"
     assert reason(Media(tmp_path / "gone.mp4", kind="video")) == "missing video"
     assert reason(Media(tmp_path / "not_a_picture", kind="video")) == "not a video"
-
-
-@pytest.mark.parametrize("kind", ["audio", "points"])
-def test_recordings_and_point_clouds_are_carried_as_they_are(tmp_path, kind):
-    (tmp_path / "a").write_bytes(b"any bytes\0")
-    assert load(Media(tmp_path / "a", kind=kind)) == (b"any bytes\0",)
-    assert load(Media(tmp_path / "a", 4, 5, kind=kind)) == (b"bytes",)
-    assert load(Media(data=b"\0", kind=kind)) == (b"\0",)
-    assert reason(Media(data=b"", kind=kind)) == "empty file"
-    assert reason(Media(tmp_path / "gone", kind=kind)) == f"missing {kind}"
-    assert reason(Media(kind=kind)) == f"missing {kind}"
-    with (tmp_path / "large").open("wb") as file:
-        file.truncate((50 << 20) + 1)
-    assert reason(Media(tmp_path / "large", kind=kind)) == "too large"
 
 
 def test_members_of_archives_are_read_in_place(tmp_path):
@@ -203,7 +191,6 @@ def test_short_and_broken_video_files(tmp_path):
 def test_without_pyav_the_reason_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     assert reason(Media(data=b"RIFF\0\0\0\0AVI LIST", kind="video")) == NEEDS
-    assert "pip install av" in NEEDS
 
 
 # Hostile files

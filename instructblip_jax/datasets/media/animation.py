@@ -8,16 +8,10 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from instructblip_jax.datasets.draft import Media
-from instructblip_jax.datasets.media.frames import (
-    CORRUPT,
-    MOST_FRAMES,
-    Budget,
-    UnusableMediaError,
-    encode,
-    sample,
-    window,
-)
+from instructblip_jax.datasets.media.frames import encode, sample, window
+from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import MAX_BYTES, UnusableImageError, open_image
+from instructblip_jax.processors.video import CORRUPT, MOST_FRAMES, Budget
 
 FORMATS = ("GIF", "PNG", "WEBP")
 

@@ -6,8 +6,8 @@ from PIL import Image
 
 from instructblip_jax.data.record import Medium, Record, without
 from instructblip_jax.datasets.draft import Draft, Media
-from instructblip_jax.datasets.media.frames import UnusableMediaError
 from instructblip_jax.datasets.media.load import read
+from instructblip_jax.processors.content import UnusableMediaError
 
 MISSING = "missing "
 """Begins the reasons for media that are not there at all."""

@@ -1,4 +1,4 @@
-"""Chooses and encodes the frames of videos and animations, and limits what one file may cost.
+"""Chooses and encodes the frames of videos and animations.
 
 Frames are stored as JPEG of quality 95 without chroma subsampling. Videos are lossy already; as PNG, the frames of
 MSRVTT-QA's test split alone would take about 40 GB without any gain for the model.
@@ -10,25 +10,11 @@ from collections.abc import Sequence
 from PIL import Image
 
 from instructblip_jax.datasets.draft import Media
-from instructblip_jax.processors.image import MAX_PIXELS
+from instructblip_jax.processors.content import UnusableMediaError
 
 QUALITY = 95
-MOST_FRAMES = 500_000
-"""Limit of a video's frames: more than four hours. Longer videos are refused before all frames are counted."""
-MOST_DECODED = 10_000_000_000
-"""Limit of the pixels that are decoded to reach a video's frames: about a minute of work."""
 LONGER = 1.0
 """Seconds. A file that exceeds the length of the requested clip by less than this is taken as the clip itself."""
-NO_FRAMES = "no frames"
-CORRUPT = "truncated or corrupt video"
-
-
-class UnusableMediaError(ValueError):
-    """A picture or video that cannot be used. ``reason`` is one of a few fixed phrases, ``detail`` is specific."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(f"{detail}: {reason}" if detail else reason)
-        self.reason, self.detail = reason, detail
 
 
 def sample(count: int, frames: int) -> list[int]:
@@ -44,19 +30,6 @@ def encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
-
-
-class Budget:
-    """Limits the pixels that are decoded for one file."""
-
-    def __init__(self, name: str):
-        self._name, self._left = name, MOST_DECODED
-
-    def spend(self, width: int, height: int) -> None:
-        """Account for one frame. Raises UnusableMediaError if it is too large or exceeds the file's limit."""
-        self._left -= width * height
-        if width * height > MAX_PIXELS or self._left < 0:
-            raise UnusableMediaError("too large", f"{self._name}: {width} x {height} pixels per frame")
 
 
 def window(times: Sequence[float], duration: float, media: Media, name: str) -> list[int]:

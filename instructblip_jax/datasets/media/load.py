@@ -1,21 +1,27 @@
 """A `Media` -> encoded bytes; pictures and frames are known to decode."""
 
+import contextlib
 import io
 import os
 import re
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
-from instructblip_jax.data.record import IMAGE
+from instructblip_jax.data.record import AUDIO, IMAGE, POINTS
 from instructblip_jax.datasets.draft import Media
+from instructblip_jax.datasets.media import audio, points
 from instructblip_jax.datasets.media.animation import animated
-from instructblip_jax.datasets.media.frames import NO_FRAMES, UnusableMediaError, sample
-from instructblip_jax.datasets.media.video import container_of, decoded
+from instructblip_jax.datasets.media.frames import sample
+from instructblip_jax.datasets.media.video import decoded
+from instructblip_jax.processors.containers import container_of
+from instructblip_jax.processors.content import HEAD, UnusableMediaError
 from instructblip_jax.processors.image import FORMATS, MAX_BYTES, UnusableImageError, open_image
+from instructblip_jax.processors.video import NO_FRAMES
 
 FRAMES = 4
 MOST_FILES = 200_000
@@ -24,17 +30,19 @@ _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
 
 
 def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
-    """The bytes of a file as it holds them, or ``frames`` encoded frames of a video.
+    """The bytes of a picture's file as it holds them, ``frames`` encoded frames of a video, or the bytes of a recording
+    or point cloud as `audio.stored` and `points.stored` make them.
 
-    Pictures and frames are decoded once to see that they can be; recordings and point clouds are taken as they are.
-    Frames are taken uniformly: the floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises
-    UnusableMediaError.
+    Pictures and frames are decoded once to see that they can be. Frames are taken uniformly: the
+    floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises UnusableMediaError.
     """
+    if media.kind == AUDIO:
+        with _file(media) as file:
+            return (audio.stored(file, media, _name(media)),)
+    if media.kind == POINTS:
+        return (points.stored(_bytes(media), _name(media)),)
     if not media.video:
-        data = _bytes(media)
-        if media.kind == IMAGE:
-            _decoded(data, _name(media))
-        return (data,)
+        return (read(media)[0],)
     if media.path is not None and media.data is None and media.path.is_dir():
         return _folder(media.path, frames)
     return _moving(media, frames)
@@ -161,20 +169,28 @@ def _natural(name: str) -> tuple[list[int], str]:
 
 def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
     name = _name(media)
+    with _file(media) as file:
+        container = container_of(file.read(HEAD))
+        file.seek(0)
+        if container is None:
+            return animated(file, media, frames, name)
+        return decoded(file, container, media, frames, name)
+
+
+@contextlib.contextmanager
+def _file(media: Media) -> Iterator[BinaryIO]:
+    """The file of a video or recording, at its beginning; errors of the system as UnusableMediaError."""
+    name = _name(media)
     try:
         with _open(media) as file:
-            head = file.read(16)
-            file.seek(0)
-            if not head:
+            if not file.read(1):
                 raise UnusableMediaError("empty file", name)
-            container = container_of(head)
-            if container is None:
-                return animated(file, media, frames, name)
-            return decoded(file, container, media, frames, name)
+            file.seek(0)
+            yield file
     except UnusableMediaError:
         raise
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise UnusableMediaError("missing video", name) from error
+        raise UnusableMediaError(f"missing {_noun(media)}", name) from error
     except OSError as error:
         raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}") from error
 
@@ -183,7 +199,7 @@ def _open(media: Media) -> BinaryIO:
     if media.data is not None:
         return io.BytesIO(media.data)
     if media.path is None:
-        raise UnusableMediaError("missing video", "the row names no video")
+        raise UnusableMediaError(f"missing {_noun(media)}", "the row names none")
     _check_file(media.path)
     if media.size:
         return io.BufferedReader(_Part(media.path, media.offset, media.size))

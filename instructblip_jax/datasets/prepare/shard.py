@@ -18,7 +18,7 @@ from instructblip_jax.data.record import DOCUMENT, FRAME, Medium, Record
 from instructblip_jax.datasets.draft import Draft, Skip
 from instructblip_jax.datasets.media import documents
 from instructblip_jax.datasets.media import load as media
-from instructblip_jax.datasets.media.frames import UnusableMediaError
+from instructblip_jax.processors.content import UnusableMediaError
 
 Item = Draft | Skip | Record
 Chunk = list[Item] | Callable[[], Iterable[Item]]

@@ -1,0 +1,60 @@
+"""The tracks of video and sound files, opened with PyAV."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from instructblip_jax.processors.content import UnusableMediaError
+from instructblip_jax.processors.image import MAX_PIXELS
+
+TRACKS = {"video": "no frames", "audio": "no sound track"}
+"""Kinds of tracks, and the reason against a file without one."""
+
+
+def container_of(head: bytes) -> str | None:
+    """The container format of a video file, by its first bytes; None for any other file.
+
+    FFmpeg is given this name and never guesses, so that a playlist posing as a video cannot open other files or URLs.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mp4"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"\x00\x00\x01\xba":
+        return "mpeg"
+    return None
+
+
+def corrupt(kind: str) -> str:
+    """The reason against a file that does not decode."""
+    return f"truncated or corrupt {kind}"
+
+
+@contextlib.contextmanager
+def track(file: BinaryIO, container: str, kind: str, name: str) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its first track of a `TRACKS` kind; all errors within as UnusableMediaError."""
+    try:
+        import av
+    except ImportError as error:
+        raise UnusableMediaError(f"{kind} needs PyAV: pip install av", name) from error
+    options = {"enable_drefs": "0"} if container == "mp4" else {}
+    try:
+        with av.open(file, "r", format=container, options=options) as source:
+            tracks = getattr(source.streams, kind)
+            if not tracks:
+                raise UnusableMediaError(TRACKS[kind], f"{name}: has no {kind} track")
+            stream = tracks[0]
+            if stream.codec_context is None:
+                raise UnusableMediaError(f"unknown {kind} codec", name)
+            stream.codec_context.thread_count = 1  # each core already runs a process
+            if kind == "video":
+                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield source, stream
+    except UnusableMediaError:
+        raise
+    except av.error.DecoderNotFoundError as error:
+        raise UnusableMediaError(f"unknown {kind} codec", name) from error
+    except Exception as error:  # demuxers and decoders raise many kinds
+        raise UnusableMediaError(corrupt(kind), f"{name}: {error}") from error

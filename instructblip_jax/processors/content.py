@@ -1,0 +1,59 @@
+"""The bytes of recordings, clouds and videos from users and records, and the error of those that cannot be used."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from instructblip_jax.processors.image import MAX_BYTES
+
+HEAD = 16
+"""Bytes by which a container is known."""
+
+
+class UnusableMediaError(ValueError):
+    """A medium that cannot be used. ``reason`` is one of a few fixed phrases, ``detail`` is specific."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{detail}: {reason}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def name_of(content: Any, name: str | None, noun: str) -> str:
+    """A path's own name, else ``name``, else ``noun``."""
+    return str(content) if isinstance(content, (str, os.PathLike)) else name or noun
+
+
+def opened(content: Any, name: str, noun: str) -> BinaryIO:
+    """A path or bytes as a file that can be sought in. Raises UnusableMediaError: not there, empty, no regular file."""
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        file: BinaryIO = io.BytesIO(content)
+    elif isinstance(content, (str, os.PathLike)):
+        try:
+            path = Path(content)
+            if not path.is_file():  # a pipe may block, and a device may never end
+                raise UnusableMediaError(f"missing {noun}", f"{name}: no such file; correct its path")
+            file = path.open("rb")
+        except OSError as error:
+            raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}; check its permissions") from error
+        except ValueError as error:  # a zero byte in the name
+            raise UnusableMediaError(f"missing {noun}", f"{name!r}: no name of a file") from error
+    else:
+        raise UnusableMediaError(f"not a {noun}", f"{name}: a {type(content).__name__}; give a path, bytes or an array")
+    if not file.read(1):
+        file.close()
+        raise UnusableMediaError("empty file", f"{name}: fetch it again")
+    file.seek(0)
+    return file
+
+
+def whole(content: Any, name: str, noun: str) -> bytes:
+    """All bytes of a path, or bytes as they are. Raises UnusableMediaError, also for more than `MAX_BYTES`."""
+    with opened(content, name, noun) as file:
+        try:
+            data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}; check the disk") from error
+    if len(data) > MAX_BYTES:
+        raise UnusableMediaError("too large", f"{name}: more than {MAX_BYTES >> 20} MiB; store fewer points")
+    return data
