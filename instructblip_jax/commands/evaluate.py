@@ -123,6 +123,8 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
     spec = {"way" if name == "mode" else name: value for name, value in vars(opened.spec).items()}
     if opened.spec.mode != RETRIEVAL:  # so do those of before there was this field
         del spec["rerank"]
+    if spec["candidate"] == "{}":  # likewise
+        del spec["candidate"]
     del spec["support"]
     determines = {
         "weights": weights,

@@ -5,7 +5,7 @@ record. Recordings are in SPLIT/, audio/SPLIT/, audio/ or waveforms/SPLIT/, unde
 YID, ID, ID_START000; videos serve too. Of a file longer than the clip the ten seconds from start_time on are heard.
 
 audiocaps_qa, questions that a language model made of the captions (X-InstructBLIP, arXiv 2311.18799): the same columns
-with question and answer.
+with question and answer, in audiocaps_qa_SPLIT.csv or SPLIT_qa.csv.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,4 +100,4 @@ def _splits(
 
 
 RELEASE = Release(partial(_splits, _rows, ["{}.csv"]), {"train": 49_838, "val": 495, "test": 975})
-QUESTIONS = Release(partial(_splits, _asked, ["audiocaps_qa_{}.csv", "{}_qa.csv", "{}.csv"]))
+QUESTIONS = Release(partial(_splits, _asked, ["audiocaps_qa_{}.csv", "{}_qa.csv"]))

@@ -5,7 +5,7 @@ the lists of uids in {training,validation}_set.pkl and test_uids*.pkl; without t
 split, {train,val,test}.{json,csv}: rows {sample_id, data}, where data is a caption or a list, or an object of uid ->
 captions. Clouds: <uid>/<uid>_8192.npz, or <uid> with the extension of a point cloud.
 
-cap3d_qa: cap3d_qa_SPLIT, SPLIT_qa or SPLIT, .csv or .json, rows with sample_id, question, answer and caption. Answers
+cap3d_qa: cap3d_qa_SPLIT or SPLIT_qa, .csv or .json, rows with sample_id, question, answer and caption. Answers
 that hold the word "model" are left out, as X-InstructBLIP does (arXiv 2311.18799).
 """
 
@@ -113,7 +113,7 @@ def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
 
 def _qa_splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
     where = store(source, images, "../objaverse", "../cap3d")
-    forms = [f"{form}.{kind}" for form in ("cap3d_qa_{}", "{}_qa", "{}") for kind in ("csv", "json")]
+    forms = [f"{form}.{kind}" for form in ("cap3d_qa_{}", "{}_qa") for kind in ("csv", "json")]
     splits: dict[str, Rows] = {}
     for split in ("train", "val"):
         if path := find(source, *(place for form in forms for place in places(form.format(split)))):
