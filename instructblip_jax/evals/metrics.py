@@ -179,11 +179,14 @@ def _which_side(pairs: Sequence[Pair]) -> Result:
     """``as_published``: the same with the published matching; ``names_neither``: the share of answers that name no
     side, or both."""
     found = [sides.chosen(_text(prediction, ref)) if prediction else None for prediction, ref in pairs]
-    published = [sides.as_published(_text(prediction, ref)) if prediction else None for prediction, ref in pairs]
+    published = [
+        float(prediction is not None and sides.as_published(_text(prediction, ref), _label(ref)))
+        for prediction, ref in pairs
+    ]
     wanted = [_label(ref) for _, ref in pairs]
     return _mean(
         [float(own == label) for own, label in zip(found, wanted, strict=True)],
-        as_published=_share([float(own == label) for own, label in zip(published, wanted, strict=True)]),
+        as_published=_share(published),
         names_neither=found.count(None) / len(found) if found else None,
     )
 

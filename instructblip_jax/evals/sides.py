@@ -34,14 +34,11 @@ def chosen(text: str) -> int | None:
     return named.index(True) if sum(named) == 1 else None
 
 
-def as_published(text: str) -> int | None:
-    """The side by the rule of X-InstructBLIP's evaluation (arXiv 2311.18799), as far as it is known: the normalised
-    answer, or a word of it, is one of the accepted ones, those of the first side first. Normalising drops brackets and
-    articles, so "a" and "(a)" never count, and "b" does."""
+def as_published(text: str, side: int) -> bool:
+    """True if the text counts for ``side`` by the rule of X-InstructBLIP's evaluation (arXiv 2311.18799), as far as it
+    is known: the normalised answer, or a word of it, is accepted for that side, whatever else it says. Normalising
+    drops brackets and articles, so that "a" and "(a)" never count, and makes "one" a 1, so that "the second one" counts
+    for both sides.
+    """
     said = normalise(text)
-    tokens = {said, *said.split()}
-    for side in (0, 1):
-        accepted = {*ORDER[side], *KINDS[side], LETTERS[side], f"input {side + 1}"}
-        if tokens & accepted:
-            return side
-    return None
+    return bool({said, *said.split()} & {*ORDER[side], *KINDS[side], LETTERS[side], f"input {side + 1}"})

@@ -1,6 +1,14 @@
-"""Finds recordings, and videos for the sake of their sound, and point clouds: files with one of several extensions."""
+"""Finds recordings, videos for the sake of their sound, and point clouds: files with one of several extensions.
 
-from collections.abc import Sequence
+A folder is listed once, and a file is found by its name without extension, as it is written: the ids of videos differ
+by their case.
+"""
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 from instructblip_jax.data.record import AUDIO, POINTS
 from instructblip_jax.datasets.draft import Media
@@ -10,9 +18,29 @@ SOUNDS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".mkv", ".we
 CLOUDS = (".npz", ".npy", ".ply", ".obj", ".off", ".txt", ".xyz")
 
 
-def _files(stems: Sequence[str], folders: Sequence[str], endings: Sequence[str]) -> list[str]:
-    stems = [f"{folder}/{stem}" if folder else stem for folder in folders for stem in stems]
-    return [stem + ending for stem in stems for ending in endings]
+@lru_cache(maxsize=64)
+def _listed(folder: str, endings: tuple[str, ...]) -> Mapping[str, str]:
+    """Name in form NFC without extension -> name, of the files with one of ``endings``, the first of which wins."""
+    found: dict[str, str] = {}
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return found
+    for ending in endings:
+        for name in names:
+            if name.lower().endswith(ending):
+                found.setdefault(unicodedata.normalize("NFC", name[: -len(ending)]), name)
+    return found
+
+
+def _find(where: Store, stems: Sequence[str], folders: Sequence[str], endings: tuple[str, ...]) -> Path:
+    for folder in folders:
+        for stem in stems:
+            above, _, name = f"{folder}/{stem}".lstrip("/").rpartition("/")
+            for place in where.places(above):
+                if file := _listed(place, endings).get(unicodedata.normalize("NFC", name)):
+                    return Path(place, file)
+    return where.find(f"{folders[0]}/{stems[0]}{endings[0]}".lstrip("/"))
 
 
 def recording(
@@ -23,9 +51,9 @@ def recording(
 
     Raises BadRow for a path outside the roots.
     """
-    return Media(where.find(*_files(stems, folders, SOUNDS)), kind=AUDIO, start=start, end=end)
+    return Media(_find(where, stems, folders, SOUNDS), kind=AUDIO, start=start, end=end)
 
 
 def cloud(where: Store, stems: Sequence[str], folders: Sequence[str]) -> Media:
     """The point cloud of one of the names ``stems``, as `recording` finds recordings."""
-    return Media(where.find(*_files(stems, folders, CLOUDS)), kind=POINTS)
+    return Media(_find(where, stems, folders, CLOUDS), kind=POINTS)
