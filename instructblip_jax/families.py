@@ -15,6 +15,7 @@ from instructblip_jax.convert.drafts import frozen as frozen_draft
 from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
+from instructblip_jax.convert.drafts import x_instructblip as x_instructblip_draft
 from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import (
@@ -30,6 +31,7 @@ from instructblip_jax.convert.layouts import (
     hf_kosmos,
     hf_llava,
     lavis,
+    x_instructblip,
 )
 from instructblip_jax.convert.new_directory import check_free, new_directory
 from instructblip_jax.convert.shards import Shards, open_shards
@@ -45,6 +47,7 @@ from instructblip_jax.processors.idefics import IdeficsProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.kosmos import KosmosProcessor
 from instructblip_jax.processors.llava import LlavaProcessor
+from instructblip_jax.processors.x_instructblip import XInstructBlipProcessor
 from instructblip_jax.systems.albef import AlbefConfig
 from instructblip_jax.systems.blip import BlipConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
@@ -55,6 +58,7 @@ from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import Adapts, SystemConfig
 from instructblip_jax.systems.trainable import ADAPTERS, path_filter, prefixes
+from instructblip_jax.systems.x_instructblip import XInstructBlipConfig
 
 INSTRUCTBLIP = Family(
     InstructBlipConfig.trainable_sets,
@@ -144,6 +148,16 @@ FROZEN = Family(
     FrozenProcessor.from_directory,
     frozen_draft.draft,
 )
+X_INSTRUCTBLIP = Family(
+    XInstructBlipConfig.trainable_sets,
+    x_instructblip.read_config,
+    x_instructblip.rules,
+    x_instructblip.ignored,
+    hf_instructblip.describe,
+    XInstructBlipProcessor.from_directory,
+    x_instructblip_draft.draft,
+    replaced=x_instructblip.replaced,
+)
 FAMILIES: dict[str, Family] = {
     "instructblip": INSTRUCTBLIP,
     "instructblipvideo": INSTRUCTBLIP,
@@ -154,6 +168,7 @@ FAMILIES: dict[str, Family] = {
     "kosmos-1": KOSMOS,
     "kosmos-2": KOSMOS,
     "frozen": FROZEN,
+    "x-instructblip": X_INSTRUCTBLIP,
     "blip": BLIP,
     "albef": ALBEF,
 }
@@ -266,7 +281,8 @@ def assemble(
       seed: seed of everything that is drawn anew.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
-        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo.
+        ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo, ``queries`` and ``frames`` of
+        x-instructblip.
       link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
 
     Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
@@ -342,7 +358,8 @@ def with_replaced(
     family = family_of(source)
     if family.replaced is None:
         raise ValueError(
-            f"{source}: {file} cannot replace parts of it; that is for InstructBLIP and BLIP-2's first stage"
+            f"{source}: {file} cannot replace parts of it; that is for InstructBLIP, X-InstructBLIP and BLIP-2's first "
+            "stage"
         )
     config, trained, skipped = family.replaced(file, tensors, source)
     return export(out, source, config, trained, max_shard_bytes=max_shard_bytes, added=True), len(trained), skipped

@@ -193,6 +193,8 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return 0.5 + 0.2 * z
     if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
+    if name.endswith("running_var"):
+        return 0.5 + np.abs(z)
     if len(shape) == 1:
         return 0.2 * z
     if not shape:  # a temperature

@@ -10,7 +10,7 @@ from pathlib import Path
 import checkpoints
 
 from instructblip_jax.convert.layouts.hf_kosmos import BOUNDARIES
-from instructblip_jax.convert.vocabulary import CHUNK, with_boundaries, with_image, with_mark
+from instructblip_jax.convert.vocabulary import CHUNK, for_language_model, with_boundaries, with_image, with_mark
 from instructblip_jax.datasets.digits.records import make
 from instructblip_jax.datasets.prepare import write
 from instructblip_jax.processors.idefics import FAKE
@@ -39,6 +39,11 @@ def write_tokenizers(directory: Path, kind: str = "instructblip") -> tuple[int, 
         sys.path.pop(0)
     if kind == "llama":
         return write_llama(directory).get_vocab_size(), 0
+    if kind == "x-instructblip":
+        write_llama(directory)
+        vocabulary = for_language_model(directory, "llama", "", mark=False)
+        vocabulary.write(directory)
+        return vocabulary.size, write_qformer(directory / "qformer_tokenizer").get_vocab_size()
     if kind in WITH_IMAGES:
         write_llama(directory)
         vocabulary = WITH_IMAGES[kind](directory)

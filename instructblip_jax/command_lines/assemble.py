@@ -13,6 +13,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   flamingo --vision --language
   frozen --language [--vision]
   kosmos-1 --vision --language
+  x-instructblip --language [--image] [--video] [--audio] [--pc] [--bert] [--qformer]
   albef --vision --bert
   albef --model
   blip --vision --bert

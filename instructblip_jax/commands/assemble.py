@@ -20,7 +20,8 @@ def run(args: Sequence[str]) -> None:
     """Write the directory."""
     (system,) = args
     check_free(Path(FLAGS.out))  # before anything is fetched
-    parts = {part: hub.resolve(name) for part in ingredients.PARTS if (name := FLAGS[part].value)}
+    given = {part: name for part in ingredients.PARTS if (name := FLAGS[part].value)}
+    parts = {part: Path(name) if Path(name).is_file() else hub.resolve(name) for part, name in given.items()}
     limit = int(FLAGS.max_shard_gb * 1e9)
     choices: dict[str, Any] = {name: FLAGS[name].value for name in CHOICES if FLAGS[name].value}
     written = families.assemble(FLAGS.out, system, parts, seed=FLAGS.seed, max_shard_bytes=limit, **choices)

@@ -10,8 +10,11 @@ PARTS = {
     "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for kosmos-1 a "
     "tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
-    "audio": "Audio encoder.",
-    "pc": "Point cloud encoder.",
+    "image": "InstructBLIP or BLIP-2 model, of any stage, whose tower and Q-Former read pictures; or X-InstructBLIP "
+    "model whose pictures are taken as trained.",
+    "video": "The same for videos, which begin as pictures where they are not trained.",
+    "audio": "BEATs file or model directory; or X-InstructBLIP model whose sounds are taken as trained.",
+    "pc": "ULIP-2 file or PointBERT directory; or X-InstructBLIP model whose point clouds are taken as trained.",
     "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
     "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins; beside "
     "--blip2 also a model of BLIP-2's first stage, whose text half is taken.",
@@ -56,6 +59,7 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     "flamingo": (Combination(("vision", "language")),),
     "kosmos-1": (Combination(("vision", "language")),),
     "frozen": (Combination(("language",), ("vision",)),),
+    "x-instructblip": (Combination(("language",), ("image", "video", "audio", "pc", "bert", "qformer")),),
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
@@ -98,10 +102,12 @@ def check_every(system: str, given: int | None) -> None:
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
     """Raise ValueError if a number of query tokens, latents or vectors of a picture is given where none are new."""
     bridge = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
-    new = bridge or system in ("flamingo", "frozen")
+    apart = system == "x-instructblip" and not {"qformer", "image", "video"} & set(parts)
+    new = bridge or apart or system in ("flamingo", "frozen")
     if given is not None and not new:
         raise ValueError(
-            "--queries is for flamingo, frozen, and a blip-2 or instructblip of --vision, whose query tokens are new"
+            "--queries is for flamingo, frozen, a blip-2 or instructblip of --vision, and an x-instructblip without "
+            "pictures and --qformer, whose query tokens are new"
         )
 
 

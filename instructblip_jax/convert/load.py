@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -52,9 +52,10 @@ def check(
         resolved[path] = rule
         if rule.new is not None:
             continue
-        if rule.stacked and leaf.shape[0] > len(shards.shapes):
+        layers = leaf.shape[0] if rule.stacked else rule.copies
+        if layers > len(shards.shapes):
             raise ValueError(
-                f"{shards.directory}: config.json asks for {leaf.shape[0]} tensors {rule.theirs}, and the files "
+                f"{shards.directory}: config.json asks for {layers} tensors {rule.theirs}, and the files "
                 f"hold {len(shards.shapes)} tensors in all"
             )
         want = rule.tensor_shape(leaf.shape)
@@ -99,13 +100,25 @@ def _draw(rule: Rule, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """Yield (path, layer or None, array) for every tensor of a rule; for an int8 kernel its scales as well."""
-    for index, name in enumerate(rule.names(leaf.shape)):
+    names = rule.names(leaf.shape)
+    if rule.copies:
+        _check_equal(names, shards)
+        names = names[:1]
+    for index, name in enumerate(names):
         value = rule.transform.read(shards.read(name))
         layer = index if rule.stacked else None
         if leaf.dtype == np.int8:
             value, scale = quantize(value)
             yield rule.ours + "_scale", layer, scale
         yield rule.ours, layer, value
+
+
+def _check_equal(names: Sequence[str], shards: Shards) -> None:
+    """Raise ValueError unless these tensors, which stand for one parameter, are equal."""
+    first = shards.read(names[0])
+    for name in names[1:]:
+        if not np.array_equal(shards.read(name), first):
+            raise ValueError(f"{shards.directory}: {name} differs from {names[0]}; they are copies of one parameter")
 
 
 def load(

@@ -59,12 +59,12 @@ def third(transform: Transform, part: int) -> Transform:
     return dataclasses.replace(transform, part=part, parts=3)
 
 
-def patches(size: int) -> Transform:
-    """Patch convolution [V, 3, size, size] <-> linear kernel [size * size * 3, V] over (row, column, colour)."""
+def patches(size: int, channels: int = 3) -> Transform:
+    """Patch convolution [V, C, size, size] <-> linear kernel [size * size * C, V] over (row, column, channel)."""
     return Transform(
-        lambda s: (s[1], 3, size, size),
+        lambda s: (s[1], channels, size, size),
         lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
-        lambda x: x.reshape(size, size, 3, -1).transpose(3, 2, 0, 1),
+        lambda x: x.reshape(size, size, channels, -1).transpose(3, 2, 0, 1),
     )
 
 
@@ -80,6 +80,7 @@ class Rule:
       others: names that older, newer or tied files use instead, tried in this order.
       every: distance of the layers that have such a tensor.
       start: number of the first of them.
+      copies: number of layers that each hold a copy of the one parameter; 0 if "{layer}" stands for a stack.
       new: (key, our shape) -> first values, float32, of a parameter where the files lack it, as they do an adapter's.
     """
 
@@ -89,12 +90,13 @@ class Rule:
     others: tuple[str, ...] = ()
     every: int = 1
     start: int = 0
+    copies: int = 0
     new: Callable[[jax.Array, Shape], jax.Array] | None = None
 
     @property
     def stacked(self) -> bool:
         """True if our array holds all layers."""
-        return "{layer}" in self.theirs
+        return "{layer}" in self.theirs and not self.copies
 
     def spelled(self, names: Collection[str]) -> "Rule":
         """The rule with the first of its names that is among ``names``, or with its own where none is."""
@@ -105,9 +107,10 @@ class Rule:
 
     def names(self, ours_shape: Shape) -> list[str]:
         """Their tensor names, one a layer."""
-        if not self.stacked:
+        if not self.stacked and not self.copies:
             return [self.theirs]
-        return [self.theirs.format(layer=self.start + n * self.every) for n in range(ours_shape[0])]
+        layers = self.copies or ours_shape[0]
+        return [self.theirs.format(layer=self.start + n * self.every) for n in range(layers)]
 
     def tensor_shape(self, ours_shape: Shape) -> Shape:
         """The shape of each of their tensors."""

@@ -61,8 +61,8 @@ class Vocabulary:
         write_json(directory / FILES[1], self.config)
 
 
-def for_language_model(directory: Path, family: str, processor_class: str) -> Vocabulary:
-    """A language model's tokenizer with ``<image>``.
+def for_language_model(directory: Path, family: str, processor_class: str, *, mark: bool = True) -> Vocabulary:
+    """A language model's tokenizer with ``<image>``, or without this ``mark``.
 
     LLaMA's gets a padding token, and ``</s>`` begins every text, as in the original's training. Raises
     FileNotFoundError or ValueError naming the file.
@@ -82,7 +82,8 @@ def for_language_model(directory: Path, family: str, processor_class: str) -> Vo
         )
         vocabulary.config |= {f"{name}_token": LLAMA_END for name in ("bos", "eos", "unk")}
         vocabulary.config |= {"pad_token": LLAMA_PAD, "add_bos_token": True, "add_eos_token": False}
-    vocabulary.add(IMAGE)
+    if mark:
+        vocabulary.add(IMAGE)
     vocabulary.id_of("pad_token")
     return vocabulary
 

@@ -19,23 +19,25 @@ LENGTH_STEP = 4
 def rank(
     model: Model,
     processor: BaseProcessor,
-    images: Any,
-    instructions: str | Sequence[str],
-    candidates: Sequence[str] | Sequence[Sequence[str]],
+    images: Any = None,
+    instructions: str | Sequence[str] = "",
+    candidates: Sequence[str] | Sequence[Sequence[str]] = (),
     *,
+    media: Mapping[str, Any] | None = None,
     include_end: bool = True,
     normalize: bool = False,
 ) -> np.ndarray:
     """Log-likelihood of each candidate answer, float32 [B, N], summed over its tokens and its end token.
 
     ``candidates``: N texts for all rows, or a list for each row; N is then the length of the longest list, and shorter
-    ones are filled up with -inf. Media and prompt are computed once per row, whatever the number of candidates.
-    ``include_end=False`` leaves the end token out, as the original code does for Vicuna; ``normalize`` divides by the
-    number of counted tokens. Raises ValueError for an empty list or an empty candidate, and what `generate` raises.
+    ones are filled up with -inf. ``images``, ``media``: as in `generate`. Media and prompt are computed once per row,
+    whatever the number of candidates. ``include_end=False`` leaves the end token out, as the original code does for
+    Vicuna; ``normalize`` divides by the number of counted tokens. Raises ValueError for an empty list or an empty
+    candidate, and what `generate` raises.
     """
-    media, batch = prepare(model, processor, images, instructions)
+    shown, batch = prepare(model, processor, images, instructions, media)
     lists = _lists(candidates, len(next(iter(batch.values()))))
-    return score(model, processor, media, batch, lists, include_end=include_end, normalize=normalize)
+    return score(model, processor, shown, batch, lists, include_end=include_end, normalize=normalize)
 
 
 def score(

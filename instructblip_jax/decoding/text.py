@@ -62,7 +62,11 @@ def _answers(model: Model, media: Media, batch: Mapping[str, np.ndarray], option
 
 
 def prepare(
-    model: Model, processor: BaseProcessor, images: Any, instructions: str | Sequence[str]
+    model: Model,
+    processor: BaseProcessor,
+    images: Any,
+    instructions: str | Sequence[str],
+    media: Mapping[str, Any] | None = None,
 ) -> tuple[Media, dict[str, np.ndarray]]:
     """Media and instructions -> encoded media, one row an instruction, and the padded text of a batch.
 
@@ -70,56 +74,62 @@ def prepare(
     much of them as the processor says.
     """
     texts = [instructions] if isinstance(instructions, str) else list(instructions)
-    rows = processor.rows(images, len(texts), share=True)
+    rows = processor.rows(images, len(texts), share=True, media=media)
     texts = processor.checked(texts, "instructions", len(rows))
     encoded = processor.encoded(rows, texts, [None] * len(texts))
     distinct = {id(row): row for row in rows}
     place = {key: n for n, key in enumerate(distinct)}
-    media = model.encode(processor.media_of(list(distinct.values())), place=np.array([place[id(row)] for row in rows]))
+    shown = model.encode(processor.media_of(list(distinct.values())), place=np.array([place[id(row)] for row in rows]))
     longest = max(processor.lengths(row)[0] for row in encoded)
-    return media, processor.batch(encoded, -(-longest // LENGTH_STEP) * LENGTH_STEP, training=False)
+    return shown, processor.batch(encoded, -(-longest // LENGTH_STEP) * LENGTH_STEP, training=False)
 
 
 def generate(
     model: Model,
     processor: BaseProcessor,
-    images: Any,
-    instructions: str | Sequence[str],
+    images: Any = None,
+    instructions: str | Sequence[str] = "",
     *,
+    media: Mapping[str, Any] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> list[str]:
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
     ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
-    video a sequence of those). Options as `generate_ids` takes them. Raises UnusableImageError for a picture that
-    cannot be read, ValueError for an empty instruction, counts that do not match, or an option that cannot be.
+    video a sequence of those). ``media``: beside or instead of them, other modalities of systems that have any, as
+    {"audio": [...], "pc": [...], "video": [...]} with an entry a row: None where a row has none, a list for several. A
+    prompt has pictures first, then the modalities in this order. Options as `generate_ids` takes them. Raises
+    UnusableImageError for a medium that cannot be read, ValueError for an empty instruction, counts that do not match,
+    or an option that cannot be.
     """
     chosen = options_for(model, **options)  # before any work
-    media, batch = prepare(model, processor, images, instructions)
-    return processor.decode(_answers(model, media, batch, chosen, seed))
+    shown, batch = prepare(model, processor, images, instructions, media)
+    return processor.decode(_answers(model, shown, batch, chosen, seed))
 
 
 def stream(
     model: Model,
     processor: BaseProcessor,
-    image: Any,
-    instruction: str,
+    image: Any = None,
+    instruction: str = "",
     *,
+    media: Mapping[str, Any] | None = None,
     every: int = 1,
     seed: int = 0,
     **options: Any,
 ) -> Iterator[str]:
     """One answer as it is written: pieces of text, which are the answer of `generate` when joined.
 
-    ``every``: tokens between pieces. Beam search yields a single piece, because until its end any beam may win.
+    ``media``: other modalities by name, one entry each, or a list of one. ``every``: tokens between
+    pieces. Beam search yields a single piece, because until its end any beam may win.
     """
     chosen = options_for(model, **options)
     if chosen.num_return_sequences > 1:
         raise ValueError("a stream is one answer; leave num_return_sequences at 1")
-    media, batch = prepare(model, processor, [image], [instruction])
+    encoded, batch = prepare(model, processor, None if image is None else [image], [instruction], media)
     shown = text = ""
-    for ids in model.search_steps(model.prefill(media, batch), chosen, seed, every):
+    for ids in model.search_steps(model.prefill(encoded, batch), chosen, seed, every):
         text = processor.decode(ids.reshape(1, -1))[0]
         settled = processor.settled(text)
         if len(settled) > len(shown):

@@ -53,16 +53,19 @@ class BaseProcessor(ABC):
 
     def __call__(
         self,
-        images: Given | Sequence[Given],
-        instructions: str | Sequence[str],
+        images: Given | Sequence[Given] | None = None,
+        instructions: str | Sequence[str] = "",
         responses: str | Sequence[str] | None = None,
+        *,
+        media: Mapping[str, Any] | None = None,
     ) -> dict[str, np.ndarray]:
         """B pictures or videos, B instructions and, for training, B responses -> a batch padded to its longest row.
 
-        See the contract for its keys. Texts are read whole, as `encode` says. Raises UnusableImageError, or ValueError
-        naming the row.
+        See the contract for its keys. ``media``: beside or instead of pictures, other modalities by name, where the
+        system has any, an entry a row each. Texts are read whole, as `encode` says. Raises UnusableImageError, or
+        ValueError naming the row.
         """
-        rows = self.rows(images, None)
+        rows = self.rows(images, None, media=media)
         texts = self.checked(instructions, "instructions", len(rows))
         answers = [None] * len(texts) if responses is None else self.checked(responses, "responses", len(rows))
         media = self.media_of(rows)
@@ -76,7 +79,7 @@ class BaseProcessor(ABC):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded. Texts are never cut for the language model.
 
-        ``pictures``: how many pictures the row shows, for systems whose text holds their places.
+        ``pictures``: what `shown` says of the row's media, for systems whose text holds their places.
         """
 
     def asked(self, instruction: str) -> str:
@@ -191,6 +194,16 @@ class BaseProcessor(ABC):
         """True if `media` draws anything in training; its media then cannot be cached as features."""
         return self.augment.is_on
 
+    def feature_key(self, kind: str) -> str:
+        """The media key under which `Features.features` has what is cached of a medium of this kind, alone."""
+        return next(iter(self.config.feature_keys))
+
+    def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Cached features of the media of rows that show these ``kinds``, for each of them [B, ...], a row's media one
+        after the other -> by media key, as `Features.features` has them of whole rows."""
+        alone = len(kinds) == 1 and kinds[0] != "frame"
+        return {self.feature_key(kinds[0]): found[0] if alone else np.stack(found, axis=1)}
+
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.
 
@@ -224,13 +237,15 @@ class BaseProcessor(ABC):
         found = []
         for n, (row, text, response) in enumerate(zip(rows, instructions, responses, strict=True)):
             try:
-                found.append(self.encode(text, response, pictures=len(self.given(row, f"image {n}"))))
+                kinds = tuple(kind for kind, _ in self.given(row, f"image {n}"))
+                found.append(self.encode(text, response, pictures=self.shown(kinds)))
             except ValueError as error:
                 raise ValueError(f"instructions[{n}]: {error}") from error
         return found
 
-    def shown(self, kinds: tuple[str, ...]) -> int:
-        """The number of pictures that a row with media of these ``kinds`` shows, as `encode` counts them."""
+    def shown(self, kinds: tuple[str, ...]) -> Any:
+        """The number of pictures that a row with media of these ``kinds`` shows, as `encode` counts them; a system of
+        several modalities is told the kinds themselves."""
         return len(kinds)
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -253,11 +268,23 @@ class BaseProcessor(ABC):
 
     # Users' media and texts
 
-    def rows(self, images: Given | Sequence[Given], count: int | None, *, share: bool = False) -> list[Given]:
+    def rows(
+        self,
+        images: Given | Sequence[Given] | None,
+        count: int | None,
+        *,
+        share: bool = False,
+        media: Mapping[str, Any] | None = None,
+    ) -> list[Given]:
         """The ``images`` of a public call -> one picture or list of frames a row, ``count`` rows if that is known.
 
-        ``share``: a single picture is used for all rows. Raises ValueError for counts that do not match.
+        ``share``: a single picture is used for all rows. ``media``: see `__call__`. Raises ValueError for counts that
+        do not match, and for ``media`` of a system without other modalities.
         """
+        if media:
+            raise ValueError(f"media: this system reads pictures alone, as images; it has no {', '.join(media)}")
+        if images is None:
+            raise ValueError("no image is given; at least one is needed")
         single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
             isinstance(images, np.ndarray) and images.ndim == 3
         )

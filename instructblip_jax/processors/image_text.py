@@ -47,6 +47,14 @@ class ImageTextProcessor(BaseProcessor):
         path = directory / "config.json"
         tokenizer = TextTokenizer(directory, cls.TAGS, bare=cls.BARE)
         tokenizer.check_fits(config.vocab_size + cls.ROWLESS, f"{path}: text_config.vocab_size")
+        end = tokenizer.end_id(directory)
+        stops = frozenset({end, *config.more_end_ids})
+        return cls(config, cls.images(directory, config), tokenizer, end_id=end, stop_ids=stops)
+
+    @classmethod
+    def images(cls, directory: Path, config: Any) -> ImageProcessor:
+        """The image settings of a directory, for pictures of the configuration's size. Raises as `from_directory`."""
+        path = directory / "config.json"
         video = read_json(path).get("model_type") in cls.VIDEO
         image = cls.IMAGE.from_pretrained(directory, video=video)
         side = config.stored_image_size or config.vision.image_size
@@ -55,9 +63,7 @@ class ImageTextProcessor(BaseProcessor):
                 f"{settings(directory, video=video)[0]}: size is {image.height} x {image.width}, "
                 f"but config.json's vision_config.image_size is {side}"
             )
-        end = tokenizer.end_id(directory)
-        image, stops = image.at(config.vision.image_size), frozenset({end, *config.more_end_ids})
-        return cls(config, image, tokenizer, end_id=end, stop_ids=stops)
+        return image.at(config.vision.image_size)
 
     def encode(
         self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1

@@ -37,6 +37,10 @@ class InstructBlipProcessor(ImageTextProcessor):
         (`InstructBlipConfig.instruction_limit`). The first row that exceeds the Q-Former's positions warns.
         """
         row = super().encode(instruction, response, training=training, pictures=pictures)
+        return self.read_twice(row, instruction, training=training)
+
+    def read_twice(self, row: dict[str, np.ndarray], instruction: str, *, training: bool) -> dict[str, np.ndarray]:
+        """The row with the Q-Former's tokens of its instruction beside the language model's."""
         if self.qformer is not None:
             limit = self.config.instruction_limit(training=training)
             row["qformer_input_ids"] = self.qformer.encode(instruction)

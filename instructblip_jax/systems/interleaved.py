@@ -63,7 +63,7 @@ class InterleavedSystem(PrefixSystem):
         """The language model's input [B, T, D] and its mask [B, T]: a row's n-th place holds its n-th vector."""
         ids = batch["input_ids"]
         here = self.places(ids)
-        vectors = _vector(media, jnp.cumsum(here, axis=1) - 1)
+        vectors = nth(_vectors(media), jnp.cumsum(here, axis=1) - 1)
         words = self.llm.embed(jnp.where(here, 0, ids))  # a place's token may have no row in the table
         return jnp.where(here[..., None], vectors, words), batch["attention_mask"]
 
@@ -73,7 +73,7 @@ class InterleavedSystem(PrefixSystem):
         context, first = super().prefill(media, batch), first_of(batch)
         here = self.places(first["input_ids"])
         end = jnp.maximum(jnp.sum(first["attention_mask"], axis=1, keepdims=True) - 1, 0)
-        vector = _vector(media, jnp.sum(here, axis=1, keepdims=True) - 1)[:, 0]
+        vector = nth(_vectors(media), jnp.sum(here, axis=1, keepdims=True) - 1)[:, 0]
         is_vector = jnp.take_along_axis(here, end, axis=1)
         last = jnp.where(is_vector, vector, self.llm.embed(context["first"]))
         return {**context, "last": last}
@@ -93,11 +93,15 @@ class InterleavedSystem(PrefixSystem):
         return self.llm.decode(ids, context, cache, index, origin, embeds)
 
 
-def _vector(media: Media, numbers: jax.Array) -> jax.Array:
-    """The vectors [B, T, D] with these numbers int [B, T] among all of each row's pictures; the nearest where there is
-    none, and zeros where there are no pictures."""
-    image = media["image"]
-    if image.shape[1] == 0:
-        return jnp.zeros((*numbers.shape, image.shape[-1]), image.dtype)
-    vectors = image.reshape(image.shape[0], -1, image.shape[-1])
+def nth(vectors: jax.Array, numbers: jax.Array) -> jax.Array:
+    """The vectors [B, T, D] with these numbers int [B, T] among each row's [B, S, D]; the nearest where there is none,
+    and zeros where there are no vectors."""
+    if vectors.shape[1] == 0:
+        return jnp.zeros((*numbers.shape, vectors.shape[-1]), vectors.dtype)
     return jnp.take_along_axis(vectors, jnp.clip(numbers, 0, vectors.shape[1] - 1)[..., None], axis=1)
+
+
+def _vectors(media: Media) -> jax.Array:
+    """Those of all of a row's pictures, one picture after the other, [B, N * Q, D]."""
+    image = media["image"]
+    return image.reshape(image.shape[0], image.shape[1] * image.shape[2], image.shape[3])

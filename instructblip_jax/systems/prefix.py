@@ -110,12 +110,13 @@ class PrefixConfig:
         return True
 
 
-def picture_shapes(vision: VitConfig, rows: int, *more: int) -> Shapes:
-    """Shapes of a batch's pictures, bytes and their scale. ``more``: pictures of a row, if it has several."""
+def picture_shapes(vision: VitConfig, rows: int, *more: int, key: str = "pixel_values") -> Shapes:
+    """Shapes of a batch's pictures under ``key``, bytes and their scale. ``more``: pictures of a row, if it has
+    several."""
     side = vision.image_size
     return {
-        "pixel_values": jax.ShapeDtypeStruct((rows, *more, side, side, 3), jnp.uint8),
-        "pixel_values" + SCALE: jax.ShapeDtypeStruct((rows, *more, 3, 3), jnp.float32),
+        key: jax.ShapeDtypeStruct((rows, *more, side, side, 3), jnp.uint8),
+        key + SCALE: jax.ShapeDtypeStruct((rows, *more, 3, 3), jnp.float32),
     }
 
 

@@ -9,6 +9,7 @@ import flamingo_files
 import frozen_toys
 import kosmos_toys
 import toys
+import x_toys
 from safetensors.numpy import save_file
 
 FORMS = {"blip": "BlipForPreTraining", "blip-captioning": "BlipForConditionalGeneration"}
@@ -22,6 +23,7 @@ MINIS = (
     "idefics",
     "frozen",
     "kosmos-1",
+    "x-instructblip",
     "tenth",
     "blip-2-stage-1",
     "albef",
@@ -44,6 +46,8 @@ SILENT = ("albef", "blip")
 """Those that write no text."""
 WRITING = {"blip-2-stage-1": "itg"}
 """The loss term of what is written, where it is not "lm"."""
+KINDS = {"instructblipvideo": ("frame",) * 2, "x-instructblip": ("image", "points")}
+"""The media of each row, where it is not one picture."""
 LANGUAGE = {"instructblipvideo": "llama", "blip-2": "opt", "llava": "grouped"}
 SEEING = {"flamingo": flamingo_files.flamingo_json, "idefics": flamingo_files.idefics_json}
 """Those whose language model looks at pictures from inside; they have tokenizers of their own."""
@@ -63,6 +67,8 @@ def config_json(kind: str, words: int, qformer_words: int) -> dict:
         return raw
     if kind == "kosmos-1":
         return kosmos_toys.config_json(words, checkpoints.MINI, layers=1)
+    if kind == "x-instructblip":
+        return x_toys.config_json(words, qformer_words, modalities=("image", "pc"))
     if kind == "albef":
         return checkpoints.albef_json(sizes=checkpoints.MINI, num_hidden_layers=2, vocab_size=qformer_words)
     if kind in FORMS:
@@ -82,7 +88,8 @@ def write(directory: Path, kind: str, seed: int = 3) -> Path:
     """A whole model directory: configuration, tokenizers, image settings, random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     toys.write_processor(directory)
-    words, qformer_words = toys.write_tokenizers(directory, kind if kind in toys.WITH_IMAGES else "instructblip")
+    own = (*toys.WITH_IMAGES, "x-instructblip")
+    words, qformer_words = toys.write_tokenizers(directory, kind if kind in own else "instructblip")
     if kind in BERT:
         shutil.copytree(directory / "qformer_tokenizer", directory, dirs_exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json(kind, words, qformer_words)), encoding="utf-8")

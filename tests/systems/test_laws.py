@@ -32,6 +32,12 @@ TEMPLATE = {"llava": 32}
 """Tokens that a system's own template adds to a prompt."""
 
 
+def medium(kind, rng):
+    if kind == "points":
+        return rng.standard_normal((40, 3))
+    return Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8))
+
+
 class Case:
     """A system's mini: its directory, model and processor, and a batch that the processor made."""
 
@@ -41,14 +47,13 @@ class Case:
         self.model = self.load()
         self.processor = ib.Processor.from_pretrained(directory)
         self.prompt = PROMPT + TEMPLATE.get(directory.name, 0)
-        self.kinds = ("frame",) * 2 if "video" in directory.name else ("image",)
+        self.kinds = minis.KINDS.get(directory.name, ("image",))
         rng = np.random.default_rng(0)
         texts = ["which digit is red ?", "how many digits are there ?", "what is above the 3 ?", "is there a 7 ?"] * 2
         self.texts, self.answers = texts, ["3", "two", "a blue 5", "no"] * 2
-        shapes = (32, 40, 3)
-        pictures = [[Image.fromarray(rng.integers(0, 256, shapes, np.uint8)) for _ in self.kinds] for _ in texts]
-        media = [self.processor.media([(kind, x) for kind, x in zip(self.kinds, row, strict=True)]) for row in pictures]
-        self.media = self.processor.stack(media)
+        media = [[(kind, medium(kind, rng)) for kind in self.kinds] for _ in texts]
+        self.media = self.processor.stack([self.processor.media(row) for row in media])
+        self.shown = self.processor.shown(self.kinds)
 
     def load(self, mesh=None, **options):
         return ib.from_pretrained(self.directory, mesh, "float32", **self.options, **options)
@@ -64,11 +69,11 @@ class Case:
         if not training:
             return self.prompts(self.texts)
         pairs = zip(self.texts, self.answers, strict=True)
-        rows = [self.processor.encode(*pair, training=True) for pair in pairs]
+        rows = [self.processor.encode(*pair, training=True, pictures=self.shown) for pair in pairs]
         return {**self.media, **self.processor.batch(rows, self.prompt, RESPONSE)}
 
     def prompts(self, texts: list[str]) -> dict[str, np.ndarray]:
-        rows = [self.processor.encode(text) for text in texts]
+        rows = [self.processor.encode(text, pictures=self.shown) for text in texts]
         return {**self.media, **self.processor.batch(rows, self.prompt, training=False)}
 
     @cached_property

@@ -62,7 +62,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = 
         raw.setdefault("num_query_tokens", queries)
     text = raw.get("text_config") or {}
     if language is not None:
-        text, inner = _language_model(language)
+        text, inner = language_model(language)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(LM)}
         tensors |= inner
         tensors |= _new_projection(tensors, raw, seed)
@@ -161,7 +161,7 @@ def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy | None:
     return normal(shape, scale, seed, zlib.crc32(name.encode()))
 
 
-def _language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration of a plain language model, as InstructBLIP uses it, and its tensors; or those of the language
     model in an InstructBLIP or BLIP-2."""
     text = read_json(directory / "config.json")

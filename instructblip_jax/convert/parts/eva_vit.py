@@ -18,7 +18,7 @@ def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) ->
         Rule(f"{ours}position", f"{embeddings}.position_embedding", positions),
         Rule(f"{ours}patch/kernel", f"{embeddings}.patch_embedding.weight", patches(config.patch_size)),
         Rule(f"{ours}patch/bias", f"{embeddings}.patch_embedding.bias"),
-        *norm(f"{ours}post_norm", f"{theirs}post_layernorm"),
+        *(norm(f"{ours}post_norm", f"{theirs}post_layernorm") if config.post_norm else ()),
         *norm(f"{ours}layers/norm1", f"{block}.layer_norm1"),
         *norm(f"{ours}layers/norm2", f"{block}.layer_norm2"),
         *dense(f"{ours}layers/attn/o", f"{block}.self_attn.projection"),

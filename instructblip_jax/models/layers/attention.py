@@ -155,7 +155,8 @@ class Attention(nnx.Module):
     """Projections q, k, v, o and scaled dot-product attention.
 
     `keys_values` is a separate step, so that keys and values can come from another sequence or a cache, or be computed
-    once for many queries. ``kv_heads``: number of key and value heads (default: ``heads``).
+    once for many queries. ``kv_heads``: number of key and value heads (default: ``heads``). ``qkv_bias``: the first
+    three have biases (default: ``bias``).
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Attention(nnx.Module):
         kv_heads: int | None = None,
         context_width: int | None = None,
         bias: bool = True,
+        qkv_bias: bool | None = None,
         scale: float | None = None,
         dropout_rate: float = 0.0,
         int8: Int8 = False,
@@ -180,11 +182,12 @@ class Attention(nnx.Module):
         # Unscaled attention (T5) has the scale in the initial values of its query kernel.
         gain = head_size**-0.5 / self.scale
         inner, kv_inner = heads * head_size, self.kv_heads * head_size
-        kind: dict[str, Any] = {"bias": bias, "int8": int8, "dtype": dtype, "rngs": rngs}
-        self.q = linear(width, inner, ("embed", "heads"), gain=gain, **kind)
-        self.k = linear(context_width, kv_inner, ("embed", "heads"), **kind)
-        self.v = linear(context_width, kv_inner, ("embed", "heads"), **kind)
-        self.o = linear(inner, width, ("heads", "embed"), **kind)
+        kind: dict[str, Any] = {"int8": int8, "dtype": dtype, "rngs": rngs}
+        first = kind | {"bias": bias if qkv_bias is None else qkv_bias}
+        self.q = linear(width, inner, ("embed", "heads"), gain=gain, **first)
+        self.k = linear(context_width, kv_inner, ("embed", "heads"), **first)
+        self.v = linear(context_width, kv_inner, ("embed", "heads"), **first)
+        self.o = linear(inner, width, ("heads", "embed"), bias=bias, **kind)
 
     # Names are for `stack.REMAT`. Heads are split after it: a saved array whose last dimension is a head's size takes
     # twice the memory on TPU where that is 64.

@@ -61,12 +61,12 @@ class VitConfig:
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block without layer scale."""
+    """Pre-norm transformer block without layer scale. ``qkv_bias``: see `Attention`."""
 
-    def __init__(self, config: VitConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, qkv_bias: bool = True, dtype: DTypeLike, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
         self.norm1 = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-        self.attn = Attention(width, heads, width // heads, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, heads, width // heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, config.layer_norm_eps, dtype=dtype, rngs=rngs)
         self.up = linear(width, config.intermediate_size, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.down = linear(config.intermediate_size, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
