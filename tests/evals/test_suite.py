@@ -6,13 +6,14 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
+from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates, sense_templates
 from instructblip_jax.datasets.readers import pretraining
+from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import SetResult, markdown
-from instructblip_jax.recipes import instructblip
+from instructblip_jax.recipes import instructblip, x_instructblip, x_instructblip_judged
 
 LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5_mix665k"}
 REASONED = ("scienceqa_qcm_a", "scienceqa_qcm_ale", "scienceqa_qcm_lea")
@@ -186,9 +187,45 @@ LIKE_THEM = {
 }
 
 
+OF_SENSES = {
+    **dict.fromkeys(("audiocaps", "clotho", "msrvtt_caption", "msvd_caption", "vatex"), "a short description"),
+    "clotho_aqa": "Question: {question} Answer:",
+    "music_avqa": "Question: {question} Answer:",
+    "esc50": "describe the audio",
+    "modelnet40": "describe the 3d model",
+    "cap3d": "describe the 3d model",
+    "cap3d_qa": "based on the given input respond to {question}",
+    **dict.fromkeys(
+        SIDES,
+        "You are given two inputs. Select exactly one of the two by referece to its relative position (first or "
+        "second, left or right) that best answers the question. question: {question} answer:",
+    ),
+}
+"""Those of X-InstructBLIP's code."""
+
+
+def test_how_many_templates_each_sense_has():
+    """As many as its authors have, all distinct and in lower case."""
+    counts = {"coco_caption": 50, "vqav2": 47, "msrvtt_caption": 13, "msrvtt_qa": 21}
+    counts |= {"audiocaps": 24, "audiocaps_qa": 26, "audioset": 13, "cap3d": 45, "cap3d_qa": 52, "modelnet40": 13}
+    for name, count in counts.items():
+        own = sense_templates()[name]
+        assert len(set(own)) == len(own) == count
+        assert all(text == text.lower().strip() for text in own)
+
+
+def test_every_set_of_its_recipe_is_known():
+    for modality, run in x_instructblip.RUNS.items():
+        config = x_instructblip.paper({modality: {}}, modality)
+        assert set(run.sets) <= set(RELEASES)
+        for name in (*config.evaluation.held_in, *config.evaluation.held_out):
+            eval_spec(name, "test", 10, config.evaluation.settings.to_dict().get(name, {}))
+    assert {name for own in x_instructblip_judged.PAPER.values() for name in own} <= set(SUITE)
+
+
 def test_what_each_set_is_asked_with():
     assert APPENDIX.keys() == set(instructblip.HELD_OUT)
-    assert PROMPTS == {**APPENDIX, **LIKE_THEM}
+    assert PROMPTS == {**APPENDIX, **LIKE_THEM, **OF_SENSES}
 
 
 TABLE_1 = """
