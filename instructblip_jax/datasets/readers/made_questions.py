@@ -19,7 +19,7 @@ SEEN = ("do you see {}?", "is this {}?", "does the 3d model contain {}?")
 ASKED, OWN = 3 / 8, 5 / 11
 """Yes/no questions for each other question, which makes 3 of 11; and the share of them whose answer is yes."""
 LOST = ("false", "0")
-"""Values of the column "correct" of a row whose answer the model did not find again in the caption."""
+"""Values of the columns "correct" and "extractive" of rows that did not pass these checks."""
 
 
 def _draw(*what: object) -> float:
@@ -72,6 +72,8 @@ def _records(
     question, answer = full_text(row, "question").lower().replace("??", "?"), full_text(row, "answer").lower()
     if str(row.get("correct", "")).lower() in LOST:
         raise BadRow("the answer was not found again in the caption")
+    if str(row.get("extractive", "")).lower() in LOST:
+        raise BadRow("the answer is not in the caption")
     asked = {"": (question, answer)}
     if refused(answer):
         yield BadRow("an answer that says nothing", answer)
