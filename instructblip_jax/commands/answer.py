@@ -75,7 +75,7 @@ def choose(model: Model, processor: BaseProcessor, pictures: list | None, texts:
     return rows
 
 
-def compare(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
     """Print how much alike each picture and text are, and the probability that they belong together; return both."""
     cosines = comparing.similarity(model, processor, pictures, texts).diagonal()
     rows = [

@@ -158,9 +158,9 @@ def _missing(
     parts = [(BLANK, np.array([-1]), np.array([0]), np.array([0]))]
     if not blank:
         for number, (name, own) in enumerate(pictures.items()):
-            columns = (np.asarray(own.keys), np.full(len(own.keys), number), *own.places)
+            found = (np.asarray(own.keys), np.full(len(own.keys), number), *own.places)
             here = tower.reads(sources[name], own)
-            parts.append(columns if here is None else tuple(column[here] for column in columns))
+            parts.append(found if here is None else tuple(column[here] for column in found))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     _, first = np.unique(columns[0], return_index=True)
     first = np.sort(first)  # in the order of the sets: neighbours on disk are read together
@@ -215,7 +215,7 @@ class _Tower:
         self.shape, self.dtype = made.shape[1:], np.dtype(made.dtype)
 
     def reads(self, source: Source | Joined, pictures: Pictures) -> np.ndarray | None:
-        """Which of a set's media are this tower's, bool [N]; None for all."""
+        """True for those of a set's media that are this tower's, bool [N]; None for all."""
         if not self.kinds:
             return None
         shown = media_shown(source)

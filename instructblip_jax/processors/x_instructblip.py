@@ -199,8 +199,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media of one row: what `rows` found, or else pictures."""
         if isinstance(row, Several):
             return list(row)
-        several = isinstance(row, (list, tuple)) or getattr(row, "ndim", 3) == 4
-        return [("image", picture) for picture in (row if several else [row])]
+        if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
+            return [("image", picture) for picture in row]
+        return [("image", row)]
 
     def rows(
         self,

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 import instructblip_jax as ib
 from instructblip_jax.convert.layouts.x_instructblip import trained_names
+from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.data.prepared import open_set
 from instructblip_jax.data.record import AUDIO, FRAME, IMAGE, POINTS, Medium, Record
@@ -147,3 +148,16 @@ def test_a_modality_trains_alone(model, shown, directory, tmp_path):
     assert checkpoints.leaves_equal(
         {n: x for n, x in was.items() if n not in changed}, {n: now[n] for n in was if n not in changed}
     )
+
+
+def test_questions_of_an_evaluation_show_each_records_media(model, processor, sources):
+    for name, kinds in SETS.items():
+        (batch, *_) = evaluation_batches(
+            sources[name], processor, TEMPLATE_SETS["instructions"], batch_size=4, instruction_lengths=(40,)
+        )
+        wanted = model.config.batch(4, 40, kinds=kinds, training=False)
+        made = {**batch.media, **batch.text}
+        assert {key: (x.shape, x.dtype) for key, x in made.items()} == {
+            k: (x.shape, x.dtype) for k, x in wanted.items()
+        }
+        assert batch.place.tolist() == [0, 1, 2, 3]
