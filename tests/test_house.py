@@ -39,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "comparing": {"model", "processors.base"},
     "data": {"processors.base", "processors.content", "processors.image", "files"},
     "datasets": {
-        *("data", "files", "processors.audio", "processors.base", "processors.content", "processors.image"),
-        *("processors.points", "processors.video"),
+        *("data", "files", "processors.audio", "processors.base", "processors.containers", "processors.content"),
+        *("processors.image", "processors.points", "processors.video"),
     },
     "features": {"data", "digests", "distributed", "mesh", "model", "pixels", "processors.base", "systems.build"},
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},

@@ -47,7 +47,7 @@ def track(file: BinaryIO, container: str, kind: str, name: str) -> Iterator[tupl
                 raise UnusableMediaError(TRACKS[kind], f"{name}: has no {kind} track")
             stream = tracks[0]
             if stream.codec_context is None:
-                raise UnusableMediaError(f"unknown {kind} codec", name)
+                raise UnusableMediaError(f"unknown {kind} codec", f"{name}: convert it to another format")
             stream.codec_context.thread_count = 1  # each core already runs a process
             if kind == "video":
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -55,6 +55,6 @@ def track(file: BinaryIO, container: str, kind: str, name: str) -> Iterator[tupl
     except UnusableMediaError:
         raise
     except av.error.DecoderNotFoundError as error:
-        raise UnusableMediaError(f"unknown {kind} codec", name) from error
+        raise UnusableMediaError(f"unknown {kind} codec", f"{name}: convert it to another format") from error
     except Exception as error:  # demuxers and decoders raise many kinds
-        raise UnusableMediaError(corrupt(kind), f"{name}: {error}") from error
+        raise UnusableMediaError(corrupt(kind), f"{name}: {error}; fetch it again") from error
