@@ -15,7 +15,7 @@ MORE_THAN = 10
 
 
 def rows(write: Write, captions: Sequence[str], *, shapes: bool) -> list[dict[str, str]]:
-    """What was made of each caption: "question", "answer", "extractive", the answer is in the caption, and "correct",
+    """Rows made of the captions: "question", "answer", "extractive", the answer is in the caption, and "correct",
     the model finds it again ("True" or "False"). With ``shapes`` captions lose their colours first
     ("caption_no_color"), and short ones have no question, an empty object."""
     told = write([COLOURLESS.format(caption=caption) for caption in captions]) if shapes else list(captions)

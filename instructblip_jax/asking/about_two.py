@@ -56,7 +56,7 @@ def properties(write: Write, captions: Sequence[str]) -> list[str]:
 
 
 def rows(write: Write, told: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> list[dict[str, Any]]:
-    """What was made of each pair ((caption, caption), (properties, properties)): "question", "label" (0: the first)
+    """Rows made of the pairs ((caption, caption), (properties, properties)): "question", "label" (0: the first)
     and "correct", the model finds the answer again; an empty object where it wrote no question with an answer."""
     fields = [{"captions": captions, "properties": own} for captions, own in told]
     matches = [_TRIPLE.match(text) for text in write([ASKED.format(**one) for one in fields])]

@@ -40,7 +40,7 @@ def _of_an_object(record: Record) -> Fields:
 
 
 class Made(NamedTuple):
-    """What is made of a set's captions.
+    """A set made of another's captions.
 
     Attributes:
       captions: the set with the captions.
