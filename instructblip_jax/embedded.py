@@ -26,8 +26,21 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "digits-stage2": (("blip-2",), {"vision": "digits", "language": "digits", "bert": "digits_bert"}),
     "digits-blip": (("blip",), {"vision": "digits", "bert": "digits_bert"}),
     "digits-albef": (("albef",), {"vision": "digits", "bert": "digits_bert"}),
+    "digits-two-queries": (("blip-2", "--queries=2"), {"vision": "digits", "bert": "digits_senses_bert"}),
+    "digits-x": (
+        ("x-instructblip",),
+        {
+            "image": "digits-two-queries",
+            "video": "digits-two-queries",
+            "audio": "digits_beats",
+            "pc": "digits_point_bert",
+            "language": "digits_senses",
+            "bert": "digits_senses_bert",
+        },
+    ),
 }
-"""Model -> its system, with flags of its own, and part -> folder in `ASSETS`, as `assemble` takes them."""
+"""Model -> its system, with flags of its own, and part -> folder in `ASSETS` or a model above it, as `assemble` takes
+them."""
 
 
 def model(name: str) -> Path:
@@ -40,13 +53,14 @@ def model(name: str) -> Path:
         return ASSETS / name
     if name not in MADE:
         raise ValueError(f"there is no embedded model {name!r}; there are digits, {', '.join(MADE)}")
-    system, parts = MADE[name]
+    system, folders = MADE[name]
+    parts = {part: model(folder) if folder in MADE else ASSETS / folder for part, folder in folders.items()}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax" / "models"
     out = cache / f"{name}-{_digest(system, parts)}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_suffix(".lock")):
         if not (out / "config.json").is_file():
-            flags = [f"--{part}={ASSETS / folder}" for part, folder in parts.items()]
+            flags = [f"--{part}={folder}" for part, folder in parts.items()]
             command = [sys.executable, "-m", "instructblip_jax", "assemble", *system, *flags, f"--out={out}"]
             done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
             if done.returncode:
@@ -54,11 +68,12 @@ def model(name: str) -> Path:
     return out
 
 
-def _digest(system: tuple[str, ...], parts: dict[str, str]) -> str:
+def _digest(system: tuple[str, ...], parts: dict[str, Path]) -> str:
     """Eight hex digits of the system with its flags, and of everything in the parts' folders."""
     found = hashlib.sha256(" ".join(system).encode())
     for folder in parts.values():
-        for path in sorted((ASSETS / folder).rglob("*")):
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
-                found.update(f"{path.relative_to(ASSETS)} {path.stat().st_size} ".encode() + path.read_bytes())
+                name = path.relative_to(folder.parent)
+                found.update(f"{name} {path.stat().st_size} ".encode() + path.read_bytes())
     return found.hexdigest()[:8]

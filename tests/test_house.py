@@ -59,6 +59,10 @@ ROOMS: dict[str, set[str]] = {
         *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.content"),
         *("processors.pairs", "systems.protocol"),
     },
+    "asking": {
+        *("convert", "data", "datasets", "decoding", "family", "files", "mesh", "model", "processors.base"),
+        *("processors.tokenizer", "systems.build", "systems.texts"),
+    },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",

@@ -106,11 +106,11 @@ def write_llama(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
     return tokenizer
 
 
-def _wordpiece(added: list[str]) -> tuple[Tokenizer, list[str]]:
-    """BERT's WordPiece tokenizer over the same words, and its vocabulary in the order of the ids. ``added``: special
+def _wordpiece(added: list[str], known: Sequence[str]) -> tuple[Tokenizer, list[str]]:
+    """BERT's WordPiece tokenizer over ``known`` words, and its vocabulary in the order of the ids. ``added``: special
     tokens behind it."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = {part for word in words() for part in word.replace("-", " - ").split()}
+    pieces = {part for word in known for part in word.replace("-", " - ").split()}
     pieces |= set(ascii_lowercase + digits + PUNCTUATION + "-'")
     vocabulary = special + sorted(pieces) + [f"##{letter}" for letter in ascii_lowercase + digits]
     tokenizer = Tokenizer(models.WordPiece({t: n for n, t in enumerate(vocabulary)}, unk_token="[UNK]"))
@@ -126,8 +126,8 @@ def _wordpiece(added: list[str]) -> tuple[Tokenizer, list[str]]:
     return tokenizer, vocabulary
 
 
-def _write_wordpiece(directory: Path, added: list[str], more: dict[str, Any]) -> Tokenizer:
-    tokenizer, vocabulary = _wordpiece(added)
+def _write_wordpiece(directory: Path, added: list[str], more: dict[str, Any], known: Sequence[str] = ()) -> Tokenizer:
+    tokenizer, vocabulary = _wordpiece(added, known or words())
     config = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,
@@ -143,9 +143,9 @@ def _write_wordpiece(directory: Path, added: list[str], more: dict[str, Any]) ->
     return tokenizer
 
 
-def write_bert(directory: Path) -> Tokenizer:
-    """Write a BERT WordPiece tokenizer over the same words."""
-    return _write_wordpiece(directory, [], {})
+def write_bert(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
+    """Write a BERT WordPiece tokenizer over the same words, or over those that are ``known``."""
+    return _write_wordpiece(directory, [], {}, known)
 
 
 def write_qformer(directory: Path) -> Tokenizer:

@@ -1,11 +1,13 @@
 """Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
-[digits_context]
+[digits_context] [digits_senses] [digits_senses_bert]
 
 "digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
 projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
 CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
-that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context; a
-quarter of an hour. Towers that are in --cache from an earlier run are not trained again.
+that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context, and
+"digits_senses" another one (`digits_senses_llama.py`), which compares what cue words name; a quarter of an hour each.
+"digits_senses_bert" is a small BERT over the latter's words that nobody trained. Towers that are in --cache from an
+earlier run are not trained again.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import Any
 
 import digits_context
 import digits_llama
+import digits_senses_llama
 import digits_t5
 import digits_text
 import digits_vit
@@ -25,6 +28,7 @@ from digits_tokenizers import write_bert, write_llama, write_qformer, write_t5
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 import instructblip_jax as ib
 from instructblip_jax.convert import save
@@ -189,7 +193,8 @@ def write_bert_config(out: Path, config: BertConfig) -> None:
         {
             "model_type": "bert",
             "architectures": ["BertForMaskedLM"],
-            "initializer_range": WIDTH**-0.5,  # as `linear` begins; the usual 0.02 is little for this width
+            "initializer_range": config.hidden_size
+            ** -0.5,  # as `linear` begins; the usual 0.02 is little for this width
             "layer_norm_eps": config.layer_norm_eps,
             "pad_token_id": 0,
             "type_vocab_size": 2,
@@ -252,10 +257,9 @@ def make_llama(out: Path, cache: Path) -> None:
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
-def make_context(out: Path, cache: Path) -> None:
-    """A plain LLaMA that takes names from its context."""
-    tokenizer = write_llama(out, digits_context.WORDS)
-    config = LlamaConfig(
+def small_llama(tokenizer: Tokenizer) -> LlamaConfig:
+    """The sizes of the smaller LLaMAs."""
+    return LlamaConfig(
         vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
         hidden_size=64,
         intermediate_size=176,
@@ -265,8 +269,23 @@ def make_context(out: Path, cache: Path) -> None:
         rms_norm_eps=1e-5,
         rope_theta=1e4,
     )
+
+
+def make_context(out: Path, cache: Path) -> None:
+    """A plain LLaMA that takes names from its context."""
+    tokenizer = write_llama(out, digits_context.WORDS)
+    config = small_llama(tokenizer)
     write_llama_config(out, config)
     arrays = cached(cache / "context.safetensors", lambda: digits_context.train(config, tokenizer, 4800, seed=1))
+    write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
+
+
+def make_senses(out: Path, cache: Path) -> None:
+    """A plain LLaMA that compares the things that cue words name."""
+    tokenizer = write_llama(out, digits_senses_llama.WORDS)
+    config = small_llama(tokenizer)
+    write_llama_config(out, config)
+    arrays = cached(cache / "senses.safetensors", lambda: digits_senses_llama.train(config, tokenizer, 4000))
     write_weights(out, {rule.ours: rule for rule in llama.rules("", "")}, arrays)
 
 
@@ -283,12 +302,21 @@ def make_clip(out: Path, cache: Path) -> None:
 
 def make_bert(out: Path, cache: Path) -> None:
     """A plain BERT with its head, as it is before any training."""
-    tokenizer = write_bert(out)
+    begin_bert(out, write_bert(out), WIDTH, 4)
+
+
+def make_senses_bert(out: Path, cache: Path) -> None:
+    """A smaller one, over the words that are asked about single digits and pairs."""
+    begin_bert(out, write_bert(out, sorted(digits_senses_llama.WORDS)), 64, 2)
+
+
+def begin_bert(out: Path, tokenizer: Tokenizer, width: int, layers: int) -> None:
+    """Write a BERT that nobody trained."""
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=4,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         hidden_dropout_prob=0.0,  # as the Q-Former of "digits"
         attention_probs_dropout_prob=0.0,
@@ -321,16 +349,20 @@ MAKE = {
     "digits_clip": make_clip,
     "digits_bert": make_bert,
     "digits_context": make_context,
+    "digits_senses": make_senses,
+    "digits_senses_bert": make_senses_bert,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("made", nargs="*", choices=MAKE, default=list(MAKE), help="folders to make; all without one")
+    parser.add_argument("made", nargs="*", help="folders to make; all without one")
     parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
     parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
     args = parser.parse_args()
-    for name in args.made:
+    if unknown := set(args.made) - set(MAKE):
+        parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(MAKE)}")
+    for name in args.made or MAKE:  # argparse refuses its own default where there are choices
         out = args.assets / name
         out.mkdir(parents=True, exist_ok=True)
         MAKE[name](out, args.cache)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from instructblip_jax.recipes.blip2 import chosen
+from instructblip_jax.recipes.x_instructblip_judged import JUDGED, settings_of
 from instructblip_jax.run.config import complete
 
 
@@ -85,7 +86,10 @@ def paper(variants: Mapping[str, Mapping[str, Any]], variant: str) -> ConfigDict
         config.data.augment.crop = 0.9
     if modality == "video":
         config.data.augment.flip, config.data.augment.operations = True, 2
-    config.evaluation.blind = False
+    config.data.templates = "senses"
+    judged = JUDGED[modality]
+    config.evaluation.held_in, config.evaluation.held_out, config.evaluation.blind = *judged, False
+    config.evaluation.settings = settings_of(judged.held_in + judged.held_out)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     return config

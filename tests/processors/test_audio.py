@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -203,6 +204,14 @@ def test_each_reason(tmp_path, monkeypatch):
 def test_headers_of_streams_that_know_no_size(size):
     samples = np.random.default_rng(3).integers(-9000, 9000, (4000, 1)).astype(np.int16)
     np.testing.assert_array_equal(BEATS.values(wav(samples, size=size)), BEATS.values((samples, 16_000)))
+
+
+def test_no_room_is_made_for_texts_that_are_not_there():
+    texts = b"LIST\x1a\0\x73\x7fINFOISFT\x0e\0\0\x60name\0\0\0\0\0\0\0\0\0\0"
+    data = wav(np.ones((2000, 1), np.int16))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert reason(data[:36] + texts + data[36:]) == "truncated or corrupt audio"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000  # kB
 
 
 def test_damaged_files_are_read_or_refused():

@@ -8,7 +8,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from instructblip_jax.data import prepared
-from instructblip_jax.datasets.digits import naming
+from instructblip_jax.datasets.digits import naming, senses
 from instructblip_jax.datasets.digits.records import make, split_size
 from instructblip_jax.datasets.digits.tasks import TASKS
 from instructblip_jax.datasets.prepare.pool import Pool
@@ -17,7 +17,9 @@ from instructblip_jax.datasets.prepare.write import write_made
 
 CHUNK = 1000
 LOCK = ".prepare.lock"
-SETS = (*TASKS, *naming.SIZES)
+MAKERS = dict.fromkeys(naming.SIZES, naming.make) | dict.fromkeys((*senses.SINGLE, *senses.CROSS), senses.make)
+"""Set -> what makes its records, where that is not `records.make`."""
+SETS = (*TASKS, *MAKERS)
 """All sets that are made, not read."""
 
 
@@ -25,7 +27,7 @@ def _chunks(name: str, split: str) -> Iterator[Chunk]:
     """One function per shard that makes its records: drawing is all the work, so the writing process does it."""
     size = split_size(name, split)
     for start in range(0, size, CHUNK):
-        yield partial(naming.make if name in naming.SIZES else make, name, split, start, min(start + CHUNK, size))
+        yield partial(MAKERS.get(name, make), name, split, start, min(start + CHUNK, size))
 
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:

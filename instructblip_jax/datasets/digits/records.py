@@ -8,6 +8,7 @@ import numpy as np
 from instructblip_jax.data.record import IMAGE, Medium, Record
 from instructblip_jax.datasets.digits import scene as scenes
 from instructblip_jax.datasets.digits.naming import SIZES
+from instructblip_jax.datasets.digits.senses import SINGLE
 from instructblip_jax.datasets.digits.tasks import EVALUATED, HELD_IN, TASKS, Question
 
 
@@ -22,7 +23,7 @@ def question(name: str, rng: np.random.Generator) -> tuple[scenes.Scene, Questio
 
 def split_size(name: str, split: str) -> int:
     """Number of records in a split of a set; 0 for the training split of a held-out set."""
-    return {**HELD_IN, **SIZES}.get(name, 0) if split == "train" else EVALUATED
+    return {**HELD_IN, **SIZES, **SINGLE}.get(name, 0) if split == "train" else EVALUATED
 
 
 def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -74,8 +75,16 @@ def draw(rng: np.random.Generator) -> Scene:
     return Scene(rows, columns, cells)
 
 
-def render(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
-    """The picture, uint8 [48, 48, 3], drawn with the handwriting of ``split`` only."""
+def render(
+    scene: Scene,
+    split: str,
+    rng: np.random.Generator,
+    ink_of: Callable[[np.ndarray], np.ndarray] = lambda scan: scan,
+) -> np.ndarray:
+    """The picture, uint8 [48, 48, 3], drawn with the handwriting of ``split`` only.
+
+    ``ink_of``: what is drawn of a scan uint8 [8, 8], all of it by default.
+    """
     by_digit = scans.load(split)
     ground = rng.uniform(20, 70, 3)
     noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
@@ -84,7 +93,7 @@ def render(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
     for cell in scene.cells:
         own = by_digit[cell.digit]
         size = round(min(height, width) * rng.uniform(0.8, 1.0))
-        scan = Image.fromarray(own[rng.integers(len(own))])
+        scan = Image.fromarray(ink_of(own[rng.integers(len(own))]))
         scan = scan.resize((size, size), Image.Resampling.BICUBIC).rotate(
             rng.uniform(-10, 10), Image.Resampling.BILINEAR
         )
