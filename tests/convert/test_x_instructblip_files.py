@@ -50,12 +50,21 @@ def answers(directory, **media):
     return ib.generate(model, processor, instructions=TEXTS, media=media, max_new_tokens=4)
 
 
-def test_runs_that_trained_apart_are_one_model_that_answers_as_each_did(runs, parts, tmp_path):
-    merged = assemble(tmp_path / "merged", {**runs, "language": runs["audio"]}, "language", "audio", "pc")
+@pytest.fixture(scope="module")
+def merged(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("merged") / "model"
+    return assemble(out, {**runs, "language": runs["audio"]}, "language", "audio", "pc")
+
+
+@pytest.mark.long
+def test_runs_that_trained_apart_are_one_model_that_answers_as_each_did(runs, merged):
     rng = np.random.default_rng(0)
     for name, directory in runs.items():
         media = {name: [x_toys.medium(name, rng) for _ in TEXTS]}
         assert answers(merged, **media) == answers(directory, **media)
+
+
+def test_runs_that_trained_apart_are_taken_as_they_are(runs, merged):
     whole, parted = tensors_of(merged), [tensors_of(d) for d in runs.values()]
     assert checkpoints.leaves_equal(whole, {**parted[0], **parted[1]})
 
@@ -101,8 +110,8 @@ def _first_stage(directory):
     return json.dumps(raw)
 
 
-def test_the_originals_files_go_in_one_after_the_other(runs, parts, tmp_path):
-    base = assemble(tmp_path / "base", {**runs, "language": runs["audio"]}, "language", "audio", "pc")
+def test_the_originals_files_go_in_one_after_the_other(runs, merged, tmp_path):
+    base = merged
     for name, directory in runs.items():
         tensors = tensors_of(directory)
         own = {n: 2 * x for n, x in tensors.items() if n.startswith(trained_names(name))}
