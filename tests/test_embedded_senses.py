@@ -57,11 +57,11 @@ def test_it_is_small():
 def test_the_language_model_knows_all_words_and_compares_what_vectors_say():
     """Chance is 10 percent for a digit and 50 for the rest; no tower's output is in its texts."""
     import digits_senses_llama
+    import digits_towers
 
     words = Tokenizer.from_file(str(embedded.ASSETS / "digits_senses" / "tokenizer.json"))
     assert {f"▁{word}" for word in (*questions.words(), "image", "video", "audio", "3d")} <= set(words.get_vocab())
-    config = config_of("digits_senses", llama)
-    graph, _ = nnx.split(config.build(dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    graph, _ = nnx.split(digits_towers.small_llama(words).build(dtype=jnp.float32, rngs=nnx.Rngs(0)))
     params = loaded("digits_senses", llama.rules("", ""))
     right = digits_senses_llama.accuracy(graph, params, words, rows=100)
     assert min(right.values()) >= 0.95, right
@@ -79,7 +79,7 @@ def test_a_tower_tells_digits_of_voices_and_hands_that_it_never_met(folder, part
     graph, _ = nnx.split(tower(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     params = loaded(folder, part.rules(config, "", ""))
     run = jax.jit(lambda media: nnx.merge(graph, params)(media).mean(1))
-    (known, named), (new, wanted) = (getattr(digits_senses, drawn)(split, 200, 3) for split in ("train", "test"))
+    (known, named), (new, wanted) = (getattr(digits_senses, drawn)(split, 120, 3) for split in ("train", "test"))
     known, new = np.asarray(run(known)), np.asarray(run(new))
     means = np.stack([known[named == digit].mean(0) for digit in range(10)])
     means, new = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (means - known.mean(0), new - known.mean(0)))
