@@ -38,7 +38,8 @@ def see(digit: int, split: str, rng: np.random.Generator) -> tuple[Medium, ...]:
 def film(digit: int, split: str, rng: np.random.Generator) -> tuple[Medium, ...]:
     """The frames of a digit whose ink appears, all else standing still."""
     scene = scenes.Scene(2, 2, (cell(str(rng.choice(list(scenes.COLOURS))), digit, rng),))
-    seed, frames = int(rng.integers(2**32)), []
+    seed = int(rng.integers(2**32))
+    frames: list[np.ndarray] = []
     shown: list[np.ndarray] = []
 
     def ink_of(scan: np.ndarray) -> np.ndarray:
