@@ -1,6 +1,7 @@
 """X-InstructBLIP's processor: pictures, videos, sounds and point clouds, each behind its cue, and an instruction."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -255,6 +256,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
 def _alone(modality: str, entries: Any) -> bool:
     """True if a public call gives a single medium instead of an entry a row."""
+    if modality == "audio" and isinstance(entries, tuple) and isinstance(entries[-1], numbers.Real):
+        return True  # (samples, rate)
     axes = {"video": 4, "image": 3}.get(modality, 2)
     return not isinstance(entries, (list, tuple)) and getattr(entries, "ndim", axes) == axes
 

@@ -90,7 +90,7 @@ def test_public_calls_take_media_by_name_in_any_number(processor):
 
 
 def test_media_that_all_rows_share_are_one(processor):
-    rows = processor.rows(None, 3, share=True, media={"pc": CLOUD})
+    rows = processor.rows(None, 3, share=True, media={"pc": CLOUD, "audio": SOUND})
     assert len({id(row) for row in rows}) == 1
 
 
