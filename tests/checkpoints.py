@@ -191,6 +191,8 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return kosmos_toys.values(z, name)
     if name.endswith(("_gate", "alpha_cross_attn", "alpha_dense")):  # tanh of it is how far a block is open
         return 0.5 + 0.2 * z
+    if name.endswith(("running_var", "weight_g")):  # a variance, and the length of a kernel
+        return np.exp(np.float32(0.3) * z)
     if ("norm" in name.lower() and name.endswith(".weight")) or name.endswith("gain"):
         return 1 + 0.2 * z
     if name.endswith("running_var"):

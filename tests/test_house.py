@@ -39,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "comparing": {"model", "processors.base"},
     "data": {"processors.base", "processors.content", "processors.image", "files"},
     "datasets": {
-        *("data", "files", "processors.audio", "processors.base", "processors.content", "processors.image"),
-        *("processors.points", "processors.video"),
+        *("data", "files", "processors.audio", "processors.base", "processors.containers", "processors.content"),
+        *("processors.image", "processors.points", "processors.video"),
     },
     "features": {"data", "digests", "distributed", "mesh", "model", "pixels", "processors.base", "systems.build"},
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
@@ -58,6 +58,10 @@ ROOMS: dict[str, set[str]] = {
     "capfilt": {
         *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.content"),
         *("processors.pairs", "systems.protocol"),
+    },
+    "asking": {
+        *("convert", "data", "datasets", "decoding", "family", "files", "mesh", "model", "processors.base"),
+        *("processors.tokenizer", "systems.build", "systems.texts"),
     },
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),

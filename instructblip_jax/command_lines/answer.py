@@ -1,5 +1,8 @@
 """Answers about pictures: instructblip answer --model M [--workdir W] --image F [--image F2] "INSTRUCTION" ...
 
+X-InstructBLIP also hears, watches and feels: --media audio=F --media pc=F --media video=F. All of its media, pictures
+first, then belong to one prompt.
+
 Prints one answer per line, for each image and each instruction; --workdir uses the trained parameters of a run. On a
 terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead. A model
 that only compares (BLIP or ALBEF in retrieval) prints similarity and match probability of each image and text.
@@ -22,6 +25,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Workdir of a `train` run whose trained parameters are used.")
     flags.DEFINE_multi_string("image", [], "Picture file; may be repeated.")
+    flags.DEFINE_multi_string("media", [], "MODALITY=FILE of a model that reads several: audio, pc, video.")
     flags.DEFINE_bool(
         "frames", False, "The pictures belong to one prompt, in order: several of LLaVA, or a video's frames."
     )
@@ -42,8 +46,10 @@ def define_flags(argv: Sequence[str]) -> None:
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if not FLAGS.model or not FLAGS.image:
+    if not FLAGS.model or not (FLAGS.image or FLAGS.media):
         raise ValueError("--model and --image are needed")
+    if wrong := next((one for one in FLAGS.media if not all(one.partition("="))), None):
+        raise ValueError(f"--media {wrong}: it is MODALITY=FILE, such as audio=bird.flac")
     if not args:
         raise ValueError('at least one instruction is needed; a captioner\'s may be empty, ""')
     if not all(text.strip() for text in FLAGS.candidates):
@@ -51,6 +57,14 @@ def check_flags(args: Sequence[str]) -> None:
     if not FLAGS.do_sample and (unused := [name for name in (*SAMPLING, "seed") if FLAGS[name].present]):
         raise ValueError(f"--{unused[0]} has no effect without --do_sample")
     Options.of(ends=0, pad=0, vocabulary=1, **generation())
+
+
+def media() -> dict[str, list[str]]:
+    """The files of --media by modality, in the order in which modalities are first named."""
+    found: dict[str, list[str]] = {}
+    for modality, _, file in (one.partition("=") for one in FLAGS.media):
+        found.setdefault(modality, []).append(file)
+    return found
 
 
 def generation() -> dict[str, Any]:

@@ -5,6 +5,9 @@ known data sets, whose official files are in --source, and their pictures there 
 files. A set that exists is kept, and refused if its annotation files or the flags that determine its contents have
 changed; --overwrite prepares it again. The same command continues an interrupted preparation. Rows that cannot be read
 are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
+
+With --make_questions=T5, audiocaps_qa, cap3d_qa, discrn_av and discrn_i3d are first made of the captions in --source,
+by a language model: their files are written to --out, as the --source of a second command that prepares them.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,8 @@ from instructblip_jax.datasets.media.load import FRAMES
 from instructblip_jax.datasets.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
+MADE = ("audiocaps_qa", "cap3d_qa", "discrn_av", "discrn_i3d")
+"""Sets whose questions a language model makes."""
 CUSTOM = ("name", "format", "encoding", "validation")
 """Flags that are passed to the reader of the user's own files."""
 
@@ -42,6 +47,11 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_float("validation", 0.0, "custom: share of the pictures held out for validation.", 0.0, 0.9)
     flags.DEFINE_bool("overwrite", False, "Prepare an existing set again; it stays until the new one is complete.")
     flags.DEFINE_bool("inspect", False, "Report what the source holds, and write nothing; --out is not needed.")
+    flags.DEFINE_string(
+        "make_questions",
+        None,
+        "A directory with a T5 or FlanT5, which makes the set's questions of the captions in --source.",
+    )
     flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
 
@@ -59,6 +69,8 @@ def check_flags(args: Sequence[str]) -> None:
     files.check_json(FLAGS.json)
     if args[0] != "digits" and not FLAGS.source:
         raise ValueError(f"--source is needed: the directory with the files of {args[0]}")
+    if FLAGS.make_questions and (args[0] not in MADE or FLAGS.inspect or FLAGS.beam is not None):
+        raise ValueError(f"--make_questions is for {', '.join(MADE)}, without --inspect and --beam")
     foreign = [name for name in CUSTOM if FLAGS[name].present]
     if args[0] != "custom" and foreign:
         raise ValueError(f"--{foreign[0]} is for custom sets alone")

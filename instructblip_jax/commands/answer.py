@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from instructblip_jax import comparing, distributed, files
-from instructblip_jax.command_lines.answer import generation
+from instructblip_jax.command_lines.answer import generation, media
 from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
 from instructblip_jax.mesh import make_mesh
@@ -44,12 +44,17 @@ def load() -> tuple[Model, BaseProcessor]:
     return model, Processor.from_pretrained(model.directory, **system_options)
 
 
-def answer(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+def shared(texts: list[str]) -> dict[str, list]:
+    """The media of --media, for every row."""
+    return {modality: [files] * len(texts) for modality, files in media().items()}
+
+
+def answer(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
     """Print one answer per line, and return them."""
-    options = generation() | {"seed": FLAGS.seed}
+    options = generation() | {"seed": FLAGS.seed, "media": shared(texts)}
     if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes of a job must do the same
         pieces = []
-        for piece in stream(model, processor, pictures[0], texts[0], **options):
+        for piece in stream(model, processor, pictures[0] if pictures else None, texts[0], **options):
             print(piece, end="", flush=True)
             pieces.append(piece)
         print()
@@ -59,10 +64,10 @@ def answer(model: Model, processor: BaseProcessor, pictures: list, texts: list[s
     return [{"answer": text} for text in answers]
 
 
-def choose(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+def choose(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
     """Print each row's candidates with their log-likelihoods, the most likely one first, and return them."""
     rows = []
-    for scores in rank(model, processor, pictures, texts, FLAGS.candidates):
+    for scores in rank(model, processor, pictures, texts, FLAGS.candidates, media=shared(texts)):
         order = np.argsort(-scores, kind="stable")
         ranked = [{"candidate": FLAGS.candidates[n], "log_likelihood": float(scores[n])} for n in order]
         print("  ".join(f"{row['candidate']} {row['log_likelihood']:.3f}" for row in ranked))
@@ -70,7 +75,7 @@ def choose(model: Model, processor: BaseProcessor, pictures: list, texts: list[s
     return rows
 
 
-def compare(model: Model, processor: BaseProcessor, pictures: list, texts: list[str]) -> list[dict[str, Any]]:
+def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
     """Print how much alike each picture and text are, and the probability that they belong together; return both."""
     cosines = comparing.similarity(model, processor, pictures, texts).diagonal()
     rows = [
@@ -87,7 +92,8 @@ def run(args: Sequence[str]) -> None:
     distributed.start()
     for path in FLAGS.image:  # before the model, so that a bad one is reported at once; not kept, to save memory
         open_image(path)
-    pictures: list[Any] = [FLAGS.image] if FLAGS.frames else FLAGS.image
+    together = FLAGS.frames or bool(FLAGS.media)
+    pictures: list[Any] = [FLAGS.image] if together else FLAGS.image
     model, processor = load()
     for text in args:
         unknown = processor.tokenizer.unknown(text)
@@ -100,8 +106,13 @@ def run(args: Sequence[str]) -> None:
     writes = model.has("prefill")
     if not writes and FLAGS.candidates:
         raise ValueError(f"{FLAGS.model} compares and writes nothing: --candidates has no effect; give them as texts")
-    found = (choose if FLAGS.candidates else answer if writes else compare)(model, processor, about, texts)
+    if not writes and FLAGS.media:
+        raise ValueError(f"{FLAGS.model} compares pictures and texts: --media has no effect")
+    found = (choose if FLAGS.candidates else answer if writes else compare)(
+        model, processor, about if FLAGS.image else None, texts
+    )
     if FLAGS.json and distributed.is_writer():
-        asked = [{"image": pictures[n], "instruction": text} for n, text in pairs]
+        more = {"media": media()} if FLAGS.media else {}
+        asked = [{"image": pictures[n], **more, "instruction": text} for n, text in pairs]
         rows = [row | result for row, result in zip(asked, found, strict=True)]
         files.write_json(FLAGS.json, {"answers": rows})

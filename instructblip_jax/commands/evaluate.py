@@ -33,7 +33,7 @@ from instructblip_jax.evals.table import SetResult
 from instructblip_jax.model import Model
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.recipes import blip_family, instructblip
+from instructblip_jax.recipes import blip_family, instructblip, x_instructblip_judged
 from instructblip_jax.recipes.blip_family import RECALLED
 from instructblip_jax.run.check import with_system
 from instructblip_jax.run.checkpoint import fingerprint, weights_sha256
@@ -75,7 +75,10 @@ def run(args: Sequence[str]) -> None:
     model, step = load(dataclasses.replace(config, model=str(directory)), workdir, FLAGS.checkpoint)
     weights = weights_sha256(model.train)
 
-    results, paper = {}, (instructblip.PAPER | blip_family.PAPER).get(Path(config.model).name, {})
+    results, paper = (
+        {},
+        (instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER).get(Path(config.model).name, {}),
+    )
     writer = distributed.is_writer()
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         if name in tasks:
@@ -123,6 +126,8 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
     spec = {"way" if name == "mode" else name: value for name, value in vars(opened.spec).items()}
     if opened.spec.mode != RETRIEVAL:  # so do those of before there was this field
         del spec["rerank"]
+    if spec["candidate"] == "{}":  # likewise
+        del spec["candidate"]
     del spec["support"]
     determines = {
         "weights": weights,

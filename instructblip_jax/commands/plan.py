@@ -17,7 +17,8 @@ from instructblip_jax.plan.report import Generation, Plan
 from instructblip_jax.recipes.public import NEW, PUBLIC
 from instructblip_jax.run.config import GroupConfig, RunConfig, resolve
 from instructblip_jax.sharding import Layout
-from instructblip_jax.systems.protocol import SystemConfig
+from instructblip_jax.systems.protocol import Shows, SystemConfig
+from instructblip_jax.systems.trainable import prefixes
 
 FLAGS = flags.FLAGS
 
@@ -46,6 +47,8 @@ def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = No
     model = model_config(run.model).configured(**run.system_options())
     texts = (run.data.instruction_lengths, run.data.response_lengths)
     kinds = ("image",) * max(run.data.pictures, default=1)
+    if isinstance(model, Shows):
+        kinds = model.shows(prefixes(run.trainable, model.trainable_sets))
     instruction, response = (bucket(n, static) for n, static in zip(lengths, texts, strict=True))
     timed = Setting(
         model=model,

@@ -26,7 +26,7 @@ FLAGS = flags.FLAGS
 
 def run(args: Sequence[str]) -> None:
     """Prepare the data set named in ``args``, print a report, and write it as JSON if asked for."""
-    report = _digits() if args[0] == "digits" else _release(args[0])
+    report = _digits() if args[0] == "digits" else _made(args[0]) if FLAGS.make_questions else _release(args[0])
     if FLAGS.json:
         files.write_json(FLAGS.json, report)
 
@@ -39,6 +39,23 @@ def _digits() -> dict[str, Any]:
             splits[f"{name}/{split}"] = {"written": count, "skipped": 0, "reasons": {}}
             print(f"{name + '/' + split:<28} {count:>7,} records{'' if name in written else ', there already'}")
     return {"splits": splits}
+
+
+def _made(name: str) -> dict[str, Any]:
+    """Make the questions of the set ``name`` of captions, and say how many passed the checks."""
+    from instructblip_jax.asking.make import MADE, make
+    from instructblip_jax.asking.writer import Writer
+    from instructblip_jax.mesh import make_mesh
+
+    source, images = Path(FLAGS.source).resolve(), [Path(path).resolve() for path in FLAGS.images]
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or directory")
+    splits = RELEASES[MADE[name].captions].splits(source, images)
+    write = Writer.open(FLAGS.make_questions, make_mesh(1, -1))
+    report = make(name, splits, write, str(Path(FLAGS.make_questions).resolve()), Path(FLAGS.out))
+    for file, counts in report.items():
+        print(f"{Path(FLAGS.out) / file}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    return {"files": report}
 
 
 def _release(name: str) -> dict[str, Any]:

@@ -4,13 +4,15 @@ Such a file is a zip archive of a pickle, in which tensors are descriptions of p
 read by a machine that knows tensors, containers and numbers; anything else becomes an object without meaning.
 """
 
+import dataclasses
+import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -31,36 +33,22 @@ STORAGES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 """torch's names of the types of stored numbers."""
+PICKLE, DATA = "data.pkl", "data/"
+"""The pickle in an archive, and the beginning of the names of its numbers, both behind the archive's own name."""
 LARGEST_PICKLE = 2**26
 """Bytes of a pickle that is read; those of public files have some hundred kilobytes."""
-
-Read = Callable[[Path, Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]
-"""(File, its content) -> a section of a config.json, and tensors by their public names."""
 
 
 class _Nothing:
     """Any object that is neither tensor nor container: it takes whatever a pickle does to it, and keeps nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        del args, kwargs
+    def __init__(self, *args: Any):
+        del args
 
-    def __setstate__(self, state: Any) -> None:
-        del state
+    def _ignore(self, *args: Any) -> None:
+        del args
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        del key, value
-
-    def append(self, item: Any) -> None:
-        """Does nothing."""
-
-    def extend(self, items: Any) -> None:
-        """Does nothing."""
-
-    def add(self, item: Any) -> None:
-        """Does nothing."""
-
-    def update(self, items: Any) -> None:
-        """Does nothing."""
+    __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 class _Table(dict):
@@ -71,115 +59,144 @@ class _Table(dict):
 
 
 class _Storage(NamedTuple):
-    """A run of numbers: ``length`` of them in the archive's member of this ``key``."""
+    """A run of ``length`` numbers in the archive's member ``key``; ``kind`` is one of `STORAGES`."""
 
+    kind: str
     key: str
-    dtype: np.dtype
     length: int
 
 
-class _Machine(pickle.Unpickler):
-    """Unpickler without access to anything but the functions below."""
+class _View(NamedTuple):
+    """A tensor: numbers of a storage."""
 
-    def __init__(self, file: BinaryIO, tensor: Callable[..., Lazy]):
-        super().__init__(file)
-        self._known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): _Table,
-            ("torch._utils", "_rebuild_tensor_v2"): tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def is_whole(self, members: Mapping[str, int]) -> bool:
+        """True if all of it lies in its storage, and that in its member, of which ``members`` has the bytes."""
+        numbers = (self.offset, *self.shape, *self.strides, self.storage.length)
+        if len(self.shape) != len(self.strides) or not all(type(n) is int and n >= 0 for n in numbers):
+            return False
+        count = math.prod(self.shape)
+        steps = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if count else -1
+        held = members.get(self.storage.key, -1) >= self.storage.length * STORAGES[self.storage.kind].itemsize
+        return held and count <= self.storage.length and self.offset + steps < self.storage.length
+
+
+def _view(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Any:
+    known = isinstance(storage, _Storage) and storage.kind in STORAGES
+    return _View(storage, offset, tuple(shape), tuple(strides)) if known else _Nothing()
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+KNOWN: Mapping[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Table,
+    ("torch._utils", "_rebuild_tensor_v2"): _view,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+}
+"""Module and name of everything that a pickle can call, but for `_Nothing`."""
+
+
+class _Machine(pickle.Unpickler):
+    """An unpickler that finds nothing but what is above."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """See `pickle.Unpickler.find_class`."""
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        return self._known.get((module, name), _Nothing)
+        """See `pickle.Unpickler.find_class`; the type of a storage is its name."""
+        return name if module == "torch" and name in STORAGES else KNOWN.get((module, name), _Nothing)
 
     def persistent_load(self, pid: Any) -> Any:
         """See `pickle.Unpickler.persistent_load`: a storage."""
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(key, str) or not isinstance(count, int):
-            raise pickle.UnpicklingError("a storage without a type, a key or a length")
-        return _Storage(key, dtype, count) if isinstance(dtype, np.dtype) else _Nothing()
+        _, kind, key, _, length = pid
+        return _Storage(kind, key, length) if isinstance(kind, str) else _Nothing()
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The dict that a file of torch.save holds; its tensors are read when they are needed, as stored.
+def _unpickled(content: bytes) -> Any:
+    """The object of a pickle. Raises an error of any type for one that is wrong."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(content):
+            raise ValueError("a place among the pickle's objects that it cannot have")  # all before it take memory
+    return _Machine(io.BytesIO(content)).load()
 
-    Raises FileNotFoundError, or ValueError naming the file.
+
+@dataclasses.dataclass(frozen=True)
+class PublicFile:
+    """An open file of torch.save.
+
+    Attributes:
+      folder: the beginning of the names of the archive's members.
+      members: key of a storage -> its bytes.
+      content: the dict that was saved.
     """
+
+    path: Path
+    folder: str
+    members: Mapping[str, int]
+    content: Mapping[str, Any]
+
+    def tensors(self, key: str) -> dict[str, Tensor]:
+        """The tensors by name that lie under ``key``, read when they are needed. Raises ValueError naming the file."""
+        found = self.content.get(key)
+        if not isinstance(found, dict) or not all(
+            isinstance(name, str) and isinstance(x, _View) for name, x in found.items()
+        ):
+            raise ValueError(f'{self.path}: has no tensors under "{key}", where its authors keep them')
+        broken = [name for name, view in found.items() if not view.is_whole(self.members)]
+        if broken:
+            raise ValueError(f"{self.path}: {broken[0]} lies outside of what is stored; fetch the file again")
+        return {name: self._lazy(view) for name, view in found.items()}
+
+    def _lazy(self, view: _View) -> Lazy:
+        dtype = STORAGES[view.storage.kind]
+
+        def read() -> np.ndarray:
+            member = f"{self.folder}{DATA}{view.storage.key}"
+            try:
+                with zipfile.ZipFile(self.path) as archive:
+                    flat = np.frombuffer(archive.read(member), dtype, view.storage.length)
+            except Exception as error:  # as in `open_file`
+                raise ValueError(f"{self.path}: {member} is damaged ({error}); fetch the file again") from error
+            steps = [dtype.itemsize * step for step in view.strides]
+            placed = np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, steps, writeable=False)
+            return np.ascontiguousarray(placed).reshape(view.shape)
+
+        return Lazy(view.shape, dtype, read)
+
+
+def open_file(path: Path) -> PublicFile:
+    """Open a file of torch.save. Raises FileNotFoundError or ValueError naming it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            info = archive.getinfo(names[0])
+            info = next(member for member in archive.infolist() if member.filename.endswith(f"/{PICKLE}"))
             if info.file_size > LARGEST_PICKLE:
-                raise ValueError(f"a pickle of {info.file_size} bytes")
-            folder = names[0].removesuffix("data.pkl")
+                raise ValueError(f"its pickle has {info.file_size} bytes")
+            content, folder = _unpickled(archive.read(info)), info.filename.removesuffix(PICKLE)
             members = {
-                member.filename.removeprefix(f"{folder}data/"): member.file_size
+                member.filename.removeprefix(f"{folder}{DATA}"): member.file_size
                 for member in archive.infolist()
-                if member.filename.startswith(f"{folder}data/") and member.compress_type == zipfile.ZIP_STORED
+                if member.compress_type == zipfile.ZIP_STORED  # as torch writes them: no larger than the file
             }
-            with archive.open(info) as file:
-                content = _Machine(file, partial(_tensor, path, folder, members)).load()  # type: ignore[arg-type]
-    except Exception as error:  # archives and pickles can be wrong in many ways
+    except Exception as error:  # archives and pickles are wrong in many ways
         raise ValueError(
             f"{path}: truncated, or not a file of torch.save since torch 1.6 ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no dict")
-    return content
+    return PublicFile(path, folder, members, content)
 
 
-def _tensor(
-    path: Path,
-    folder: str,
-    members: Mapping[str, int],
-    storage: _Storage,
-    offset: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    *_: Any,
-) -> Any:
-    """A tensor of an archive, checked against the size of its member. Raises ValueError where it does not lie in it."""
-    if isinstance(storage, _Nothing):
-        return storage
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError(f"a tensor of shape {shape} with strides {strides}")
-    count = math.prod(shape)
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if count else -1
-    stored_bytes = storage.length * storage.dtype.itemsize
-    if last >= storage.length or members.get(storage.key, -1) < stored_bytes or count > storage.length:
-        raise ValueError(f"a tensor of shape {shape} that its storage {storage.key} does not hold")
-
-    def read() -> np.ndarray:
-        with zipfile.ZipFile(path) as archive:
-            content = archive.read(f"{folder}data/{storage.key}")
-        flat = np.frombuffer(content, storage.dtype, storage.length)
-        size = storage.dtype.itemsize
-        view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [size * step for step in strides], writeable=False)
-        return np.ascontiguousarray(view).reshape(shape)
-
-    return Lazy(shape, storage.dtype, read)
-
-
-def tensors_in(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Tensor]:
-    """The tensors by name that a file's content has under ``key``. Raises ValueError naming both."""
-    found = content.get(key)
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Lazy) for name, tensor in found.items()
-    ):
-        raise ValueError(f'{path}: has no tensors under "{key}", where its authors keep them')
-    return dict(found)
-
-
-def directory_or_file(path: Path, of_file: Read) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A section of a config.json and the tensors of a file, by ``of_file``, or of a directory whose config.json is that
-    section. Raises FileNotFoundError or ValueError naming the file."""
+def directory_or_file(
+    path: Path, of_file: Callable[[PublicFile], tuple[dict[str, Any], dict[str, Tensor]]]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A section of a config.json, and tensors by their public names: of a file by ``of_file``, or of a directory whose
+    config.json is that section. Raises FileNotFoundError or ValueError naming the file."""
     if not path.is_dir():
-        return of_file(path, read_file(path))
+        return of_file(open_file(path))
     shards = open_shards(path)
     return read_json(path / "config.json"), {name: stored(shards, name) for name in shards.shapes}

@@ -5,6 +5,7 @@ that require reading, the OCR words precede the template. For a turn of a dialog
 earlier turns and a line end, or is empty.
 """
 
+from instructblip_jax.datasets import sense_prompts
 from instructblip_jax.datasets.digits.templates import TEMPLATES as DIGITS
 from instructblip_jax.datasets.readers.fast_binding import NAMES as BINDING
 from instructblip_jax.datasets.readers.scienceqa_reasons import FORMS
@@ -88,6 +89,7 @@ PROMPTS: dict[str, str] = {
     "snli_ve": "{sentence}",
     **dict.fromkeys(FORMS, _QCM),
     **dict.fromkeys(BINDING, "{question}"),
+    **sense_prompts.PROMPTS,
 }
 """Set -> its evaluation prompt: the paper's for its held-out sets, similar ones for the others. iconqa's
 ``fill_in_blank`` has no options and is evaluated with vqav2's prompt."""
@@ -125,6 +127,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         name: (PROMPTS[name],)
         for name in ("nlvr2", "snli_ve", "vsr", "iconqa", "visdial", "hateful_memes", "scienceqa", *FORMS, *BINDING)
     },
+    **sense_prompts.TRAINING,
 }
 """Set -> its training templates. The first thirteen sets are the paper's mixture; LLaVA's conversations contain their
 own questions."""
@@ -162,6 +165,11 @@ modelling)."""
 def training_templates() -> dict[str, tuple[str, ...]]:
     """Set -> training templates, for the digits and the public sets; "task:" and a task -> templates for other sets."""
     return {**DIGITS, **TRAINING, **BY_TASK}
+
+
+def sense_templates() -> dict[str, tuple[str, ...]]:
+    """`training_templates` in X-InstructBLIP's manner: one list a modality, for pictures too."""
+    return {**training_templates(), **sense_prompts.SENSES}
 
 
 def evaluation_templates(name: str, prompt: str | None = None) -> dict[str, tuple[str, ...]]:

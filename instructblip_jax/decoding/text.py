@@ -97,11 +97,11 @@ def generate(
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
     ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
-    video a sequence of those). ``media``: beside or instead of them, other modalities of systems that have any, as
-    {"audio": [...], "pc": [...], "video": [...]} with an entry a row: None where a row has none, a list for several. A
-    prompt has pictures first, then the modalities in this order. Options as `generate_ids` takes them. Raises
-    UnusableImageError for a medium that cannot be read, ValueError for an empty instruction, counts that do not match,
-    or an option that cannot be.
+    video a file's path or bytes, or a sequence of pictures). ``media``: beside or instead of them, other modalities of
+    systems that have any, as {"audio": [...], "pc": [...], "video": [...]} with an entry a row: None where a row has
+    none, a list for several. A prompt has pictures first, then the modalities in this order. Options as `generate_ids`
+    takes them. Raises UnusableImageError or UnusableMediaError for a medium that cannot be read, ValueError for an
+    empty instruction, counts that do not match, or an option that cannot be.
     """
     chosen = options_for(model, **options)  # before any work
     shown, batch = prepare(model, processor, images, instructions, media)

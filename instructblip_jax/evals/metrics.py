@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instructblip_jax.datasets.readers.scienceqa_reasons import CLASSES
-from instructblip_jax.evals import captions, lettered, ptb, ranking, vqa
+from instructblip_jax.evals import captions, lettered, named, ptb, ranking, sides, vqa
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, Result
 
 
@@ -163,6 +163,60 @@ def _scienceqa(pairs: Sequence[Pair]) -> Result:
     return _mean(right, no_letter=options.count(None) / len(options) if options else None)
 
 
+def _named(pairs: Sequence[Pair]) -> Result:
+    """``word_by_word``: the same with the published matching; ``names_none``: the share of answers without a class."""
+
+    def right(choose: Callable[[str, Sequence[str]], int | None]) -> tuple[list[float], int]:
+        found = [(choose(_text(prediction, ref), ref.candidates) if prediction else None) for prediction, ref in pairs]
+        scores = [float(own == _label(ref)) for own, (_, ref) in zip(found, pairs, strict=True)]
+        return scores, found.count(None)
+
+    (scores, none), (published, _) = right(named.first), right(named.by_words)
+    return _mean(scores, word_by_word=_share(published), names_none=none / len(pairs) if pairs else None)
+
+
+def _which_side(pairs: Sequence[Pair]) -> Result:
+    """``as_published``: the same with the published matching; ``names_neither``: the share of answers that name no
+    side, or both."""
+    found = [sides.chosen(_text(prediction, ref)) if prediction else None for prediction, ref in pairs]
+    published = [
+        float(prediction is not None and sides.as_published(_text(prediction, ref), _label(ref)))
+        for prediction, ref in pairs
+    ]
+    wanted = [_label(ref) for _, ref in pairs]
+    return _mean(
+        [float(own == label) for own, label in zip(found, wanted, strict=True)],
+        as_published=_share(published),
+        names_neither=found.count(None) / len(found) if found else None,
+    )
+
+
+def _three_votes(pairs: Sequence[Pair]) -> Result:
+    """VQA accuracy over the votes, which three equal ones only bring to 2/3; ``any_vote``: the share of answers that
+    one annotator gave; ``each_vote``: the mean share of annotators who did; ``ceiling``: the highest value there is."""
+
+    def of(pair: Pair) -> tuple[float, float, float]:
+        prediction, reference = pair
+        votes = [vqa.normalise_evalai(answer) for answer in _answers(reference)]
+        best = max(vqa.vqa_accuracy(vote, votes, "evalai") for vote in votes)
+        if prediction is None:
+            return 0.0, 0.0, best
+        said = _text(prediction, reference)
+        return vqa.vqa_accuracy(said, votes, "evalai"), votes.count(vqa.normalise_evalai(said)) / len(votes), best
+
+    rows = [of(pair) for pair in pairs]
+    return _mean(
+        [value for value, _, _ in rows],
+        any_vote=_share([float(share > 0) for _, share, _ in rows]),
+        each_vote=_share([share for _, share, _ in rows]),
+        ceiling=_share([best for _, _, best in rows]),
+    )
+
+
+def _share(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
 def _side(reference: Reference) -> int:
     """The class of a binary reference, 0 or 1, by its label or else its answer. Raises ValueError if it has neither."""
     side = reference.label if reference.label is not None else ranking.verbalised(_answers(reference)[0])
@@ -225,6 +279,9 @@ METRICS: dict[str, Callable[[Sequence[Pair]], Result]] = {
     "mrr": _mrr,
     "auc": _auc,
     "scienceqa": _scienceqa,
+    "named_class": _named,
+    "which_side": _which_side,
+    "three_votes": _three_votes,
 }
 """Name -> metric, as defined in docs/metrics.md. Each raises ValueError naming a pair that lacks a needed field."""
 

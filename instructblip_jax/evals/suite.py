@@ -26,6 +26,7 @@ class EvalSpec:
         "classify" into the system's own classes, of which the candidates are names; "retrieval" of pictures and texts.
       prompt: a `str.format` text over the record's slots; None is the set's own, in `datasets.prompts.PROMPTS`.
       length_penalty: None is -1 for an encoder-decoder and 0 for a decoder-only model, as for all short answers.
+      candidate: a `str.format` text in which each candidate is ranked; metrics and predictions have it without.
       include_end: count the end token in a candidate's score.
       rerank: in retrieval, how many of the best by similarity are ranked again by matching, both ways; 0 none.
       support: the split from which worked examples are taken (config.evaluation.shots), or SET:SPLIT for that of
@@ -41,6 +42,7 @@ class EvalSpec:
     min_new_tokens: int = 0
     length_penalty: float | None = 1.0
     repetition_penalty: float = 1.0
+    candidate: str = "{}"
     include_end: bool = True
     rerank: int = 128
     support: str = "train"
@@ -55,6 +57,8 @@ _SHORT: dict[str, Any] = {
 }
 _CAPTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 80, "min_new_tokens": 10, "length_penalty": 1.0}
 _QUESTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 30, "length_penalty": 1.0}
+_SENSED: dict[str, Any] = {**_CAPTION, "repetition_penalty": 1.15}  # X-InstructBLIP's captions (arXiv 2311.18799)
+_SIDE = EvalSpec("val+val_swapped", "which_side", **_SHORT)
 _REASONED: dict[str, Any] = {"max_new_tokens": 1024}  # greedily, as LLaVA's published evaluation of ScienceQA
 
 SUITE: dict[str, EvalSpec] = {
@@ -92,6 +96,20 @@ SUITE: dict[str, EvalSpec] = {
     "real_name_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
     "fast_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
     "guided_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
+    # X-InstructBLIP. Classes can also be written: settings {"mode": "generate", "metric": "named_class"}.
+    "audiocaps": EvalSpec("test", "cider", **_SENSED),
+    "clotho": EvalSpec("test", "cider", **_SENSED),
+    "clotho_aqa": EvalSpec("test", "three_votes", **_SHORT),
+    "esc50": EvalSpec("test", "accuracy", "rank", candidate="an audio of {}", include_end=False),
+    "cap3d": EvalSpec("val", "cider", **_SENSED),
+    "cap3d_qa": EvalSpec("val", **{**_SHORT, "max_new_tokens": 80}),
+    "modelnet40": EvalSpec("test", "accuracy", "rank", candidate="a 3d model of a {}", include_end=False),
+    "msrvtt_caption": EvalSpec("test", "cider", **_SENSED),
+    "msvd_caption": EvalSpec("test", "cider", **_SENSED),
+    "vatex": EvalSpec("val", "cider", **_SENSED),
+    "music_avqa": EvalSpec("test", **_SHORT),
+    "discrn_av": _SIDE,
+    "discrn_i3d": _SIDE,
 }
 """Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from instructblip_jax.data.record import FRAME, Kinds
+from instructblip_jax.data.record import Kinds
 from instructblip_jax.features.pictures import BLANK, KEY, Pictures, save_whole
+from instructblip_jax.processors.base import BaseProcessor
 
 RANDOM = "readahead_buffer_size:0,max_parallelism:0"
 WRITTEN = "group_size:1,uncompressed"  # so that a record is read without its neighbours; noise does not compress
@@ -136,18 +137,26 @@ class FeatureWriter:
 
 
 class Features:
-    """Gives the loader the cached features of the records of the sets in ``pictures``, under the media ``key``; with
-    ``blank`` those of the blank medium for all of them."""
+    """Gives the loader the cached features of the records of the sets in ``pictures``.
 
-    def __init__(self, cache: FeatureCache, pictures: Mapping[str, Pictures], key: str, blank: bool = False):
-        self.cache, self.pictures, self.key, self.blank = cache, pictures, key, blank
+    ``caches``: those of each media key that the ``processor`` says (`BaseProcessor.feature_key`). With ``blank`` the
+    features of the blank medium stand for all.
+    """
+
+    def __init__(
+        self,
+        caches: Mapping[str, FeatureCache],
+        pictures: Mapping[str, Pictures],
+        processor: BaseProcessor,
+        blank: bool = False,
+    ):
+        self.caches, self.pictures, self.processor, self.blank = caches, pictures, processor, blank
 
     def __call__(self, places: Sequence[tuple[str, int]], kinds: Kinds) -> dict[str, np.ndarray]:
-        """(set, record) of B rows that show these kinds -> {media key: [B, P, D]}, [B, F, P, D] for frames and for
-        several media."""
+        """(set, record) of B rows that show these kinds -> {media key: what `Features.features` gives of them}."""
         keys = np.stack([self._keys(name, record, len(kinds)) for name, record in places])
-        alone = len(kinds) == 1 and kinds[0] != FRAME
-        return {self.key: self.cache.read(keys[:, 0] if alone else keys)}
+        found = [self.caches[self.processor.feature_key(kind)].read(keys[:, n]) for n, kind in enumerate(kinds)]
+        return self.processor.featured(kinds, found)
 
     def _keys(self, name: str, record: int, count: int) -> np.ndarray:
         return np.repeat(BLANK, count) if self.blank else self.pictures[name].of(record, count)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from instructblip_jax import digests, distributed
 from instructblip_jax import mesh as meshes
 from instructblip_jax.data.loader import media_of
-from instructblip_jax.data.prepared import Joined, Source
-from instructblip_jax.data.record import FRAME, IMAGE
+from instructblip_jax.data.prepared import Joined, Source, media_shown
+from instructblip_jax.data.record import FRAME, IMAGE, Kinds
 from instructblip_jax.features.cache import FeatureCache, Features, FeatureWriter
 from instructblip_jax.features.pictures import BLANK, Pictures, pictures_of
 from instructblip_jax.model import Model
@@ -84,8 +84,39 @@ def prepare(
     out = Path(directory).absolute()
     with tqdm(desc="pictures", unit="record", delay=2, leave=False, disable=not distributed.is_writer()) as bar:
         pictures = {name: pictures_of(source, out / "pictures", bar.update) for name, source in sources.items()}
-    tower = _Tower(model, processor, batch_size)
-    work = out / tower_key(model, processor)
+    towers = [_Tower(model, processor, batch_size, *own) for own in _kinds(model, processor, sources).items()]
+    whole, name = {}, tower_key(model, processor)
+    for tower in towers:
+        work = out / name / tower.key if len(model.config.feature_keys) > 1 else out / name
+        whole[tower.key] = _whole(tower, work, sources, pictures, blank_image, shard_bytes)
+    return Features(whole, pictures, processor, blank_image)
+
+
+def _kinds(model: Model, processor: BaseProcessor, sources: Mapping[str, Source | Joined]) -> dict[str, Kinds]:
+    """Media key -> the kinds that it has the features of, as far as records show such; all of them where there is one
+    key."""
+    keys = list(model.config.feature_keys)
+    if len(keys) == 1 == len(model.config.media_keys):
+        return {keys[0]: ()}
+    if len(keys) != len(model.config.media_keys):
+        raise ValueError(
+            "config.data.features: the features of this system cannot be cached, because it does not read all of its "
+            "media through frozen towers; leave the field empty"
+        )
+    shown = [kind for source in sources.values() for kinds in media_shown(source).kinds for kind in kinds]
+    kinds = dict.fromkeys(shown)
+    return {key: own for key in keys if (own := tuple(kind for kind in kinds if processor.feature_key(kind) == key))}
+
+
+def _whole(
+    tower: "_Tower",
+    work: Path,
+    sources: Mapping[str, Source | Joined],
+    pictures: Mapping[str, Pictures],
+    blank_image: bool,
+    shard_bytes: int,
+) -> FeatureCache:
+    """A tower's cache in ``work`` with the features of all of its media; computes those that it lacks."""
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / ".lock")
     if distributed.is_writer():
@@ -93,11 +124,11 @@ def prepare(
     try:
         distributed.barrier("features begin")
         cache = FeatureCache(work, tower.shape, tower.dtype)
-        missing = _missing(cache, pictures, blank_image)
-        _check_agreed(missing, out)
+        missing = _missing(cache, tower, sources, pictures, blank_image)
+        _check_agreed(missing, work)
         if len(missing.keys):
             distributed.barrier("features agreed")  # all have looked before the first one writes
-            _check_room(cache, missing, work)
+            _check_room(cache, missing, work, tower.what)
             rows = min(SHARD_ROWS, max(1, shard_bytes // cache.bytes))
             tower.compute(missing, list(sources.values()), FeatureWriter(work, rows) if lock.is_locked else None)
             distributed.barrier("features done")
@@ -106,7 +137,7 @@ def prepare(
                 raise ValueError(f"{work}: features that process 0 wrote are not seen here; all hosts must share it")
     finally:
         lock.release()
-    return Features(cache, pictures, tower.key, blank_image)
+    return cache
 
 
 def _acquire(lock: FileLock, work: Path) -> None:
@@ -117,11 +148,19 @@ def _acquire(lock: FileLock, work: Path) -> None:
         raise ValueError(f"{work}: another run computes these features; start again when it has them") from None
 
 
-def _missing(cache: FeatureCache, pictures: Mapping[str, Pictures], blank: bool) -> _Missing:
+def _missing(
+    cache: FeatureCache,
+    tower: "_Tower",
+    sources: Mapping[str, Source | Joined],
+    pictures: Mapping[str, Pictures],
+    blank: bool,
+) -> _Missing:
     parts = [(BLANK, np.array([-1]), np.array([0]), np.array([0]))]
     if not blank:
-        for number, own in enumerate(pictures.values()):
-            parts.append((np.asarray(own.keys), np.full(len(own.keys), number), *own.places))
+        for number, (name, own) in enumerate(pictures.items()):
+            found = (np.asarray(own.keys), np.full(len(own.keys), number), *own.places)
+            here = tower.reads(sources[name], own)
+            parts.append(found if here is None else tuple(column[here] for column in found))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     _, first = np.unique(columns[0], return_index=True)
     first = np.sort(first)  # in the order of the sets: neighbours on disk are read together
@@ -137,31 +176,31 @@ def _check_agreed(missing: _Missing, out: Path) -> None:
             raise ValueError(f"{out}: the processes see different sets or features; they must share this directory")
 
 
-def _check_room(cache: FeatureCache, missing: _Missing, work: Path) -> None:
+def _check_room(cache: FeatureCache, missing: _Missing, work: Path, what: str) -> None:
     """Print the sizes before anything is computed. Raises OSError where they do not fit."""
     if not distributed.is_writer():
         return
     need = len(missing.keys) * cache.bytes
     print(
-        f"image features: {len(missing.keys):,} pictures to compute, {cache.bytes:,} bytes each, "
+        f"{what}: {len(missing.keys):,} pictures to compute, {cache.bytes:,} bytes each, "
         f"{need / 1e9:.3g} GB in {work}; {len(cache.keys):,} are there",
         flush=True,
     )
     free = shutil.disk_usage(work).free
     if free < need:
-        raise OSError(f"{work}: {need / 1e9:.3g} GB of image features do not fit, {free / 1e9:.3g} GB are free")
+        raise OSError(f"{work}: {need / 1e9:.3g} GB of {what} do not fit, {free / 1e9:.3g} GB are free")
 
 
 class _Tower:
-    """The jitted `System.features` over ``rows`` media at a time; ``key`` is the media key that it reads and gives."""
+    """The jitted `System.features` over ``rows`` media at a time; ``key`` is the media key that it reads and gives.
 
-    def __init__(self, model: Model, processor: BaseProcessor, rows: int):
-        if len(model.config.feature_keys) != 1 or len(model.config.media_keys) != 1:
-            raise ValueError(
-                "config.data.features: the features of this system cannot be cached, because it does not read media of "
-                "just one sort through a frozen tower; leave the field empty"
-            )
-        (self.key,) = model.config.feature_keys
+    ``kinds``: those of its media, () for all. A frame alone is a picture.
+    """
+
+    def __init__(self, model: Model, processor: BaseProcessor, rows: int, key: str, kinds: Kinds):
+        self.key, self.kinds = key, kinds
+        self.what = model.config.feature_keys[key].replace("_", " ")
+        self.shows: Kinds = tuple(kind for kind in kinds if kind != FRAME)[:1] or ((IMAGE,) if kinds else ())
         self.model, self.mesh, self.processor, self.rows = model, model.mesh, processor, rows
         self.own = meshes.local_rows(model.mesh, rows)
 
@@ -169,16 +208,26 @@ class _Tower:
             return merge(model.graph, train, frozen).features(batch)[self.key]
 
         self.run = jax.jit(run, compiler_options=model.compiler_options)
-        media = {key: x for key, x in model.config.batch(rows, 1).items() if key.removesuffix(SCALE) == self.key}
+        shapes = model.config.batch(rows, 1, kinds=self.shows) if self.shows else model.config.batch(rows, 1)
+        media = {name: x for name, x in shapes.items() if name.removesuffix(SCALE) == key}
         with jax.set_mesh(self.mesh):
             made = jax.eval_shape(run, model.train, model.frozen, media)
         self.shape, self.dtype = made.shape[1:], np.dtype(made.dtype)
+
+    def reads(self, source: Source | Joined, pictures: Pictures) -> np.ndarray | None:
+        """True for those of a set's media that are this tower's, bool [N]; None for all."""
+        if not self.kinds:
+            return None
+        shown = media_shown(source)
+        counts = np.diff(pictures.starts)
+        kinds = [kind for n, count in enumerate(counts) for kind in shown.of(n)[:count]]
+        return np.array([kind in self.kinds for kind in kinds], bool)
 
     def compute(self, missing: _Missing, sources: list[Source | Joined], writer: FeatureWriter | None) -> None:
         """All of ``missing``, in order, into ``writer``; one batch is decoded and one written while one is computed."""
         running: tuple[np.ndarray, jax.Array] | None = None
         quiet = not distributed.is_writer()
-        with tqdm(total=len(missing.keys), desc="image features", unit="picture", disable=quiet) as bar:
+        with tqdm(total=len(missing.keys), desc=self.what, unit="picture", disable=quiet) as bar:
             for keys, media in self._batches(missing, sources):
                 with jax.set_mesh(self.mesh):
                     put = meshes.put_rows(self.mesh, media, self.own, self.rows)
@@ -220,4 +269,4 @@ class _Tower:
             for start in range(0, len(missing.keys), self.rows):
                 now, ahead = ahead, begin(start + self.rows)
                 found = [future.result() for future in now]
-                yield missing.keys[start : start + self.rows], self.processor.stack(found)
+                yield missing.keys[start : start + self.rows], self.processor.stack(found, self.shows)

@@ -62,7 +62,8 @@ class AudioProcessor:
         name = name_of(content, name, NOUN)
         frames = self.block * self.blocks
         window, hop = self.rate // 40, self.rate // 100
-        wave = clip(content, name, self.rate, (frames - 1) * hop + window)
+        most = (frames - 1) * hop + window
+        wave = resampled(*samples_of(content, name, most / self.rate), self.rate)[:most]
         if len(wave) < window:
             detail = f"{name}: {len(wave)} samples at {self.rate:,} Hz; leave it out, or give a longer clip"
             raise UnusableMediaError("shorter than 25 ms", detail)
@@ -70,15 +71,6 @@ class AudioProcessor:
         values = np.zeros((frames, self.mels), np.float32)
         values[: len(energies)] = (energies - self.mean) / (2 * self.std)
         return values.reshape(self.blocks, self.block, self.mels)
-
-
-def clip(content: Any, name: str, rate: int, most: int) -> np.ndarray:
-    """The first ``most`` samples of a clip at ``rate``, float32 [N <= most], all channels averaged.
-
-    Raises UnusableMediaError.
-    """
-    wave, own = samples_of(content, name, most / rate)
-    return resampled(wave, own, rate)[:most]
 
 
 def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int]:
@@ -177,11 +169,11 @@ def _check(channels: int, rate: int, name: str) -> None:
 
 def _mono(rows: np.ndarray) -> np.ndarray:
     """Channels [C, N] of any type -> their mean, float32 [N], integers in -1..1."""
-    mean = rows.mean(0, dtype=np.float64)
-    if rows.dtype.kind in "iu":
-        half = 2.0 ** (8 * rows.dtype.itemsize - 1)
-        mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # `_finite` reports what is no number
+        mean = rows.mean(0, dtype=np.float64)
+        if rows.dtype.kind in "iu":
+            half = 2.0 ** (8 * rows.dtype.itemsize - 1)
+            mean = mean / half - (1 if rows.dtype.kind == "u" else 0)
         return mean.astype(np.float32)
 
 

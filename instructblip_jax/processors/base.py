@@ -12,6 +12,7 @@ from instructblip_jax.pixels import all_numbers
 from instructblip_jax.processors.augment import AugmentConfig
 from instructblip_jax.processors.image import Picture
 from instructblip_jax.processors.tokenizer import TextTokenizer
+from instructblip_jax.processors.video import frames_of, is_video
 
 IGNORE = -100
 """The label of a position where no loss is taken."""
@@ -22,7 +23,7 @@ Row = Mapping[str, np.ndarray]
 Medium = tuple[str, Any]
 """A kind ("image", "frame", "audio", "points") and its content: for a picture what `processors.image.Picture` is."""
 Given = Picture | Sequence[Picture]
-"""The media of one row as users give them: a picture, or the frames of a video."""
+"""The media of one row as users give them: a picture, a video's file, or the frames of a video."""
 
 
 class BaseProcessor(ABC):
@@ -30,6 +31,9 @@ class BaseProcessor(ABC):
 
     KINDS: ClassVar[tuple[str, ...]] = ("image", "frame")
     """Kinds of media that this system reads."""
+    FRAMES: ClassVar[int] = 4
+    """Frames that stand for a video file in a public call, as many as `prepare` takes; 0 if videos are no media of a
+    public call."""
     augment: AugmentConfig = AugmentConfig()
     """How training pictures are drawn anew at each visit."""
 
@@ -194,6 +198,16 @@ class BaseProcessor(ABC):
         """True if `media` draws anything in training; its media then cannot be cached as features."""
         return self.augment.is_on
 
+    def feature_key(self, kind: str) -> str:
+        """The media key under which `Features.features` has what is cached of a medium of this kind, alone."""
+        return next(iter(self.config.feature_keys))
+
+    def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Cached features of the media of rows that show these ``kinds``, for each of them [B, ...], a row's media one
+        after the other -> by media key, as `Features.features` has them of whole rows."""
+        alone = len(kinds) == 1 and kinds[0] != "frame"
+        return {self.feature_key(kinds[0]): found[0] if alone else np.stack(found, axis=1)}
+
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.
 
@@ -268,8 +282,9 @@ class BaseProcessor(ABC):
     ) -> list[Given]:
         """The ``images`` of a public call -> one picture or list of frames a row, ``count`` rows if that is known.
 
-        ``share``: a single picture is used for all rows. ``media``: see `__call__`. Raises ValueError for counts that
-        do not match, and for ``media`` of a system without other modalities.
+        ``share``: a single picture is used for all rows. ``media``: see `__call__`. A video's file becomes its frames
+        (`played`). Raises ValueError for counts that do not match, and for ``media`` of a system without other
+        modalities; UnusableMediaError for a video that cannot be read.
         """
         if media:
             raise ValueError(f"media: this system reads pictures alone, as images; it has no {', '.join(media)}")
@@ -278,7 +293,10 @@ class BaseProcessor(ABC):
         single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
             isinstance(images, np.ndarray) and images.ndim == 3
         )
-        rows = cast(list[Given], [images] if single else list(cast(Sequence[Given], images)))
+        given = cast(list[Given], [images] if single else list(cast(Sequence[Given], images)))
+        distinct = {id(row): row for row in given}  # a file that is given several times stays one
+        played = {key: self.played(row) for key, row in distinct.items()}
+        rows = [played[id(row)] for row in given]
         if single and share and count:
             rows = rows * count
         if not rows:
@@ -286,6 +304,12 @@ class BaseProcessor(ABC):
         if count is not None and len(rows) != count:
             raise ValueError(f"{len(rows)} images but {count} instructions; give one for each image")
         return rows
+
+    def played(self, row: Given) -> Given:
+        """A path to a video file, or its bytes, becomes `FRAMES` pictures at even distances (`video.middles`); anything
+        else stays as it is. Raises UnusableMediaError."""
+        is_file = isinstance(row, (str, os.PathLike, bytes)) and self.FRAMES and "frame" in self.KINDS
+        return frames_of(row, self.FRAMES) if is_file and is_video(row) else row
 
     def checked(self, texts: str | Sequence[str], what: str, count: int) -> list[str]:
         """``count`` texts. Raises ValueError for another number, or naming the one that is empty."""

@@ -26,24 +26,26 @@ def name_of(content: Any, name: str | None, noun: str) -> str:
 
 def opened(content: Any, name: str, noun: str) -> BinaryIO:
     """A path or bytes as a file that can be sought in. Raises UnusableMediaError: not there, empty, no regular file."""
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        file: BinaryIO = io.BytesIO(content)
-    elif isinstance(content, (str, os.PathLike)):
-        try:
+    if not isinstance(content, (bytes, bytearray, memoryview, str, os.PathLike)):
+        detail = f"{name}: a {type(content).__name__}; give a path, a file's bytes, or what docs/media.md says"
+        raise UnusableMediaError(f"not a {noun}", detail)
+    try:
+        if isinstance(content, (str, os.PathLike)):
             path = Path(content)
             if not path.is_file():  # a pipe may block, and a device may never end
-                raise UnusableMediaError(f"missing {noun}", f"{name}: no such file; correct its path")
-            file = path.open("rb")
-        except OSError as error:
-            raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}; check its permissions") from error
-        except ValueError as error:  # a zero byte in the name
-            raise UnusableMediaError(f"missing {noun}", f"{name!r}: no name of a file") from error
-    else:
-        raise UnusableMediaError(f"not a {noun}", f"{name}: a {type(content).__name__}; give a path, bytes or an array")
-    if not file.read(1):
+                raise FileNotFoundError(path)
+            file: BinaryIO = path.open("rb")
+        else:
+            file = io.BytesIO(content)
+        empty = not file.read(1)
+        file.seek(0)
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UnusableMediaError(f"missing {noun}", f"{name!r}: no such file; correct its path") from error
+    except OSError as error:
+        raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}; check disk and permissions") from error
+    if empty:
         file.close()
         raise UnusableMediaError("empty file", f"{name}: fetch it again")
-    file.seek(0)
     return file
 
 
@@ -53,7 +55,9 @@ def whole(content: Any, name: str, noun: str) -> bytes:
         try:
             data = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise UnusableMediaError("unreadable file", f"{name}: {error.strerror}; check the disk") from error
+            raise UnusableMediaError(
+                "unreadable file", f"{name}: {error.strerror}; check disk and permissions"
+            ) from error
     if len(data) > MAX_BYTES:
         raise UnusableMediaError("too large", f"{name}: more than {MAX_BYTES >> 20} MiB; store fewer points")
     return data

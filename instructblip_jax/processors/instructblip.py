@@ -56,7 +56,7 @@ class InstructBlipProcessor(ImageTextProcessor):
             warnings.warn(
                 f"an instruction is {count} tokens long, and the Q-Former has {limit} positions: it reads the last "
                 f"{limit}, the language model reads all (reported for the first such instruction only)",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def lengths(self, row: Row) -> tuple[int, int]:

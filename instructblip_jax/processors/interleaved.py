@@ -18,6 +18,7 @@ class InterleavedProcessor(ImageTextProcessor):
     """See the module. Texts hold `MARK` for each picture of their row; in a text without any, the pictures stand where
     the system's own form puts them. A batch's pictures are [B, N, H, W, 3], zeros where a row has fewer than N."""
 
+    FRAMES = 0  # a row's list of pictures is no video
     pictures: tuple[int, ...] = ()
     """The numbers N that batches have, ascending; () is any number that occurs."""
 

@@ -1,6 +1,8 @@
 """X-InstructBLIP's processor: pictures, videos, sounds and point clouds, each behind its cue, and an instruction."""
 
 import dataclasses
+import numbers
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from instructblip_jax.processors.base import Given, Medium, Row
 from instructblip_jax.processors.image import ImageProcessor
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 from instructblip_jax.processors.points import PointProcessor
+from instructblip_jax.processors.video import frames_of, is_video, middles
 
 CUES = {"image": " image: ", "video": " video: ", "audio": " audio: ", "pc": " 3d: "}
 """Modality -> the text before each of its media, the original's."""
 KEYS = {"image": "pixel_values", "video": "video_values", "audio": "audio_values", "pc": "point_values"}
+FILE = (str, os.PathLike, bytes)
 KINDS = {"image": "image", "video": "frame", "audio": "audio", "pc": "points"}
 
 
@@ -73,6 +77,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         pieces = [begin] if form.clean or form.prefix else []
         pieces += [self._words(form.prefix)] if form.prefix else []
         for modality in sequence:
+            if modality not in self.config.modalities:
+                raise ValueError(f"the row shows {modality}, and this model reads {', '.join(self.config.modalities)}")
             if form.cues:
                 cue = CUES[modality]
                 pieces += [self._words(cue.lstrip())] if form.clean else [begin, self._words(cue)]
@@ -126,7 +132,6 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         Raises ValueError for media that this model does not read.
         """
         arrays: dict[str, np.ndarray] = {}
-        self.config.sequence(tuple(kind for kind, _ in media))
         by_kind = {kind: [one for one in media if one[0] == kind] for kind in self.KINDS}
         if images := by_kind["image"]:
             found = super().media(images, name, rng)
@@ -155,8 +160,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media arrays of rows -> those of a batch; rows with fewer media are filled up with zeros."""
         room = self.config.sequence(kinds)
         batch: dict[str, np.ndarray] = {}
-        for modality in self.config.modalities:
-            key = KEYS[modality]
+        for modality, key in KEYS.items():
             most = max(room.count(modality), *(len(row.get(key, ())) for row in rows))
             for name, shape in self.config.media_shapes(modality, len(rows), most).items() if most else ():
                 own = [row.get(name) for row in rows]
@@ -171,6 +175,20 @@ class XInstructBlipProcessor(InstructBlipProcessor):
                         place[: len(x)] = x
         return batch
 
+    def feature_key(self, kind: str) -> str:
+        """See `BaseProcessor`: a frame is a picture."""
+        return next(KEYS[name] for name, own in KINDS.items() if own == kind.replace("frame", "image"))
+
+    def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """See `BaseProcessor`: the features of a medium alone are [B, 1, ...]."""
+        features = {}
+        for modality, kind in KINDS.items():
+            if own := [x for x, other in zip(found, kinds, strict=True) if other == kind]:
+                joined = np.concatenate(own, axis=1)
+                videos = (joined.shape[0], -1, self.config.frames, *joined.shape[2:])
+                features[KEYS[modality]] = joined.reshape(videos) if modality == "video" else joined
+        return features
+
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
         """See `BaseProcessor`; rows may show different media."""
         found = [self.media(self.given(row, f"row {n}"), f"row {n}") for n, row in enumerate(rows)]
@@ -182,8 +200,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media of one row: what `rows` found, or else pictures."""
         if isinstance(row, Several):
             return list(row)
-        several = isinstance(row, (list, tuple)) or getattr(row, "ndim", 3) == 4
-        return [("image", picture) for picture in (row if several else [row])]
+        if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
+            return [("image", picture) for picture in row]
+        return [("image", row)]
 
     def rows(
         self,
@@ -196,8 +215,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """See `BaseProcessor`: each row's media, pictures first, then the modalities in the order of ``media``.
 
         An entry is None where a row has none of a modality, or a list for several. A file that is given alone is for
-        all rows. A video is a list of pictures or uint8 [F, H, W, 3], of which as many as the model reads are taken at
-        even distances; a clip is a file, its bytes or (samples, rate); a cloud a file, its bytes or points [P, 3].
+        all rows. A video is a file, its bytes, a list of pictures or uint8 [F, H, W, 3], of which as many as the model
+        reads are taken, from the middles of as many equal parts; a clip is a file, its bytes or (samples, rate); a
+        cloud a file, its bytes or points [P, 3].
         """
         given = ({} if images is None else {"image": images}) | dict(media or {})
         if unknown := [name for name in given if name not in self.config.modalities]:
@@ -226,14 +246,18 @@ class XInstructBlipProcessor(InstructBlipProcessor):
             if modality != "video":
                 yield KINDS[modality], one
                 continue
+            if isinstance(one, FILE):
+                yield from (("frame", frame) for frame in frames_of(one, self.config.frames))
+                continue
             if not len(one):
                 raise ValueError("media: a video is without frames")
-            places = (np.arange(self.config.frames) + 0.5) * len(one) / self.config.frames
-            yield from (("frame", one[int(place)]) for place in places)
+            yield from (("frame", one[place]) for place in middles(len(one), self.config.frames))
 
 
 def _alone(modality: str, entries: Any) -> bool:
     """True if a public call gives a single medium instead of an entry a row."""
+    if modality == "audio" and isinstance(entries, tuple) and isinstance(entries[-1], numbers.Real):
+        return True  # (samples, rate)
     axes = {"video": 4, "image": 3}.get(modality, 2)
     return not isinstance(entries, (list, tuple)) and getattr(entries, "ndim", axes) == axes
 
@@ -241,6 +265,7 @@ def _alone(modality: str, entries: Any) -> bool:
 def _several(modality: str, entry: Any) -> bool:
     """True if a row's entry is a list of media, rather than one."""
     if modality == "video":  # a video is a list itself
-        first = entry[0] if len(entry) else None
-        return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 4
+        first = entry[0] if isinstance(entry, (list, tuple)) and entry else None
+        film = isinstance(first, FILE) and is_video(first)
+        return film or isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 4
     return isinstance(entry, list) or (modality == "image" and isinstance(entry, tuple))

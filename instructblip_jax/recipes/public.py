@@ -9,7 +9,9 @@ from instructblip_jax.models.language.llama import LlamaConfig
 from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.language.opt import OptConfig
 from instructblip_jax.models.language.t5 import T5Config
+from instructblip_jax.models.towers.beats import BeatsConfig
 from instructblip_jax.models.towers.nf_resnet import NfResNetConfig
+from instructblip_jax.models.towers.point_bert import PointBertConfig
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 from instructblip_jax.systems.flamingo import FlamingoConfig
@@ -18,6 +20,7 @@ from instructblip_jax.systems.instructblip import InstructBlipConfig, TextConfig
 from instructblip_jax.systems.kosmos import KosmosConfig
 from instructblip_jax.systems.llava import LlavaConfig
 from instructblip_jax.systems.protocol import SystemConfig
+from instructblip_jax.systems.x_instructblip import MODALITIES, XInstructBlipConfig
 
 VICUNA_7B = LlamaConfig(vocab_size=32064)
 VICUNA_13B = LlamaConfig(
@@ -73,6 +76,14 @@ def _flamingo(text: LlamaConfig | OptConfig, every: int) -> FlamingoConfig:
         chunk_token_id=text.vocab_size,
         image_token_id=text.vocab_size + 1,
     )
+
+
+def _x_instructblip(text: LlamaConfig, *modalities: str) -> XInstructBlipConfig:
+    """The towers that these modalities read."""
+    towers = {"vision": VitConfig(post_norm=False), "audio": BeatsConfig(), "points": PointBertConfig()}
+    read = {"image": "vision", "video": "vision", "audio": "audio", "pc": "points"}
+    own = {read[name]: towers[read[name]] for name in modalities}
+    return XInstructBlipConfig(text, QFormerConfig(), modalities, **own)  # type: ignore[arg-type]
 
 
 def _idefics(text: LlamaConfig, every: int) -> FlamingoConfig:
@@ -143,6 +154,12 @@ NEW: dict[str, SystemConfig] = {
     "flamingo-3b-new": _flamingo(OPT_1_3B, 1),
     "frozen-7b-new": FrozenConfig(NfResNetConfig(), LlamaConfig()),
     "kosmos-1-new": KosmosConfig(KOSMOS_CLIP, MagnetoConfig(vocab_size=64064, scale_embedding=False, positions="xpos")),
+    **{
+        f"x-instructblip-{name}-{size}-new": _x_instructblip(text, name)
+        for name in MODALITIES
+        for size, text in (("7b", VICUNA_7B), ("13b", VICUNA_13B))
+    },
+    "x-instructblip-7b": _x_instructblip(VICUNA_7B, *MODALITIES),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),
 }
 """Sizes of the directories that configurations name and that `assemble` and `export` make of public models."""

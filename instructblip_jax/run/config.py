@@ -86,10 +86,10 @@ class DataConfig:
       shapes: if not 0, this many (instruction, response) length pairs are fitted to the mixture instead, up to the
         largest lengths above. Each pair is a program to compile; fewer pairs mean more padding.
       window: batches that are sorted by length together; many shapes need a large window.
-      templates: "instructions"; "bare" for questions and sentences as they stand, as ALBEF and BLIP read them;
-        "captions" for captions without any words before them, or "continued_captions" for captions cut in two before
-        a word that is drawn, as BLIP-2's stages train on them; or "plain" for the digits' bare slot values (the
-        paper's multitask comparison, figure 4).
+      templates: "instructions"; "senses" for X-InstructBLIP's, a list a modality; "bare" for questions and sentences as
+        they stand, as ALBEF and BLIP read them; "captions" for captions without any words before them, or
+        "continued_captions" for captions cut in two before a word that is drawn, as BLIP-2's stages train on them; or
+        "plain" for the digits' bare slot values (the paper's multitask comparison, figure 4).
       blank_image: train with all pictures blanked.
       resize: "exact", or "fast" for training pictures that are resized several times faster and deviate a little; see
         docs/configuration.md. Validation and evaluation are always exact.

@@ -23,7 +23,7 @@ from instructblip_jax.data.prepared import Joined, Source, is_prepared, open_set
 from instructblip_jax.data.templates import Templates
 from instructblip_jax.datasets.digits.prepare import SETS, prepare_missing
 from instructblip_jax.datasets.digits.templates import PLAIN
-from instructblip_jax.datasets.prompts import BARE, CONTINUED, WHOLE, training_templates
+from instructblip_jax.datasets.prompts import BARE, CONTINUED, WHOLE, sense_templates, training_templates
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.run.config import GroupConfig, RunConfig
 from instructblip_jax.run.together import Together
@@ -31,6 +31,7 @@ from instructblip_jax.train.groups import joined, parted
 
 TEMPLATE_SETS: Mapping[str, Templates] = {
     "instructions": training_templates(),
+    "senses": sense_templates(),
     "plain": PLAIN,
     "bare": BARE,
     "captions": WHOLE,

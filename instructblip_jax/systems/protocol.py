@@ -147,6 +147,14 @@ class Forbids(Protocol):
         """These tokens: those that stand for pictures or around them, say."""
 
 
+@runtime_checkable
+class Shows(Protocol):
+    """A configuration whose trainable sets are for different media."""
+
+    def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
+        """The kinds of a row's media, for planning a run of the set with these path prefixes."""
+
+
 class Answers(Protocol):
     """A system that writes text."""
 

@@ -111,6 +111,10 @@ class XInstructBlipConfig(PrefixConfig):
     feature_keys: ClassVar[Mapping[str, str]] = {MEDIA[name]: FEATURES[name] for name in MODALITIES}
     reads_instruction: ClassVar[bool] = True
 
+    def _has_tower(self, modality: str) -> bool:
+        tower = {"audio": self.audio, "pc": self.points}.get(modality, self.vision)
+        return tower is not None
+
     def width(self, modality: str) -> int:
         """Numbers of a tower's token."""
         if modality in ("image", "video"):
@@ -131,13 +135,13 @@ class XInstructBlipConfig(PrefixConfig):
     def sequence(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
         """Kinds of a row's media in reading order -> the modalities that read them: ``frames`` frames are one video.
 
-        Raises ValueError for media that this model has no modality for, or a video of another number of frames.
+        Raises ValueError for media that this model has no tower for, or a video of another number of frames.
         """
         found: list[str] = []
         run = 0
         for kind, following in itertools.pairwise((*kinds, "")):
-            modality = KINDS.get(kind)
-            if modality not in self.modalities:
+            modality = KINDS[kind]
+            if not self._has_tower(modality):
                 raise ValueError(f"the row shows {kind}, and this model reads {', '.join(self.modalities)}")
             run += modality == "video"
             if modality != "video" or run % self.frames == 0:
@@ -146,6 +150,16 @@ class XInstructBlipConfig(PrefixConfig):
                 raise ValueError(f"a video has {run} frames, and this model reads {self.frames} of each")
             run = run if following == kind else 0
         return tuple(found)
+
+    def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
+        """See `protocol.Shows`: a medium of each modality that trains."""
+        kinds = {modality: kind for kind, modality in KINDS.items()}
+        return tuple(
+            kind
+            for name in self.modalities
+            if {*trained_paths(name)} & {*trained}
+            for kind in [kinds[name]] * (self.frames if name == "video" else 1)
+        )
 
     def instruction_limit(self, *, training: bool) -> int:
         """Tokens of an instruction that the Q-Formers read, its last ones: in training as many as the original's."""
@@ -185,10 +199,17 @@ class XInstructBlipConfig(PrefixConfig):
         return XInstructBlipSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8)
 
     def batch(
-        self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
+        self,
+        rows: int,
+        prompt: int,
+        response: int = 0,
+        kinds: tuple[str, ...] | None = None,
+        *,
+        training: bool = True,
     ) -> Shapes:
-        """See `protocol.SystemConfig`. ``prompt`` does not count what stands for media, but their cues."""
-        sequence = self.sequence(kinds)
+        """See `protocol.SystemConfig`; without ``kinds`` a medium of each modality. ``prompt`` does not count what
+        stands for media, but their cues."""
+        sequence = self.modalities if kinds is None else self.sequence(kinds)
         text = sum(map(self.vectors, sequence)) + prompt + (response if training else 0)
         names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
         shapes = {name: jax.ShapeDtypeStruct((rows, text), jnp.int32) for name in names}

@@ -108,7 +108,7 @@ def test_bfloat16_features_are_stored_as_the_tower_computes_them(directory, proc
     model = ib.InstructBlip.from_pretrained(directory, dtype="bfloat16")
     own = {"count": sources["count"]}
     cached = compute.prepare(model, processor, own, tmp_path, batch_size=4)
-    assert cached.cache.dtype == jax.numpy.bfloat16
+    assert cached.caches["pixel_values"].dtype == jax.numpy.bfloat16
     pictures = [sources["count"][n].images[0] for n in range(4)]
     want = tower(model, np.stack([processor.image(picture) for picture in pictures]))
     got = cached([("count", n) for n in range(4)], IMAGE)["pixel_values"]
@@ -183,8 +183,8 @@ def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cache
     again = compute.prepare(model, processor, sources, tmp_path, **options)
     kept = 5 * BATCH // 12 * 12
     assert f"{PICTURES + 1 - kept} pictures to compute" in capsys.readouterr().out
-    assert len(again.cache.keys) == PICTURES + 1
-    assert not [*again.cache.directory.glob("*.part")]
+    assert len(again.caches["pixel_values"].keys) == PICTURES + 1
+    assert not [*again.caches["pixel_values"].directory.glob("*.part")]
     places = [("digit_at", n) for n in range(24)]
     np.testing.assert_allclose(
         again(places, IMAGE)["pixel_values"], cached(places, IMAGE)["pixel_values"], rtol=1e-5, atol=1e-6
@@ -198,7 +198,7 @@ def test_a_killed_run_keeps_its_finished_shards(model, processor, sources, cache
 
 def test_blank_images_need_one_entry(model, processor, sources, stream, tmp_path):
     cached = compute.prepare(model, processor, sources, tmp_path, batch_size=4, blank_image=True)
-    assert len(cached.cache.keys) == 1
+    assert len(cached.caches["pixel_values"].keys) == 1
     seen, stored = stream(blank_image=True), stream(cached, blank_image=True)
     want, got = next(seen), next(stored)
     np.testing.assert_array_equal(got["input_ids"], want["input_ids"])
@@ -213,7 +213,7 @@ def test_several_pictures_a_record_come_in_their_order(model, processor, sources
     pictures = Pictures(keys, np.array([0, 3, 3, 4]))
     assert [column.tolist() for column in pictures.places] == [[0, 0, 0, 2], [0, 1, 2, 0]]
     cached = compute.prepare(model, processor, {"count": sources["count"]}, tmp_path, batch_size=4)
-    cached = compute.Features(cached.cache, {"own": pictures}, "pixel_values")
+    cached = compute.Features(cached.caches, {"own": pictures}, processor)
     got = cached([("own", n) for n in range(3)], IMAGE * 2)["pixel_values"]
     shown = [(data[0], data[1]), (None, None), (data[3], data[3])]
     zeros = np.zeros((24, 24, 3), np.float32)
@@ -257,7 +257,7 @@ def test_any_key_is_found_zeros_at_its_ends_too(tmp_path):
 
 
 def test_damage_names_the_file(cached, tmp_path):
-    copy = shutil.copytree(cached.cache.directory, tmp_path / "copy")
+    copy = shutil.copytree(cached.caches["pixel_values"].directory, tmp_path / "copy")
     path = copy / "features-000000.array_record"
     data = bytearray(path.read_bytes())
     data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from instructblip_jax.data.record import Record
+from instructblip_jax.evals import sides
 from instructblip_jax.evals.metrics import METRICS, as_dict
 from instructblip_jax.evals.pairs import Prediction, Reference, reference_of
 
@@ -19,7 +20,7 @@ def test_the_names_that_the_docs_promise():
     promised = (
         "vqa_accuracy vqa_accuracy_lavis vqa_accuracy_evalai cider bleu1 bleu2 bleu3 bleu4 rouge_l exact_match gqa"
     )
-    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1 scienceqa nlvr2"
+    promised += " mrr auc accuracy yes_no aokvqa_da ivqa top1 scienceqa nlvr2 named_class which_side three_votes"
     assert sorted(METRICS) == sorted(promised.split())
 
 
@@ -29,6 +30,9 @@ def test_consistency_counts_the_groups_in_which_all_is_right():
     other, lone = (example(scores=(0.0, 1.0), **both, group=group) for group in ("b", ""))
     found = METRICS["nlvr2"]([right, wrong, other, lone])
     assert (found.value, found.details) == (0.75, {"consistency": 0.5})
+
+
+CLASSES = ("dog", "cat", "vacuum cleaner", "vacuum")
 
 
 PAIRS = {
@@ -53,6 +57,9 @@ PAIRS = {
         1.0,
         example(scores=(1.0, 2.0), candidates=("a", "b"), label=0),
     ),
+    "named_class": (example("a cat", candidates=CLASSES, label=1), 1.0, example("a cat", candidates=CLASSES, label=0)),
+    "which_side": (example("The second.", label=1), 1.0, example("neither", label=0)),
+    "three_votes": (example("Bell", ("bell", "bell", "bell")), 2 / 3, example("x", ("y", "y", "z"))),
 }
 
 
@@ -72,6 +79,57 @@ def test_a_value_is_the_mean_of_its_scores(name):
     assert result.count == 3
     low, high = result.interval()
     assert 0 <= low <= result.value <= high <= 1
+
+
+def test_classes_of_two_words_are_found():
+    """The published rule, which cuts answers at blanks, never finds them."""
+    texts = ("A Vacuum-Cleaner hums", "two cats and a dog", "a hotdog", "vacuumcleaner, then a dog", "a dog")
+    pairs = [example(text, candidates=CLASSES, label=label) for text, label in zip(texts, (2, 1, 0, 2, 0), strict=True)]
+    found = METRICS["named_class"](pairs)
+    assert found.scores.tolist() == [1, 1, 0, 1, 1]
+    assert found.details == {"word_by_word": pytest.approx(1 / 5), "names_none": pytest.approx(1 / 5)}
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "published"),
+    [
+        ("the first one", 0, "0"),
+        ("The second one.", 1, "01"),
+        ("(a)", 0, ""),
+        ("a", 0, ""),
+        ("Object A", 0, ""),
+        ("(b)", 1, "1"),
+        ("b", 1, "1"),
+        ("right", 1, "1"),
+        ("1", 0, "0"),
+        ("a video", 1, "1"),
+        ("the audio", 0, "0"),
+        ("first or second", None, "01"),
+        ("a dog", None, ""),
+        ("", None, ""),
+    ],
+)
+def test_the_side_that_an_answer_names(text, side, published):
+    """``published``: the sides for which the published rule counts it."""
+    assert sides.chosen(text) == side
+    assert "".join(str(n) for n in (0, 1) if sides.as_published(text, n)) == published
+
+
+def test_sides_in_both_orders():
+    rows = [("first", 0, "as listed"), ("first", 1, "media exchanged"), ("dunno", 1, "as listed")]
+    pairs = [example(text, label=label, groups={"domain": order}) for text, label, order in rows]
+    found = as_dict("which_side", pairs)
+    assert found["value"] == pytest.approx(1 / 3)
+    assert found["details"]["names_neither"] == pytest.approx(1 / 3)
+    assert found["details"]["domain"]["as listed"]["value"] == 0.5
+    assert found["details"]["domain"]["media exchanged"]["value"] == 0.0
+
+
+def test_three_votes_have_a_ceiling():
+    found = METRICS["three_votes"]([example("bell", ("bell",) * 3), example("no", ("no", "yes", "yes"))])
+    assert found.value == pytest.approx((2 / 3 + 2 / 9) / 2)
+    assert found.details["ceiling"] == pytest.approx((2 / 3 + 4 / 9) / 2)
+    assert (found.details["any_vote"], found.details["each_vote"]) == (1.0, pytest.approx(2 / 3))
 
 
 CAPTIONS = [

@@ -6,13 +6,14 @@ import pytest
 import toys
 from PIL import Image
 
-from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates
+from instructblip_jax.datasets.prompts import BY_TASK, PROMPTS, evaluation_templates, sense_templates
 from instructblip_jax.datasets.readers import pretraining
+from instructblip_jax.datasets.readers.releases import RELEASES
 from instructblip_jax.evals import plot, submission
 from instructblip_jax.evals.metrics import METRICS
 from instructblip_jax.evals.suite import MODES, SUITE, EvalSpec, eval_spec
 from instructblip_jax.evals.table import SetResult, markdown
-from instructblip_jax.recipes import instructblip
+from instructblip_jax.recipes import instructblip, x_instructblip, x_instructblip_judged
 
 LLAVA = {"llava_instruct_150k", "llava_cc3m_595k", "llava_lcs_558k", "llava_v1_5_mix665k"}
 REASONED = ("scienceqa_qcm_a", "scienceqa_qcm_ale", "scienceqa_qcm_lea")
@@ -21,7 +22,22 @@ PAIRS = {"coco_retrieval", "flickr30k_retrieval", "nlvr2", "snli_ve"}
 BINDING = ("open_ended_mi", "real_name_mi", "fast_vqa", "guided_vqa")
 """Frozen's."""
 TEXTS = ("mmc4", "obelics", "unnatural_instructions", "flan_v2")
-ONLY_TRAINED = {"capfilt", "llava_detail", "llava_conv", "llava_reason", *LLAVA, *pretraining.RELEASES, "vg_qa", *TEXTS}
+SENSED_CAPTIONS = ("audiocaps", "clotho", "msrvtt_caption", "msvd_caption", "cap3d", "vatex")
+RANKED_CLASSES, SIDES = ("esc50", "modelnet40"), ("discrn_av", "discrn_i3d")
+SENSED = (*SENSED_CAPTIONS, *RANKED_CLASSES, *SIDES, "clotho_aqa", "cap3d_qa", "music_avqa")
+"""X-InstructBLIP's."""
+ONLY_SENSED = {"audiocaps_qa", "wavcaps", "audioset", "webvid"}
+ONLY_TRAINED = {
+    "capfilt",
+    "llava_detail",
+    "llava_conv",
+    "llava_reason",
+    *LLAVA,
+    *pretraining.RELEASES,
+    "vg_qa",
+    *TEXTS,
+    *ONLY_SENSED,
+}
 JUDGED = {
     "coco_caption": ("test", "cider", "generate"),
     "textcaps": ("val_images", "cider", "generate"),
@@ -52,6 +68,13 @@ JUDGED = {
     "snli_ve": ("test", "accuracy", "classify"),
     **dict.fromkeys(BINDING[:2], ("shots_5_ways_2", "top1", "generate")),
     **dict.fromkeys(BINDING[2:], ("shots_5_ways_2", "exact_match", "generate")),
+    **dict.fromkeys(SENSED_CAPTIONS[:4], ("test", "cider", "generate")),
+    **dict.fromkeys(SENSED_CAPTIONS[4:], ("val", "cider", "generate")),
+    **dict.fromkeys(RANKED_CLASSES, ("test", "accuracy", "rank")),
+    **dict.fromkeys(SIDES, ("val+val_swapped", "which_side", "generate")),
+    "clotho_aqa": ("test", "three_votes", "generate"),
+    "cap3d_qa": ("val", "exact_match", "generate"),
+    "music_avqa": ("test", "exact_match", "generate"),
 }
 """Set -> split, metric and mode."""
 WORDS = {
@@ -71,6 +94,8 @@ WORDS = {
     "scienceqa": "the letter written",
     "recall": "recall at 1, 5, 10, both ways",
     "nlvr2": "accuracy, consistency",
+    "three_votes": "VQA accuracy of three votes",
+    "which_side": "the side named, in both orders",
 }
 """Metric -> how docs/datasets.md calls it."""
 
@@ -81,7 +106,10 @@ OTHERS = {("accuracy", "classify"): "accuracy, classified", ("top1", "generate")
 
 def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
     assert {name: (how.split, how.metric, how.mode) for name, how in SUITE.items()} == JUDGED
-    assert JUDGED.keys() == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED, *PAIRS, *BINDING} - ONLY_TRAINED
+    assert (
+        JUDGED.keys()
+        == {*instructblip.HELD_IN, *instructblip.HELD_OUT, *REASONED, *PAIRS, *BINDING, *SENSED} - ONLY_TRAINED
+    )
     assert {how.metric for how in SUITE.values()} <= {*METRICS, "recall"}
     assert {how.mode for how in SUITE.values()} == set(MODES)
     page = (toys.ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -96,7 +124,7 @@ def test_every_public_set_is_judged_as_the_paper_and_the_page_say():
 
 
 ONE_BEAM, THREE_BEAMS = {"vsr", "ocrvqa"}, {"nocaps"}
-CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k"}
+CAPTIONS = {"coco_caption", "textcaps", "nocaps", "flickr30k", *SENSED_CAPTIONS}
 ASKING = {"vqav2_qg", "okvqa_qg", "aokvqa_qg"}
 
 
@@ -107,9 +135,9 @@ ANSWERED = [name for name, (_, _, mode) in JUDGED.items() if mode == "generate" 
 def test_how_a_set_is_answered(name):
     """Beams of the paper's appendix, the original code's repetition penalty, short answers of 1 to 10 tokens."""
     how = SUITE[name]
-    assert how.repetition_penalty == 1.5
+    assert how.repetition_penalty == (1.15 if name in SENSED_CAPTIONS else 1.5)
     assert how.num_beams == (1 if name in ONE_BEAM else 3 if name in THREE_BEAMS else 5)
-    lengths = (10, 80) if name in CAPTIONS else (1, 30) if name in ASKING else (1, 10)
+    lengths = (10, 80) if name in CAPTIONS else (1, 30) if name in ASKING else (1, 80 if name == "cap3d_qa" else 10)
     assert (how.min_new_tokens, how.max_new_tokens) == lengths
     assert how.length_penalty == (1.0 if name in CAPTIONS | ASKING else None)
     assert how.prompt is None
@@ -121,7 +149,9 @@ def test_reasons_are_written_greedily_and_whole():
 
 
 def test_what_ranks_counts_the_end_token():
-    assert all(how.include_end for how in SUITE.values())
+    """But for X-InstructBLIP's classes, whose names stand in a sentence."""
+    assert {name for name, how in SUITE.items() if not how.include_end} == {*RANKED_CLASSES}
+    assert [SUITE[name].candidate for name in RANKED_CLASSES] == ["an audio of {}", "a 3d model of a {}"]
 
 
 APPENDIX = {
@@ -157,9 +187,45 @@ LIKE_THEM = {
 }
 
 
+OF_SENSES = {
+    **dict.fromkeys(("audiocaps", "clotho", "msrvtt_caption", "msvd_caption", "vatex"), "a short description"),
+    "clotho_aqa": "Question: {question} Answer:",
+    "music_avqa": "Question: {question} Answer:",
+    "esc50": "describe the audio",
+    "modelnet40": "describe the 3d model",
+    "cap3d": "describe the 3d model",
+    "cap3d_qa": "based on the given input respond to {question}",
+    **dict.fromkeys(
+        SIDES,
+        "You are given two inputs. Select exactly one of the two by referece to its relative position (first or "
+        "second, left or right) that best answers the question. question: {question} answer:",
+    ),
+}
+"""Those of X-InstructBLIP's code."""
+
+
+def test_how_many_templates_each_sense_has():
+    """As many as its authors have, all distinct and in lower case."""
+    counts = {"coco_caption": 50, "vqav2": 47, "msrvtt_caption": 13, "msrvtt_qa": 21}
+    counts |= {"audiocaps": 24, "audiocaps_qa": 26, "audioset": 13, "cap3d": 45, "cap3d_qa": 52, "modelnet40": 13}
+    for name, count in counts.items():
+        own = sense_templates()[name]
+        assert len(set(own)) == len(own) == count
+        assert all(text == text.lower().strip() for text in own)
+
+
+def test_every_set_of_its_recipe_is_known():
+    for modality, run in x_instructblip.RUNS.items():
+        config = x_instructblip.paper({modality: {}}, modality)
+        assert set(run.sets) <= set(RELEASES)
+        for name in (*config.evaluation.held_in, *config.evaluation.held_out):
+            eval_spec(name, "test", 10, config.evaluation.settings.to_dict().get(name, {}))
+    assert {name for own in x_instructblip_judged.PAPER.values() for name in own} <= set(SUITE)
+
+
 def test_what_each_set_is_asked_with():
     assert APPENDIX.keys() == set(instructblip.HELD_OUT)
-    assert PROMPTS == {**APPENDIX, **LIKE_THEM}
+    assert PROMPTS == {**APPENDIX, **LIKE_THEM, **OF_SENSES}
 
 
 TABLE_1 = """

@@ -2,11 +2,12 @@
 
     python tests/goldens/make.py --oracle PATH [KIND ...]
 
-PATH is the folder of the oracle (`make_tiny_hf.py`, `hf_reference.py`; `flamingo_reference.py` for kosmos1), which runs
-transformers on PyTorch; both, and tokenizers, have to be installed. The oracle writes checkpoint, inputs, bucket tables
-and greedy ids. Its stages, logits and loss are float32: the stored ones are the same in float64, and so are the
-gradients, of which the oracle has a few, of every tensor in the largest trainable set (`original`); kosmos1's are as
-the oracle has them. What the tests do not read is left out.
+PATH is the folder of the oracle (`make_tiny_hf.py`, `hf_reference.py`; `flamingo_reference.py` for kosmos1 and
+flamingo, `modality_towers_reference.py` for towers), which runs transformers on PyTorch; both, and tokenizers, have to
+be installed. The oracle writes checkpoint, inputs, bucket tables and greedy ids. Its stages, logits and loss are
+float32: the stored ones are the same in float64, and so are the gradients, of which the oracle has a few, of every
+tensor in the largest trainable set (`original`); those of kosmos1, flamingo and towers are as the oracle has them. What
+the tests do not read is left out.
 """
 
 import argparse
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import checkpoints  # noqa: E402
+import modality_qformer  # noqa: E402
 import reference  # noqa: E402
 
 KINDS = {
@@ -87,6 +89,14 @@ FLAMINGO = re.compile(
     r"|model\.embed_tokens\.weight)"
 )
 """The arrays of the oracle's statements of Flamingo that are kept."""
+TOWERS = re.compile(
+    r"meta|w/.*|grad/.*|grad_input|qformer/.*|fbank|output|padding|padded_output|public_buckets|probe"
+    r"|points|embedding|shuffled_.*|embedding_start_77"
+    r"|stage/(encoder_in|gate/\d|layer/\d|fps_index|neighbours|patch_features|position|block/\d|normed)"
+)
+"""What is kept of its statements of BEATs and PointBERT."""
+ONCE = re.compile(r"grad/|public_buckets|stage/(?!fps_index|neighbours)")
+"""What is kept of the first seed alone."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",
@@ -200,7 +210,32 @@ def make_kosmos() -> None:
     print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
 
 
-STATED = {"kosmos1": make_kosmos, "flamingo": make_flamingo}
+def make_towers() -> None:
+    """BEATs and PointBERT as the oracle states them, with two seeds, and a Q-Former of transformers behind each."""
+    directory = HERE / "towers"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    oracle = importlib.import_module("modality_towers_reference")
+    runs = {
+        "beats": (lambda config, w, x: oracle.beats(config, w, x), "fbank"),
+        "pointbert": (lambda config, w, x: oracle.point_bert(config, w, x)[1][:, None], "points"),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in (0, 1):
+            run("modality_towers_reference", "--out", scratch, "--only", ",".join(runs), "--seed", str(seed))
+            for kind, (tower, key) in runs.items():
+                found = dict(np.load(f"{scratch}/{kind}.npz"))
+                config = json.loads(str(found["meta"]))["config"]
+                inputs = reference.torch.from_numpy(found[key]).double().requires_grad_()
+                weights = {n[2:]: reference.torch.from_numpy(x).double() for n, x in found.items() if n[:2] == "w/"}
+                found |= modality_qformer.reference(tower(config, weights, inputs), inputs)
+                wanted = [name for name in found if TOWERS.fullmatch(name) and (seed == 0 or not ONCE.match(name))]
+                kept = {name: found[name] for name in wanted}
+                np.savez_compressed(directory / f"{kind}_{seed}.npz", **kept)
+    print(directory, sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()), "bytes")
+
+
+STATED = {"kosmos1": make_kosmos, "flamingo": make_flamingo, "towers": make_towers}
 """Directories of what the oracle states by itself, because no library has it."""
 
 

@@ -69,6 +69,7 @@ def test_logits_loss_and_gradients_whichever_side_the_padding_is_on(case):
         assert all(np.abs(grads[name]).max() == 0 for name in grads.keys() - read)
 
 
+@pytest.mark.long
 def test_the_tokens_of_answers(case):
     model, reference, batch, asked = case
     options = {"max_new_tokens": 8, "num_beams": BEAMS[len(asked[0].media)]}

@@ -34,17 +34,18 @@ def test_counts_order_and_round_trip(layouts, name):
 DOCUMENTS = {"mmc4", "obelics"}
 
 
-def test_there_are_26_and_those_of_llava_of_scienceqas_reasons_of_pairs_of_texts_and_of_frozen():
-    assert len(RELEASES) == 26 + 4 + 3 + 11 + 4 + 4
+def test_there_are_26_and_those_of_llava_of_scienceqas_reasons_of_pairs_of_texts_of_frozen_and_of_x():
+    assert len(RELEASES) == 26 + 4 + 3 + 11 + 4 + 4 + 17
     assert set(prompts.TRAINING) == set(RELEASES) - DOCUMENTS
     trained_on = {"capfilt", "vg_qa", *pretraining.RELEASES, *instructions.RELEASES, *DOCUMENTS}
+    trained_on |= {"wavcaps", "audioset", "audiocaps_qa", "webvid"}
     trained_on |= {name for name in RELEASES if name.startswith("llava")}
     assert set(prompts.PROMPTS) == set(RELEASES) - trained_on
 
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_absent_files_are_named(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"\.(json|csv|tar|parquet)") as raised:
+    with pytest.raises(FileNotFoundError, match=r"\.(json|csv|tar|parquet|txt)") as raised:
         RELEASES[name].splits(tmp_path, ())
     assert str(tmp_path) in str(raised.value)
 

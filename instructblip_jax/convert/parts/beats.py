@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.convert.config_fields import checked, fields
-from instructblip_jax.convert.public_file import directory_or_file, tensors_in
+from instructblip_jax.convert.public_file import PublicFile, directory_or_file
 from instructblip_jax.convert.rule import TRANSPOSE, Rule, Transform, dense, norm, patches
 from instructblip_jax.convert.write import Tensor
 from instructblip_jax.models.layers.primitives import ACTIVATIONS
@@ -101,5 +101,5 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return dataclasses.asdict(read_config(path, section)), tensors
 
 
-def _of_file(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return checked(path, "cfg", content.get("cfg"), dict), tensors_in(path, content, "model")
+def _of_file(file: PublicFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return checked(file.path, "cfg", file.content.get("cfg"), dict), file.tensors("model")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.convert.config_fields import checked, fields
-from instructblip_jax.convert.public_file import directory_or_file, tensors_in
+from instructblip_jax.convert.public_file import PublicFile, directory_or_file
 from instructblip_jax.convert.rule import LEADING, TRANSPOSE, Rule, Transform, dense, norm, third
 from instructblip_jax.convert.write import Tensor
 from instructblip_jax.models.towers.point_bert import PointBertConfig
@@ -93,9 +93,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return dataclasses.asdict(config) | {"channels": list(config.channels)}, tensors
 
 
-def _of_file(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    tensors = tensors_in(path, content, "state_dict")
-    return {}, {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
+def _of_file(file: PublicFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return {}, {name.removeprefix(PARALLEL): tensor for name, tensor in file.tensors("state_dict").items()}
 
 
 def _with_shapes(path: Path, section: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

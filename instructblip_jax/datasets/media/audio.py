@@ -37,7 +37,7 @@ def encode(wave: np.ndarray) -> bytes:
     """Samples float32 [N] in -1..1 at `RATE` as FLAC; what is beyond that range is cut off."""
     import av
 
-    levels = np.clip(np.round(wave * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+    levels = np.minimum(np.round(np.clip(wave, -1, 1) * 2.0**15), 2**15 - 1).astype(np.int16)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="flac", options={"fflags": "+bitexact"}) as file:
         stream = file.add_stream("flac", rate=RATE, layout="mono", format="s16")

@@ -28,14 +28,15 @@ from instructblip_jax.datasets.readers.source_rows import Made, OtherSplit, draf
 
 KARPATHY = ("train", "restval", "val", "test")
 """The split names in Karpathy's files."""
-Picture = tuple[int | str, Path, dict[str, Any]]
-"""Id, path and meta of a picture."""
+Picture = tuple[int | str, Path | Media | tuple[Media, ...], dict[str, Any]]
+"""Id, path and meta of a picture; or of what else has captions."""
 
 
 def records(name: str, split: str, picture: Picture, values: Any, start: int = 0) -> Iterator[Made]:
     """The records of a picture. ``values``: its captions, unchecked; training records number them from ``start``."""
-    image_id, path, meta = picture
-    uid, media = f"{name}/{split}/{image_id}", (Media(path),)
+    image_id, shown, meta = picture
+    uid = f"{name}/{split}/{image_id}"
+    media = (Media(shown),) if isinstance(shown, Path) else (shown,) if isinstance(shown, Media) else shown
     if training(split):
         for number, value in enumerate(typed(values, list, "captions"), start):
             try:
@@ -78,19 +79,26 @@ def karpathy(
     return drafts(elements(path, "images"), make)
 
 
-def listed(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Iterator[Draft | Skip]:
+def listed(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Stream:
     """One split of LAVIS's form: rows {image, caption}, where the caption is a string or a list of strings."""
+    return listing(elements(path), name, split, picture)
+
+
+def listing(
+    entries: Iterator[Entry], name: str, split: str, picture: Callable[[SourceRow], Picture], field: str = "caption"
+) -> Stream:
+    """One split of rows that hold a caption or a list of them in ``field``."""
     seen: dict[int | str, int] = {}
 
     def make(row: SourceRow) -> Iterator[Made]:
-        found, value = picture(row), need(row, "caption")
+        found, value = picture(row), need(row, field)
         values = [value] if isinstance(value, str) else value
         start = seen.get(found[0], 0)
         if training(split):  # each caption of a picture has a row of its own
-            seen[found[0]] = start + len(typed(values, list, "caption"))
+            seen[found[0]] = start + len(typed(values, list, field))
         yield from records(name, split, found, values, start)
 
-    return drafts(elements(path), make)
+    return drafts(entries, make)
 
 
 def coco_form(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Stream:

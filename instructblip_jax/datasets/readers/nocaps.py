@@ -6,11 +6,11 @@ If the first is missing, LAVIS's nocaps_val.json is read. Pictures: Open Images 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Media, Release, Rows, Skip
 from instructblip_jax.datasets.readers import captioned
-from instructblip_jax.datasets.readers.captioned import Picture
 from instructblip_jax.datasets.readers.fields import SourceRow, extras, ident, text
 from instructblip_jax.datasets.readers.json_files import elements
 from instructblip_jax.datasets.readers.source_rows import Made, drafts, find, nonempty, places
@@ -19,7 +19,9 @@ from instructblip_jax.datasets.readers.stores import Store, store
 NAME = "nocaps"
 
 
-def _picture(where: Store, folders: Sequence[str], field: str, key: str, row: SourceRow) -> Picture:
+def _picture(
+    where: Store, folders: Sequence[str], field: str, key: str, row: SourceRow
+) -> tuple[int | str, Path, dict[str, Any]]:
     name = text(row, field)
     file = name.rsplit("/", 1)[-1]
     path = where.find(*(f"{folder}/{file}" for folder in folders), name, file)

@@ -3,9 +3,15 @@
 from instructblip_jax.datasets.draft import Release
 from instructblip_jax.datasets.readers import (
     aokvqa,
+    audiocaps,
+    audioset,
+    cap3d,
     capfilt,
+    clotho,
     coco_caption,
     coco_vqa,
+    discrn,
+    esc50,
     fast_binding,
     flickr30k,
     gqa,
@@ -15,6 +21,8 @@ from instructblip_jax.datasets.readers import (
     ivqa,
     llava,
     mmc4,
+    modelnet40,
+    music_avqa,
     nlvr2,
     nocaps,
     obelics,
@@ -26,10 +34,12 @@ from instructblip_jax.datasets.readers import (
     textcaps,
     textvqa,
     vg_qa,
+    video_captions,
     video_qa,
     visdial,
     vizwiz,
     vsr,
+    wavcaps,
 )
 from instructblip_jax.datasets.readers.question_generation import swapped
 
@@ -75,7 +85,20 @@ RELEASES: dict[str, Release] = {
     "obelics": obelics.RELEASE,
     **instructions.RELEASES,
     **fast_binding.RELEASES,
+    "audiocaps": audiocaps.RELEASE,
+    "audiocaps_qa": audiocaps.QUESTIONS,
+    "wavcaps": wavcaps.RELEASE,
+    "audioset": audioset.RELEASE,
+    "clotho": clotho.RELEASE,
+    "clotho_aqa": clotho.QUESTIONS,
+    "esc50": esc50.RELEASE,
+    "cap3d": cap3d.RELEASE,
+    "cap3d_qa": cap3d.QUESTIONS,
+    "modelnet40": modelnet40.RELEASE,
+    **video_captions.RELEASES,
+    "music_avqa": music_avqa.RELEASE,
+    **discrn.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, and Frozen's
-benchmarks."""
+with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, Frozen's
+benchmarks, and X-InstructBLIP's sounds, shapes, films and pairs of these."""

@@ -54,6 +54,11 @@ class Store:
             self._folders[root, name] = at if at and os.path.isdir(at) else None
         return self._folders[root, name]
 
+    def places(self, folder: str) -> list[str]:
+        """The paths of ``folder`` under each root that has it. Raises BadRow if it leaves the roots."""
+        inside = self._inside(folder) if folder else ""
+        return [at for root in self.roots if (at := self._folder(root, inside))]
+
     def _inside(self, name: str) -> str:
         """``name`` as a path relative to a root. Raises BadRow if it leaves the roots."""
         if _PLAIN.fullmatch(name):

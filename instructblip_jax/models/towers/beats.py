@@ -1,7 +1,6 @@
 """BEATs (arXiv 2212.09058), X-InstructBLIP's audio tower: a post-norm transformer over patches of a filter bank."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -178,9 +177,5 @@ class Beats(nnx.Module):
             self.relative[...], length, length, bidirectional=True, max_distance=self.config.max_distance
         )
         hidden = None if mask is None else mask_bias(mask)
-        body = functools.partial(_layer, position=position, hidden=hidden)
+        body = lambda layer, x: (layer(x, position, hidden), None)
         return stack.run(self.layers, x, body, remat=self.remat)[0]
-
-
-def _layer(layer: Layer, x: jax.Array, *, position: jax.Array, hidden: jax.Array | None) -> tuple[jax.Array, None]:
-    return layer(x, position, hidden), None

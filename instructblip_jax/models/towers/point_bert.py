@@ -1,6 +1,7 @@
 """PointBERT (arXiv 2111.14819) and its projection as in ULIP-2 (arXiv 2305.08275), X-InstructBLIP's tower of points."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -76,6 +77,29 @@ def nearest(points: jax.Array, centres: jax.Array, count: int) -> jax.Array:
     return jax.lax.map(of_one, centres.swapaxes(0, 1), batch_size=CHUNK).swapaxes(0, 1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest(x: jax.Array, axis: int) -> jax.Array:
+    """The largest entries along an axis, which stays; of equal ones the first gets the gradient, as in torch.
+
+    `jnp.max` divides its gradient by the number of entries that equal the result. That is 0, and the gradient NaN,
+    where XLA computes the entries twice, with other roundings.
+    """
+    return jnp.max(x, axis=axis, keepdims=True)
+
+
+def _largest_forward(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)
+    return largest(x, axis), places == jnp.argmax(x, axis=axis, keepdims=True)
+
+
+def _largest_backward(axis: int, first: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    del axis
+    return (jnp.where(first, gradient, jnp.zeros((), gradient.dtype)),)
+
+
+largest.defvjp(_largest_forward, _largest_backward)
+
+
 class RunningNorm(nnx.Module):
     """Batch norm by its running statistics, as in evaluation; they are parameters, so that files keep them."""
 
@@ -108,9 +132,8 @@ class PatchEncoder(nnx.Module):
 
     def __call__(self, patches: jax.Array) -> jax.Array:
         x = self.second(jax.nn.relu(self.first_norm(self.first(patches.astype(self.dtype)))))
-        whole = jnp.max(x, axis=-2, keepdims=True)
-        x = jnp.concatenate([jnp.broadcast_to(whole, x.shape), x], axis=-1)  # [B, G, M, 2 C']
-        return jnp.max(self.fourth(jax.nn.relu(self.third_norm(self.third(x)))), axis=-2)
+        x = jnp.concatenate([jnp.broadcast_to(largest(x, -2), x.shape), x], axis=-1)  # [B, G, M, 2 C']
+        return largest(self.fourth(jax.nn.relu(self.third_norm(self.third(x)))), -2)[..., 0, :]
 
 
 class PointBert(nnx.Module):
@@ -149,24 +172,30 @@ class PointBert(nnx.Module):
         own = jnp.take_along_axis(points, index.reshape(index.shape[0], -1, 1), axis=1).reshape(*index.shape, 3)
         return centres, own - centres[:, :, None]
 
-    def features(self, points: jax.Array) -> jax.Array:
-        """See `__call__`; the last norm's tokens, [B, 1 + G, D], class token first."""
+    def embed(self, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B, N, 3] -> the first block's input, and what is added before every block, each [B, 1 + G, D]."""
         if points.ndim != 3 or points.shape[-1] != 3 or points.shape[1] < self.config.group_size:
             raise ValueError(
                 f"point_values {points.shape}: this tower takes [B, N, 3] with N at least {self.config.group_size}"
             )
         centres, patches = self.group(points.astype(jnp.float32))
         position = self.position_down(gelu(self.position_up(centres.astype(self.dtype))))  # [B, G, D]
-        x, position = (
-            jnp.concatenate([jnp.broadcast_to(first[...].astype(y.dtype), (y.shape[0], 1, y.shape[2])), y], axis=1)
-            for first, y in (
-                (self.class_token, self.reduce(self.patches(patches))),
-                (self.class_position, position),
-            )
+        return (
+            _behind(self.class_token[...], self.reduce(self.patches(patches))),
+            _behind(self.class_position[...], position),
         )
+
+    def features(self, points: jax.Array) -> jax.Array:
+        """[B, N, 3] -> the last norm's tokens [B, 1 + G, D], class token first."""
+        x, position = self.embed(points)
         return self.norm(stack.run(self.layers, x, lambda block, x: (block(x + position), None), remat=self.remat)[0])
 
     def __call__(self, points: jax.Array) -> jax.Array:
         """Raises ValueError for another shape, or fewer points than a patch has."""
         x = self.features(points)
-        return self.projection(jnp.concatenate([x[:, :1], jnp.max(x[:, 1:], axis=1, keepdims=True)], axis=-1))
+        return self.projection(jnp.concatenate([x[:, :1], largest(x[:, 1:], 1)], axis=-1))
+
+
+def _behind(first: jax.Array, x: jax.Array) -> jax.Array:
+    """x [B, G, D] behind a token [1, D] of all rows -> [B, 1 + G, D]."""
+    return jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (x.shape[0], *first.shape)), x], axis=1)

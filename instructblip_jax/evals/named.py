@@ -1,0 +1,36 @@
+"""The class that a written answer names, of a few known ones: an open answer to a question of classification."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+
+@lru_cache(maxsize=64)
+def _forms(classes: tuple[str, ...]) -> dict[re.Pattern[str], int]:
+    """The longest names first, so that "bottle opener" is not taken for a bottle."""
+    order = sorted(range(len(classes)), key=lambda n: -len(classes[n]))
+    return {_form(classes[n]): n for n in order}
+
+
+def _form(name: str) -> re.Pattern[str]:
+    words = r"[\s_-]*".join(map(re.escape, re.split(r"[\s_-]+", name.lower().strip())))
+    return re.compile(rf"(?<![a-z0-9]){words}(?:e?s)?(?![a-z0-9])")
+
+
+def first(text: str, classes: Sequence[str]) -> int | None:
+    """The class whose name comes first in ``text``, of those that begin at one place the longest; None without any.
+
+    A name of several words counts however they are joined, and so does a plural.
+    """
+    text = text.lower()
+    found = [
+        (match.start(), -len(match[0]), n) for form, n in _forms(tuple(classes)).items() if (match := form.search(text))
+    ]
+    return min(found)[2] if found else None
+
+
+def by_words(text: str, classes: Sequence[str]) -> int | None:
+    """The first class of the list whose name is a word of ``text`` cut at blanks: X-InstructBLIP's rule (arXiv
+    2311.18799), under which a name of two words never counts."""
+    words = set(re.sub(r"[^\w\s-]", "", text.lower()).split())
+    return next((n for n, name in enumerate(classes) if name.lower() in words), None)

@@ -1,0 +1,43 @@
+"""How X-InstructBLIP's authors evaluate it (arXiv 2311.18799), a modality alone or several, and what they report."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Judged(NamedTuple):
+    """Sets that a modality, or several together, are evaluated on: of its training, and not."""
+
+    held_in: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+JUDGED = {
+    "image": Judged(("coco_caption", "okvqa"), ("nocaps", "flickr30k", "gqa", "vizwiz")),
+    "video": Judged(("msrvtt_caption", "msrvtt_qa"), ("msvd_caption", "msvd_qa", "vatex")),
+    "audio": Judged(("audiocaps",), ("clotho", "clotho_aqa", "esc50")),
+    "pc": Judged(("cap3d", "cap3d_qa"), ("modelnet40",)),
+    "joint": Judged((), ("music_avqa", "discrn_av", "discrn_i3d")),
+}
+"""Modality -> its sets; "joint" needs a model of several modalities."""
+
+_CAPTION: Mapping[str, Any] = {"prompt": "a short description", "repetition_penalty": 1.15, "num_beams": 5}
+_ABOUT_PICTURES = {"prompt": "based on the given image respond to {question}"}
+SETTINGS: dict[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("coco_caption", "nocaps", "flickr30k"), _CAPTION),
+    **dict.fromkeys(("okvqa", "gqa", "vizwiz"), _ABOUT_PICTURES),
+    "msvd_qa": {"prompt": "Question: {question} Answer:", "mode": "generate"},
+    "msrvtt_qa": {"prompt": "based on the given video respond to {question}", "mode": "generate"},
+}
+"""Set -> what differs from `evals.suite.SUITE`, where that states other papers' evaluation."""
+
+PAPER: dict[str, dict[str, float]] = {
+    "x-instructblip-7b": {"modelnet40": 62.8, "discrn_av": 34.0},
+    "x-instructblip-13b": {"music_avqa": 44.5},
+}
+"""Model -> set -> the paper's number, times 100, of those that others quote alike: its tables are not at hand. That of
+DisCRn is of its code's order of media, and counts answers that name no side as wrong."""
+
+
+def settings_of(sets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The settings of ``sets``, as config.evaluation.settings has them."""
+    return {name: dict(SETTINGS[name]) for name in sets if name in SETTINGS}
