@@ -86,7 +86,7 @@ def scored(
 ) -> np.ndarray:
     """Log-likelihoods of the candidates of the first rows of a batch, float32 [rows, N], -inf where one has fewer."""
     rows = len(next(iter(text.values())))
-    worded = [[spec.candidate.format(text) for text in texts] for texts in lists]
+    worded = [tuple(map(spec.candidate.format, texts)) for texts in lists]
     filled = [*worded, *[worded[0]] * (rows - len(lists))]
     return score(model, processor, media, text, filled, include_end=spec.include_end)[: len(lists)]
 
