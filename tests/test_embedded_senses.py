@@ -1,6 +1,9 @@
 """What ships for the digits world's four senses: small, right for its words, and able to tell and compare digits."""
 
 import json
+import runpy
+import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from tokenizers import Tokenizer
 
 from instructblip_jax import embedded
 from instructblip_jax.convert.parts import beats, llama, point_bert
-from instructblip_jax.datasets.digits import questions
+from instructblip_jax.datasets.digits import questions, senses
 from instructblip_jax.models.towers.beats import Beats
 from instructblip_jax.models.towers.point_bert import PointBert
 
@@ -84,3 +87,34 @@ def test_a_tower_tells_digits_of_voices_and_hands_that_it_never_met(folder, part
     means = np.stack([known[named == digit].mean(0) for digit in range(10)])
     means, new = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (means - known.mean(0), new - known.mean(0)))
     assert np.mean(np.argmax(new @ means.T, 1) == wanted) > 0.8
+
+
+def test_the_model_is_put_together_of_what_ships_and_of_a_model_that_is_put_together_first(tmp_path, monkeypatch):
+    commands = []
+
+    def assembled(command, **options):
+        out = Path(command[-1].removeprefix("--out="))
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+        commands.append(command[4:-1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(embedded.subprocess, "run", assembled)
+    made = embedded.model("digits-x")
+    assert embedded.model("digits-x") == made
+    (first, *_), (second, *parts) = commands
+    assert (first, second) == ("blip-2", "x-instructblip")
+    two = embedded.model("digits-two-queries")
+    assert {f"--image={two}", f"--video={two}", f"--audio={embedded.ASSETS / 'digits_beats'}"} <= set(parts)
+    assert len(commands) == 2  # nothing is assembled again
+
+
+def test_each_run_trains_one_modality_on_one_sense(monkeypatch):
+    monkeypatch.setattr(embedded, "model", lambda name: embedded.ASSETS / "digits")
+    get_config = runpy.run_path(str(toys.ROOT / "configs" / "digits_x.py"))["get_config"]
+    runs = {name: get_config(name) for name in ("image", "audio", "video", "pc")}
+    assert [run.trainable for run in runs.values()] == [f"qformer_{name}" for name in runs]
+    assert [run.mixture.sets for run in runs.values()] == [(s, f"{s}{senses.FACTS}") for s in senses.SENSES]
+    with pytest.raises(ValueError, match="it has image, audio, video, pc"):
+        get_config("touch")
