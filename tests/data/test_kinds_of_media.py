@@ -3,6 +3,7 @@
 import copy
 import io
 
+import media_files
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,20 +11,21 @@ from PIL import Image
 from instructblip_jax.data import loader, prepared
 from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.loader import training_batches
-from instructblip_jax.data.record import Medium, Record
+from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.digits.templates import TEMPLATES
 from instructblip_jax.datasets.draft import Draft, Media
 from instructblip_jax.datasets.prepare import shards
+from instructblip_jax.processors.audio import samples_of
 from instructblip_jax.processors.instructblip import InstructBlipProcessor
 
 LENGTHS = {"instruction_lengths": (40,), "response_lengths": (24,)}
 
 
 class Hearing(InstructBlipProcessor):
-    """Reads recordings beside pictures: the first byte of each."""
+    """Reads recordings beside pictures: the first sample of each."""
 
     def media(self, media, name=None, rng=None):
-        heard = [content[0] for kind, content in media if kind == "audio"]
+        heard = [level(content) for kind, content in media if kind == "audio"]
         pictures = [(kind, content) for kind, content in media if kind != "audio"]
         arrays = super().media(pictures, name) if pictures or not heard else {}
         return arrays | ({"audio": np.array(heard, np.float32)} if heard else {})
@@ -51,12 +53,28 @@ def png(grey: int) -> bytes:
     return buffer.getvalue()
 
 
+def level(data: bytes) -> float:
+    """The first sample of a recording."""
+    return float(samples_of(data, "a recording", 1.0)[0][0])
+
+
+def steady(number: int) -> bytes:
+    """A recording of 50 ms at one level."""
+    return media_files.wav(np.full((800, 1), number, np.int16))
+
+
+def cloud() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.eye(3, dtype=np.float32))
+    return buffer.getvalue()
+
+
 MEDIA = {
     "seen": (Media(data=png(0)),),
-    "heard": (Media(data=b"a", kind="audio"),),
-    "both": (Media(data=b"b", kind="audio"), Media(data=png(1))),
-    "twice": (Media(data=b"c", kind="audio"), Media(data=png(2))),
-    "points": (Media(data=b"d", kind="points"),),
+    "heard": (Media(data=steady(1000), kind="audio"),),
+    "both": (Media(data=steady(2000), kind="audio"), Media(data=png(1))),
+    "twice": (Media(data=steady(3000), kind="audio"), Media(data=png(2))),
+    "points": (Media(data=cloud(), kind="points"),),
 }
 
 
@@ -84,13 +102,18 @@ def out(tmp_path_factory):
 
 
 def test_media_of_all_kinds_are_read_back(out):
+    def content(kind, data):
+        return (kind, round(level(data) * 2**15)) if kind == "audio" else (kind, data)
+
     train = prepared.open_set(out, "own", "train")
-    assert {record.uid: [tuple(medium) for medium in record.media] for record in train} == {
-        f"own/{name}": [(one.kind, one.data) for one in MEDIA[name]] for name in ("seen", "heard", "both", "twice")
+    assert {record.uid: [content(*medium) for medium in record.media] for record in train} == {
+        f"own/{name}": [content(one.kind, one.data) for one in MEDIA[name]]
+        for name in ("seen", "heard", "both", "twice")
     }
     assert all(record.parts == (0, "x") for record in train)
     (record,) = prepared.open_set(out, "own", "points")
-    assert record.media == (Medium("points", b"d"),)
+    assert [medium.kind for medium in record.media] == ["points"]
+    assert np.load(io.BytesIO(record.media[0].data)).shape == (3, 3)
 
 
 def test_rows_of_a_training_batch_show_the_same_kinds(out, processor):

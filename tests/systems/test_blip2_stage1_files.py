@@ -202,5 +202,5 @@ def test_a_wrong_original_file_is_refused_with_every_tensor(public, tmp_path):
         lavis.joined_biases({"visual_encoder.blocks.0.attn.q_bias": np.zeros(2)})
     copy = tmp_path / "llava"
     shutil.copytree(minis.write(tmp_path / "mini", "llava"), copy)
-    with pytest.raises(ValueError, match="that is for InstructBLIP and BLIP-2"):
+    with pytest.raises(ValueError, match="that is for InstructBLIP, X-InstructBLIP and BLIP-2"):
         families.with_replaced(tmp_path / "out", tmp_path / "x.pth", file, copy)
