@@ -24,7 +24,7 @@ BATCH = 128
 
 
 def shown(record: Record) -> list[Any]:
-    """What a record shows, one entry for each of its senses: bytes, or the frames of a film."""
+    """The media of a record, one entry for each of its senses: bytes, or the frames of a film."""
     found, media = [], [medium.data for medium in record.media]
     for sense in record.meta["senses"]:
         count = strokes.FRAMES if sense == "filmed" else 1
@@ -52,7 +52,7 @@ def batches(name: str, count: int) -> Iterator[list[Record]]:
 
 
 def right(model: Any, processor: Any, name: str, count: int) -> np.ndarray:
-    """Which questions of a set a model answers exactly, bool [count], and in the same order for every model."""
+    """True for the questions of a set that a model answers exactly, bool [count], in the same order for every model."""
     found: list[bool] = []
     for records in batches(name, count):
         filled = [*records, *[records[-1]] * (BATCH - len(records))]

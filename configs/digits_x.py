@@ -1,7 +1,7 @@
 """X-InstructBLIP (arXiv 2311.18799) in the digits world: each sense learns alone, with a Q-Former of its own.
 
 A variant is a modality: ``image`` has pictures of digits, ``audio`` voices, ``video`` films of strokes, ``pc`` points.
-What four runs have trained, `assemble x-instructblip` puts together; benchmarks/senses.py asks it about two of them.
+`assemble x-instructblip` puts together what four runs have trained; benchmarks/senses.py asks about two of them.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""What ships for the digits world's four senses: small, right for its words, and able to tell and compare digits."""
+"""The shipped parts of the digits world's four senses: small, right for their words, and able to tell digits."""
 
 import json
 import runpy

@@ -4,7 +4,6 @@ A small BEATs and a small PointBERT in the layout of their public files. They ar
 training voices and training scans alone: a temporary linear head names the digit from the mean of the tower's tokens.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from digits_towers import cached, write_json, write_weights
+from digits_towers import cached, main, write_json, write_weights
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
@@ -170,7 +169,7 @@ def train_touch(steps: int) -> dict:
 
 
 def _before_third(encoder, patches: jax.Array) -> jax.Array:
-    """What the second norm of a `PatchEncoder` takes."""
+    """The input of a `PatchEncoder`'s second norm."""
     x = encoder.second(jax.nn.relu(encoder.first_norm(encoder.first(patches))))
     whole = jnp.broadcast_to(jnp.max(x, axis=-2, keepdims=True), x.shape)
     return encoder.third(jnp.concatenate([whole, x], axis=-1))
@@ -194,19 +193,5 @@ def make_point_bert(out: Path, cache: Path) -> None:
 MAKE = {"digits_beats": make_beats, "digits_point_bert": make_point_bert}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("made", nargs="*", help="folders to make; all without one")
-    parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
-    parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
-    args = parser.parse_args()
-    if unknown := set(args.made) - set(MAKE):
-        parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(MAKE)}")
-    for name in args.made or MAKE:  # argparse refuses its own default where there are choices
-        out = args.assets / name
-        out.mkdir(parents=True, exist_ok=True)
-        MAKE[name](out, args.cache)
-
-
 if __name__ == "__main__":
-    main()
+    main(MAKE, __doc__)

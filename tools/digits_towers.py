@@ -354,19 +354,20 @@ MAKE = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(make: Mapping[str, Callable[[Path, Path], None]], description: str | None) -> None:
+    """Make the folders that the command line names: a name of ``make`` -> what makes it, of its folder and a cache."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("made", nargs="*", help="folders to make; all without one")
     parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
     parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
     args = parser.parse_args()
-    if unknown := set(args.made) - set(MAKE):
-        parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(MAKE)}")
-    for name in args.made or MAKE:  # argparse refuses its own default where there are choices
+    if unknown := set(args.made) - set(make):
+        parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(make)}")
+    for name in args.made or make:  # argparse refuses its own default where there are choices
         out = args.assets / name
         out.mkdir(parents=True, exist_ok=True)
-        MAKE[name](out, args.cache)
+        make[name](out, args.cache)
 
 
 if __name__ == "__main__":
-    main()
+    main(MAKE, __doc__)

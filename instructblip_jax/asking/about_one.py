@@ -37,7 +37,7 @@ def rows(write: Write, captions: Sequence[str], *, shapes: bool) -> list[dict[st
 
 
 def counted(made: Sequence[Mapping[str, str]]) -> dict[str, int]:
-    """How many captions there were, how many have a question, and how many of these pass each check and both."""
+    """The numbers of captions, of those with a question, and of these that pass each check and both."""
     asked = [row for row in made if row]
     passed = {name: [row[name] == "True" for row in asked] for name in ("extractive", "correct")}
     both = [all(pair) for pair in zip(*passed.values(), strict=True)]

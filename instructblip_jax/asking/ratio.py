@@ -1,4 +1,4 @@
-"""How much of a short text a longer one holds, and how alike texts are by their words."""
+"""The share of a short text that a longer one holds, and the likeness of texts by their words."""
 
 import re
 from collections import Counter

@@ -53,7 +53,7 @@ FAMILY = Family(
     lambda directory, config: None,
     _no_processor,
 )
-"""How its files are read."""
+"""The rules by which its files are read."""
 
 
 @dataclasses.dataclass(frozen=True)

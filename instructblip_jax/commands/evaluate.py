@@ -75,10 +75,9 @@ def run(args: Sequence[str]) -> None:
     model, step = load(dataclasses.replace(config, model=str(directory)), workdir, FLAGS.checkpoint)
     weights = weights_sha256(model.train)
 
-    results, paper = (
-        {},
-        (instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER).get(Path(config.model).name, {}),
-    )
+    results: dict[str, Any] = {}
+    papers = instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER
+    paper = papers.get(Path(config.model).name, {})
     writer = distributed.is_writer()
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
         if name in tasks:

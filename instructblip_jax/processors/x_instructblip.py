@@ -21,9 +21,7 @@ from instructblip_jax.processors.video import frames_of, is_video, middles
 
 CUES = {"image": " image: ", "video": " video: ", "audio": " audio: ", "pc": " 3d: "}
 """Modality -> the text before each of its media, the original's."""
-KEYS = {"image": "pixel_values", "video": "video_values", "audio": "audio_values", "pc": "point_values"}
 FILE = (str, os.PathLike, bytes)
-KINDS = {"image": "image", "video": "frame", "audio": "audio", "pc": "points"}
 
 
 class Several(tuple[Medium, ...]):
@@ -140,11 +138,11 @@ class XInstructBlipProcessor(InstructBlipProcessor):
             videos = len(frames) // self.config.frames
             for key, x in super().media(frames, name, rng).items():
                 whole = x.reshape(videos, self.config.frames, *x.shape[1:])
-                arrays[KEYS["video"] + key.removeprefix(KEYS["image"])] = whole
+                arrays[self.config.key_of["video"] + key.removeprefix(self.config.key_of["image"])] = whole
         if sounds := by_kind["audio"]:
-            arrays[KEYS["audio"]] = np.stack([self.sounds.values(content, name) for _, content in sounds])
+            arrays[self.config.key_of["audio"]] = np.stack([self.sounds.values(content, name) for _, content in sounds])
         if clouds := by_kind["points"]:
-            arrays[KEYS["pc"]] = np.stack([self.clouds.values(content, name) for _, content in clouds])
+            arrays[self.config.key_of["pc"]] = np.stack([self.clouds.values(content, name) for _, content in clouds])
         return arrays
 
     def settings(self) -> Mapping[str, Any]:
@@ -160,7 +158,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         """The media arrays of rows -> those of a batch; rows with fewer media are filled up with zeros."""
         room = self.config.sequence(kinds)
         batch: dict[str, np.ndarray] = {}
-        for modality, key in KEYS.items():
+        for modality, key in self.config.key_of.items():
             most = max(room.count(modality), *(len(row.get(key, ())) for row in rows))
             for name, shape in self.config.media_shapes(modality, len(rows), most).items() if most else ():
                 own = [row.get(name) for row in rows]
@@ -177,16 +175,20 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
     def feature_key(self, kind: str) -> str:
         """See `BaseProcessor`: a frame is a picture."""
-        return next(KEYS[name] for name, own in KINDS.items() if own == kind.replace("frame", "image"))
+        return next(
+            self.config.key_of[name]
+            for name, own in self.config.kind_of.items()
+            if own == kind.replace("frame", "image")
+        )
 
     def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """See `BaseProcessor`: the features of a medium alone are [B, 1, ...]."""
         features = {}
-        for modality, kind in KINDS.items():
+        for modality, kind in self.config.kind_of.items():
             if own := [x for x, other in zip(found, kinds, strict=True) if other == kind]:
                 joined = np.concatenate(own, axis=1)
                 videos = (joined.shape[0], -1, self.config.frames, *joined.shape[2:])
-                features[KEYS[modality]] = joined.reshape(videos) if modality == "video" else joined
+                features[self.config.key_of[modality]] = joined.reshape(videos) if modality == "video" else joined
         return features
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
@@ -244,7 +246,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
             return
         for one in entry if _several(modality, entry) else [entry]:
             if modality != "video":
-                yield KINDS[modality], one
+                yield self.config.kind_of[modality], one
                 continue
             if isinstance(one, FILE):
                 yield from (("frame", frame) for frame in frames_of(one, self.config.frames))

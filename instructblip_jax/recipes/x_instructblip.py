@@ -51,7 +51,7 @@ RUNS = {
 }
 """Modality -> its run. COCO's and MSR-VTT's captions are raised by hand; other weights are square roots of sizes."""
 COCO_13B = 0.3
-"""How often COCO's captions are drawn for 13B (its run is then continued for 40,000 steps with 3.0)."""
+"""The weight of COCO's captions for 13B (its run is then continued for 40,000 steps with 3.0)."""
 LARGE = "_13b"
 """The end of a variant's name for a language model of 13B."""
 

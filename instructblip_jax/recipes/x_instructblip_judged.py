@@ -1,4 +1,4 @@
-"""How X-InstructBLIP's authors evaluate it (arXiv 2311.18799), a modality alone or several, and what they report."""
+"""The evaluation of X-InstructBLIP by its authors (arXiv 2311.18799), modalities alone or several, and their results."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -30,8 +30,10 @@ from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Media, Sha
 
 MODALITIES = ("image", "video", "audio", "pc")
 """Everything that there is a tower for."""
-KINDS = {"image": "image", "frame": "video", "audio": "audio", "points": "pc"}
-"""Kind of a medium -> the modality that reads it; a run of frames is a video."""
+KINDS = {"image": "image", "video": "frame", "audio": "audio", "pc": "points"}
+"""Modality -> the kind of its media; a run of frames is a video."""
+READERS = {kind: modality for modality, kind in KINDS.items()}
+"""The inverse of `KINDS`."""
 MEDIA = {"image": "pixel_values", "video": "video_values", "audio": "audio_values", "pc": "point_values"}
 """Modality -> its batch key."""
 FEATURES = {"image": "image_features", "video": "video_features", "audio": "audio_features", "pc": "point_features"}
@@ -107,6 +109,8 @@ class XInstructBlipConfig(PrefixConfig):
 
     parts: ClassVar[Mapping[str, str]] = {"vit": TOWER, "beats": TOWER, "point_bert": TOWER, "llm": LANGUAGE}
     trainable_sets: ClassVar[Any] = TrainableSets()
+    kind_of: ClassVar[Mapping[str, str]] = KINDS
+    key_of: ClassVar[Mapping[str, str]] = MEDIA
     media_keys: ClassVar[tuple[str, ...]] = tuple(MEDIA.values())
     feature_keys: ClassVar[Mapping[str, str]] = {MEDIA[name]: FEATURES[name] for name in MODALITIES}
     reads_instruction: ClassVar[bool] = True
@@ -140,7 +144,7 @@ class XInstructBlipConfig(PrefixConfig):
         found: list[str] = []
         run = 0
         for kind, following in itertools.pairwise((*kinds, "")):
-            modality = KINDS[kind]
+            modality = READERS[kind]
             if not self._has_tower(modality):
                 raise ValueError(f"the row shows {kind}, and this model reads {', '.join(self.modalities)}")
             run += modality == "video"
@@ -153,12 +157,11 @@ class XInstructBlipConfig(PrefixConfig):
 
     def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
         """See `protocol.Shows`: a medium of each modality that trains."""
-        kinds = {modality: kind for kind, modality in KINDS.items()}
         return tuple(
             kind
             for name in self.modalities
             if {*trained_paths(name)} & {*trained}
-            for kind in [kinds[name]] * (self.frames if name == "video" else 1)
+            for kind in [KINDS[name]] * (self.frames if name == "video" else 1)
         )
 
     def instruction_limit(self, *, training: bool) -> int:

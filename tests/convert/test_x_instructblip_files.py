@@ -70,7 +70,7 @@ def test_runs_that_trained_apart_are_taken_as_they_are(runs, merged):
 
 
 def test_new_parts_begin_as_the_originals_do(parts, tmp_path):
-    """What the first stage has is taken without its attention, and everything of it for pictures."""
+    """The first stage is taken without its attention, and for pictures whole."""
     first = checkpoints.write(tmp_path / "first", json.loads(_first_stage(tmp_path / "first")), seed=8)
     out = assemble(tmp_path / "x", {**parts, "image": first, "qformer": first}, "language", "image", "qformer", "pc")
     made, source = tensors_of(out), tensors_of(first)

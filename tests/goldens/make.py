@@ -94,9 +94,9 @@ TOWERS = re.compile(
     r"|points|embedding|shuffled_.*|embedding_start_77"
     r"|stage/(encoder_in|gate/\d|layer/\d|fps_index|neighbours|patch_features|position|block/\d|normed)"
 )
-"""What is kept of its statements of BEATs and PointBERT."""
+"""The arrays of its statements of BEATs and PointBERT that are kept."""
 ONCE = re.compile(r"grad/|public_buckets|stage/(?!fps_index|neighbours)")
-"""What is kept of the first seed alone."""
+"""Those that are kept of the first seed alone."""
 STAGES = {
     "vision": "vision_last_hidden_state",
     "prefix": "prefix",

@@ -1,4 +1,4 @@
-"""What `prepare` stores of recordings, sound tracks and point clouds, and the reasons by which it leaves some out."""
+"""`prepare` stores recordings, sound tracks and point clouds, and leaves some out with a reason."""
 
 import io
 import tarfile
