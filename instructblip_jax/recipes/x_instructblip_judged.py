@@ -1,4 +1,4 @@
-"""The evaluation of X-InstructBLIP by its authors (arXiv 2311.18799), modalities alone or several, and their results."""
+"""The evaluation of X-InstructBLIP by its authors (arXiv 2311.18799), single and joint, and their results."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
