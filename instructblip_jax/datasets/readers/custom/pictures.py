@@ -21,7 +21,8 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 def media(value: Any, folder: Path, roots: Sequence[Path], kind: str = IMAGE) -> tuple[Media, ...]:
-    """The media of a cell, of one kind (`datasets.draft.KINDS`): a path, a data: URI, Hugging Face's {"bytes", "path"}, bytes, or a list of these.
+    """The media of a cell, of one kind (`datasets.draft.KINDS`): a path, a data: URI, Hugging Face's {"bytes", "path"},
+    bytes, or a list of these.
 
     Raises BadRow for any other value, and like `find`.
     """
