@@ -36,9 +36,7 @@ def place(row: OwnRow, roots: Sequence[Path]) -> Placed:
     named = text_of(row.fields.get("split"), "split")
     split = splits.of_field(named) if named else row.split
     kinds = {"image": VIDEO if row.fields.get("video") else IMAGE, "audio": AUDIO, "pc": POINTS}
-    found = {
-        column: pictures.media(row.fields.get(column), row.folder, roots, kind) for column, kind in kinds.items()
-    }
+    found = {column: pictures.media(row.fields.get(column), row.folder, roots, kind) for column, kind in kinds.items()}
     media = (row.media or found["image"]) + found["audio"] + found["pc"]
     if not media and not row.turns and not row.parts:
         raise BadRow("no picture, recording or point cloud")
