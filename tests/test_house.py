@@ -46,7 +46,8 @@ ROOMS: dict[str, set[str]] = {
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
         *("convert.shards", "data", "datasets", "digests", "distributed", "families", "files", "hub", "mesh", "model"),
-        *("processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems", "train"),
+        *("processor", "processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems"),
+        "train",
     },
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},
@@ -66,6 +67,10 @@ ROOMS: dict[str, set[str]] = {
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",
+    },
+    "serving": {
+        *("comparing", "data", "datasets", "decoding", "embedded", "model", "processors.base", "run"),
+        *("systems.build", "systems.protocol"),
     },
     "command_lines": {
         "convert.ingredients",
