@@ -35,8 +35,11 @@ ROOMS: dict[str, set[str]] = {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "pixels"),
         *("sharding", "systems.bank", "systems.build", "systems.protocol"),
     },
+    "losses": {"convert", "model", "objectives.term"},
     "processor": {"families", "hub", "processors.base"},
     "comparing": {"model", "processors.base"},
+    "drawing": set(),
+    "looking": {"drawing", "model", "processors.base", "systems.maps", "systems.protocol"},
     "data": {"processors.base", "processors.content", "processors.image", "files"},
     "datasets": {
         *("data", "files", "processors.audio", "processors.base", "processors.containers", "processors.content"),

@@ -175,6 +175,11 @@ class BaseProcessor(ABC):
         the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
         """
 
+    def seen(self, picture: Picture) -> Image.Image:
+        """A picture as the model sees it: resized, cut or padded. Raises UnusableImageError, or ValueError for a system
+        that reads no pictures."""
+        raise ValueError("this system reads no pictures")
+
     @abstractmethod
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Media arrays of the same shapes that show nothing."""
