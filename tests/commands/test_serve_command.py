@@ -1,5 +1,7 @@
 """The command: flags that are wrong, and a server in a process of its own, which SIGTERM ends."""
 
+import base64
+import io
 import json
 import re
 import signal
@@ -8,8 +10,16 @@ import subprocess
 import sys
 import urllib.request
 
+import numpy as np
 import pytest
-from serving_client import about, png
+from PIL import Image
+
+
+def png(seed):
+    """A picture's file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -32,7 +42,9 @@ def test_sigterm_finishes_the_answer_that_is_being_written(server, tmp_path):
     picture.write_bytes(png(0))
     done = subprocess.run(["bash", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["object"] == "chat.completion"  # the example that it printed works
-    body = {"model": "model", "messages": [{"role": "user", "content": about("describe", png(1))}], "stream": True}
+    url = "data:image/png;base64," + base64.b64encode(png(1)).decode()
+    parts = [{"type": "text", "text": "describe"}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "model", "messages": [{"role": "user", "content": parts}], "stream": True}
     request = urllib.request.Request(
         f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
