@@ -34,6 +34,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("token", None, "Bearer token that requests must bring; also INSTRUCTBLIP_TOKEN.")
     flags.DEFINE_string("dtype", None, "Compute type; the default is the run's, or bfloat16.")
     flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
+    flags.DEFINE_string("json", None, "Also write address, model and limits here as JSON, once requests are taken.")
 
 
 def check_flags(args: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`instructblip serve` behind its command line."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from instructblip_jax import embedded
 from instructblip_jax.command_lines.serve import token
-from instructblip_jax.files import read_json
+from instructblip_jax.files import read_json, write_json
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.run import trained
@@ -57,6 +58,8 @@ def run(args: Sequence[str]) -> None:
     longest = f"texts of {engine.limits.max_prompt} tokens, answers of {engine.limits.max_tokens}"
     print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API); {longest}")
     print(_example(address, name), flush=True)
+    if FLAGS.json:
+        write_json(FLAGS.json, {"address": address, "model": name, **dataclasses.asdict(engine.limits)})
     if not server.run(face, place):
         print("instructblip serve: ended before all answers were written", file=sys.stderr)
         sys.exit(CUT)

@@ -59,7 +59,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        requests = CounterMetricFamily("serve_requests", "Answered requests.", labels=("path", "status"))
+        requests = CounterMetricFamily("serve_requests", "Answered requests.", None, ("path", "status"))
         with self._lock:
             for key, count in self._requests.items():
                 requests.add_metric(key, count)
