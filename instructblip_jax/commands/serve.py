@@ -1,0 +1,103 @@
+"""`instructblip serve` behind its command line."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from instructblip_jax import embedded
+from instructblip_jax.command_lines.serve import token
+from instructblip_jax.files import read_json, write_json
+from instructblip_jax.model import Model
+from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.run import trained
+from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.serving import examples, server
+from instructblip_jax.serving.app import Face
+from instructblip_jax.serving.engine import Engine
+from instructblip_jax.serving.limits import Limits
+from instructblip_jax.serving.metrics import Metrics
+
+FLAGS = flags.FLAGS
+LENGTHS = (256, 128, 64, 32, 16)
+"""Tokens of the longest prompt and answer, tried one after the other."""
+CUT = 143
+"""Exit status where SIGTERM had to cut answers."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Load, compile, serve, until a signal ends it."""
+    place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
+    known = FLAGS.model in ("digits", *embedded.MADE) and not Path(FLAGS.model).exists()
+    directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
+    model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
+    metrics = Metrics()
+    engine = _engine(model, processor, metrics)
+    if not model.has("prefill") and engine.comparer is None:
+        raise ValueError(f"{directory}: this model only classifies; `serve` needs one that writes, or that compares")
+    name = FLAGS.model if known else Path(FLAGS.model.rstrip("/")).name
+    sets = _digits_sets(known)
+    face = Face(
+        engine,
+        name,
+        engine.limits,
+        system=read_json(model.directory / "config.json")["model_type"],
+        token=token(),
+        instructions=examples.instructions(sets),
+        example=None if sets is None else examples.picture(),
+    )
+    with tqdm(engine.warm_up(), desc="compiling", unit=" programs", disable=None) as steps:
+        for what in steps:
+            steps.set_postfix_str(what)
+    metrics.warm()
+    host, port = place.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    longest = f"texts of {engine.limits.max_prompt} tokens, answers of {engine.limits.max_tokens}"
+    print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API); {longest}")
+    print(_example(address, name), flush=True)
+    if FLAGS.json:
+        write_json(FLAGS.json, {"address": address, "model": name, **dataclasses.asdict(engine.limits)})
+    if not server.run(face, place):
+        print("instructblip serve: ended before all answers were written", file=sys.stderr)
+        sys.exit(CUT)
+
+
+def _engine(model: Model, processor: BaseProcessor, metrics: Metrics) -> Engine:
+    """The engine, with the longest prompts and answers that the model has positions for where no flag says it."""
+    for length in LENGTHS:
+        bounds = Limits(
+            max_tokens=FLAGS.max_tokens or length,
+            max_prompt=FLAGS.max_prompt or length,
+            rows=FLAGS.rows,
+            queue=FLAGS.queue,
+            pictures=FLAGS.pictures,
+        )
+        engine = Engine(model, processor, metrics, bounds)
+        try:
+            engine.prepare()
+            break
+        except ValueError:
+            if length == LENGTHS[-1] or (FLAGS.max_tokens and FLAGS.max_prompt):
+                raise
+    return engine
+
+
+def _digits_sets(known: bool) -> tuple[str, ...] | None:
+    """The sets of the digits world that a run trained on; none for an embedded model without a run, and None for a
+    model of another world."""
+    sets = Workdir(FLAGS.workdir).saved_config().mixture.all_sets if FLAGS.workdir else ()
+    return sets if examples.is_digits(sets) else () if known else None
+
+
+def _example(address: str, name: str) -> str:
+    """A request as one line of a shell."""
+    authorization = ' -H "Authorization: Bearer $TOKEN"' if token() else ""
+    parts = (
+        '[{"type": "text", "text": "describe the picture"}, '
+        '{"type": "image_url", "image_url": {"url": "data:image/png;base64,\'$(base64 -w0 F.png)\'"}}]'
+    )
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": {parts}}}]}}'
+    return f"curl {address}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'"
