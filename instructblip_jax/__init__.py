@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from instructblip_jax.mesh import make_mesh
     from instructblip_jax.model import InstructBlip, Model, from_pretrained
     from instructblip_jax.processor import Processor
+    from instructblip_jax.run.restored import from_run
 
 _HOMES = {
     "comparing": ["embed_images", "embed_texts", "match", "similarity"],
@@ -25,6 +26,7 @@ _HOMES = {
     "mesh": ["make_mesh"],
     "model": ["InstructBlip", "Model", "from_pretrained"],
     "processor": ["Processor"],
+    "run.restored": ["from_run"],
 }
 __all__ = [
     "InstructBlip",
@@ -33,6 +35,7 @@ __all__ = [
     "embed_images",
     "embed_texts",
     "from_pretrained",
+    "from_run",
     "generate",
     "generate_ids",
     "gradients",

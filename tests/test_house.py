@@ -49,7 +49,8 @@ ROOMS: dict[str, set[str]] = {
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
         *("convert.shards", "data", "datasets", "digests", "distributed", "families", "files", "hub", "mesh", "model"),
-        *("processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems", "train"),
+        *("processor", "processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems"),
+        "train",
     },
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},

@@ -357,7 +357,8 @@ class XInstructBlipSystem(PrefixSystem):
         if name is None:
             raise ValueError("there are maps over pictures and videos; none is given, or this model reads none")
         assert self.config.vision is not None
-        tokens, text = media[name][:, :1], ()
+        tokens = media[name][:, :1]
+        text: tuple[jax.Array, ...] = ()
         if "qformer_input_ids" in batch:
             mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
             text = (ids, mask)
