@@ -134,7 +134,7 @@ class Model:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("generate", "generate_ids", "stream", "rank"):
-            raise AttributeError(f"a model has no method {name}: call {name}(model, ...) of instructblip_jax")
+            raise AttributeError(f"a model has no method {name}: use instructblip_jax.{name}(model, ...)")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
