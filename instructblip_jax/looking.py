@@ -95,7 +95,8 @@ def overlay(
     """A picture as the model sees it, and beside it the same under the mean of the maps: the brighter, the more
     attention. A notebook shows it.
 
-    ``maps``: what `look` returns, or several by name, drawn side by side. ``each``: below them all maps one by one,
+    ``maps``: what `look` returns, or several by name, drawn side by side; beside two of them their difference, warm
+    where the first has more, blue where it has less. ``each``: below them all maps one by one,
     each by its own largest value. ``title``: stands above. Raises ValueError for maps of another shape.
     """
     named: Mapping[str, np.ndarray] = maps if isinstance(maps, Mapping) else {"": maps}
