@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from instructblip_jax.comparing import embed_images, embed_texts, match, similarity
     from instructblip_jax.decoding.rank import rank
     from instructblip_jax.decoding.text import generate, generate_ids, stream
+    from instructblip_jax.evals.gallery import show
     from instructblip_jax.families import trainable
     from instructblip_jax.looking import look, overlay
     from instructblip_jax.losses import gradients, loss
@@ -20,6 +21,7 @@ _HOMES = {
     "comparing": ["embed_images", "embed_texts", "match", "similarity"],
     "decoding.rank": ["rank"],
     "decoding.text": ["generate", "generate_ids", "stream"],
+    "evals.gallery": ["show"],
     "families": ["trainable"],
     "looking": ["look", "overlay"],
     "losses": ["gradients", "loss"],
@@ -45,6 +47,7 @@ __all__ = [
     "match",
     "overlay",
     "rank",
+    "show",
     "similarity",
     "stream",
     "trainable",

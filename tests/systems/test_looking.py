@@ -1,4 +1,4 @@
-"""`ib.look` against the attention that PyTorch's transformers returns, and against what the model's own pass computes."""
+"""`ib.look` against the attention that transformers returns on PyTorch, and against the model's own pass."""
 
 import jax
 import minis
@@ -105,7 +105,8 @@ def test_maps_are_the_weights_of_the_models_own_pass(kind, passes, loaded):
         words = ib.look(model, processor, picture(), QUESTION, words=True).reshape(-1, PATCHES)
         blind = words.sum(axis=1) == 0
         first = int(blind.sum())
-        assert 0 < first < 3 and blind[:first].all()  # the tokens before the picture
+        assert 0 < first < 3
+        assert blind[:first].all()
         np.testing.assert_allclose(words[first:], (gated[-1][: len(words)] @ own)[first:], atol=1e-5)
     assert np.ptp(maps.sum(axis=(1, 2))) > 0
     assert maps.sum(axis=(1, 2)).max() < 1
