@@ -7,7 +7,7 @@ from instructblip_jax.evals.table import SetResult
 
 COLOURS = {"held_in": "tab:blue", "held_out": "tab:orange"}
 MARKS = {"the paper's score": ("D", 5), "pictures blanked": ("|", 11)}
-"""What is marked beside a set's score -> form and size of the mark."""
+"""A mark beside a set's score -> its form and size."""
 
 
 def draw(rows: Mapping[str, SetResult], path: Path) -> None:
@@ -36,8 +36,8 @@ def draw(rows: Mapping[str, SetResult], path: Path) -> None:
     axis.set_yticks(range(len(shown)), named, fontsize=8)
     axis.set_xlabel(f"{metrics[0] if len(metrics) == 1 else 'score'} x 100")
     axis.margins(x=0.1)
-    handles, labels = axis.get_legend_handles_labels()
-    once = dict(zip(reversed(labels), reversed(handles), strict=True))
+    drawn, names = axis.get_legend_handles_labels()
+    once = dict(zip(reversed(names), reversed(drawn), strict=True))
     figure.legend(once.values(), once.keys(), fontsize=8, loc="outside lower center", ncols=len(once))
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
