@@ -13,7 +13,7 @@ from instructblip_jax.command_lines.serve import token
 from instructblip_jax.files import read_json, write_json
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
-from instructblip_jax.run import trained
+from instructblip_jax.run import restored
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.serving import examples, server
 from instructblip_jax.serving.app import Face
@@ -33,7 +33,7 @@ def run(args: Sequence[str]) -> None:
     place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
     known = FLAGS.model in ("digits", *embedded.MADE) and not Path(FLAGS.model).exists()
     directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
-    model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
+    model, processor = restored.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
     metrics = Metrics()
     engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:
