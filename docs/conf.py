@@ -37,7 +37,7 @@ html_title = f"instructblip_jax {version}"
 html_show_sphinx = False
 
 NAVIGATION = {
-    "Start": ["CHANGELOG", "docs/hardware", "docs/digits"],
+    "Start": ["docs/digits", "docs/look", "docs/serve", "docs/compare", "docs/hardware", "CHANGELOG"],
     "Your own data": ["docs/own_data", "docs/media", "docs/configuration", "docs/finetuning"],
     "Public checkpoints": ["docs/checkpoints", "docs/datasets", "docs/scienceqa", "docs/features"],
     "Clusters and speed": ["docs/clusters", "docs/plan", "docs/gpus", "docs/performance"],
@@ -48,15 +48,16 @@ NAVIGATION = {
     "Evaluation": ["docs/metrics", "docs/few_shot", "docs/retrieval", "docs/capfilt"],
     "Reference": ["docs/commands", "docs/api", "ARCHITECTURE", "CONTRIBUTING"],
 }
-"""Caption -> pages, in the order of the sidebar."""
+"""Caption -> pages, in the order of the sidebar; a page that is not there is left out."""
 
 
 def navigation() -> str:
     """The sidebar, as hidden tables of contents at the end of the front page."""
-    return "\n\n".join(
-        "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *(f"/{page}" for page in pages), "```"])
-        for caption, pages in NAVIGATION.items()
-    )
+    tables = []
+    for caption, pages in NAVIGATION.items():
+        there = [f"/{page}" for page in pages if (ROOT / f"{page}.md").is_file()]
+        tables.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *there, "```"]))
+    return "\n\n".join(tables)
 
 
 def command_help(name: str) -> str:

@@ -23,7 +23,7 @@ from instructblip_jax.decoding import draws, search
 from instructblip_jax.decoding.draws import Seed
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
-from instructblip_jax.objectives.term import Term, mean, mean_of
+from instructblip_jax.objectives.term import Term, mean
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import bank
@@ -120,6 +120,22 @@ class Model:
         arrays = load(family.rules(config), train | frozen, open_shards(directory), family.without_rule(config))
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory, family)
+
+    def __repr__(self) -> str:
+        arrays = (*self.train.values(), *self.frozen.values())
+        trained, count = (sum(x.size for x in some) for some in (self.train.values(), arrays))
+        first = self.mesh.devices.flat[0]
+        held = sum(part.data.nbytes for x in arrays for part in x.addressable_shards if part.device == first)
+        types = " and ".join(sorted({str(x.dtype) for x in self.frozen.values() or arrays if x.ndim > 1}))
+        return (
+            f"{type(self.config).__name__.removesuffix('Config')}({self.directory}: {count:,} parameters, {trained:,} "
+            f"trained; {types}, {held / 1e9:.3g} GB a device; {meshes.described(self.mesh)})"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("generate", "generate_ids", "stream", "rank"):
+            raise AttributeError(f"a model has no method {name}: use instructblip_jax.{name}(model, ...)")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced, adapters merged.
@@ -250,6 +266,12 @@ class Model:
         on every host; see `protocol.Classifies`."""
         return self._compare("classify", batch, media)
 
+    def look(self, batch: BatchArrays) -> dict[str, np.ndarray]:
+        """The attention to a picture's patches by those that read it, on every host; see `protocol.Watches`."""
+        with jax.set_mesh(self.mesh):
+            found = self._comparing(self.train, self.frozen, "look", meshes.put_batch(self.mesh, batch))
+        return {name: meshes.fetch(maps) for name, maps in found.items()}
+
     def _compare(self, method: str, batch: BatchArrays, *media: Media) -> np.ndarray:
         texts = {key: x for key, x in batch.items() if key not in {*self._media, *self.config.label_keys}}
         with jax.set_mesh(self.mesh):
@@ -373,22 +395,5 @@ InstructBlip = Model
 """The name that InstructBLIP's users know; `from_pretrained` gives the system that config.json names."""
 
 
-def from_pretrained(model: str | Path, mesh: Mesh | None = None, dtype: str = "bfloat16", **options: Any) -> Model:
-    """The system that config.json names; see `Model.from_pretrained`."""
-    return Model.from_pretrained(model, mesh, dtype, **options)
-
-
-def loss(model: Model, batch: BatchArrays) -> tuple[jax.Array, dict[str, Any]]:
-    """The loss of a batch (float32, no dropout): the weighted sum of its terms' means, of one term the mean negative
-    log-likelihood over labels != -100. And "tokens", the count of the first term; "terms" {name: mean} if several."""
-    terms = model._run(model._loss, batch)
-    aux: dict[str, Any] = {"tokens": next(iter(terms.values())).counts.sum()}
-    if len(terms) > 1:
-        aux["terms"] = {name: mean_of(term.sums.sum(), term.counts.sum()) for name, term in terms.items()}
-    return mean(terms), aux
-
-
-def gradients(model: Model, batch: BatchArrays) -> tuple[jax.Array, dict[str, np.ndarray]]:
-    """`loss` and its gradients: Hugging Face name -> float32 array in Hugging Face layout, trained parameters only."""
-    value, grads = model._run(model._gradients, batch)
-    return value, dict(save.tensors(model.family.rules(model.config), grads))
+from_pretrained = Model.from_pretrained
+"""The system that config.json names."""

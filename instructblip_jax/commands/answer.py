@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from instructblip_jax import comparing, distributed, files
+from instructblip_jax import comparing, distributed, drawing, files, looking
 from instructblip_jax.command_lines.answer import generation, media
 from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
@@ -18,30 +18,18 @@ from instructblip_jax.model import Model
 from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.run.checkpoint import fingerprint
-from instructblip_jax.run.workdir import Workdir
-from instructblip_jax.sharding import SHARDED
+from instructblip_jax.run.restored import from_run
 
 FLAGS = flags.FLAGS
 
 
 def load() -> tuple[Model, BaseProcessor]:
     """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
-    options: dict[str, Any] = {"dtype": "bfloat16"}
-    system_options: dict[str, Any] = {}
-    workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
-    if workdir is not None:
-        saved = workdir.saved_config()
-        # What concerns training, or the mesh of that run, is left at its default.
-        options = saved.model_options(layout=SHARDED, remat="none", scan_layers=None)
-        system_options = saved.system_options()
-    if FLAGS.dtype:
-        options["dtype"] = FLAGS.dtype
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
-    model = Model.from_pretrained(FLAGS.model, mesh, **(options | {"int8": FLAGS.int8}))
-    if workdir is not None:
-        workdir.restore_into(model.train, None, fingerprint(model.directory))
-    return model, Processor.from_pretrained(model.directory, **system_options)
+    if FLAGS.workdir:
+        return from_run(FLAGS.workdir, mesh, FLAGS.dtype, model=FLAGS.model, int8=FLAGS.int8)
+    model = Model.from_pretrained(FLAGS.model, mesh, FLAGS.dtype or "bfloat16", int8=FLAGS.int8)
+    return model, Processor.from_pretrained(model.directory)
 
 
 def shared(texts: list[str]) -> dict[str, list]:
@@ -87,6 +75,15 @@ def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts
     return rows
 
 
+def draw(model: Model, processor: BaseProcessor, picture: Any, texts: Sequence[str]) -> None:
+    """Write what the queries read in a picture to the file of --look, a row an instruction."""
+    views = {text: looking.views(model, processor, picture, text) for text in texts}
+    if distributed.is_writer():
+        rows = [looking.overlay(processor, picture, found, title=text) for text, found in views.items()]
+        drawing.below(rows).save(FLAGS.look)
+        print(f"{FLAGS.look}: {', '.join(next(iter(views.values())))}", file=sys.stderr)
+
+
 def run(args: Sequence[str]) -> None:
     """Answer every instruction about every picture; compare them where the model compares alone."""
     distributed.start()
@@ -105,9 +102,13 @@ def run(args: Sequence[str]) -> None:
     about, texts = [pictures[n] for n, _ in pairs], [text for _, text in pairs]
     writes = model.has("prefill")
     if not writes and FLAGS.candidates:
-        raise ValueError(f"{FLAGS.model} compares and writes nothing: --candidates has no effect; give them as texts")
+        raise ValueError(
+            f"{model.directory} compares and writes nothing: --candidates has no effect; give them as texts"
+        )
     if not writes and FLAGS.media:
-        raise ValueError(f"{FLAGS.model} compares pictures and texts: --media has no effect")
+        raise ValueError(f"{model.directory} compares pictures and texts: --media has no effect")
+    if FLAGS.look:
+        draw(model, processor, pictures[0], args)
     found = (choose if FLAGS.candidates else answer if writes else compare)(
         model, processor, about if FLAGS.image else None, texts
     )

@@ -55,6 +55,9 @@ class BaseProcessor(ABC):
     stop_ids: frozenset[int]
     """End a decoded answer."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reads {', '.join(self.KINDS)}; {self.config.vocab_size:,} tokens)"
+
     def __call__(
         self,
         images: Given | Sequence[Given] | None = None,
@@ -166,6 +169,11 @@ class BaseProcessor(ABC):
         ``rng`` draws a training run's random augmentation; None is the fixed processing of evaluation. ``name`` names
         the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
         """
+
+    def seen(self, picture: Picture) -> Image.Image:
+        """A picture as the model sees it: resized, cut or padded. Raises UnusableImageError, or ValueError for a system
+        that reads no pictures."""
+        raise ValueError("this system reads no pictures")
 
     @abstractmethod
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
