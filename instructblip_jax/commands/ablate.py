@@ -13,6 +13,7 @@ from absl import flags
 from etils import epath
 
 from instructblip_jax import files
+from instructblip_jax.command_lines import run_flags
 from instructblip_jax.run.workdir import Workdir
 
 FLAGS = flags.FLAGS
@@ -100,13 +101,14 @@ def run(args: Sequence[str]) -> None:
     """Train and evaluate what is missing, then write the comparison."""
     root = Workdir(FLAGS.workdir)
     results: dict[str, list[dict[str, Any]]] = {}
-    for variant in variants(FLAGS.config):
-        name = variant or Path(FLAGS.config).stem
+    path = run_flags.found(FLAGS.config)
+    for variant in variants(path):
+        name = variant or Path(path).stem
         for seed in FLAGS.seeds:
             workdir = root.path / name / f"seed-{seed}"
             evaluation = workdir / "evaluation.json"
             print(f"{name}, seed {seed}: {workdir}", flush=True)
-            config = f"--config={FLAGS.config}:{variant}" if variant else f"--config={FLAGS.config}"
+            config = f"--config={path}:{variant}" if variant else f"--config={path}"
             for command in ("train", "evaluate"):
                 # `train` itself returns at once from a finished run, continues one that is to have more steps, and
                 # refuses one that was made with other overrides.

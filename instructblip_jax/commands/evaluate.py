@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,11 @@ def run(args: Sequence[str]) -> None:
     papers = instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER
     paper = papers.get(Path(config.model).name, {})
     writer = distributed.is_writer()
-    for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=not writer):
+    shown = writer and not sys.stderr.isatty()  # a log has no bar
+    quiet = None if writer else True  # None: shown on a terminal alone
+    for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=quiet):
+        if shown:
+            print(f"instructblip evaluate: {name}, {len(sets[name].asked)} questions", file=sys.stderr, flush=True)
         if name in tasks:
             found = with_examples(config, model, processor, tasks[name], workdir, weights)
             if writer:
@@ -175,7 +180,7 @@ def predict(
         desc=opened.name,
         unit="question",
         leave=False,
-        disable=not distributed.is_writer(),
+        disable=None if distributed.is_writer() else True,
     ) as bar:
         for number, batch in enumerate(answers):
             part += [line(record, instruction(templates, record, 0), seen, unseen) for record, seen, unseen in batch]

@@ -1,12 +1,13 @@
 """`instructblip export` behind its command line."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from absl import flags
 
-from instructblip_jax import distributed, families, files, hub
+from instructblip_jax import distributed, families, files, hub, model_card
 from instructblip_jax.convert import save
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.write import Lazy, Tensor, as_dict, as_table
@@ -20,9 +21,22 @@ FLAGS = flags.FLAGS
 
 
 def run(args: Sequence[str]) -> None:
-    """Write the directory; in a job of several processes all of them read, and write their share of it."""
-    distributed.start()
-    out = Path(FLAGS.out)
+    """Write the directory, then push it; in a job of several processes all of them write, and the first one pushes."""
+    if FLAGS.upload:
+        hub.check_token()  # before anything is written
+    report: dict[str, Any] = {"out": FLAGS.out}
+    if FLAGS.model:
+        distributed.start()
+        report |= _export(Path(FLAGS.out))
+    if distributed.is_writer():
+        if FLAGS.push:
+            report["push"] = _push(Path(FLAGS.out))
+        if FLAGS.json:
+            files.write_json(FLAGS.json, report)
+
+
+def _export(out: Path) -> dict[str, Any]:
+    """Write the directory; returns what --json says of it."""
     with distributed.together():
         if distributed.is_writer() and "://" in FLAGS.model:
             check_free(out)  # before anything is fetched
@@ -32,29 +46,47 @@ def run(args: Sequence[str]) -> None:
             check_free(out, directory)  # before anything is read
     config = families.read_config(directory)
     trained: dict[str, Lazy] = {}
-    step = None
+    run = None
     if FLAGS.workdir:
-        config, trained, step = _trained(directory, config, FLAGS.workdir)
+        config, trained, run = _trained(directory, config, Workdir(FLAGS.workdir))
     tensors: dict[str, Tensor] = dict(trained)
-    if FLAGS.lora == "adapter":
-        written = families.export_adapter(out, directory, config, tensors, FLAGS.model)
+    raw, adapter = files.read_json(directory / "config.json"), FLAGS.lora == "adapter"
+    card = model_card.card(FLAGS.push or out.name, FLAGS.model, directory, raw, run, adapter)
+    if adapter:
+        written = families.export_adapter(out, directory, config, tensors, FLAGS.model, card)
         print(as_table(written))
-        print(f"{FLAGS.out}: an adapter of {FLAGS.model}, as step {step} of {FLAGS.workdir} has it")
+        print(f"{FLAGS.out}: an adapter of {FLAGS.model}, as step {run and run.step} of {FLAGS.workdir} has it")
     else:
-        tensors = families.merged(directory, config, tensors)
-        written = families.export(out, directory, config, tensors, max_shard_bytes=int(FLAGS.max_shard_gb * 1e9))
+        tensors, size = families.merged(directory, config, tensors), int(FLAGS.max_shard_gb * 1e9)
+        written = families.export(out, directory, config, tensors, max_shard_bytes=size, card=card)
         print(as_table(written))
-        replaced = f"{len(tensors)} of the tensors are those of step {step} of {FLAGS.workdir}, " if tensors else ""
+        replaced = f"{len(tensors)} of the tensors are those of step {run.step} of {FLAGS.workdir}, " if run else ""
         print(f"{FLAGS.out}: {replaced}the {'others' if tensors else 'tensors'} are those of {FLAGS.model}")
-    if FLAGS.json and distributed.is_writer():
-        report = {"out": FLAGS.out, "step": step, "trained": sorted(tensors), **as_dict(written)}
-        files.write_json(FLAGS.json, report)
+    return {"step": run.step if run else None, "trained": sorted(tensors), **as_dict(written)}
 
 
-def _trained(directory: Path, config: SystemConfig, path: str) -> tuple[SystemConfig, dict[str, Lazy], int]:
-    """The run's configuration of the system, the trained tensors of its newest checkpoint by Hugging Face name, and the
-    checkpoint's step. The model is not loaded, and all devices of the job share what was trained."""
-    workdir = Workdir(path)
+def _push(out: Path) -> dict[str, Any]:
+    """List the files for the hub, and upload them with --upload; returns what --json says of it."""
+    found = hub.to_upload(out)
+    width = max(map(len, found))
+    print(f"\n{FLAGS.push} on the hub:")
+    print("\n".join(f"  {name:<{width}}  {size / 1e6:12,.3f} MB" for name, size in found.items()))
+    print(f"  {f'{len(found)} files':<{width}}  {sum(found.values()) / 1e6:12,.3f} MB")
+    address = None
+    if FLAGS.upload:
+        address = hub.upload(out, FLAGS.push)
+        print(f"uploaded: {address}; a repository that was made for it is private, until its settings are changed")
+    else:
+        again = shlex.join(["instructblip", "export", "--out", FLAGS.out, "--push", FLAGS.push, "--upload"])
+        print(f"nothing was uploaded. This uploads it, to a private repository unless there is one already:\n  {again}")
+    return {"repository": FLAGS.push, "files": found, "uploaded": address}
+
+
+def _trained(
+    directory: Path, config: SystemConfig, workdir: Workdir
+) -> tuple[SystemConfig, dict[str, Lazy], model_card.Trained]:
+    """The run's configuration of the system, the trained tensors of its newest checkpoint by Hugging Face name, and
+    the run for the card. The model is not loaded, and all devices of the job share what was trained."""
     saved = workdir.saved_config()
     config = config.configured(**saved.system_options())
     mesh = make_mesh(data=1, fsdp=-1)
@@ -62,4 +94,6 @@ def _trained(directory: Path, config: SystemConfig, path: str) -> tuple[SystemCo
     train = cast(Arrays, dict(shapes))  # restoring asks only for shapes and places
     step = workdir.restore_into(train, None, fingerprint(directory))
     rules = families.family_of(directory).rules_for(directory, config)
-    return config, save.lazy(rules, train), step
+    tensors = save.lazy(rules, train)
+    sizes = {name: tensor.shape for name, tensor in tensors.items()}
+    return config, tensors, model_card.Trained(saved, step, sizes, workdir.read_json("evaluation.json"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from instructblip_jax import distributed
+from instructblip_jax.convert.export import CARD
 from instructblip_jax.convert.new_directory import check_free
 from instructblip_jax.convert.rule import ADAPTER, PEFT
 from instructblip_jax.convert.shards import Shards
@@ -60,6 +61,7 @@ def export(
     lora: Lora,
     base: str,
     modules: tuple[tuple[str, str], ...],
+    card: str = "",
 ) -> list[Written]:
     """Write ``out``, completely or not at all: an adapter of the peft library, in float32.
 
@@ -74,6 +76,7 @@ def export(
       lora: sizes of the adapters.
       base: the model as a user names it: a directory, or a hub id.
       modules: see `families.Family`.
+      card: the text of its README.md, "" for none.
 
     In a job of several processes all of them call it. Raises as `convert.export.export` does.
     """
@@ -107,6 +110,8 @@ def export(
                 written += write_shards(directory, tensors.items(), sys.maxsize, share=share, stem=stem)
         if distributed.is_writer():
             write_json(directory / CONFIG, config)
+            if card:
+                (directory / CARD).write_text(card, encoding="utf-8")
     return written
 
 

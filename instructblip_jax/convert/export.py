@@ -16,6 +16,8 @@ from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, sto
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
 """Files beside the weights: configurations, tokenizers, image processor."""
+CARD = "README.md"
+"""The model card of a directory."""
 _INDEX = ".index.json"
 
 

@@ -75,7 +75,8 @@ def retrieve(
 def _in_parts(count: int, size: int, compute: Callable[[np.ndarray], np.ndarray], what: str) -> np.ndarray:
     """``compute`` over the numbers 0 to count - 1, ``size`` at a time; the last part is filled up with number 0."""
     found = []
-    for start in tqdm(range(0, count, size), desc=what, unit="batch", leave=False, disable=not is_writer()):
+    quiet = None if is_writer() else True  # None: shown on a terminal alone
+    for start in tqdm(range(0, count, size), desc=what, unit="batch", leave=False, disable=quiet):
         part = np.arange(start, start + size)
         found.append(compute(np.where(part < count, part, 0)))
     return np.concatenate(found)[:count]
@@ -104,7 +105,7 @@ def _ranked_again(
     logits = np.zeros(similar.shape, np.float32)
     chosen = asked[0] | asked[1]
     total = sum(-(-int(chosen[n : n + size].sum()) // size) for n in range(0, len(chosen), size))
-    with tqdm(total=total, desc="matching", unit="batch", leave=False, disable=not is_writer()) as bar:
+    with tqdm(total=total, desc="matching", unit="batch", leave=False, disable=None if is_writer() else True) as bar:
         for start in range(0, len(chosen), size):
             block = np.arange(start, start + size)
             media = _encoded(model, processor, gallery.records, np.where(block < len(chosen), block, 0))

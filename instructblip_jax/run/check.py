@@ -44,7 +44,9 @@ def check(run: RunConfig, mesh: Mesh) -> None:
     micro = meshes.batch_shards(mesh) * run.optim.accumulation
     if run.mixture.groups:
         _check_groups(run, micro)
-    if run.batch_size < 1 or run.batch_size % micro:
+    if run.batch_size < 1:
+        raise ValueError(f"config.batch_size {run.batch_size} is below 1")
+    if run.batch_size % micro:
         raise ValueError(
             f"config.batch_size {run.batch_size} is not a multiple of {micro} "
             "(mesh.data x mesh.fsdp x optim.accumulation)"

@@ -197,5 +197,12 @@ def test_a_look_at_a_release(tmp_path):
     assert part["words"]["answer"] == {"p50": 1, "p95": 2, "p99": 2, "p100": 2}
     assert len(part["examples"]) == 3
     text = inspect.report({"train": part})
-    for words in ("11 records (10 vqa, 1 caption), 2 skipped", "broken JSON", "p95 10", "duplicate ids: 5"):
+    for words in (
+        str(tmp_path / "gone.png"),
+        "--images",
+        "11 records (10 vqa, 1 caption), 2 skipped",
+        "broken JSON",
+        "p95 10",
+        "duplicate ids: 5",
+    ):
         assert words in text

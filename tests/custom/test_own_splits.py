@@ -47,7 +47,8 @@ def test_the_split_in_a_folders_name(tmp_path):
 
 def test_the_field_counts_more_than_the_name_and_the_name_more_than_the_share(tmp_path):
     source = json_lines(tmp_path / "val.jsonl", ROW, ROW | {"split": "test2019"}, ROW | {"split": ""})
-    found = read(source, validation=0.9)
+    with pytest.warns(UserWarning, match=r"--validation 0\.9 divided nothing"):
+        found = read(source, validation=0.9)
     assert {split: [row.record.uid for row in rows] for split, rows in found.items()} == {
         "validation": ["own/validation/1", "own/validation/3"],
         "test": ["own/test/2"],

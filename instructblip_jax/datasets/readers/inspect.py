@@ -12,8 +12,9 @@ PERCENTILES = (50, 95, 99, 100)
 
 
 def summary(splits: Mapping[str, Rows], examples: int = EXAMPLES) -> dict[str, Any]:
-    """Split -> number of records, skips by reason, missing pictures, duplicate ids, tasks, percentiles of the number of
-    words in instructions and answers, and the first ``examples`` records as JSON."""
+    """Split -> number of records, skips by reason, missing pictures and the first path that was tried, duplicate ids,
+    tasks, percentiles of the number of words in instructions and answers, and the first ``examples`` records as JSON.
+    """
     return {split: _split(rows, examples) for split, rows in splits.items()}
 
 
@@ -22,6 +23,7 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
     words: dict[str, Counter[int]] = {"instruction": Counter(), "answer": Counter()}
     seen: set[int] = set()
     records = missing = twice = 0
+    tried = ""
     first: list[str] = []
     for row in rows():
         if not isinstance(row, Draft):
@@ -31,7 +33,9 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
         record = row.record
         records += 1
         tasks[record.task] += 1
-        missing += not all(map(_there, row.media))
+        gone = [str(media.path) for media in row.media if not _there(media)]
+        missing += bool(gone)
+        tried = tried or next(iter(gone), "")
         name = hash(record.uid)
         twice += name in seen
         seen.add(name)
@@ -47,6 +51,7 @@ def _split(rows: Rows, examples: int) -> dict[str, Any]:
         "reasons": dict(reasons.most_common()),
         "noted": dict(notes.most_common()),
         "missing_pictures": missing,
+        "first_missing": tried,
         "duplicate_ids": twice,
         "tasks": dict(tasks.most_common()),
         "words": {what: percentiles(counts) for what, counts in words.items() if counts},
@@ -78,12 +83,11 @@ def report(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(f"{split}: {part['records']:,} records ({tasks or 'none'}), {part['skipped']:,} skipped")
         lines += [f"  skipped: {reason:<40} {count:>8,}" for reason, count in part["reasons"].items()]
         lines += [f"  noted: {note:<42} {count:>8,}" for note, count in part["noted"].items()]
-        for field, text in (
-            ("missing_pictures", "missing pictures"),
-            ("duplicate_ids", "duplicate ids"),
-        ):
-            if part[field]:
-                lines.append(f"  {text}: {part[field]:,}")
+        if part["missing_pictures"]:
+            lines.append(f"  missing pictures: {part['missing_pictures']:,}, the first of them {part['first_missing']}")
+            lines.append("  (--images=DIRECTORY names the folder that the files' paths begin from)")
+        if part["duplicate_ids"]:
+            lines.append(f"  duplicate ids: {part['duplicate_ids']:,}")
         for what, lengths in part["words"].items():
             lines.append(f"  words of an {what}: " + ", ".join(f"{name} {count}" for name, count in lengths.items()))
         lines += [f"  {example}" for example in part["examples"]]

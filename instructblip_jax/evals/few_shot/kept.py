@@ -27,7 +27,7 @@ def keep(
             desc=task.opened.name,
             unit="question",
             leave=False,
-            disable=not distributed.is_writer(),
+            disable=None if distributed.is_writer() else True,
         ) as bar:
             for number, batch in enumerate(asking().lines(done), 1):
                 for shots, lines in batch.items():

@@ -1,6 +1,7 @@
 """Presents the user's own files as a `Release`: finds the files, their splits, and their rows."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -127,15 +128,22 @@ def _splits(
             if isinstance(placed, drafts.Placed) and placed.split is None and len(placed.media) > 1:
                 shares.link(placed.keys())
     found: dict[str, None] = {}
-    empty = True
+    empty, named = True, True
     for placed in _placed(parts, images):
         empty = False
         if isinstance(placed, drafts.Placed):
+            named = named and placed.split is not None
             found[_split(placed, shares)] = None
         else:
             found.setdefault(placed[1], None)
     if empty:
         raise ValueError(f"{source}: has no rows")
+    if validation and named:
+        warnings.warn(
+            f"{source}: --validation {validation} divided nothing, because its files or rows name their splits; "
+            "rename train.jsonl, for example, and a share of it is held out",
+            stacklevel=1,
+        )
     return {split: partial(_stream, parts, images, name, shares, split) for split in splits.SPLITS if split in found}
 
 

@@ -26,6 +26,7 @@ FORMATS = (
 )
 OF_FOLDERS = ("imagefolder", "classfolder", "pairs", "datasets", "text")
 """Formats of a whole folder. The others are formats of single files; a folder of those is read file by file."""
+TABLES = (".csv", ".tsv")
 ANNOTATIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar")
 TEXT = ".txt"
 _PACKED = {b"PK\x03\x04": "unzip", b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"Rar!": "unrar"}
@@ -63,6 +64,12 @@ def _of_text(path: Path, encoding: str | None) -> str:
         return "jsonl"  # its first line is broken
     if path.suffix.lower() == TEXT and text:
         return "text"
+    if path.suffix.lower() in TABLES and text:
+        found = ", ".join(tables.columns(text.splitlines()[0]))[:80]
+        raise ValueError(
+            f"{path}:1: unknown columns: {found}. The picture's column is called image; the texts' instruction (or "
+            "question) and answer (or caption). docs/own_data.md lists all names"
+        )
     raise ValueError(
         f"{path}: unknown format; set --format to one of {', '.join(FORMATS)} (the file begins with {text[:40]!r})"
     )

@@ -93,6 +93,11 @@ def _names_a_file(cells: list[str], columns: list[int]) -> bool:
     return any(_SUFFIX.search(cells[column]) for column in columns if column < len(cells))
 
 
+def columns(header: str) -> list[str]:
+    """The cells of a header whose names are all unknown, by the delimiter that makes most of them."""
+    return max((_cells(header, sign) for sign in DELIMITERS), key=len)
+
+
 def header_known(lines: Iterable[str]) -> bool:
     """True if the first line is a header with known columns."""
     return delimiter(next(iter(lines), "")) is not None
