@@ -24,12 +24,13 @@ COMMANDS = {
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
     "capfilt": "web pictures captioned and filtered, a set to train on: --captioner M --filter M --source F --out DIR",
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
+    "compare": "several systems, one table and one picture: --config C1,C2,... --workdir W",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
 """Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
 in ``commands/``, with ``run``, which is imported only after the command line has been checked."""
 
-COMPILING = ("train", "evaluate", "answer", "capfilt", "ablate")
+COMPILING = ("train", "evaluate", "answer", "capfilt", "compare", "ablate")
 """Commands that run a model. (JAX does not cache the programs that `plan` compiles for an absent slice.)"""
 
 TRY_AGAIN = 75

@@ -67,6 +67,10 @@ ROOMS: dict[str, set[str]] = {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",
     },
+    "trials": {
+        *("digests", "evals", "families", "hub", "mesh", "model", "plan", "processor", "run", "systems.protocol"),
+        "train",
+    },
     "command_lines": {
         "convert.ingredients",
         "datasets",

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import toys
 
-from instructblip_jax.commands import ablate
 from instructblip_jax.data import prepared
 from instructblip_jax.datasets.digits import prepare
 from instructblip_jax.datasets.digits.tasks import HELD_OUT, TASKS
 from instructblip_jax.run.config import resolve
+from instructblip_jax.trials import series
 
 DIGITS = toys.ROOT / "configs" / "digits.py"
 
@@ -71,7 +71,7 @@ def commands(monkeypatch) -> list[tuple[str, str]]:
         called.append((command[3], workdir.parent.name))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(ablate.subprocess, "run", call)
+    monkeypatch.setattr(series.subprocess, "run", call)
     return called
 
 
