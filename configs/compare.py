@@ -46,7 +46,11 @@ SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     # New names, learned from examples in the prompt.
     "flamingo_names": (NAMED, "digits-flamingo", {"optim.learning_rate": 2e-3, "data.instruction_lengths": (16,)}),
     "frozen_names": (NAMED, "digits-frozen", {}),
-    "kosmos_names": (NAMED, "digits-kosmos", {"optim.learning_rate": 2e-3, "trainable": "all_but_vision"}),
+    "kosmos_names": (
+        NAMED,
+        "digits-kosmos",
+        {"optim.learning_rate": 2e-3, "trainable": "all_but_vision", "data.instruction_lengths": (24,)},
+    ),
 }
 """Variant -> the run that it begins as, its embedded model, and the fields that differ."""
 
@@ -63,7 +67,7 @@ def get_config(variant: str = "instructblip") -> ConfigDict:
     config.validate_every, config.checkpoint_every = 0, 500
     config.evaluation.blind = False
     if begun is NAMED:
-        config.evaluation.shots = (0, 2, 4)
+        config.evaluation.shots, config.evaluation.few_shot.controls = (0, 2, 4), ()
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     return config
