@@ -11,7 +11,7 @@ from types import ModuleType
 from absl import flags, logging
 
 from instructblip_jax import compile_cache, files, printing
-from instructblip_jax.command_lines import run_flags
+from instructblip_jax.command_lines import run_flags, series_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
@@ -97,7 +97,7 @@ def _main(name: str = "--help", *given: str) -> int:
     try:
         line.define_flags(args)
         if {"-h", "--help"} & set(args):
-            own = [flags.FLAGS.module_help(module) for module in (run_flags.__name__, line.__name__)]
+            own = [flags.FLAGS.module_help(module.__name__) for module in (run_flags, series_flags, line)]
             kept = compile_cache.HELP if name in COMPILING else None
             print("\n\n".join(filter(None, [line.__doc__, kept, *own])))
             return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
+
+STOPPED = 143
+"""Exit status of a run that was stopped by SIGTERM, and saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ def run(trials: Sequence[Trial], overrides: Sequence[str]) -> dict[str, list[dic
     """Train and evaluate what is missing. Returns name -> what evaluation.json holds, a run a seed.
 
     ``overrides``: flags such as --config.steps=500 for all runs. Raises ValueError at a run that fails; the finished
-    ones are kept.
+    ones are kept. Exits with `STOPPED` after a run that was stopped.
     """
     for number, trial in enumerate(trials):
         where = f"run {number + 1} of {len(trials)}: {trial.name}, seed {trial.seed}: {trial.workdir}"
@@ -58,7 +62,10 @@ def run(trials: Sequence[Trial], overrides: Sequence[str]) -> dict[str, list[dic
                 continue
             given = [f"--config={trial.config}", f"--config.seed={trial.seed}", f"--workdir={trial.workdir}"]
             line = [sys.executable, "-m", "instructblip_jax", command, *given, *overrides]
-            if subprocess.run(line, check=False).returncode:
+            status = call(line)
+            if status == STOPPED:
+                sys.exit(STOPPED)
+            if status:
                 raise ValueError(
                     f"{command} of {trial.name}, seed {trial.seed} failed (see above); the finished runs are kept"
                 )
@@ -66,6 +73,16 @@ def run(trials: Sequence[Trial], overrides: Sequence[str]) -> dict[str, list[dic
     for trial in trials:
         results.setdefault(trial.name, []).append(json.loads((trial.workdir / "evaluation.json").read_text()))
     return results
+
+
+def call(line: Sequence[str]) -> int:
+    """Run a command line and return its exit status. A SIGTERM is passed on to it, so that it saves and ends."""
+    with subprocess.Popen(line) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            return child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _left(trials: Sequence[Trial], left: Sequence[Trial]) -> str:

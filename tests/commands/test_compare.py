@@ -2,7 +2,8 @@
 
 import json
 import shutil
-import subprocess
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,15 +70,15 @@ def again(compared, two, cli, monkeypatch, tmp_path):
     def run(seeds: str, change=lambda workdir: None, made=lambda workdir: None):
         called = []
 
-        def call(command, **_):
+        def call(command):
             (own,) = (Path(arg.partition("=")[2]) for arg in command if arg.startswith("--workdir="))
             called.append((command[3], own.relative_to(workdir).as_posix()))
             if command[3] == "evaluate":
                 made(own)
-            return subprocess.CompletedProcess(command, 0)
+            return 0
 
         change(workdir)
-        monkeypatch.setattr(series.subprocess, "run", call)
+        monkeypatch.setattr(series, "call", call)
         return called, cli("compare", f"--config={two}", f"--workdir={workdir}", f"--seeds={seeds}"), workdir
 
     return run
@@ -168,6 +169,18 @@ def test_scores_are_means_over_seeds_with_intervals_over_both(again, compared):
     assert one["sets"]["caption"]["value"] == before["sets"]["caption"]["value"]
 
 
+def test_sigterm_reaches_the_run_and_ends_the_series(cli, two, monkeypatch, tmp_path):
+    """The run saves, and the series ends with its status; a run in the next one would begin before the machine goes."""
+    script = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    assert series.call([sys.executable, "-c", script]) == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    called = []
+    monkeypatch.setattr(series, "call", lambda line: called.append(line) or series.STOPPED)
+    with pytest.raises(SystemExit) as stopped:
+        cli("compare", f"--config={two}", f"--workdir={tmp_path / 'W'}", "--seeds=0,1")
+    assert (stopped.value.code, len(called)) == (143, 1)
+
+
 def test_systems_over_different_towers_are_named(two, cli, monkeypatch, mini, tmp_path):
     """The comparison is made all the same, and the table and a note say which are not the same."""
     root = tmp_path / "other"
@@ -175,8 +188,7 @@ def test_systems_over_different_towers_are_named(two, cli, monkeypatch, mini, tm
     shutil.rmtree(root / "writes")
     shutil.copytree(mini("llava"), root / "writes")
     (root / "two.py").write_text(CONFIG.format(root=root))
-    stopped = subprocess.CompletedProcess([], 1)
-    monkeypatch.setattr(series.subprocess, "run", lambda *_, **__: stopped)
+    monkeypatch.setattr(series, "call", lambda _: 1)
     result = cli("compare", f"--config={root / 'two.py'}", f"--workdir={tmp_path / 'W'}", "--seeds=0")
     assert result.code == 1
     assert "note: tower: not the same in all systems: A in writes; B in compares" in result.out
