@@ -17,7 +17,7 @@ PRETRAINED = runpy.run_path(str(CONFIGS / "digits_albef.py"))["pretraining"]
 NAMED = runpy.run_path(str(CONFIGS / "digits_frozen.py"))["named"]
 
 QUESTIONS, CAPTIONS, NAMES = 9_600, 6_400, 4_800
-"""Training samples of each run: on questions about scenes, on captions of scenes, and on names, whose prompts show up to
+"""Training samples of a run: on questions about scenes, on captions of scenes, and on names, whose prompts show up to
 five pictures."""
 INTERLEAVED = {"data.pictures": (1,)}
 

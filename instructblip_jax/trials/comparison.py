@@ -118,7 +118,7 @@ def _sets(systems: Mapping[str, Compared], group: str) -> str:
     for name, metric in rows.items():
         scores = [one.sets.get(name) for one in shown.values()]
         body.append([name, metric, *(_cell(s) if s is not None and s.group == group else "—" for s in scores)])
-    return f"\n{HALVES[group].capitalize()}\n\n" + _table(["set", "metric", *shown], body, left=(0, 1))
+    return f"{HALVES[group].capitalize()}\n\n" + _table(["set", "metric", *shown], body, left=(0, 1))
 
 
 def _cell(score: Score) -> str:

@@ -14,10 +14,17 @@ def draw(systems: Mapping[str, Compared], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     groups = [group for group in HALVES if any(group in one.means for one in systems.values())]
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(1.5 + 3.2 * len(groups), 4.2), sharey=True, squeeze=False, constrained_layout=True
+        1,
+        len(groups),
+        figsize=(1.5 + 3.2 * len(groups), 4.2),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        constrained_layout=True,
     )
     most = max(one.costs.trained for one in systems.values())
     shown = {}
@@ -34,6 +41,10 @@ def draw(systems: Mapping[str, Compared], path: Path) -> None:
             (shown[name],) = axis.plot([], [], "o", color=colour, markeredgecolor="black")  # all of one size there
         axis.set_title(HALVES[group], fontsize=10)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.margins(x=0.15)
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 100)
     axes[0][0].set_ylabel("mean score in %, with 95 % intervals")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import toys
 
-from instructblip_jax.trials import series
+from instructblip_jax.trials import configurations, series
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -222,6 +222,19 @@ def test_a_wrong_configuration_is_one_line(cli, two, tmp_path, config, words):
     (line,) = result.err.splitlines()
     assert words in line
     assert not (tmp_path / "W").exists()
+
+
+def test_systems_are_called_by_variant_or_file_and_by_both_where_that_is_not_enough(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("def get_config(variant=''): ...")
+    a, b = (str(tmp_path / f"{name}.py") for name in ("a", "b"))
+    given = [a, f"{a}:x", f"{b}:x", f"{b}:y"]
+    assert configurations.systems(given) == dict(zip(("a", "a_x", "b_x", "y"), given, strict=True))
+    (tmp_path / "c").mkdir()
+    other = tmp_path / "c" / "a.py"
+    other.write_text("")
+    with pytest.raises(ValueError, match="two files have the same name and variant"):
+        configurations.systems([f"{a}:x", f"{other}:x"])
 
 
 @pytest.mark.parametrize("flag", ["--config.model=x", "--config.trainable=all", "--steps=3"])
