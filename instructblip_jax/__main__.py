@@ -12,7 +12,7 @@ from types import ModuleType
 from absl import flags, logging
 
 from instructblip_jax import compile_cache, files, printing
-from instructblip_jax.command_lines import run_flags
+from instructblip_jax.command_lines import run_flags, series_flags
 
 COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
@@ -26,12 +26,13 @@ COMMANDS = {
     "prepare": "a data set into ArrayRecord: NAME --out DIR",
     "capfilt": "web pictures captioned and filtered, a set to train on: --captioner M --filter M --source F --out DIR",
     "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
+    "compare": "several systems, one table and one picture: --config C1,C2,... --workdir W",
     "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
 """Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
 in ``commands/``, with ``run``, which is imported only after the command line has been checked."""
 
-COMPILING = ("train", "evaluate", "answer", "serve", "capfilt", "ablate")
+COMPILING = ("train", "evaluate", "answer", "serve", "capfilt", "compare", "ablate")
 """Commands that run a model. (JAX does not cache the programs that `plan` compiles for an absent slice.)"""
 
 TRY_AGAIN = 75
@@ -109,7 +110,7 @@ def _main(name: str = "--help", *given: str) -> int:
     try:
         line.define_flags(args)
         if {"-h", "--help"} & set(args):
-            own = "\n".join(filter(None, (_flags(run_flags), _flags(line))))
+            own = "\n".join(filter(None, map(_flags, (run_flags, series_flags, line))))
             kept = compile_cache.HELP.strip() if name in COMPILING else None
             about = "--verbosity=1 shows the traceback behind an error."
             print("\n\n".join(filter(None, [line.__doc__.strip(), kept, f"Flags:\n{own}", about])))

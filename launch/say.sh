@@ -41,7 +41,7 @@ call() {
 on_bucket() {
     local action=$1 command=${2:-} workdir="" out="" looked=""
     [ -n "$command" ] || refuse "$action what? for example: $action train --config C --workdir gs://BUCKET/run"
-    case $command in train | evaluate | ablate) looked=yes ;; esac
+    case $command in train | evaluate | ablate | compare) looked=yes ;; esac
     shift 2
     while [ $# -gt 0 ] && [ "$1" != -- ]; do
         case $1 in

@@ -76,6 +76,10 @@ ROOMS: dict[str, set[str]] = {
         *("comparing", "datasets.digits", "decoding", "looking", "model", "processors.base", "processors.image"),
         *("systems.build", "systems.protocol"),
     },
+    "trials": {
+        *("digests", "evals", "families", "hub", "mesh", "model", "plan", "processor", "run", "systems.protocol"),
+        "train",
+    },
     "command_lines": {
         "convert.ingredients",
         "datasets",

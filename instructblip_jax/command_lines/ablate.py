@@ -10,22 +10,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
-FLAGS = flags.FLAGS
+from instructblip_jax.command_lines import series_flags
 
 
 def define_flags(argv: Sequence[str]) -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("config", None, "Configuration file with VARIANTS, such as configs/digits.py.")
-    flags.DEFINE_string("workdir", None, "Directory for all runs and their comparison.")
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.")
-    flags.DEFINE_string("json", None, "Also write the table here as JSON.")
+    series_flags.define()
 
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if not FLAGS.config or not FLAGS.workdir:
-        raise ValueError("--config and --workdir are needed")
-    if not all(seed.isdigit() for seed in FLAGS.seeds):
-        raise ValueError(f"--seeds {','.join(FLAGS.seeds)}: whole numbers separated by commas")
-    if any(not arg.startswith("--config.") for arg in args):
-        raise ValueError(f"after -- only overrides such as --config.steps=500 are allowed, not {' '.join(args)}")
+    series_flags.check(args)

@@ -1,10 +1,6 @@
 """`instructblip ablate` behind its command line."""
 
-import importlib.util
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,9 @@ from etils import epath
 from instructblip_jax import files
 from instructblip_jax.command_lines import run_flags
 from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.trials import series
+from instructblip_jax.trials.configurations import names_in
+from instructblip_jax.trials.series import Trial
 
 FLAGS = flags.FLAGS
 COLUMNS = {
@@ -29,14 +28,10 @@ Summary = dict[str, dict[str, dict[str, Any]]]
 
 def variants(path: str) -> list[str]:
     """The names of a configuration's variants, "" first. Raises FileNotFoundError, or ValueError if it has none."""
-    spec = importlib.util.spec_from_file_location("ablated_config", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such configuration file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not getattr(module, "VARIANTS", None):
+    found = names_in(path, "VARIANTS")
+    if not found:
         raise ValueError(f"{path}: has no VARIANTS, so there is nothing to compare")
-    return list(module.VARIANTS)
+    return found
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> Summary:
@@ -89,36 +84,15 @@ def plot(table: Summary, path: epath.Path) -> None:
     pyplot.close(figure)
 
 
-def _evaluated(workdir: epath.Path) -> bool:
-    """True if the last step of the run was evaluated."""
-    evaluation, finished = (workdir / name for name in ("evaluation.json", "train.json"))
-    return (
-        evaluation.exists() and json.loads(evaluation.read_text())["step"] == json.loads(finished.read_text())["steps"]
-    )
-
-
 def run(args: Sequence[str]) -> None:
     """Train and evaluate what is missing, then write the comparison."""
-    root = Workdir(FLAGS.workdir)
-    results: dict[str, list[dict[str, Any]]] = {}
-    path = run_flags.found(FLAGS.config)
-    for variant in variants(path):
-        name = variant or Path(path).stem
-        for seed in FLAGS.seeds:
-            workdir = root.path / name / f"seed-{seed}"
-            evaluation = workdir / "evaluation.json"
-            print(f"{name}, seed {seed}: {workdir}", flush=True)
-            config = f"--config={path}:{variant}" if variant else f"--config={path}"
-            for command in ("train", "evaluate"):
-                # `train` itself returns at once from a finished run, continues one that is to have more steps, and
-                # refuses one that was made with other overrides.
-                if command == "evaluate" and _evaluated(workdir):
-                    continue
-                flags_ = [config, f"--config.seed={seed}", f"--workdir={workdir}", *args]
-                done = subprocess.run([sys.executable, "-m", "instructblip_jax", command, *flags_], check=False)
-                if done.returncode:
-                    raise ValueError(f"{command} of {name}, seed {seed} failed (see above); the finished runs are kept")
-            results.setdefault(name, []).append(json.loads(evaluation.read_text()))
+    root, config = Workdir(FLAGS.workdir), run_flags.found(FLAGS.config)
+    trials = [
+        Trial(variant or Path(config).stem, f"{config}:{variant}" if variant else config, seed, root.path)
+        for variant in variants(config)
+        for seed in FLAGS.seeds
+    ]
+    results = series.run(trials, args)
     table = summary(results)
     written = [root.write_json("ablations.json", table), root.write_text("ablations.md", markdown(table))]
     picture = root.path / "ablations.png"

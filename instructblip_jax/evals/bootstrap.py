@@ -52,13 +52,23 @@ def interval(
     """
     if not count:
         return None
-    rng = np.random.default_rng(seed)
+    return _between(_drawn(statistic, count, samples, np.random.default_rng(seed)), level)
+
+
+def _drawn(
+    statistic: Callable[[np.ndarray], np.ndarray], count: int, samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The scores [samples] of resampled examples."""
     values = []
     for size in _sizes(samples, count):
         drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
         values.append(np.asarray(statistic(weights), np.float64))
-    return _between(np.concatenate(values), level)
+    return np.concatenate(values)
+
+
+Runs = tuple[Sequence[Callable[[np.ndarray], np.ndarray]], int]
+"""Several runs over the same questions: each run's statistic, weights [B, count] -> scores [B]; and the count."""
 
 
 def mean_of_runs(
@@ -74,17 +84,42 @@ def mean_of_runs(
 
     ``statistics``: of each run, weights [B, count] -> scores [B], as in `interval`.
     """
-    if not count:
+    return mean_of_sets([(statistics, count)], samples=samples, level=level, seed=seed)
+
+
+def mean_of_sets(
+    sets: Sequence[Runs], *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float] | None:
+    """The interval of the mean over several sets of what `mean_of_runs` is for one: a run that is drawn counts in all
+    sets, and the questions of each set are drawn independently. None if a set has no questions, or there is no set.
+
+    Raises ValueError if the sets have different numbers of runs.
+    """
+    if not sets or not all(count for _, count in sets):
         return None
-    runs = len(statistics)
+    runs = len(sets[0][0])
+    if any(len(statistics) != runs for statistics, _ in sets):
+        raise ValueError("every set needs a score of every run")
     times = np.random.default_rng((seed, 1)).multinomial(runs, np.full(runs, 1 / runs), samples)
-    drawn = iter(times)
+    total = np.zeros(samples)
+    for number, (statistics, count) in enumerate(sets):
+        total += _mean_of_drawn_runs(
+            statistics, count, times / runs, np.random.default_rng(seed if number == 0 else (seed, number + 1))
+        )
+    return _between(total / len(sets), level)
+
+
+def _mean_of_drawn_runs(
+    statistics: Sequence[Callable[[np.ndarray], np.ndarray]], count: int, shares: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Scores [samples] of resampled questions, in the mean of the runs by their ``shares`` [samples, runs]."""
+    drawn = iter(shares)
 
     def mean(weights: np.ndarray) -> np.ndarray:
-        own = np.stack([next(drawn) for _ in weights]) / runs  # [B, runs]
+        own = np.stack([next(drawn) for _ in weights])  # [B, runs]
         return (own * np.stack([statistic(weights) for statistic in statistics], axis=1)).sum(axis=1)
 
-    return interval(mean, count, samples=samples, level=level, seed=seed)
+    return _drawn(mean, count, len(shares), rng)
 
 
 def _sizes(samples: int, width: int) -> list[int]:

@@ -5,6 +5,7 @@ of "text_to_image" (the picture, for each of its texts), each [by similarity, ra
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def result(
         METRIC,
         float(np.mean(list(found[last].values()))),
         len(lines),
-        interval=bootstrap.interval(lambda weights: _weighted(lines, last, weights), len(lines)),
+        interval=bootstrap.interval(partial(weighted, lines, last), len(lines)),
         paper=None if paper is None else paper / 100,
         data_split=split,
         details=details,
@@ -70,7 +71,7 @@ def _chance(pictures: int, texts: int) -> float:
     return float(np.mean([*to_text, *(min(1.0, k / pictures) for k in AT)]))
 
 
-def _weighted(lines: Sequence[Mapping[str, Any]], way: int, weights: np.ndarray) -> np.ndarray:
+def weighted(lines: Sequence[Mapping[str, Any]], way: int, weights: np.ndarray) -> np.ndarray:
     """Weights [R, B] of the pictures -> the mean of the six recalls of each resample, [R]."""
     to_text = np.array([line["image_to_text"][way] for line in lines])
     counts = np.array([len(line["text_to_image"]) for line in lines])

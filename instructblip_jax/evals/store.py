@@ -16,7 +16,7 @@ class PredictionStore:
     """
 
     def __init__(self, workdir: Workdir, name: str, key: str, *, again: bool = False):
-        self.workdir, self.name, self.key = workdir, name.replace("/", "_").replace(":", "_"), key
+        self.workdir, self.name, self.key = workdir, _file_name(name), key
         state = workdir.read_json(f"predictions/{self.name}.state.json")
         if state is None or state["key"] != key or again:
             state = {"parts": 0, "whole": False}
@@ -57,3 +57,12 @@ class PredictionStore:
 
     def _read(self, file: str) -> list[str]:
         return (self.workdir.path / "predictions" / file).read_text().splitlines()
+
+
+def finished(workdir: Workdir, name: str) -> list[str]:
+    """All predictions of a set that was evaluated to its end. Raises FileNotFoundError if there are none."""
+    return (workdir.path / "predictions" / f"{_file_name(name)}.jsonl").read_text().splitlines()
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "_").replace(":", "_")

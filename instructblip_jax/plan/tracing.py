@@ -88,10 +88,15 @@ def kept_bytes(system: Traceable, batch: Shapes) -> float:
 
 def answers(system: Traceable) -> bool:
     """True if the system writes text, so that generation can be planned."""
+    return has(system, "prefill")
+
+
+def has(system: Traceable, method: str) -> bool:
+    """True if the system's module has a method of the protocols in `systems.protocol`."""
     found: list[bool] = []
     train, frozen, *_ = _arguments(system, {})
     # The module exists only while a function is traced.
-    jax.eval_shape(lambda *arrays: found.append(hasattr(merge(system.graph, *arrays), "prefill")), train, frozen)
+    jax.eval_shape(lambda *arrays: found.append(hasattr(merge(system.graph, *arrays), method)), train, frozen)
     return found[0]
 
 

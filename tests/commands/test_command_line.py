@@ -198,6 +198,9 @@ def test_an_unknown_command_lists_the_commands(cli):
         (["prepare", "digits"], ["--out"]),
         (["ablate", "--config=x.py", "--workdir=W", "--seeds=1,two"], ["--seeds", "two"]),
         (["ablate", "--config=x.py", "--workdir=W", "steps=3"], ["steps=3"]),
+        (["compare", "--workdir=W"], ["--config"]),
+        (["compare", "--config=x.py", "--workdir=W", "--seeds=1,1"], ["--seeds", "different"]),
+        (["compare", "--config=x.py", "--workdir=W", "--", "--config.system.x=3"], ["--config.system.x=3"]),
     ],
     ids=lambda x: " ".join(x),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instructblip_jax.evals.bootstrap import interval, mean_interval
+from instructblip_jax.evals.bootstrap import interval, mean_interval, mean_of_runs, mean_of_sets
 
 
 @pytest.mark.parametrize("continuous", [False, True])
@@ -47,3 +47,34 @@ def test_samples_without_a_value_do_not_count():
     halves = lambda weights: np.where(weights[:, 0] > 0, 0.5, np.nan)
     assert interval(halves, 4) == (0.5, 0.5)
     assert interval(lambda weights: np.full(len(weights), np.nan), 4) is None
+
+
+def mean_of(scores):
+    return lambda weights: weights @ scores / len(scores)
+
+
+def test_the_mean_of_one_set_is_that_of_its_runs():
+    runs = [mean_of(scores) for scores in np.random.default_rng(2).random((3, 40))]
+    assert mean_of_sets([(runs, 40)]) == mean_of_runs(runs, 40)
+
+
+def test_the_interval_over_sets_has_what_questions_and_runs_add():
+    """Questions of different sets vary independently; a run is good or bad on all sets together."""
+    rng = np.random.default_rng(3)
+    scores = rng.random((4, 400))
+    noise = [([mean_of(own)] * 3, 400) for own in scores]  # three equal runs: questions alone
+    low, high = mean_of_sets(noise, samples=4000)
+    half = 1.96 * np.sqrt(scores.var(axis=1).sum() / 400) / 4
+    assert (high - low) / 2 == pytest.approx(half, rel=0.06)
+    shifts = (-0.2, 0.0, 0.2)
+    runs = [([mean_of(np.full(50, 0.5 + shift)) for shift in shifts], 50) for _ in range(4)]
+    spread = 1.96 * np.std(shifts) / np.sqrt(3)  # not smaller for four sets than for one
+    low, high = mean_of_sets(runs, samples=4000)
+    assert (high - low) / 2 == pytest.approx(spread, rel=0.1)
+
+
+def test_sets_without_questions_and_other_numbers_of_runs():
+    assert mean_of_sets([]) is None
+    assert mean_of_sets([([mean_of(np.ones(3))], 3), ([mean_of(np.ones(0))], 0)]) is None
+    with pytest.raises(ValueError, match="every run"):
+        mean_of_sets([([mean_of(np.ones(3))], 3), ([mean_of(np.ones(3))] * 2, 3)])

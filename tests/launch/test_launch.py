@@ -18,6 +18,7 @@ LOST = [
     (["train", "--config=C", "--workdir", "runs/x"], "runs/x too"),
     (["evaluate", "--workdir=/mnt/x"], "/mnt/x too"),
     (["ablate", "-workdir", "x", "--", "--workdir=gs://b/run"], "ablate needs --workdir gs://"),
+    (["compare", "--config=C", "--seeds=0"], "compare needs --workdir gs://"),
     (["answer", "--model", "M", "-workdir=gs:/b/run", "what is it ?"], "gs:/b/run too"),
     (["train", "--workdir=gs://b/run", "--workdir=runs/y"], "runs/y too"),  # the last one counts
     (["train", "--workdir=gs://"], "gs:// too"),

@@ -21,14 +21,7 @@ def score(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "pred
     Returns "value", the mean over supports; "low" and "high", its 95 % bootstrap interval over supports and questions;
     "values", one a support; "seeds", their number, and "count", that of questions. Values are None where undefined.
     """
-    scores = "scores" if field == "prediction" else f"{field}_scores"
-    runs: dict[int, list[Pair]] = {}
-    for fields in lines:
-        own = reference(fields, spec)
-        if own.answers or own.label is not None:
-            pair = (Prediction(fields[field], tuple(fields.get(scores, ()))), own)
-            runs.setdefault(fields["seed"], []).append(pair)
-    found = [METRICS[spec.metric](runs[seed]) for seed in sorted(runs)]
+    found = results(spec, lines, field)
     interval = _interval(found)
     values = [result.value for result in found]
     known = [value for value in values if value is not None]
@@ -40,6 +33,18 @@ def score(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "pred
         "count": found[0].count if found else 0,
         "values": values,
     }
+
+
+def results(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "prediction") -> list[Result]:
+    """The results of the predictions in a ``field`` of the parsed lines, one for each "seed" in ascending order."""
+    scores = "scores" if field == "prediction" else f"{field}_scores"
+    runs: dict[int, list[Pair]] = {}
+    for fields in lines:
+        own = reference(fields, spec)
+        if own.answers or own.label is not None:
+            pair = (Prediction(fields[field], tuple(fields.get(scores, ()))), own)
+            runs.setdefault(fields["seed"], []).append(pair)
+    return [METRICS[spec.metric](runs[seed]) for seed in sorted(runs)]
 
 
 def _interval(runs: Sequence[Result]) -> tuple[float, float] | None:

@@ -1,0 +1,74 @@
+"""Nine systems in the digits world: the same scenes, the same frozen parts and as many samples for all of a kind.
+
+`instructblip compare --config configs/compare.py --workdir W` trains and evaluates all `SYSTEMS`, its variants.
+docs/compare.md says what is equal among them and what is not.
+"""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+CONFIGS = Path(__file__).parent
+INSTRUCTED = runpy.run_path(str(CONFIGS / "digits.py"))["get_config"]
+CAPTIONED = runpy.run_path(str(CONFIGS / "digits_blip2_stage1.py"))["captioned"]
+PRETRAINED = runpy.run_path(str(CONFIGS / "digits_albef.py"))["pretraining"]
+NAMED = runpy.run_path(str(CONFIGS / "digits_frozen.py"))["named"]
+
+QUESTIONS, CAPTIONS, NAMES = 9_600, 6_400, 4_800
+"""Training samples of a run: on questions about scenes, on captions of scenes, and on names, whose prompts show up to
+five pictures."""
+INTERLEAVED = {"data.pictures": (1,)}
+
+SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    # Questions about scenes. Bridges: a Q-Former with and without the instruction, maps of patches, a resampler with
+    # gated cross-attention, a prefix that the trained tower writes, attention pooling before a decoder that is trained.
+    "instructblip": (INSTRUCTED, "digits-llama", {}),
+    "blip2_stage2": (INSTRUCTED, "digits-blip2-llama", {}),
+    "llava_mlp": (INSTRUCTED, "digits-llava", {"optim.learning_rate": 2e-3, "data.instruction_lengths": (56,)}),
+    "llava_linear": (
+        INSTRUCTED,
+        "digits-llava-linear",
+        {"optim.learning_rate": 2e-3, "data.instruction_lengths": (56,)},
+    ),
+    "flamingo": (INSTRUCTED, "digits-flamingo-scenes", {"optim.learning_rate": 2e-3, **INTERLEAVED}),
+    "frozen": (INSTRUCTED, "digits-frozen-scenes", {"optim.learning_rate": 3e-4, **INTERLEAVED}),
+    "kosmos": (
+        INSTRUCTED,
+        "digits-kosmos-scenes",
+        {"optim.learning_rate": 2e-3, "trainable": "all_but_vision", **INTERLEAVED},
+    ),
+    "x_instructblip": (INSTRUCTED, "digits-x-scenes", {"trainable": "qformer_image"}),
+    # Captions of the same scenes: pictures are found by texts, and texts by pictures.
+    "blip2_stage1": (CAPTIONED, "digits-stage1", {}),
+    "blip": (PRETRAINED, "digits-blip", {}),
+    "albef": (PRETRAINED, "digits-albef", {}),
+    # New names, learned from examples in the prompt.
+    "flamingo_names": (NAMED, "digits-flamingo", {"optim.learning_rate": 2e-3, "data.instruction_lengths": (16,)}),
+    "frozen_names": (NAMED, "digits-frozen", {}),
+    "kosmos_names": (
+        NAMED,
+        "digits-kosmos",
+        {"optim.learning_rate": 2e-3, "trainable": "all_but_vision", "data.instruction_lengths": (24,)},
+    ),
+}
+"""Variant -> the run that it begins as, its embedded model, and the fields that differ."""
+
+
+def get_config(variant: str = "instructblip") -> ConfigDict:
+    """The run of one of `SYSTEMS`."""
+    if variant not in SYSTEMS:
+        raise ValueError(f"configs/compare.py has no variant {variant!r}; it has {', '.join(SYSTEMS)}")
+    begun, model, changes = SYSTEMS[variant]
+    config = begun(model=model)
+    samples = {INSTRUCTED: QUESTIONS, NAMED: NAMES}.get(begun, CAPTIONS)
+    config.steps = samples // config.batch_size
+    config.optim.warmup_steps = config.steps // 10
+    config.validate_every, config.checkpoint_every = 0, 500
+    config.evaluation.blind = False
+    if begun is NAMED:
+        config.evaluation.shots, config.evaluation.few_shot.controls = (0, 2, 4), ()
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
