@@ -84,7 +84,7 @@ class Model:
           dtype: compute type, and the stored type of frozen parameters; trained ones are always float32.
           trainable: which parameters train, a name of the system's trainable sets; None is the first of them.
           layout: how the parts are sharded, names of `sharding.LAYOUTS`.
-          remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
+          remat: rematerialisation of the language model, and of a tower that trains: "none" (everything),
             "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
             "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.

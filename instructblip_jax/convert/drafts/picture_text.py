@@ -31,7 +31,7 @@ def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def image_settings(side: int) -> dict[str, Any]:
-    """preprocessor_config.json, for pictures of ``side`` pixels a side."""
+    """preprocessor_config.json, for pictures of ``side`` pixels per side."""
     return {
         "image_processor_type": "BlipImageProcessor",
         "do_convert_rgb": True,
