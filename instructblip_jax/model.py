@@ -204,7 +204,7 @@ class Model:
     def search_steps(self, context: Context, options: Options, seed: Seed, every: int) -> Iterator[np.ndarray]:
         """`search` in steps of ``every`` tokens: yields the answers so far; the last ones are whole.
 
-        Raises ValueError where logits are NaN or infinite.
+        Raises ValueError if logits are NaN or infinite.
         """
         with jax.set_mesh(self.mesh):
             state = self._begin(self.train, self.frozen, context, options, draws.key_of(seed))
@@ -222,7 +222,7 @@ class Model:
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Continuations int [B, N, T] of a context -> the summed log-probability of their counted tokens [B, N].
 
-        Raises ValueError where logits are NaN or infinite.
+        Raises ValueError if logits are NaN or infinite.
         """
         sums = meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
         self._check_numbers(bool(np.isfinite(sums).all()))

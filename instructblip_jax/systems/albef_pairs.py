@@ -80,7 +80,7 @@ def draw(key: jax.Array, rows: int, length: int, words: int) -> Draws:
 
 
 def corrupt(ids: jax.Array, mask: jax.Array, draws: Draws, cls_id: int, mask_id: int) -> tuple[jax.Array, jax.Array]:
-    """Ids and mask int [B, T] -> ids with some words replaced, and labels with the original words there, `IGNORE` elsewhere.
+    """Ids and mask int [B, T] -> ids with some words replaced, and labels of the original words, or `IGNORE`.
 
     Every token except [CLS] and padding may be selected.
     """

@@ -216,7 +216,7 @@ class Blip2Stage1System(CachedTower):
     def _similarities(
         self, images: jax.Array, texts: jax.Array, pictures: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits of images over texts and of texts over images, float32 [B, B], and a mask of those that are not negatives.
+        """Logits of images over texts and of texts over images, float32 [B, B], and the mask of non-negatives.
 
         As in the original, which gathers embeddings without gradient, only the query side has one.
         """

@@ -1,4 +1,4 @@
-"""A system as plain flat dicts, path -> array, the form that is trained, saved, restored and passed to jitted functions.
+"""A system as flat dicts, path -> array, the form that is trained, saved, restored and passed to jitted functions.
 
 `nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` assembles one.
 """
@@ -104,7 +104,7 @@ def abstract(
     """
     check_remat(remat)
     if int8 not in typing.get_args(Int8):
-        raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
+        raise ValueError(f"int8 {int8!r} is unknown; expected one of {', '.join(map(str, typing.get_args(Int8)))}")
     check_int8(int8, trainable, config.trainable_sets, config.parts)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)

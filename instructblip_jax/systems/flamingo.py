@@ -39,8 +39,8 @@ class FlamingoConfig(InterleavedConfig):
 
     Attributes:
       resampler: None if the blocks attend to the tower's own vectors (Idefics without ``use_resampler``).
-      every, at: a block precedes layer ``at`` of each group of ``every`` layers: 0 in Flamingo and Idefics, ``every`` - 1
-        in OpenFlamingo.
+      every, at: a block precedes layer ``at`` of each group of ``every`` layers: 0 in Flamingo and Idefics,
+        ``every`` - 1 in OpenFlamingo.
       known_tokens: number of tokens in the frozen language model's tables; ids from there on are ``added_tokens``
         trainable rows.
       image_token_id: the token that marks an image.
@@ -119,7 +119,7 @@ class FlamingoConfig(InterleavedConfig):
         if others:
             raise ValueError(f"{', '.join(others)}: this system has the options image_size, sees, next_picture")
         if sees not in ("", *SEES):
-            raise ValueError(f"sees is {sees!r}; there are {', '.join(SEES)}")
+            raise ValueError(f"sees is {sees!r}; expected one of {', '.join(SEES)}")
         chance = self.next_picture if next_picture is None else next_picture
         if not 0 <= chance <= 1:
             raise ValueError(f"next_picture is {chance!r}; it is a probability, from 0 to 1")

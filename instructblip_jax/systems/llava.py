@@ -85,7 +85,7 @@ class LlavaConfig(InterleavedConfig):
             ("image_aspect_ratio", image_aspect_ratio, ASPECTS),
         ):
             if value not in ("", *known):
-                raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         return dataclasses.replace(
             super().configured(image_size=image_size),
             conversation=conversation or self.conversation,

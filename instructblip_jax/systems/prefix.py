@@ -122,7 +122,7 @@ def picture_shapes(vision: VitConfig, rows: int, *more: int, key: str = "pixel_v
 
 def at_size(config: Any, image_size: int) -> dict[str, Any]:
     """The fields ``vision`` and ``stored_image_size`` of a configuration for images of ``image_size`` pixels per side;
-    0 keeps the present size. Raises ValueError for a size that the patches do not divide."""
+    0 keeps the current size. Raises ValueError for a size that is no multiple of the patch size."""
     vision = config.vision.at(image_size)
     stored = config.stored_image_size or (config.vision.image_size if vision != config.vision else 0)
     return {"vision": vision, "stored_image_size": stored}

@@ -18,7 +18,7 @@ def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
     """The path prefixes of a named set; without a name, of the default set. Raises ValueError for an unknown name."""
     chosen = name or next(iter(sets))
     if chosen not in sets:
-        raise ValueError(f"trainable set {chosen!r} is unknown; there are {', '.join(sorted(sets))}")
+        raise ValueError(f"trainable set {chosen!r} is unknown; expected one of {', '.join(sorted(sets))}")
     return sets[chosen]
 
 

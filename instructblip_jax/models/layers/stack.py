@@ -42,7 +42,7 @@ def check_remat(remat: str) -> None:
     name, colon, longest = remat.partition(":")
     if name not in REMAT or (colon and not longest.isdigit()):
         raise ValueError(
-            f"remat {remat!r} is unknown; there are {', '.join(REMAT)}, and NAME:LENGTH, "
+            f"remat {remat!r} is unknown; expected one of {', '.join(REMAT)}, or NAME:LENGTH, "
             "which is NAME up to LENGTH positions and layer for longer sequences"
         )
 
