@@ -265,7 +265,7 @@ def export_adapter(
 ) -> list[Written]:
     """Write ``trained`` as an adapter of the model ``base``, which ``source`` is; see `convert.adapter.export`.
 
-    Raises ValueError where no adapter is among them.
+    Raises ValueError if no adapter is among them.
     """
     family = family_of(source)
     if not isinstance(config, Adapts) or not any(map(adapter.is_adapter, trained)):
@@ -351,7 +351,7 @@ def from_original(
             return _written(out, family, found[0], max_shard_bytes, False), found[1]
     some = ", ".join(sorted(tensors)[:3])
     raise ValueError(
-        f"{file}: its tensors ({some} ...) are no whole model of an original project that is read here; one of LAVIS's "
+        f"{file}: its tensors ({some} ...) are no whole model of an original project that is supported; one of LAVIS's "
         "files with trained parts alone needs --model instead of --bert"
     )
 

@@ -26,7 +26,7 @@ class Family:
       trainable_sets: those of its configurations (`systems.protocol.SystemConfig`).
       read_config: path of config.json -> the system's configuration. Raises ValueError naming file and field.
       rules: configuration -> path of each parameter -> its tensor.
-      ignored: configuration -> names of tensors that old files hold on top: buffers, aliases, unused tables.
+      ignored: configuration -> names of extra tensors in old files: buffers, aliases, unused tables.
       describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
         changed something.
       processor: (directory, configuration) -> the processor.

@@ -84,7 +84,7 @@ class Model:
           dtype: compute type, and the stored type of frozen parameters; trained ones are always float32.
           trainable: which parameters train, a name of the system's trainable sets; None is the first of them.
           layout: how the parts are sharded, names of `sharding.LAYOUTS`.
-          remat: what the backward pass keeps of the language model, and of a tower that trains: "none" (everything),
+          remat: rematerialisation of the language model, and of a tower that trains: "none" (everything),
             "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
             "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.
@@ -220,7 +220,7 @@ class Model:
     def search_steps(self, context: Context, options: Options, seed: Seed, every: int) -> Iterator[np.ndarray]:
         """`search` in steps of ``every`` tokens: yields the answers so far; the last ones are whole.
 
-        Raises ValueError where logits are NaN or infinite.
+        Raises ValueError if logits are NaN or infinite.
         """
         with jax.set_mesh(self.mesh):
             state = self._begin(self.train, self.frozen, context, options, draws.key_of(seed))
@@ -238,7 +238,7 @@ class Model:
     def log_likelihood(self, context: Context, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Continuations int [B, N, T] of a context -> the summed log-probability of their counted tokens [B, N].
 
-        Raises ValueError where logits are NaN or infinite.
+        Raises ValueError if logits are NaN or infinite.
         """
         sums = meshes.fetch(self._run(self._log_likelihood, {"ids": ids, "counted": counted}, context))
         self._check_numbers(bool(np.isfinite(sums).all()))

@@ -62,7 +62,7 @@ class Layout:
     def __init__(self, **names: str):
         for part, name in names.items():
             if name not in LAYOUTS:
-                raise ValueError(f"layout.{part} {name!r} is unknown; there are {', '.join(LAYOUTS)}")
+                raise ValueError(f"layout.{part} {name!r} is unknown; expected one of {', '.join(LAYOUTS)}")
         object.__setattr__(self, "named", tuple(sorted(names.items())))
 
     def of(self, part: str) -> str:

@@ -52,7 +52,7 @@ def test_parts_lie_as_their_layouts_say():
 
 
 def test_an_unknown_layout_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"layout\.llm 'pieces' is unknown; there are replicated, fsdp"):
+    with pytest.raises(ValueError, match=r"layout\.llm 'pieces' is unknown; expected one of replicated, fsdp"):
         Layout(llm="pieces")
 
 

@@ -71,7 +71,7 @@ MADE = {
 def make(name: str, splits: Mapping[str, Rows], write: Write, model: str, out: Path) -> dict[str, dict[str, int]]:
     """Make the set ``name`` of the ``splits`` of its captions; file -> counts. ``model`` names who writes.
 
-    Raises ValueError where the files of an unfinished attempt are of other captions or another model.
+    Raises ValueError if the files of an unfinished attempt are of other captions or another model.
     """
     how, report = MADE[name], {}
     out.mkdir(parents=True, exist_ok=True)

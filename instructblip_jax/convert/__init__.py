@@ -1,1 +1,1 @@
-"""Foreign names in and out: Hugging Face checkpoints <-> our parameter trees, by one table for both directions."""
+"""Conversion between Hugging Face checkpoints and our parameter trees, with one table for both directions."""

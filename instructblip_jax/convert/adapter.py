@@ -1,4 +1,4 @@
-"""Adapters on their way out: merged into the kernels beside them, or as a directory that the peft library loads."""
+"""Export of adapters: merged into their kernels, or as a directory that the peft library loads."""
 
 import re
 import sys
@@ -20,9 +20,9 @@ from instructblip_jax.models.layers.lora import Lora
 
 _A, _B = (end for end, _ in ADAPTER.values())
 WEIGHTS, CONFIG = "adapter_model", "adapter_config.json"
-"""The files of an adapter, as the peft library names them."""
+"""File names of an adapter in the peft library."""
 OTHERS = "other_parameters"
-"""The file of the trained tensors that it has no place for: those of no module, such as query tokens."""
+"""The file of trained tensors that belong to no module, such as query tokens; the peft library does not store these."""
 
 
 def is_adapter(name: str) -> bool:
@@ -33,8 +33,8 @@ def is_adapter(name: str) -> bool:
 def merged(trained: Mapping[str, Tensor], shards: Shards, scale: float) -> dict[str, Tensor]:
     """``trained``, by Hugging Face name, with W + scale * B A for the two matrices of each adapter.
 
-    W is the tensor of the source, whatever it was rounded to in training. The sum is computed in float64 and has the
-    type in which the source stores W.
+    W is the source's tensor, even if training used a rounded one. The sum is computed in float64, and has the type in
+    which the source stores W.
     """
     found = {name: tensor for name, tensor in trained.items() if not is_adapter(name)}
     for name, a in trained.items():
@@ -48,7 +48,7 @@ def merged(trained: Mapping[str, Tensor], shards: Shards, scale: float) -> dict[
 
 
 def _sum(kernel: Lazy, a: Tensor, b: Tensor, scale: float) -> np.ndarray:
-    # In float64, so that one rounding is left, whatever the machine multiplies with.
+    # In float64, so that there is only one rounding on any machine.
     first, second = (read(x).astype(np.float64) for x in (b, a))
     return (kernel.read().astype(np.float64) + scale * (first @ second)).astype(kernel.dtype)
 
@@ -65,14 +65,14 @@ def export(
 ) -> list[Written]:
     """Write ``out``, completely or not at all: an adapter of the peft library, in float32.
 
-    Other trained tensors are in it whole, as modules to save, as far as they are those of modules; the rest is in a
-    file beside it.
+    Other trained tensors that belong to modules are included in full, as modules to save; the rest is in a separate
+    file.
 
     Args:
       out: a directory that does not exist yet, or is empty.
       source: the model's directory.
       trained: Hugging Face name -> tensor; those of adapters begin with `convert.rule.PEFT`.
-      names: all tensors of the model.
+      names: names of all tensors of the model.
       lora: sizes of the adapters.
       base: the model as a user names it: a directory, or a hub id.
       modules: see `families.Family`.
@@ -120,7 +120,7 @@ def _renamed(name: str, modules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _pattern(paths: list[str]) -> str:
-    """A regular expression of the modules that have adapters: stacks, numbers of layers, last pieces of names."""
+    """A regular expression of the modules that have adapters: stacks, layer numbers, last components of names."""
     stacks = sorted({re.escape(re.split(r"\.\d+\.", path)[0]) for path in paths})
     ends = sorted({path.rpartition(".")[2] for path in paths})
     return rf"({'|'.join(stacks)})\.\d+\.(.*\.)?({'|'.join(ends)})"

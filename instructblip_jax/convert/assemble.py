@@ -1,4 +1,5 @@
-"""Parts of other models -> a model directory of any system. Tensors are copied as stored, or drawn by a seed."""
+"""Assemble a model directory of any system from parts of other models. Tensors are copied unchanged, or drawn by a
+seed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -31,8 +32,8 @@ class Draft:
       tensors: Hugging Face name -> tensor, in the order in which they are written.
       files: file name -> its JSON; config.json is one of them.
       vocabularies: folder ("" is the model's own) -> its tokenizer.
-      source: the part to name in errors, where config.json or the tensors do not fit together.
-      draw: (name, shape) -> a new tensor for one that config.json asks for and no part has; None if it has to be there.
+      source: the part to name in errors if config.json and the tensors do not fit together.
+      draw: (name, shape) -> a new tensor for one that config.json requires and no part has; None if one must.
     """
 
     tensors: dict[str, Tensor]
@@ -79,7 +80,7 @@ def assemble(
 
 
 def wanted(config: SystemConfig, rules: Rules) -> dict[str, Shape]:
-    """Name -> shape of every tensor that a configuration asks for, without those that no model directory has."""
+    """Name -> shape of every tensor that a configuration requires, without those that no model directory has."""
     shapes: dict[str, Shape] = {}
     for path, leaf in _parameters(config).items():
         if rules[path].new is not None:
@@ -99,7 +100,7 @@ def _parameters(config: SystemConfig) -> dict[str, Any]:
 
 
 def normal(shape: Shape, scale: float, *seed: int) -> Lazy:
-    """A new float32 tensor, normal(0, scale), made when it is written; the same for the same seed."""
+    """A new float32 tensor, normal(0, scale), drawn when it is written; the same for the same seed."""
 
     def make() -> np.ndarray:
         return np.float32(scale) * np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -108,13 +109,13 @@ def normal(shape: Shape, scale: float, *seed: int) -> Lazy:
 
 
 def constant(shape: Shape, value: float) -> Lazy:
-    """A new float32 tensor of one value, made when it is written."""
+    """A new constant float32 tensor, created when it is written."""
     return Lazy(shape, np.dtype(np.float32), lambda: np.full(shape, value, np.float32))
 
 
 def uniform(shape: Shape, *seed: int, bound: float = 0.0) -> Lazy:
-    """A new float32 tensor, uniform(-bound, bound), made when it is written; the same for the same seed. Without
-    ``bound`` it is a weight [out, in] as torch begins a linear layer's: 1 / sqrt(in)."""
+    """A new float32 tensor, uniform(-bound, bound), drawn when it is written; the same for the same seed. Without
+    ``bound`` it is a weight [out, in] initialised as in torch: 1 / sqrt(in)."""
     bound = bound or shape[-1] ** -0.5
 
     def make() -> np.ndarray:

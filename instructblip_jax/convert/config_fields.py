@@ -1,4 +1,4 @@
-"""Checked fields of a ``config.json``. An absent field takes Hugging Face's class default, as in our dataclasses."""
+"""Checked fields of a ``config.json``. An absent field has Hugging Face's class default, as in our dataclasses."""
 
 import typing
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = float(np.finfo(np.float32).max)
-"""The largest number that is read: everything is computed in float32 at most."""
+"""The largest number accepted: everything is computed in float32 at most."""
 
 
 def checked(path: Path, field: str, value: Any, kind: type) -> Any:
@@ -50,21 +50,21 @@ def fields(path: Path, name: str, config_class: type, section: Mapping[str, Any]
 
 
 def must_be(path: Path, section: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise ValueError where text_config asks for a form that is not built here; absent or null is fine."""
+    """Raise ValueError if text_config requires an unsupported form; absent or null is accepted."""
     for field, value in wanted.items():
         if section.get(field) is not None and section[field] != value:
-            raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is read here")
+            raise ValueError(f"{path}: text_config.{field} is {section[field]!r}; only {value!r} is supported")
 
 
 def one_of(path: Path, field: str, value: Any, known: tuple[str, ...]) -> str:
-    """``value``, if it is known. Raises ValueError naming file and field."""
+    """``value``, if it is a known one. Raises ValueError naming file and field."""
     if value not in known:
-        raise ValueError(f"{path}: {field} is {value!r}; known are {', '.join(filter(None, known))}")
+        raise ValueError(f"{path}: {field} is {value!r}; expected one of {', '.join(filter(None, known))}")
     return value
 
 
 def section_of(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A section of a config.json; {} where there is none. Raises ValueError where it is no object."""
+    """A section of a config.json; {} if there is none. Raises ValueError if it is not an object."""
     section = raw.get(name) or {}
     if not isinstance(section, dict):
         raise ValueError(f"{path}: {name} is not an object")
@@ -72,14 +72,14 @@ def section_of(path: Path, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def check_patches(path: Path, section: str, image: int, patch: int) -> None:
-    """Raise ValueError where the patches of a tower's section ("": the top of the file) do not divide its pictures."""
+    """Raise ValueError if the image size of a tower's section ("": top level) is not a multiple of its patch size."""
     if image % patch:
         field = f"{section}.image_size" if section else "image_size"
         raise ValueError(f"{path}: {field} {image} is not a multiple of patch_size {patch}")
 
 
 def check_divisible(path: Path, section: str, width: int, heads: int) -> None:
-    """Raise ValueError where the attention heads of a section ("": the top of the file) do not divide its width."""
+    """Raise ValueError if the width of a section ("": top level) is not a multiple of its number of attention heads."""
     if width % heads:
         field = f"{section}.hidden_size" if section else "hidden_size"
         raise ValueError(f"{path}: {field} {width} is not a multiple of num_attention_heads {heads}")

@@ -15,7 +15,7 @@ from instructblip_jax.convert.shared_directory import shared_directory
 from instructblip_jax.convert.write import MAX_SHARD_BYTES, Tensor, Written, stored, write_shards
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "qformer_tokenizer/*")
-"""Files beside the weights: configurations, tokenizers, image processor."""
+"""Files other than weights: configurations, tokenizers, image processor."""
 CARD = "README.md"
 """The model card of a directory."""
 _INDEX = ".index.json"
@@ -32,9 +32,9 @@ def export(
     added: bool = False,
     describe: Callable[[Path], None] = lambda directory: None,
 ) -> list[Written]:
-    """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` for its own.
+    """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` replaced.
 
-    Every other tensor is copied as it is stored; buffers and aliases that nothing reads are left out. One tensor is in
+    Every other tensor is copied unchanged; unused buffers and aliases are left out. One tensor is in
     memory at a time. In a job of several processes all of them call it, and those that see ``out`` write a share of the
     weight files each.
 
@@ -43,9 +43,9 @@ def export(
       source: a model directory.
       trained: Hugging Face name -> float32 tensor in Hugging Face layout (`convert.save.lazy`).
       rules: the table of the exported model; a tensor that it resizes on loading is written resized.
-      ignored: names of tensors that old files hold on top.
+      ignored: names of extra tensors in old files.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
-      added: tensors that ``source`` lacks are written, too.
+      added: also write tensors that ``source`` lacks.
       describe: called with the new directory, to edit its configuration files.
 
     Returns the weight files. Raises ValueError for an ``out`` that is in use, or for tensors that ``source`` does not
@@ -60,7 +60,7 @@ def export(
     with shared_directory(out, size) as (directory, share):
         written = write_shards(directory, tensors.items(), max_shard_bytes, share=share)
         if distributed.is_writer():
-            copy_files(source, directory)  # config.json is among them: a directory without it is no model
+            copy_files(source, directory)  # including config.json, without which a directory is not a model
             describe(directory)
     return written
 
@@ -74,7 +74,7 @@ def _replaced(
     for rule in rules.values():
         if rule.transform.stored is not None and rule.theirs in tensors:
             tensors[rule.theirs] = _resized(rule, shards)
-    # What no model directory has is in the checkpoint alone.
+    # Tensors that no model directory has stay in the checkpoint.
     unwritten = {rule.theirs for rule in rules.values() if rule.new is not None} - tensors.keys()
     trained = {name: tensor for name, tensor in trained.items() if name not in unwritten}
     wrong = [
@@ -88,7 +88,7 @@ def _replaced(
 
 
 def _resized(rule: Rule, shards: Shards) -> np.ndarray:
-    """The tensor of a rule that resizes it, in the size that is used."""
+    """The tensor of a rule that resizes it, in its new size."""
     try:
         return rule.transform.save(rule.transform.read(shards.read(rule.theirs)))
     except ValueError as error:

@@ -4,25 +4,25 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 PARTS = {
-    "vision": "InstructBLIP or BLIP-2 model whose tower is taken; for llava, flamingo, kosmos-1 and frozen a CLIP; for "
-    "albef and blip also a ViT.",
-    "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model whose language model is taken; "
-    "for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for kosmos-1 a "
-    "tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
+    "vision": "InstructBLIP or BLIP-2 model that provides the tower; for llava, flamingo, kosmos-1 and frozen a CLIP; "
+    "for albef and blip also a ViT.",
+    "language": "Plain T5, LLaMA (Vicuna) or OPT model, or InstructBLIP or BLIP-2 model that provides the language "
+    "model; for llava LLaMA, or one of the LLaVA authors' repositories; for flamingo a plain LLaMA or OPT; for "
+    "kosmos-1 a tokenizer, and a config.json of that model_type if the sizes are not the paper's.",
     "text": "Text encoder.",
-    "image": "InstructBLIP or BLIP-2 model, of any stage, whose tower and Q-Former read pictures; or X-InstructBLIP "
-    "model whose pictures are taken as trained.",
-    "video": "The same for videos, which begin as pictures where they are not trained.",
-    "audio": "BEATs file or model directory; or X-InstructBLIP model whose sounds are taken as trained.",
-    "pc": "ULIP-2 file or PointBERT directory; or X-InstructBLIP model whose point clouds are taken as trained.",
+    "image": "InstructBLIP or BLIP-2 model, of any stage, that provides tower and Q-Former for images; or "
+    "X-InstructBLIP model that provides its trained image modality.",
+    "video": "The same for video, which is initialised from images if it is not trained.",
+    "audio": "BEATs file or model directory; or X-InstructBLIP model that provides its trained audio modality.",
+    "pc": "ULIP-2 file or PointBERT directory; or X-InstructBLIP model that provides its trained point cloud modality.",
     "blip2": "BLIP-2 model: its vision tower, Q-Former, projection, and language model.",
-    "bert": "BERT model (bert-base-uncased) with its tokenizer, from which a Q-Former or a text encoder begins; beside "
-    "--blip2 also a model of BLIP-2's first stage, whose text half is taken.",
-    "qformer": "InstructBLIP or BLIP-2 model, of any stage, whose query tokens and Q-Former, without its text half, "
-    "are taken, and its vision tower where no other is given.",
-    "model": "Model of the same system, whose other parts are taken.",
+    "bert": "BERT model (bert-base-uncased) with its tokenizer, to initialise a Q-Former or a text encoder; with "
+    "--blip2 also a model of BLIP-2's first stage, which provides the text half.",
+    "qformer": "InstructBLIP or BLIP-2 model, of any stage, that provides query tokens and Q-Former, without its text "
+    "half, and its vision tower if no other is given.",
+    "model": "Model of the same system, which provides the other parts.",
 }
-"""Part -> what its directory, or hub id, holds. Each is a flag of `assemble`."""
+"""Part -> contents of its directory or hub id. Each is a flag of `assemble`."""
 
 PROJECTORS = ("mlp", "linear")
 """Kinds of a new LLaVA projector, the default first: 1.5's two layers, and 1.0's linear map."""
@@ -31,11 +31,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     "albef": ("pretraining", "retrieval", "question_answering", "reasoning", "entailment"),
     "blip": ("pretraining", "retrieval", "captioning", "question_answering", "reasoning"),
 }
-"""System -> the forms that can be made of another form of it (``--model``)."""
+"""System -> the forms that can be made from another form of it (``--model``)."""
 
 
 class Combination(NamedTuple):
-    """Parts that make a whole model together."""
+    """Parts that together make a complete model."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -63,13 +63,13 @@ SYSTEMS: dict[str, tuple[Combination, ...]] = {
     "albef": (Combination(("vision", "bert")), Combination(("model",))),
     "blip": (Combination(("vision", "bert")), Combination(("model",))),
 }
-"""System (a model_type) -> the combinations of parts that it can be made of."""
+"""System (a model_type) -> the combinations of parts from which it can be assembled."""
 
 
 def check(system: str, given: Collection[str]) -> None:
-    """Raise ValueError, listing the possibilities, unless ``system`` can be made of the parts ``given``."""
+    """Raise ValueError, listing the possibilities, unless ``system`` can be assembled from the parts ``given``."""
     if system not in SYSTEMS:
-        raise ValueError(f"no system {system!r} can be assembled; there are {', '.join(SYSTEMS)}")
+        raise ValueError(f"no system {system!r} can be assembled; expected one of {', '.join(SYSTEMS)}")
     combinations = SYSTEMS[system]
     for required, optional in combinations:
         if set(required) <= set(given) <= {*required, *optional}:
@@ -79,13 +79,13 @@ def check(system: str, given: Collection[str]) -> None:
 
 
 def check_projector(system: str, given: str | None) -> None:
-    """Raise ValueError if a kind of projector is given for a system that has one kind alone."""
+    """Raise ValueError if a kind of projector is given for a system with only one kind."""
     if given is not None and system != "llava":
         raise ValueError(f"--projector is for llava; {system} has one kind")
 
 
 def check_task(system: str, parts: Collection[str], given: str | None) -> None:
-    """Raise ValueError unless a form is named just where a system that has several is made of a model."""
+    """Raise ValueError unless a form is named exactly if a system with several forms is made from a model."""
     tasks = TASKS.get(system, ()) if "model" in parts else ()
     if given and not tasks:
         raise ValueError(f"--task is for --model of {', '.join(TASKS)}")
@@ -94,13 +94,13 @@ def check_task(system: str, parts: Collection[str], given: str | None) -> None:
 
 
 def check_every(system: str, given: int | None) -> None:
-    """Raise ValueError if a distance of blocks is given for a system that has none between its layers."""
+    """Raise ValueError if a block interval is given for a system without cross-attention blocks."""
     if given is not None and system != "flamingo":
         raise ValueError(f"--every is for flamingo; {system} has no blocks between the layers of its language model")
 
 
 def check_queries(system: str, parts: Collection[str], given: int | None) -> None:
-    """Raise ValueError if a number of query tokens, latents or vectors of a picture is given where none are new."""
+    """Raise ValueError if a number of query tokens, latents or vectors per image is given but none are new."""
     bridge = system in ("blip-2", "instructblip") and not {"qformer", "blip2", "model"} & set(parts)
     apart = system == "x-instructblip" and not {"qformer", "image", "video"} & set(parts)
     new = bridge or apart or system in ("flamingo", "frozen")
@@ -112,7 +112,7 @@ def check_queries(system: str, parts: Collection[str], given: int | None) -> Non
 
 
 def takers(part: str) -> list[str]:
-    """The systems that can take a part."""
+    """The systems that can use a part."""
     return [
         system
         for system, combinations in SYSTEMS.items()

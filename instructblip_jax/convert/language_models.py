@@ -1,4 +1,4 @@
-"""The language models that a layout may hold: one entry each."""
+"""The language models that a layout may contain, with one entry each."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ class LanguageModel(NamedTuple):
       config_class: dataclass of its sizes.
       read_config: (path of config.json, its section) -> that dataclass. Raises ValueError naming file and field.
       rules: (prefix of our paths, prefix of their names) -> the table of its tensors.
-      ignored: prefix of their names -> pattern of the tensors that old files hold on top.
+      ignored: prefix of their names -> pattern of the extra tensors in old files.
     """
 
     config_class: type
@@ -32,7 +32,7 @@ LANGUAGE_MODELS: dict[str, LanguageModel] = {
     "llama": LanguageModel(LlamaConfig, llama.read_config, llama.rules, llama.ignored),
     "opt": LanguageModel(OptConfig, opt.read_config, opt.rules, opt.ignored),
 }
-"""model_type in a language model's section of config.json -> how it is read."""
+"""model_type in a language model's section of config.json -> its entry."""
 
 
 def of(config: Any) -> LanguageModel:

@@ -38,7 +38,7 @@ def check(
       shards: the files.
       ignored: names of tensors that need no rule.
 
-    Returns the rules with the names that these files use, and those of parameters that no file has. Raises one
+    Returns the rules with the names used in these files, and those of parameters that no file has. Raises one
     ValueError that lists every missing, unexpected, mis-shaped and mis-typed tensor.
     """
     resolved, wrong, used = {}, [], set()
@@ -47,7 +47,7 @@ def check(
         if path.endswith(SCALE):  # made with its int8 kernel
             continue
         rule = rules[path].spelled(shards.shapes)
-        if rule.new is not None and rule.theirs in shards.shapes:  # files of ours may have what public ones lack
+        if rule.new is not None and rule.theirs in shards.shapes:  # our files may have tensors that public ones lack
             rule = dataclasses.replace(rule, new=None)
         resolved[path] = rule
         if rule.new is not None:
@@ -83,7 +83,7 @@ def _set_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Arra
 
 @cache
 def _zeros(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Callable[[], jax.Array]:
-    """A compiled function that makes a stack of zeros, shared by all stacks of this shape."""
+    """A compiled function that creates a stack of zeros, shared by all stacks of this shape."""
     return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
 
 
@@ -92,14 +92,14 @@ def _place(value: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _draw(rule: Rule, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """A parameter that no file has, drawn by its path alone: the same on every mesh and host, in every run."""
+    """A parameter that no file has, with a seed from its path only: the same on every mesh and host, in every run."""
     assert rule.new is not None
     key = jax.random.fold_in(jax.random.key(0), zlib.crc32(rule.ours.encode()))
     return jax.jit(rule.new, static_argnums=1, out_shardings=leaf.sharding)(key, leaf.shape)
 
 
 def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """Yield (path, layer or None, array) for every tensor of a rule; for an int8 kernel its scales as well."""
+    """Yield (path, layer or None, array) for every tensor of a rule; for an int8 kernel also its scales."""
     names = rule.names(leaf.shape)
     if rule.copies:
         _check_equal(names, shards)
@@ -114,7 +114,7 @@ def _read(rule: Rule, leaf: jax.ShapeDtypeStruct, shards: Shards) -> Iterator[tu
 
 
 def _check_equal(names: Sequence[str], shards: Shards) -> None:
-    """Raise ValueError unless these tensors, which stand for one parameter, are equal."""
+    """Raise ValueError unless these tensors, copies of one parameter, are equal."""
     first = shards.read(names[0])
     for name in names[1:]:
         if not np.array_equal(shards.read(name), first):
@@ -129,7 +129,7 @@ def load(
 ) -> dict[str, jax.Array]:
     """Read every parameter in ``abstract`` (path -> shape, dtype, sharding) into its place; path -> array.
 
-    Raises ValueError where the files do not fit (see `check`) or end inside a tensor.
+    Raises ValueError if the files do not fit (see `check`) or end inside a tensor.
     """
     arrays: dict[str, jax.Array] = {}
     resolved = check(rules, abstract, shards, ignored)
@@ -144,7 +144,8 @@ def load(
             if layer is None:
                 arrays[path] = _place(value, leaf.dtype, sharding)
                 continue
-            # A stack is filled layer by layer on the device, so that the host never holds all layers of a kernel.
+            # A stack is filled layer by layer on the device, so that the host never has all layers of a kernel in
+            # memory.
             if path not in arrays:
                 arrays[path] = _zeros(leaf.shape, leaf.dtype, sharding)()
             one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))

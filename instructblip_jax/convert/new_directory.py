@@ -1,4 +1,4 @@
-"""A directory that is written completely or not at all: under another name next to its place, then renamed."""
+"""A directory that is written completely or not at all: first under a temporary name, then renamed."""
 
 import contextlib
 import errno
@@ -19,9 +19,9 @@ def check_free(out: Path, *sources: Path) -> None:
         raise ValueError(f"{out}: only local directories are written; copy the finished one there")
     for source in sources:
         if out.resolve() == source.resolve():
-            raise ValueError(f"{out}: is the model that is read; choose another directory to write")
+            raise ValueError(f"{out}: is the source model; choose another directory to write")
     if (out.exists() or out.is_symlink()) and not out.is_dir():
-        raise ValueError(f"{out}: is there already, and no directory; choose another one")
+        raise ValueError(f"{out}: exists and is not a directory; choose another path")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty; choose another directory, or remove this one first")
     if os.path.ismount(out):
@@ -65,7 +65,7 @@ def new_directory(out: Path, size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[bool]:
-    """Lock a directory while this process lives; yields False where another process has it, or locks do not work."""
+    """Lock a directory while this process lives; yields False if another process has the lock, or locks do not work."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -79,7 +79,7 @@ def _held(directory: Path) -> Iterator[bool]:
 
 
 def _remove_dead(place: Path) -> None:
-    """Remove the partial directories of killed processes: nobody holds their locks any more."""
+    """Remove the partial directories of killed processes, whose locks are free."""
     for path in place.parent.glob(f".{glob.escape(place.name)}-partial-{'[0-9a-f]' * 8}"):
         with _held(path) as dead:
             if dead:

@@ -7,15 +7,15 @@ import numpy as np
 from instructblip_jax.convert.write import Lazy, Tensor, read
 
 SCALE = 0.02
-"""Standard deviation of new values: `initializer_range` of BERT, which the libraries use for all these models."""
+"""Standard deviation of new values: BERT's `initializer_range`, which the libraries use for all these models."""
 
 
 ROWS_MULTIPLE = 64
-"""A table that has to grow is filled up to a multiple of this, as in the public repositories."""
+"""A table that must grow is padded to a multiple of this number, as in the public repositories."""
 
 
 def grow(tensors: dict[str, Tensor], names: Iterable[str], size: int, seed: int) -> None:
-    """Give those of the tables ``names`` that have fewer rows than ``size``, a vocabulary's tokens, enough of them."""
+    """Extend those of the tables ``names`` that have fewer rows than the vocabulary has tokens, ``size``."""
     rows = -(-size // ROWS_MULTIPLE) * ROWS_MULTIPLE
     for name in names:
         if tensors[name].shape[0] < size:

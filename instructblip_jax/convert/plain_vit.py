@@ -1,6 +1,6 @@
-"""A plain ViT or DeiT in Hugging Face's layout -> the tower that ALBEF (from DeiT-B/16) and BLIP begin with.
+"""A plain ViT or DeiT in Hugging Face's layout -> the initial tower of ALBEF (from DeiT-B/16) and BLIP.
 
-Or the tower of an InstructBLIP or BLIP-2, which is a ViT under other names.
+The source may also be an InstructBLIP or BLIP-2, whose tower is a ViT under other names.
 """
 
 import re
@@ -18,7 +18,7 @@ from instructblip_jax.convert.write import Lazy, Tensor, stored
 from instructblip_jax.files import read_json
 
 KINDS = ("vit", "deit")
-"""model_type of the models that are read."""
+"""Supported model_types."""
 SIZES = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -29,7 +29,7 @@ SIZES = {
 }
 """Fields of a vision_config, and Hugging Face's class defaults."""
 EPSILON = 1e-6
-"""Epsilon of the norms, as both originals run the tower; DeiT's own file says 1e-12."""
+"""Epsilon of the norms in both originals; DeiT's own file has 1e-12."""
 _NAMES = (
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.position_embeddings", "pos_embed"),
@@ -48,7 +48,7 @@ _WRAPPERS = re.compile(rf"({'|'.join(KINDS)})\.")
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The sizes of a tower, as a vision_config, and its tensors under timm's names, query, key and value fused.
 
-    Heads for classes are left out. Raises FileNotFoundError or ValueError naming the file and what is wrong.
+    Classification heads are left out. Raises FileNotFoundError or ValueError naming the file and what is wrong.
     """
     path = directory / "config.json"
     raw = read_json(path)
@@ -56,7 +56,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return _inside(directory)
     if raw.get("model_type") not in KINDS:
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}; a tower to begin with is {' or '.join(KINDS)}, "
+            f"{path}: model_type is {raw.get('model_type')!r}; a tower must be {' or '.join(KINDS)}, "
             f"or that of {' or '.join(hf_instructblip.HAS_TEXT)}"
         )
     section = {name: checked(path, name, raw.get(name, default), int) for name, default in SIZES.items()}
@@ -64,7 +64,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = {_WRAPPERS.sub("", name, count=1): name for name in shards.shapes}
     if "embeddings.distillation_token" in names:
         raise ValueError(
-            f"{directory}: is a distilled DeiT, whose tower has one more token; take the plain one "
+            f"{directory}: is a distilled DeiT, whose tower has one more token; use the plain one "
             "(facebook/deit-base-patch16-224)"
         )
     tensors: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""Position embeddings for pictures of another size than the checkpoint's, as a `Transform` of their rule.
+"""Position embeddings for another image size than the checkpoint's, as a `Transform` of their rule.
 
-The class position stays as it is; the grid of the others is resized bicubically, as the original (arXiv 2301.12597) and
-transformers' `interpolate_pos_encoding` do it: torch's kernel, whose constant is -0.75, sampled at the centres of the
+The class position is unchanged; the grid of the others is resized bicubically, as in the original (arXiv 2301.12597)
+and transformers' `interpolate_pos_encoding`: torch's kernel, whose constant is -0.75, sampled at the centres of the
 new cells (align_corners false), without antialiasing and with the border repeated. jax.image has another constant.
 """
 
@@ -22,7 +22,7 @@ def _kernel(distance: np.ndarray) -> np.ndarray:
 
 
 def _weights(old: int, new: int) -> np.ndarray:
-    """float64 [new, old]: the share of each of ``old`` cells along a side in each of ``new`` ones."""
+    """float64 [new, old]: the weight of each of ``old`` cells along a side in each of ``new`` ones."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centres).astype(int) - 1
     weights = np.zeros((new, old))
@@ -43,7 +43,7 @@ def resize(positions: np.ndarray, grid: int) -> np.ndarray:
 
 
 def resized(stored: int, grid: int, *, leading: bool = True) -> Transform:
-    """Theirs is stored for ``stored`` patches along a side, [1, stored * stored + 1, D]; ours is for ``grid``.
+    """Theirs is stored for ``stored`` patches per side, [1, stored * stored + 1, D]; ours is for ``grid``.
 
     ``leading``: False if theirs is [stored * stored + 1, D]. Loading resizes and gives float32; saving keeps our size.
     Raises ValueError on loading a tensor of another shape.

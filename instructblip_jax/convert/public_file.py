@@ -1,7 +1,7 @@
-"""Towers as their authors published them, a file of torch.save: read without torch, and without running anything.
+"""Read torch.save files, in which authors published towers, without torch and without running any code from them.
 
-Such a file is a zip archive of a pickle, in which tensors are descriptions of parts of other members. The pickle is
-read by a machine that knows tensors, containers and numbers; anything else becomes an object without meaning.
+Such a file is a zip archive with a pickle, in which tensors refer to parts of other members. The pickle is read by a
+restricted unpickler that knows only tensors, containers and numbers; anything else becomes an inert object.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ STORAGES = {
 }
 """torch's names of the types of stored numbers."""
 PICKLE, DATA = "data.pkl", "data/"
-"""The pickle in an archive, and the beginning of the names of its numbers, both behind the archive's own name."""
+"""Name of the pickle in an archive, and name prefix of its data, both after the archive's own name."""
 LARGEST_PICKLE = 2**26
-"""Bytes of a pickle that is read; those of public files have some hundred kilobytes."""
+"""Maximum size of a pickle in bytes; those of public files have some hundred kilobytes."""
 
 
 class _Nothing:
-    """Any object that is neither tensor nor container: it takes whatever a pickle does to it, and keeps nothing."""
+    """Any object that is neither tensor nor container: it accepts every operation of a pickle, and stores nothing."""
 
     def __init__(self, *args: Any):
         del args
@@ -59,7 +59,7 @@ class _Table(dict):
 
 
 class _Storage(NamedTuple):
-    """A run of ``length`` numbers in the archive's member ``key``; ``kind`` is one of `STORAGES`."""
+    """``length`` numbers in the archive's member ``key``; ``kind`` is one of `STORAGES`."""
 
     kind: str
     key: str
@@ -75,7 +75,8 @@ class _View(NamedTuple):
     strides: tuple[int, ...]
 
     def is_whole(self, members: Mapping[str, int]) -> bool:
-        """True if all of it lies in its storage, and that in its member, of which ``members`` has the bytes."""
+        """True if it is within its storage, and the storage within its member, whose size in bytes is in
+        ``members``."""
         numbers = (self.offset, *self.shape, *self.strides, self.storage.length)
         if len(self.shape) != len(self.strides) or not all(type(n) is int and n >= 0 for n in numbers):
             return False
@@ -99,11 +100,11 @@ KNOWN: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _view,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
-"""Module and name of everything that a pickle can call, but for `_Nothing`."""
+"""Module and name of everything that a pickle can call, apart from `_Nothing`."""
 
 
 class _Machine(pickle.Unpickler):
-    """An unpickler that finds nothing but what is above."""
+    """An unpickler that finds only the objects above."""
 
     def find_class(self, module: str, name: str) -> Any:
         """See `pickle.Unpickler.find_class`; the type of a storage is its name."""
@@ -119,7 +120,7 @@ def _unpickled(content: bytes) -> Any:
     """The object of a pickle. Raises an error of any type for one that is wrong."""
     for opcode, argument, _ in pickletools.genops(content):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > len(content):
-            raise ValueError("a place among the pickle's objects that it cannot have")  # all before it take memory
+            raise ValueError("an invalid index among the pickle's objects")  # all before it take memory
     return _Machine(io.BytesIO(content)).load()
 
 
@@ -128,7 +129,7 @@ class PublicFile:
     """An open file of torch.save.
 
     Attributes:
-      folder: the beginning of the names of the archive's members.
+      folder: prefix of the names of the archive's members.
       members: key of a storage -> its bytes.
       content: the dict that was saved.
     """
@@ -139,15 +140,15 @@ class PublicFile:
     content: Mapping[str, Any]
 
     def tensors(self, key: str) -> dict[str, Tensor]:
-        """The tensors by name that lie under ``key``, read when they are needed. Raises ValueError naming the file."""
+        """The tensors under ``key`` by name, read when they are needed. Raises ValueError naming the file."""
         found = self.content.get(key)
         if not isinstance(found, dict) or not all(
             isinstance(name, str) and isinstance(x, _View) for name, x in found.items()
         ):
-            raise ValueError(f'{self.path}: has no tensors under "{key}", where its authors keep them')
+            raise ValueError(f'{self.path}: has no tensors under "{key}", where the public file has them')
         broken = [name for name, view in found.items() if not view.is_whole(self.members)]
         if broken:
-            raise ValueError(f"{self.path}: {broken[0]} lies outside of what is stored; fetch the file again")
+            raise ValueError(f"{self.path}: {broken[0]} is outside the stored data; fetch the file again")
         return {name: self._lazy(view) for name, view in found.items()}
 
     def _lazy(self, view: _View) -> Lazy:
@@ -182,7 +183,7 @@ def open_file(path: Path) -> PublicFile:
                 for member in archive.infolist()
                 if member.compress_type == zipfile.ZIP_STORED  # as torch writes them: no larger than the file
             }
-    except Exception as error:  # archives and pickles are wrong in many ways
+    except Exception as error:  # archives and pickles can be broken in many ways
         raise ValueError(
             f"{path}: truncated, or not a file of torch.save since torch 1.6 ({type(error).__name__}: {error})"
         ) from error

@@ -1,8 +1,8 @@
 """A Q-Former's weights from BERT.
 
-The text half, which reads InstructBLIP's instructions, is not in BLIP-2's public files; in its first stage it began as
-bert-base-uncased. In a new Q-Former both halves begin as BERT, the feed-forward for queries as a copy of the one for
-text; BERT has no cross-attention and no query tokens.
+The text half, which reads InstructBLIP's instructions, is not in BLIP-2's public files; in the first stage it was
+initialised from bert-base-uncased. In a new Q-Former both halves are initialised from BERT, with the feed-forward for
+queries as a copy of the one for text; BERT has no cross-attention and no query tokens.
 """
 
 import re
@@ -23,7 +23,7 @@ SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
     *("max_position_embeddings", "hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
-"""Fields of BERT's config.json that a Q-Former's section has, too."""
+"""Fields of BERT's config.json that a Q-Former's section also has."""
 _QUERY_TWIN = re.compile(r"qformer\.(encoder\.layer\.\d+\.(?:intermediate|output))_query(\..+)")
 
 
@@ -40,7 +40,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def initializer_range(directory: Path) -> float:
-    """The standard deviation that BERT's matrices begin with: config.json's, or else BERT's own."""
+    """Standard deviation of BERT's initial matrices: config.json's, or else BERT's own."""
     return read_json(directory / "config.json").get("initializer_range", SCALE)
 
 
@@ -48,7 +48,8 @@ def text_half(directory: Path, qformer: Mapping[str, Shape], *, seed: int) -> di
     """Hugging Face name -> tensor, as BERT stores it: embeddings, and each layer's feed-forward for text.
 
     The word embedding has one new row, for ``[DEC]``. ``qformer``: name -> shape in the BLIP-2 checkpoint, whose
-    feed-forward for queries is as large in every layer. Raises one ValueError for all missing and mis-shaped tensors.
+    feed-forward for queries has the same size in every layer. Raises one ValueError for all missing and mis-shaped
+    tensors.
     """
     width = qformer["query_tokens"][-1]
     wanted: dict[str, Shape] = {WORDS: (-1, width), POSITIONS: (-1, width)}
@@ -62,7 +63,7 @@ def text_half(directory: Path, qformer: Mapping[str, Shape], *, seed: int) -> di
 
 
 def both_halves(directory: Path, section: Mapping[str, Any], norm: str, *, text: bool, seed: int) -> dict[str, Tensor]:
-    """Hugging Face name -> tensor of a new Q-Former, as BERT stores it; all but cross-attention and query tokens.
+    """Hugging Face name -> tensor of a new Q-Former, as BERT stores it, except cross-attention and query tokens.
 
     Args:
       directory: BERT's.
@@ -109,7 +110,7 @@ def both_halves(directory: Path, section: Mapping[str, Any], norm: str, *, text:
 
 
 def _read(directory: Path, wanted: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """BERT's tensors by their plain names; -1 in a shape stands for any size. Raises one ValueError for all misfits."""
+    """BERT's tensors by their plain names; -1 in a shape means any size. Raises one ValueError for all misfits."""
     shards = open_shards(directory)
     names = {plain(name): name for name in shards.shapes}
     wrong = []
@@ -127,6 +128,6 @@ def _read(directory: Path, wanted: Mapping[str, Shape]) -> dict[str, Tensor]:
 
 
 def plain(name: str) -> str:
-    """BERT's names in one spelling: no prefix, and weight and bias for what old files call gamma and beta."""
+    """BERT's names in one spelling: no prefix, and weight and bias instead of gamma and beta in old files."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

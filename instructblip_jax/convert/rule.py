@@ -15,15 +15,15 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """The relation between an array of ours and its Hugging Face tensor.
+    """The relation between one of our arrays and its Hugging Face tensor.
 
     Attributes:
       shape: our shape -> theirs.
       load: their array -> ours.
       save: our array -> theirs, or its slice of a fused tensor.
-      part: number of that slice along axis 0, of ``parts``.
-      parts: slices of the fused tensor; 1 if it is not fused.
-      stored: our shape -> theirs in the files, where loading resizes it (`positions.resized`).
+      part: index of that slice along axis 0, of ``parts``.
+      parts: number of slices of the fused tensor; 1 if it is not fused.
+      stored: our shape -> theirs in the files, if loading resizes it (`positions.resized`).
     """
 
     shape: Callable[[Shape], Shape]
@@ -70,7 +70,7 @@ def patches(size: int, channels: int = 3) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One row of a table: a parameter here, its tensor there.
+    """One row of a table: our parameter and its tensor in the files.
 
     Attributes:
       ours: path of the parameter, joined by "/".
@@ -78,10 +78,10 @@ class Rule:
         the tensor of layer ``start`` + n * ``every``.
       transform: the relation between the two.
       others: names that older, newer or tied files use instead, tried in this order.
-      every: distance of the layers that have such a tensor.
-      start: number of the first of them.
-      copies: number of layers that each hold a copy of the one parameter; 0 if "{layer}" stands for a stack.
-      new: (key, our shape) -> first values, float32, of a parameter where the files lack it, as they do an adapter's.
+      every: interval of the layers that have such a tensor.
+      start: index of the first of them.
+      copies: number of layers that each have a copy of the one parameter; 0 if "{layer}" indexes a stack.
+      new: (key, our shape) -> initial values, float32, of a parameter that the files lack, such as an adapter's.
     """
 
     ours: str
@@ -95,18 +95,18 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """True if our array holds all layers."""
+        """True if our array contains all layers."""
         return "{layer}" in self.theirs and not self.copies
 
     def spelled(self, names: Collection[str]) -> "Rule":
-        """The rule with the first of its names that is among ``names``, or with its own where none is."""
+        """The rule with the first of its names that is among ``names``, or with its own if none is."""
         for name in (self.theirs, *self.others):
             if name.format(layer=self.start) in names:
                 return dataclasses.replace(self, theirs=name, others=())
         return self
 
     def names(self, ours_shape: Shape) -> list[str]:
-        """Their tensor names, one a layer."""
+        """Their tensor names, one per layer."""
         if not self.stacked and not self.copies:
             return [self.theirs]
         layers = self.copies or ours_shape[0]
@@ -118,7 +118,7 @@ class Rule:
 
 
 def renamed(rules: Iterable[Rule], prefixes: Iterable[tuple[str, str]]) -> list[Rule]:
-    """The rules, with another name for each of the ``prefixes`` (theirs, the other's) that their own begins with."""
+    """The rules, with an additional name for each of the ``prefixes`` (theirs, the other's) of their own name."""
     found = []
     for rule in rules:
         more = tuple(new + rule.theirs.removeprefix(old) for old, new in prefixes if rule.theirs.startswith(old))
@@ -127,14 +127,14 @@ def renamed(rules: Iterable[Rule], prefixes: Iterable[tuple[str, str]]) -> list[
 
 
 PEFT = "base_model.model."
-"""The beginning of all names in an adapter of the peft library."""
+"""Prefix of all names in an adapter of the peft library."""
 ADAPTER = {"a": (".lora_A.weight", begin_a), "b": (".lora_B.weight", begin_b)}
-"""An adapter's parameter -> the end of its name there, and its first values."""
+"""An adapter's parameter -> the suffix of its name there, and its initial values."""
 
 
 def for_paths(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule]:
-    """The rules; one for each layer of ``paths`` that has arrays of its own ("llm/layers/3/attn/q/kernel"); and one for
-    each parameter of an adapter ("llm/layers/attn/q/lora/a"), named as the peft library names it."""
+    """The rules, with one for each layer of ``paths`` with separate arrays ("llm/layers/3/attn/q/kernel"), and one for
+    each parameter of an adapter ("llm/layers/attn/q/lora/a"), named as in the peft library."""
     found = dict(rules)
     for path in paths:
         if part := re.fullmatch(r"(.*)/lora/(a|b)", path):
@@ -152,7 +152,7 @@ def for_paths(rules: Mapping[str, Rule], paths: Iterable[str]) -> dict[str, Rule
 
 
 def dense(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
-    """A linear layer: torch keeps [out, in], we keep [in, out]."""
+    """A linear layer: torch has [out, in], we have [in, out]."""
     rules = [Rule(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSE)]
     return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias")] if bias else rules
 

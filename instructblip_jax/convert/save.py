@@ -1,4 +1,4 @@
-"""Our arrays -> Hugging Face tensors: the inverse of `load`, by the same table."""
+"""Our arrays -> Hugging Face tensors: the inverse of `load`, with the same table."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from instructblip_jax.mesh import fetch, fetch_entry
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """The array, or the ``layer`` of a stack, that a tensor or one slice of a fused tensor is made of."""
+    """The array, or the ``layer`` of a stack, for a tensor or one slice of a fused tensor."""
 
     rule: Rule
     array: jax.Array
@@ -36,8 +36,8 @@ class _Source:
 def lazy(rules: Mapping[str, Rule], arrays: Mapping[str, jax.Array]) -> dict[str, Lazy]:
     """Hugging Face name -> tensor of every parameter in ``arrays`` (path -> array), slices of fused ones joined.
 
-    A tensor is fetched when it is read, of a stack its layer alone. Those of arrays that are spread over several hosts
-    are `Lazy.collective`. Raises ValueError where ``arrays`` holds some slices of a fused tensor but not all of them.
+    A tensor is fetched when it is read, and only its layer of a stack. Tensors of arrays on several hosts are
+    `Lazy.collective`. Raises ValueError if ``arrays`` has some but not all slices of a fused tensor.
     """
     rules = for_paths(rules, arrays)
     found: dict[str, dict[int, _Source]] = {}

@@ -28,7 +28,7 @@ class Shards:
     types: Mapping[str, str]
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor. The file is mapped for this read alone, so that its pages do not add up in memory."""
+        """One tensor. The file is mapped only for this read, so that its pages do not accumulate in memory."""
         with _open(self.files[name]) as file:
             return file.get_tensor(name)
 
@@ -64,13 +64,13 @@ def weight_files(directory: Path) -> list[Path]:
 def open_shards(directory: Path) -> Shards:
     """The tensors of a model directory. Raises FileNotFoundError or ValueError naming the file.
 
-    Warns where there are an index and ``model.safetensors``: one of the two is left over from another save.
+    Warns if there are both an index and ``model.safetensors``: one of them is left over from another save.
     """
     paths = weight_files(directory)
     if paths == [directory / SINGLE] and (directory / INDEX).is_file():
         warnings.warn(
-            f"{directory}: the weights are those of {SINGLE}, as in transformers; {INDEX} and what it names are left "
-            "over from another save and are not read: remove them",
+            f"{directory}: the weights are those of {SINGLE}, as in transformers; {INDEX} and its files are left over "
+            "from another save and are not read: remove them",
             stacklevel=2,
         )
     files: dict[str, Path] = {}
@@ -87,7 +87,7 @@ def open_shards(directory: Path) -> Shards:
 
 
 def _absent(path: Path) -> str:
-    """The reason why a weight file is missing, and what to do."""
+    """The reason why a weight file is missing, and the remedy."""
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.parent.glob(pattern))
     if pickles and not list(path.parent.glob("*.safetensors")):
         return (

@@ -11,12 +11,12 @@ from instructblip_jax.convert.write import Share
 
 @contextlib.contextmanager
 def shared_directory(out: Path, size: int) -> Iterator[tuple[Path, Share]]:
-    """`new_directory` of a job: yields the directory that the first process made, and this process's share of files.
+    """`new_directory` for a job: yields the directory that the first process created, and this process's share.
 
-    The first process makes it and, when all have left the block, renames it to ``out``; all return after that. Those
-    that do not see it, because ``out`` is on a disk of the first one's own, have no share. An error in one process is
-    an error in all of them, and nothing is left. A process that goes on in the block after an error of another one
-    must not wait for it. Raises as `new_directory` does.
+    The first process creates it and, when all have left the block, renames it to ``out``; all return after that.
+    Processes that do not see it, because ``out`` is on the first one's local disk, have no share. An error in one
+    process is an error in all of them, and nothing is left. A process that continues in the block after an error of
+    another one must not wait for it. Raises as `new_directory` does.
     """
     with distributed.together(), contextlib.ExitStack() as stack:
         made = None

@@ -46,7 +46,7 @@ class Vocabulary:
         return found
 
     def id_of(self, name: str) -> int:
-        """The id of ``pad_token``, ``cls_token`` ... Raises ValueError where there is none."""
+        """The id of ``pad_token``, ``cls_token`` ... Raises ValueError if there is none."""
         value = self.config.get(name)
         token = value.get("content") if isinstance(value, dict) else value
         found = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
@@ -91,14 +91,14 @@ def for_language_model(directory: Path, family: str, processor_class: str, *, ma
 def newline_ends(vocabulary: Vocabulary) -> dict[str, int]:
     """OPT's text_config fields in BLIP-2: a newline ends a caption (the original's code; id 50118 in OPT's tokenizer).
 
-    Empty where the tokenizer has no token of its own for it.
+    Empty if the tokenizer has no separate token for it.
     """
     ids = vocabulary.tokenizer.encode("\n", add_special_tokens=False).ids
     return {"eos_token_id": ids[0]} if len(ids) == 1 else {}
 
 
 def with_image(directory: Path, processor_class: str) -> Vocabulary:
-    """A language model's tokenizer with ``<image>`` and ``<pad>``, and otherwise as it is, as llava-hf's are.
+    """A language model's tokenizer with ``<image>`` and ``<pad>``, and otherwise unchanged, as in llava-hf.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
@@ -112,8 +112,8 @@ def with_image(directory: Path, processor_class: str) -> Vocabulary:
 
 
 def with_mark(directory: Path, *others: str) -> Vocabulary:
-    """A language model's tokenizer with ``others`` and ``<image>`` behind its words, and a padding token that it has
-    already.
+    """A language model's tokenizer with ``others`` and ``<image>`` after its vocabulary, and a token of its own as
+    padding.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
@@ -128,7 +128,7 @@ def with_mark(directory: Path, *others: str) -> Vocabulary:
 
 
 def with_boundaries(directory: Path, tokens: Iterable[str]) -> Vocabulary:
-    """A tokenizer with ``<pad>``, if it has no padding token, and with the ``tokens`` around a picture.
+    """A tokenizer with ``<pad>``, if it has no padding token, and with the ``tokens`` around an image.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
@@ -147,7 +147,7 @@ def for_qformer(
     directory: Path, rows: int, processor_class: str = "InstructBlipProcessor", *, truncation: str = "left"
 ) -> Vocabulary:
     """BERT's tokenizer with ``[DEC]``, declared as the begin token but never added to a text, as in the original; or
-    that of a Q-Former's first stage, which has it already.
+    that of a Q-Former's first stage, which already has it.
 
     ``rows``: number of rows of the word embedding without that of ``[DEC]``, which must be the next id after them:
     raises ValueError otherwise.
@@ -164,9 +164,9 @@ def for_qformer(
 
 
 def for_pairs(directory: Path, rows: int) -> Vocabulary:
-    """BERT's tokenizer for systems that read texts beside pictures; ``[SEP]`` ends what they write.
+    """BERT's tokenizer for systems that read images and texts; ``[SEP]`` ends generated text.
 
-    ``rows``: number of rows of the word embedding. Raises ValueError where the tokenizer has more tokens.
+    ``rows``: number of rows of the word embedding. Raises ValueError if the tokenizer has more tokens.
     """
     vocabulary = Vocabulary(directory, "")
     del vocabulary.config["processor_class"]  # transformers has none

@@ -1,4 +1,4 @@
-"""Tensors -> safetensors files, one or sharded; each tensor is read, or made, only when it is written."""
+"""Tensors -> safetensors files, single or sharded; each tensor is read, or created, only when it is written."""
 
 import dataclasses
 import json
@@ -36,9 +36,9 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-    """A tensor that is read, or made, only when it is written.
+    """A tensor that is read, or created, only when it is written.
 
-    ``origin``: the file that it is copied from unchanged, and its name there. ``collective``: all processes of the job
+    ``origin``: the file from which it is copied unchanged, and its name there. ``collective``: all processes of the job
     must read it together.
     """
 
@@ -63,16 +63,16 @@ def read(tensor: Tensor) -> np.ndarray:
 
 
 def stored(shards: Shards, name: str) -> Lazy:
-    """A tensor to be copied as it is stored. Raises ValueError for a type that is not copied here."""
+    """A tensor to be copied unchanged. Raises ValueError for an unsupported type."""
     kind = shards.types[name]
     if kind not in DTYPES:
-        raise ValueError(f"{shards.files[name]}: {name} is of type {kind}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"{shards.files[name]}: {name} is of type {kind}; expected one of {', '.join(DTYPES)}")
     return Lazy(shards.shapes[name], DTYPES[kind], partial(shards.read, name), (shards.files[name], name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """One weight file of a new directory; ``linked`` is the file that it is a hard link to, if it is one."""
+    """One weight file of a new directory; ``linked`` is the file to which it is a hard link, if any."""
 
     file: str
     tensors: int
@@ -91,20 +91,21 @@ def whole_files(tensors: Mapping[str, Tensor]) -> dict[Path, list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The share of a process in writing a directory: every ``of``-th file from number ``own`` on; None is no file."""
+    """A process's share of the files of a directory: every ``of``-th file from number ``own`` on; None means no
+    file."""
 
     own: int | None = 0
     of: int = 1
 
     def has(self, file: int) -> bool:
-        """True if this process writes the file of this number."""
+        """True if this process writes the file with this number."""
         return file % self.of == self.own
 
 
 class _Turns:
-    """The collective tensors of all shares, read in turn: one of each share, and all processes read all of them.
+    """The collective tensors of all shares, read in turn, one of each share; all processes read all of them.
 
-    So all processes write at the same time, and each has its own tensor in memory and for a moment another one.
+    All processes thus write at the same time, and each has its own tensor and briefly another one in memory.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Tensor]], share: Share):
@@ -119,7 +120,7 @@ class _Turns:
         return self._round(next(self._rounds)) if isinstance(tensor, Lazy) and tensor.collective else read(tensor)
 
     def end(self) -> None:
-        """Read along until the other processes have all of theirs, whatever goes wrong here."""
+        """Keep reading until the other processes have all of their tensors, even after an error here."""
         error = None
         for tensors in self._rounds:
             try:
@@ -134,7 +135,7 @@ class _Turns:
         for n, tensor in enumerate(tensors):
             try:
                 array = None if tensor is None else tensor.read()
-            except Exception as caught:  # the others go on with the next one
+            except Exception as caught:  # the others continue with the next one
                 array, error = None, error or caught
             mine = array if n == self._own else mine
         if error:
@@ -153,10 +154,9 @@ def write_shards(
 ) -> list[Written]:
     """Write tensors in their order, a new file whenever ``max_bytes`` are reached, and an index if there are several.
 
-    One lazy tensor is in memory at a time, whatever the size of a file. With ``link`` the `whole_files` come first, as
-    hard links, whatever their size; they are copied where the file system cannot link them. In a job of several
-    processes all of them call it, each with its ``share`` of the files, and get the list of all files. ``stem``: the
-    beginning of their names.
+    One lazy tensor is in memory at a time, for any file size. With ``link`` the `whole_files` come first, as hard links
+    of any size; they are copied if the file system cannot link them. In a job of several processes all of them call it,
+    each with its ``share`` of the files, and get the list of all files. ``stem``: the prefix of their names.
     """
     if share.own is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def write_shards(
                 linked[n] = ""
                 _write(directory / names[n], groups[n], turns, bar)
     finally:
-        turns.end()  # even after an error, which the others do not know of
+        turns.end()  # even after an error, of which the others are unaware
     if count > 1 and share.own == 0:
         weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -195,7 +195,7 @@ def write_shards(
 
 
 def _link(source: str, path: Path) -> bool:
-    """Make ``path`` a hard link to the file ``source``; False where the file system or its permissions refuse it."""
+    """Make ``path`` a hard link to the file ``source``; False if the file system or its permissions refuse it."""
     try:
         os.link(os.path.realpath(source), path)
     except OSError:
@@ -204,7 +204,7 @@ def _link(source: str, path: Path) -> bool:
 
 
 def _order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the order in which a file holds them: wide types first, so that each tensor is aligned."""
+    """The names in file order: wide types first, so that each tensor is aligned."""
     return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
@@ -231,7 +231,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], turns: _Turns, bar: tqdm) 
 
 
 def as_table(written: Sequence[Written]) -> str:
-    """One line a file, for people."""
+    """One line per file, for people."""
     return "\n".join(
         f"{x.file:<36} {x.tensors:>6,} tensors {x.bytes / 1e9:>10.3f} GB{f'  = {x.linked}' if x.linked else ''}"
         for x in written

@@ -40,7 +40,7 @@ def collate(
       own: numbers of the rows to assemble; None is all.
       identities: `Record.identity` of all B samples, for systems that ask for it (`BaseProcessor.identity_key`).
 
-    Raises ValueError where no shape is large enough.
+    Raises ValueError if no shape is large enough.
     """
     longest = np.max(lengths or [processor.lengths(row) for row in texts], axis=0)
     number = assign(longest[None], shapes)[0]

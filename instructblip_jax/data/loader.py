@@ -86,7 +86,7 @@ class _Places:
 def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
     """The media arrays of a prepared record, by batch key; those of a blank medium where it has none.
 
-    ``rng`` draws the augmentation. Raises ValueError where they cannot be read.
+    ``rng`` draws the augmentation. Raises ValueError if they cannot be read.
     """
     try:
         return processor.media(record.media, record.uid, rng)

@@ -20,7 +20,7 @@ REPORT, VOCABULARY, SUFFIX = "report.json", "vocabulary.json", ".array_record"
 
 def directory_of(out: str | Path, name: str) -> Path:
     """The directory of the set ``name`` under ``out``: that of `OLDER` if only that one is prepared, else that of
-    `VERSION`. Raises ValueError where ``out`` is not a local directory."""
+    `VERSION`. Raises ValueError if ``out`` is not a local directory."""
     directory = new_directory(out, name)
     older = directory.with_name(OLDER)
     return older if _is_whole(older) and not _is_whole(directory) else directory

@@ -117,7 +117,7 @@ class Record:
     def from_json(cls, text: str | bytes, media: Sequence[bytes]) -> "Record":
         """The inverse of `to_json`. Without "kinds", as before version 3.0.0, all media are pictures.
 
-        Raises ValueError where the number of media is not that of the kinds.
+        Raises ValueError if the number of media is not that of the kinds.
         """
         fields = json.loads(text)
         kinds = fields.pop("kinds", (IMAGE,) * len(media))

@@ -57,7 +57,7 @@ def at_turn(record: Record, turn: int) -> Record:
 
 
 def _own(templates: Templates, record: Record) -> Sequence[str]:
-    """The templates of a record's set, or else of its task. Raises ValueError where there are none."""
+    """The templates of a record's set, or else of its task. Raises ValueError if there are none."""
     own = templates.get(record.dataset) or templates.get(f"task:{record.task}")
     if not own:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Tokens out of a system."""
+"""Text generation and ranking with any system."""

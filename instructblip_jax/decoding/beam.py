@@ -24,11 +24,11 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
     """State before the first token: one running beam (the others have score `NEVER`) and no finished sequence.
 
     Running beams: "ids" int32 [B, N], the tokens to feed next, "running_sequences" int32 [B, N, T],
-    "running_beam_scores" float32 [B, N] and "origin" int32 [B, N, T], the row of the cache that holds each token: beams
-    that change places leave the cache where it is. Finished ones: "sequences" int32 [B, N, T], "beam_scores" float32
-    [B, N] and "is_sent_finished" bool [B, N], False for slots that are still empty. "heuristic_unsatisfied" bool
-    [B, 1]: a running beam may still beat the worst finished sequence. "has_unfinished": bool, some example is not done.
-    "finite": bool, all logits so far were finite.
+    "running_beam_scores" float32 [B, N] and "origin" int32 [B, N, T], the cache row of each token: when beams are
+    reordered, the cache is not moved. Finished ones: "sequences" int32 [B, N, T], "beam_scores" float32 [B, N] and
+    "is_sent_finished" bool [B, N], False for slots that are still empty. "heuristic_unsatisfied" bool [B, 1]: a running
+    beam may still beat the worst finished sequence. "has_unfinished": bool, some example is not done. "finite": bool,
+    all logits so far were finite.
     """
     beams, batch = options.num_beams, context["first"].shape[0]
     return {
@@ -87,7 +87,7 @@ def step(system: Answers, context: Context, state: State, options: Options) -> S
 
     # Running beams: the best candidates that do not end.
     running_beam_scores, running = jax.lax.top_k(topk_log_probs + hits_stopping_criteria * NEVER, beams)
-    # A beam has its parent's tokens so far, and will write the next ones into its own row.
+    # A beam has its parent's tokens so far, and writes the next ones into its own row.
     origin = _pick(state["origin"], jnp.take_along_axis(parents, running, axis=1))
     origin = jnp.where(jnp.arange(options.capacity) <= index, origin, jnp.arange(beams)[:, None])
 

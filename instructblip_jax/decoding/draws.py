@@ -1,11 +1,11 @@
-"""Random draws of a search: from one key for all rows of a batch, or from a key of each row's own."""
+"""Random draws of a search: from one key for all rows of a batch, or from one key per row."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Seed = int | np.ndarray
-"""One number for a batch, or an integer for each of its rows, [B]: a row then draws the same in any batch."""
+"""One integer for a batch, or one for each of its rows, [B]: a row's draws then do not depend on its batch."""
 
 
 def key_of(seed: Seed) -> jax.Array:

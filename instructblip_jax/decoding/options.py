@@ -9,10 +9,10 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 CAPACITY_STEP = 16
-"""The KV cache's capacity for new tokens is a multiple of this, so that few programs are compiled."""
+"""The KV cache's capacity for new tokens is a multiple of this number, so that few programs are compiled."""
 MOST_TOKENS = MOST_SEQUENCES = 2**16
 MOST_BEAMS = 2**10
-"""Upper limits; beyond them a mistyped number would fill the memory or run for hours."""
+"""Upper limits: a mistyped number beyond them would fill the memory or run for hours."""
 
 NUMBERS = (
     "max_new_tokens",
@@ -106,10 +106,10 @@ class Options:
     ) -> "Options":
         """Check options and complete them.
 
-        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that none holds. ``top_k``
-        (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling; ``length_penalty``
-        and ``early_stopping`` to beam search.
-        Raises ValueError naming the option whose value is not possible.
+        ``ends``: id or ids that end an answer, below ``vocabulary``; ``forbidden``: ids that no answer contains.
+        ``top_k`` (default 50, as in Hugging Face; 0 is off), ``top_p`` and ``temperature`` apply to sampling;
+        ``length_penalty`` and ``early_stopping`` to beam search. Raises ValueError naming the option with an invalid
+        value.
         """
         for name, count, least, most in (
             ("max_new_tokens", max_new_tokens, 1, MOST_TOKENS),

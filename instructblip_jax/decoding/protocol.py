@@ -1,4 +1,4 @@
-"""The part of a model that decoding and evaluation need."""
+"""The interface of a model that decoding and evaluation use."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from instructblip_jax.systems.protocol import Context, Media, SystemConfig
 
 
 class Model(Protocol):
-    """`instructblip_jax.model.Model`, of a system that writes text."""
+    """`instructblip_jax.model.Model`, for a system that generates text."""
 
     config: SystemConfig
 

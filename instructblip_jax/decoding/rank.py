@@ -11,7 +11,7 @@ from instructblip_jax.processors.base import BaseProcessor, Given
 from instructblip_jax.systems.protocol import Media
 
 SCORE_ELEMENTS = 2**26
-"""Maximum number of float32 logits in a call; more candidates than fit are scored in groups."""
+"""Maximum number of float32 logits per call; if there are more candidates, they are scored in groups."""
 LENGTH_STEP = 4
 """Candidates are padded to a multiple of this many tokens, so that few programs are compiled."""
 
@@ -30,10 +30,10 @@ def rank(
     """Log-likelihood of each candidate answer, float32 [B, N], summed over its tokens and its end token.
 
     ``candidates``: N texts for all rows, or a list for each row; N is then the length of the longest list, and shorter
-    ones are filled up with -inf. ``images``, ``media``: as in `generate`. Media and prompt are computed once per row,
-    whatever the number of candidates. ``include_end=False`` leaves the end token out, as the original code does for
-    Vicuna; ``normalize`` divides by the number of counted tokens. Raises ValueError for an empty list or an empty
-    candidate, and what `generate` raises.
+    ones are padded with -inf. ``images``, ``media``: as in `generate`. Media and prompt are computed once per row, for
+    any number of candidates. ``include_end=False`` leaves the end token out, as the original code does for Vicuna;
+    ``normalize`` divides by the number of counted tokens. Raises ValueError for an empty list or an empty candidate,
+    and what `generate` raises.
     """
     shown, batch = prepare(model, processor, images, instructions, media)
     lists = _lists(candidates, len(next(iter(batch.values()))))
@@ -50,7 +50,7 @@ def score(
     include_end: bool = True,
     normalize: bool = False,
 ) -> np.ndarray:
-    """As `rank`, for encoded media and a prepared batch of B instructions, with a list of candidates for each."""
+    """`rank` for encoded media and a prepared batch of B instructions, with a list of candidates for each."""
     tokens = {text: processor.response(text) for row in lists for text in row}
     longest = max(map(len, tokens.values()))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP

@@ -17,8 +17,8 @@ def begin(system: Answers, context: Context, options: Options, key: jax.Array) -
     """State before the first token.
 
     "ids" int32 [B, N], the tokens to feed next; "sequences" int32 [B, N, T], the answers so far; "is_sent_finished"
-    bool [B, N]; "finite": bool, all logits so far were finite; "cache", the KV cache; "key", the random key, or
-    one of each row.
+    bool [B, N]; "finite": bool, all logits so far were finite; "cache", the KV cache; "key", the random key, or one for
+    each row.
     """
     rows, batch = options.rows, context["first"].shape[0]
     return {

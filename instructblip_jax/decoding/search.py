@@ -1,6 +1,6 @@
-"""Prefill and decoding as three programs, compiled once a shape and reused: read, begin, decode.
+"""Prefill and decoding as three programs, compiled once per shape and reused: read, begin, decode.
 
-The two kinds of search (`sample`, `beam`) are files with the same four functions.
+The two kinds of search (`sample`, `beam`) are modules with the same four functions.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from instructblip_jax.decoding.options import NUMBERS, Options
 from instructblip_jax.objectives.lm import token_log_likelihood
 from instructblip_jax.systems.protocol import Answers, Context
 
-# The numbers are what a program is given; the rest is what it is compiled for.
+# Numbers are inputs of a program; the other fields are compiled into it.
 jax.tree_util.register_dataclass(
     Options,
     data_fields=list(NUMBERS),
@@ -24,12 +24,13 @@ jax.tree_util.register_dataclass(
 
 
 def kind(options: Options) -> ModuleType:
-    """The file that does the search."""
+    """The module that implements the search."""
     return beam if options.num_beams > 1 else sample
 
 
 def run(system: Answers, context: Context, state: dict, options: Options, until: jax.Array) -> dict:
-    """Steps from ``state`` until every answer is found, or ``until`` tokens are there (a stream's next few)."""
+    """Run steps from ``state`` until every answer is complete, or there are ``until`` tokens (the next few of a
+    stream)."""
     search = kind(options)
 
     def going(state: dict) -> jax.Array:
@@ -39,12 +40,12 @@ def run(system: Answers, context: Context, state: dict, options: Options, until:
 
 
 def finished(state: dict, options: Options) -> jax.Array:
-    """True if nothing is left to do: a bool scalar."""
+    """Bool scalar: True if the search is complete."""
     return ~kind(options).unfinished(state, options)
 
 
 def widths(ids: jax.Array | np.ndarray, options: Options) -> jax.Array:
-    """ids [..., T] -> int [...]: each answer's tokens up to and with its end token, or all that were asked for."""
+    """ids [..., T] -> int [...]: the length of each answer including its end token, or the maximum number of tokens."""
     ends = jnp.isin(ids, jnp.array(options.ends))
     return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, options.max_new_tokens)
 

@@ -1,4 +1,4 @@
-"""Tokens and words out of a model: the public `generate_ids`, `generate` and `stream`."""
+"""Text generation: the public `generate_ids`, `generate` and `stream`."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ LENGTH_STEP = 16
 
 
 def options_for(model: Model, **given: Unpack[GenerationOptions]) -> Options:
-    """Hugging Face's options for this model; without ``eos_token_id`` its own end tokens. Raises ValueError for values
-    that cannot be, TypeError for no option."""
+    """Hugging Face's options for this model; ``eos_token_id`` defaults to its own end tokens. Raises ValueError for
+    invalid values, TypeError for unknown options."""
     check_names(given)
     config, options = model.config, dict[str, Any](given)
     eos_token_id = options.pop("eos_token_id", None)
@@ -39,15 +39,15 @@ def generate_ids(
     seed: Seed = 0,
     **options: Unpack[GenerationOptions],
 ) -> np.ndarray:
-    """Answers to a prepared batch: int32 [B * num_return_sequences, T], the prompt excluded, as long as the longest;
-    what follows a row's end token is the padding id.
+    """Answers to a prepared batch: int32 [B * num_return_sequences, T], without the prompt, as long as the longest;
+    after a row's end token there are only padding ids.
 
     Options are Hugging Face's: max_new_tokens (64), min_new_tokens, num_beams, length_penalty, repetition_penalty,
     no_repeat_ngram_size, early_stopping, do_sample, temperature, top_k, top_p, num_return_sequences, eos_token_id
-    (one or several; by default the checkpoint's own). ``seed`` makes sampling repeatable;
-    integers [B], one for each row, make it so whatever the other rows of the batch are.
-    ``penalize_prompt``: the repetition penalty of a decoder-only model counts the prompt's tokens, too. ``media``: what
-    `Model.encode` made, in place of the batch's own. Raises ValueError for options that cannot be.
+    (one or several; by default the checkpoint's own). ``seed`` makes sampling repeatable; integers [B], one for each
+    row, make it independent of the other rows of the batch. ``penalize_prompt``: the repetition penalty of a
+    decoder-only model also counts the prompt's tokens. ``media``: the result of `Model.encode`, used instead of the
+    batch's own media. Raises ValueError for invalid options.
     """
     chosen = options_for(model, **options)
     if image is not None:
@@ -70,10 +70,10 @@ def prepare(
     instructions: str | Sequence[str],
     media: Mapping[str, Any] | None = None,
 ) -> tuple[Media, dict[str, np.ndarray]]:
-    """Media and instructions -> encoded media, one row an instruction, and the padded text of a batch.
+    """Media and instructions -> encoded media, one row per instruction, and the padded text of a batch.
 
-    A picture that is given several times is encoded once. The language model reads instructions whole; other readers as
-    much of them as the processor says.
+    An image that is given several times is encoded once. The language model reads instructions in full; the processor
+    determines how much of them other parts read.
     """
     texts = [instructions] if isinstance(instructions, str) else list(instructions)
     rows = processor.rows(images, len(texts), share=True, media=media)
@@ -96,14 +96,14 @@ def generate(
     seed: int = 0,
     **options: Unpack[GenerationOptions],
 ) -> list[str]:
-    """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
+    """Answers, one per pair of image and instruction (or ``num_return_sequences`` of them, best first).
 
-    ``images``: one picture for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
-    video a file's path or bytes, or a sequence of pictures). ``media``: beside or instead of them, other modalities of
-    systems that have any, as {"audio": [...], "pc": [...], "video": [...]} with an entry a row: None where a row has
-    none, a list for several. A prompt has pictures first, then the modalities in this order. Options as `generate_ids`
-    takes them. Raises UnusableImageError or UnusableMediaError for a medium that cannot be read, ValueError for an
-    empty instruction, counts that do not match, or an option that cannot be.
+    ``images``: one image for all instructions, or one each (paths, bytes, PIL images, uint8 arrays [H, W, 3]; for
+    video a file's path or bytes, or a sequence of images). ``media``: in addition or instead, other modalities of
+    systems that have any, as {"audio": [...], "pc": [...], "video": [...]} with one entry per row: None if a row has
+    none, a list for several. In the prompt, images come first, then the modalities in this order. Options as for
+    `generate_ids`. Raises UnusableImageError or UnusableMediaError for a medium that cannot be read, ValueError for an
+    empty instruction, counts that do not match, or an invalid option.
     """
     chosen = options_for(model, **options)  # before any work
     shown, batch = prepare(model, processor, images, instructions, media)
@@ -121,10 +121,10 @@ def stream(
     seed: int = 0,
     **options: Unpack[GenerationOptions],
 ) -> Iterator[str]:
-    """One answer as it is written: pieces of text, which are the answer of `generate` when joined.
+    """One answer as it is generated: pieces of text, which joined are the answer of `generate`.
 
-    ``media``: other modalities by name, one entry each, or a list of one. ``every``: tokens between
-    pieces. Beam search yields a single piece, because until its end any beam may win.
+    ``media``: other modalities by name, one entry each, or a list of one. ``every``: tokens per piece. Beam search
+    yields a single piece, because any beam may win until the end.
     """
     chosen = options_for(model, **options)
     if chosen.num_return_sequences > 1:

@@ -1,1 +1,1 @@
-"""Features of frozen towers, computed once and kept on disk."""
+"""Features of frozen towers, computed once and cached on disk."""

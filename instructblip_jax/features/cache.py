@@ -1,8 +1,7 @@
 """The features of one tower, on disk: ArrayRecord shards of (key, features), and an index over them.
 
-A shard is finished when its file of keys lies beside it; other files are left from a run that was killed, and are
-written anew. The index, sorted keys -> (shard, row), is made from the keys of all finished shards and mapped into
-memory.
+A shard is finished when it has a file of keys next to it; other files are left over from a killed run, and are
+rewritten. The index, sorted keys -> (shard, row), is built from the keys of all finished shards and memory-mapped.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from instructblip_jax.features.pictures import BLANK, KEY, Pictures, save_whole
 from instructblip_jax.processors.base import BaseProcessor
 
 RANDOM = "readahead_buffer_size:0,max_parallelism:0"
-WRITTEN = "group_size:1,uncompressed"  # so that a record is read without its neighbours; noise does not compress
+WRITTEN = "group_size:1,uncompressed"  # so that a record can be read alone; noise does not compress
 
 
 class FeatureCache:
@@ -35,14 +34,14 @@ class FeatureCache:
         self._lock = threading.Lock()
 
     def holds(self, keys: np.ndarray) -> np.ndarray:
-        """S16 [n] -> bool [n], True for keys whose features are here."""
+        """S16 [n] -> bool [n], True for cached keys."""
         if not len(self.keys):
             return np.zeros(len(keys), bool)
         at = np.searchsorted(self.keys, keys)
         return self.keys[np.minimum(at, len(self.keys) - 1)] == keys
 
     def read(self, keys: np.ndarray) -> np.ndarray:
-        """S16 [...] -> features [..., *shape]. Raises KeyError for a key that is not here, ValueError for damage."""
+        """S16 [...] -> features [..., *shape]. Raises KeyError for a key that is not cached, ValueError for damage."""
         flat = np.ravel(keys)
         if not self.holds(flat).all():
             raise KeyError(f"{self.directory}: a picture of this batch has no features; was the set prepared again?")
@@ -100,7 +99,7 @@ def _finished(directory: Path) -> list[int]:
 
 
 class FeatureWriter:
-    """Writes features into ``directory`` in the order in which they come, ``rows`` of them in a shard."""
+    """Writes features into ``directory`` in the given order, ``rows`` per shard."""
 
     def __init__(self, directory: Path, rows: int):
         self.directory, self.rows = directory, rows
@@ -137,10 +136,10 @@ class FeatureWriter:
 
 
 class Features:
-    """Gives the loader the cached features of the records of the sets in ``pictures``.
+    """The loader's source of cached features, for the records of the sets in ``pictures``.
 
-    ``caches``: those of each media key that the ``processor`` says (`BaseProcessor.feature_key`). With ``blank`` the
-    features of the blank medium stand for all.
+    ``caches``: by media key of the ``processor`` (`BaseProcessor.feature_key`). With ``blank`` the features of the
+    blank medium are used for all.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class Features:
         self.caches, self.pictures, self.processor, self.blank = caches, pictures, processor, blank
 
     def __call__(self, places: Sequence[tuple[str, int]], kinds: Kinds) -> dict[str, np.ndarray]:
-        """(set, record) of B rows that show these kinds -> {media key: what `Features.features` gives of them}."""
+        """(set, record) of B rows with these kinds -> {media key: their features, as from `Features.features`}."""
         keys = np.stack([self._keys(name, record, len(kinds)) for name, record in places])
         found = [self.caches[self.processor.feature_key(kind)].read(keys[:, n]) for n, kind in enumerate(kinds)]
         return self.processor.featured(kinds, found)

@@ -1,8 +1,8 @@
-"""Features computed once for all training runs: the frozen tower over every distinct medium of a mixture.
+"""Features computed once for all training runs: the frozen tower's outputs for every distinct medium of a mixture.
 
-`System.features` makes them, of everything before the first part that may train; they are kept in the type that it
-gives. All processes of a job compute together, each decoding the media of its own rows, because the tower may be
-sharded over all of them; the first one writes. The directory must be one that all of them see.
+`System.features` computes them, up to the first part that may be trained; they are stored in its output type. All
+processes of a job compute together, each decoding the media of its own rows, because the tower may be sharded over all
+of them; the first one writes. All of them must see the directory.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from instructblip_jax.systems.build import Arrays, in_stacks, merge
 
 SHARD_BYTES = 256 << 20
 SHARD_ROWS = 4096
-"""Bytes and media of a shard, at most: what a kill costs."""
+"""Maximum bytes and media per shard, which bounds the work lost by a kill."""
 _VERSION = 1  # of the cache's files
 
 
@@ -48,8 +48,8 @@ class _Missing:
 
 
 def tower_key(model: Model, processor: BaseProcessor) -> str:
-    """One name for all that features depend on beside the medium: the weights that they are computed with, in the
-    compute type, the tower's sizes and the processor's settings. All processes must call it."""
+    """A digest of everything that features depend on apart from the medium: the tower's weights in the compute type,
+    its sizes and the processor's settings. All processes must call it."""
     tower = {path: x for path, x in model.frozen.items() if model.config.feature_weights(path)}
     weights = {path: [digests.of_devices(x)[""], str(x.dtype), x.shape] for path, x in in_stacks(tower)}
     content = {
@@ -71,14 +71,15 @@ def prepare(
     blank_image: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Features:
-    """The features of all media that training on ``sources`` shows; computes those that ``directory`` lacks.
+    """The features of all media in training on ``sources``; computes those that ``directory`` lacks.
 
-    ``batch_size``: media at a time, a multiple of the devices that split a batch. All processes must call it.
+    ``batch_size``: media per batch, a multiple of the devices that split a batch. All processes must call it.
     Raises ValueError for a medium that cannot be read (naming it), a system whose features cannot be cached, a
-    directory that the processes do not share or that another run is writing to; OSError where the disk has no room.
+    directory that the processes do not share or that another run is writing to; OSError if the disk has not enough
+    space.
     """
     if processor.augments:
-        raise ValueError("config.data.features: this system draws its training media anew at each visit; set it to ''")
+        raise ValueError("config.data.features: this system augments its training media at each visit; set it to ''")
     if "://" in str(directory):
         raise ValueError(f"config.data.features is {directory}: a directory is needed; mount the bucket, or use a disk")
     out = Path(directory).absolute()
@@ -93,8 +94,7 @@ def prepare(
 
 
 def _kinds(model: Model, processor: BaseProcessor, sources: Mapping[str, Source | Joined]) -> dict[str, Kinds]:
-    """Media key -> the kinds that it has the features of, as far as records show such; all of them where there is one
-    key."""
+    """Media key -> the kinds whose features it has, if they occur in records; all kinds if there is only one key."""
     keys = list(model.config.feature_keys)
     if len(keys) == 1 == len(model.config.media_keys):
         return {keys[0]: ()}
@@ -116,7 +116,7 @@ def _whole(
     blank_image: bool,
     shard_bytes: int,
 ) -> FeatureCache:
-    """A tower's cache in ``work`` with the features of all of its media; computes those that it lacks."""
+    """A tower's cache in ``work`` with the features of all of its media; computes missing ones."""
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / ".lock")
     if distributed.is_writer():
@@ -127,7 +127,7 @@ def _whole(
         missing = _missing(cache, tower, sources, pictures, blank_image)
         _check_agreed(missing, work)
         if len(missing.keys):
-            distributed.barrier("features agreed")  # all have looked before the first one writes
+            distributed.barrier("features agreed")  # all have checked before the first one writes
             _check_room(cache, missing, work, tower.what)
             rows = min(SHARD_ROWS, max(1, shard_bytes // cache.bytes))
             tower.compute(missing, list(sources.values()), FeatureWriter(work, rows) if lock.is_locked else None)
@@ -141,7 +141,8 @@ def _whole(
 
 
 def _acquire(lock: FileLock, work: Path) -> None:
-    """Wait for another run that computes the same; refuse in a job, whose other processes would wait too long."""
+    """Wait for another run that computes the same features; in a job, refuse, because its other processes would
+    wait."""
     try:
         lock.acquire(timeout=-1 if jax.process_count() == 1 else 0)
     except Timeout:
@@ -177,7 +178,7 @@ def _check_agreed(missing: _Missing, out: Path) -> None:
 
 
 def _check_room(cache: FeatureCache, missing: _Missing, work: Path, what: str) -> None:
-    """Print the sizes before anything is computed. Raises OSError where they do not fit."""
+    """Print the sizes before anything is computed. Raises OSError if they do not fit."""
     if not distributed.is_writer():
         return
     need = len(missing.keys) * cache.bytes
@@ -192,9 +193,9 @@ def _check_room(cache: FeatureCache, missing: _Missing, work: Path, what: str) -
 
 
 class _Tower:
-    """The jitted `System.features` over ``rows`` media at a time; ``key`` is the media key that it reads and gives.
+    """The jitted `System.features` for ``rows`` media at a time; ``key`` is its input and output media key.
 
-    ``kinds``: those of its media, () for all. A frame alone is a picture.
+    ``kinds``: those of its media, () for all. A single frame is treated as an image.
     """
 
     def __init__(self, model: Model, processor: BaseProcessor, rows: int, key: str, kinds: Kinds):
@@ -215,7 +216,7 @@ class _Tower:
         self.shape, self.dtype = made.shape[1:], np.dtype(made.dtype)
 
     def reads(self, source: Source | Joined, pictures: Pictures) -> np.ndarray | None:
-        """True for those of a set's media that are this tower's, bool [N]; None for all."""
+        """True for the media of a set that belong to this tower, bool [N]; None for all."""
         if not self.kinds:
             return None
         shown = media_shown(source)
@@ -224,7 +225,8 @@ class _Tower:
         return np.array([kind in self.kinds for kind in kinds], bool)
 
     def compute(self, missing: _Missing, sources: list[Source | Joined], writer: FeatureWriter | None) -> None:
-        """All of ``missing``, in order, into ``writer``; one batch is decoded and one written while one is computed."""
+        """Compute all of ``missing``, in order, into ``writer``; one batch is decoded and one written while one is
+        computed."""
         running: tuple[np.ndarray, jax.Array] | None = None
         quiet = not distributed.is_writer()
         with tqdm(total=len(missing.keys), desc=self.what, unit="picture", disable=quiet) as bar:
@@ -250,14 +252,15 @@ class _Tower:
     def _batches(
         self, missing: _Missing, sources: list[Source | Joined]
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Keys of up to ``rows`` media, and the arrays of this host's rows of them; blank ones fill the last batch."""
+        """Keys of up to ``rows`` media, and the arrays of this host's rows; the last batch is padded with blank
+        ones."""
 
         def arrays(n: int) -> dict[str, np.ndarray]:
             if n >= len(missing.keys) or missing.sets[n] < 0:
                 return self.processor.media(())
             record = sources[missing.sets[n]][int(missing.records[n])]
             medium = record.media[missing.numbers[n]]
-            # A frame alone is a picture.
+            # A single frame is treated as an image.
             alone = medium._replace(kind=IMAGE) if medium.kind == FRAME else medium
             return media_of(dataclasses.replace(record, media=(alone,)), self.processor)
 

@@ -1,4 +1,4 @@
-"""The media that the records of a prepared set hold, each named by a digest of its encoded bytes."""
+"""The media of a prepared dataset's records, each identified by a digest of its encoded bytes."""
 
 import dataclasses
 import os
@@ -12,22 +12,22 @@ from instructblip_jax.data.prepared import Joined, Source, each
 from instructblip_jax.data.record import key_of
 
 KEY = np.dtype("S16")
-"""The type of `record.key_of`. An element that is taken out alone loses its trailing zeros: use arrays only."""
+"""The type of `record.key_of`. A single element loses its trailing zeros: use only arrays."""
 BLANK = np.frombuffer(key_of(b""), KEY)
-"""[1]: stands for the blank medium, which a record without media shows."""
+"""[1]: the key of the blank medium, which a record without media has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """The ``keys`` of a set's media, S16 [N], record after record; those of record n begin at ``starts[n]``, int64
+    """The ``keys`` of a set's media, S16 [N], record after record; those of record n start at ``starts[n]``, int64
     [records + 1]."""
 
     keys: np.ndarray
     starts: np.ndarray
 
     def of(self, record: int, count: int) -> np.ndarray:
-        """S16 [count], the keys of the media that a record shows: the last one stands for missing ones, and `BLANK`
-        for all where it has none."""
+        """S16 [count], the keys of a record's media: the last one is repeated for missing ones, and `BLANK` is used if
+        it has none."""
         keys = self.keys[self.starts[record] : self.starts[record + 1]][:count]
         if not len(keys):
             return np.repeat(BLANK, count)
@@ -35,7 +35,7 @@ class Pictures:
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [N] each: the record of each medium, and its number in the record."""
+        """int64 [N] each: the record of each medium, and its index in the record."""
         record = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
         return record, np.arange(len(self.keys)) - self.starts[record]
 
@@ -45,7 +45,7 @@ def pictures_of(
 ) -> Pictures:
     """The media of a set; they are read once, and the result is kept under ``directory`` for the next time.
 
-    ``progress`` is called with the number of records that were read.
+    ``progress`` is called with the number of records read.
     """
     paths = [directory / f"{source.identity}.{name}.npy" for name in ("keys", "starts")]
     if not all(path.is_file() for path in paths):
@@ -57,7 +57,7 @@ def pictures_of(
 
 
 def save_whole(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file whole or not at all; several processes may write the same."""
+    """Write a .npy file atomically; several processes may write the same file."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with part.open("wb") as file:
         np.save(file, array)

@@ -1,1 +1,1 @@
-"""Model parts: arrays in, arrays out. They know nothing about files, text or training."""
+"""Model parts: arrays in, arrays out. They are independent of files, text and training."""

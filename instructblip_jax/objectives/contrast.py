@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 LEAST_LENGTH = 1e-12
-"""A shorter vector is divided by this: a vector of zeros stays one, and has a gradient."""
+"""Shorter vectors are divided by this number: a zero vector stays zero, and has a gradient."""
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -25,25 +25,25 @@ def best_query(queries: jax.Array, texts: jax.Array) -> jax.Array:
 
 
 def diagonal_targets(rows: int, candidates: int) -> jax.Array:
-    """float32 [B, N]: the positive of each row is the candidate of the same number."""
+    """float32 [B, N]: the positive of each row is the candidate with the same index."""
     return jnp.eye(rows, candidates, dtype=jnp.float32)
 
 
 def same_picture(pictures: jax.Array, candidates: jax.Array) -> jax.Array:
-    """Identities int [B] and [N] -> bool [B, N], true where row and candidate are of one picture."""
+    """Identities int [B] and [N] -> bool [B, N], true if row and candidate have the same image."""
     return pictures[:, None] == candidates[None, :]
 
 
 def even_targets(same: jax.Array) -> jax.Array:
-    """bool [B, N] -> float32 [B, N]: all candidates that are true share a row's target equally; there must be one."""
+    """bool [B, N] -> float32 [B, N]: all true candidates share a row's target equally; there must be at least one."""
     counted = same.astype(jnp.float32)
     return counted / jnp.sum(counted, axis=1, keepdims=True)
 
 
 def picture_targets(pictures: jax.Array, candidates: jax.Array) -> jax.Array:
-    """Identities int [B] and [N] -> float32 [B, N]: all candidates of a row's picture share its target equally.
+    """Identities int [B] and [N] -> float32 [B, N]: all candidates with a row's image share its target equally.
 
-    Each row's own picture must be among the candidates.
+    Each row's own image must be among the candidates.
     """
     return even_targets(same_picture(pictures, candidates))
 

@@ -1,4 +1,4 @@
-"""The language-modelling loss: cross-entropy of the tokens after each position."""
+"""The language modelling loss: cross-entropy of the token after each position."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from instructblip_jax.objectives.term import Term
 
 IGNORE = -100
-"""The label of a position where no loss is taken."""
+"""The label of a position without loss."""
 CHUNK = 64
-"""Positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest array."""
+"""Number of positions whose logits exist at the same time: float32 [B, T, V] of a long text would be the largest
+array."""
 
 
 UNROLLED = 8
-"""Chunks of a loop's round; fewer are no loop."""
+"""Chunks per iteration of the loop; with fewer chunks there is no loop."""
 
 
 def token_log_likelihood(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -27,7 +28,7 @@ def token_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float =
     """logits float32 [B, T, V], labels int [B, T] -> each row's negative log-likelihood, summed over the tokens that
     count, and their number, both float32 [B].
 
-    ``smoothing``: that share of each token's target is spread evenly over all V, the true one included.
+    ``smoothing``: the fraction of each token's target that is spread evenly over all V, including the true token.
     """
     counted = labels != IGNORE
     each = token_log_likelihood(logits, jnp.where(counted, labels, 0))
@@ -44,7 +45,7 @@ def chunked_cross_entropy(
     chunk: int = CHUNK,
     smoothing: float = 0.0,
 ) -> Term:
-    """The cross-entropy of ``to_logits(hidden)``, hidden [B, T, D], in chunks of so many positions.
+    """The cross-entropy of ``to_logits(hidden)``, hidden [B, T, D], in chunks of positions.
 
     The logits of a chunk are discarded, and recomputed in the backward pass. ``smoothing`` as in `token_cross_entropy`.
     """
@@ -64,5 +65,5 @@ def chunked_cross_entropy(
         return jax.tree.map(jnp.add, total, found), None
 
     zero = jnp.zeros(rows, jnp.float32)
-    # Out of a loop the compiler takes what every chunk does: it would widen the whole int8 head first.
+    # The compiler hoists work common to all chunks out of a loop: it would first widen the whole int8 head.
     return Term(*jax.lax.scan(add, (zero, zero), (part(hidden), part(labels)), unroll=UNROLLED)[0])

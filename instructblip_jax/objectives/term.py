@@ -13,7 +13,7 @@ import jax.numpy as jnp
 class Term:
     """One term of a loss, per row: float32 [B] sums and the [B] counts that they are averaged over.
 
-    The counts must depend on the data alone, never on parameters. The loss of a batch is the weighted sum over terms of
+    The counts must depend only on the data, never on parameters. The loss of a batch is the weighted sum over terms of
     sum(sums) / sum(counts), each over the whole global batch.
     """
 

@@ -1,1 +1,1 @@
-"""Memory and speed of a run: predicted before it is paid for, and measured against the prediction while it runs."""
+"""Memory and speed of a run: predictions before it starts, and the figures for comparison while it runs."""

@@ -1,7 +1,7 @@
 """Accelerator chips, and slices of them by name: "v5e:4x4", "v5e:4x4*2" for two slices, "h200:8" for one machine.
 
 Figures are those of the makers' public pages: cloud.google.com/tpu/docs for v4, v5e, v5p-training and v6e, and NVIDIA's
-data sheets (dense). A TPU's links count nine tenths of the published bandwidth, the share that collectives reach.
+data sheets (dense). A TPU's links count nine tenths of the published bandwidth, the fraction that collectives reach.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one chip: operations in a second, memory in bytes, bandwidths in bytes a second.
+    """Peaks of one chip: operations per second, memory in bytes, bandwidths in bytes per second.
 
     Attributes:
       kinds: its names in ``jax.Device.device_kind``.
-      bf16, int8: operations a second.
-      usable: the memory that programs get, as the TPU compiler counts it.
+      bf16, int8: operations per second.
+      usable: the memory available to programs, as the TPU compiler counts it.
       link: one link, one way. A TPU has a pair of links in each of ``torus`` dimensions, which close to a ring if a
         slice is ``ring`` chips long or a multiple of it; if ``torus`` is 0, a switch connects all chips of a machine.
       network: a chip's share of the bandwidth out of its slice or machine.
-      clock: cycles a second, the unit of the TPU compiler's estimates; 0 for a GPU, whose compiler makes none.
+      clock: cycles per second, the unit of the TPU compiler's estimates; 0 for a GPU, whose compiler gives none.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Chip:
 
     @property
     def tpu(self) -> bool:
-        """True if the TPU compiler makes its programs."""
+        """True if its programs are compiled by the TPU compiler."""
         return self.torus > 0
 
 
 def _gpu(name: str, kinds: tuple[str, ...], tera: float, gigabytes: float, bandwidth: float, link: float) -> Chip:
-    """A GPU of a machine of eight, with a 50 GB/s network card of its own; int8 is twice as fast as bfloat16."""
-    # XLA takes this share of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
+    """A GPU in a machine of eight, each with a 50 GB/s network card; int8 is twice as fast as bfloat16."""
+    # XLA uses this fraction of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
     usable = 0.75 * gigabytes * 1e9
     return Chip(
         name, kinds, tera * 1e12, 2 * tera * 1e12, gigabytes * 1e9, usable, bandwidth * 1e9, link * 1e9, 0, 0, 50e9

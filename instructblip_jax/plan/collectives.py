@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: how many bytes each sends, between which chips, and for what reason."""
+"""The collectives of a compiled program: their bytes, chips and reasons."""
 
 import dataclasses
 import math
@@ -21,7 +21,8 @@ KINDS = (
 )
 
 JOINED = 2**20
-"""Elements from which on an array with one dimension is no vector, but many gradients that a GPU sends as one."""
+"""Number of elements above which a one-dimensional array is not a vector, but several gradients that a GPU sends as
+one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Collective:
 
     Attributes:
       payload: bytes of the result of one run on a chip (the gathered array, the reduced one, ...).
-      times: runs a step.
+      times: runs per step.
       group: the chips that take part, as positions in the mesh.
       when: the pass: forward, rematerialised, backward or update.
-      part: of the system, "trained" for what is no part, "" if it is not known.
+      part: of the system, "trained" for parameters outside of parts, "" if unknown.
       why: the reason, in words.
     """
 
@@ -48,7 +49,7 @@ class Collective:
 
     @property
     def moved(self) -> float:
-        """Bytes that a chip receives over its links in a step."""
+        """Bytes that a chip receives over its links per step."""
         n = len(self.group)
         if self.kind == "collective-permute":
             return self.payload * self.times
@@ -79,13 +80,13 @@ def first_group(text: str, devices: int) -> tuple[int, ...]:
 
 
 Weights = Mapping[str, tuple[tuple[int, ...], bool]]
-"""Path -> (shape, True if it trains)."""
+"""Path -> (shape, True if it is trained)."""
 
 
 def find(program: Program, devices: int, weights: Weights, parts: Collection[str]) -> list[Collective]:
     """All collectives of a compiled program.
 
-    ``weights`` tell parameters from activations; ``parts`` are those of the system.
+    ``weights`` distinguish parameters from activations; ``parts`` are those of the system.
     """
     known = _by_shape(weights)
     trains = {sharding.part_of(path, parts) for path, (_, trained) in weights.items() if trained}
@@ -131,7 +132,7 @@ def _collective(
 
 
 def when_of(op_name: str) -> str:
-    """The pass of the step that an instruction belongs to, by its name in the traced function."""
+    """The pass of the step to which an instruction belongs, from its name in the traced function."""
     if "rematted_computation" in op_name:
         return "rematerialised"
     if "transpose(" in op_name:
@@ -140,7 +141,7 @@ def when_of(op_name: str) -> str:
 
 
 def part_of(op_name: str, parts: Collection[str]) -> str:
-    """The part of the system: the innermost scope in an instruction's name, or the parameter that it is."""
+    """The part of the system: the innermost scope in an instruction's name, or that of the parameter."""
     names = "|".join(map(re.escape, (*parts, sharding.REST)))
     scopes = re.findall(rf"(?<![a-z_])({names})(?![a-z_])", op_name)
     if scopes:
@@ -168,7 +169,7 @@ def _by_shape(weights: Weights) -> dict[tuple[int, ...], str]:
 def _why(
     kind: str, results: Sequence[Array], group: tuple[int, ...], when: str, frozen: bool, known: Mapping[tuple, str]
 ) -> str:
-    """The reason of a collective. ``frozen``: it belongs to a part that does not train."""
+    """The reason of a collective. ``frozen``: it belongs to a frozen part."""
     whose = {known.get(_sides(a.shape)) for a in results}
     largest = max(results, key=lambda a: a.nbytes)
     if kind in ("all-reduce", "reduce-scatter"):

@@ -1,4 +1,4 @@
-"""The real train step, prefill and decoding, compiled from shapes alone for a slice that need not be there."""
+"""The real train step, prefill and decoding, compiled from shapes only, for a slice that need not exist."""
 
 import contextlib
 import dataclasses
@@ -41,8 +41,8 @@ KEEP = {
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to hold the program. ``needed``: the bytes a chip that it reports, for everything if
-    ``whole``, else for the temporaries alone."""
+    """The program does not fit, according to the compiler. ``needed``: the bytes per chip that it reports, for
+    everything if ``whole``, else only for the temporaries."""
 
     def __init__(self, needed: float, whole: bool):
         super().__init__(f"the compiler needs {needed / GIB:.2f} GiB a chip{'' if whole else ' for temporaries alone'}")
@@ -70,15 +70,15 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Everything that decides a run's program: the system, the batch, and how both are laid out.
+    """Everything that determines a run's program: the system, the batch, and their layouts.
 
     Attributes:
       model: the sizes of the system.
       rows: of the global batch.
       mesh: sizes of (data, fsdp, tensor), one of which may be -1.
-      trainable: a name of the system's trainable sets, "" for the first.
+      trainable: a name of the system's trainable sets, "" for the default.
       scan_layers: see `model.Model.from_pretrained`.
-      groups: the batches of a training step, where it has several; ``rows`` are then those of all of them.
+      groups: the batches of a training step, if it has several; ``rows`` is then their total.
     """
 
     model: SystemConfig
@@ -98,7 +98,7 @@ class Setting:
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A program for one chip: its text, its results as shapes, the compiler's own memory figures in bytes, and the
-    seconds that compiling took."""
+    compile time in seconds."""
 
     text: str
     result: Any
@@ -111,19 +111,19 @@ class Compiled:
 
     @property
     def peak(self) -> float:
-        """The most bytes that a chip holds at a time."""
+        """The peak memory of a chip in bytes."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices of a slice, to compile for. Raises ValueError if there is no compiler, or no such slice."""
+    """The devices of a slice, as a compilation target. Raises ValueError if there is no compiler, or no such slice."""
     if not topology.chip.tpu:
         return gpus.devices(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"the TPU compiler is missing; it runs on any Linux machine: {INSTALL}")
     for name, value in KEEP.items():
         os.environ.setdefault(name, value)
-    # A host has 2 x 2 chips, or those of a smaller slice: given here because the compiler's default differs by machine.
+    # A host has 2 x 2 chips, or those of a smaller slice; set here because the compiler's default differs by machine.
     hosts = [math.gcd(side, 2) for side in (*topology.shape, 1)[:2]] + [1]
     options: dict[str, Any] = {"chips_per_host_bounds": hosts}
     if topology.chip.torus == 3:  # v4 and v5p chips have two cores, which work as one device
@@ -138,7 +138,7 @@ def devices(topology: Topology) -> list[Any]:
 
 
 def mesh_of(setting: Setting, where: list[Any]) -> Mesh:
-    """The mesh that a run of this setting makes over these devices."""
+    """The mesh of a run with this setting on these devices."""
     return make_mesh(*setting.mesh, devices=where)
 
 
@@ -165,7 +165,7 @@ def state_of(config: SystemConfig, train: Abstract, tx: Any, mesh: Mesh) -> Any:
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        # A copy in the memory may be named by its parameter's path under a name of its own: "momentum/PATH".
+        # A copy in the memory may be named by its parameter's path after a prefix: "momentum/PATH".
         names += [name.partition("/")[2] for name in names]
         same = (train[name].sharding for name in names if name in train and train[name].shape == x.shape)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=next(same, whole))
@@ -187,7 +187,7 @@ class Described:
     batch: Abstract
 
     def bytes(self) -> dict[str, float]:
-        """Bytes a chip of the step's arguments, by kind; "memory" only where the system has one."""
+        """Bytes per chip of the step's arguments, by kind; "memory" only if the system has one."""
         memory = self.state["memory"]
         return {
             "frozen": held(self.frozen),
@@ -198,12 +198,12 @@ class Described:
         }
 
     def weights(self) -> dict[str, tuple[tuple[int, ...], bool]]:
-        """path -> (shape, True if it trains)."""
+        """path -> (shape, True if it is trained)."""
         return {path: (x.shape, path in self.train) for path, x in (self.train | self.frozen).items()}
 
 
 def describe(setting: Setting, mesh: Mesh) -> Described:
-    """Shapes, types and shardings of all arrays of a setting; no memory is taken."""
+    """Shapes, types and shardings of all arrays of a setting; no memory is allocated."""
     graph, train, frozen = abstract(
         setting.model,
         mesh=mesh,
@@ -237,8 +237,8 @@ def train_step(described: Described) -> Any:
 
 
 def compiled(traced: Any, mesh: Mesh, options: Mapping[str, Any] | None = None) -> Compiled:
-    """A traced function, compiled for the devices of its mesh, with options of XLA's. Raises DoesNotFit if they cannot
-    hold it."""
+    """A traced function, compiled for the devices of its mesh, with XLA options. Raises DoesNotFit if it does not fit
+    them."""
     begun = time.time()
     with jax.set_mesh(mesh), _no_cache():
         try:
@@ -253,7 +253,7 @@ def compiled(traced: Any, mesh: Mesh, options: Mapping[str, Any] | None = None) 
     memory = program.memory_analysis()
     try:
         text = program.as_text()
-    except jax.errors.JaxRuntimeError as error:  # the text of a newer compiler, which this jaxlib does not know
+    except jax.errors.JaxRuntimeError as error:  # the output of a newer compiler, which this jaxlib cannot read
         raise ValueError(f"this jax cannot read the programs of the libtpu that is installed; {INSTALL}") from error
     return Compiled(
         text=text,
@@ -273,7 +273,7 @@ def compiled(traced: Any, mesh: Mesh, options: Mapping[str, Any] | None = None) 
 
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
-    """jax's cache of compiled programs cannot read those for devices that are not there."""
+    """Turn off jax's cache of compiled programs, which cannot read those for absent devices."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -320,23 +320,23 @@ def decode(described: Described, context: Any, state: Any, options: Options) -> 
 
 
 def read_whole(traced: Any, described: Described) -> Abstract:
-    """The parameters that a function, traced with them as its first arguments, reads from end to end. Of an embedding
-    it reads some rows only."""
+    """The parameters that a function, traced with them as its first arguments, reads completely. Of an embedding it
+    reads only some rows."""
     names = [*sorted(described.train), *sorted(described.frozen)]  # the order of a tree's leaves
     whole = [name for name, read in zip(names, _used_whole(traced.jaxpr.jaxpr), strict=False) if read]
     return {name: x for name, x in (described.train | described.frozen).items() if name in whole}
 
 
 def _used_whole(jaxpr: Any) -> list[bool]:
-    """For each input of a traced function, True if it is used otherwise than by picking some of its rows."""
+    """For each input of a traced function, True if it is used in any way other than selecting some of its rows."""
     whole: set[Any] = {x for x in jaxpr.outvars if not isinstance(x, Literal)}
     for equation in jaxpr.eqns:
         given, inner = equation.invars, list(flops.parts(equation))
-        # A dynamic slice is one layer of a stack, and the loop around it takes all of them.
+        # A dynamic slice is one layer of a stack, and the loop around it reads all of them.
         picked = 1 if equation.primitive.name == "gather" else 0
         if not inner:
             whole |= {x for x in given[picked:] if not isinstance(x, Literal)}
-        for part in inner:  # inputs that only a loop's condition reads come first, and are none of a branch
+        for part in inner:  # inputs only for a loop's condition come first, and do not belong to a branch
             used = _used_whole(part)
             whole |= {
                 x for x, read in zip(given[-len(used) :], used, strict=False) if read and not isinstance(x, Literal)

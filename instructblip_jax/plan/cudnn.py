@@ -1,4 +1,4 @@
-"""Attention by cuDNN in programs for GPUs that are not there."""
+"""cuDNN attention in programs for absent GPUs."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
-"""Times of a compiled program beyond its bound: its instructions one after another, and what a run is likely to take.
+"""Estimates of a compiled program's time beyond its bound: the sum over instructions, and the likely time of a run.
 
 `roofline` overlaps everything, so no run is faster. But a chip runs one instruction at a time: `Estimate.per_op` sums
-each one's own bound, and what is sent without work to hide behind. `Estimate.likely` uses the TPU compiler's estimates
-of cycles, which are close for products and twice too long for most others. On a GPU it takes products to reach `GEMM`
-of the peak, and everything else to move its bytes at the full bandwidth.
+the bounds of all instructions, and communication that no work hides. `Estimate.likely` uses the TPU compiler's cycle
+estimates, which are close for products and about twice too long for most other instructions. On a GPU it assumes that
+products reach `GEMM` of the peak, and that everything else moves its bytes at the full bandwidth.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from instructblip_jax.plan.hlo_cost import Op
 from instructblip_jax.plan.roofline import Place, sending
 
 GEMM = 0.7
-"""Share of the peak that large products reach on a GPU."""
+"""Fraction of the peak that large products reach on a GPU."""
 OTHERS = 0.5
-"""Share of the TPU compiler's cycles that instructions without a product take: it counts arrays in fast memory as if
-they were read from HBM."""
+"""Fraction of the TPU compiler's cycles for instructions without a product, because it counts arrays in fast memory as
+if they were read from HBM."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Estimate:
 
     Attributes:
       per_op: the sum of each instruction's own bound, and of ``sending``.
-      likely: the middle estimate, including its own share of sending.
-      sending: over links and network, as far as no work between its start and its end hides it (in ``per_op``).
+      likely: the realistic estimate, including its own part of communication.
+      sending: communication that no work between its start and its end hides (in ``per_op``).
       bytes: over the main memory.
     """
 
@@ -45,22 +45,22 @@ def least(op: Op, chip: Chip) -> float:
 
 
 def products(op: Op, chip: Chip) -> float:
-    """Seconds of one run of an instruction's products alone, at the peaks of their types."""
+    """Seconds of one run of an instruction's products only, at the peaks of their types."""
     return (op.flops - op.narrow) / chip.bf16 + op.narrow / chip.int8
 
 
 def likely(op: Op, chip: Chip) -> float:
-    """Seconds that one run of an instruction is likely to take."""
+    """Likely seconds of one run of an instruction."""
     memory = op.bytes / chip.bandwidth
     if not chip.tpu:
         return max(products(op, chip) / GEMM, memory)
-    if op.instruction.opcode.endswith("-start"):  # a copy beside other work
+    if op.instruction.opcode.endswith("-start"):  # a copy in parallel with other work
         return 0.0
     return max((1.0 if op.flops else OTHERS) * op.cycles / chip.clock, memory)
 
 
 def sends(op: Op) -> bool:
-    """True for a collective, whose time is that of its links."""
+    """True for a collective, whose time is determined by its links."""
     return op.instruction.opcode.removesuffix("-start") in KINDS
 
 
@@ -87,11 +87,11 @@ def exposed(
     where: Sequence[Place],
     seconds: Callable[[Op, Chip], float],
 ) -> dict[str, float]:
-    """Collective's instruction -> seconds a run of the program that no work hides.
+    """Collective's instruction -> seconds per run of the program that no work hides.
 
-    A collective is hidden by the instructions between its start and its end, as far as these take long enough
-    (``seconds`` of one run) and hide no other one. One that is a single instruction is hidden by none. The TPU compiler
-    may cut one into pieces inside the fusions that hide it; the first is a fusion of its own, "async-collective-start".
+    A collective is hidden by the instructions between its start and its end, if these take long enough (``seconds`` of
+    one run) and hide no other one. A collective that is a single instruction is never hidden. The TPU compiler may
+    divide one into pieces inside the fusions that hide it; the first is a separate fusion, "async-collective-start".
     """
     one_run = _one_run(program, ops, topology.chip, seconds)
     home = {name: part for part in program.computations.values() for name in part.instructions}

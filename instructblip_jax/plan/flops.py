@@ -1,9 +1,9 @@
-"""FLOPs of a train step, counted in its trace: matrix products and convolutions, a multiplication with its addition as
-two.
+"""FLOPs of a train step, counted in its trace: matrix products and convolutions, with a multiply-add
+as two.
 
-Whatever the step computes is counted, once: attention scores that a mask hides, logits at positions without a label. A
-frozen weight has no gradient, so nothing is counted for one. What a backward pass computes a second time, because it
-was not kept, is left out unless asked for; and always the product by which rotary positions swap channels.
+Everything that the step computes is counted once, including masked attention scores and logits at positions without a
+label. A frozen weight has no gradient, so none is counted. Rematerialisation in the backward pass is counted only on
+request; the product with which rotary positions swap channels never is.
 """
 
 import functools
@@ -21,15 +21,14 @@ from instructblip_jax.systems.protocol import Shapes
 from instructblip_jax.train.groups import parted
 
 RECOMPUTED = "rematted_computation"
-"""JAX's name for the scope of what a backward pass computes again."""
+"""JAX's name for the scope of rematerialised computations."""
 
 
 def of_batch(system: tracing.Traceable, shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """FLOPs of one training step of a `Model`, or of a system that `tracing.describe` made, over a batch whose arrays
-    have these global shapes.
+    """FLOPs of one training step of a `Model`, or of a system from `tracing.describe`, on a batch whose arrays have
+    these global shapes.
 
-    Features that stand in the place of their media cost nothing. Tracing takes one or two seconds, and neither memory
-    nor a device.
+    Cached features cost nothing. Tracing takes one or two seconds, and needs neither memory nor a device.
     """
     groups = parted(shapes)
     if len(groups) > 1:  # a step over several batches
@@ -47,8 +46,8 @@ def of_batch(system: tracing.Traceable, shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def count(jaxpr: Any, *, recomputed: bool = False) -> float:
-    """FLOPs of a traced function (a jaxpr), over all devices. Scans count as often as they run, a loop without a known
-    end counts once. ``recomputed``: count what is rematerialised, too."""
+    """FLOPs of a traced function (a jaxpr), over all devices. Scans count once per iteration, a loop without a known
+    end counts once. ``recomputed``: also count rematerialisation."""
     total = 0.0
     for equation in jaxpr.eqns:
         scope = str(equation.source_info.name_stack)
@@ -101,7 +100,7 @@ def _convolution(equation: Any) -> float:
 
 @functools.cache
 def window_pairs(side: int, kernel: int, out: int, *, stride: int, pad: int, spread: int, step: int) -> int:
-    """The number of products that a convolution takes along one dimension, without those on padding and between the
-    entries of a dilated input. ``spread`` and ``step`` are the dilations of input and kernel."""
+    """The number of products of a convolution along one dimension, without those on padding and between the entries of
+    a dilated input. ``spread`` and ``step`` are the dilations of input and kernel."""
     place = np.arange(out)[:, None] * stride - pad + np.arange(kernel)[None] * step
     return int(np.sum((place >= 0) & (place <= (side - 1) * spread) & (place % spread == 0)))

@@ -1,4 +1,4 @@
-"""GPU machines that need not be there: what XLA's own compiler for GPUs is told about the device."""
+"""GPU machines that need not exist: descriptions of devices for XLA's GPU compiler."""
 
 import dataclasses
 import importlib.util
@@ -9,16 +9,16 @@ from jax.experimental import topologies
 from instructblip_jax.plan.chips import Topology
 
 MACHINE = 8
-"""GPUs of a machine; more of them are several machines."""
+"""GPUs per machine; more of them are several machines."""
 INSTALL = "pip install -e '.[plan-gpu]' (best in a virtual environment of its own)"
 TRAINING: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
-"""Compiler options for programs whose products are large: these go to cuBLAS. Triton's need measurements on a device,
-and cuBLAS wins nearly all of them."""
+"""Compiler options for programs with large products, which use cuBLAS. Triton's need measurements on a device, and
+cuBLAS is nearly always faster."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A GPU's report about itself.
+    """The properties of a GPU.
 
     Attributes:
       capability: the major CUDA compute capability.
@@ -26,8 +26,8 @@ class Device:
       fpus: float32 units of each.
       clock: GHz.
       l2, memory: bytes.
-      bandwidth: of the memory, bytes a second.
-      shared: bytes of shared memory of a core; a block may have one KiB less.
+      bandwidth: of the memory, bytes per second.
+      shared: bytes of shared memory per core; a block may have one KiB less.
     """
 
     name: str
@@ -55,7 +55,7 @@ DEVICES = {
         "NVIDIA H200", 9, 132, 128, 1.98, 52428800, 151397597184, 4800000000000, 233472
     ),
 }  # fmt: skip
-"""Chip -> its device, as XLA's published descriptions have it."""
+"""Chip -> its device, from XLA's published descriptions."""
 
 
 def target(device: Device) -> str:
@@ -89,7 +89,8 @@ device_description_str: "{device.name}"
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The GPUs of these machines, to compile for. Raises ValueError if there is no compiler, or no such machines."""
+    """The GPUs of these machines, as a compilation target. Raises ValueError if there is no compiler, or no such
+    machines."""
     plugins = importlib.util.find_spec("jax_plugins")
     if plugins is None or not any(importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)):
         raise ValueError(f"the GPU compiler is missing; it runs on any Linux machine, without a GPU: {INSTALL}")

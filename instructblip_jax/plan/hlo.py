@@ -1,6 +1,6 @@
-"""Parser of a compiled program's text: its computations, the results of each instruction, and how often each one runs.
+"""Parser of a compiled program's text: its computations, the results of each instruction, and its number of runs.
 
-XLA's own cost analysis counts the body of a loop once; here loops count as often as they run.
+XLA's own cost analysis counts the body of a loop once; here a loop counts once per iteration.
 """
 
 import dataclasses
@@ -8,13 +8,13 @@ import math
 import re
 from collections.abc import Iterator
 
-_WIDTHS = {"pred": 8, "token": 0, "opaque": 0}  # bits of the types whose names do not hold them
+_WIDTHS = {"pred": 8, "token": 0, "opaque": 0}  # bits of the types whose names do not contain them
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%[^\s,)}]+)"
 )
 _ELEMENTWISE = {"all-reduce", "reduce", "reduce-scatter", "scatter", "sort", "map", "reduce-window"}
-"""Opcodes whose computations say what to do with two elements, and are no programs of their own."""
+"""Opcodes whose computations combine two elements, and are not separate programs."""
 _FAST_MEMORY = re.compile(r"S\([1-9]")
 
 
@@ -153,7 +153,7 @@ class Program:
         return limits.pop() if len(limits) == 1 else 1
 
     def runs(self) -> Iterator[tuple[Computation, int, str, bool]]:
-        """Yield every computation that runs: how many times, its caller's name in the traced function, and True
+        """Yield every computation that runs: its number of runs, its caller's name in the traced function, and True
         inside a fusion. One with several callers is yielded once for each."""
         yield from self._runs(self.entry, 1, "", False)
 

@@ -21,23 +21,23 @@ SILENT = {
     "replica-id",
     "iota",
 }
-"""Opcodes that move no bytes by themselves."""
+"""Opcodes that do not move bytes themselves."""
 LIBRARY = re.compile(r"__(cublas|cudnn|triton)")
-"""Targets of the custom calls that compute; others are notes of the compiler to itself."""
+"""Targets of the custom calls that compute; the others are annotations of the compiler."""
 NARROW = {"s8", "u8"}
 """Types whose products run at the chip's int8 peak, if both operands have one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """One instruction that runs on its own: a fusion, a product, a copy, a collective.
+    """One instruction that runs separately: a fusion, a product, a copy, a collective.
 
     Attributes:
-      computation: that it is in.
-      times: runs in one run of the program; all other figures are of a single one.
+      computation: the one that contains it.
+      times: runs per run of the program; all other figures are for a single run.
       scope: its name in the traced function, or that of its caller.
       flops: of its products.
-      narrow: of these, FLOPs of products of int8 matrices.
+      narrow: the part of these in products of int8 matrices.
       bytes: over the main memory.
       cycles: the TPU compiler's own estimate, 0 if it has none.
     """
@@ -53,7 +53,7 @@ class Op:
 
 
 def ops(program: Program) -> list[Op]:
-    """All instructions of a compiled program that cost something, in the order of their schedule."""
+    """All instructions of a compiled program with a cost, in scheduled order."""
     known: dict[str, list[tuple[Instruction, float, float, float, float]]] = {}
     found = []
     for computation, times, origin, fused in program.runs():
@@ -80,7 +80,7 @@ def _cycles(x: Instruction) -> float:
 
 
 def _products(x: Instruction, computation: Computation, program: Program) -> tuple[float, float]:
-    """FLOPs of an instruction's products, and of those of int8 matrices among them."""
+    """FLOPs of an instruction's products, and of the products of int8 matrices among them."""
     if x.opcode == "fusion":
         inside = [program.computations[name] for name in x.called()]
         pairs = [_products(y, part, program) for part in inside for y in part.instructions.values()]
@@ -100,10 +100,10 @@ def _operands(x: Instruction, computation: Computation) -> list[Array]:
 
 
 def _library_flops(x: Instruction, computation: Computation) -> float:
-    """FLOPs of a call to a library for GPUs: a product, or attention as a whole."""
+    """FLOPs of a call to a GPU library: a product, or complete attention."""
     left = _operands(x, computation)[0].shape
     if scores := re.search(r'"intermediate_tensor_shape":\s*\{.*?"dimensions":\s*\[([^\]]*)\]', x.text):
-        # Two products with as many scores forward; backward the scores once more, and two gradients of each.
+        # Two products in the forward pass; in the backward pass the scores again, and two gradients of each product.
         products = 5 if "Backward" in (x.attribute("custom_call_target") or "") else 2
         return 2.0 * products * math.prod(int(n) for n in re.findall(r"\d+", scores[1])) * left[-1]
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', x.text)
@@ -174,7 +174,7 @@ def _far(x: Instruction) -> float:
 
 def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Program) -> float:
     """Bytes of operands and results. An operand that is only sliced counts as its slices, a result that is updated in
-    place as the update. The arrays of a collective that goes on beside a product only pass through its fusion."""
+    place as the update. The arrays of a collective in parallel with a product only pass through its fusion."""
     inside = program.computations[x.called()[0]]
     asynchronous = inside.name.startswith("async_collective_fusion")
     passing = {int(n): number for n, number in PASSING.findall(x.text)} if asynchronous else {}
@@ -198,7 +198,7 @@ def _fusion_traffic(x: Instruction, operands: list[Instruction], program: Progra
 
 
 PASSING = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")
-"""Results of a fusion that are its operands: (number of the result, number of the operand)."""
+"""Results of a fusion that are its operands: (index of the result, index of the operand)."""
 UNARY = {"bitcast", "copy", "convert", "reshape", "transpose"}
 
 

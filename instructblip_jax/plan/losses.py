@@ -1,4 +1,4 @@
-"""Where a step's likely time goes: its products at the chip's peak, each once, and what is lost beside them."""
+"""Breakdown of a step's likely time: its products at the chip's peak, each once, and all losses."""
 
 import dataclasses
 from collections import defaultdict
@@ -41,14 +41,15 @@ FORMS = {
     "concatenate",
     "fusion",
 }
-"""Opcodes that change nothing but an array's form or place."""
+"""Opcodes that only change an array's shape or location."""
 INDICES = {"dynamic-slice", "gather", "compare", "select", "add", "clamp", "iota", "maximum", "minimum", "subtract"}
-"""Opcodes of a slice whose place is computed."""
+"""Opcodes of a slice with a computed index."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """Seconds of a step on one chip: why, in which part ("trained" for what is no part, "" if unknown)."""
+    """Seconds of a step on one chip, with reason and part ("trained" for parameters outside of parts, "" if
+    unknown)."""
 
     what: str
     part: str
@@ -63,9 +64,9 @@ def losses(
     chip: Chip,
     parts: Collection[str],
 ) -> list[Loss]:
-    """All of a step's likely time: `USEFUL` first, then what is lost, the most first.
+    """A step's complete likely time: `USEFUL` first, then the losses, largest first.
 
-    ``alone``: seconds of each collective that nothing hides (`estimate.exposed`).
+    ``alone``: unhidden seconds of each collective (`estimate.exposed`).
     """
     sums: dict[tuple[str, str], float] = defaultdict(float)
     for op in ops:
@@ -90,7 +91,7 @@ def losses(
 
 
 def _kind(x: Instruction, program: Program) -> str:
-    """The work of an instruction without a product."""
+    """The kind of work of an instruction without a product."""
     inside = list(_inside(x, program))
     codes, scopes = {y.opcode for y in inside}, {y.op_name.rpartition("jit(step)")[2] for y in inside}
     if any(name in scope for scope in scopes for name in ("_uniform", "_bernoulli", "random_bits", "_normal")):

@@ -1,4 +1,4 @@
-"""The plan of one setting on one slice: whether it fits, what takes the memory, what is sent, how fast it can be."""
+"""The plan of one setting on one slice: its fit, memory, communication and speed."""
 
 import dataclasses
 import math
@@ -25,14 +25,14 @@ class Plan:
     """A train step on a slice.
 
     Attributes:
-      peak: the most bytes on a chip at a time.
-      bytes: the parts of the peak by kind.
+      peak: peak memory of a chip in bytes.
+      bytes: the components of the peak by kind.
       flops: of one step over all chips, each operation once (`flops.of_batch`).
-      executed: FLOPs of the compiled program on one chip, including what is rematerialised.
-      roofline, estimate, collectives, where: empty if the compiler found no way to hold the program; ``fits`` is then
-        False.
-      losses: where the likely time goes.
-      seconds: how long the program took to compile.
+      executed: FLOPs of the compiled program on one chip, including rematerialisation.
+      roofline, estimate, collectives, where: empty if the program does not fit according to the compiler; ``fits`` is
+        then False.
+      losses: breakdown of the likely time.
+      seconds: compile time.
     """
 
     setting: Setting
@@ -55,16 +55,16 @@ class Plan:
         return self.mfu_at(self.roofline.bound) if self.roofline else 0.0
 
     def mfu_at(self, seconds: float) -> float:
-        """The model FLOPs utilisation of a step that takes so many seconds, as a share of the bfloat16 peak."""
+        """The model FLOPs utilisation of a step that takes ``seconds``, as a fraction of the bfloat16 peak."""
         return self.flops / (seconds * self.topology.chip.bf16 * self.topology.devices)
 
     @property
     def samples_a_second(self) -> float:
-        """An upper bound of the samples a second."""
+        """An upper bound of the samples per second."""
         return self.setting.rows / self.roofline.bound if self.roofline else 0.0
 
     def sent(self) -> list[dict[str, Any]]:
-        """Collectives summed by kind and reason, the slowest first; runs, bytes a chip and seconds a step."""
+        """Collectives summed by kind and reason, the slowest first; runs, bytes per chip and seconds per step."""
         sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
         for one in self.collectives:
             seconds = roofline.sending(one, self.topology, self.where)
@@ -133,7 +133,7 @@ def _groups(setting: Setting) -> dict[str, Any]:
 
 
 def layouts(setting: Setting) -> dict[str, str]:
-    """Part of the system -> its layout, and that of the rest first."""
+    """Part of the system -> its layout, starting with that of parameters outside of parts."""
     return {part: setting.layout.of(part) for part in (REST, *setting.model.parts)}
 
 
@@ -171,13 +171,13 @@ def plan(setting: Setting, topology: Topology, devices: list[Any]) -> Plan:
 
 
 def _options(topology: Topology) -> dict[str, Any]:
-    """The compiler's options for programs whose products are large."""
+    """The compiler's options for programs with large products."""
     return {} if topology.chip.tpu else gpus.TRAINING
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """A compiled program's text, read: its instructions, what it sends, its bound and its estimates."""
+    """The analysis of a compiled program's text: its instructions, communication, bound and estimates."""
 
     program: Program
     ops: list[Op]
@@ -197,7 +197,7 @@ def _read(program: Compiled, described: Described, topology: Topology) -> _Readi
 
 
 def parts(program: Compiled, given: float) -> dict[str, float]:
-    """Bytes of a program besides its arguments, of which ``given`` are known."""
+    """Bytes of a program by kind, apart from its ``given`` bytes of arguments."""
     return {
         "padding": program.arguments - given,
         "temporaries": program.temporaries,
@@ -208,14 +208,14 @@ def parts(program: Compiled, given: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """Answering a batch: the peak bytes a chip of prefill and of decoding, and the times of each. A decode step makes
-    one token of every answer.
+    """Generation for a batch: peak bytes per chip, and the times, of prefill and decoding. A decode step generates one
+    token of every answer.
 
     Attributes:
       prefill, step: lower bounds of the time.
-      prefill_likely, step_likely: seconds that they are likely to take.
-      token_bytes: that a chip moves over its memory in a decode step.
-      weight_bytes: of these, what a step cannot do without: the weights that it reads whole.
+      prefill_likely, step_likely: their likely times in seconds.
+      token_bytes: bytes that a chip moves over its memory in a decode step.
+      weight_bytes: the minimum of these: the weights that a step reads completely.
     """
 
     rows: int
@@ -237,7 +237,7 @@ class Generation:
 
     @property
     def excess(self) -> float:
-        """Bytes that a decode step moves, as a multiple of the weights that it reads."""
+        """Bytes that a decode step moves, as a multiple of the bytes of the weights that it reads."""
         return self.token_bytes / self.weight_bytes
 
     def as_json(self) -> dict[str, Any]:
@@ -295,7 +295,8 @@ def generation(
 
 
 def remedies(plan: Plan) -> list[str]:
-    """Remedies for a plan that does not fit, the most effective first, with its share of the memory; never empty."""
+    """Remedies for a plan that does not fit, the most effective first, with their fraction of the memory; never
+    empty."""
     setting, chips = plan.setting, plan.topology.devices
     missing = (plan.peak - plan.topology.chip.usable) / GIB
     found = []
@@ -319,7 +320,7 @@ def remedies(plan: Plan) -> list[str]:
         smaller = f"--config.batch_size={setting.rows // parts}"
         if setting.groups:
             smaller = "a smaller batch of each group"
-        if not setting.model.in_batch:  # whose batches cannot be accumulated
+        if not setting.model.in_batch:  # these batches cannot be accumulated
             smaller = f"--config.optim.accumulation={parts * setting.optim.accumulation}, or {smaller}"
         found.append(f"{smaller}, leaves 1/{parts} of most of the temporaries")
     found.append("a larger slice, or chips with more memory")
@@ -327,8 +328,8 @@ def remedies(plan: Plan) -> list[str]:
 
 
 def _parts(setting: Setting, chips: int) -> int:
-    """The fewest parts, two or more, into which the rows of each chip, of every group, can be divided; 1 if there are
-    none."""
+    """The smallest number of parts, two or more, into which the rows of each chip, of every group, can be divided; 1 if
+    there is none."""
     data, fsdp, tensor = setting.mesh
     shards = data * fsdp if tensor == -1 else chips // tensor
     rows = math.gcd(*(one.rows for one in setting.groups)) if setting.groups else setting.rows

@@ -1,4 +1,4 @@
-"""A lower bound of a compiled step's time: the longest of computing, moving memory and sending, all overlapped."""
+"""A lower bound of a compiled step's time: the maximum of computation, memory traffic and communication, overlapped."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ Place = tuple[int, tuple[int, ...]]
 
 
 def places(devices: Sequence) -> list[Place]:
-    """The places of devices, in the order given (that of the mesh)."""
+    """The places of devices, in the given order (that of the mesh)."""
     return [(getattr(d, "slice_index", None) or 0, tuple(getattr(d, "coords", (d.id,)))) for d in devices]
 
 
@@ -37,14 +37,14 @@ class Roofline:
 
     @property
     def limit(self) -> str:
-        """The field that takes longest."""
+        """The field with the longest time."""
         return max(dataclasses.asdict(self).items(), key=lambda item: item[1])[0]
 
 
 def sending(one: Collective, topology: Topology, where: Sequence[Place]) -> tuple[float, float]:
-    """Seconds a step of one collective over the links, and over the network.
+    """Seconds per step of one collective over the links, and over the network.
 
-    Over a line or ring of chips, the chip with the fewest links is the limit: one in each dimension that the collective
+    In a line or ring of chips, the chip with the fewest links is the limit: one in each dimension that the collective
     spans, two if the slice closes to a ring there. Between slices each chip sends its share of its slice's payload.
     """
     chip = topology.chip
@@ -62,7 +62,7 @@ def sending(one: Collective, topology: Topology, where: Sequence[Place]) -> tupl
 
 
 def _ways(topology: Topology, group: Sequence[tuple[int, ...]]) -> int:
-    """Links that a chip can use at a time in a collective over these places."""
+    """Number of links that a chip can use at the same time in a collective over these places."""
     if not topology.chip.tpu:
         return 1  # to a switch
     ways = 0

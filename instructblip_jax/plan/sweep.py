@@ -1,5 +1,4 @@
-"""The fastest way to lay a run out on a slice, and the largest batch that it then holds: estimated for all ways,
-compiled for the few best."""
+"""The fastest setting of a run on a slice, and its largest batch: estimated for all settings, compiled for the best."""
 
 import dataclasses
 import functools
@@ -18,18 +17,19 @@ from instructblip_jax.systems.protocol import LANGUAGE, SystemConfig
 from instructblip_jax.systems.trainable import trains_language
 
 COMPILED = 4
-"""Ways that are compiled."""
+"""Number of settings that are compiled."""
 MARGIN = 0.9
-"""A way is not compiled if its estimate takes more than this share of the memory."""
+"""A setting is not compiled if its estimate is more than this fraction of the memory."""
 TRIED = ("none", "layer", "products")
-"""The choices of `stack.REMAT`: to keep all, least, and what frozen layers need."""
+"""The choices of `stack.REMAT`: keep everything, the least, and what frozen layers need."""
 WORKING = 8
-"""Arrays as large as the largest activation that exist at a time, besides what is kept for the backward pass."""
+"""Number of simultaneous arrays of the size of the largest activation, in addition to those kept for the backward
+pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A setting with estimates of its bytes a chip and seconds a step, made without compiling, to rank settings."""
+    """A setting with estimates of its bytes per chip and seconds per step, without compiling, to rank settings."""
 
     setting: Setting
     memory: float
@@ -41,8 +41,8 @@ class Work:
     """A train step over the whole batch, from its trace.
 
     Attributes:
-      flops: of all products, with what is rematerialised.
-      kept: bytes that are kept for the backward pass.
+      flops: of all products, including rematerialisation.
+      kept: bytes kept for the backward pass.
       residual: those of them that are inputs of the divided parts' layers.
       largest: bytes of the largest activation.
       weights: bytes of the divided parts' parameters.
@@ -63,7 +63,7 @@ def divided(config: SystemConfig) -> tuple[str, ...]:
 
 
 def work(setting: Setting) -> Work:
-    """The work of a setting, which neither mesh nor layout changes."""
+    """The work of a setting, which depends neither on the mesh nor on the layout."""
     model: Any = setting.model  # a frozen dataclass, hence hashable
     return _work(
         model,
@@ -116,14 +116,14 @@ def _equations(jaxpr: Any, scope: str = "") -> Iterator[tuple[Any, str]]:
 
 
 def _carried(scan: Any) -> float:
-    """Bytes of a scan's carry, over all of its steps: of a stack of layers, their inputs."""
+    """Bytes of a scan's carry over all of its steps; for a stack of layers, their inputs."""
     start = scan.params["num_consts"]
     carry = scan.invars[start : start + scan.params["num_carry"]]
     return scan.params["length"] * sum(tracing.nbytes(x.aval) for x in carry)
 
 
 def _heads(equation: Any, rows: int) -> list[int]:
-    """The number of heads in a product of attention, which multiplies a pair of matrices a row and head."""
+    """The number of heads in an attention product, which multiplies one pair of matrices per row and head."""
     if equation.primitive.name != "dot_general":
         return []
     _, (batch, _) = equation.params["dimension_numbers"]
@@ -132,7 +132,7 @@ def _heads(equation: Any, rows: int) -> list[int]:
 
 
 def ways(setting: Setting, topology: Topology) -> list[Setting]:
-    """All meshes, layouts, int8 and rematerialisation that make sense for this batch on this slice."""
+    """All useful meshes, layouts, int8 and rematerialisation settings for this batch on this slice."""
     chips, slices, parts = topology.devices, topology.slices, divided(setting.model)
     placed: list[tuple[tuple[int, int, int], str]] = [((chips, 1, 1), "replicated")]
     if chips > 1:
@@ -150,7 +150,7 @@ def ways(setting: Setting, topology: Topology) -> list[Setting]:
 
 
 def _int8(setting: Setting, parts: Collection[str]) -> tuple[Int8, ...]:
-    """The choices of int8, which is for a frozen language model: its weights, unless the setting rounds more."""
+    """The choices of int8 for a frozen language model: its weights, unless the setting rounds more."""
     model = setting.model
     language = [part for part in parts if model.parts[part] == LANGUAGE]
     rounds = language and not trains_language(setting.trainable, model.trainable_sets, model.parts)
@@ -158,17 +158,17 @@ def _int8(setting: Setting, parts: Collection[str]) -> tuple[Int8, ...]:
 
 
 def guess(setting: Setting, topology: Topology, given: float) -> Guess:
-    """``given``: bytes a chip of the step's arguments."""
+    """``given``: bytes per chip of the step's arguments."""
     chip, chips, done = topology.chip, topology.devices, work(setting)
     layout = setting.layout.of(next(iter(divided(setting.model)), REST))
     tensor = setting.mesh[2] if layout in ("tensor", "sequence", "sharded") else 1
 
-    # The chips of a tensor group work on the same rows, and each of them keeps the layers' inputs whole.
+    # The chips of a tensor group work on the same rows, and each keeps the complete inputs of the layers.
     copies = 1 if layout == "sequence" else tensor
     kept = (done.kept + (copies - 1) * done.residual) / chips
     memory = given + kept + WORKING * done.largest / chips + 0.5 * 2**30
 
-    # Sent: partial sums twice a layer and pass, each by reducing and gathering; or the weights in each pass.
+    # Communication: partial sums twice per layer and pass, each by reducing and gathering; or the weights in each pass.
     passes = 3 if setting.remat == "layer" else 2
     sent = 2 * passes * 2 * (tensor - 1) * done.residual / chips
     if layout in ("fsdp", "sharded"):
@@ -179,7 +179,7 @@ def guess(setting: Setting, topology: Topology, given: float) -> Guess:
 
 
 def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list[Guess]:
-    """Estimates of all `ways` that may fit, the fastest first; of equals, the one with the least memory."""
+    """Estimates of all `ways` that may fit, the fastest first; among equals, the one with the least memory first."""
     given: dict[tuple, float] = {}
     guesses = []
     for way in ways(setting, topology):
@@ -187,7 +187,7 @@ def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list
         if key not in given:
             try:
                 mesh = compiled.mesh_of(way, devices)
-            except NotImplementedError:  # jax cannot lay these sizes on the slice's torus
+            except NotImplementedError:  # jax cannot map these sizes to the slice's torus
                 continue
             given[key] = sum(compiled.describe(way, mesh).bytes().values())
         guesses.append(guess(way, topology, given[key]))
@@ -199,7 +199,7 @@ def best_first(setting: Setting, topology: Topology, devices: list[Any]) -> list
 def fastest(
     setting: Setting, topology: Topology, devices: list[Any], progress: Callable[[list], Any] = iter
 ) -> list[Plan]:
-    """The `COMPILED` best ways for the setting's batch, compiled; the likely fastest first, what does not fit last."""
+    """The `COMPILED` best settings for the batch, compiled; the likely fastest first, those that do not fit last."""
     chosen = best_first(setting, topology, devices)[:COMPILED]
     plans = [plan(one.setting, topology, devices) for one in progress(chosen)]
 
@@ -210,7 +210,7 @@ def fastest(
 
 
 def largest_batch(best: Plan, devices: list[Any]) -> Plan:
-    """The largest batch that fits a plan's layout, a multiple of the chips. Memory a row is estimated from a batch of
+    """The largest batch that fits a plan's layout, a multiple of the chips. Memory per row is estimated from a batch of
     twice the rows, and the result is compiled."""
     step, room = best.topology.devices, best.topology.chip.usable
     rows = best.setting.rows

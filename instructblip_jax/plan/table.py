@@ -21,7 +21,7 @@ KINDS = {
 
 
 def title(plan: Plan, name: str) -> str:
-    """The planned setting, in two lines, or in one more for each further batch of a step."""
+    """The planned setting, in two lines, plus one for each additional batch of a step."""
     setting = plan.setting
     mesh = ", ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "tensor"), setting.mesh, strict=True))
     layout = ", ".join(f"{part} {how}" for part, how in layouts(setting).items())
@@ -41,7 +41,7 @@ def _batch(rows: int, lengths: Lengths) -> str:
 
 
 def memory(plan: Plan) -> str:
-    """Bytes a chip by kind."""
+    """Bytes per chip by kind."""
     lines = ["| memory of a chip | GiB |", "|---|---:|"]
     lines += [f"| {KINDS[kind]} | {size / GIB:.3f} |" for kind, size in plan.bytes.items() if size >= 1e-3 * GIB]
     lines.append(f"| **peak, of {plan.topology.chip.usable / GIB:.2f} usable** | **{plan.peak / GIB:.3f}** |")
@@ -63,7 +63,7 @@ def sent(plan: Plan) -> str:
 
 def speed(plan: Plan, steps: int) -> str:
     """The times of a step, each alone; the bound, the sum of the instructions' own bounds and the likely time; and the
-    rates that follow from these. ``steps``: of the whole run."""
+    resulting rates. ``steps``: of the whole run."""
     roof, made = plan.roofline, plan.estimate
     if roof is None or made is None:
         return ""
@@ -92,7 +92,7 @@ def speed(plan: Plan, steps: int) -> str:
 
 
 def losses(plan: Plan, least: float = 0.01) -> str:
-    """Where the likely time goes, the largest loss first; what is less than a share ``least`` of it in one row."""
+    """Breakdown of the likely time, the largest loss first; losses below a fraction ``least`` share one row."""
     total = sum(one.seconds for one in plan.losses)
     lines = ["| where the likely time goes | part | ms | % |", "|---|---|---:|---:|"]
 
@@ -106,7 +106,7 @@ def losses(plan: Plan, least: float = 0.01) -> str:
 
 
 def hours(seconds: float, steps: int) -> float:
-    """Hours of a run of ``steps`` that take so many seconds each."""
+    """Hours of a run of ``steps`` steps of ``seconds`` each."""
     return seconds * steps / 3600
 
 
@@ -146,7 +146,7 @@ def answering(made: Generation) -> str:
 
 
 def compared(plans: Sequence[Plan]) -> str:
-    """Several plans for the same batch, a row each; MFU and samples are the likely ones."""
+    """Several plans for the same batch, one row each; MFU and samples are based on the likely time."""
     lines = [
         "| mesh | layout | int8 | remat | batch | GiB | fits | bound ms | limit "
         "| per op ms | likely ms | MFU % | samples/s |",

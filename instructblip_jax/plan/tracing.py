@@ -1,4 +1,4 @@
-"""A system's loss and gradients as traces: from shapes alone, for no mesh in particular."""
+"""A system's loss and gradients as traces, from shapes only and without a mesh."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ class Traceable(Protocol):
 
     @property
     def graph(self) -> Any:
-        """The static structure that `systems.build.merge` fills."""
+        """The static structure for `systems.build.merge`."""
 
     @property
     def train(self) -> Mapping[str, Any]:
@@ -36,7 +36,7 @@ class Traceable(Protocol):
 
     @property
     def memory(self) -> Mapping[str, Any]:
-        """The state that is not trained, by name."""
+        """The untrained state (memory), by name."""
 
 
 class Outline(NamedTuple):
@@ -75,7 +75,8 @@ def gradients(system: Traceable, batch: Shapes) -> Any:
 
 
 def kept_bytes(system: Traceable, batch: Shapes) -> float:
-    """Bytes that the forward pass over a whole batch keeps for the backward pass, besides parameters and batch."""
+    """Bytes that the forward pass over a whole batch keeps for the backward pass, in addition to parameters and
+    batch."""
 
     def residuals(*arguments: Any) -> list[jax.Array]:
         train, *others = arguments
@@ -87,7 +88,7 @@ def kept_bytes(system: Traceable, batch: Shapes) -> float:
 
 
 def answers(system: Traceable) -> bool:
-    """True if the system writes text, so that generation can be planned."""
+    """True if the system generates text, so that generation can be planned."""
     return has(system, "prefill")
 
 
@@ -101,7 +102,7 @@ def has(system: Traceable, method: str) -> bool:
 
 
 def nbytes(x: Any) -> float:
-    """Bytes of an array that is described by its shape and type; a random key counts as nothing."""
+    """Bytes of an array with this shape and type; a random key counts as 0."""
     return 0.0 if jnp.issubdtype(x.dtype, jax.dtypes.extended) else float(math.prod(x.shape) * x.dtype.itemsize)
 
 

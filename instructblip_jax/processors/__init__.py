@@ -1,1 +1,1 @@
-"""Raw pictures and text to NumPy arrays. No jax, no torch."""
+"""Processors: raw media and text -> NumPy arrays. No jax, no torch."""

@@ -1,4 +1,4 @@
-"""ALBEF's processors: a caption, a question with its answer, or a sentence with its class, beside pictures."""
+"""ALBEF's processors: images with a caption, a question and its answer, or a sentence and its class."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from instructblip_jax.processors.pairs import PairProcessor
 from instructblip_jax.processors.sentences import AnswerProcessor, ClassProcessor, SentenceProcessor
 
 PRETRAINING, RETRIEVAL = 25, 30
-"""The most tokens of a caption in pre-training and outside of it (the original code's)."""
+"""Maximum number of caption tokens in pre-training and otherwise (as in the original code)."""
 
 
 class AlbefPairProcessor(PairProcessor):
@@ -34,7 +34,7 @@ class AlbefPairProcessor(PairProcessor):
 
 
 class AlbefSentences(SentenceProcessor):
-    """Texts are [CLS] text, with [SEP] where the configuration says so."""
+    """Texts are [CLS] text, followed by [SEP] if the configuration requires it."""
 
     cleaning = ALBEF
 
@@ -53,13 +53,13 @@ class AlbefAnswerProcessor(AlbefSentences, AnswerProcessor):
 
 
 class AlbefClassProcessor(AlbefSentences, ClassProcessor):
-    """Sentences about one picture or two, and their classes."""
+    """Sentences about one image or two, and their classes."""
 
 
 def from_directory(directory: Path, config: Any) -> ImageTextProcessor:
     """The processor of a model directory's form; see `ImageTextProcessor`.
 
-    Raises ValueError where config.json's token ids are not the tokenizer's.
+    Raises ValueError if config.json's token ids are not the tokenizer's.
     """
     if hasattr(config, "masked_words"):
         kind: type[ImageTextProcessor] = AlbefPairProcessor

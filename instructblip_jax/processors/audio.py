@@ -1,9 +1,9 @@
-"""Recordings of any format, rate and number of channels -> blocks of normalised log mel energies, as BEATs reads them
+"""Audio clips of any format, rate and number of channels -> blocks of normalised log mel energies, the input of BEATs
 (arXiv 2212.09058; X-InstructBLIP 2311.18799).
 
-All channels are averaged: the original averages two, and of more it reads the first. Rates are changed as torchaudio
-does by default (`resampled`); the filter bank is Kaldi's (`filter_bank`). A clip that is shorter than the blocks is
-filled up with zeros after normalising: the mean level, not silence. What is beyond the blocks is not decoded.
+All channels are averaged; the original averages two, and reads only the first of more. Clips are resampled as in
+torchaudio by default (`resampled`); the filter bank is Kaldi's (`filter_bank`). A clip shorter than the blocks is
+padded with zeros after normalising, which is the mean level, not silence. Audio after the blocks is not decoded.
 """
 
 import dataclasses
@@ -18,32 +18,32 @@ from instructblip_jax.processors.containers import container_of, corrupt, track
 from instructblip_jax.processors.content import HEAD, UnusableMediaError, name_of, opened
 
 RATE = 16_000
-"""Samples a second of what is stored and read."""
+"""Sampling rate of stored and processed audio in Hz."""
 RATES = (1_000, 384_000)
-"""The rates of files that are read; others are damage."""
+"""Accepted sampling rates of files in Hz; others indicate damage."""
 MOST_CHANNELS = 64
 MOST_PACKETS = 500_000
-"""Limit of the packets that are passed over or decoded to reach a clip's samples."""
+"""Limit of the packets that are skipped or decoded to reach a clip's samples."""
 MARGIN = 0.1
-"""Seconds that are read beyond a clip's end: more than its last resampled values depend on."""
+"""Seconds read beyond a clip's end, more than its last resampled values depend on."""
 CORRUPT = corrupt("audio")
 NOUN = "recording"
 FORMATS = "WAV, FLAC, MP3, Ogg, MP4, Matroska, AVI, MPEG"
 
 FLOOR = float(np.finfo(np.float32).eps)
-"""The least energy of a band, before the logarithm."""
+"""Minimum energy of a band, before the logarithm."""
 LOWEST = 20.0
-"""Hz. The lower edge of the first band; the last one ends at half the rate."""
+"""Lower edge of the first band in Hz; the last one ends at half the rate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioProcessor:
-    """The settings of BEATs as X-InstructBLIP runs it.
+    """BEATs' settings in X-InstructBLIP.
 
     Attributes:
-      rate: samples a second that the bank reads.
-      mels: bands M.
-      block, blocks: frames T of a block, 10 ms each, and blocks K of a clip.
+      rate: sampling rate of the filter bank's input in Hz.
+      mels: number of bands M.
+      block, blocks: frames T per block, 10 ms each, and blocks K per clip.
       mean, std: energies become (x - mean) / (2 std).
     """
 
@@ -74,7 +74,7 @@ class AudioProcessor:
 
 
 def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int]:
-    """The first ``seconds`` of a clip, and somewhat more: float32 [N] in -1..1, all channels averaged, and their rate.
+    """The first ``seconds`` of a clip, and slightly more: float32 [N] in -1..1, all channels averaged, and its rate.
 
     ``content``: a path, a file's bytes, or (samples, rate) with samples [N], or [N, C] or [C, N] of fewer channels C
     than samples N; integers are divided by their type's range. Raises UnusableMediaError.
@@ -93,7 +93,7 @@ def samples_of(content: Any, name: str, seconds: float) -> tuple[np.ndarray, int
 
 
 def samples_in(file: BinaryIO, name: str, seconds: float, start: float = 0.0) -> tuple[np.ndarray, int]:
-    """``seconds`` of a file from its second ``start`` on, as `samples_of` says. Raises UnusableMediaError."""
+    """``seconds`` of a file from second ``start`` on, as in `samples_of`. Raises UnusableMediaError."""
     container = _container(file.read(HEAD))
     file.seek(0)
     if container is None:
@@ -103,7 +103,7 @@ def samples_in(file: BinaryIO, name: str, seconds: float, start: float = 0.0) ->
 
 
 def _container(head: bytes) -> str | None:
-    """FFmpeg's name of a file's container by its first bytes, so that it never guesses (see `container_of`)."""
+    """FFmpeg's name of a file's container, from its first bytes, so that it never guesses (see `container_of`)."""
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return "wav"
     if head[:4] == b"fLaC":
@@ -117,9 +117,9 @@ def _container(head: bytes) -> str | None:
 
 
 def _decoded(file: BinaryIO, container: str, name: str, seconds: float, start: float) -> tuple[np.ndarray, int]:
-    """A part of a file's first sound track, float32 [N], and its rate.
+    """A part of a file's first audio track, float32 [N], and its rate.
 
-    Packets that do not decode are passed over while they are less than a tenth: broken first frames are common in MP3.
+    Packets that cannot be decoded are skipped if they are less than a tenth: broken first frames are common in MP3.
     """
     with track(file, container, "audio", name) as (source, stream):
         return _part(source.demux(stream), name, seconds, start)
@@ -160,16 +160,16 @@ def _part(packets: Iterable[Any], name: str, seconds: float, start: float) -> tu
 
 def _check(channels: int, rate: int, name: str) -> None:
     if not 0 < channels <= MOST_CHANNELS:
-        detail = f"{name}: {channels} channels, of which 1 to {MOST_CHANNELS} are read; mix it down"
+        detail = f"{name}: {channels} channels; 1 to {MOST_CHANNELS} are supported; mix it down"
         raise UnusableMediaError("unsupported channels or rate", detail)
     if not RATES[0] <= rate <= RATES[1]:
-        detail = f"{name}: {rate:,} Hz, of which {RATES[0]:,} to {RATES[1]:,} are read; resample it"
+        detail = f"{name}: {rate:,} Hz; {RATES[0]:,} to {RATES[1]:,} are supported; resample it"
         raise UnusableMediaError("unsupported channels or rate", detail)
 
 
 def _mono(rows: np.ndarray) -> np.ndarray:
-    """Channels [C, N] of any type -> their mean, float32 [N], integers in -1..1."""
-    with np.errstate(all="ignore"):  # `_finite` reports what is no number
+    """Channels [C, N] of any type -> their mean, float32 [N], with integers scaled to -1..1."""
+    with np.errstate(all="ignore"):  # `_finite` reports NaN and infinity
         mean = rows.mean(0, dtype=np.float64)
         if rows.dtype.kind in "iu":
             half = 2.0 ** (8 * rows.dtype.itemsize - 1)
@@ -181,19 +181,19 @@ def _finite(wave: np.ndarray, name: str) -> np.ndarray:
     if not wave.size:
         raise UnusableMediaError("no samples", f"{name}: leave it out, or fetch it again")
     if not np.isfinite(wave).all():
-        raise UnusableMediaError("samples that are no numbers", f"{name}: holds NaN or infinity; write it anew")
+        raise UnusableMediaError("samples that are no numbers", f"{name}: contains NaN or infinity; save it again")
     return wave
 
 
 # Rates
 
 ZEROS, ROLL_OFF = 6, 0.99
-"""Zero crossings of the sinc on either side, and the cut-off by the lower of both rates' halves: torchaudio's."""
+"""Zero crossings of the sinc on either side, and the cut-off relative to half the lower rate: torchaudio's."""
 
 
 def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:
-    """float32 [N] at ``old`` samples a second -> float32 [ceil(N new / old)] at ``new``, by a sinc of `ZEROS` zero
-    crossings a side under a Hann window; what is beyond the ends is 0. The weights are torchaudio's default."""
+    """float32 [N] at ``old`` Hz -> float32 [ceil(N new / old)] at ``new`` Hz, by a sinc of `ZEROS` zero crossings per
+    side under a Hann window, with zeros beyond the ends. The weights are torchaudio's default."""
     if old == new:
         return wave
     common = math.gcd(old, new)
@@ -203,7 +203,7 @@ def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:
     count = -(-len(wave) * new // old)
     padded = np.pad(wave.astype(np.float64), (half, half + 1))
     found = np.empty(count, np.float32)
-    step = max(1, (1 << 20) // weights.shape[1])  # bounds what is gathered at once
+    step = max(1, (1 << 20) // weights.shape[1])  # bounds the memory for gathered samples
     for begin in range(0, count, step):
         place = np.arange(begin, min(count, begin + step), dtype=np.int64) * old
         taps = padded[(place // new)[:, None] + np.arange(weights.shape[1])]
@@ -213,8 +213,8 @@ def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _weights(old: int, new: int) -> np.ndarray:
-    """Row p: the weights of the samples around a place that is p / new of a sample behind one, [new, taps] float64."""
-    cut = min(1.0, new / old) * ROLL_OFF  # half periods of the sinc in a sample
+    """Row p: the weights of the samples around a point p / new samples after a sample, [new, taps] float64."""
+    cut = min(1.0, new / old) * ROLL_OFF  # half periods of the sinc per sample
     half = math.ceil(ZEROS / cut)
     away = np.arange(-half, half + 1) - (np.arange(new) / new)[:, None]
     phase = np.clip(away * cut, -ZEROS, ZEROS)
@@ -227,9 +227,9 @@ def _weights(old: int, new: int) -> np.ndarray:
 def filter_bank(wave: np.ndarray, rate: int, mels: int) -> np.ndarray:
     """Kaldi's log mel energies, without dither: float64 [N] of 16-bit range -> float64 [1 + (N - 400) // 160, mels].
 
-    Frames of 25 ms every 10 ms, whole ones alone; each less its mean, pre-emphasis 0.97, Hann window to the power 0.85,
-    power spectrum, triangles that are straight on the mel axis, logarithm of at least `FLOOR`. Numbers of samples are
-    those of 16 kHz. At 128 mels one band holds no bin of the spectrum and is log `FLOOR` always.
+    Complete frames of 25 ms every 10 ms; each minus its mean, pre-emphasis 0.97, Hann window to the power 0.85, power
+    spectrum, filters that are triangular on the mel scale, logarithm of at least `FLOOR`. Sample counts are for 16 kHz.
+    At 128 mels one band contains no bin of the spectrum and is always log `FLOOR`.
     """
     window, hop = rate // 40, rate // 100
     frames = np.lib.stride_tricks.sliding_window_view(wave, window)[::hop]

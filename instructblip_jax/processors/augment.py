@@ -1,11 +1,10 @@
-"""Random changes of training pictures: crops, flips and RandAugment, as ALBEF (arXiv 2107.07651) and BLIP (2201.12086)
-draw them.
+"""Augmentation of training images: crops, flips and RandAugment, as in ALBEF (arXiv 2107.07651) and BLIP (2201.12086).
 
-The arithmetic of colours and histograms is Pillow's. Shears, shifts and rotations map pixels to the places to which the
-originals' OpenCV maps them, with bilinear weights. OpenCV rounds those places to 1/32 of a pixel, rounds levels where
-Pillow cuts them off, and mixes the filling into the outermost pixels: of the numbers of a sheared or rotated picture
-99 % deviate by 1 of 255 at most, by 3 where it is noise, and at the edge some deviate by up to 64. The originals'
-sharpening wraps around beyond 255, where Pillow's stops.
+The arithmetic of colours and histograms is Pillow's. Shears, shifts and rotations use the same coordinates as the
+originals' OpenCV, with bilinear weights. OpenCV rounds coordinates to 1/32 of a pixel, rounds levels that Pillow
+truncates, and mixes the fill colour into the outermost pixels. 99 % of the values of a sheared or rotated image
+therefore deviate by at most 1 of 255, or by 3 for noise, and some values at the edge by up to 64. The originals'
+sharpening wraps around beyond 255; Pillow's clips.
 """
 
 import dataclasses
@@ -16,30 +15,28 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 RATIOS = (3 / 4, 4 / 3)
-"""The least and the greatest width of a crop in proportion to its height."""
+"""Minimum and maximum aspect ratio (width / height) of a crop."""
 TRIES = 10
-"""Crops that are drawn before the largest central one is taken."""
+"""Number of crops that are tried before the largest central one is used."""
 FILLING = (128, 128, 128)
-"""The colour of what lies outside of a picture."""
+"""The colour outside of an image."""
 LEVELS = 10
-"""The greatest magnitude."""
+"""Maximum magnitude."""
 Operation = Callable[[Image.Image, float], Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """How training pictures are drawn anew at each visit (`config.data.augment`); nothing is, by default.
+    """Augmentation of training images, drawn anew at each visit (`config.data.augment`); off by default.
 
     Attributes:
-      crop: cut out a part of at least this share of a picture's area, of an aspect ratio from 3/4 to 4/3, and resize
-        it; 0 resizes whole pictures. The papers' is 0.2 in pre-training and 0.5 in fine-tuning.
-      flip: mirror every second picture.
-      operations: this many of `OPERATIONS` are drawn, with replacement; each is then applied with probability 1/2. The
-        papers' is 2.
-      magnitude: strength of the operations, 0 to 10. ALBEF's is 7, BLIP's is 5; brightness and sharpness do not change
-        at 5.
-      exchange: let the pictures of every second record of two change places, and "left" and "right" in its texts
-        (NLVR2).
+      crop: crop a part of at least this fraction of an image's area, with an aspect ratio from 3/4 to 4/3, and resize
+        it; 0 resizes whole images. The papers use 0.2 in pre-training and 0.5 in fine-tuning.
+      flip: mirror an image with probability 1/2.
+      operations: number of `OPERATIONS` drawn, with replacement; each is then applied with probability 1/2. The papers
+        use 2.
+      magnitude: strength of the operations, 0 to 10. ALBEF uses 7, BLIP 5; brightness and sharpness do not change at 5.
+      exchange: with probability 1/2, exchange the two images of a record, and "left" and "right" in its texts (NLVR2).
     """
 
     crop: float = 0.0
@@ -49,7 +46,7 @@ class AugmentConfig:
     exchange: bool = False
 
     def check(self) -> None:
-        """Raise ValueError naming a field whose value is outside of its range."""
+        """Raise ValueError naming a field whose value is out of range."""
         if not 0 <= self.crop <= 1:
             raise ValueError(f"config.data.augment.crop is {self.crop}; it is a share of the area, or 0 for none")
         if self.operations < 0:
@@ -59,13 +56,13 @@ class AugmentConfig:
 
     @property
     def is_on(self) -> bool:
-        """True if anything is drawn."""
+        """True if any augmentation is on."""
         return bool(self.crop or self.flip or self.operations or self.exchange)
 
     def __call__(
         self, pixels: np.ndarray, resize: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
     ) -> np.ndarray:
-        """A decoded picture uint8 [h, w, 3] -> one drawn of it, uint8 [H, W, 3]; ``resize`` makes that size."""
+        """A decoded image uint8 [h, w, 3] -> an augmented one, uint8 [H, W, 3]; ``resize`` resizes to that size."""
         if self.crop:
             left, top, width, height = crop_box(pixels.shape[1], pixels.shape[0], self.crop, rng)
             pixels = pixels[top : top + height, left : left + width]
@@ -77,7 +74,7 @@ class AugmentConfig:
         return np.ascontiguousarray(pixels)
 
     def drawn(self, rng: np.random.Generator) -> list[tuple[Operation, float]]:
-        """The operations to be applied, in order, and the value of each."""
+        """The operations to apply, in order, with their values."""
         found = []
         for number in rng.integers(len(OPERATIONS), size=self.operations):
             operation, value, signed = OPERATIONS[number]
@@ -88,9 +85,9 @@ class AugmentConfig:
 
 
 def crop_box(width: int, height: int, least: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a part of a picture: its share of the area is uniform from ``least`` to 1, the
-    logarithm of its aspect ratio is uniform, and so is its place. Where `TRIES` of them do not fit into the picture it
-    is the largest central part with an aspect ratio that is allowed."""
+    """(left, top, width, height) of a random crop: its fraction of the area is uniform from ``least`` to 1; the
+    logarithm of its aspect ratio and its position are uniform. If `TRIES` crops do not fit into the image, it is the
+    largest central part with an allowed aspect ratio."""
     low, high = RATIOS
     for _ in range(TRIES):
         area = width * height * rng.uniform(least, 1)
@@ -106,13 +103,13 @@ def crop_box(width: int, height: int, least: float, rng: np.random.Generator) ->
 def _warped(image: Image.Image, *matrix: float) -> Image.Image:
     """Pixel (x, y) becomes that at (a x + b y + c, d x + e y + f) of ``image``; the matrix is a, b, c, d, e, f."""
     a, b, c, d, e, f = matrix
-    # Pillow's places are those of corners: a pixel's middle is half a pixel away.
+    # Pillow's coordinates refer to corners: the centre of a pixel is half a pixel away.
     centred = (a, b, c + (1 - a - b) / 2, d, e, f + (1 - d - e) / 2)
     return image.transform(image.size, Image.Transform.AFFINE, centred, Image.Resampling.BILINEAR, fillcolor=FILLING)
 
 
 def _rotated(image: Image.Image, degrees: float) -> Image.Image:
-    """Turned around the pixel (W / 2, H / 2), counter-clockwise."""
+    """The image rotated counter-clockwise around the pixel (W / 2, H / 2)."""
     x, y = image.width / 2, image.height / 2
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return _warped(image, cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)

@@ -1,4 +1,4 @@
-"""The base of all processors: media and texts of users and records -> a system's batch of NumPy arrays."""
+"""Base of all processors: media and texts of users and records -> a system's batch of NumPy arrays."""
 
 import os
 from abc import ABC, abstractmethod
@@ -15,48 +15,48 @@ from instructblip_jax.processors.tokenizer import TextTokenizer
 from instructblip_jax.processors.video import frames_of, is_video
 
 IGNORE = -100
-"""The label of a position where no loss is taken."""
+"""The label of a position without loss."""
 MARK = "<image>"
-"""Stands in a text for each picture of its row, in order, where rows hold several."""
+"""Marks each image of a row in its text, in order, if rows contain several."""
 Row = Mapping[str, np.ndarray]
 """Token rows of one sample by batch key, unpadded int32 [n]."""
 Medium = tuple[str, Any]
-"""A kind ("image", "frame", "audio", "points") and its content: for a picture what `processors.image.Picture` is."""
+"""A kind ("image", "frame", "audio", "points") and its content: for an image a `processors.image.Picture`."""
 Given = Picture | Sequence[Picture]
-"""The media of one row as users give them: a picture, a video's file, or the frames of a video."""
+"""The media of one row as given by users: an image, a video file, or the frames of a video."""
 
 
 class BaseProcessor(ABC):
-    """See the module. It alone knows what a batch's arrays are called; `config.batch` alone their shapes."""
+    """See the module. Only the processor knows the keys of a batch's arrays; only `config.batch` knows their shapes."""
 
     KINDS: ClassVar[tuple[str, ...]] = ("image", "frame")
     """Kinds of media that this system reads."""
     FRAMES: ClassVar[int] = 4
-    """Frames that stand for a video file in a public call, as many as `prepare` takes; 0 if videos are no media of a
-    public call."""
+    """Number of frames sampled from a video file in a public call, as in `prepare`; 0 if public calls take no video
+    files."""
     augment: AugmentConfig = AugmentConfig()
-    """How training pictures are drawn anew at each visit."""
+    """Augmentation of training images."""
 
     converses: ClassVar[bool] = False
-    """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
+    """True if training reads all turns of a conversation in one row (`converse`), not a random one."""
 
     several: ClassVar[bool] = False
     """True if a row may hold several media. Their arrays are then [N, ...] for a row, and so are they encoded."""
 
     FEW_SHOT: ClassVar[str] = ""
-    """The form in which this system's paper shows examples in a prompt; "" if a row holds one picture alone."""
+    """The form of few-shot prompts in this system's paper; "" if a row has only one image."""
 
     prompts_may_be_empty: ClassVar[bool] = False
-    """True if an answer may begin at once, without an instruction."""
+    """True if an instruction may be empty."""
 
     config: Any
     """The system's configuration (`systems.protocol.SystemConfig`)."""
     tokenizer: TextTokenizer
     """The language model's."""
     end_id: int
-    """Ends every response in training."""
+    """The id that ends every response in training."""
     stop_ids: frozenset[int]
-    """End a decoded answer."""
+    """The ids that end a decoded answer."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(reads {', '.join(self.KINDS)}; {self.config.vocab_size:,} tokens)"
@@ -71,8 +71,8 @@ class BaseProcessor(ABC):
     ) -> dict[str, np.ndarray]:
         """B pictures or videos, B instructions and, for training, B responses -> a batch padded to its longest row.
 
-        See the contract for its keys. ``media``: beside or instead of pictures, other modalities by name, where the
-        system has any, an entry a row each. Texts are read whole, as `encode` says. Raises UnusableImageError, or
+        See the contract for its keys. ``media``: in addition to or instead of images, other modalities by name, if the
+        system has any, with one entry per row. Texts are read in full, as in `encode`. Raises UnusableImageError, or
         ValueError naming the row.
         """
         rows = self.rows(images, None, media=media)
@@ -94,18 +94,18 @@ class BaseProcessor(ABC):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded. Texts are never cut for the language model.
 
-        ``pictures``: what `shown` says of the row's media, for systems whose text holds their places.
+        ``pictures``: the result of `shown` for the row's media, for systems whose text contains their placeholders.
         """
 
     def asked(self, instruction: str) -> str:
-        """The instruction of an evaluation as the system's paper cleans it; most papers leave it as it stands."""
+        """An instruction in evaluation, cleaned as in the system's paper; unchanged in most papers."""
         return instruction
 
     def converse(self, turns: Sequence[tuple[str, str | None]], pictures: int) -> Row:
-        """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
+        """The token rows of a whole conversation, with loss on all of its answers; only if `converses` is true.
 
-        ``turns``: (question, answer) pairs, one at least; None as the last answer is one that is to be written. Raises
-        ValueError for turns that this system cannot hold.
+        ``turns``: (question, answer) pairs, at least one; None as the last answer is one to be generated. Raises
+        ValueError for turns that this system cannot represent.
         """
         raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 
@@ -125,7 +125,7 @@ class BaseProcessor(ABC):
 
     @abstractmethod
     def lengths(self, row: Row) -> tuple[int, int]:
-        """Tokens of a sample's prompt and of its response (0 without one): what a static shape must hold."""
+        """Number of tokens of a sample's prompt and of its response (0 without one), which a static shape must fit."""
 
     @abstractmethod
     def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
@@ -133,12 +133,11 @@ class BaseProcessor(ABC):
 
     @abstractmethod
     def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
-        """Make ``rows`` (bool [B]) of a batch count nothing in any loss, in place."""
+        """Exclude ``rows`` (bool [B]) of a batch from every loss, in place."""
 
     @property
     def identity_key(self) -> str:
-        """The key under which a training batch says which of its rows show the same picture, int32 [B]; "" for systems
-        whose loss does not ask."""
+        """Batch key of the identities of the rows' images, int32 [B]; "" for systems whose loss does not use them."""
         return ""
 
     def batch(
@@ -155,7 +154,7 @@ class BaseProcessor(ABC):
         return self.pad(rows, {key: shapes[key].shape[1] for key in rows[0]})
 
     def decode(self, ids: np.ndarray) -> list[str]:
-        """Generated ids int [B, T] -> one text a row, up to its end token."""
+        """Generated ids int [B, T] -> one text per row, up to its end token."""
         texts = []
         for row in ids:
             ends = np.flatnonzero(np.isin(row, list(self.stop_ids)))
@@ -163,7 +162,7 @@ class BaseProcessor(ABC):
         return texts
 
     def settled(self, text: str) -> str:
-        """The beginning of an unfinished answer that stays the same however the answer continues."""
+        """The part of an unfinished answer that no continuation can change."""
         return self.tokenizer.settled(text)
 
     # Media
@@ -172,10 +171,10 @@ class BaseProcessor(ABC):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """The media arrays of one row, by batch key, as they are copied to the devices: pictures may be bytes beside
-        their scale (`instructblip_jax.pixels`). Without media, those of a blank one.
+        """The media arrays of one row, by batch key, as copied to the devices: images may be bytes with their scale
+        (`instructblip_jax.pixels`). Without media, the arrays of a blank medium.
 
-        ``rng`` draws a training run's random augmentation; None is the fixed processing of evaluation. ``name`` names
+        ``rng`` draws the random augmentation of training; None means the fixed processing of evaluation. ``name`` names
         the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
         """
 
@@ -186,25 +185,25 @@ class BaseProcessor(ABC):
 
     @abstractmethod
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Media arrays of the same shapes that show nothing."""
+        """Blank media arrays of the same shapes."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """Everything but the media that media arrays depend on, as JSON; part of the name of cached features."""
+        """Everything except the media on which media arrays depend, as JSON; part of the key of cached features."""
 
     def resizing(self, how: str) -> "BaseProcessor":
-        """The same processor for pictures that are resized "exact" or "fast" (`run.config.DataConfig.resize`).
+        """The same processor with images resized "exact" or "fast" (`run.config.DataConfig.resize`).
 
-        Raises ValueError if it knows the first alone.
+        Raises ValueError if it supports only the first.
         """
         if how == "exact":
             return self
         raise ValueError(f"config.data.resize is {how!r}: this system's media are not pictures; it is 'exact'")
 
     def augmenting(self, augment: AugmentConfig) -> "BaseProcessor":
-        """The same processor, whose training pictures are drawn as ``augment`` says.
+        """The same processor with this augmentation of training images.
 
-        Raises ValueError if anything is to be drawn, and its media are not pictures.
+        Raises ValueError if any augmentation is on, and its media are not images.
         """
         if not augment.is_on:
             return self
@@ -212,23 +211,23 @@ class BaseProcessor(ABC):
 
     @property
     def augments(self) -> bool:
-        """True if `media` draws anything in training; its media then cannot be cached as features."""
+        """True if `media` is random in training; its features then cannot be cached."""
         return self.augment.is_on
 
     def feature_key(self, kind: str) -> str:
-        """The media key under which `Features.features` has what is cached of a medium of this kind, alone."""
+        """The media key in `Features.features` of a single medium of this kind."""
         return next(iter(self.config.feature_keys))
 
     def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Cached features of the media of rows that show these ``kinds``, for each of them [B, ...], a row's media one
-        after the other -> by media key, as `Features.features` has them of whole rows."""
+        """Cached features [B, ...] of each medium in rows with these ``kinds``, one medium after the other -> features
+        of whole rows by media key, as from `Features.features`."""
         alone = len(kinds) == 1 and kinds[0] != "frame"
         return {self.feature_key(kinds[0]): found[0] if alone else np.stack(found, axis=1)}
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
-        """Media as users give them, one item a row -> the media arrays of a batch, pictures normalised.
+        """Media as given by users, one item per row -> the media arrays of a batch, with images normalised.
 
-        Raises UnusableImageError naming the picture, ValueError for rows with different numbers of frames.
+        Raises UnusableImageError naming the image, ValueError for rows with different numbers of frames.
         """
         found = [self.media(self.given(row, f"image {n}"), f"image {n}") for n, row in enumerate(rows)]
         shapes = sorted({next(iter(one.values())).shape[:-3] for one in found})
@@ -238,7 +237,7 @@ class BaseProcessor(ABC):
         return all_numbers(self.stack(found))
 
     def given(self, row: Given, name: str) -> list[Medium]:
-        """The media of one row as users give them: a picture, or the frames of a video.
+        """The media of one row as given by users: an image, or the frames of a video.
 
         Raises ValueError for a video without frames.
         """
@@ -251,7 +250,7 @@ class BaseProcessor(ABC):
     def encoded(
         self, rows: Sequence[Given], instructions: Sequence[str], responses: Sequence[str | None]
     ) -> list[dict[str, np.ndarray]]:
-        """The token rows of users' samples: `encode`, which is told how many pictures each row shows.
+        """The token rows of users' samples: `encode` with the number of images of each row.
 
         Raises ValueError naming the row.
         """
@@ -265,26 +264,26 @@ class BaseProcessor(ABC):
         return found
 
     def shown(self, kinds: tuple[str, ...]) -> Any:
-        """The number of pictures that a row with media of these ``kinds`` shows, as `encode` counts them; a system of
-        several modalities is told the kinds themselves."""
+        """The number of images in a row with media of these ``kinds``, as `encode` counts them; for a system with
+        several modalities, the kinds themselves."""
         return len(kinds)
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of media that a batch has room for in each row, where a row of these ``kinds`` stands in it; a row
-        without media shows a blank picture."""
+        """The kinds of media that each row of a batch has room for, if it contains a row of these ``kinds``; a row
+        without media has a blank image."""
         return kinds or ("image",)
 
     def holding(self, pictures: tuple[int, ...]) -> "BaseProcessor":
-        """The same processor for batches of these numbers of pictures a row (`run.config.DataConfig.pictures`).
+        """The same processor for batches with these numbers of images per row (`run.config.DataConfig.pictures`).
 
-        Raises ValueError if a row of this system holds one picture, or video, alone.
+        Raises ValueError if a row of this system has only one image or video.
         """
         if not pictures:
             return self
         raise ValueError("config.data.pictures: a row of this system holds one picture or video; leave it out")
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """The media arrays of rows -> those of a batch, which has room for ``kinds`` (`static_kinds`) at least."""
+        """The media arrays of rows -> those of a batch with room for at least ``kinds`` (`static_kinds`)."""
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
     # Users' media and texts
@@ -297,9 +296,9 @@ class BaseProcessor(ABC):
         share: bool = False,
         media: Mapping[str, Any] | None = None,
     ) -> list[Given]:
-        """The ``images`` of a public call -> one picture or list of frames a row, ``count`` rows if that is known.
+        """The ``images`` of a public call -> one image or list of frames per row, ``count`` rows if given.
 
-        ``share``: a single picture is used for all rows. ``media``: see `__call__`. A video's file becomes its frames
+        ``share``: use a single image for all rows. ``media``: see `__call__`. A video file becomes its frames
         (`played`). Raises ValueError for counts that do not match, and for ``media`` of a system without other
         modalities; UnusableMediaError for a video that cannot be read.
         """
@@ -311,7 +310,7 @@ class BaseProcessor(ABC):
             isinstance(images, np.ndarray) and images.ndim == 3
         )
         given = cast(list[Given], [images] if single else list(cast(Sequence[Given], images)))
-        distinct = {id(row): row for row in given}  # a file that is given several times stays one
+        distinct = {id(row): row for row in given}  # a file given several times remains one object
         played = {key: self.played(row) for key, row in distinct.items()}
         rows = [played[id(row)] for row in given]
         if single and share and count:
@@ -323,8 +322,8 @@ class BaseProcessor(ABC):
         return rows
 
     def played(self, row: Given) -> Given:
-        """A path to a video file, or its bytes, becomes `FRAMES` pictures at even distances (`video.middles`); anything
-        else stays as it is. Raises UnusableMediaError."""
+        """A path to a video file, or its bytes, becomes `FRAMES` images at equal distances (`video.middles`); anything
+        else is returned unchanged. Raises UnusableMediaError."""
         is_file = isinstance(row, (str, os.PathLike, bytes)) and self.FRAMES and "frame" in self.KINDS
         return frames_of(row, self.FRAMES) if is_file and is_video(row) else row
 

@@ -1,7 +1,7 @@
-"""BLIP's processors: a picture and its caption, a text to be continued, a question, or a sentence about two pictures.
+"""BLIP's processors: an image with a caption, a text to continue or a question, or two images with a sentence.
 
-The tokenizer is plain BERT's. The tokens [DEC] and [ENC], with which texts begin that are written or read with the
-picture, are none of its own: the configuration has their ids.
+The tokenizer is plain BERT's. The tokens [DEC] and [ENC], which begin texts that are generated or read with an image,
+are not in its vocabulary: the configuration has their ids.
 """
 
 from pathlib import Path
@@ -16,7 +16,8 @@ from instructblip_jax.processors.pairs import PairProcessor
 from instructblip_jax.processors.sentences import AnswerProcessor, ClassProcessor, SentenceProcessor
 
 PRETRAINING, RETRIEVAL, CAPTION = 30, 35, 40
-"""The most tokens of a caption in pre-training and retrieval, and of prompt and caption together (the original's)."""
+"""Maximum number of caption tokens in pre-training and retrieval, and of prompt and caption together (the
+original's)."""
 
 
 class BlipPairProcessor(PairProcessor):
@@ -26,7 +27,7 @@ class BlipPairProcessor(PairProcessor):
 
     @property
     def identity_key(self) -> str:
-        """See `BaseProcessor`; pre-training does not ask."""
+        """See `BaseProcessor`; pre-training does not use it."""
         return "" if self.config.writes else "picture"
 
     def clean(self, text: str) -> str:
@@ -34,7 +35,7 @@ class BlipPairProcessor(PairProcessor):
         return BLIP.caption(text)
 
     def token_limit(self, *, training: bool) -> int:
-        """See `PairProcessor`: outside of pre-training as many as retrieval reads."""
+        """See `PairProcessor`: retrieval's limit outside of pre-training."""
         limit = PRETRAINING if training and self.config.writes else RETRIEVAL
         return min(limit, self.config.text.max_position_embeddings)
 
@@ -90,13 +91,13 @@ class BlipAnswerProcessor(BlipSentences, AnswerProcessor):
 
 
 class BlipClassProcessor(BlipSentences, ClassProcessor):
-    """Sentences about two pictures, and their classes."""
+    """Sentences about two images, and their classes."""
 
 
 def from_directory(directory: Path, config: Any) -> ImageTextProcessor:
     """The processor of a model directory's form; see `ImageTextProcessor`.
 
-    Raises ValueError where config.json's [SEP] is not the tokenizer's.
+    Raises ValueError if config.json's [SEP] is not the tokenizer's.
     """
     if hasattr(config, "writes"):
         kind: type[ImageTextProcessor] = BlipPairProcessor

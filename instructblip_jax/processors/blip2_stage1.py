@@ -1,14 +1,14 @@
-"""The processor of BLIP-2's first stage: pictures and captions by BERT's tokenizer."""
+"""The processor of BLIP-2's first stage: images, and captions with BERT's tokenizer."""
 
 from instructblip_jax.processors import cleaning
 from instructblip_jax.processors.pairs import PairProcessor
 
 TRAINED_TOKENS = 32
-"""Tokens of a caption that are read in training, [CLS] and [SEP] included."""
+"""Number of caption tokens read in training, [CLS] and [SEP] included."""
 
 
 class Blip2Stage1Processor(PairProcessor):
-    """See the module; captions are cleaned as BLIP's are, and a prompt may be empty."""
+    """See the module; captions are cleaned as in BLIP, and a prompt may be empty."""
 
     KINDS = ("image",)
     prompts_may_be_empty = True
@@ -18,6 +18,6 @@ class Blip2Stage1Processor(PairProcessor):
         return cleaning.BLIP2.caption(text)
 
     def token_limit(self, *, training: bool) -> int:
-        """See `PairProcessor`: `TRAINED_TOKENS`, and otherwise as many as there are positions."""
+        """See `PairProcessor`: `TRAINED_TOKENS` in training, otherwise the number of positions."""
         positions = self.config.qformer.max_position_embeddings
         return min(TRAINED_TOKENS, positions) if training else positions

@@ -1,4 +1,4 @@
-"""Cleans captions and questions as ALBEF (arXiv 2107.07651), BLIP (2201.12086) and BLIP-2 (2301.12597) were trained."""
+"""Cleaning of captions and questions as in ALBEF (arXiv 2107.07651), BLIP (2201.12086) and BLIP-2 (2301.12597)."""
 
 import dataclasses
 import re
@@ -8,14 +8,14 @@ _RUN = re.compile(r"\s{2,}")
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """One system's rules. Texts become lower case, and are cut after so many words; a text may become empty.
+    """One system's rules. Texts become lower case, and are cut after a number of words; a text may become empty.
 
     Attributes:
-      marks: characters that vanish. In captions they become spaces if ``spaced``.
+      marks: characters that are removed. In captions they become spaces if ``spaced``.
       joints: characters that become spaces.
       named: (text, replacement) pairs, in captions only.
-      caption_words, question_words: the most words of a caption, and of a question in training.
-      asked_words: the same of a question that is evaluated.
+      caption_words, question_words: maximum number of words of a caption, and of a question in training.
+      asked_words: the same of a question in evaluation.
     """
 
     marks: str
@@ -27,7 +27,7 @@ class Cleaning:
     asked_words: int
 
     def caption(self, text: str) -> str:
-        """A caption, with runs of white space as one space; a single tab or line end within it stays, as published."""
+        """A caption, with runs of white space as one space; a single tab or line end is kept, as published."""
         text = text.lower()
         for mark in self.marks:
             text = text.replace(mark, " " if self.spaced else "")
@@ -37,7 +37,7 @@ class Cleaning:
         return _cut(_RUN.sub(" ", text).rstrip("\n").strip(" "), self.caption_words)
 
     def question(self, text: str, *, training: bool) -> str:
-        """A question. Its marks vanish in all systems, and runs of spaces within it stay and count as words."""
+        """A question. Its marks are removed in all systems; runs of spaces are kept and count as words."""
         text = text.lower()
         for mark in self.marks:
             text = text.replace(mark, "")

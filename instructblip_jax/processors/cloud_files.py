@@ -1,6 +1,6 @@
-"""Files of point clouds and meshes: .npy, .npz, PLY, OBJ, OFF and tables of text, known by their bytes.
+"""Files of point clouds and meshes: .npy, .npz, PLY, OBJ, OFF and text tables, detected by their bytes.
 
-A file's own numbers are held against its size before anything of that size is made.
+Sizes that a file declares are checked against its actual size before any memory is allocated.
 """
 
 import io
@@ -21,15 +21,15 @@ FORMATS = ".npy, .npz, PLY, OBJ, OFF, and text with 3 or more numbers a line"
 MOST_LINES = 5_000_000
 LONGEST_LINE = 65_536
 MOST_MEMBERS = 1_000
-"""Limit of the files in an .npz archive."""
+"""Maximum number of files in an .npz archive."""
 MOST_HEADER = 1 << 16
 """Limit of a PLY file's header in bytes."""
 ONLY = "arr_0"
-"""The name of an array that NumPy saved without one; ULIP's and Cap3D's files have it."""
+"""NumPy's name of an array saved without a name, as in ULIP's and Cap3D's files."""
 
 
 class Cloud(NamedTuple):
-    """``points`` float64 [N, 3]; ``faces`` of a mesh: triangles int [F, 3] of them, or None."""
+    """``points`` float64 [N, 3]; ``faces`` of a mesh: triangles of point indices int [F, 3], or None."""
 
     points: np.ndarray
     faces: np.ndarray | None = None
@@ -60,7 +60,7 @@ def _npy(data: bytes, name: str) -> Cloud:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, columns_first, dtype = header(file)
     if dtype.kind not in "iuf" or len(shape) != 2 or shape[1] < 3:
-        detail = f"{name}: {dtype} {shape}, where numbers [points, 3 or more] are read; save such an array"
+        detail = f"{name}: {dtype} {shape}; numbers [points, 3 or more] are needed; save such an array"
         raise UnusableMediaError("not a point cloud", detail)
     if math.prod(shape) * dtype.itemsize > len(data) - file.tell():
         raise UnusableMediaError(CORRUPT, f"{name}: ends before its {shape[0]:,} points; fetch it again")
@@ -78,9 +78,9 @@ def _npz(data: bytes, name: str) -> Cloud:
             raise UnusableMediaError("not a point cloud", detail)
         member = members.get(ONLY) or next(iter(members.values()))
         with archive.open(member) as file:
-            content = file.read(MAX_BYTES + 1)  # whatever size it declares
+            content = file.read(MAX_BYTES + 1)  # for any declared size
     if len(content) > MAX_BYTES:
-        raise UnusableMediaError("too large", f"{name}: more than {MAX_BYTES >> 20} MiB unpacked; store fewer points")
+        raise UnusableMediaError("too large", f"{name}: more than {MAX_BYTES >> 20} MiB uncompressed; use fewer points")
     return _npy(content, name)
 
 
@@ -90,7 +90,7 @@ Lines = Iterable[bytes]
 
 
 def _lines(data: bytes, name: str) -> list[bytes]:
-    """The lines of a text without comments and empty ones. Raises UnusableMediaError."""
+    """The lines of a text, without comments and empty lines. Raises UnusableMediaError."""
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data.count(b"\n") >= MOST_LINES:
         raise UnusableMediaError("too large", f"{name}: more than {MOST_LINES:,} lines; store fewer points")
@@ -119,7 +119,7 @@ def _text(data: bytes, name: str) -> Cloud:
 
 
 def _table(lines: list[bytes], name: str) -> np.ndarray:
-    """Lines of 3 or more numbers between commas, semicolons or blanks; the first may be names."""
+    """Lines of 3 or more numbers separated by commas, semicolons or blanks; the first may be a header."""
     delimiter = next((mark for mark in (",", ";") if mark.encode() in lines[-1]), None)
     if not _is_numbers(lines[0], delimiter):
         lines = lines[1:]
@@ -161,8 +161,7 @@ def _obj(lines: list[bytes]) -> Cloud:
 
 
 def _mesh(points: np.ndarray, polygons: Iterable[Iterable[int]]) -> Cloud:
-    """Polygons, by the numbers of their corners, become fans of triangles. Raises ValueError for a corner that is no
-    point."""
+    """Polygons of point indices become fans of triangles. Raises ValueError for an index that is out of range."""
     triangles = []
     for polygon in polygons:
         first, *others = polygon

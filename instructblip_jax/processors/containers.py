@@ -1,4 +1,4 @@
-"""The tracks of video and sound files, opened with PyAV."""
+"""The tracks of video and audio files, opened with PyAV."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import MAX_PIXELS
 
 TRACKS = {"video": "no frames", "audio": "no sound track"}
-"""Kinds of tracks, and the reason against a file without one."""
+"""Kinds of tracks -> the error reason for a file without one."""
 
 RIFF = ("wav", "avi")
 MOST_CHUNKS = 1_000
-"""Chunks of a RIFF file that are looked at."""
+"""Number of chunks of a RIFF file that are inspected."""
 
 
 def container_of(head: bytes) -> str | None:
-    """The container format of a video file, by its first bytes; None for any other file.
+    """The container format of a video file, from its first bytes; None for any other file.
 
     FFmpeg is given this name and never guesses, so that a playlist posing as a video cannot open other files or URLs.
     """
@@ -33,14 +33,14 @@ def container_of(head: bytes) -> str | None:
 
 
 def corrupt(kind: str) -> str:
-    """The reason against a file that does not decode."""
+    """The error reason for a file that cannot be decoded."""
     return f"truncated or corrupt {kind}"
 
 
 def _check_texts(file: BinaryIO, kind: str, name: str) -> None:
-    """Raise UnusableMediaError for a RIFF file with a list of texts that is longer than the file; seek its beginning.
+    """Raise UnusableMediaError for a RIFF file with a text list longer than the file; seek to its beginning.
 
-    FFmpeg makes room for the texts, up to 2 GiB, before it reads any.
+    FFmpeg allocates memory for the texts, up to 2 GiB, before it reads any.
     """
     end, at = file.seek(0, os.SEEK_END), 12
     for _ in range(MOST_CHUNKS):
@@ -57,7 +57,7 @@ def _check_texts(file: BinaryIO, kind: str, name: str) -> None:
 
 @contextlib.contextmanager
 def track(file: BinaryIO, container: str, kind: str, name: str) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its first track of a `TRACKS` kind; all errors within as UnusableMediaError."""
+    """PyAV's container and its first track of a `TRACKS` kind; all errors within become UnusableMediaError."""
     try:
         import av
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The bytes of recordings, clouds and videos from users and records, and the error of those that cannot be used."""
+"""The bytes of audio, point clouds and video from users and records, and the error for unusable ones."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from instructblip_jax.processors.image import MAX_BYTES
 
 HEAD = 16
-"""Bytes by which a container is known."""
+"""Number of bytes by which a container is detected."""
 
 
 class UnusableMediaError(ValueError):
@@ -25,9 +25,9 @@ def name_of(content: Any, name: str | None, noun: str) -> str:
 
 
 def opened(content: Any, name: str, noun: str) -> BinaryIO:
-    """A path or bytes as a file that can be sought in. Raises UnusableMediaError: not there, empty, no regular file."""
+    """A path or bytes as a seekable file. Raises UnusableMediaError if it is missing, empty or not a regular file."""
     if not isinstance(content, (bytes, bytearray, memoryview, str, os.PathLike)):
-        detail = f"{name}: a {type(content).__name__}; give a path, a file's bytes, or what docs/media.md says"
+        detail = f"{name}: a {type(content).__name__}; give a path, a file's bytes, or an array as in docs/media.md"
         raise UnusableMediaError(f"not a {noun}", detail)
     try:
         if isinstance(content, (str, os.PathLike)):
@@ -50,7 +50,7 @@ def opened(content: Any, name: str, noun: str) -> BinaryIO:
 
 
 def whole(content: Any, name: str, noun: str) -> bytes:
-    """All bytes of a path, or bytes as they are. Raises UnusableMediaError, also for more than `MAX_BYTES`."""
+    """All bytes of a path, or bytes unchanged. Raises UnusableMediaError, also for more than `MAX_BYTES`."""
     with opened(content, name, noun) as file:
         try:
             data = file.read(MAX_BYTES + 1)

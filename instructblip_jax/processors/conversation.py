@@ -1,8 +1,8 @@
-"""A conversation as LLaVA words it: turns and pictures -> token ids, and labels that say where loss is taken.
+"""LLaVA's conversations: turns and images -> token ids, and labels for the loss.
 
-The wordings are those of LLaVA's public training code: v0 is 1.0's, v1 is Vicuna's of 1.5 ("vicuna_v1"), and plain is
-that of stage 1, a picture and its caption. Special tokens are put in by id, so a text that spells one stays text; the
-text between two of them is tokenized as a whole, and loss follows by the tokens' places in it.
+The templates are those of LLaVA's public training code: v0 is 1.0's, v1 is Vicuna's in 1.5 ("vicuna_v1"), and plain is
+stage 1's, an image and its caption. Special tokens are inserted by id, so a text that spells one stays text. The text
+between two of them is tokenized as a whole, and the loss is assigned by the tokens' character positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ from instructblip_jax.processors.base import IGNORE
 from instructblip_jax.processors.tokenizer import TextTokenizer
 
 Turns = Sequence[tuple[str, str | None]]
-"""(question, answer) pairs; None as the last answer is what a model is to write."""
+"""(question, answer) pairs; None as the last answer means that it is to be generated."""
 Piece = str | int
 """A text, or the id of a special token."""
 Tokens = tuple[np.ndarray, np.ndarray]
-"""Ids int32 [n], each picture one of them, and bool [n]: true where loss is taken."""
+"""Ids int32 [n], with one id per image, and bool [n]: true for tokens in the loss."""
 
 
 def _system(person: str) -> str:
@@ -28,7 +28,7 @@ def _system(person: str) -> str:
 
 
 def _question(turns: Turns, number: int, pictures: Sequence[int]) -> list[Piece]:
-    """A turn's question, after the pictures (their ids) in the first turn, each on a line of its own."""
+    """A turn's question; in the first turn after the images (their ids), each on its own line."""
     question = turns[number][0]
     if number or not pictures:
         return [question]
@@ -46,7 +46,7 @@ def _tokens(tokenizer: TextTokenizer, parts: Sequence[tuple[Piece, bool]]) -> To
 
 
 def _v1(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id: int) -> Tokens:
-    """Loss is taken on each answer, from the blank before it, and on the end token behind it."""
+    """The loss covers each answer, from the blank before it, and the end token after it."""
     parts: list[tuple[Piece, bool]] = [(_system("user") + " ", False)]
     for number, (_, answer) in enumerate(turns):
         asked = ["USER: ", *_question(turns, number, pictures), " ASSISTANT:"]
@@ -57,11 +57,11 @@ def _v1(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id:
 
 
 def _v0(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id: int) -> Tokens:
-    """Training text where all answers are given, and else the text that asks for one, without loss.
+    """The training text if all answers are given, otherwise the prompt for an answer, without loss.
 
-    The two differ, as in the authors' code, and loss is where that code takes it. It skips a question but for the two
-    tokens at its head, and counts by the lengths of sentences that are tokenized alone. Each of those has a begin
-    token, so every boundary lies one token later for each sentence before it.
+    The two differ as in the authors' code, and so does the loss. That code skips a question except for its first two
+    tokens, and counts by the lengths of separately tokenized sentences. Each of these has a begin token, so every
+    boundary is shifted by one token for each sentence before it.
     """
     system = _system("human")
     if turns[-1][1] is None:
@@ -84,11 +84,11 @@ def _v0(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id:
 
 
 def _plain(tokenizer: TextTokenizer, turns: Turns, pictures: Sequence[int], end_id: int) -> Tokens:
-    """The pictures and a caption with its line end, both in the loss; the question is left out."""
+    """The images, and a caption with its line end, both in the loss; the question is left out."""
     if len(turns) > 1:
         raise ValueError(
-            f"{len(turns)} turns, but the conversation 'plain' holds a caption alone; "
-            "config.system.conversation='v1' holds turns"
+            f"{len(turns)} turns, but the conversation 'plain' has only a caption; "
+            "config.system.conversation='v1' has turns"
         )
     caption = turns[0][1]
     said = [] if caption is None else [(f"{caption}\n", True)]
@@ -105,17 +105,17 @@ TEMPLATES: Mapping[str, Callable[[TextTokenizer, Turns, Sequence[int], int], Tok
 def encode(
     tokenizer: TextTokenizer, template: str, turns: Turns, pictures: int, slots: int, image_id: int, end_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A conversation's ids and labels, int32 [n] each; labels are -100 where no loss is taken.
+    """A conversation's ids and labels, int32 [n] each; labels are -100 outside the loss.
 
-    The tokens that begin a text (``<s>``) stand at the very start alone. A last answer of None gives the prompt for it.
+    The tokens that begin a text (``<s>``) occur only at the start. A last answer of None gives the prompt for it.
 
     Args:
       template: a key of `TEMPLATES`.
-      pictures: their number. They stand before the first question, wherever its text speaks of them.
-      slots: places of a picture, each of which holds ``image_id``.
+      pictures: number of images. They precede the first question, wherever its text refers to them.
+      slots: number of ``image_id`` placeholders per image.
       end_id: ends each answer in v1.
 
-    Raises ValueError for an unknown template, for no turns or more than it holds, and naming a turn without answer.
+    Raises ValueError for an unknown template, for no turns or too many, and for a turn without an answer.
     """
     if template not in TEMPLATES:
         raise ValueError(f"conversation is {template!r}; it is one of {', '.join(TEMPLATES)}")
@@ -132,7 +132,7 @@ def encode(
 
 
 def ready(tokenizer: TextTokenizer, text: str, slots: int, image_id: int) -> np.ndarray:
-    """A ready prompt's ids, int32 [n], as Hugging Face's LLaVA processor makes them: special tokens in the text are
-    read as such, and each picture's token stands for ``slots`` of them."""
+    """A ready prompt's ids, int32 [n], as from Hugging Face's LLaVA processor: special tokens in the text are
+    recognised, and each image token is repeated ``slots`` times."""
     mark = tokenizer.token(image_id)
     return tokenizer.ready(text.replace(mark, mark * slots))

@@ -1,4 +1,4 @@
-"""Pictures for `config.data.resize` = "fast": close to the reference's, and made several times faster."""
+"""Image processing for `config.data.resize` = "fast": close to the reference's, and several times faster."""
 
 import importlib.util
 
@@ -8,21 +8,21 @@ from PIL import Image
 from instructblip_jax.processors.image import SIDEWAYS, ImageProcessor, Picture, opened
 
 LEAST = 2
-"""JPEG files are decoded at no less than this many times the wanted size, if they are larger."""
+"""JPEG files are decoded at no less than this multiple of the wanted size, if they are larger."""
 FILTERS = {
     Image.Resampling.BOX: "box",
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "catmull_rom",
     Image.Resampling.LANCZOS: "lanczos3",
 }
-"""Pillow's filters -> the library's names of the same ones, which are widened as Pillow's when a picture shrinks."""
+"""Pillow's filters -> the library's names of the same ones, which are widened like Pillow's for downscaling."""
 
 
 class FastImageProcessor(ImageProcessor):
     """Resizes with the library of the extra ``fast``, from JPEG files that are scaled down while they are decoded.
 
-    Exact all the same: pictures that are enlarged along an axis (they are small, and soon done), and filters that are
-    not among `FILTERS`.
+    Images that are enlarged along an axis (they are small and fast), and filters not in `FILTERS`, are processed
+    exactly.
     """
 
     def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Flamingo's processor: texts in which a token stands where a picture does, and another one ends a picture's text."""
+"""Flamingo's processor: texts in which one token marks an image, and another one ends the image's text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from instructblip_jax.processors.image import CroppedImageProcessor, ImageProces
 from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
 
 CHUNK = "<|endofchunk|>"
-"""Ends the text of a picture: OpenFlamingo's form of the paper's <EOC>."""
+"""Ends the text of an image: OpenFlamingo's form of the paper's <EOC>."""
 FRAME = "frame"
 Piece = str | int
 """A text, or the id of a special token."""
@@ -22,20 +22,20 @@ class FlamingoProcessor(InterleavedProcessor):
 
     IMAGE: type[ImageProcessor] = CroppedImageProcessor
     FEW_SHOT: ClassVar[str] = "flamingo"
-    prompts_may_be_empty = True  # a caption is what is written behind a picture alone
+    prompts_may_be_empty = True  # after an image alone, the model writes a caption
 
     @classmethod
     def from_directory(cls, directory: Path, config: Any) -> "FlamingoProcessor":
         """See `ImageTextProcessor`; ``config`` is a `systems.flamingo.FlamingoConfig`.
 
-        Raises ValueError where the tokenizer has other tokens at the places that config.json names.
+        Raises ValueError if the tokenizer has other tokens at the ids in config.json.
         """
         processor = super().from_directory(directory, config)
         for number, text in processor.special.items():
             if (found := processor.tokenizer.token(number)) != text:
                 raise ValueError(
-                    f"{directory / 'tokenizer.json'}: token {number} is {found!r}, and config.json says that it is "
-                    f"{text!r}; these files belong to different models"
+                    f"{directory / 'tokenizer.json'}: token {number} is {found!r}, but {text!r} according to "
+                    f"config.json; these files belong to different models"
                 )
         if config.chunk_token_id >= 0:
             processor.end_id = config.chunk_token_id
@@ -58,14 +58,14 @@ class FlamingoProcessor(InterleavedProcessor):
         return self.continued(self._ids(_parts(self.marked(instruction, pictures))), response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
-        """See `BaseProcessor`. Loss is taken on the text behind a picture and the token that ends it, as OpenFlamingo
-        does; where tokens may look at the next picture, on all of the text. Never on a picture's token."""
+        """See `BaseProcessor`. The loss covers the text after an image and the token that ends it, as in OpenFlamingo;
+        if tokens may attend to the next image, all of the text. It never covers image tokens."""
         ids = self._ids([part if isinstance(part, str) else None for part in parts], whole=True)
         labels = np.where(self._learnt(ids), ids, np.int32(IGNORE))
         return {"input_ids": ids, "labels": labels}
 
     def _learnt(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens of a document int [n] -> bool [n], true for those that the loss counts."""
+        """Tokens of a document int [n] -> bool [n], true for those in the loss."""
         image, place = ids == self.config.image_token_id, np.arange(len(ids))
         if self.config.next_picture > 0:
             return ~image
@@ -75,13 +75,13 @@ class FlamingoProcessor(InterleavedProcessor):
         return (begun > ended) & ~image
 
     def _ids(self, parts: Sequence[str | None], *, whole: bool = False) -> np.ndarray:
-        """Texts and pictures (None) -> tokens, int32 [n]; ``whole``: nothing follows them."""
+        """Texts and images (None) -> tokens, int32 [n]; ``whole``: nothing follows them."""
         return self.tokenizer.joined(self.pieces(parts, whole=whole))[0]
 
     def pieces(self, parts: Sequence[str | None], *, whole: bool) -> list[Piece]:
-        """Texts and pictures (None) in reading order -> texts and special tokens. Blanks beside a picture go.
+        """Texts and images (None) in reading order -> texts and special tokens. Blanks next to an image are removed.
 
-        The text of a picture ends where the next one stands, or where all does (``whole``).
+        The text of an image ends at the next image, or at the end of a ``whole`` text.
         """
         pieces: list[Piece] = []
         open_chunk = False
@@ -100,7 +100,7 @@ class FlamingoProcessor(InterleavedProcessor):
         return [piece for piece in pieces if piece != ""]
 
     def picture_tokens(self, ids: np.ndarray) -> np.ndarray:
-        """See `InterleavedProcessor`: none, for static text lengths count them."""
+        """See `InterleavedProcessor`: none, because static text lengths count them."""
         return np.zeros(len(ids), bool)
 
     def pictures_in(self, ids: np.ndarray) -> int:
@@ -110,13 +110,13 @@ class FlamingoProcessor(InterleavedProcessor):
     # Media
 
     def shown(self, kinds: tuple[str, ...]) -> int:
-        """See `BaseProcessor`; the frames of a video are one."""
+        """See `BaseProcessor`; the frames of a video count as one."""
         return 1 if FRAME in kinds else len(kinds)
 
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """See `InterleavedProcessor`; of a video, pixel_values are [1, F, H, W, 3]."""
+        """See `InterleavedProcessor`; for a video, pixel_values is [1, F, H, W, 3]."""
         arrays = super().media(media, name, rng)
         if FRAME not in {kind for kind, _ in media}:
             return arrays

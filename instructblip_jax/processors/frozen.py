@@ -1,4 +1,4 @@
-"""Frozen's processor: a few vectors of each picture stand among the words."""
+"""Frozen's processor: placeholders for a few vectors of each image among the words."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
 
 
 class PaddedImageProcessor(CroppedImageProcessor):
-    """Pictures are filled up to a square with zeros, and resized."""
+    """Pads images to a square with zeros, and resizes them."""
 
     @property
     def background(self) -> tuple[int, ...]:
@@ -19,9 +19,9 @@ class PaddedImageProcessor(CroppedImageProcessor):
 
 
 class FrozenProcessor(InterleavedProcessor):
-    """See the module. Without marks in a text its pictures stand in front of it; a caption needs no instruction.
+    """See the module. In a text without marks, the images come first; a caption needs no instruction.
 
-    The token that holds the places of pictures is the vocabulary's last, and has no row in the language model.
+    The placeholder token of images is the last of the vocabulary, and has no row in the language model.
     """
 
     IMAGE = PaddedImageProcessor
@@ -38,7 +38,7 @@ class FrozenProcessor(InterleavedProcessor):
         return self.continued(ids, response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
-        """See `BaseProcessor`: all words and the end token are learnt."""
+        """See `BaseProcessor`: the loss covers all words and the end token."""
         ids, words = self._text("".join(MARK if isinstance(part, int) else part for part in parts))
         end = np.array([self.end_id], np.int32)
         return {
@@ -51,8 +51,8 @@ class FrozenProcessor(InterleavedProcessor):
         return ids == self.config.image_token_id
 
     def _text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """A text with marks -> its tokens int32 [n], and bool [n], true where they are words: not what begins a text,
-        nor a picture's place."""
+        """A text with marks -> its tokens int32 [n], and bool [n], true for words, but not for begin tokens and
+        placeholders."""
         config = self.config
         first, *later = text.split(MARK)
         pieces: list[str | int] = [first]

@@ -1,4 +1,4 @@
-"""Idefics-1's processor: a picture is a token between two others, which neighbours share."""
+"""Idefics-1's processor: an image is a token between two others, which adjacent images share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,7 +13,8 @@ FAKE = "<fake_token_around_image>"
 
 
 class IdeficsImageProcessor(ImageProcessor):
-    """Pictures are squashed to a square, whose side the public files name in a field of their own."""
+    """Resizes images to a square without keeping the aspect ratio; the public files have a special field for its
+    side."""
 
     @classmethod
     def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,7 @@ class IdeficsProcessor(FlamingoProcessor):
     """See the module."""
 
     IMAGE = IdeficsImageProcessor
-    BARE = True  # Hugging Face's processor writes <s> into the text: all words stand behind a special token
+    BARE = True  # Hugging Face's processor writes <s> into the text, so all words follow a special token
     FEW_SHOT: ClassVar[str] = "idefics"
 
     @property
@@ -45,5 +46,5 @@ class IdeficsProcessor(FlamingoProcessor):
         return [*pieces, self.config.document_end] if whole else pieces
 
     def _learnt(self, ids: np.ndarray) -> np.ndarray:
-        """All of a document's tokens but those of pictures."""
+        """All tokens of a document except image tokens."""
         return ids != self.config.image_token_id

@@ -1,4 +1,4 @@
-"""Turns pictures into normalised pixels, equal to the reference's (PIL bicubic, CLIP mean and standard deviation)."""
+"""Images -> normalised pixels, equal to the reference's (PIL bicubic, CLIP mean and standard deviation)."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from instructblip_jax.files import read_json, write_json
 from instructblip_jax.processors import jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""The formats that are decoded; Pillow's rarer readers never see untrusted bytes."""
+"""Supported formats; Pillow's rarer readers are never given untrusted bytes."""
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 50_000_000
 
@@ -26,7 +26,7 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 class UnusableImageError(ValueError):
-    """A picture that cannot be read. ``reason`` is one of a few fixed phrases, by which reports count pictures."""
+    """An image that cannot be read. ``reason`` is one of a few fixed phrases, by which reports count images."""
 
     def __init__(self, message: str, reason: str = "truncated or corrupt picture"):
         super().__init__(message)
@@ -36,7 +36,7 @@ class UnusableImageError(ValueError):
 def open_image(picture: Picture, name: str | None = None) -> Image.Image:
     """Open a path, encoded bytes, a PIL image or a uint8 array [H, W, 3] as an upright RGB image.
 
-    EXIF orientation is applied, transparency is composited on white, and of an animation the first frame is taken.
+    EXIF orientation is applied, transparency is composited on white, and the first frame of an animation is used.
     16-bit greyscale is divided by 257, whereas the reference clips it; 32-bit greyscale is refused, because its range
     is unknown. Raises UnusableImageError naming the file (or ``name``) and the reason.
     """
@@ -44,8 +44,8 @@ def open_image(picture: Picture, name: str | None = None) -> Image.Image:
 
 
 class Opened(NamedTuple):
-    """A decoded picture. ``box``: its width and height in the pixels ``rgb``, fractions if a JPEG file was scaled down.
-    ``turn``: makes it upright."""
+    """A decoded image. ``box``: its width and height in the pixels ``rgb``, fractional if a JPEG file was scaled down.
+    ``turn``: the transposition that makes it upright."""
 
     rgb: Image.Image | np.ndarray
     box: tuple[float, float]
@@ -53,7 +53,7 @@ class Opened(NamedTuple):
 
     @property
     def upright(self) -> Image.Image:
-        """All of its pixels, as it is to be seen."""
+        """All of its pixels, upright."""
         image = self.rgb if isinstance(self.rgb, Image.Image) else Image.fromarray(self.rgb)
         return image if self.turn is None else image.transpose(self.turn)
 
@@ -107,7 +107,7 @@ def _bytes(picture: str | os.PathLike | bytes, name: str) -> bytes:
 
 
 def _header(data: bytes, name: str) -> Image.Image:
-    """The file's size and properties, its pixels not decoded yet."""
+    """The file's size and properties, without decoding its pixels."""
     with _named(name):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, name)
@@ -121,7 +121,7 @@ def _load(image: Image.Image, name: str) -> None:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Every error of Pillow's as an UnusableImageError."""
+    """Turn every error of Pillow's into an UnusableImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
@@ -156,18 +156,18 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> the transposition that makes the picture upright."""
+"""EXIF orientation -> the transposition that makes the image upright."""
 
 
 SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 
 def _turn(original: Image.Image) -> Image.Transpose | None:
-    # Not ImageOps.exif_transpose: it writes all tags back, and so fails on a picture in which any tag has a wrong type.
+    # Not ImageOps.exif_transpose: it writes all tags back, and fails if any tag has a wrong type.
     try:
         orientation = original.getexif().get(ExifTags.Base.Orientation)
         return _TURNS.get(orientation or 0)
-    except Exception:  # broken EXIF data in an intact picture
+    except Exception:  # broken EXIF data in an intact image
         return None
 
 
@@ -187,16 +187,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 PREPROCESSOR, VIDEO_PREPROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
 PROCESSOR = "processor_config.json"
-"""The file in which transformers 5 writes image settings, under a field of `NESTED`; older versions write no such
-field."""
+"""The file in which transformers 5 writes image settings, in a field of `NESTED`; older versions have no such field."""
 NESTED = ("image_processor", "video_processor")
 
 
 def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[str, Any]]:
-    """(file, field, settings) of a model directory's image processor; the field is "" if the whole file holds them.
+    """(file, field, settings) of a model directory's image processor; the field is "" if they are at top level.
 
-    `PROCESSOR` takes precedence over `PREPROCESSOR`, as in transformers. If there are no settings for videos
-    (``video``) or pictures, those of the other kind are taken. Raises FileNotFoundError or ValueError naming the file.
+    `PROCESSOR` takes precedence over `PREPROCESSOR`, as in transformers. If there are no settings for video (``video``)
+    or images, those of the other kind are used. Raises FileNotFoundError or ValueError naming the file.
     """
     own, other = NESTED[::-1] if video else NESTED
     path = directory / PROCESSOR
@@ -214,7 +213,7 @@ def settings(directory: Path, *, video: bool = False) -> tuple[Path, str, dict[s
 
 
 def write_sizes(directory: Path, sizes: Mapping[str, Any]) -> None:
-    """Replace fields of a model directory's image settings, wherever it keeps them; see `settings`."""
+    """Replace fields of a model directory's image settings in the file that has them; see `settings`."""
     for path in (directory / PREPROCESSOR, directory / VIDEO_PREPROCESSOR):
         if path.is_file():
             write_json(path, {**read_json(path), **sizes})
@@ -242,7 +241,7 @@ class ImageProcessor:
         where = f"{path}: {field}." if field else f"{path}: "
         for switch in ("do_resize", "do_rescale", "do_normalize"):
             if raw.get(switch) is False:
-                raise ValueError(f"{where}{switch} is false; pictures are always resized, rescaled and normalised here")
+                raise ValueError(f"{where}{switch} is false; images are always resized, rescaled and normalised here")
         try:
             processor = cls(
                 **cls.sizes(raw),
@@ -268,8 +267,8 @@ class ImageProcessor:
 
     @classmethod
     def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that follow from the sizes in a file's settings. Raises KeyError or TypeError where one is missing
-        or unusable."""
+        """The fields derived from the sizes in a file's settings. Raises KeyError or TypeError if one is missing or
+        unusable."""
         return dict(zip(("height", "width"), _sides(raw.get("size", {})), strict=True))
 
     def at(self, side: int) -> Self:
@@ -277,14 +276,14 @@ class ImageProcessor:
         return dataclasses.replace(self, height=side, width=side)
 
     def pixels(self, picture: Picture, name: str | None = None) -> np.ndarray:
-        """Resize one picture: uint8 [height, width, 3]. Raises UnusableImageError."""
+        """Resize one image: uint8 [height, width, 3]. Raises UnusableImageError."""
         image = open_image(picture, name)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
         return np.asarray(image)
 
     def __call__(self, picture: Picture, name: str | None = None) -> np.ndarray:
-        """Preprocess one picture: float32 [height, width, 3]. Raises UnusableImageError."""
+        """Preprocess one image: float32 [height, width, 3]. Raises UnusableImageError."""
         return self.normalised(self.pixels(picture, name))
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
@@ -298,8 +297,8 @@ class ImageProcessor:
 
     @functools.cached_property
     def scale(self) -> np.ndarray | None:
-        """The scale of `pixels`, float32 [3, 3], with which `instructblip_jax.pixels.normalised` gives what a call
-        does, bit for bit; None for factors that are the inverse of no float32."""
+        """The scale of `pixels`, float32 [3, 3], with which `instructblip_jax.pixels.normalised` equals a call, bit for
+        bit; None for factors that are not the inverse of a float32."""
         levels = np.arange(256, dtype=np.uint8)
         divisor = np.float32(1 / self.rescale if self.rescale else np.inf)
         if not np.isfinite(divisor) or not np.array_equal(levels / divisor, (levels * self.rescale).astype(np.float32)):
@@ -314,18 +313,18 @@ class ImageProcessor:
 
 
 def _sides(size: Any) -> tuple[int, int]:
-    """Height and width of a size, which older files give as one number."""
+    """Height and width of a size, which older files store as one number."""
     size = {"height": size, "width": size} if isinstance(size, int) else size
     return int(size["height"]), int(size["width"])
 
 
 @dataclasses.dataclass(frozen=True)
 class CroppedImageProcessor(ImageProcessor):
-    """CLIP's way: the shorter side is resized, and the middle is cut out.
+    """CLIP's preprocessing: resize the shorter side, and crop the centre.
 
     Attributes:
-      shortest: pixels of the shorter side; 0 if pictures are resized without keeping the aspect ratio.
-      pad: fill pictures up to a square of the mean colour first, so that nothing is cut off (arXiv 2310.03744).
+      shortest: pixels of the shorter side; 0 if images are resized without keeping the aspect ratio.
+      pad: first pad images to a square with the mean colour, so that nothing is cropped (arXiv 2310.03744).
     """
 
     shortest: int = 0
@@ -339,7 +338,7 @@ class CroppedImageProcessor(ImageProcessor):
         if not shortest:
             return super().sizes(raw) | {"pad": pad}
         if raw.get("do_center_crop") is False:
-            raise ValueError("do_center_crop is false, and size is that of the shortest edge: no fixed shape follows")
+            raise ValueError("do_center_crop is false, and size is that of the shortest edge: no fixed shape")
         height, width = _sides(raw.get("crop_size", shortest))
         if int(shortest) < max(height, width):
             raise ValueError(f"shortest_edge {shortest} is less than crop_size {height} x {width}")
@@ -347,11 +346,11 @@ class CroppedImageProcessor(ImageProcessor):
 
     @property
     def background(self) -> tuple[int, ...]:
-        """The colour that fills up a square: the mean, rounded down as in LLaVA's code."""
+        """The colour of the padding: the mean, rounded down as in LLaVA's code."""
         return tuple(int(255 * x) for x in self.mean)
 
     def at(self, side: int) -> Self:
-        """See `ImageProcessor.at`; the shorter side keeps its ratio to the cut."""
+        """See `ImageProcessor.at`; the shorter side keeps its ratio to the crop."""
         shortest = round(self.shortest * side / self.height)
         return dataclasses.replace(super().at(side), shortest=shortest)
 

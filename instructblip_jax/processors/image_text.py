@@ -1,4 +1,4 @@
-"""The processor of systems that read pictures and one tokenizer's text, and answer after it or in a row of its own."""
+"""The processor of systems with images and one text tokenizer, whose answer follows the text or has a separate row."""
 
 import copy
 import dataclasses
@@ -26,11 +26,11 @@ class ImageTextProcessor(BaseProcessor):
     """Model types whose image settings are those of a video processor."""
     IMAGE: type[ImageProcessor] = ImageProcessor
     ROWLESS: int = 0
-    """Tokens of the vocabulary, its last ones, that the model has no rows for, and never reads or writes."""
+    """Number of tokens at the end of the vocabulary without embedding rows, which the model never reads or writes."""
     TAGS: tuple[str, ...] = ()
-    """Tokens that the processor alone writes; in a text they are words like any others."""
+    """Tokens that only the processor writes; in a text they are ordinary words."""
     BARE: bool = False
-    """True if texts behind a special token begin without "▁" (`TextTokenizer`)."""
+    """True if texts after a special token begin without "▁" (`TextTokenizer`)."""
 
     def __init__(
         self, config: Any, image: ImageProcessor, tokenizer: TextTokenizer, *, end_id: int, stop_ids: frozenset[int]
@@ -42,7 +42,7 @@ class ImageTextProcessor(BaseProcessor):
     def from_directory(cls, directory: Path, config: Any) -> Any:
         """Read the tokenizer and image settings of a directory in the Hugging Face layout.
 
-        ``config``: its `systems.prefix.PrefixConfig`, with the size of pictures that is wanted. Raises
+        ``config``: its `systems.prefix.PrefixConfig`, with the required image size. Raises
         FileNotFoundError or ValueError naming the file.
         """
         path = directory / "config.json"
@@ -54,7 +54,7 @@ class ImageTextProcessor(BaseProcessor):
 
     @classmethod
     def images(cls, directory: Path, config: Any) -> ImageProcessor:
-        """The image settings of a directory, for pictures of the configuration's size. Raises as `from_directory`."""
+        """The image settings of a directory, for images of the configuration's size. Raises as `from_directory`."""
         path = directory / "config.json"
         video = read_json(path).get("model_type") in cls.VIDEO
         image = cls.IMAGE.from_pretrained(directory, video=video)
@@ -71,7 +71,7 @@ class ImageTextProcessor(BaseProcessor):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids and, with a response, labels.
 
-        ``pictures`` stand before the text, whatever their number.
+        ``pictures``, any number of them, precede the text.
         """
         prompt = self.tokenizer.encode(instruction)
         if response is None or self.config.decoder_only:
@@ -79,8 +79,8 @@ class ImageTextProcessor(BaseProcessor):
         return {"input_ids": prompt, "labels": self.response(response)}
 
     def continued(self, prompt: np.ndarray, response: str | None) -> dict[str, np.ndarray]:
-        """The token rows of a prompt int32 [n] and of a response behind it, which alone is learnt; without a response
-        those of the prompt."""
+        """The token rows of a prompt int32 [n] and of a response after it, with loss only on the response; without a
+        response those of the prompt."""
         if response is None:
             return {"input_ids": prompt}
         answer = self.response(response)
@@ -91,13 +91,13 @@ class ImageTextProcessor(BaseProcessor):
         """A response's tokens with the end token, int32 [n]."""
         if not self.config.decoder_only:
             return self.tokenizer.encode(text)
-        # The begin token stands before the instruction alone.
+        # The begin token only precedes the instruction.
         return np.append(self.tokenizer.encode(text, special=False), np.int32(self.end_id))
 
     def lengths(self, row: Row) -> tuple[int, int]:
         """Tokens of a sample's instruction and of its response."""
         response = int(np.sum(row["labels"] != IGNORE)) if "labels" in row else 0
-        joined = response if self.config.decoder_only else 0  # responses that follow in input_ids
+        joined = response if self.config.decoder_only else 0  # responses that are also in input_ids
         return len(row["input_ids"]) - joined, response
 
     def pad(self, rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
@@ -119,7 +119,7 @@ class ImageTextProcessor(BaseProcessor):
         return batch
 
     def pad_id(self, key: str) -> int:
-        """The id that fills the rows of a batch key."""
+        """The id that pads the rows of a batch key."""
         return self.tokenizer.pad_id
 
     def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
@@ -129,18 +129,18 @@ class ImageTextProcessor(BaseProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """pixel_values uint8: [H, W, 3] for one picture, else [F, H, W, 3] for several, or for a video's frames; and
-        their scale float32 [3, 3] or [F, 3, 3], by which they become numbers (`instructblip_jax.pixels`). Where no
-        scale is exact, pixel_values are float32 and normalised.
+        """pixel_values uint8: [H, W, 3] for one image, else [F, H, W, 3] for several, or for a video's frames; and
+        their scale float32 [3, 3] or [F, 3, 3], which converts them to numbers (`instructblip_jax.pixels`). If no scale
+        is exact, pixel_values are float32 and normalised.
 
-        ``rng`` draws what `augment` says, anew for each picture, but once for all frames of a video.
+        ``rng`` draws the augmentation, anew for each image, but once for all frames of a video.
         """
         scale = self.image.scale
         seed = int(rng.integers(1 << 62)) if rng is not None and self.augments else None
         pictures = []
         for number, (kind, content) in enumerate(media):
             if kind not in self.KINDS:
-                raise ValueError(f"{name}: holds {kind}; this system reads {', '.join(self.KINDS)}")
+                raise ValueError(f"{name}: has {kind}; this system reads {', '.join(self.KINDS)}")
             shown = f"{name}, frame {number}" if name and kind == "frame" else name
             drawn = None if seed is None else np.random.default_rng((seed, 0 if kind == "frame" else number))
             pixels = self._pixels(content, None if isinstance(content, (str, os.PathLike)) else shown, drawn)
@@ -156,7 +156,7 @@ class ImageTextProcessor(BaseProcessor):
         return arrays
 
     def _pixels(self, content: Picture, name: str | None, rng: np.random.Generator | None) -> np.ndarray:
-        """One picture uint8 [H, W, 3], drawn by ``rng`` if that is given."""
+        """One image uint8 [H, W, 3], augmented with ``rng`` if given."""
         if rng is None:
             return self.image.pixels(content, name)
         return self.augment(np.asarray(open_image(content, name)), self.image.pixels, rng)
@@ -171,7 +171,7 @@ class ImageTextProcessor(BaseProcessor):
 
     def settings(self) -> Mapping[str, Any]:
         """See `BaseProcessor`."""
-        # The exact way has no name here, so that features that earlier versions cached are found.
+        # Exact resizing is not named here, so that features cached by earlier versions are found.
         fast = {"resize": "fast"} if isinstance(self.image, FastImageProcessor) else {}
         return {"image": dataclasses.asdict(self.image), **fast}
 
@@ -182,7 +182,7 @@ class ImageTextProcessor(BaseProcessor):
         return other
 
     def resizing(self, how: str) -> "ImageTextProcessor":
-        """See `BaseProcessor`; pictures that are cut or padded are made in the exact way alone."""
+        """See `BaseProcessor`; images that are cropped or padded are only resized exactly."""
         if issubclass(self.IMAGE, CroppedImageProcessor):
             if how == "exact":
                 return self

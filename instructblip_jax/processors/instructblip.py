@@ -1,4 +1,4 @@
-"""InstructBLIP's and BLIP-2's processor: pictures or frames, and an instruction for two readers."""
+"""InstructBLIP's and BLIP-2's processor: images or frames, and an instruction for Q-Former and language model."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ from instructblip_jax.processors.tokenizer import TextTokenizer
 
 
 class InstructBlipProcessor(ImageTextProcessor):
-    """Adds the tokens that InstructBLIP's Q-Former reads, by its BERT tokenizer; BLIP-2's reads none."""
+    """Adds the tokens for InstructBLIP's Q-Former from its BERT tokenizer; BLIP-2's reads none."""
 
     VIDEO = ("instructblipvideo",)
     qformer: TextTokenizer | None = None
@@ -33,14 +33,14 @@ class InstructBlipProcessor(ImageTextProcessor):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids, labels.
 
-        Only the Q-Former's row is ever cut: it loses its beginning, in ``training`` as the original's does
-        (`InstructBlipConfig.instruction_limit`). The first row that exceeds the Q-Former's positions warns.
+        Only the Q-Former's row is ever cut: it loses its beginning, in ``training`` as in the original
+        (`InstructBlipConfig.instruction_limit`). The first row that exceeds the Q-Former's positions gives a warning.
         """
         row = super().encode(instruction, response, training=training, pictures=pictures)
         return self.read_twice(row, instruction, training=training)
 
     def read_twice(self, row: dict[str, np.ndarray], instruction: str, *, training: bool) -> dict[str, np.ndarray]:
-        """The row with the Q-Former's tokens of its instruction beside the language model's."""
+        """The row with the Q-Former's tokens of its instruction in addition to the language model's."""
         if self.qformer is not None:
             limit = self.config.instruction_limit(training=training)
             row["qformer_input_ids"] = self.qformer.encode(instruction)

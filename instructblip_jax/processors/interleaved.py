@@ -1,4 +1,4 @@
-"""The base of processors whose rows hold several pictures, each at its place in the text."""
+"""Base of processors whose rows contain several images, each at its position in the text."""
 
 import copy
 from abc import abstractmethod
@@ -15,26 +15,26 @@ __all__ = ["MARK", "InterleavedProcessor"]
 
 
 class InterleavedProcessor(ImageTextProcessor):
-    """See the module. Texts hold `MARK` for each picture of their row; in a text without any, the pictures stand where
-    the system's own form puts them. A batch's pictures are [B, N, H, W, 3], zeros where a row has fewer than N."""
+    """See the module. Texts contain `MARK` for each image of their row; for a text without any, the system determines
+    the position of the images. A batch's images are [B, N, H, W, 3], padded with zeros if a row has fewer than N."""
 
-    FRAMES = 0  # a row's list of pictures is no video
+    FRAMES = 0  # a row's list of images is not a video
     several = True
     pictures: tuple[int, ...] = ()
-    """The numbers N that batches have, ascending; () is any number that occurs."""
+    """The numbers N of images in batches, ascending; () means any number that occurs."""
 
     # Texts
 
     @abstractmethod
     def picture_tokens(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens int [n] -> bool [n], true for those that a picture takes up (``config.tokens_per_picture`` each)."""
+        """Tokens int [n] -> bool [n], true for image tokens (``config.tokens_per_picture`` per image)."""
 
     def pictures_in(self, ids: np.ndarray) -> int:
-        """The number of pictures that have a place in these tokens."""
+        """The number of images in these tokens."""
         return int(self.picture_tokens(ids).sum()) // self.config.tokens_per_picture
 
     def marked(self, text: str, pictures: int) -> str:
-        """``text`` with a mark for each of its row's pictures: in front of it, if it has none.
+        """``text`` with a mark for each of its row's images, added at the front if it has none.
 
         Raises ValueError for a text with marks for more or fewer pictures.
         """
@@ -44,7 +44,7 @@ class InterleavedProcessor(ImageTextProcessor):
         return text if count else MARK * pictures + text
 
     def lengths(self, row: Row) -> tuple[int, int]:
-        """Tokens before the first answer, those of pictures not counted, and from there on."""
+        """Number of tokens before the first answer, and from there on, without image tokens."""
         words = ~self.picture_tokens(row["input_ids"])
         if "labels" not in row:
             return int(words.sum()), 0
@@ -67,7 +67,7 @@ class InterleavedProcessor(ImageTextProcessor):
         *,
         training: bool = True,
     ) -> dict[str, np.ndarray]:
-        """See `BaseProcessor`: ``prompt`` and ``response`` do not count the tokens of pictures."""
+        """See `BaseProcessor`: ``prompt`` and ``response`` do not count image tokens."""
         most = max(len(kinds), *(self.pictures_in(row["input_ids"]) for row in rows))
         kinds = self.static_kinds((*kinds, *("image",) * (most - len(kinds))))
         shapes = self.config.batch(len(rows), prompt, response, kinds, training=training)
@@ -76,7 +76,7 @@ class InterleavedProcessor(ImageTextProcessor):
     # Media
 
     def given(self, row: Given, name: str) -> list[Medium]:
-        """The pictures of one row: one, several, or none."""
+        """The images of one row: one, several, or none."""
         if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
             return [("image", picture) for picture in row]
         return [("image", row)]
@@ -84,16 +84,16 @@ class InterleavedProcessor(ImageTextProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """See `ImageTextProcessor`: pixel_values are [N, H, W, 3] however many pictures there are."""
+        """See `ImageTextProcessor`: pixel_values is [N, H, W, 3] for any number of images."""
         arrays = super().media(media, name, rng)
         if not media and 0 in self.pictures:  # its batch may have room for none
             return {key: x[None][:0] for key, x in arrays.items()}
         return {key: x if x.ndim == (3 if key.endswith(SCALE) else 4) else x[None] for key, x in arrays.items()}
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """See `BaseProcessor`: so many pictures that there is one of the numbers `pictures`.
+        """See `BaseProcessor`: the number of images is rounded up to one in `pictures`.
 
-        Raises ValueError where none is large enough.
+        Raises ValueError if none is large enough.
         """
         if not self.pictures or {*kinds} - {"image"}:
             return super().static_kinds(kinds)
@@ -110,7 +110,7 @@ class InterleavedProcessor(ImageTextProcessor):
         return other
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """The media arrays of rows -> those of a batch; rows with fewer pictures are filled up with zeros."""
+        """The media arrays of rows -> those of a batch; rows with fewer images are padded with zeros."""
         most = max(len(kinds), *(len(next(iter(row.values()))) for row in rows))
         filled = []
         for row in rows:
@@ -120,6 +120,6 @@ class InterleavedProcessor(ImageTextProcessor):
         return super().stack(filled)
 
     def media_of(self, rows: Sequence[Given]) -> dict[str, np.ndarray]:
-        """See `BaseProcessor`; rows may have different numbers of pictures."""
+        """See `BaseProcessor`; rows may have different numbers of images."""
         found = [self.media(self.given(row, f"image {n}"), f"image {n}") for n, row in enumerate(rows)]
         return all_numbers(self.stack(found))

@@ -1,4 +1,4 @@
-"""JPEG files by simplejpeg, which decodes them faster than Pillow, to the same bits."""
+"""JPEG decoding with simplejpeg, faster than Pillow, to the same bits."""
 
 import functools
 import io
@@ -8,31 +8,31 @@ from PIL import Image, features
 
 try:
     import simplejpeg
-except ImportError:  # has no wheel for every machine; Pillow then decodes all
+except ImportError:  # not every machine has a wheel; Pillow then decodes all files
     simplejpeg = None
 
 FORMATS = ("JPEG", "MPO")
-"""Pillow's names of what may be decoded here; an MPO file is a JPEG file with others behind it."""
+"""Pillow's names of the formats decoded here; an MPO file is a JPEG file followed by others."""
 
 
 def decoded(
     data: bytes, image: Image.Image, least: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, tuple[float, float]] | None:
-    """The pixels of a JPEG file uint8 [H, W, 3], not turned upright, and the (width, height) of the picture in them;
-    None for what is left to Pillow: other files, CMYK, damage, and all where `same_bits` does not hold.
+    """The pixels of a JPEG file uint8 [H, W, 3], without orientation, and the (width, height) of the image in them;
+    None for files left to Pillow: other formats, CMYK, damaged files, and all files if `same_bits` is false.
 
     Args:
-      image: the file as `Image.open` has read its header, where sizes are checked.
-      least: if given, a (width, height) that the decoded pixels have at least, where the picture does: they may then be
-        those of a half, a quarter or an eighth, from fewer coefficients. The picture's own size is then a fraction.
+      image: the file, with its header read by `Image.open`, which checks sizes.
+      least: if given, the minimum (width, height) of the decoded pixels, unless the image is smaller: the file may then
+        be decoded at a half, a quarter or an eighth, from fewer coefficients, and the image size is fractional.
     """
     if image.format not in FORMATS or image.mode not in ("RGB", "L") or not same_bits():
         return None
     width, height = least or image.size
     try:
-        # Between half and whole, libjpeg's scaling is less exact than the resizing that follows, and no faster.
+        # Between half and full size, libjpeg's scaling is less exact than the subsequent resizing, and no faster.
         rgb = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=2 if least else 1)
-    except ValueError:  # any irregularity; Pillow decides which of them it reads
+    except ValueError:  # any irregularity; Pillow decides whether it can be read
         return None
     eighths = round(8 * rgb.shape[1] / image.width)
     return rgb, (image.width * eighths / 8, image.height * eighths / 8)
@@ -40,7 +40,7 @@ def decoded(
 
 @functools.cache
 def same_bits() -> bool:
-    """True if simplejpeg is installed and decodes as this Pillow does, whose libjpeg may be another one."""
+    """True if simplejpeg is installed and gives the same pixels as this Pillow, whose libjpeg may differ."""
     if simplejpeg is None or not features.check_feature("libjpeg_turbo"):
         return False
     noise = np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""KOSMOS' processor: texts between <s> and </s>, in which each picture stands between <image> and </image>."""
+"""KOSMOS' processor: texts between <s> and </s>, with each image between <image> and </image>."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from instructblip_jax.processors.interleaved import MARK, InterleavedProcessor
 
 
 class SquareImageProcessor(ImageProcessor):
-    """KOSMOS-2's files give the side of a square as the shorter side, and say that it is one."""
+    """KOSMOS-2's files specify a square by its shorter side."""
 
     @classmethod
     def sizes(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class SquareImageProcessor(ImageProcessor):
 
 
 class KosmosProcessor(InterleavedProcessor):
-    """See the module. Without marks in a text its pictures stand in front of it."""
+    """See the module. In a text without marks, the images come first."""
 
     IMAGE = SquareImageProcessor
     TAGS = (MARK, "</image>")
@@ -38,7 +38,7 @@ class KosmosProcessor(InterleavedProcessor):
         return self.continued(self._text(self.marked(instruction, pictures)), response)
 
     def document(self, parts: Sequence[str | int]) -> Row:
-        """See `BaseProcessor`: all words are learnt, and </s>; not <s>, nor what holds or encloses a picture."""
+        """See `BaseProcessor`: the loss covers all words and </s>, but not <s>, image placeholders or image tags."""
         ids = np.append(self._text("".join(MARK if isinstance(part, int) else part for part in parts)), self.end_id)
         labels = np.where(self.picture_tokens(ids), IGNORE, ids)
         labels[0] = IGNORE
@@ -47,7 +47,7 @@ class KosmosProcessor(InterleavedProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """See `InterleavedProcessor`; a text alone has no picture at all, so that no tower reads a blank one."""
+        """See `InterleavedProcessor`; a text alone has no image, so that the tower does not read a blank one."""
         arrays = super().media(media, name, rng)
         return arrays if media else {key: x[:0] for key, x in arrays.items()}
 
@@ -57,9 +57,9 @@ class KosmosProcessor(InterleavedProcessor):
         return (np.cumsum(ids == self.config.begin_id) > np.cumsum(end)) | end
 
     def _text(self, text: str) -> np.ndarray:
-        """<s>, the words of each piece, and the tokens of a picture for each mark between two, int32 [n].
+        """<s>, the words of each piece, and the tokens of an image for each mark between two pieces, int32 [n].
 
-        Pieces are tokenized on their own, so that a word's tokens do not depend on a picture before it.
+        Pieces are tokenized separately, so that a word's tokens do not depend on an image before it.
         """
         config = self.config
         slots = np.arange(config.first_slot, config.first_slot + config.slots)

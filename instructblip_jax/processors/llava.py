@@ -1,4 +1,4 @@
-"""LLaVA's processor: pictures, and conversations in which each picture holds its place."""
+"""LLaVA's processor: images, and conversations with a placeholder for each."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from instructblip_jax.processors.image import CroppedImageProcessor
 from instructblip_jax.processors.interleaved import InterleavedProcessor
 
 CUES = {"v1": "ASSISTANT:", "v0": "###Assistant:"}
-"""Template -> the text behind which an answer is to be written."""
+"""Template -> the text after which an answer is generated."""
 NEXT = {"v0": "###"}
-"""Template -> the text that begins the next turn, where no end token ends an answer."""
+"""Template -> the text that begins the next turn, if no end token ends an answer."""
 
 
 class LlavaProcessor(InterleavedProcessor):
     """See the module.
 
-    An instruction is put into the template of ``config.conversation``. A ready prompt, as Hugging Face's processor
-    takes it, is read as it is, its special tokens too: that is a text that holds the image token ("<image>") for each
-    picture of its row, or ends with the template's cue for an answer ("ASSISTANT:").
+    An instruction is put into the template of ``config.conversation``. A ready prompt, as for Hugging Face's processor,
+    is used unchanged, including its special tokens: it is a text that contains the image token ("<image>") for each
+    image of its row, or ends with the template's cue for an answer ("ASSISTANT:").
     """
 
     IMAGE = CroppedImageProcessor
@@ -78,6 +78,6 @@ class LlavaProcessor(InterleavedProcessor):
         return ids == self.config.image_token_id
 
     def decode(self, ids: np.ndarray) -> list[str]:
-        """See `BaseProcessor`; an answer ends where the template's next turn begins, too."""
+        """See `BaseProcessor`; an answer also ends where the template's next turn begins."""
         texts, follows = super().decode(ids), NEXT.get(self.config.conversation)
         return [text.partition(follows)[0].strip() for text in texts] if follows else texts

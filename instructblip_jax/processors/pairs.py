@@ -1,4 +1,4 @@
-"""The processor of systems that compare pictures with texts: one BERT tokenizer, texts as they stand or cleaned."""
+"""The processor of systems that compare images with texts: one BERT tokenizer, with raw or cleaned texts."""
 
 import functools
 
@@ -8,24 +8,24 @@ from instructblip_jax.processors.base import Row
 from instructblip_jax.processors.image_text import ImageTextProcessor
 
 PICTURE = "picture"
-"""Batch key of the identities of the rows' pictures, where a system's configuration lists it."""
+"""Batch key of the identities of the rows' images, if a system's configuration lists it."""
 
 
 class PairProcessor(ImageTextProcessor):
-    """A row is a text about a picture, [CLS] text [SEP]: in training that of the response, otherwise the instruction.
+    """A row is a text about an image, [CLS] text [SEP]: in training the response, otherwise the instruction.
 
-    A subclass says how captions are cleaned (`clean`) and how many tokens are read (`token_limit`).
+    A subclass defines how captions are cleaned (`clean`) and the maximum number of tokens (`token_limit`).
     """
 
     ends_with_separator: bool = True
     """Texts end with [SEP]; the original ALBEF's do not."""
 
     def clean(self, text: str) -> str:
-        """A caption as the system's paper cleans it before it is read."""
+        """A caption, cleaned as in the system's paper."""
         raise NotImplementedError
 
     def token_limit(self, *, training: bool) -> int:
-        """The most tokens of a text that are read, special ones included; its first ones are kept."""
+        """Maximum number of tokens of a text, special ones included; the first ones are kept."""
         raise NotImplementedError
 
     def caption_row(self, text: str, *, clean: bool, training: bool = False) -> np.ndarray:
@@ -39,7 +39,7 @@ class PairProcessor(ImageTextProcessor):
     def encode(
         self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
     ) -> dict[str, np.ndarray]:
-        """input_ids of the one text: the response's where there is one, cleaned in training."""
+        """input_ids of the text: the response if there is one, cleaned in training."""
         text = instruction if response is None else response
         return {"input_ids": self.caption_row(text, clean=training, training=training)}
 
@@ -48,15 +48,15 @@ class PairProcessor(ImageTextProcessor):
         return self.caption_row(text, clean=False)
 
     @functools.cached_property
-    def identity_key(self) -> str:  # asked for every record
+    def identity_key(self) -> str:  # called for every record
         """See `BaseProcessor`."""
         return PICTURE if PICTURE in self.config.batch(1, 1, 1) else ""
 
     def ignore(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> None:
         """See `BaseProcessor`. Raises ValueError for any row: each is a negative of the others, and must be real."""
         if rows.any():
-            raise ValueError("a batch of pairs cannot be filled up with rows that count nothing")
+            raise ValueError("a batch of pairs cannot be padded with rows without a loss")
 
     def lengths(self, row: Row) -> tuple[int, int]:
-        """Tokens as a prompt and as a response: a text is either, so both are its own."""
+        """Tokens as a prompt and as a response: a text may be either, so both are its length."""
         return len(row["input_ids"]), len(row["input_ids"])

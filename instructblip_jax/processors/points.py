@@ -1,8 +1,8 @@
-"""Point clouds of any size -> ``count`` points around their mean within the unit ball, as ULIP-2's PointBERT reads them
+"""Point clouds of any size -> ``count`` points, centred and within the unit ball, the input of ULIP-2's PointBERT
 (arXiv 2305.08275; X-InstructBLIP 2311.18799). `cloud_files` reads their files.
 
-The original draws the points of larger clouds by farthest-point sampling from a random start and shuffles the others.
-Here draws are made by one fixed seed, so that a cloud gives the same points every time, and points keep their order.
+The original subsamples larger clouds by farthest-point sampling from a random start and shuffles the others. Here draws
+use a fixed seed, so that a cloud gives the same points every time, and points keep their order.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class PointProcessor:
-    """``count``: points P of a cloud."""
+    """``count``: number of points P per cloud."""
 
     count: int = 8192
 
     def values(self, content: Any, name: str | None = None) -> np.ndarray:
         """One cloud, a path, a file's bytes or numbers [N, 3 or more] -> float32 [P, 3].
 
-        Its mean is subtracted, and the largest norm becomes 1. Of more points P are drawn evenly, of fewer some are
-        repeated. Raises UnusableMediaError.
+        Its mean is subtracted, and it is scaled so that the largest norm is 1. Larger clouds are randomly subsampled to
+        P points; in smaller ones some points are repeated. Raises UnusableMediaError.
         """
         return drawn(centred(points_of(content, name_of(content, name, NOUN), self.count)), self.count)
 
 
 def points_of(content: Any, name: str, surface: int) -> np.ndarray:
-    """The points of a cloud as its file has them, or ``surface`` points of a mesh's faces: float64 [N >= 1, 3].
+    """The points of a cloud as in its file, or ``surface`` points sampled from a mesh's faces: float64 [N >= 1, 3].
 
-    Points with coordinates that are no numbers, or none of float32, are left out. Raises UnusableMediaError.
+    Points with coordinates that are NaN, infinite or beyond float32 are dropped. Raises UnusableMediaError.
     """
     if isinstance(content, np.ndarray):
         if content.ndim != 2 or content.shape[1] < 3 or content.dtype.kind not in "iuf":
@@ -52,7 +52,7 @@ def points_of(content: Any, name: str, surface: int) -> np.ndarray:
 
 
 def centred(points: np.ndarray) -> np.ndarray:
-    """Points [N, 3] less their mean, the largest norm 1, or 0 where all points are one; float64."""
+    """Points [N, 3] minus their mean, scaled to a largest norm of 1, or 0 if all points coincide; float64."""
     largest = np.abs(points).max()
     points = points / (largest or 1.0)  # so that no sum or square overflows
     points = points - points.mean(0)
@@ -61,7 +61,7 @@ def centred(points: np.ndarray) -> np.ndarray:
 
 
 def drawn(points: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the points [N, 3], in their order, float32: all of them and random ones again where they are fewer.
+    """``count`` of the points [N, 3], in their order, float32; if there are fewer, random points are repeated.
 
     Farthest-point sampling would take seconds for each cloud without an accelerator.
     """
@@ -74,7 +74,7 @@ def drawn(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def _on_surface(points: np.ndarray, faces: np.ndarray, count: int) -> np.ndarray:
-    """``count`` points [count, 3] of triangles [F, 3], evenly over their areas; the corners if there is no area."""
+    """``count`` points [count, 3] sampled uniformly over the area of triangles [F, 3]; the corners if the area is 0."""
     corners = points[faces]  # [F, 3, 3]
     with np.errstate(all="ignore"):
         areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)

@@ -1,4 +1,4 @@
-"""Processors of systems that read a text beside pictures: a question with its answer, or a sentence with its class."""
+"""Processors of systems that read images and a text: a question with its answer, or a sentence with its class."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from instructblip_jax.processors.image_text import ImageTextProcessor
 
 
 class SentenceProcessor(ImageTextProcessor):
-    """The base of both."""
+    """Base of both."""
 
     KINDS = ("image",)
     cleaning: ClassVar[Cleaning]
-    """The rules by which texts are cleaned in training and in evaluation; users' texts are read as they stand."""
+    """The rules for cleaning texts in training and evaluation; users' texts are not cleaned."""
 
     @abstractmethod
     def sentence(self, text: str, limit: int) -> np.ndarray:
-        """Tokens of a text int32 [n], special ones included; of a longer one the first, ``limit`` in all."""
+        """Tokens of a text int32 [n], special ones included, truncated to ``limit``."""
 
     @property
     def positions(self) -> int:
-        """The most tokens that the text model reads."""
+        """Maximum number of tokens of the text model."""
         return self.config.text.max_position_embeddings
 
     def lengths(self, row: Row) -> tuple[int, int]:
@@ -33,7 +33,7 @@ class SentenceProcessor(ImageTextProcessor):
 
 
 class AnswerProcessor(SentenceProcessor):
-    """Questions and answers. A subclass says how many tokens of a ``QUESTION`` are read in training."""
+    """Questions and answers. A subclass defines ``QUESTION``, the maximum number of question tokens in training."""
 
     QUESTION: ClassVar[int]
 
@@ -55,14 +55,14 @@ class AnswerProcessor(SentenceProcessor):
 
 
 class ClassProcessor(SentenceProcessor):
-    """Sentences about one picture or several, and their classes."""
+    """Sentences about one or more images, and their classes."""
 
     def encode(
         self, instruction: str, response: str | None = None, *, training: bool = False, pictures: int = 1
     ) -> dict[str, np.ndarray]:
-        """input_ids of the sentence, in training cleaned; and, with a response, "labels" int32 [1], its class's number.
+        """input_ids of the sentence, in training cleaned; and, with a response, "labels" int32 [1], its class index.
 
-        Raises ValueError for a response that is no class.
+        Raises ValueError for a response that is not a class.
         """
         text = self.cleaning.caption(instruction) if training else instruction
         row = {"input_ids": self.sentence(text, self.positions)}
@@ -73,14 +73,14 @@ class ClassProcessor(SentenceProcessor):
         return self.cleaning.caption(instruction)
 
     def response(self, text: str) -> np.ndarray:
-        """The number of a class, int32 [1]. Raises ValueError for a text that is none."""
+        """The index of a class, int32 [1]. Raises ValueError for a text that is not a class."""
         classes = [name.lower() for name in self.config.classes]
         if text.strip().lower() not in classes:
-            raise ValueError(f"{text!r} is no class; the classes are {', '.join(self.config.classes)}")
+            raise ValueError(f"{text!r} is not a class; the classes are {', '.join(self.config.classes)}")
         return np.array([classes.index(text.strip().lower())], np.int32)
 
     def given(self, row: Given, name: str) -> list[Medium]:
-        """The pictures of one row: one, or several."""
+        """The images of one row: one, or several."""
         if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
             return [("image", picture) for picture in row]
         return [("image", row)]
@@ -88,7 +88,7 @@ class ClassProcessor(SentenceProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """See `ImageTextProcessor`. Raises ValueError for a row with more or fewer pictures than this form reads."""
+        """See `ImageTextProcessor`. Raises ValueError for a row with another number of images than this form reads."""
         if len(media) != self.config.pictures_shown:
             raise ValueError(f"{name}: shows {len(media)} pictures; this form reads {self.config.pictures_shown} a row")
         return super().media(media, name, rng)

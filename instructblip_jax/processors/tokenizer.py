@@ -1,4 +1,4 @@
-"""Turns text into token ids and back, with a repository's ``tokenizer.json``."""
+"""Text -> token ids and back, with a repository's ``tokenizer.json``."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ TIDY += [(f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")]
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token in ``tokenizer_config.json``, where it is a string or an object that holds one."""
+    """The text of a special token in ``tokenizer_config.json``, which is a string or an object with one."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
@@ -39,9 +39,9 @@ class TextTokenizer:
     """
 
     def __init__(self, directory: Path, tags: Collection[str] = (), *, bare: bool = False):
-        """``tags``: tokens that a system alone writes, which are special here even if the files do not say so.
-        ``bare``: no "▁" goes before the texts of `joined` if tokenizer_config.json names LLaMA's tokenizer without
-        ``"legacy": true``: transformers 5 makes it anew of its words, and so reads what stands behind special tokens.
+        """``tags``: tokens that only a system writes, which are special here even if not in the files. ``bare``: omit
+        "▁" before the texts of `joined` if tokenizer_config.json names LLaMA's tokenizer without ``"legacy": true``:
+        transformers 5 rebuilds this tokenizer from its vocabulary, and then tokenizes texts after special tokens so.
 
         Raises FileNotFoundError or ValueError naming the file.
         """
@@ -64,7 +64,7 @@ class TextTokenizer:
         more = {token for token in named if self._tokenizer.token_to_id(token) is not None}
         self._unlisted = sorted(more)
         self._tokenizer.add_special_tokens(self._unlisted)
-        # By id: the library's skip_special_tokens misses special tokens that a normalizer rewrites, as LLaMA's does.
+        # By id: the library's skip_special_tokens misses special tokens that a normalizer such as LLaMA's rewrites.
         self._skipped = {self._tokenizer.token_to_id(token) for token in special | more}
         self._read_as_text(special | more)
         tidy = self.config.get("clean_up_tokenization_spaces") is True
@@ -74,7 +74,7 @@ class TextTokenizer:
         """Make the tokenizer split ``special`` tokens in a text like any other text; all ids stay the same."""
         self._tokenizer.encode_special_tokens = True  # the library's switch to encode them like any other text
         raw = read_json(self._path)["model"]
-        if isinstance(self._tokenizer.model, models.Unigram):  # holds them as pieces; an empty piece never matches
+        if isinstance(self._tokenizer.model, models.Unigram):  # has them as pieces; an empty piece never matches
             pieces = [("" if piece in special else piece, score) for piece, score in raw["vocab"]]
             self._tokenizer.model = models.Unigram(pieces, raw["unk_id"], raw.get("byte_fallback", False))
         elif isinstance(self._tokenizer.model, models.BPE):
@@ -118,11 +118,11 @@ class TextTokenizer:
         return np.delete(ids, np.flatnonzero(~special_ids)[:extra]) if extra > 0 else ids
 
     def joined(self, pieces: Sequence[str | int]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts and ids of special tokens, in their order -> ids int32 [n], and where each token ends, int32 [n]: the
-        characters of the pieces up to there, an id being one.
+        """Texts and ids of special tokens, in order -> ids int32 [n], and the end of each token, int32 [n]: the number
+        of characters of the pieces up to there, counting an id as one.
 
-        Texts in a row are tokenized as one, as Hugging Face does between special tokens. The tokens that begin a text
-        are at the start, and end at 0.
+        Consecutive texts are tokenized as one, as Hugging Face does between special tokens. The tokens that begin a
+        text are at the start, and end at 0.
         """
         begin = self._tokenizer.encode("a")
         ids = begin.ids[: begin.special_tokens_mask.index(0)]
@@ -143,7 +143,7 @@ class TextTokenizer:
 
     @functools.cached_property
     def _later(self) -> Tokenizer:
-        """For texts behind a special token: in some files "▁" goes before the first text alone."""
+        """The tokenizer for texts after a special token: in some files "▁" only precedes the first text."""
         form = json.loads(self._tokenizer.to_str())
         if self._bare:
             metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
@@ -159,8 +159,8 @@ class TextTokenizer:
         return later
 
     def ready(self, text: str) -> np.ndarray:
-        """Token ids of a text in which special tokens are read as such, int32 [n]: for prompts that are ready, never
-        for what people write."""
+        """Token ids of a text in which special tokens are recognised, int32 [n]: for ready prompts, never for user
+        text."""
         return np.array(self._reader.encode(text).ids, np.int32)
 
     @functools.cached_property

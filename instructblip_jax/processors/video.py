@@ -1,4 +1,4 @@
-"""Pictures out of video files with PyAV, and limits of what one file may cost."""
+"""Frames of video files with PyAV, and limits on the cost of a file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -12,24 +12,24 @@ from instructblip_jax.processors.image import MAX_PIXELS
 MOST_FRAMES = 500_000
 """Limit of a video's frames: more than four hours. Longer videos are refused before all frames are counted."""
 MOST_DECODED = 10_000_000_000
-"""Limit of the pixels that are decoded to reach a video's frames: about a minute of work."""
+"""Limit of the pixels decoded to reach a video's frames: about a minute of work."""
 KIND = "video"
 NO_FRAMES, CORRUPT = TRACKS[KIND], corrupt(KIND)
 SEEK = 250
-"""From this many frames between two wanted ones, seeking to a key frame is faster than decoding all in between."""
+"""Number of frames between two wanted ones from which seeking to a key frame is faster than decoding all in between."""
 
 Choice = Callable[[Sequence[float], float], Sequence[int]]
 """(start time of each frame, duration of the whole, both in seconds) -> ascending indices of the wanted frames."""
 
 
 def middles(count: int, frames: int) -> list[int]:
-    """Indices of ``frames`` frames out of ``count``: the middles of as many equal parts, floor((i + 1/2) count /
-    frames). Where there are fewer, some occur again."""
+    """Indices of ``frames`` frames out of ``count``: the middles of equal parts, floor((i + 1/2) count / frames). If
+    there are fewer, some are repeated."""
     return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
 def is_video(content: Any) -> bool:
-    """True for a path or bytes whose beginning is that of a video file; what cannot be opened is none."""
+    """True for a path or bytes that begin like a video file; False for files that cannot be opened."""
     try:
         with opened(content, "", "video") as file:
             return container_of(file.read(HEAD)) is not None
@@ -38,13 +38,13 @@ def is_video(content: Any) -> bool:
 
 
 def frames_of(content: Any, frames: int, name: str | None = None) -> list[Image.Image]:
-    """``frames`` RGB pictures of a video file, a path or its bytes, at `middles`. Raises UnusableMediaError."""
+    """``frames`` RGB images of a video file, a path or its bytes, at `middles`. Raises UnusableMediaError."""
     name = name_of(content, name, "video")
     with opened(content, name, "video") as file:
         container = container_of(file.read(HEAD))
         file.seek(0)
         if container is None:
-            raise UnusableMediaError("not a video", f"{name}: no MP4, Matroska, AVI or MPEG file; convert it to MP4")
+            raise UnusableMediaError("not a video", f"{name}: not MP4, Matroska, AVI or MPEG; convert it to MP4")
         return pictures(file, container, lambda times, _: middles(len(times), frames), name)
 
 
@@ -62,7 +62,7 @@ class Budget:
 
 
 def pictures(file: BinaryIO, container: str, choose: Choice, name: str) -> list[Image.Image]:
-    """The frames of a ``container`` file that are chosen, RGB. Raises UnusableMediaError."""
+    """The chosen frames of a ``container`` file, RGB. Raises UnusableMediaError."""
     with track(file, container, KIND, name) as (source, stream):
         return _decode(source, stream, choose, name)
 
@@ -84,7 +84,7 @@ def _decode(source: Any, stream: Any, choose: Choice, name: str) -> list[Image.I
         return _walk(wanted, _frames(source, stream, budget), name)
     stamps.sort()
     seconds = [float((stamp - stamps[0]) * stream.time_base) for stamp in stamps]
-    duration = seconds[-1] * len(seconds) / max(1, len(seconds) - 1)  # the last frame has a duration as well
+    duration = seconds[-1] * len(seconds) / max(1, len(seconds) - 1)  # the last frame has a duration, too
     wanted = choose(seconds, duration)
     return _by_time(source, stream, [stamps[n] for n in wanted], wanted, budget, name)
 
@@ -108,7 +108,7 @@ def _walk(wanted: Sequence[int], decoded: Iterator[Any], name: str) -> list[Imag
             break
     if frame is None:
         raise UnusableMediaError(CORRUPT, f"{name}: no frame can be decoded")
-    last = frame.to_image()  # stands in for frames that the container lists but that do not decode
+    last = frame.to_image()  # replaces frames that the container lists but that cannot be decoded
     return [found.get(number, last) for number in wanted]
 
 

@@ -1,4 +1,4 @@
-"""X-InstructBLIP's processor: pictures, videos, sounds and point clouds, each behind its cue, and an instruction."""
+"""X-InstructBLIP's processor: images, video, audio and point clouds, each after its cue, and an instruction."""
 
 import dataclasses
 import numbers
@@ -25,12 +25,12 @@ FILE = (str, os.PathLike, bytes)
 
 
 class Several(tuple[Medium, ...]):
-    """The media of one row as a public call gives them, in reading order."""
+    """The media of one row in a public call, in reading order."""
 
 
 class XInstructBlipProcessor(InstructBlipProcessor):
-    """See the module. A batch's media are [B, N, ...] by modality, N the most of it that a row has, and zeros where a
-    row has fewer; a modality that no row has is absent."""
+    """See the module. A batch's media are [B, N, ...] by modality, where N is the maximum over the rows; rows with
+    fewer are padded with zeros. A modality that no row has is absent."""
 
     KINDS = ("image", "frame", "audio", "points")
     several = True
@@ -48,7 +48,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
 
     @classmethod
     def images(cls, directory: Path, config: Any) -> ImageProcessor:
-        """See `ImageTextProcessor`; those of a model without pictures are never asked for any."""
+        """See `ImageTextProcessor`; they are never used in a model without images."""
         if config.vision is not None:
             return super().images(directory, config)
         return ImageProcessor(0, 0, (), (), 0.0, Image.Resampling.BICUBIC)
@@ -65,9 +65,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
     ) -> dict[str, np.ndarray]:
         """The token rows of one sample, unpadded int32 [n]: input_ids, qformer_input_ids and, with a response, labels.
 
-        ``pictures``: the kinds of the row's media in reading order, or a number of pictures. Only the Q-Formers' row is
-        ever cut, as InstructBLIP's. Outer blanks of the instruction count nothing, as in the original. Raises
-        ValueError for media that this model does not read.
+        ``pictures``: the kinds of the row's media in reading order, or a number of images. Only the Q-Formers' row is
+        ever cut, as in InstructBLIP. Leading and trailing blanks of the instruction are removed, as in the original.
+        Raises ValueError for media that this model does not read.
         """
         kinds = ("image",) * pictures if isinstance(pictures, int) else pictures
         text = instruction.strip()
@@ -75,9 +75,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         return self.read_twice(row, text, training=training)
 
     def _prompt(self, text: str, sequence: tuple[str, ...], training: bool) -> np.ndarray:
-        """The language model's tokens of an instruction behind media of these modalities, int32 [n]."""
+        """The language model's tokens of an instruction after media of these modalities, int32 [n]."""
         form = self.config.prompt
-        begin = self.tokenizer.encode("")  # the begin token alone
+        begin = self.tokenizer.encode("")  # only the begin token
         pieces = [begin] if form.clean or form.prefix else []
         pieces += [self._words(form.prefix)] if form.prefix else []
         for modality in sequence:
@@ -99,12 +99,12 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         return kinds
 
     def lengths(self, row: Row) -> tuple[int, int]:
-        """Tokens of a sample's prompt without those of its media, or of the Q-Formers' instruction if these are more,
-        and of its response."""
+        """Number of tokens of a sample's prompt without media placeholders, or of the Q-Formers' instruction if that is
+        longer, and of its response."""
         return super().lengths({**row, "input_ids": row["input_ids"][~self._places(row)]})
 
     def _places(self, row: Row) -> np.ndarray:
-        """True for tokens that hold the place of a vector, bool [n]."""
+        """True for placeholder tokens of vectors, bool [n]."""
         return row["input_ids"] >= self.config.vocab_size
 
     def batch(
@@ -116,7 +116,8 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         *,
         training: bool = True,
     ) -> dict[str, np.ndarray]:
-        """See `BaseProcessor`: ``prompt`` does not count the tokens of media. Rows may show others than ``kinds``."""
+        """See `BaseProcessor`: ``prompt`` does not count media placeholders. Rows may have other media than
+        ``kinds``."""
         sequence = self.config.sequence(kinds)
         room = sum(map(self.config.vectors, sequence))
         more = max(0, *(int(self._places(row).sum()) - room for row in rows))
@@ -129,9 +130,9 @@ class XInstructBlipProcessor(InstructBlipProcessor):
     def media(
         self, media: Sequence[Medium], name: str | None = None, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """The media arrays of one row, N of each modality that it shows: pixel_values uint8 [N, H, W, 3] and
-        video_values [N, F, H, W, 3], each beside its scale (`ImageTextProcessor.media`); float32 audio_values
-        [N, K, T, M] and point_values [N, P, 3]. Nothing is drawn but pictures and videos.
+        """The media arrays of one row, N of each of its modalities: pixel_values uint8 [N, H, W, 3] and video_values
+        [N, F, H, W, 3], each with its scale (`ImageTextProcessor.media`); float32 audio_values [N, K, T, M] and
+        point_values [N, P, 3]. Only images and video are augmented.
 
         Raises ValueError for media that this model does not read.
         """
@@ -157,11 +158,11 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         return {**super().settings(), **sorts}
 
     def static_kinds(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """See `BaseProcessor`. A row without media may have room for a blank picture, if this model reads any."""
+        """See `BaseProcessor`. A row without media may have room for a blank image, if this model reads images."""
         return kinds if "image" in self.config.modalities else tuple(kind for kind in kinds if kind != "image")
 
     def stack(self, rows: Sequence[Mapping[str, np.ndarray]], kinds: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """The media arrays of rows -> those of a batch; rows with fewer media are filled up with zeros."""
+        """The media arrays of rows -> those of a batch; rows with fewer media are padded with zeros."""
         room = self.config.sequence(kinds)
         batch: dict[str, np.ndarray] = {}
         for modality, key in self.config.key_of.items():
@@ -170,7 +171,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
                 own = [row.get(name) for row in rows]
                 dtype = next((x.dtype for x in own if x is not None), shape.dtype)
                 if name.endswith(SCALE) and batch[key].dtype != np.uint8:
-                    continue  # these pictures are numbers already
+                    continue  # these images are already numbers
                 batch[name] = np.zeros(shape.shape, dtype)
                 if name.endswith(SCALE):
                     batch[name][:] = BLANK
@@ -180,7 +181,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         return batch
 
     def feature_key(self, kind: str) -> str:
-        """See `BaseProcessor`: a frame is a picture."""
+        """See `BaseProcessor`: a frame is an image."""
         return next(
             self.config.key_of[name]
             for name, own in self.config.kind_of.items()
@@ -188,7 +189,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         )
 
     def featured(self, kinds: tuple[str, ...], found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """See `BaseProcessor`: the features of a medium alone are [B, 1, ...]."""
+        """See `BaseProcessor`: the features of a single medium are [B, 1, ...]."""
         features = {}
         for modality, kind in self.config.kind_of.items():
             if own := [x for x, other in zip(found, kinds, strict=True) if other == kind]:
@@ -205,7 +206,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
     # Users' media
 
     def given(self, row: Given, name: str) -> list[Medium]:
-        """The media of one row: what `rows` found, or else pictures."""
+        """The media of one row: the result of `rows`, or else images."""
         if isinstance(row, Several):
             return list(row)
         if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 4):
@@ -220,12 +221,12 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         share: bool = False,
         media: Mapping[str, Any] | None = None,
     ) -> list[Given]:
-        """See `BaseProcessor`: each row's media, pictures first, then the modalities in the order of ``media``.
+        """See `BaseProcessor`: each row's media, images first, then the modalities in the order of ``media``.
 
-        An entry is None where a row has none of a modality, or a list for several. A file that is given alone is for
-        all rows. A video is a file, its bytes, a list of pictures or uint8 [F, H, W, 3], of which as many as the model
-        reads are taken, from the middles of as many equal parts; a clip is a file, its bytes or (samples, rate); a
-        cloud a file, its bytes or points [P, 3].
+        An entry is None if a row has none of a modality, or a list for several. A single file is used for all rows. A
+        video is a file, its bytes, a list of images or uint8 [F, H, W, 3], sampled at the middles of equal parts to the
+        number of frames that the model reads; an audio clip is a file, its bytes or (samples, rate); a point cloud is a
+        file, its bytes or points [P, 3].
         """
         given = ({} if images is None else {"image": images}) | dict(media or {})
         if unknown := [name for name in given if name not in self.config.modalities]:
@@ -239,7 +240,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
                 columns[name] = entries * rows
             elif len(entries) != rows:
                 raise ValueError(f"media: {name} has {len(entries)} entries for {rows} rows; give one for each")
-        known: dict[tuple[int, ...], Several] = {}  # so that media which rows share are encoded once
+        known: dict[tuple[int, ...], Several] = {}  # so that shared media are encoded once
         for row in zip(*columns.values(), strict=True):
             if tuple(map(id, row)) not in known:
                 found = (one for name, entry in zip(columns, row, strict=True) for one in self._media(name, entry))
@@ -258,12 +259,12 @@ class XInstructBlipProcessor(InstructBlipProcessor):
                 yield from (("frame", frame) for frame in frames_of(one, self.config.frames))
                 continue
             if not len(one):
-                raise ValueError("media: a video is without frames")
+                raise ValueError("media: a video has no frames")
             yield from (("frame", one[place]) for place in middles(len(one), self.config.frames))
 
 
 def _alone(modality: str, entries: Any) -> bool:
-    """True if a public call gives a single medium instead of an entry a row."""
+    """True if a public call gives a single medium instead of one entry per row."""
     if modality == "audio" and isinstance(entries, tuple) and isinstance(entries[-1], numbers.Real):
         return True  # (samples, rate)
     axes = {"video": 4, "image": 3}.get(modality, 2)

@@ -1,1 +1,1 @@
-"""Runs as papers state them, as configurations."""
+"""The papers' runs, as configurations."""

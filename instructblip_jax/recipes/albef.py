@@ -1,6 +1,6 @@
-"""ALBEF as its paper (arXiv 2107.07651) and its code state it: pre-training and five tasks, as configurations.
+"""ALBEF's runs according to its paper (arXiv 2107.07651) and code: pre-training and five tasks, as configurations.
 
-Where the code steps its cosine once an epoch, ours falls at every step; its rate is otherwise the same.
+The code lowers its cosine schedule once per epoch, ours at every step; the learning rate is otherwise the same.
 """
 
 import dataclasses
@@ -12,26 +12,26 @@ from ml_collections import ConfigDict
 from instructblip_jax.run.config import complete
 
 IMAGES = 4_000_000
-"""Pictures of COCO, Visual Genome, CC3M and SBU together (section 4, "4M")."""
+"""Number of images of COCO, Visual Genome, CC3M and SBU together (section 4, "4M")."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One training run as it was published.
+    """One published training run.
 
     Attributes:
-      model: a directory, made as `configs/albef.py` says.
-      records: of an epoch.
-      side: pixels along a side of the pictures.
-      learning_rate: the peak, to which the rate rises in ``warmup`` steps from 1e-5.
+      model: a directory, made as in `configs/albef.py`.
+      records: per epoch.
+      side: image size in pixels per side.
+      learning_rate: the peak, after ``warmup`` steps from 1e-5.
       final: the rate at the end.
-      crop: the least share of a picture that a random crop keeps.
-      ramp: epochs in which the teacher's weight rises from 0.
+      crop: the minimum fraction of an image in a random crop.
+      ramp: number of epochs in which the teacher's weight rises from 0.
       prompt, response: the longest texts in tokens.
       start: the rate before the warm-up.
       decay, magnitude: AdamW's weight decay, and RandAugment's strength.
       system: more of the system's options.
-      exchange: two pictures change places, and the words for their sides.
+      exchange: exchange the two images of a record, and the words for their sides.
     """
 
     model: str
@@ -57,12 +57,12 @@ class Task:
 
     @property
     def epoch(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps per epoch."""
         return -(-self.records // self.batch_size)
 
 
 TASKS: dict[str, Task] = {
-    # Table of section 4 and the released configuration: 30 epochs, 8 devices of 64, warm-up as the code steps it.
+    # Table of section 4 and the released configuration: 30 epochs, 8 devices of 64, warm-up as in the code.
     "pretraining": Task(
         "albef-new",
         ("coco_pretrain", "vg_caption", "cc3m", "sbu"),
@@ -101,7 +101,7 @@ TASKS: dict[str, Task] = {
         30,
         evaluated={"flickr30k_retrieval": {}},
     ),
-    # Each visit draws one of a question's answers by its share; Visual Genome's count half.
+    # Each visit draws one of a question's answers by its share; Visual Genome has half the weight.
     "vqa": Task(
         "albef-vqa",
         ("vqav2:train+val", "vg_qa"),
@@ -120,7 +120,7 @@ TASKS: dict[str, Task] = {
         "albef-snli-ve", ("snli_ve",), 529_527, 5, 256, 2e-5, 100, 64, 1, ramp=0, evaluated={"snli_ve": {}}
     ),
 }
-"""Variant -> its figures: the released configurations' batch is that of 8 devices."""
+"""Variant -> its settings; the batch in the released configurations is that of 8 devices."""
 
 
 def paper(variant: str) -> ConfigDict:

@@ -1,7 +1,7 @@
-"""BLIP-2 as its paper states it (arXiv 2301.12597): pre-training in two stages, and fine-tuning for retrieval.
+"""BLIP-2's runs according to its paper (arXiv 2301.12597): pre-training in two stages, and fine-tuning for retrieval.
 
-Both stages train on the same captions with random crops and flips. The authors' code steps its cosine once an epoch;
-ours falls at every step, as the paper says.
+Both stages train on the same captions with random crops and flips. The authors' code lowers its cosine schedule once
+per epoch, ours at every step, as in the paper.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from instructblip_jax.run.config import complete
 
 SETS = ("coco_pretrain", "vg_caption", "cc3m", "cc12m", "sbu", "laion")
-"""Section 3.3: 129 million pictures, of the web's with captions that CapFilt wrote and kept."""
+"""Section 3.3: 129 million images, those from the web with captions from CapFilt."""
 LONGEST = 32
-"""Tokens of a caption in both stages."""
+"""Number of caption tokens in both stages."""
 RETRIEVAL_TEXTS = 566_747
-"""Captions of COCO's training pictures in the split for retrieval."""
+"""Number of captions in COCO's training split for retrieval."""
 
 
 def _begin(model: str, steps: int, batch_size: int) -> ConfigDict:
@@ -40,7 +40,8 @@ def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def first_stage(model: str, changes: Mapping[str, Any]) -> ConfigDict:
-    """Section 3.3: 250,000 steps of 1,680 pictures (ViT-g), rate 1e-4. Its end, 1e-5, is the released code's."""
+    """Section 3.3: 250,000 steps of 1,680 images (ViT-g), learning rate 1e-4. The final rate, 1e-5, is from the
+    released code."""
     config = _begin(model, 250_000, 1680)
     config.trainable = "qformer"
     config.optim.final_learning_rate = 1e-5
@@ -50,7 +51,8 @@ def first_stage(model: str, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def retrieval(model: str, changes: Mapping[str, Any]) -> ConfigDict:
-    """Appendix, table 11: five epochs on COCO at 364 pixels, batch 224, the tower trains too. ViT-g's rates."""
+    """Appendix, table 11: five epochs on COCO at 364 pixels, batch 224, with a trained tower. Learning rates of
+    ViT-g."""
     epoch = -(-RETRIEVAL_TEXTS // 224)
     config = _begin(model, 5 * epoch, 224)
     config.trainable, config.image_size = "vision", 364
@@ -67,9 +69,9 @@ def retrieval(model: str, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def second_stage(model: str, batch_size: int, *, continued: bool, changes: Mapping[str, Any]) -> ConfigDict:
-    """Section 3.3: 80,000 steps of 1,920 pictures (OPT) or 1,520 (FlanT5), from 1e-4 to 5e-5.
+    """Section 3.3: 80,000 steps of 1,920 images (OPT) or 1,520 (FlanT5), from 1e-4 to 5e-5.
 
-    ``continued``: captions are cut in two, the front for the encoder (T5); otherwise they are written whole.
+    ``continued``: captions are split in two, the first part for the encoder (T5); otherwise they are generated whole.
     """
     config = _begin(model, 80_000, batch_size)
     config.trainable = "original"

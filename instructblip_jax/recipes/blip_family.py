@@ -1,7 +1,7 @@
 """The published results of ALBEF (arXiv 2107.07651), BLIP (arXiv 2201.12086) and BLIP-2 (arXiv 2301.12597).
 
-Quoted from the papers' tables as far as they were at hand; those of retrieval, and those that other projects' pages
-repeat, were compared with these.
+Quoted from the papers' tables where available; results for retrieval, and those repeated on other projects' pages, were
+cross-checked.
 """
 
 import statistics
@@ -11,7 +11,7 @@ Recalls = tuple[float, float, float, float, float, float]
 COCO, FLICKR = "coco_retrieval", "flickr30k_retrieval"
 
 RECALLED: Mapping[str, Mapping[str, Recalls]] = {
-    # The models of 14 million pictures, fine-tuned on the set; directories that `convert --original` made, so named.
+    # The models trained on 14 million images, fine-tuned on the set; directories made by `convert --original`.
     "albef-coco": {COCO: (77.6, 94.3, 97.2, 60.7, 84.3, 90.5), FLICKR: (94.1, 99.5, 99.7, 82.8, 96.3, 98.1)},
     "albef-flickr": {FLICKR: (95.9, 99.8, 100.0, 85.6, 97.5, 98.9)},
     "blip-itm-base-coco": {COCO: (81.9, 95.4, 97.8, 64.3, 85.7, 91.5), FLICKR: (96.0, 99.9, 100.0, 85.0, 96.8, 98.6)},
@@ -23,8 +23,8 @@ RECALLED: Mapping[str, Mapping[str, Recalls]] = {
         FLICKR: (97.6, 100.0, 100.0, 89.7, 98.1, 98.9),
     },
 }
-"""Model -> set -> recall of texts at 1, 5, 10, then of pictures, in percent. A model that was tuned on COCO is
-evaluated on Flickr30K without further training."""
+"""Model -> set -> text recall at 1, 5, 10, then image recall, in percent. A model fine-tuned on COCO is evaluated on
+Flickr30K without further training."""
 
 PAPER: dict[str, dict[str, float]] = {
     **{model: {name: statistics.fmean(recalls) for name, recalls in sets.items()} for model, sets in RECALLED.items()},
@@ -35,4 +35,4 @@ PAPER: dict[str, dict[str, float]] = {
     "albef-snli-ve": {"snli_ve": 80.91},
 }
 """Model -> set -> the paper's number, times 100: the mean of the six recalls, CIDEr, or accuracy on test-P and test.
-VQA was scored by its server's test splits, and has none to compare with."""
+VQA was scored on its server's test splits, so there is no number to compare with."""

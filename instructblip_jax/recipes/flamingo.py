@@ -1,7 +1,7 @@
-"""Flamingo as its paper trained it (arXiv 2204.14198), over language models that are public: a run for `configs/`.
+"""Flamingo's run according to its paper (arXiv 2204.14198), with public language models, for `configs/`.
 
-The paper's parts are not public: NFNet-F6 and Chinchilla. Here CLIP ViT-L/14 and LLaMA or OPT stand in their places,
-as in OpenFlamingo (arXiv 2308.01390), which with them reaches 80 to 89 % of the paper's figures (its abstract).
+The paper's parts, NFNet-F6 and Chinchilla, are not public. CLIP ViT-L/14 and LLaMA or OPT replace them, as in
+OpenFlamingo (arXiv 2308.01390), which reaches 80 to 89 % of the paper's scores with such parts (its abstract).
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,21 @@ STEPS, WARM_UP = 500_000, 5_000
 RATE = 1e-4
 """Reached by a linear rise, then constant (appendix)."""
 WINDOW, PICTURES, FRAMES = 256, 5, 8
-"""Tokens of a page that are read, its pictures, and frames of a video at one a second (section 2.4 and appendix)."""
+"""Number of tokens and images read from a page, and of video frames at one per second (section 2.4 and appendix)."""
 CAPTION = 32
-"""Tokens of a caption: of ALT text 12.4 on average, of the longer LTIP 20.5 (section 2.4)."""
+"""Number of caption tokens; ALT text has 12.4 on average, the longer LTIP 20.5 (section 2.4)."""
 
 
 PAGES = "mmc4"
-"""In the place of M3W, the paper's own web pages."""
+"""Instead of M3W, the paper's own web pages."""
 PAIRS = {"sets": ("laion",), "weight": 0.2, "response_lengths": (CAPTION,), "pictures": (1,)}
-"""In the place of ALIGN and LTIP, with the weight of each (appendix). For VTP, its videos, there is no public set."""
+"""Instead of ALIGN and LTIP, with the weight of each (appendix). There is no public dataset instead of VTP, its
+videos."""
 
 
 def paper(model: str, variants: Mapping[str, Mapping[str, Any]], variant: str, pages: int, pairs: int) -> ConfigDict:
-    """The run from ``model``, changed by one of the ``variants``: so many rows of ``pages`` and of ``pairs`` in a step,
-    which the paper does not state. 0 pairs are pages alone.
+    """The run from ``model``, changed by one of the ``variants``, with ``pages`` rows of pages and ``pairs`` rows of
+    pairs per step, which the paper does not state. 0 pairs means pages only.
 
     Raises ValueError for an unknown variant.
     """

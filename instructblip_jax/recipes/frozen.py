@@ -1,8 +1,8 @@
-"""Frozen as its paper states it (arXiv 2106.13884), as a configuration for `configs/`.
+"""Frozen's run according to its paper (arXiv 2106.13884), as a configuration for `configs/`.
 
-A tower and a linear map learn to caption Conceptual Captions through a language model of 7 billion parameters, which is
-not public; LLaMA stands in its place. Adam, a constant rate of 3e-4 and 128 captions a step until the validation loss
-rises, which is after about one pass.
+A tower and a linear map are trained to caption Conceptual Captions through a language model of 7 billion parameters,
+which is not public; LLaMA replaces it. Adam, a constant learning rate of 3e-4 and 128 captions per step until the
+validation loss rises, which is after about one pass.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 from instructblip_jax.run.config import complete
 
 RECORDS = 3_318_333
-"""Captions of Conceptual Captions' training split."""
+"""Number of captions in Conceptual Captions' training split."""
 BATCH = 128
 
 
 def paper(model: str) -> ConfigDict:
-    """One pass over the captions from ``model``, a directory that `assemble frozen` made."""
+    """One pass over the captions from ``model``, a directory made by `assemble frozen`."""
     config = complete(ConfigDict({"model": model, "steps": RECORDS // BATCH, "batch_size": BATCH}))
     optim = config.optim
     optim.learning_rate = optim.final_learning_rate = 3e-4

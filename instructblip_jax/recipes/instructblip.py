@@ -1,5 +1,5 @@
-"""InstructBLIP as its paper states it (arXiv 2305.06500): instruction tuning and fine-tuning, as configurations for
-`configs/`, and its zero-shot results."""
+"""InstructBLIP's runs according to its paper (arXiv 2305.06500): instruction tuning and fine-tuning, as configurations
+for `configs/`, and its zero-shot results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ HELD_IN = (
     "llava_reason",
 )
 JUDGED = ("coco_caption", "textcaps", "vqav2", "okvqa", "aokvqa", "ocrvqa")
-"""The held-in sets that have a split for evaluation."""
+"""The held-in sets with an evaluation split."""
 HELD_OUT = (
     "nocaps",
     "flickr30k",
@@ -67,10 +67,11 @@ def paper(model: str, batch_size: int, variants: Mapping[str, Mapping[str, Any]]
     config.trainable = "original"
     config.layout = {"trained": "zero", "vit": "replicated", "llm": "replicated"}
     config.remat = "layer"
-    # In proportion to the square root of their size, but A-OKVQA less and OKVQA more; by how much was not published.
+    # In proportion to the square root of their size, but A-OKVQA less and OKVQA more, by unpublished factors.
     config.mixture.sets = HELD_IN
     config.mixture.weights = {"aokvqa": 0.5, "okvqa": 2.0}
-    # On a mixture like this one, 32 pairs of lengths make 14 % of the tokens padding, the nine default pairs 60 %.
+    # On a mixture like this one, 14 % of the tokens are padding with 32 pairs of lengths, 60 % with the nine default
+    # pairs.
     config.data.shapes, config.data.window = 32, 128
     config.evaluation.held_in, config.evaluation.held_out, config.evaluation.blind = JUDGED, HELD_OUT, False
     with config.unlocked():
@@ -105,7 +106,7 @@ def finetune(model: str, training: str, records: int, *, epochs: int, batch_size
 def own_data(model: str, sets: tuple[str, ...], batch_size: int = 16) -> ConfigDict:
     """Instruction tuning of ``model`` on prepared sets of your own, for `configs/own_data.py` and copies of it.
 
-    Unlike the paper's run, it continues from a tuned model, on few records and for few steps.
+    Unlike the paper's run, it continues from a tuned model, with few records and steps.
     """
     config = paper(model, batch_size, {"": {}}, "")
     config.steps = 1000

@@ -1,7 +1,6 @@
-"""KOSMOS-1 as its paper states it (arXiv 2302.14045): a language model of 1.3 billion parameters trained from scratch.
+"""KOSMOS-1's run according to its paper (arXiv 2302.14045): a 1.3-billion-parameter language model from scratch.
 
-A step reads 1.2 million tokens of three corpora: texts, pictures with captions, and pages with pictures among their
-words.
+A step reads 1.2 million tokens of three corpora: texts, image-caption pairs, and pages with interleaved images.
 """
 
 import dataclasses
@@ -13,18 +12,18 @@ from instructblip_jax.recipes.documents import KOSMOS
 from instructblip_jax.run.config import complete
 
 LONGEST = 2048
-"""Tokens of a row, pictures included."""
+"""Tokens per row, images included."""
 PICTURE = 66
-"""Tokens of a picture."""
+"""Tokens per image."""
 STEPS = 300_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A kind of data, and how much of it a step reads.
+    """A kind of data, and the amount of it in a step.
 
     Attributes:
-      rows: of a batch; ``prompt`` + ``response`` are the words of each, and ``pictures`` how many it may show.
+      rows: per batch; ``prompt`` + ``response`` are the text tokens of each, and ``pictures`` its numbers of images.
     """
 
     sets: tuple[str, ...]
@@ -35,7 +34,7 @@ class Corpus:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a batch."""
+        """Tokens per batch."""
         return self.rows * (self.prompt + self.response + self.pictures * PICTURE)
 
 
@@ -44,8 +43,8 @@ CORPORA: dict[str, Corpus] = {
     "pairs": Corpus(("laion", "coyo", "cc3m", "cc12m"), 4096, 8, 54, 1),
     "interleaved": Corpus(("mmc4",), 128, 8, 1536 - 8 - 5 * PICTURE, 5),
 }
-"""Section 3.1: half a million tokens of texts, as many of pairs, and 0.2 million of pages with up to 5 pictures. How
-many rows these are is not published."""
+"""Section 3.1: half a million tokens each of texts and pairs, and 0.2 million of pages with up to 5 images. The paper
+does not give the number of rows."""
 
 
 INSTRUCTIONS = Corpus(("unnatural_instructions", "flan_v2"), 256, 1024, 1024, 0)
@@ -53,7 +52,7 @@ INSTRUCTIONS = Corpus(("unnatural_instructions", "flan_v2"), 256, 1024, 1024, 0)
 
 
 def corpus(model: str, name: str) -> ConfigDict:
-    """A run of the paper's settings on one corpus alone."""
+    """A run with the paper's settings on one corpus only."""
     own = CORPORA[name]
     config = _begin(model, own.rows)
     config.mixture.sets = own.sets
@@ -63,13 +62,14 @@ def corpus(model: str, name: str) -> ConfigDict:
 
 
 def paper(model: str) -> ConfigDict:
-    """Section 3: each step has a batch of each corpus. No weights are published; a loss counts by its tokens."""
+    """Section 3: each step has a batch of each corpus. No weights are published; losses are weighted by their number of
+    tokens."""
     return _together(model, CORPORA)
 
 
 def instructed(model: str) -> ConfigDict:
-    """Section 3.2: tuning on instructions without pictures, of which the answers alone count, beside a sixteenth of the
-    corpora. Steps, rate and shares are ours."""
+    """Section 3.2: tuning on instructions without images, with loss only on the answers, together with a sixteenth of
+    the corpora. Steps, rate and shares are ours."""
     corpora = {name: dataclasses.replace(own, rows=own.rows // 16) for name, own in CORPORA.items()}
     config = _together(model, {"instructions": INSTRUCTIONS} | corpora)
     config.steps, config.optim.learning_rate, config.checkpoint_every = 10_000, 2e-5, 1000
@@ -77,7 +77,7 @@ def instructed(model: str) -> ConfigDict:
 
 
 def _begin(model: str, rows: int) -> ConfigDict:
-    """Rate 2e-4 after 375 steps, falling in a line to 0. Epsilon and clipping are those of KOSMOS-2's code."""
+    """Learning rate 2e-4 after 375 steps, falling linearly to 0. Epsilon and clipping are from KOSMOS-2's code."""
     config = complete(ConfigDict({"model": model, "steps": STEPS, "batch_size": rows}))
     config.trainable = "last_vision_layer"
     config.layout = {"trained": "zero", "vit": "replicated", "llm": "fsdp"}
@@ -95,7 +95,7 @@ def _begin(model: str, rows: int) -> ConfigDict:
 
 
 def _together(model: str, corpora: Mapping[str, Corpus]) -> ConfigDict:
-    """A run whose steps have a batch of each of the corpora."""
+    """A run with a batch of each corpus per step."""
     config = _begin(model, sum(own.rows for own in corpora.values()))
     total = sum(own.tokens for own in corpora.values())
     config.mixture.groups = {

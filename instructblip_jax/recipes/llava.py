@@ -1,7 +1,7 @@
-"""LLaVA as its papers state it: 1.0 (arXiv 2304.08485) and 1.5 (arXiv 2310.03744), as configurations for `configs/`.
+"""LLaVA's runs according to its papers, 1.0 (arXiv 2304.08485) and 1.5 (arXiv 2310.03744), for `configs/`.
 
-Stage 1 trains the projector on captions; stage 2 projector and language model on conversations, or adapters of the
-language model instead (LoRA). The tower never trains.
+Stage 1 trains the projector on captions; stage 2 trains projector and language model, or adapters of the language model
+(LoRA), on conversations. The tower is always frozen.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from instructblip_jax.run.config import complete
 
 SHORT = "{question}\nAnswer the question using a single word or phrase."
-"""The form in which 1.5 was trained to answer in a word or two."""
+"""The prompt with which 1.5 was trained to give short answers."""
 EVALUATED: dict[str, str] = {
     "vqav2": SHORT,
     "gqa": SHORT,
@@ -22,21 +22,21 @@ EVALUATED: dict[str, str] = {
 }
 """Sets of 1.5's table that are open questions -> the prompt. The paper's TextVQA also has a line of OCR tokens."""
 HELD_IN = ("vqav2", "gqa")
-"""Those whose training splits are in the mixture of stage 2."""
+"""The sets whose training splits are in the mixture of stage 2."""
 LONGEST = 2048
-"""Tokens of a row, pictures included, in both papers' code."""
+"""Tokens per row, images included, in both papers' code."""
 WARM_UP = 0.03
-"""The share of the steps in which the rate rises."""
+"""The fraction of the steps in which the learning rate rises."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training stage as it was published.
+    """One published training stage.
 
     Attributes:
       data: a prepared set.
       records: of the set as published.
-      system: the system's options: template and squaring of pictures.
+      system: the system's options: template and image aspect ratio.
     """
 
     trainable: str
@@ -89,8 +89,8 @@ STAGES: dict[str, dict[str, Stage]] = {
         ),
     },
 }
-"""Version -> stage -> its figures: the papers' tables and the authors' scripts; 1.0 began with the template v0 and went
-over to v1. Numbers of records are those of the published files."""
+"""Version -> stage -> its settings, from the papers' tables and the authors' scripts; 1.0 started with the template v0
+and changed to v1. Numbers of records are those of the published files."""
 
 
 def paper(
@@ -98,7 +98,7 @@ def paper(
 ) -> ConfigDict:
     """The run of one of `STAGES` from ``model``, changed by one of the ``variants``: name -> (stage, changes).
 
-    ``slots``: tokens that a picture takes, which leave the rest of `LONGEST` to the text. Raises ValueError for an
+    ``slots``: tokens per image; the rest of `LONGEST` is for the text. Raises ValueError for an
     unknown variant.
     """
     if variant not in variants:

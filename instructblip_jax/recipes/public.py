@@ -1,4 +1,4 @@
-"""The sizes of the public models by hub id, so that planning for them needs neither network nor weights."""
+"""The sizes of the public models by hub id, so that planning needs neither network nor weights."""
 
 import dataclasses
 
@@ -38,14 +38,14 @@ CLIP_L = VitConfig(
     pre_norm=True,
     post_norm=False,
 )
-"""CLIP ViT-L/14 at 336 pixels, as far as LLaVA reads it: all but the last of its 24 layers."""
+"""CLIP ViT-L/14 at 336 pixels, up to the layer that LLaVA uses: all but the last of its 24 layers."""
 
 KOSMOS_CLIP = dataclasses.replace(CLIP_L.at(224), num_hidden_layers=24, post_norm=True)
-"""The same at 224 pixels, whole, as KOSMOS reads it."""
+"""The same at 224 pixels, with all layers, as in KOSMOS."""
 
 
 def _model(text: TextConfig) -> InstructBlipConfig:
-    """Vision tower and Q-Former are the same in all of them, and have the default sizes."""
+    """Vision tower and Q-Former are the same in all of these, and have the default sizes."""
     return InstructBlipConfig(VitConfig(), QFormerConfig(), text)
 
 
@@ -79,7 +79,7 @@ def _flamingo(text: LlamaConfig | OptConfig, every: int) -> FlamingoConfig:
 
 
 def _x_instructblip(text: LlamaConfig, *modalities: str) -> XInstructBlipConfig:
-    """The towers that these modalities read."""
+    """A model with the towers of these modalities."""
     towers = {"vision": VitConfig(post_norm=False), "audio": BeatsConfig(), "points": PointBertConfig()}
     read = {"image": "vision", "video": "vision", "audio": "audio", "pc": "points"}
     own = {read[name]: towers[read[name]] for name in modalities}
@@ -127,7 +127,7 @@ LLAMA_65B = LlamaConfig(
     hidden_size=8192, intermediate_size=22016, num_hidden_layers=80, num_attention_heads=64, rms_norm_eps=1e-5
 )
 STAGE1 = Blip2Stage1Config(VitConfig(), QFormerConfig())
-"""BLIP-2's first stage as the public files have it; directories of ours also have the head that writes."""
+"""BLIP-2's first stage as in the public files; our directories also have the language modelling head."""
 PUBLIC: dict[str, SystemConfig] = {
     "Salesforce/instructblip-flan-t5-xl": _model(FLAN_T5_XL),
     "Salesforce/instructblip-flan-t5-xxl": _model(FLAN_T5_XXL),
@@ -162,4 +162,4 @@ NEW: dict[str, SystemConfig] = {
     "x-instructblip-7b": _x_instructblip(VICUNA_7B, *MODALITIES),
     **dict.fromkeys(("llava-1.0-7b-new", "llava-1.0-7b-stage1"), _llava(VICUNA_7B, CLIP_L.at(224))),
 }
-"""Sizes of the directories that configurations name and that `assemble` and `export` make of public models."""
+"""Sizes of the directories named in configurations that `assemble` and `export` make from public models."""

@@ -1,8 +1,8 @@
-"""X-InstructBLIP as its authors' configurations state it (arXiv 2311.18799): a modality at a time, each on its own
-data, as a configuration for `configs/`. Only their code has the sizes, weights and steps.
+"""X-InstructBLIP's runs according to its authors' configurations (arXiv 2311.18799): one modality at a time, each on
+its own data, for `configs/`. Only their code has the sizes, weights and steps.
 
-Its rates are InstructBLIP's, 1e-8 to 1e-5 in 1,000 steps and a cosine to 0, which it steps once in 5,000 steps (1,000
-for videos) and we at every one.
+The learning rates are InstructBLIP's, 1e-8 to 1e-5 in 1,000 steps and a cosine to 0, which the original lowers once in
+5,000 steps (1,000 for video) and we lower at every step.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from instructblip_jax.run.config import complete
 
 
 class Run(NamedTuple):
-    """One modality: steps and rows for a language model of 7B and of 13B, and how often each set is drawn."""
+    """One modality: steps and rows for a language model of 7B and of 13B, and the sampling weight of each set."""
 
     steps: tuple[int, int]
     rows: tuple[int, int]
@@ -49,11 +49,11 @@ RUNS = {
     ),
     "pc": Run((65_000, 355_000), (128, 32), {"cap3d": 0.6175, "cap3d_qa": 0.3825}),
 }
-"""Modality -> its run. COCO's and MSR-VTT's captions are raised by hand; other weights are square roots of sizes."""
+"""Modality -> its run. COCO's and MSR-VTT's captions have manual weights; the others are square roots of sizes."""
 COCO_13B = 0.3
 """The weight of COCO's captions for 13B (its run is then continued for 40,000 steps with 3.0)."""
 LARGE = "_13b"
-"""The end of a variant's name for a language model of 13B."""
+"""Suffix of a variant's name for a language model of 13B."""
 
 
 def paper(variants: Mapping[str, Mapping[str, Any]], variant: str) -> ConfigDict:

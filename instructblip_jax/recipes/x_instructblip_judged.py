@@ -1,11 +1,11 @@
-"""The evaluation of X-InstructBLIP by its authors (arXiv 2311.18799), single and joint, and their results."""
+"""X-InstructBLIP's evaluation by its authors (arXiv 2311.18799), for single and joint modalities, and their results."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Judged(NamedTuple):
-    """Sets that a modality, or several together, are evaluated on: of its training, and not."""
+    """Evaluation sets of one modality or several: held-in and held-out."""
 
     held_in: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -28,16 +28,16 @@ SETTINGS: dict[str, Mapping[str, Any]] = {
     "msvd_qa": {"prompt": "Question: {question} Answer:", "mode": "generate"},
     "msrvtt_qa": {"prompt": "based on the given video respond to {question}", "mode": "generate"},
 }
-"""Set -> what differs from `evals.suite.SUITE`, where that states other papers' evaluation."""
+"""Set -> differences from `evals.suite.SUITE`, if that has another paper's evaluation."""
 
 PAPER: dict[str, dict[str, float]] = {
     "x-instructblip-7b": {"modelnet40": 62.8, "discrn_av": 34.0},
     "x-instructblip-13b": {"music_avqa": 44.5},
 }
-"""Model -> set -> the paper's number, times 100, of those that others quote alike: its tables are not at hand. That of
-DisCRn is of its code's order of media, and counts answers that name no side as wrong."""
+"""Model -> set -> the paper's number, times 100, where other papers agree on it, because its tables were not available.
+DisCRn's is for the media order of its code, and counts answers that name no side as wrong."""
 
 
 def settings_of(sets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The settings of ``sets``, as config.evaluation.settings has them."""
+    """The settings of ``sets``, in the form of config.evaluation.settings."""
     return {name: dict(SETTINGS[name]) for name in sets if name in SETTINGS}

@@ -169,7 +169,7 @@ class Workdir:
         checkpoints = self.checkpoints()
         steps = checkpoints.steps()
         if step is not None and step not in steps:
-            raise ValueError(f"{checkpoints.directory}: has no checkpoint of step {step}; there are {steps}")
+            raise ValueError(f"{checkpoints.directory}: has no checkpoint of step {step}; the steps are {steps}")
         if step is not None:
             checkpoints.check(step, only="train")
         chosen = checkpoints.newest(only="train") if step is None else step

@@ -1,1 +1,1 @@
-"""Wirings: which parts make a model, what its loss is, which weights train."""
+"""Systems: how parts are combined into a model, with its loss and its trainable sets."""

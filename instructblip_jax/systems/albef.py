@@ -1,7 +1,7 @@
-"""ALBEF (arXiv 2107.07651): a ViT, and one BERT whose first layers read the text alone and whose last ones the picture.
+"""ALBEF (arXiv 2107.07651): a ViT, and a BERT whose first layers read only text; its last layers also attend to images.
 
-This is what all its forms share; `albef_pairs` compares pictures and texts, `albef_answers` answers questions,
-`albef_classes` sorts pictures and sentences into classes.
+This module has what all forms share; `albef_pairs` compares images and texts, `albef_answers` answers questions,
+`albef_classes` classifies images with sentences.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from instructblip_jax.systems.picture_text import PictureTextConfig, PictureText
 from instructblip_jax.systems.protocol import Batch
 
 ENCODER = ("vit", "embeddings", "text", "fusion")
-"""Modules that read a picture and a text."""
+"""Modules that encode an image and a text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class AlbefConfig(PictureTextConfig):
     """Sizes of all parts, and the objectives' options; see `protocol.SystemConfig`.
 
     Attributes:
-      fusion_layer: the first layer of BERT that reads the picture; an answer decoder has as many layers as there are
-        from it on.
-      embed_dim: size E of the embeddings that are compared.
+      fusion_layer: the first layer of BERT that attends to the image; an answer decoder has one layer for each layer
+        from this one on.
+      embed_dim: size E of the contrastive embeddings.
       add_sep: texts end with [SEP], as in LAVIS's port; the original's end with their last word.
       stored_image_size: pixels along a side for which the checkpoint's positions are stored, 0 if it is the tower's.
-      alpha: weight of the momentum teacher in the targets (0.4 in section 3.4); it rises from 0 in ``ramp_steps``.
-      queue_size: features of earlier batches in each queue (65,536 in section 3.2).
+      alpha: weight of the momentum teacher in the targets (0.4 in section 3.4); it rises from 0 over ``ramp_steps``.
+      queue_size: number of features of earlier batches in each queue (65,536 in section 3.2).
     """
 
     vision: VitConfig
@@ -63,7 +63,7 @@ class AlbefConfig(PictureTextConfig):
 
 
 class AlbefSystem(PictureTextSystem):
-    """The encoder of a picture and a text. A form's system subclasses it."""
+    """The encoder of an image and a text. Each form's system subclasses it."""
 
     def __init__(self, config: AlbefConfig, *, dtype: Any, rngs: nnx.Rngs, layout: Layout, remat: str):
         super().__init__(config, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
@@ -73,12 +73,12 @@ class AlbefSystem(PictureTextSystem):
         self.fusion = self.fusing(kind, remat)
 
     def fusing(self, kind: dict[str, Any], remat: str) -> Any:
-        """The layers that read the picture; ``kind``: compute type and random numbers."""
+        """The layers that attend to the image; ``kind``: compute type and random numbers."""
         layers = self.config.text.num_hidden_layers - self.config.fusion_layer
         return BertStack(self.config.text, layers, cross=True, **kind, remat=remat)
 
     def read(self, ids: jax.Array, mask: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Texts int [B, T], real tokens first -> the states [B, T, D] of the layers that read no picture."""
+        """Texts int [B, T], real tokens first -> the states [B, T, D] of the text-only layers."""
         keys = split(key, 2)
         return self.text(self.embeddings(ids, key=keys[0]), mask_bias(mask), key=keys[1])
 
@@ -99,10 +99,10 @@ class AlbefSystem(PictureTextSystem):
 def distilled(
     logits: jax.Array, labels: jax.Array, teacher: jax.Array | None, alpha: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits float32 [B, T, V] and labels int [B, T] -> each row's loss summed over the positions that have a label,
-    and their number, float32 [B] each: cross-entropy with the label, and with the teacher's softmax by ``alpha``.
+    """Logits float32 [B, T, V] and labels int [B, T] -> each row's loss, summed over the labelled positions, and
+    their number, float32 [B] each: cross-entropy with the label, and with weight ``alpha`` with the teacher's softmax.
 
-    ``teacher``: its logits, of the shape of ``logits``; None is no teacher.
+    ``teacher``: its logits, in the shape of ``logits``; None for no teacher.
     """
     counted = labels != IGNORE
     each = token_log_likelihood(logits, jnp.where(counted, labels, 0))

@@ -1,4 +1,4 @@
-"""ALBEF that answers questions (arXiv 2107.07651, section 5): a decoder reads the states of question and picture."""
+"""ALBEF for question answering (arXiv 2107.07651, section 5): a decoder reads the states of question and image."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ class AlbefAnswerConfig(AlbefConfig):
 
     @property
     def decoder(self) -> BertConfig:
-        """The sizes of the answer decoder, which reads the states of the question."""
+        """Sizes of the answer decoder, which attends to the states of the question."""
         layers = self.text.num_hidden_layers - self.fusion_layer
         return dataclasses.replace(self.text, num_hidden_layers=layers, encoder_hidden_size=self.text.hidden_size)
 
@@ -80,7 +80,7 @@ class AlbefAnswers(AlbefSystem, AnsweringSystem):
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
-        """One term, "lm": the sum of each row's tokens, with momentum distillation where there is a copy."""
+        """One term, "lm": the sum of each row's tokens, with momentum distillation if there is a copy."""
         keys, taught = split(key, 2), None
         logits = self.to_logits(self.written(self.encode(batch), batch, keys[0]))
         if memory:

@@ -1,4 +1,4 @@
-"""ALBEF that classifies (arXiv 2107.07651, section 5) a sentence about two pictures (NLVR2) or one (SNLI-VE)."""
+"""ALBEF for classification (arXiv 2107.07651, section 5): a sentence about two images (NLVR2) or one (SNLI-VE)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -21,12 +21,12 @@ from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 TRUTH = ("False", "True")
 """NLVR2's classes, in the order of the logits."""
 ENTAILMENT = ("contradiction", "neutral", "entailment")
-"""SNLI-VE's."""
+"""SNLI-VE's classes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AlbefClassConfig(AlbefConfig):
-    """A sentence about ``pictures_shown`` pictures a row belongs to one of ``classes``: the term "class"."""
+    """Classifies a sentence about ``pictures_shown`` images per row as one of ``classes``, with the term "class"."""
 
     classes: tuple[str, ...] = ENTAILMENT
     pictures_shown: int = 1
@@ -45,20 +45,21 @@ class AlbefClassConfig(AlbefConfig):
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are the numbers of classes."""
+        """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are class indices."""
         shown = (self.pictures_shown,) if self.pictures_shown > 1 else ()
         labels = {"labels": 1} if training else {}
         return picture_shapes(self.vision, rows, *shown) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class PairLayer(nnx.Module):
-    """Two layers, of which the first reads one picture and the second the other, with the first's keys and values."""
+    """Two layers: the first attends to one image, the second to the other, with the first layer's key and value
+    maps."""
 
     def __init__(self, *blocks: Any):
         self.one, self.other = BertLayer(*blocks[:3]), BertLayer(*blocks[3:])
 
     def __call__(self, x: jax.Array, bias: jax.Array, images: jax.Array, keep: tuple[Masks, Masks]) -> jax.Array:
-        """x [B, T, D] and pictures [B, 2, P, V] -> [B, T, D]."""
+        """x [B, T, D] and images [B, 2, P, V] -> [B, T, D]."""
         layer: Any
         attention: Any = self.one.cross_attention
         for n, (layer, masks) in enumerate(zip((self.one, self.other), keep, strict=True)):
@@ -76,13 +77,13 @@ class PairedFusion(nnx.Module):
         layers = config.text.num_hidden_layers - config.fusion_layer
         self.one = BertStack(config.text, layers, cross=True, **kind)
         self.other = BertStack(config.text, layers, cross=True, **kind)
-        # A pair's cross-attention has one set of keys and values for both pictures.
+        # Both images of a pair share one set of key and value maps.
         attention: Any = self.other.cross_attention
         attention.attn.k = attention.attn.v = None
         self.remat = remat
 
     def __call__(self, x: jax.Array, bias: jax.Array, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """x [B, T, D] and pictures [B, 2, P, V] -> [B, T, D]. ``key`` enables dropout."""
+        """x [B, T, D] and images [B, 2, P, V] -> [B, T, D]. ``key`` enables dropout."""
         both = (self.one, self.other)
         blocks = [block for half in both for block in (half.self_attention, half.cross_attention, half.ffn)]
         layers = stack.joined(PairLayer, *blocks)
@@ -99,7 +100,7 @@ class PairedFusion(nnx.Module):
 
 
 class ClassHead(nnx.Module):
-    """States [B, D] -> float32 logits [B, C]: two dense layers with a ReLU between."""
+    """States [B, D] -> float32 logits [B, C]: two dense layers with a ReLU between them."""
 
     def __init__(self, width: int, classes: int, *, dtype: Any, rngs: nnx.Rngs):
         self.first = linear(width, width, ("embed", "mlp"), dtype=dtype, rngs=rngs)
@@ -137,7 +138,7 @@ class AlbefClasses(AlbefSystem):
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
-        """One term, "class": each row's cross-entropy, with momentum distillation where there is a copy."""
+        """One term, "class": each row's cross-entropy, with momentum distillation if there is a copy."""
         keys = split(key, 2)
         logits = self._classified(self.encode(batch), batch, keys[0])[:, None]
         taught = None

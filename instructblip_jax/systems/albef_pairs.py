@@ -1,4 +1,4 @@
-"""ALBEF before and in retrieval (arXiv 2107.07651, sections 3.2 to 3.4): contrast, matching, masked words."""
+"""ALBEF for pre-training and retrieval (arXiv 2107.07651, sections 3.2 to 3.4): contrast, matching, masked words."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -22,15 +22,15 @@ from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media, Memory
 
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.5
-"""The share of words that is to be guessed; of these, the share that becomes [MASK]; of the rest, the share that
-becomes any word (section 3.2)."""
+"""Fraction of words to be predicted; of these, the fraction replaced by [MASK]; of the rest, the fraction replaced by a
+random word (section 3.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AlbefPairConfig(PairConfig, AlbefConfig):
-    """Pre-training ("itc", "itm", "mlm"), or without ``masked_words`` retrieval ("itc", "itm").
+    """Pre-training ("itc", "itm", "mlm") or, without ``masked_words``, retrieval ("itc", "itm").
 
-    A batch holds "picture", the identities of the rows' pictures, in retrieval alone.
+    A batch contains "picture", the identities of the rows' images, only in retrieval.
     """
 
     masked_words: bool = True
@@ -40,7 +40,7 @@ class AlbefPairConfig(PairConfig, AlbefConfig):
 
     @property
     def copied(self) -> tuple[str, ...]:
-        """See `AlbefConfig`; in retrieval the teacher compares only."""
+        """See `AlbefConfig`; in retrieval the teacher only compares."""
         more = ("fusion", "head") if self.masked_words else ()
         return ("vit", "embeddings", "text", "vision_proj", "text_proj", *more)
 
@@ -58,10 +58,10 @@ class Draws(NamedTuple):
     """The random numbers of a batch's loss: uniform in [0, 1), float32, and words.
 
     Attributes:
-      image: [B], for the picture that each text is paired with wrongly.
-      text: [B], for the text that each picture is paired with wrongly.
-      mask, replace, random: [B, T], for the words to be guessed, and what is shown in their places.
-      words: int [B, T], any words.
+      image: [B], for the negative image of each text.
+      text: [B], for the negative text of each image.
+      mask, replace, random: [B, T], for the words to be predicted and their replacements.
+      words: int [B, T], random words.
     """
 
     image: jax.Array
@@ -73,7 +73,7 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, rows: int, length: int, words: int) -> Draws:
-    """The numbers of a batch of B ``rows`` with texts of ``length`` tokens, over a vocabulary of ``words``."""
+    """Draws for a batch of B ``rows`` with texts of ``length`` tokens, over a vocabulary of ``words``."""
     keys = jax.random.split(key, 6)
     image, text = (jax.random.uniform(k, (rows,)) for k in keys[:2])
     mask, replace, random = (jax.random.uniform(k, (rows, length)) for k in keys[2:5])
@@ -81,9 +81,9 @@ def draw(key: jax.Array, rows: int, length: int, words: int) -> Draws:
 
 
 def corrupt(ids: jax.Array, mask: jax.Array, draws: Draws, cls_id: int, mask_id: int) -> tuple[jax.Array, jax.Array]:
-    """Ids and mask int [B, T] -> ids with some words replaced, and labels that hold those words, `IGNORE` elsewhere.
+    """Ids and mask int [B, T] -> ids with some words replaced, and labels of the original words, or `IGNORE`.
 
-    Every token but [CLS] and padding may be guessed.
+    Every token except [CLS] and padding may be selected.
     """
     guessed = (draws.mask < MASKED) & (mask != 0) & (ids != cls_id)
     hidden = guessed & (draws.replace < REPLACED)
@@ -145,7 +145,7 @@ class AlbefPairs(AlbefSystem):
     ) -> tuple[dict[str, Term], Memory]:
         """The terms "itc" and "itm" and, in pre-training, "mlm" (section 3.2), with momentum distillation (3.4).
 
-        ``key`` also draws negatives and masked words; without one those of key 0 are taken.
+        ``key`` also draws negatives and masked words; it defaults to key 0.
         """
         mask, ids = first(batch)
         drawn, dropped = jax.random.split(jax.random.key(0) if key is None else key)
@@ -180,7 +180,8 @@ class AlbefPairs(AlbefSystem):
         same = jnp.eye(rows, dtype=bool) if pictures is None else contrast.same_picture(pictures, pictures)
         wrong_image = matching.pick(matching.chances(to_images[:, :rows], same), draws.image)
         wrong_text = matching.pick(matching.chances(to_texts[:, :rows], same), draws.text)
-        # The three kinds of pairs in one pass: a text with its picture, with a wrong one, a wrong text with a picture.
+        # The three kinds of pairs in one pass: a text with its image, with a negative image, a negative text with an
+        # image.
         pairs = self._matched(
             interleaved(text, text, rows_of(text, wrong_text)),
             interleaved(mask, mask, rows_of(mask, wrong_text)),
@@ -196,5 +197,5 @@ class AlbefPairs(AlbefSystem):
         return terms, momentum.enqueue(memory, *theirs, pictures)
 
     def _guesses(self, ids: jax.Array, mask: jax.Array, image: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Logits float32 [B, T, V] of the word at each position, seen with the picture."""
+        """Logits float32 [B, T, V] of the word at each position, given the image."""
         return self.head(self.read_with(image, ids, mask, key), self.embeddings.word)

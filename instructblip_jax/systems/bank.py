@@ -1,4 +1,4 @@
-"""Encoded pictures that are kept, to stand in any number of prompts."""
+"""Banks of encoded images for use in any number of prompts."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from instructblip_jax.systems.protocol import Media
 
 
 def arranged(banks: Sequence[Media], place: jax.Array, sharding: NamedSharding) -> Media:
-    """Pictures by number, int [B, N] -> the media of B rows of N pictures each, sharded by ``sharding``.
+    """Image numbers int [B, N] -> the media of B rows of N images each, sharded by ``sharding``.
 
-    ``banks``: media of rows of one picture each, {name: [M, 1, Q, D]}. Numbers count the rows of all banks, one bank
-    after the other; -1 is no picture (zeros).
+    ``banks``: media of rows with one image each, {name: [M, 1, Q, D]}. Numbers count the rows of all banks, one bank
+    after the other; -1 means no image (zeros).
     """
 
     def gather(*arrays: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def joined(parts: Sequence[Media]) -> Media:
 
 
 def pooled(media: Media) -> jax.Array:
-    """Media of rows of one picture each -> unit vectors float32 [M, D] by which pictures are compared: the mean of the
-    vectors that stand for a picture."""
+    """Media of rows with one image each -> unit vectors float32 [M, D] for comparing images: the mean of an image's
+    vectors."""
     vectors = jnp.concatenate([x.astype(jnp.float32).mean(axis=(1, 2)) for x in media.values()], axis=-1)
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,7 +1,7 @@
-"""BLIP (arXiv 2201.12086): a ViT, and a BERT that reads texts alone or with the picture, or writes them.
+"""BLIP (arXiv 2201.12086): a ViT, and a BERT that reads texts alone or with an image, or generates them.
 
-This is what all its forms share; `blip_pairs` compares pictures and texts, `blip_captions` and `blip_answers` write,
-`blip_classes` judges sentences about two pictures.
+This module has what all forms share; `blip_pairs` compares images and texts, `blip_captions` and `blip_answers`
+generate text, `blip_classes` classifies sentences about two images.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ class BlipConfig(PictureTextConfig):
     """Sizes of all parts, and the objectives' options; see `protocol.SystemConfig`.
 
     Attributes:
-      embed_dim: size E of the embeddings that are compared.
-      dec_id: [DEC], which begins a text that is written; [ENC], which begins one that is read with a picture, follows
-        it. They are the last rows of the table of words, and no tokens of the tokenizer.
+      embed_dim: size E of the contrastive embeddings.
+      dec_id: [DEC], which begins a generated text; [ENC], which begins a text read with an image, has the next id. They
+        are the last rows of the word embeddings, and not in the tokenizer's vocabulary.
       stored_image_size: pixels along a side for which the checkpoint's positions are stored, 0 if it is the tower's.
-      label_smoothing: of the words that are written (the original code's 0.1).
+      label_smoothing: of generated words (0.1 in the original code).
       drop_path: rate of stochastic depth in the tower's last block, in training.
-      alpha: weight of the momentum copies in the targets of contrast (0.4 in the original code); it rises from 0 in
+      alpha: weight of the momentum copies in the contrastive targets (0.4 in the original code); it rises from 0 over
         ``ramp_steps``.
-      queue_size: features of earlier batches in each queue (57,600 in the original code).
+      queue_size: number of features of earlier batches in each queue (57,600 in the original code).
     """
 
     vision: VitConfig
@@ -79,7 +79,7 @@ class Encoder(nnx.Module):
 
 
 class BlipSystem(PictureTextSystem):
-    """The tower and ``med``, the paper's mixture of encoder and decoder: everything else of a form."""
+    """The tower and ``med``, the paper's mixture of encoder and decoder, which has everything else of a form."""
 
     config: Any
 

@@ -1,7 +1,7 @@
-"""BLIP-2's first stage (arXiv 2301.12597, section 3.1): a Q-Former learns to read pictures without a language model.
+"""BLIP-2's first stage (arXiv 2301.12597, section 3.1): trains a Q-Former without a language model.
 
-Frozen ViT -> norm -> Q-Former, trained on three losses: contrast of queries and texts, matching with hard negatives,
-and texts written after the queries. Retrieval fine-tuning (section 4.4) is the same with a tower that trains.
+Frozen ViT -> norm -> Q-Former, trained with three losses: contrast of queries and texts, matching with hard negatives,
+and generation of texts after the queries. Retrieval fine-tuning (section 4.4) also trains the tower.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ class Blip2Stage1Config(CachedTowerConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      projection_size: width E of the space in which pictures and texts are compared.
+      projection_size: width E of the space in which images and texts are compared.
       sep_token_id: ends every text (BERT's [SEP]).
-      writes: there is a head that writes texts. The public files have none, and stage 1 then trains without its third
+      writes: there is a language modelling head. The public files have none; stage 1 then trains without its third
         loss.
-      label_smoothing: of contrast and of writing.
-      identify_pictures: training batches say which rows show the same picture: these are positives of each other, as in
-        fine-tuning for retrieval, where a picture has several captions.
+      label_smoothing: of contrast and generation.
+      identify_pictures: training batches identify rows with the same image, which are positives of each other, as in
+        fine-tuning for retrieval, where an image has several captions.
       stored_image_size: pixels along a side for which the checkpoint's position embeddings are stored, 0 if it is the
         tower's own size.
     """
@@ -75,7 +75,7 @@ class Blip2Stage1Config(CachedTowerConfig):
 
     @property
     def dec_token_id(self) -> int:
-        """[DEC], which begins a text that is written: the last row of the table of words."""
+        """[DEC], which begins a generated text: the last row of the word embeddings."""
         return self.qformer.vocab_size - 1
 
     @property
@@ -96,10 +96,11 @@ class Blip2Stage1Config(CachedTowerConfig):
         identify_pictures: bool = False,
         **others: Any,
     ) -> "Blip2Stage1Config":
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with other smoothing, and
-        with pictures that are identified.
+        """The same for images of ``image_size`` pixels per side (0: the checkpoint's own), with other smoothing, and
+        with or without identified images.
 
-        Raises ValueError for another option, a size that patches do not divide, or smoothing outside of [0, 1).
+        Raises ValueError for an unknown option, a size that is no multiple of the patch size, or smoothing outside
+        [0, 1).
         """
         if others:
             raise ValueError(
@@ -127,7 +128,7 @@ class Blip2Stage1Config(CachedTowerConfig):
         int8: Int8 = False,
         trained: tuple[str, ...] = QFORMER,
     ) -> "Blip2Stage1System":
-        """See `protocol.SystemConfig`; there is no language model that ``int8`` could round."""
+        """See `protocol.SystemConfig`; there is no language model for ``int8``."""
         kind = Blip2Stage1Writer if self.writes else Blip2Stage1System
         return kind(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, trained=trained)
 
@@ -145,8 +146,8 @@ class Blip2Stage1Config(CachedTowerConfig):
 
 
 class Blip2Stage1System(CachedTower):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the Q-Former, and of a tower
-    that trains. ``trained``: prefixes of the trainable set."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the Q-Former, and of a trained tower.
+    ``trained``: prefixes of the trainable set."""
 
     def __init__(
         self,
@@ -174,8 +175,9 @@ class Blip2Stage1System(CachedTower):
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
-        """Terms "itc", "itm" and, with the head that writes, "itg". Negatives are of the whole global batch, drawn
-        by ``key``, by `jax.random.key(0)` without one. Rows with the same "picture" are no negatives of each other."""
+        """Terms "itc", "itm" and, with the language modelling head, "itg". Negatives come from the whole global batch,
+        drawn with ``key``, by default `jax.random.key(0)`. Rows with the same "picture" are not negatives of each
+        other."""
         rows = batch["input_ids"].shape[0]
         drawn = jax.random.split(jax.random.key(0) if key is None else key, 3)
         uniforms = [jax.random.uniform(one, (rows,)) for one in drawn[:2]]
@@ -184,8 +186,8 @@ class Blip2Stage1System(CachedTower):
     def terms(
         self, batch: Batch, for_images: jax.Array, for_texts: jax.Array, *, key: jax.Array | None = None
     ) -> dict[str, Term]:
-        """The terms of `loss` with its draws given: uniform numbers [B], by which each row's text gets the picture of
-        another row, and each row's picture another text."""
+        """The terms of `loss` for given draws: uniform numbers [B], which determine the negative image of each row's
+        text and the negative text of each row's image."""
         matching.check_rows(batch["input_ids"].shape[0])
         keys: list[jax.Array | None] = [None] * 4 if key is None else list(jax.random.split(key, 4))
         mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
@@ -198,7 +200,7 @@ class Blip2Stage1System(CachedTower):
         terms = {"itc": self._contrast(of_images, of_texts, same)}
         other_image = matching.pick(matching.closed_chances(of_texts, same), for_images)
         other_text = matching.pick(matching.closed_chances(of_images, same), for_texts)
-        # Before the norm, so that with a frozen tower no gradient travels back to the rows of other devices.
+        # Before the norm, so that with a frozen tower no gradient is sent back to the rows of other devices.
         negative = self.vit.post_norm(rows_of(tokens, other_image))
         pairs = (
             interleaved(image, negative, image),
@@ -216,9 +218,9 @@ class Blip2Stage1System(CachedTower):
     def _similarities(
         self, images: jax.Array, texts: jax.Array, pictures: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits of images over texts and of texts over images, float32 [B, B], and which of them are no negatives.
+        """Logits of images over texts and of texts over images, float32 [B, B], and the mask of non-negatives.
 
-        As in the original, which gathers embeddings without gradient, only the asking side has one.
+        As in the original, which gathers embeddings without gradient, only the query side has one.
         """
         every_image, every_text = (
             constrain(jax.lax.stop_gradient(x), *(None for _ in x.shape)) for x in (images, texts)
@@ -243,7 +245,7 @@ class Blip2Stage1System(CachedTower):
 
     @in_layout_of("trained")
     def embed_texts(self, batch: Batch) -> jax.Array:
-        """See `protocol.Compares`; a text is embedded at its first token."""
+        """See `protocol.Compares`; a text's embedding is taken from its first token."""
         mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
         return contrast.unit(self.text_proj(self.qformer.texts(ids, mask)[:, 0]))
 
@@ -268,7 +270,7 @@ class Blip2Stage1System(CachedTower):
         return jnp.mean(self.itm_head(states).astype(jnp.float32), axis=1)
 
     def _begun(self, ids: jax.Array) -> jax.Array:
-        """Texts [B, T] with [DEC] in the place of their first token."""
+        """Texts [B, T] with [DEC] instead of their first token."""
         return ids.at[:, 0].set(self.config.dec_token_id)
 
     def _to_logits(self, hidden: jax.Array) -> jax.Array:
@@ -277,11 +279,11 @@ class Blip2Stage1System(CachedTower):
 
 
 class Blip2Stage1Writer(Blip2Stage1System):
-    """The same with the head that writes: it also captions."""
+    """The same with the language modelling head: it also generates captions."""
 
     @in_layout_of("trained")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """float32 [B, T, V] of the token after each of a text's, [DEC] in the place of its first, real tokens first."""
+        """float32 [B, T, V] of the token after each text token, with [DEC] instead of the first, real tokens first."""
         mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
         keys: tuple[jax.Array | None, ...] = (None, None) if key is None else tuple(jax.random.split(key))
         _, read = self.qformer.read(self.query_tokens[...], self.encode(batch)["image"], key=keys[0])
@@ -296,7 +298,7 @@ class Blip2Stage1Writer(Blip2Stage1System):
         last = jnp.sum(mask != 0, axis=1, keepdims=True) - 1
         ended = (place == last) & (ids == self.config.sep_token_id)
         mask = mask.astype(bool) & ~ended
-        # As Hugging Face has them: the padding before the text.
+        # As in Hugging Face: padding before the text.
         order = jnp.argsort(mask, axis=1, stable=True)
         shown = jnp.take_along_axis(ids, order, axis=1)
         _, read = self.qformer.read(self.query_tokens[...], media["image"])

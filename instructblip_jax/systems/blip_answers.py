@@ -1,4 +1,4 @@
-"""BLIP that answers questions (arXiv 2201.12086, section 4.4): a decoder writes over the states of the question."""
+"""BLIP for question answering (arXiv 2201.12086, section 4.4): a decoder attends to the states of the question."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -47,7 +47,7 @@ class BlipAnswerConfig(BlipConfig):
 
 
 class Asked(Encoder):
-    """The encoder of questions, and the decoder of answers; they share nothing."""
+    """The encoder of questions and the decoder of answers, without shared parameters."""
 
     def __init__(self, config: BlipConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         super().__init__(config, dtype=dtype, rngs=rngs, remat=remat)

@@ -1,4 +1,4 @@
-"""BLIP that captions (arXiv 2201.12086, section 4.3): its decoder alone writes about the picture."""
+"""BLIP for captioning (arXiv 2201.12086, section 4.3): only its decoder, which attends to the image."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -18,15 +18,15 @@ from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Sha
 from instructblip_jax.systems.writing import Decoder, WritingSystem
 
 NO_ID = -1
-"""Stands for padding among the ids before an answer, which a repetition penalty must not count."""
+"""Id of padding before an answer, which a repetition penalty must not count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BlipCaptionConfig(BlipConfig):
-    """Captioning: "input_ids" [B, T] are [DEC], a prompt and, in training, the caption and [SEP]; "labels" [B, T] hold
+    """Captioning: "input_ids" [B, T] are [DEC], a prompt and, in training, the caption and [SEP]; "labels" [B, T] are
     the caption's tokens and [SEP] at the same positions. The term is "lm".
 
-    Without options it is the plain likelihood, as in Hugging Face; the original code trains with a ``label_smoothing``
+    By default the loss is the plain likelihood, as in Hugging Face; the original code trains with a ``label_smoothing``
     of 0.1.
     """
 

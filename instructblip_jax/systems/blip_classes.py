@@ -1,4 +1,4 @@
-"""BLIP that judges a sentence about two pictures, NLVR2 (arXiv 2201.12086, section 4.5)."""
+"""BLIP for NLVR2: classifies a sentence about two images (arXiv 2201.12086, section 4.5)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -21,11 +21,11 @@ from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
 
 @dataclasses.dataclass(frozen=True)
 class BlipClassConfig(BlipConfig):
-    """A sentence, [ENC] sentence [SEP], about two pictures a row is true or false: the term "class".
+    """Classifies a sentence, [ENC] sentence [SEP], about two images per row as true or false, with the term "class".
 
     Attributes:
-      merge_layer: the first layer that merges what it reads in the two pictures by a linear map; those before it take
-        the mean (6 in the original code).
+      merge_layer: the first layer that merges its outputs for the two images by a linear map; earlier layers take the
+        mean (6 in the original code).
     """
 
     alpha: float = 0.0
@@ -42,13 +42,13 @@ class BlipClassConfig(BlipConfig):
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are the numbers of classes."""
+        """See `protocol.SystemConfig`: the prompt is the sentence; "labels" int32 [B, 1] are class indices."""
         labels = {"labels": 1} if training else {}
         return picture_shapes(self.vision, rows, self.pictures_shown) | text_shapes(rows, input_ids=prompt, **labels)
 
 
 class Judge(nnx.Module):
-    """The encoder of a sentence about two pictures, and the head over its first state."""
+    """The encoder of a sentence about two images, and the head over its first state."""
 
     def __init__(self, config: BlipClassConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         text, kind = config.text, {"dtype": dtype, "rngs": rngs}

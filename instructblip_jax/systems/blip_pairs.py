@@ -1,4 +1,4 @@
-"""BLIP before and in retrieval (arXiv 2201.12086, sections 3.2 and 4.2): contrast, matching, texts that are written."""
+"""BLIP for pre-training and retrieval (arXiv 2201.12086, sections 3.2 and 4.2): contrast, matching, generation."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -24,9 +24,9 @@ from instructblip_jax.systems.protocol import Batch, Media, Memory
 
 @dataclasses.dataclass(frozen=True)
 class BlipPairConfig(PairConfig, BlipConfig):
-    """Pre-training ("itc", "itm", "lm"), or without ``writes`` retrieval ("itc", "itm").
+    """Pre-training ("itc", "itm", "lm") or, without ``writes``, retrieval ("itc", "itm").
 
-    A batch holds "picture", the identities of the rows' pictures, in retrieval alone.
+    A batch contains "picture", the identities of the rows' images, only in retrieval.
     """
 
     writes: bool = False
@@ -36,7 +36,7 @@ class BlipPairConfig(PairConfig, BlipConfig):
 
     @property
     def copied(self) -> tuple[str, ...]:
-        """The copies that give features: no cross-attention."""
+        """The copies that compute features, which have no cross-attention."""
         read = ("embeddings", "layers/self_attention", "layers/ffn", "vision_proj", "text_proj")
         return ("vit", *(f"med/{name}" for name in read))
 
@@ -51,7 +51,7 @@ class BlipPairConfig(PairConfig, BlipConfig):
 
 
 class Compared(Encoder):
-    """The encoder with its projections and heads; and, if it ``writes``, what the decoder does not share with it."""
+    """The encoder with its projections and heads and, if it ``writes``, the decoder's own parameters."""
 
     def __init__(self, config: BlipPairConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         super().__init__(config, dtype=dtype, rngs=rngs, remat=remat)
@@ -69,12 +69,12 @@ class Compared(Encoder):
         return contrast.unit(self.vision_proj(image[:, 0]))
 
     def of_texts(self, ids: jax.Array, mask: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Texts int [B, T], read without the picture -> float32 unit vectors [B, E]."""
+        """Texts int [B, T], read without the image -> float32 unit vectors [B, E]."""
         return contrast.unit(self.text_proj(self.read(ids, mask, key=key)[:, 0]))
 
     @property
     def writer(self) -> Writer:
-        """The decoder: the encoder with self-attention and a head of its own (section 3.1)."""
+        """The decoder: the encoder with its own self-attention and head (section 3.1)."""
         assert self.head is not None
         return Writer(self.embeddings, self.layers, self.head, self.decoder_attention)
 
@@ -127,9 +127,9 @@ class BlipPairs(BlipSystem):
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
     ) -> tuple[dict[str, Term], Memory]:
-        """The terms "itc" and "itm" and, in pre-training, "lm". Negatives are those of the whole global batch.
+        """The terms "itc" and "itm" and, in pre-training, "lm". Negatives come from the whole global batch.
 
-        ``key`` also draws negatives; without one those of key 0 are taken.
+        ``key`` also draws negatives; it defaults to key 0.
         """
         drawn = jax.random.split(jax.random.key(0) if key is None else key, 3)
         rows = batch["input_ids"].shape[0]
@@ -147,8 +147,8 @@ class BlipPairs(BlipSystem):
         *,
         key: jax.Array | None = None,
     ) -> tuple[dict[str, Term], Memory]:
-        """`loss` with its draws given: uniform numbers [B], by which each row's text gets the picture of another row,
-        and each row's picture another text. ``key``: of dropout."""
+        """`loss` for given draws: uniform numbers [B], which determine the negative image of each row's text and the
+        negative text of each row's image. ``key``: for dropout."""
         matching.check_rows(batch["input_ids"].shape[0])
         keys, (mask, ids) = split(key, 6), first(batch)
         pictures = batch.get(PICTURE) if momentum.PICTURES in memory else None
@@ -183,9 +183,9 @@ class BlipPairs(BlipSystem):
         temperature: jax.Array,
         pictures: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The chance of each picture to be a text's negative, and of each text to be a picture's, float32 [B, B].
+        """The probability of each image as a text's negative, and of each text as an image's, float32 [B, B].
 
-        Pre-training goes by the momentum features and leaves no candidate without a chance; retrieval goes by the
+        Pre-training uses the momentum features and gives every candidate a positive probability; retrieval uses the
         features themselves.
         """
         rows = own[0].shape[0]

@@ -1,6 +1,6 @@
-"""A system as plain flat dicts, path -> array: what is trained, saved, restored and passed to jitted functions.
+"""A system as flat dicts, path -> array, the form that is trained, saved, restored and passed to jitted functions.
 
-`nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` puts one together.
+`nnx` modules exist only while a function is traced: `abstract` describes one without memory, `merge` assembles one.
 """
 
 import re
@@ -32,7 +32,7 @@ def flatten(state: nnx.State) -> dict[str, Any]:
 
 
 def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
-    """The module of ``graph`` with these parameters in it, trained ones as they are used (`sharding.in_use`)."""
+    """The module of ``graph`` with these parameters; trained ones are gathered for use (`sharding.in_use`)."""
     paths = dict(_in_layers({path: leaf for part in arrays for path, leaf in part.items()}))
     keyed = {tuple(int(p) if p.isdigit() else p for p in path.split("/")): leaf for path, leaf in paths.items()}
     system = nnx.merge(graph, traverse_util.unflatten_dict(keyed))
@@ -43,7 +43,7 @@ def merge(graph: nnx.GraphDef, *arrays: Mapping[str, jax.Array]) -> Any:
 
 
 def _in_layers(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
-    """(path, array) of all parameters, with the stacks among layers that are apart, such as adapters, split."""
+    """(path, array) of all parameters; stacks that belong to separate layers, such as adapters, are split."""
     numbered = (re.match(r"(.*)/(\d+)/", path) for path in arrays)
     depths = Counter(match[1] for match in {match[0]: match for match in numbered if match}.values())
     for path, x in arrays.items():
@@ -51,13 +51,13 @@ def _in_layers(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array
         if stack is None or place_of(path)[1] is not None:
             yield path, x
             continue
-        # As in `stack.run`, a split rather than slices, for the gradient's sake.
+        # As in `stack.run`, a split rather than slices, because of its gradient.
         for n, row in enumerate(jax.lax.split(x, [1] * depths[stack])):
             yield f"{stack}/{n}{path.removeprefix(stack)}", row[0]
 
 
 def _in_one(layers: Abstract) -> Abstract:
-    """The reverse for shapes: one array for all layers."""
+    """The inverse for shapes: one array for all layers."""
     depths, found = Counter(place_of(path)[0] for path in layers), {}
     for path, x in layers.items():
         stacked, layer = place_of(path)
@@ -70,7 +70,7 @@ def _in_one(layers: Abstract) -> Abstract:
 
 
 def in_stacks(arrays: Mapping[str, jax.Array]) -> Iterator[tuple[str, jax.Array]]:
-    """(path, array) of all parameters, with the layers that have arrays of their own stacked, one path at a time."""
+    """(path, array) of all parameters, with separate layers stacked, one path at a time."""
     layers: dict[str, list[jax.Array]] = {}
     for path, x in arrays.items():
         stacked, layer = place_of(path)
@@ -93,17 +93,18 @@ def abstract(
     int8: Int8 = False,
     scan_layers: bool = True,
 ) -> tuple[nnx.GraphDef, Abstract, Abstract]:
-    """graph, trained and frozen parameters as shapes with types and shardings; no memory is taken.
+    """graph, trained and frozen parameters as shapes with types and shardings; no memory is allocated.
 
     Trained parameters are float32 (masters); frozen ones are stored in the compute type ``dtype``, or as their "stored"
     metadata says (int8 kernels and their scales). ``trainable``: a name of the system's trainable sets; None is its
-    first. ``scan_layers``: False takes stacks apart in which nothing trains but adapters (`stack.unstack`): the arrays
-    of layer 3 are then "llm/layers/3/..."; what trains is one array for all layers either way. Raises ValueError for an
-    unknown set, part, layout or ``remat``, and for int8 where the set trains its matrices.
+    default. ``scan_layers``: False separates the layers of stacks in which at most adapters are trained
+    (`stack.unstack`): the arrays of layer 3 are then "llm/layers/3/..."; trainable parameters are always one array for
+    all layers. Raises ValueError for an unknown set, part, layout or ``remat``, and for int8 if the set trains its
+    matrices.
     """
     check_remat(remat)
     if int8 not in typing.get_args(Int8):
-        raise ValueError(f"int8 {int8!r} is unknown; there are {', '.join(map(str, typing.get_args(Int8)))}")
+        raise ValueError(f"int8 {int8!r} is unknown; expected one of {', '.join(map(str, typing.get_args(Int8)))}")
     check_int8(int8, trainable, config.trainable_sets, config.parts)
     layout.check(config.parts)
     compute, trained = jnp.dtype(dtype), prefixes(trainable, config.trainable_sets)
@@ -140,10 +141,10 @@ def abstract(
 
 
 def begin_memory(config: SystemConfig, train: Arrays) -> Arrays:
-    """The untrained state before the first step; empty for most systems."""
+    """The memory before the first step; empty for most systems."""
     return config.begin_memory(train) if isinstance(config, Remembers) else {}
 
 
 def follow(config: SystemConfig, memory: Arrays, train: Arrays) -> Arrays:
-    """The untrained state at the beginning of a step; see `protocol.Remembers.follow`."""
+    """The memory at the beginning of a step; see `protocol.Remembers.follow`."""
     return config.follow(memory, train) if isinstance(config, Remembers) else memory

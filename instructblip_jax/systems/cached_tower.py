@@ -1,4 +1,4 @@
-"""The base of systems whose image tower is frozen by default: its tokens may be computed once and kept on disk."""
+"""Base of systems whose image tower is frozen by default: its tokens may be computed once and cached on disk."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from instructblip_jax.systems.protocol import Batch, Media
 
 
 class CachedTowerConfig:
-    """The base of their configurations: frozen dataclasses with at least the field ``vision``."""
+    """Base of their configurations: frozen dataclasses with at least the field ``vision``."""
 
     vision: VitConfig
 
     feature_keys: ClassVar[Mapping[str, str]] = {"pixel_values": "image_features"}
 
     def feature_weights(self, path: str) -> bool:
-        """All of the tower but its last norm, which may train."""
+        """All of the tower except its last norm, which may be trained."""
         return path.startswith("vit/") and not path.startswith("vit/post_norm/")
 
     def feature_settings(self) -> Mapping[str, Any]:
         """See `protocol.SystemConfig`."""
-        # The parts that other towers lack have no name here, so that features that earlier versions cached are found.
+        # Parts that other towers lack are not named here, so that features cached by earlier versions are found.
         sizes = dataclasses.asdict(self.vision)
         return {"vision": {name: x for name, x in sizes.items() if not name.endswith(("_norm", "_bias"))}}
 
@@ -36,7 +36,7 @@ class CachedTowerConfig:
 
 
 class CachedTower(nnx.Module):
-    """The base of their modules, which have ``vit``, ``layout`` and ``train_tower``."""
+    """Base of their modules, which have ``vit``, ``layout`` and ``train_tower``."""
 
     vit: Vit
     layout: Any
@@ -46,24 +46,24 @@ class CachedTower(nnx.Module):
     def encode(self, batch: Batch) -> Media:
         """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, Dv]}; frames [B, F, H, W, 3] -> [B, F, P, Dv].
 
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`). A batch may hold "image_features" instead,
-        which `features` made.
+        Images may be bytes with their scale (`instructblip_jax.pixels`). A batch may contain "image_features" instead,
+        computed by `features`.
         """
         return {"image": self.vit.post_norm(self.tokens(batch))}
 
     @in_layout_of("vit")
     def tokens(self, batch: Batch) -> jax.Array:
-        """The tokens of `encode` before the last norm; no gradient enters a tower that is frozen."""
+        """The tokens of `encode` before the last norm; no gradient enters a frozen tower."""
         features = batch.get("image_features")
         if features is None:
             features = self.features(batch)["pixel_values"]
-            if not self.train_tower:  # the norm may train all the same (the `original` set)
+            if not self.train_tower:  # the norm may still be trained (the `original` set)
                 features = jax.lax.stop_gradient(features)
         return features
 
     @in_layout_of("vit")
     def features(self, batch: Batch) -> dict[str, jax.Array]:
-        """The part of `encode` that stays the same whatever is trained: everything but the last norm."""
+        """The part of `encode` that training does not change: everything except the last norm."""
         pixels = numbers(batch, "pixel_values")
         features = self.vit.features(pixels.reshape(-1, *pixels.shape[-3:]))
         return {"pixel_values": features.reshape(*pixels.shape[:-3], *features.shape[1:])}

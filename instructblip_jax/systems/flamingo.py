@@ -1,8 +1,8 @@
-"""Flamingo (arXiv 2204.14198; OpenFlamingo, 2308.01390) and Idefics-1 (2306.16527): a frozen language model that looks
-at pictures from inside.
+"""Flamingo (arXiv 2204.14198; OpenFlamingo, 2308.01390) and Idefics-1 (2306.16527): a frozen language model with
+cross-attention to images.
 
-Image tower -> resampler -> keys and values of gated cross-attention, blocks that stand between the language model's
-layers. A picture takes up a token or three of the text, which say where it stands; its content never enters the text.
+Image tower -> resampler -> keys and values of gated cross-attention blocks between the language model's layers. One to
+three tokens in the text mark the position of an image; the image itself enters only through the blocks.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from instructblip_jax.systems.prefix import PrefixSystem, first_of, in_layout_of
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 
 SEES = ("latest", "all")
-"""Pictures that a token looks at, the papers' first: the latest one before it, or all up to it."""
+"""Images that a token attends to, the papers' first: the last one before it, or all before it."""
 BRIDGE = ("bridge", "added")
 
 
@@ -39,18 +39,18 @@ class FlamingoConfig(InterleavedConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      resampler: None if the blocks look at the tower's own vectors (Idefics without ``use_resampler``).
-      every, at: a block stands before layer ``at`` of each group of ``every`` layers: 0 in Flamingo and Idefics,
+      resampler: None if the blocks attend to the tower's own vectors (Idefics without ``use_resampler``).
+      every, at: a block precedes layer ``at`` of each group of ``every`` layers: 0 in Flamingo and Idefics,
         ``every`` - 1 in OpenFlamingo.
-      known_tokens: tokens that the frozen language model's tables serve; ids from there on are ``added_tokens`` rows
-        that train.
-      image_token_id: the token that stands where a picture does.
-      chunk_token_id: ends the text of a picture (Flamingo's <EOC>); -1 if there is none (Idefics).
-      fake_token_id: stands around pictures (Idefics); -1 if there is none.
-      class_token: True if the tower's class token is read, too (Idefics).
+      known_tokens: number of tokens in the frozen language model's tables; ids from there on are ``added_tokens``
+        trainable rows.
+      image_token_id: the token that marks an image.
+      chunk_token_id: ends the text of an image (Flamingo's <EOC>); -1 if there is none (Idefics).
+      fake_token_id: precedes and follows images (Idefics); -1 if there is none.
+      class_token: True if the tower's class token is used, too (Idefics).
       sees: one of `SEES`.
-      next_picture: the probability with which a row, in training, looks at the next picture, not the one before: web
-        pages place pictures on either side of their text (0.5 in the paper's appendix; 0 in the open code).
+      next_picture: the probability that a row, in training, attends to the next image instead of the previous one,
+        because web pages place images before or after their text (0.5 in the paper's appendix; 0 in the open code).
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
 
@@ -81,7 +81,7 @@ class FlamingoConfig(InterleavedConfig):
 
     @property
     def document_end(self) -> int:
-        """The token that ends a document, after which no earlier picture is seen."""
+        """The token that ends a document; later tokens do not attend to its images."""
         ends = self.text.eos_token_id
         return ends[0] if isinstance(ends, tuple) else ends
 
@@ -97,31 +97,31 @@ class FlamingoConfig(InterleavedConfig):
 
     @property
     def forbidden_ids(self) -> tuple[int, ...]:
-        """See `protocol.Forbids`: a picture cannot be written."""
+        """See `protocol.Forbids`: an image cannot be generated."""
         return tuple(token for token in (self.fake_token_id, self.image_token_id) if token >= 0)
 
     @property
     def blocks(self) -> int:
-        """Gated blocks in all."""
+        """Number of gated blocks."""
         return sum(layer % self.every == self.at for layer in range(self.text.num_hidden_layers))
 
     @property
     def vectors(self) -> int:
-        """Vectors Q of a picture that the blocks look at."""
+        """Number Q of an image's vectors that the blocks attend to."""
         return self.vision.grid**2 + self.class_token if self.resampler is None else self.resampler.latents
 
     def configured(
         self, *, image_size: int = 0, sees: str = "", next_picture: float | None = None, **others: Any
     ) -> Self:
-        """The same for pictures of ``image_size`` pixels a side, another rule of which pictures are seen, another
-        probability of the next one; 0, "" and None keep what the checkpoint says.
+        """The same for images of ``image_size`` pixels per side, another rule for the visible images, another
+        probability of the next one; 0, "" and None keep the checkpoint's.
 
-        Raises ValueError for another option or value.
+        Raises ValueError for an unknown option or value.
         """
         if others:
             raise ValueError(f"{', '.join(others)}: this system has the options image_size, sees, next_picture")
         if sees not in ("", *SEES):
-            raise ValueError(f"sees is {sees!r}; there are {', '.join(SEES)}")
+            raise ValueError(f"sees is {sees!r}; expected one of {', '.join(SEES)}")
         chance = self.next_picture if next_picture is None else next_picture
         if not 0 <= chance <= 1:
             raise ValueError(f"next_picture is {chance!r}; it is a probability, from 0 to 1")
@@ -152,7 +152,7 @@ class FlamingoConfig(InterleavedConfig):
 
 
 class Bridge(nnx.Module):
-    """All that stands between pictures and language model: the resampler, and the gated blocks."""
+    """The parts between tower and language model: the resampler and the gated blocks."""
 
     def __init__(self, config: FlamingoConfig, *, dtype: Any, rngs: nnx.Rngs, remat: str):
         sizes = config.resampler
@@ -161,11 +161,10 @@ class Bridge(nnx.Module):
 
 
 class FlamingoSystem(PrefixSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model, block by
-    block, and of the resampler. ``int8``: the language model's matrices take one byte a weight, or multiply in int8 as
-    well."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the language model, block by
+    block, and of the resampler. ``int8``: the language model's matrices are stored, or also multiplied, in int8."""
 
-    # Rows are long and a device has few of them: the head is read once a chunk.
+    # Rows are long and a device has few of them; the head is read once per chunk.
     chunk: ClassVar[int] = 256
 
     def __init__(
@@ -187,9 +186,9 @@ class FlamingoSystem(PrefixSystem):
     # Pictures
 
     def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row, or [B, N, F, H, W, 3], N videos -> {"image": [B, N, Q, D]}.
+        """pixel_values [B, N, H, W, 3], N images per row, or [B, N, F, H, W, 3], N videos -> {"image": [B, N, Q, D]}.
 
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
+        Images may be bytes with their scale (`instructblip_jax.pixels`).
         """
         rows, count = batch["pixel_values"].shape[:2]
         if count == 0:
@@ -199,7 +198,7 @@ class FlamingoSystem(PrefixSystem):
 
     @in_layout_of("vit")
     def _patches(self, batch: Batch) -> jax.Array:
-        """The tower's output for all frames, [B, N, F, P, Dv]; a picture is a single one."""
+        """The tower's output for all frames, [B, N, F, P, Dv]; an image is a single frame."""
         pixels = numbers(batch, "pixel_values")
         patches = self.vit(pixels.reshape(-1, *pixels.shape[-3:]))
         patches = patches if self.config.class_token else patches[:, 1:]
@@ -247,11 +246,11 @@ class FlamingoSystem(PrefixSystem):
     # Text
 
     def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """The language model's input [B, T, D], which holds no picture, and its mask [B, T]."""
+        """The language model's input [B, T, D], which contains no image vectors, and its mask [B, T]."""
         return self._embed(batch["input_ids"]), batch["attention_mask"]
 
     def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """See `PrefixSystem.hidden`. ``key`` draws which rows look at the next picture."""
+        """See `PrefixSystem.hidden`. ``key`` draws the rows that attend to the next image."""
         ids = batch["input_ids"]
         picture = pictures_before(ids, self.config.image_token_id, self.config.document_end)
         if key is not None and self.config.next_picture > 0:
@@ -269,9 +268,9 @@ class FlamingoSystem(PrefixSystem):
         return self.llm.run(embeds, mask, self._between(look))
 
     def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
-        """See `PrefixSystem.begun`: also "pictures", the keys and values of every block for all pictures of a row
-        ([L, B, H, S, K] or a list of L times [B, H, S, K]), and "picture" int [B], the number of the one that the last
-        token sees, as new tokens will."""
+        """See `PrefixSystem.begun`: also "pictures", the keys and values of every block for all images of a row ([L, B,
+        H, S, K] or a list of L times [B, H, S, K]), and "picture" int [B], the number of the image that the last token
+        and new tokens attend to."""
         ids, image = batch["input_ids"], media["image"]
         vectors = image.reshape(image.shape[0], -1, image.shape[-1])
 
@@ -317,10 +316,10 @@ class FlamingoSystem(PrefixSystem):
     # Blocks between the layers
 
     def _between(self, look: Any, inputs: Any = None) -> Between:
-        """The blocks, each of which does ``look``: (block, x, its input) -> x."""
+        """The blocks, applied by ``look``: (block, x, its input) -> x."""
 
         def apply(*args: Any) -> Any:
-            with jax.named_scope(REST):  # `plan` tells by it what is the language model's
+            with jax.named_scope(REST):  # by this name `plan` identifies the language model
                 return look(*args)
 
         return Between(self.bridge.layers, self.config.every, self.config.at, apply, inputs)
@@ -330,14 +329,14 @@ class FlamingoSystem(PrefixSystem):
         return sight(picture, count, self.config.vectors, earlier=self.config.sees == "all")
 
     def _cached(self, pictures: Any, picture: jax.Array, length: int) -> Between:
-        """Blocks whose keys and values of ``length`` vectors are there already; ``picture`` [B, (N,) T]."""
+        """Blocks with existing keys and values of ``length`` vectors; ``picture`` [B, (N,) T]."""
         seen = self._sight(picture, length)
         return self._between(lambda block, x, own: block(x, own["k"], own["v"], seen), pictures)
 
 
 def pictures_before(ids: jax.Array, image: int, end: int) -> jax.Array:
-    """Tokens int [B, T] -> the number, from 1, of the latest picture of each token's document: an image token has its
-    own. 0 before the first one, and behind the token that ends a document until the next picture."""
+    """Tokens int [B, T] -> the number, from 1, of the last image up to each token in its document; an image token has
+    its own. 0 before the first image, and after the token that ends a document until the next image."""
     here = ids == image
     document = _documents(ids, end)
     of_latest = jax.lax.cummax(jnp.where(here, document, 0), axis=1)
@@ -345,8 +344,8 @@ def pictures_before(ids: jax.Array, image: int, end: int) -> jax.Array:
 
 
 def pictures_after(ids: jax.Array, image: int, end: int) -> jax.Array:
-    """The same for the next picture of each token's document; an image token has its own number, and 0 is behind the
-    last one."""
+    """The same for the next image of each token's document; an image token has its own number, and tokens after the
+    last image have 0."""
     here = ids == image
     document = _documents(ids, end)
     none = ids.shape[1] + 1
@@ -355,6 +354,6 @@ def pictures_after(ids: jax.Array, image: int, end: int) -> jax.Array:
 
 
 def _documents(ids: jax.Array, end: int) -> jax.Array:
-    """The number of each token's document, int [B, T]: documents that ended before it."""
+    """The index of each token's document, int [B, T]: the number of documents that ended before it."""
     ends = (ids == end).astype(jnp.int32)
     return jnp.cumsum(ends, axis=1) - ends

@@ -1,6 +1,6 @@
-"""Frozen (arXiv 2106.13884): a tower learns to write a few vectors that a frozen language model reads as words.
+"""Frozen (arXiv 2106.13884): a tower is trained to produce a few vectors that a frozen language model reads as words.
 
-Nothing but the tower and the linear map behind it is trained, by gradients that flow through the language model.
+Only the tower and the linear map after it are trained, with gradients that flow through the language model.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ class FrozenConfig(InterleavedConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      vision: the paper's NF-ResNet-50, or a ViT, of which the class token is read.
-      vectors: those of a picture; the paper's best is 2.
-      image_token_id: stands for each of them in a text. It has no row in the language model's tables.
+      vision: the paper's NF-ResNet-50, or a ViT, whose class token is used.
+      vectors: number of vectors per image; the paper's best is 2.
+      image_token_id: marks the place of each of them in a text. It has no row in the language model's tables.
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
 
@@ -64,8 +64,8 @@ class FrozenConfig(InterleavedConfig):
 
 
 class FrozenSystem(InterleavedSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the tower and the language
-    model. ``int8``: the matrices of the latter take one byte a weight, or multiply in int8 as well."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the tower and the language
+    model. ``int8``: the latter's matrices are stored, or also multiplied, in int8."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from instructblip_jax.systems.protocol import Batch, Media, Shapes
 from instructblip_jax.systems.trainable import ADAPTERS
 
 TRAINED_INSTRUCTION = 128
-"""Tokens of an instruction, its last ones, that the original's Q-Former reads in training."""
+"""Number of tokens, the last ones of an instruction, that the original's Q-Former reads in training."""
 QFORMER = ("qformer", "query_tokens", "projector")
 
 
@@ -34,13 +34,13 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      instruct_qformer: show the Q-Former the instruction (False is the paper's ablation; a BLIP-2 Q-Former never sees
+      instruct_qformer: give the Q-Former the instruction (False is the paper's ablation; a BLIP-2 Q-Former never reads
         it).
-      image_token_id: what stands for the visual prompt in Hugging Face's prompts, -1 if the checkpoint has no such
+      image_token_id: placeholder of the visual prompt in Hugging Face's prompts, -1 if the checkpoint has no such
         token.
       stored_image_size: pixels along a side for which the checkpoint's position embeddings are stored, 0 if it is the
         tower's own size.
-      lora: sizes of the language model's adapters, in the trainable sets that have them.
+      lora: sizes of the language model's adapters, for trainable sets with adapters.
     """
 
     vision: VitConfig
@@ -52,9 +52,9 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
     stored_image_size: int = 0
     lora: Lora = dataclasses.field(default_factory=Lora)
 
-    # "original": the norm after the tower too, as the original code trains it (its freezing loop covers the tower
-    # only). "vision": the whole tower too, as BLIP-2 is fine-tuned (arXiv 2301.12597, section 4.2).
-    # "qformer_and_lora": the language model follows through adapters, which no paper of these two does.
+    # "original": also the norm after the tower, as in the original code (whose freezing loop covers only the tower).
+    # "vision": also the whole tower, as in BLIP-2's fine-tuning (arXiv 2301.12597, section 4.2). "qformer_and_lora":
+    # also adapters of the language model, which neither paper has.
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "qformer": QFORMER,
         "original": (*QFORMER, "vit/post_norm"),
@@ -74,17 +74,18 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
         return self.reads_instruction and self.instruct_qformer
 
     def instruction_limit(self, *, training: bool) -> int:
-        """Tokens of an instruction that the Q-Former reads, its last ones: in training as many as the original's."""
+        """Number of tokens, the last ones of an instruction, that the Q-Former reads; in training as in the
+        original."""
         positions = self.qformer.max_position_embeddings
         return min(TRAINED_INSTRUCTION, positions) if training else positions
 
     def configured(
         self, *, image_size: int = 0, instruct_qformer: bool = True, lora: Any = None, **others: Any
     ) -> "InstructBlipConfig":
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with or without the
+        """The same for images of ``image_size`` pixels per side (0: the checkpoint's own), with or without the
         instruction for the Q-Former, and with adapters of other sizes (``lora``, a mapping of `Lora`'s fields).
 
-        Raises ValueError for another option, a size that patches do not divide, or adapters that cannot be.
+        Raises ValueError for an unknown option, a size that is no multiple of the patch size, or invalid adapters.
         """
         if others:
             raise ValueError(f"{', '.join(others)}: this system has the options image_size, instruct_qformer and lora")
@@ -110,7 +111,7 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """See `protocol.SystemConfig`; several pictures of a row are read as the frames of a video."""
+        """See `protocol.SystemConfig`; several images in a row are read as video frames."""
         shapes = super().batch(rows, prompt, response, kinds, training=training)
         if self.reads_instruction:
             length = min(prompt, self.instruction_limit(training=training))
@@ -120,9 +121,8 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
 
 
 class InstructBlipSystem(CachedTower, PrefixSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of both towers. ``int8``: the
-    language model's matrices take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
-    trainable set."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of both towers. ``int8``: the language
+    model's matrices are stored, or also multiplied, in int8. ``trained``: prefixes of the trainable set."""
 
     def __init__(
         self,
@@ -168,5 +168,5 @@ class InstructBlipSystem(CachedTower, PrefixSystem):
         if not self.config.queries_read_text or "qformer_input_ids" not in batch:
             return tokens, None, None
         mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
-        mask, ids = (jnp.repeat(x, len(tokens) // len(image), axis=0) for x in (mask, ids))  # each frame's is the same
+        mask, ids = (jnp.repeat(x, len(tokens) // len(image), axis=0) for x in (mask, ids))  # every frame gets the same
         return tokens, ids, mask

@@ -1,4 +1,4 @@
-"""The base of systems that read texts with pictures anywhere in them: LLaVA, KOSMOS-1, Frozen, Flamingo."""
+"""Base of systems that read texts with interleaved images: LLaVA, KOSMOS-1, Frozen, Flamingo."""
 
 from typing import Any, ClassVar
 
@@ -11,18 +11,18 @@ from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 
 
 class InterleavedConfig(PrefixConfig):
-    """The base of their configurations; see `prefix.PrefixConfig`. Pictures of a batch are [B, N, H, W, 3], zeros where
-    a row has fewer than N."""
+    """Base of their configurations; see `prefix.PrefixConfig`. The images of a batch are [B, N, H, W, 3], padded with
+    zeros if a row has fewer than N."""
 
     @property
     def tokens_per_picture(self) -> int:
-        """Tokens of the text that a picture takes up, which static text lengths do not count; 0 if they are counted."""
+        """Number of text tokens per image, which static text lengths do not count; 0 if they are counted."""
         raise NotImplementedError
 
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count the tokens of pictures."""
+        """See `protocol.SystemConfig`. ``prompt`` and ``response`` do not count image tokens."""
         pictures = len(kinds)
         text = pictures * self.tokens_per_picture + prompt + (response if training else 0)
         names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
@@ -33,43 +33,43 @@ class InterleavedConfig(PrefixConfig):
 
 
 class InterleavedSystem(PrefixSystem):
-    """Such a system whose language model reads a picture as vectors among the words."""
+    """Such a system whose language model reads an image as vectors among the words."""
 
-    # Rows are long and a device has few of them: the head is read once a chunk.
+    # Rows are long and a device has few of them; the head is read once per chunk.
     chunk: ClassVar[int] = 256
 
     def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, N, H, W, 3], N pictures a row -> {"image": [B, N, Q, D]}, the vectors of each, which do not
-        depend on its neighbours.
+        """pixel_values [B, N, H, W, 3], N images per row -> {"image": [B, N, Q, D]}, the vectors of each, independent
+        of the others.
 
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`).
+        Images may be bytes with their scale (`instructblip_jax.pixels`).
         """
         pixels = numbers(batch, "pixel_values")
         rows, count = pixels.shape[:2]
-        if count == 0:  # texts alone
+        if count == 0:  # only texts
             return {"image": jnp.zeros((rows, 0, 1, self.config.text.width), self.llm.dtype)}
         vectors = self.vectors(pixels.reshape(-1, *pixels.shape[-3:]))
         return {"image": vectors.reshape(rows, count, *vectors.shape[1:])}
 
     def vectors(self, pixels: jax.Array) -> jax.Array:
-        """Pictures [B, H, W, 3] -> what stands for each in a text, [B, Q, D]."""
+        """Images [B, H, W, 3] -> the vectors of each in a text, [B, Q, D]."""
         raise NotImplementedError
 
     def places(self, ids: jax.Array) -> jax.Array:
-        """Tokens int [B, T] -> bool [B, T], true where the vector of a picture stands in the token's place."""
+        """Tokens int [B, T] -> bool [B, T], true where an image vector replaces the token."""
         return ids == self.config.image_token_id
 
     def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th place holds its n-th vector."""
+        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th image position has its n-th vector."""
         ids = batch["input_ids"]
         here = self.places(ids)
         vectors = nth(_vectors(media), jnp.cumsum(here, axis=1) - 1)
-        words = self.llm.embed(jnp.where(here, 0, ids))  # a place's token may have no row in the table
+        words = self.llm.embed(jnp.where(here, 0, ids))  # an image token may have no row in the table
         return jnp.where(here[..., None], vectors, words), batch["attention_mask"]
 
     @in_layout_of("llm")
     def prefill(self, media: Media, batch: Batch) -> Context:
-        """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be a picture's vector."""
+        """See `protocol.Answers`; "last" [B, D] is the last input of each row, which may be an image vector."""
         context, first = super().prefill(media, batch), first_of(batch)
         here = self.places(first["input_ids"])
         end = jnp.maximum(jnp.sum(first["attention_mask"], axis=1, keepdims=True) - 1, 0)
@@ -94,14 +94,14 @@ class InterleavedSystem(PrefixSystem):
 
 
 def nth(vectors: jax.Array, numbers: jax.Array) -> jax.Array:
-    """The vectors [B, T, D] with these numbers int [B, T] among each row's [B, S, D]; the nearest where there is none,
-    and zeros where there are no vectors."""
+    """The vectors [B, T, D] with these indices int [B, T] among each row's [B, S, D]; the nearest if an index is out of
+    range, and zeros if there are no vectors."""
     if vectors.shape[1] == 0:
         return jnp.zeros((*numbers.shape, vectors.shape[-1]), vectors.dtype)
     return jnp.take_along_axis(vectors, jnp.clip(numbers, 0, vectors.shape[1] - 1)[..., None], axis=1)
 
 
 def _vectors(media: Media) -> jax.Array:
-    """Those of all of a row's pictures, one picture after the other, [B, N * Q, D]."""
+    """The vectors of all images in a row, one image after the other, [B, N * Q, D]."""
     image = media["image"]
     return image.reshape(image.shape[0], image.shape[1] * image.shape[2], image.shape[3])

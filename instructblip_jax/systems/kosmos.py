@@ -1,8 +1,8 @@
-"""KOSMOS-1 (arXiv 2302.14045) and KOSMOS-2 without its grounding (arXiv 2306.14824): a language model that is trained
-with pictures among its words.
+"""KOSMOS-1 (arXiv 2302.14045) and KOSMOS-2 without its grounding (arXiv 2306.14824): a language model trained
+on text with interleaved images.
 
-CLIP's tokens, normalised, become a few vectors by attention; they stand between the tokens <image> and </image>, in the
-place of so many ids whose number does not matter.
+Attention reduces CLIP's normalised tokens to a few vectors, which replace the placeholder ids between the tokens
+<image> and </image>.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class KosmosConfig(InterleavedConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      vision: CLIP's tower, whose last norm is for all tokens.
-      slots: vectors of a picture, "latent queries".
+      vision: CLIP's tower, with its last norm applied to all tokens.
+      slots: number of vectors per image, "latent queries".
       begin_id, end_id: the tokens around them, <image> and </image>.
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
@@ -47,8 +47,9 @@ class KosmosConfig(InterleavedConfig):
 
     queries_read_text: ClassVar[bool] = False
     first_slot: ClassVar[int] = 4
-    """Ids from here on hold the places of a picture's vectors: ordinary words, of which only the place counts."""
-    # KOSMOS-1 trains all but the tower, of which its last layer does (section 3.1); the norm behind it goes along.
+    """Ids from here on are placeholders of an image's vectors: ordinary words, of which only the position matters."""
+    # KOSMOS-1 trains everything except the tower, and of that the last layer (section 3.1); here also the norm after
+    # it.
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "all": ("",),
         "all_but_vision": ALL_BUT_VISION,
@@ -57,12 +58,12 @@ class KosmosConfig(InterleavedConfig):
 
     @property
     def tokens_per_picture(self) -> int:
-        """Tokens of a picture: its vectors and the two around them."""
+        """Number of tokens per image: its vectors and the two around them."""
         return self.slots + 2
 
     @property
     def forbidden_ids(self) -> tuple[int, ...]:
-        """See `protocol.Forbids`: no answer begins or ends a picture."""
+        """See `protocol.Forbids`: no answer begins or ends an image."""
         return (self.begin_id, self.end_id)
 
     def build(
@@ -75,12 +76,12 @@ class KosmosConfig(InterleavedConfig):
         int8: Int8 = False,
         trained: tuple[str, ...] = ("",),
     ) -> "KosmosSystem":
-        """See `protocol.SystemConfig`; all trainable sets have the language model, so that there is no ``int8``."""
+        """See `protocol.SystemConfig`; all trainable sets include the language model, so there is no ``int8``."""
         return KosmosSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat)
 
 
 class KosmosSystem(InterleavedSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the language model."""
 
     def __init__(
         self, config: KosmosConfig, *, dtype: Any, rngs: nnx.Rngs, layout: Layout = SHARDED, remat: str = "none"
@@ -103,7 +104,7 @@ class KosmosSystem(InterleavedSystem):
 
     @in_layout_of("vit")
     def _tokens(self, pixels: jax.Array) -> jax.Array:
-        """Pictures [B, H, W, 3] -> tokens of length 1, [B, P, Dv]."""
+        """Images [B, H, W, 3] -> tokens of length 1, [B, P, Dv]."""
         tokens = self.vit(pixels)
         wide = tokens.astype(jnp.float32)
         return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(tokens.dtype)
@@ -123,6 +124,6 @@ class KosmosSystem(InterleavedSystem):
         return self.llm.run(*self.prompt(media, batch), key=key)
 
     def places(self, ids: jax.Array) -> jax.Array:
-        """See `InterleavedSystem`: what follows <image>, up to </image>."""
+        """See `InterleavedSystem`: the positions between <image> and </image>."""
         begun = jnp.cumsum(ids == self.config.begin_id, axis=1) > jnp.cumsum(ids == self.config.end_id, axis=1)
         return begun & (ids != self.config.begin_id)

@@ -1,6 +1,6 @@
-"""LLaVA 1.0 and 1.5 (arXiv 2304.08485, 2310.03744): projected patches of pictures stand among the words.
+"""LLaVA 1.0 and 1.5 (arXiv 2304.08485, 2310.03744): projected image patches among the words.
 
-An image token in ``input_ids`` holds the place of each patch; the language model reads patches and words alike.
+An image token in ``input_ids`` is the placeholder of each patch.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from instructblip_jax.systems.trainable import ADAPTERS
 CONVERSATIONS = ("v1", "v0", "plain")
 """Names of the conversation templates, the default first (`processors.conversation`)."""
 ASPECTS = ("square", "pad")
-"""Ways to make a picture square: its middle is cut out, or it is filled up at the sides."""
+"""Ways to make an image square: centre crop, or padding at the sides."""
 PROJECTOR = ("projector",)
 
 
@@ -32,12 +32,12 @@ class LlavaConfig(InterleavedConfig):
     """Sizes of all parts; see `protocol.SystemConfig`.
 
     Attributes:
-      vision: the tower as far as it is read: up to the layer whose output is projected.
-      projector_act: activation between the projector's two linear maps; "linear" is none.
-      image_token_id: the token that stands for each patch of a picture.
+      vision: the tower up to the layer whose output is projected.
+      projector_act: activation between the projector's two linear maps; "linear" means none.
+      image_token_id: the placeholder of each patch.
       class_token: True if the class token is projected, too.
       conversation: template around instructions, one of `CONVERSATIONS`.
-      image_aspect_ratio: one of `ASPECTS`; "" is what the directory's image settings say.
+      image_aspect_ratio: one of `ASPECTS`; "" means that of the directory's image settings.
       stored_image_size, lora: as in `systems.instructblip.InstructBlipConfig`.
     """
 
@@ -60,7 +60,7 @@ class LlavaConfig(InterleavedConfig):
 
     @property
     def tokens_per_picture(self) -> int:
-        """Image tokens of a picture, one a projected patch."""
+        """Number of image tokens, one per projected patch."""
         return self.vision.grid**2 + self.class_token
 
     def configured(
@@ -72,10 +72,10 @@ class LlavaConfig(InterleavedConfig):
         lora: Any = None,
         **others: Any,
     ) -> "LlavaConfig":
-        """The same for pictures of ``image_size`` pixels a side, another template, another way to square pictures; 0
-        and "" keep what the checkpoint says. ``lora``: a mapping of `Lora`'s fields.
+        """The same for images of ``image_size`` pixels per side, another template, another aspect ratio; 0 and ""
+        keep the checkpoint's. ``lora``: a mapping of `Lora`'s fields.
 
-        Raises ValueError for another option or value.
+        Raises ValueError for an unknown option or value.
         """
         if others:
             options = "image_size, conversation, image_aspect_ratio, lora"
@@ -85,7 +85,7 @@ class LlavaConfig(InterleavedConfig):
             ("image_aspect_ratio", image_aspect_ratio, ASPECTS),
         ):
             if value not in ("", *known):
-                raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         return dataclasses.replace(
             super().configured(image_size=image_size),
             conversation=conversation or self.conversation,
@@ -108,9 +108,9 @@ class LlavaConfig(InterleavedConfig):
 
 
 class LlavaSystem(InterleavedSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
-    ``int8``: its matrices, frozen, take one byte a weight, or multiply in int8 as well. ``trained``: prefixes of the
-    trainable set."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the language model.
+    ``int8``: its frozen matrices are stored, or also multiplied, in int8. ``trained``: prefixes of the trainable
+    set."""
 
     def __init__(
         self,

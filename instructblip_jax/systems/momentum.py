@@ -1,6 +1,6 @@
-"""Momentum copies and queues of features: state that changes in training and is not trained.
+"""Momentum copies and feature queues: state that changes in training but has no gradient.
 
-MoCo's way (arXiv 1911.05722) as ALBEF (arXiv 2107.07651, section 3.2) and BLIP (arXiv 2201.12086) use it.
+The method is MoCo's (arXiv 1911.05722), as used in ALBEF (arXiv 2107.07651, section 3.2) and BLIP (arXiv 2201.12086).
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from instructblip_jax.systems.protocol import Memory
 from instructblip_jax.systems.trainable import trains
 
 COPY = "momentum/"
-"""The beginning of a copy's name; its parameter's path follows."""
+"""Prefix of a copy's name, before its parameter's path."""
 EMPTY = -100
-"""The picture of a place in a queue that was never written."""
+"""Image identity of a queue entry that was never written."""
 PLACE, PICTURES = "place", "picture_queue"
 QUEUES = ("image_queue", "text_queue")
 
 
 def copies(train: Mapping[str, jax.Array], prefixes: tuple[str, ...]) -> Memory:
-    """Copies of the trained parameters under ``prefixes``, equal to them at first. What is frozen needs no copy."""
+    """Copies of the trained parameters under ``prefixes``, equal to them at first. Frozen parameters need no copy."""
     return {f"{COPY}{path}": jnp.copy(x) for path, x in train.items() if trains(path, prefixes)}
 
 
@@ -40,9 +40,9 @@ def follow(memory: Memory, train: Mapping[str, jax.Array], decay: float) -> Memo
 
 
 def twin(module: Any, memory: Memory, path: str) -> Any:
-    """The module at ``path`` of a system with the copies in the place of its parameters, as the compute type has them.
+    """The module at ``path`` of a system with the copies instead of its parameters, in the compute type.
 
-    Parameters without a copy are its own. No gradient enters it.
+    Parameters without a copy are the module's own. No gradient enters it.
     """
     graph, state = nnx.split(module)
     flat = []
@@ -57,9 +57,9 @@ def twin(module: Any, memory: Memory, path: str) -> Any:
 
 
 def begin_queues(size: int, width: int, *, pictures: bool, seed: int = 0) -> Memory:
-    """Queues of ``size`` features of images and texts: random unit vectors float32 [K, E], and the place to write at.
+    """Queues of ``size`` features of images and texts: random unit vectors float32 [K, E], and the write position.
 
-    ``pictures``: with the identity of each entry's picture, int32 [K], `EMPTY` at first.
+    ``pictures``: also the identity of each entry's image, int32 [K], `EMPTY` at first.
     """
     keys = jax.random.split(jax.random.key(seed), len(QUEUES))
     memory = {name: _units(jax.random.normal(key, (size, width))) for name, key in zip(QUEUES, keys, strict=True)}
@@ -73,10 +73,9 @@ def _units(x: jax.Array) -> jax.Array:
 
 
 def enqueue(memory: Memory, image: jax.Array, text: jax.Array, pictures: jax.Array | None = None) -> Memory:
-    """The memory after the features of a batch, [B, E] each, in the order of its rows, replaced the oldest ones.
+    """The memory with its oldest features replaced by those of a batch, [B, E] each, in the order of its rows.
 
-    The order is that of the global batch, whatever the mesh. Raises ValueError where the batch is larger than the
-    queue.
+    The order is that of the global batch on any mesh. Raises ValueError if the batch is larger than the queue.
     """
     size, rows = memory[QUEUES[0]].shape[0], image.shape[0]
     if rows > size:
@@ -103,14 +102,14 @@ def contrast_with_queues(
     """Contrast of a batch with the momentum features of the batch and of the queues (ALBEF, section 3.2).
 
     Args:
-      own: features of pictures and of texts, float32 [B, E] each; ``copied`` are those of the momentum copies.
+      own: features of images and of texts, float32 [B, E] each; ``copied`` are those of the momentum copies.
       memory: with the queues, K entries each.
       temperature: similarities are divided by it.
       alpha: weight of the copies' own similarities in the targets (momentum distillation, section 3.4).
-      pictures: identities int [B] of the rows' pictures, or None where each is another one.
+      pictures: identities int [B] of the rows' images, or None if all are different.
 
-    Returns the term, and the similarities of pictures to texts and of texts to pictures, float32 [B, B + K]: this
-    batch's features come first.
+    Returns the term, and the similarities of images to texts and of texts to images, float32 [B, B + K], with this
+    batch's features first.
     """
     rows = own[0].shape[0]
     images, texts = (jnp.concatenate([x, memory[name]]) for x, name in zip(copied, QUEUES, strict=True))

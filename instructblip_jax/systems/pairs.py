@@ -1,7 +1,7 @@
-"""The base of systems whose rows are pairs of a picture and a text, which are told apart from one another.
+"""Base of systems trained to match images and texts.
 
-ALBEF (arXiv 2107.07651) and BLIP (arXiv 2201.12086) before and in retrieval; BLIP-2's first stage (arXiv 2301.12597)
-has no momentum copies, and picks rows in the same way.
+ALBEF (arXiv 2107.07651) and BLIP (arXiv 2201.12086) in pre-training and retrieval. BLIP-2's first stage (arXiv
+2301.12597) has no momentum copies, but selects rows in the same way.
 """
 
 from collections.abc import Mapping
@@ -16,27 +16,27 @@ from instructblip_jax.systems.prefix import picture_shapes
 from instructblip_jax.systems.protocol import Memory, Shapes
 
 PICTURE = "picture"
-"""Batch key of the identities of the rows' pictures."""
+"""Batch key of the identities of the rows' images."""
 TEMPERATURE = 0.07
-"""The first value of a trained temperature, by which similarities are divided."""
+"""Initial value of a trained temperature, by which similarities are divided."""
 COOLEST, WARMEST = 0.001, 0.5
 """Its bounds in the original code."""
 
 
 class PairConfig(PictureTextConfig):
-    """The base of their configurations, to stand before that of the system: frozen dataclasses."""
+    """Base of their configurations, frozen dataclasses; it precedes the system's base class."""
 
     queue_size: int
     embed_dim: int
 
     @property
     def in_batch(self) -> bool:
-        """True: negatives are the other rows' pictures and texts."""
+        """True: negatives are the other rows' images and texts."""
         return True
 
     @property
     def identifies_pictures(self) -> bool:
-        """True if batches and queues say which pictures are the same: in retrieval, not in pre-training."""
+        """True if batches and queues identify equal images: in retrieval, not in pre-training."""
         raise NotImplementedError
 
     def batch(
@@ -56,7 +56,7 @@ class PairConfig(PictureTextConfig):
 
 
 def within_bounds(temperature: jax.Array) -> jax.Array:
-    """A trained temperature between the bounds of ALBEF's and BLIP's code.
+    """A trained temperature, clamped to the bounds of ALBEF's and BLIP's code.
 
     The original sets the parameter itself to the nearer bound, so that its gradient never vanishes.
     """
@@ -64,11 +64,11 @@ def within_bounds(temperature: jax.Array) -> jax.Array:
 
 
 def rows_of(x: jax.Array, place: jax.Array) -> jax.Array:
-    """Rows [B] of the global batch x [B, ...]: every device holds all of x for as long as it takes its own."""
+    """Rows [B] of the global batch x [B, ...]: every device has all of x until it has selected its own rows."""
     found = constrain(x, *(None for _ in x.shape))[place]
     return constrain(found, "batch", *(None for _ in x.shape[1:]))
 
 
 def interleaved(*groups: jax.Array) -> jax.Array:
-    """Groups [B, ...] -> [n * B, ...], those of a row one after the other, so that no row changes its device."""
+    """Groups [B, ...] -> [n * B, ...], with the groups of a row one after the other, so that no row changes device."""
     return jnp.stack(groups, axis=1).reshape(-1, *groups[0].shape[1:])

@@ -1,4 +1,4 @@
-"""The base of ALBEF and BLIP: a ViT whose tokens a BERT reads through cross-attention; momentum copies of them."""
+"""Base of ALBEF and BLIP: a ViT, a BERT with cross-attention to its tokens, and momentum copies of both."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from instructblip_jax.systems.protocol import TOWER, Batch, Media, Memory, Shape
 from instructblip_jax.systems.trainable import trains
 
 DECAY = 0.995
-"""The share of a momentum copy that stays at each step (ALBEF, arXiv 2107.07651, section 3.2)."""
+"""The momentum of the copies per step (ALBEF, arXiv 2107.07651, section 3.2)."""
 BELOW_ONE = 1.0 - 1e-6
 LIMITS: Mapping[str, tuple[float, float]] = {
     "alpha": (0.0, 1.0),
@@ -28,11 +28,11 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "label_smoothing": (0.0, BELOW_ONE),
     "drop_path": (0.0, BELOW_ONE),
 }
-"""Option -> its least and its largest value."""
+"""Option -> its minimum and maximum."""
 
 
 class PictureTextConfig:
-    """The base of their configurations: frozen dataclasses with at least these fields; see `protocol.SystemConfig`."""
+    """Base of their configurations: frozen dataclasses with at least these fields; see `protocol.SystemConfig`."""
 
     vision: VitConfig
     text: BertConfig
@@ -73,14 +73,14 @@ class PictureTextConfig:
 
     @property
     def more_end_ids(self) -> tuple[int, ...]:
-        """No token but the tokenizer's own ends an answer."""
+        """Only the tokenizer's own end token ends an answer."""
         return ()
 
     def configured(self, *, image_size: int = 0, dropout: float | None = None, **others: Any) -> Self:
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own), with another ``dropout`` in
-        BERT than config.json's (None), and with other values of the fields that are among `options`.
+        """The same for images of ``image_size`` pixels per side (0: the checkpoint's own), with a ``dropout`` of
+        BERT instead of config.json's (None), and with other values of the fields in `options`.
 
-        Raises ValueError for an option that this form does not have, or a value that cannot be.
+        Raises ValueError for an option that this form does not have, or an invalid value.
         """
         if unknown := others.keys() - set(self.options):
             raise ValueError(f"{', '.join(sorted(unknown))}: this form has the options {', '.join(self.options)}")
@@ -141,7 +141,7 @@ class PictureTextConfig:
 
 
 def _check(name: str, value: Any, kind: type, least: float, most: float) -> None:
-    """Raise ValueError unless an option's value is a number of its kind between its bounds."""
+    """Raise ValueError unless an option's value is a number of the required kind within its bounds."""
     number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if not number or not least <= value <= most:
         bound = "below 1" if most == BELOW_ONE else f"at most {most:g}"
@@ -149,14 +149,14 @@ def _check(name: str, value: Any, kind: type, least: float, most: float) -> None
 
 
 def text_shapes(rows: int, **lengths: int) -> Shapes:
-    """int32 [B, n] for each name; "input_ids" comes with its mask."""
+    """int32 [B, n] for each name, and the mask of "input_ids"."""
     if "input_ids" in lengths:
         lengths["attention_mask"] = lengths["input_ids"]
     return {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name, length in lengths.items()}
 
 
 class PictureTextSystem(nnx.Module):
-    """The base of their modules. ``drop_path``: rate of the tower's stochastic depth in training."""
+    """Base of their modules. ``drop_path``: rate of the tower's stochastic depth in training."""
 
     config: Any
 
@@ -165,8 +165,8 @@ class PictureTextSystem(nnx.Module):
         self.vit = Vit(config.vision, dtype=dtype, rngs=rngs, remat=remat, drop_path=drop_path)
 
     def encode(self, batch: Batch) -> Media:
-        """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, V]}; N pictures a row [B, N, H, W, 3] ->
-        [B, N, P, V]. Pictures may be bytes beside their scale (`instructblip_jax.pixels`)."""
+        """pixel_values [B, H, W, 3] -> {"image": image tokens [B, P, V]}; N images per row [B, N, H, W, 3] ->
+        [B, N, P, V]. Images may be bytes with their scale (`instructblip_jax.pixels`)."""
         return {"image": self.image(batch)}
 
     @in_layout_of("vit")
@@ -177,14 +177,14 @@ class PictureTextSystem(nnx.Module):
         return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
 
     def teacher(self, memory: Memory) -> Self:
-        """This system with its momentum copies in the place of the parameters that have one."""
+        """This system with momentum copies instead of the parameters that have one."""
         other = nnx.merge(*nnx.split(self))
         for name in {prefix.split("/")[0] for prefix in self.config.copied}:
             setattr(other, name, momentum.twin(getattr(self, name), memory, name))
         return other
 
     def alpha(self, step: jax.Array | int) -> jax.Array:
-        """The teacher's weight at a step, float32 scalar: it rises from 0 in ``ramp_steps``."""
+        """The teacher's weight at a step, float32 scalar: it rises from 0 over ``ramp_steps``."""
         ramp = self.config.ramp_steps
         return self.config.alpha * jnp.minimum(1.0, step / ramp if ramp else 1.0)
 
@@ -196,5 +196,5 @@ def first(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    """``count`` keys, or as many times None."""
+    """``count`` keys, or ``count`` times None."""
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -1,7 +1,7 @@
-"""The base of systems that write text after a visual prompt: pictures become vectors in front of the words.
+"""Base of systems that generate text after a visual prompt: images become vectors before the words.
 
-InstructBLIP, BLIP-2's second stage and their kin differ in how the vectors are made (see `instructblip`); where a
-system places them among the words instead, it has a `prompt` of its own (see `llava`).
+InstructBLIP, BLIP-2's second stage and similar systems differ in how the vectors are computed (see `instructblip`). A
+system that places them among the words overrides `prompt` (see `llava`).
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ TextConfig = T5Config | LlamaConfig | OptConfig
 
 
 class PrefixConfig:
-    """The base of their configurations: frozen dataclasses with at least the fields ``vision``, ``text``
+    """Base of their configurations: frozen dataclasses with at least the fields ``vision``, ``text``
     and ``stored_image_size``; see `protocol.SystemConfig`."""
 
     vision: VitConfig
@@ -59,8 +59,8 @@ class PrefixConfig:
 
     @property
     def more_end_ids(self) -> tuple[int, ...]:
-        """Tokens besides the tokenizer's own that end an answer: all of a list, and OPT's, which is the newline that
-        BLIP-2's captions were trained to end with. The number in T5's and LLaMA's files is not to be trusted."""
+        """Tokens in addition to the tokenizer's own that end an answer: all of a list, and OPT's, which is the newline
+        at the end of BLIP-2's training captions. The id in T5's and LLaMA's files is not reliable."""
         ends = self.text.eos_token_id
         if isinstance(ends, tuple):
             return ends
@@ -73,13 +73,13 @@ class PrefixConfig:
 
     @property
     def prompt_is_counted(self) -> bool:
-        """True for T5: its prompt is the start token alone, which counts in Hugging Face too."""
+        """True for T5: its prompt is only the start token, which Hugging Face also counts."""
         return not self.decoder_only
 
     def configured(self, *, image_size: int = 0, **others: Any) -> Self:
-        """The same for pictures of ``image_size`` pixels a side (0: the checkpoint's own).
+        """The same for images of ``image_size`` pixels per side (0: the checkpoint's own).
 
-        Raises ValueError for an option that the system does not have, or a size that the patches do not divide.
+        Raises ValueError for an option that the system does not have, or a size that is no multiple of the patch size.
         """
         if others:
             raise ValueError(f"{', '.join(others)}: this system has no such option; it has image_size")
@@ -88,7 +88,7 @@ class PrefixConfig:
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """See `protocol.SystemConfig`; several pictures of a row are read as the frames of a video."""
+        """See `protocol.SystemConfig`; several images in a row are read as video frames."""
         frames = () if kinds == ("image",) else (len(kinds),)
         text = prompt + (response if training and self.decoder_only else 0)
         shapes = {"input_ids": (rows, text), "attention_mask": (rows, text)}
@@ -111,7 +111,7 @@ class PrefixConfig:
 
 
 def picture_shapes(vision: VitConfig, rows: int, *more: int, key: str = "pixel_values") -> Shapes:
-    """Shapes of a batch's pictures under ``key``, bytes and their scale. ``more``: pictures of a row, if it has
+    """Shapes of a batch's images under ``key``, bytes and their scale. ``more``: images per row, if there are
     several."""
     side = vision.image_size
     return {
@@ -121,8 +121,8 @@ def picture_shapes(vision: VitConfig, rows: int, *more: int, key: str = "pixel_v
 
 
 def at_size(config: Any, image_size: int) -> dict[str, Any]:
-    """The fields ``vision`` and ``stored_image_size`` of a configuration for pictures of ``image_size`` pixels a side;
-    0 keeps the present size. Raises ValueError for a size that the patches do not divide."""
+    """The fields ``vision`` and ``stored_image_size`` of a configuration for images of ``image_size`` pixels per side;
+    0 keeps the current size. Raises ValueError for a size that is no multiple of the patch size."""
     vision = config.vision.at(image_size)
     stored = config.stored_image_size or (config.vision.image_size if vision != config.vision else 0)
     return {"vision": vision, "stored_image_size": stored}
@@ -131,14 +131,14 @@ def at_size(config: Any, image_size: int) -> dict[str, Any]:
 def tokens_first(mask: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
     """Mask and rows, all [B, T], padding anywhere -> the same with each row's real tokens first, in order.
 
-    Positions then count real tokens only, so that the padding side never changes an answer.
+    Positions then count only real tokens, so that the padding side never changes an answer.
     """
     order = jnp.argsort(mask == 0, axis=1, stable=True)
     return tuple(jnp.take_along_axis(x, order, axis=1) for x in (mask, *rows))
 
 
 def in_layout_of(part: str) -> Callable[[Callable], Callable]:
-    """Make a method constrain its activations by the layout of ``part``, and name its operations after it."""
+    """Decorator: constrain a method's activations by the layout of ``part``, and name its operations after it."""
 
     def wrap(method: Callable) -> Callable:
         @functools.wraps(method)
@@ -152,21 +152,21 @@ def in_layout_of(part: str) -> Callable[[Callable], Callable]:
 
 
 class PrefixSystem(nnx.Module):
-    """Answers and loss of such a system. A subclass has ``config``, ``layout`` and ``llm``, and says how media are
+    """Answers and loss of such a system. A subclass has ``config``, ``layout`` and ``llm``, and defines how media are
     encoded and become the visual prompt."""
 
     config: Any
     layout: Layout
     llm: Any
     chunk: ClassVar[int] = CHUNK
-    """Positions whose logits exist at the same time."""
+    """Number of positions whose logits exist at the same time."""
 
     def encode(self, batch: Batch) -> Media:
         """See `protocol.System`."""
         raise NotImplementedError
 
     def visual_prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """Encoded media, and the texts if they are read, -> the visual prompt [B, Q, D]."""
+        """Encoded media, and texts if they are used -> the visual prompt [B, Q, D]."""
         raise NotImplementedError
 
     def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -181,8 +181,8 @@ class PrefixSystem(nnx.Module):
         return self.llm.run(*self.prompt(media, batch, key=key))
 
     def begun(self, media: Media, batch: Batch, embeds: jax.Array, mask: jax.Array) -> dict[str, Any]:
-        """Media, text with the real tokens first, and what `prompt` made of both -> the context that the language
-        model's `prefill` gives."""
+        """Media, text with the real tokens first, and the result of `prompt` for both -> the context from the language
+        model's `prefill`."""
         return self.llm.prefill(embeds, mask)
 
     @in_layout_of("llm")
@@ -204,7 +204,7 @@ class PrefixSystem(nnx.Module):
         if not self.config.decoder_only:
             hidden, labels = self._decoded(media, batch, key), batch["labels"]
         else:
-            # Each label is predicted at the real token before it, whichever side the padding is on.
+            # Each label is predicted at the real token before it, for padding on either side.
             first = first_of(batch, "labels")
             hidden = self.hidden(media, first, key=key)[:, :-1]
             # Without a visual prompt before the text, nothing predicts its first token.
@@ -219,7 +219,7 @@ class PrefixSystem(nnx.Module):
         embeds, mask = self.prompt(media, begin)
         visual = embeds.shape[1] - batch["input_ids"].shape[1]
         if self.config.decoder_only:
-            # As Hugging Face has them: placeholders, then the padding, then the text.
+            # As in Hugging Face: placeholders, then padding, then text.
             order = jnp.argsort(batch["attention_mask"] != 0, axis=1, stable=True)
             text = jnp.take_along_axis(batch["input_ids"], order, axis=1)
             holders = jnp.full((embeds.shape[0], visual), self.config.image_token_id, text.dtype)
@@ -256,7 +256,7 @@ class PrefixSystem(nnx.Module):
         return constrain(self.llm.logits(hidden), "batch", None, "vocab")
 
     def _shifted(self, labels: jax.Array) -> jax.Array:
-        """Labels [B, To] -> the decoder's inputs: the start token, then all labels but the last."""
+        """Labels [B, To] -> the decoder's inputs: the start token, then all labels except the last."""
         previous = jnp.where(labels[:, :-1] == IGNORE, self.config.text.pad_token_id, labels[:, :-1])
         start = jnp.full((labels.shape[0], 1), self._start_id, labels.dtype)
         return jnp.concatenate([start, previous], axis=1)
@@ -268,7 +268,7 @@ class PrefixSystem(nnx.Module):
 
 
 def first_of(batch: Batch, *more: str) -> Batch:
-    """The batch with the language model's real tokens first, and the rows named in ``more`` along with them."""
+    """The batch with the language model's real tokens first, and the rows named in ``more`` reordered equally."""
     names = ("input_ids", *more)
     mask, *moved = tokens_first(batch["attention_mask"], *(batch[name] for name in names))
     return {**batch, **dict(zip(names, moved, strict=True)), "attention_mask": mask}

@@ -1,9 +1,9 @@
-"""The protocols of a system: all that training, decoding, evaluation, planning and conversion ask for.
+"""The protocols of a system: everything that training, decoding, evaluation, planning and conversion use.
 
 A system is a frozen configuration (`SystemConfig`), which describes everything without memory, and an `nnx.Module` that
-it builds (`System`), which is merged and called inside jitted functions only. A system that writes text is also
-`Answers`; one that compares images and texts is also `Compares`, and one that sorts them into classes `Classifies`; a
-system may be several of them. ARCHITECTURE.md has a recipe.
+it builds (`System`), which is merged and called only inside jitted functions. A system that generates text is also
+`Answers`, one that compares images and texts `Compares`, and one that classifies them `Classifies`; a system may be
+several of these. ARCHITECTURE.md has a recipe.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from instructblip_jax.sharding import Layout
 Batch = Mapping[str, jax.Array]
 """Arrays under the keys that `SystemConfig.batch` lists."""
 Media = dict[str, jax.Array]
-"""Encoded media by name, rows first: {"image": [B, P, D]}, {"image": [B, F, P, D]} for frames, {"audio": ...}."""
+"""Encoded media by name, with rows first: {"image": [B, P, D]}, {"image": [B, F, P, D]} for frames, {"audio": ...}."""
 Memory = dict[str, jax.Array]
 """State that changes in training but is not trained: momentum copies, queues. Empty for most systems."""
 Context = dict[str, Any]
-"""The state that all continuations of a row share: arrays with the rows first, or lists and stacks of such."""
+"""The state that all continuations of a row share: arrays with rows first, or lists and stacks of them."""
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 TOWER, LANGUAGE = "tower", "language"
@@ -32,19 +32,20 @@ TOWER, LANGUAGE = "tower", "language"
 
 
 class SystemConfig(Protocol):
-    """A frozen dataclass: the sizes of all parts, and what the rest of the house asks about the system."""
+    """A frozen dataclass: the sizes of all parts, and all properties of the system that the rest of the package
+    uses."""
 
     parts: ClassVar[Mapping[str, str]]
-    """Part -> role. A part is the leading piece of its parameters' paths, and has a layout of its own."""
+    """Part -> role. A part is the first component of its parameters' paths, and has its own layout."""
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Name -> path prefixes that train, the default set first. The prefix "" is every parameter."""
+    """Name -> path prefixes of the trainable parameters, the default set first. The prefix "" is every parameter."""
     media_keys: ClassVar[tuple[str, ...]]
-    """Batch keys that hold media: what `System.encode` reads, and decoding does not. Pictures may be bytes, with their
-    scale under a key beside it: `instructblip_jax.pixels.numbers` gives the numbers of either form."""
+    """Batch keys of media, which `System.encode` reads and decoding does not. Images may be bytes, with their scale
+    under another key: `instructblip_jax.pixels.numbers` gives the numbers of either form."""
     label_keys: ClassVar[tuple[str, ...]]
-    """Batch keys that only a loss reads."""
+    """Batch keys that only the loss reads."""
     feature_keys: ClassVar[Mapping[str, str]]
-    """Media key -> the key of its cached features, which may stand in its place; empty if nothing can be cached."""
+    """Media key -> the key of its cached features, which may replace it; empty if nothing can be cached."""
 
     @property
     def in_batch(self) -> bool:
@@ -52,7 +53,7 @@ class SystemConfig(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that `Answers.decode` gives logits of."""
+        """Number of tokens for which `Answers.decode` gives logits."""
 
     @property
     def end_ids(self) -> int | tuple[int, ...]:
@@ -60,16 +61,16 @@ class SystemConfig(Protocol):
 
     @property
     def pad_id(self) -> int:
-        """Fills answers behind their end."""
+        """The id that pads answers after their end."""
 
     @property
     def prompt_is_counted(self) -> bool:
         """True if a repetition penalty counts the prompt's tokens by default."""
 
     def configured(self, **options: Any) -> "SystemConfig":
-        """The same system with options of its own (`config.system`, keywords of `from_pretrained`).
+        """The same system with system-specific options (`config.system`, keyword arguments of `from_pretrained`).
 
-        Raises ValueError naming an option that the system does not have, and those that it has.
+        Raises ValueError naming an unknown option, and the known ones.
         """
 
     def build(
@@ -80,29 +81,28 @@ class SystemConfig(Protocol):
     def batch(
         self, rows: int, prompt: int, response: int = 0, kinds: tuple[str, ...] = ("image",), *, training: bool = True
     ) -> Shapes:
-        """Shape and type of every array of a batch, the only description of it: fake data, tracing, `plan` and the
-        processor's padding come from here.
+        """Shape and type of every array of a batch, the only description of it, on which fake data, tracing, `plan` and
+        the processor's padding are based.
 
         ``prompt``, ``response``: static text lengths in tokens. ``kinds``: the media of each row, in reading order.
-        ``training=False``: a batch of prompts to be answered, without responses and labels.
+        ``training=False``: a batch of prompts for generation, without responses and labels.
         """
 
     def feature_weights(self, path: str) -> bool:
-        """True for the parameters that cached features are computed with."""
+        """True for the parameters from which cached features are computed."""
 
     def feature_settings(self) -> Mapping[str, Any]:
-        """Everything but weights that cached features depend on, as JSON: the sizes of the tower."""
+        """Everything except weights that cached features depend on, as JSON: the sizes of the tower."""
 
     def trains_features(self, trained: tuple[str, ...]) -> bool:
-        """True if a trainable set with these prefixes changes what features would be cached of."""
+        """True if a trainable set with these prefixes changes the parameters from which features are computed."""
 
 
 class System(Protocol):
     """An `nnx.Module` built by its configuration."""
 
     def encode(self, batch: Batch) -> Media:
-        """The media of a batch, or their cached features, as the rest of the system reads them: the same whatever is
-        asked about them."""
+        """The encoded media of a batch, or of their cached features, independent of the instruction."""
 
     def loss(
         self, batch: Batch, *, memory: Memory, step: jax.Array | int, key: jax.Array | None = None
@@ -112,15 +112,15 @@ class System(Protocol):
 
 
 class Features(Protocol):
-    """A system whose frozen towers can be computed once and kept on disk."""
+    """A system whose frozen towers' outputs can be cached on disk."""
 
     def features(self, batch: Batch) -> dict[str, jax.Array]:
-        """Media key -> what `System.encode` makes of it before anything that may train, rows first."""
+        """Media key -> the result of the part of `System.encode` that is never trained, rows first."""
 
 
 @runtime_checkable
 class Remembers(Protocol):
-    """A configuration whose system keeps state beside its parameters."""
+    """A configuration whose system has state in addition to its parameters."""
 
     def begin_memory(self, train: Mapping[str, jax.Array]) -> Memory:
         """The memory before the first step: copies of trained parameters, empty queues."""
@@ -140,7 +140,7 @@ class Looks(Protocol):
 
 @runtime_checkable
 class Adapts(Protocol):
-    """A configuration whose language model may have adapters."""
+    """A configuration whose language model may have LoRA adapters."""
 
     @property
     def lora(self) -> Lora:
@@ -149,19 +149,19 @@ class Adapts(Protocol):
 
 @runtime_checkable
 class Forbids(Protocol):
-    """A configuration some of whose tokens no answer holds."""
+    """A configuration with tokens that no answer may contain."""
 
     @property
     def forbidden_ids(self) -> tuple[int, ...]:
-        """These tokens: those that stand for pictures or around them, say."""
+        """These tokens, such as placeholders of images and the tags around them."""
 
 
 @runtime_checkable
 class Shows(Protocol):
-    """A configuration whose trainable sets are for different media."""
+    """A configuration with trainable sets for different media."""
 
     def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
-        """The kinds of a row's media, for planning a run of the set with these path prefixes."""
+        """The kinds of media in a row, for planning a run with the trainable set of these path prefixes."""
 
 
 class Watches(Protocol):
@@ -175,14 +175,15 @@ class Watches(Protocol):
 
 
 class Answers(Protocol):
-    """A system that writes text."""
+    """A system that generates text."""
 
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """float32 [B, T, V], in Hugging Face's convention."""
 
     def prefill(self, media: Media, batch: Batch) -> Context:
-        """Encoded media and prompts -> what all continuations of each row share: "first" [B], the token to continue
-        from; "ids" [B, S], those before the answer, as Hugging Face counts them; and arrays of the system's own."""
+        """Encoded media and prompts -> the context that all continuations of each row share: "first" [B], the token to
+        continue from; "ids" [B, S], the tokens before the answer, as Hugging Face counts them; and the system's own
+        arrays."""
 
     def init_cache(self, context: Context, rows: int, length: int) -> Any:
         """An empty KV cache for ``length`` new tokens of ``rows`` continuations of each row."""
@@ -198,25 +199,25 @@ class Answers(Protocol):
         """Continuations int [B, N, T] -> float32 logits [B, N, T, V] of the tokens after them, and the updated cache.
 
         Without a cache the ids begin the answer; with one they continue it at ``index``. ``origin``: int [B, N, T],
-        the row of the cache that holds each continuation's token at each position, where that is not its own row.
+        the row of the cache that holds each continuation's token at each position, if that is not its own row.
         """
 
 
 class Compares(Protocol):
-    """A system that embeds images and texts in one space, and judges whether they belong together."""
+    """A system that embeds images and texts in one space, and predicts whether they match."""
 
     def embed_media(self, media: Media) -> jax.Array:
-        """Encoded media -> float32 unit vectors [B, E], or [B, Q, E] where the system has Q query embeddings."""
+        """Encoded media -> float32 unit vectors [B, E], or [B, Q, E] if the system has Q query embeddings."""
 
     def embed_texts(self, batch: Batch) -> jax.Array:
         """Texts -> float32 unit vectors [N, E]."""
 
     def match(self, media: Media, batch: Batch) -> jax.Array:
-        """float32 logits [B, 2] of each row's media and text: they do not belong together, and they do."""
+        """float32 logits [B, 2] of each row's media and text: no match, and match."""
 
 
 class Classifies(Protocol):
-    """A system that sorts a row's media and text into its configuration's ``classes``."""
+    """A system that classifies a row's media and text as one of its configuration's ``classes``."""
 
     def classify(self, media: Media, batch: Batch) -> jax.Array:
         """float32 logits [B, C], in the order of ``classes``."""

@@ -1,4 +1,4 @@
-"""A language model alone: it reads texts and writes texts, and shows nothing."""
+"""A language model alone, without media."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from instructblip_jax.systems.protocol import LANGUAGE, Batch, Media
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(PrefixConfig):
-    """The sizes of the language model. Nothing of it trains."""
+    """The sizes of the language model, which is not trained."""
 
     text: T5Config
 
@@ -40,7 +40,7 @@ class TextConfig(PrefixConfig):
 
 
 class TextSystem(PrefixSystem):
-    """See the module; a T5 behind an empty visual prompt."""
+    """See the module: a T5 after an empty visual prompt."""
 
     def __init__(self, config: TextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, layout: Layout, remat: str, int8: Int8):
         self.config, self.layout = config, layout

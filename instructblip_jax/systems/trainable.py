@@ -1,4 +1,4 @@
-"""Named trainable sets: a system split by path prefixes into what trains and what is frozen."""
+"""Named trainable sets: path prefixes that split a system into trainable and frozen parameters."""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -9,16 +9,16 @@ from flax import nnx
 from instructblip_jax.systems.protocol import LANGUAGE
 
 Prefixes = tuple[str, ...]
-"""Leading pieces of paths, such as "vit/post_norm"; "*" stands for any pieces, and "" is above all."""
+"""Path prefixes, such as "vit/post_norm"; "*" matches any components, and "" every path."""
 ADAPTERS = "llm/*/lora"
-"""The prefix of a language model's adapters, which are there only if a trainable set has it (`layers.lora`)."""
+"""The prefix of a language model's adapters, which exist only if the trainable set has it (`layers.lora`)."""
 
 
 def prefixes(name: str | None, sets: Mapping[str, Prefixes]) -> Prefixes:
-    """The path prefixes of a named set; without a name, of the first. Raises ValueError for an unknown name."""
+    """The path prefixes of a named set; without a name, of the default set. Raises ValueError for an unknown name."""
     chosen = name or next(iter(sets))
     if chosen not in sets:
-        raise ValueError(f"trainable set {chosen!r} is unknown; there are {', '.join(sorted(sets))}")
+        raise ValueError(f"trainable set {chosen!r} is unknown; expected one of {', '.join(sorted(sets))}")
     return sets[chosen]
 
 
@@ -28,28 +28,28 @@ def trains(path: str, trained: Prefixes) -> bool:
 
 
 def touches(path: str, trained: Prefixes) -> bool:
-    """True if anything at ``path`` or below it trains, adapters aside."""
+    """True if anything at ``path`` or below it is trainable, apart from adapters."""
     plain = tuple(prefix for prefix in trained if "*" not in prefix)
     return trains(path, plain) or any(prefix.startswith(f"{path}/") for prefix in plain)
 
 
 def trains_language(name: str | None, sets: Mapping[str, Prefixes], parts: Mapping[str, str]) -> bool:
-    """True if a named set trains the language model itself, which adapters beside its matrices do not."""
+    """True if a named set trains the language model itself, not only adapters."""
     return any(trains(part, prefixes(name, sets)) for part, role in parts.items() if role == LANGUAGE)
 
 
 def check_int8(
     int8: object, name: str | None, sets: Mapping[str, Prefixes], parts: Mapping[str, str], where: str = ""
 ) -> None:
-    """Raise ValueError where the named set trains a language model whose matrices ``int8`` would round.
+    """Raise ValueError if the named set trains a language model whose matrices ``int8`` would round.
 
-    ``where``: stands before the names of the options ("config.").
+    ``where``: prefix of the option names ("config.").
     """
     if int8 and trains_language(name, sets, parts):
         others = ", ".join(other for other in sets if not trains_language(other, sets, parts))
         raise ValueError(
             f"{where}int8 is {int8!r}, and {where}trainable {name or next(iter(sets))!r} trains the language model: "
-            "matrices in one byte are for frozen parts, because a training step is far smaller than theirs; set "
+            "int8 matrices are for frozen parts, because a training step is much smaller than their resolution; set "
             f"{where}int8 to False"
             + (f", or {where}trainable to one of {others}" if others else "")
             + "; to answer in int8, export the run first"
@@ -64,7 +64,7 @@ def path_filter(trained: Prefixes) -> Callable[[tuple, Any], bool]:
 def split(system: nnx.Module, trained: Prefixes) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """graph, and the variables (with their metadata) of the trained and of the frozen part, as nested states.
 
-    Raises ValueError for a prefix that matches no parameter: a misspelt one would silently train nothing.
+    Raises ValueError for a prefix that matches no parameter, because a misspelt one would silently train nothing.
     """
     states: list[nnx.State]
     graph, *states = nnx.split(system, path_filter(trained), ...)

@@ -1,4 +1,4 @@
-"""The base of systems whose BERT writes over states of a picture, or of a question that was read with it."""
+"""Base of systems whose BERT decoder attends to the states of an image, or of a question read with an image."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ class Decoder(nnx.Module):
 
     @property
     def writer(self) -> Writer:
-        """Its parts as a decoder."""
+        """The parts as a decoder."""
         return Writer(self.embeddings, self.layers, self.head)
 
 
 class WritingSystem(PictureTextSystem):
-    """See the module; a subclass has a `writer`, and says what it writes after."""
+    """See the module; a subclass has a `writer`, and defines its context."""
 
     @property
     def writer(self) -> Writer:
@@ -60,23 +60,23 @@ class WritingSystem(PictureTextSystem):
 
 
 class AnsweringSystem(WritingSystem):
-    """Question answering: the question is read with the picture, and the answer written over the question's states.
+    """Question answering: the question is read with the image, and the decoder attends to the question's states.
 
-    A batch's "input_ids" are the question, its "labels" [B, To] the answer. The writer begins with
+    A batch's "input_ids" are the question, its "labels" [B, To] the answer. The decoder starts with
     ``config.start_id``.
     """
 
     def question(self, media: Media, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """States [B, T, D] of a question that was read with its picture, and their mask int [B, T]."""
+        """States [B, T, D] of a question read with its image, and their mask int [B, T]."""
         raise NotImplementedError
 
     @in_layout_of("trained")
     def logits(self, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
-        """float32 [B, To, V] at each label; the writer reads its start and the labels shifted right."""
+        """float32 [B, To, V] at each label; the decoder's input is the start token and the labels shifted right."""
         return self.to_logits(self.written(self.encode(batch), batch, key))
 
     def written(self, media: Media, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """The writer's last states at each label, [B, To, D]."""
+        """The decoder's last states at each label, [B, To, D]."""
         keys, labels, config = split(key, 2), batch["labels"], self.config
         states, mask = self.question(media, batch, keys[0])
         previous = jnp.where(labels[:, :-1] == IGNORE, config.pad_id, labels[:, :-1])

@@ -1,7 +1,7 @@
-"""X-InstructBLIP (arXiv 2311.18799): one frozen language model that reads pictures, videos, sounds and point clouds.
+"""X-InstructBLIP (arXiv 2311.18799): one frozen language model for images, video, audio and point clouds.
 
-Each modality has a frozen tower, and a norm, a Q-Former that reads the instruction, queries and a projection of its
-own, which train on this modality's data alone. Any of them are used together, in any order among the words.
+Each modality has a frozen tower and its own norm, instruction-aware Q-Former, queries and projection, which are trained
+only on this modality's data. All modalities can be combined, in any order among the words.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layou
 from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Media, Shapes
 
 MODALITIES = ("image", "video", "audio", "pc")
-"""Everything that there is a tower for."""
+"""All modalities with a tower."""
 KINDS = {"image": "image", "video": "frame", "audio": "audio", "pc": "points"}
 """Modality -> the kind of its media; a run of frames is a video."""
 READERS = {kind: modality for modality, kind in KINDS.items()}
@@ -44,12 +44,13 @@ NORM_EPS = 1e-5
 
 
 def trained_paths(modality: str) -> tuple[str, ...]:
-    """Path prefixes of what trains for one modality."""
+    """Path prefixes of one modality's trainable parameters."""
     return tuple(f"{modality}_{part}" for part in ("norm", "qformer", "query_tokens", "projector"))
 
 
 class TrainableSets:
-    """The sets of all modalities together and of each alone: a configuration's own, or, of the class, all there are."""
+    """Trainable sets of all modalities together and of each alone: an instance has those of its modalities, the class
+    all."""
 
     def __get__(self, config: Any, owner: type) -> Mapping[str, tuple[str, ...]]:
         alone = {f"qformer_{name}": trained_paths(name) for name in (config.modalities if config else MODALITIES)}
@@ -58,18 +59,18 @@ class TrainableSets:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """The texts between which the language model finds the media, as a checkpoint was trained with them.
+    """The texts around the media in the language model's prompt, as a checkpoint was trained.
 
-    The original's runs have the defaults; its "improved" ones "USER: " before everything, a line with "ASSISTANT:"
-    behind the instruction, and ``clean``.
+    The original's runs have the defaults; its "improved" ones have "USER: " before everything, a line with "ASSISTANT:"
+    after the instruction, and ``clean``.
 
     Attributes:
-      prefix: stands before the media.
-      postfix: stands behind the instruction, and is read as one text with it.
-      clean: the begin token stands once, before everything, and cues have no leading blank; otherwise it stands before
-        every cue and before the instruction.
-      cues: a cue before each medium says its modality.
-      add_space: a blank behind each medium, but not in training.
+      prefix: text before the media.
+      postfix: text after the instruction, tokenised together with it.
+      clean: the begin token occurs once, before everything, and cues have no leading blank; otherwise it precedes every
+        cue and the instruction.
+      cues: a cue before each medium names its modality.
+      add_space: add a blank after each medium, but not in training.
     """
 
     prefix: str = ""
@@ -84,12 +85,12 @@ class XInstructBlipConfig(PrefixConfig):
     """Sizes of all parts; see `protocol.SystemConfig`. The defaults are the published models'.
 
     Attributes:
-      modalities: those that this model reads, in the order in which a prompt has them where nothing else says it.
-      qformer: sizes of every modality's Q-Former; what it attends to is as wide as its tower.
-      vision, audio, points: the towers, None where no modality reads them; pictures and videos share one.
-      frames: pictures of a video.
-      blocks, block, mels: pieces of a clip, frames of a piece, and mel bands of a frame.
-      cloud: points of a cloud.
+      modalities: the modalities of this model, in their default order in a prompt.
+      qformer: sizes of every modality's Q-Former; the width of its cross-attention input is the tower's.
+      vision, audio, points: the towers, None if no modality uses them; images and video share one.
+      frames: number of frames of a video.
+      blocks, block, mels: number of blocks of an audio clip, frames of a block, and mel bands of a frame.
+      cloud: number of points of a point cloud.
       stored_image_size: as in `systems.instructblip.InstructBlipConfig`.
     """
 
@@ -122,7 +123,7 @@ class XInstructBlipConfig(PrefixConfig):
         return tower is not None
 
     def width(self, modality: str) -> int:
-        """Numbers of a tower's token."""
+        """Width of a tower's tokens."""
         if modality in ("image", "video"):
             assert self.vision is not None
             return self.vision.hidden_size
@@ -131,17 +132,17 @@ class XInstructBlipConfig(PrefixConfig):
         return tower.width
 
     def vectors(self, modality: str) -> int:
-        """Tokens of the text that a medium takes up: its queries, those of each frame or block of a sequence."""
+        """Number of text tokens per medium: its queries, for each frame or block."""
         return self.num_query_tokens * {"video": self.frames, "audio": self.blocks}.get(modality, 1)
 
     def token_id(self, modality: str) -> int:
-        """The id that holds the place of each vector: the ones behind the vocabulary, for which it has no row."""
+        """The placeholder id of each vector: an id after the vocabulary, without an embedding row."""
         return self.text.vocab_size + MODALITIES.index(modality)
 
     def sequence(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        """Kinds of a row's media in reading order -> the modalities that read them: ``frames`` frames are one video.
+        """Kinds of a row's media in reading order -> their modalities: ``frames`` frames are one video.
 
-        Raises ValueError for media that this model has no tower for, or a video of another number of frames.
+        Raises ValueError for media without a tower in this model, or a video with another number of frames.
         """
         found: list[str] = []
         run = 0
@@ -158,7 +159,7 @@ class XInstructBlipConfig(PrefixConfig):
         return tuple(found)
 
     def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
-        """See `protocol.Shows`: a medium of each modality that trains."""
+        """See `protocol.Shows`: one medium of each trained modality."""
         return tuple(
             kind
             for name in self.modalities
@@ -167,17 +168,18 @@ class XInstructBlipConfig(PrefixConfig):
         )
 
     def instruction_limit(self, *, training: bool) -> int:
-        """Tokens of an instruction that the Q-Formers read, its last ones: in training as many as the original's."""
+        """Number of tokens, the last ones of an instruction, that the Q-Formers read; in training as in the
+        original."""
         positions = self.qformer.max_position_embeddings
         return min(TRAINED_INSTRUCTION, positions) if training else positions
 
     def configured(
         self, *, image_size: int = 0, frames: int = 0, blocks: int = 0, **others: Any
     ) -> "XInstructBlipConfig":
-        """The same for pictures of ``image_size`` pixels a side, videos of ``frames`` pictures and clips of ``blocks``
-        pieces; 0 is the checkpoint's own.
+        """The same for images of ``image_size`` pixels per side, videos of ``frames`` frames and clips of ``blocks``
+        blocks; 0 keeps the checkpoint's.
 
-        Raises ValueError for another option, or a size of pictures where none are read or that patches do not divide.
+        Raises ValueError for an unknown option, or an image size that is no multiple of the patch size or not used.
         """
         if others:
             raise ValueError(f"{', '.join(others)}: this system has the options image_size, frames and blocks")
@@ -200,7 +202,7 @@ class XInstructBlipConfig(PrefixConfig):
         int8: Int8 = False,
         trained: tuple[str, ...] = (),
     ) -> "XInstructBlipSystem":
-        """See `protocol.SystemConfig`; no trainable set has a tower or the language model."""
+        """See `protocol.SystemConfig`; no trainable set includes a tower or the language model."""
         return XInstructBlipSystem(self, dtype=dtype, rngs=rngs, layout=layout, remat=remat, int8=int8)
 
     def batch(
@@ -212,8 +214,8 @@ class XInstructBlipConfig(PrefixConfig):
         *,
         training: bool = True,
     ) -> Shapes:
-        """See `protocol.SystemConfig`; without ``kinds`` a medium of each modality. ``prompt`` does not count what
-        stands for media, but their cues."""
+        """See `protocol.SystemConfig`; by default one medium of each modality. ``prompt`` counts the cues of media, but
+        not their placeholders."""
         sequence = self.modalities if kinds is None else self.sequence(kinds)
         text = sum(map(self.vectors, sequence)) + prompt + (response if training else 0)
         names = ("input_ids", "attention_mask", *(("labels",) if training else ()))
@@ -250,8 +252,8 @@ class XInstructBlipConfig(PrefixConfig):
 
 
 class XInstructBlipSystem(PrefixSystem):
-    """See the module. ``dtype``: compute type. ``remat``: what the backward pass keeps of the language model.
-    ``int8``: its matrices take one byte a weight, or multiply in int8 as well."""
+    """See the module. ``dtype``: compute type. ``remat``: rematerialisation of the language model.
+    ``int8``: its matrices are stored, or also multiplied, in int8."""
 
     chunk: ClassVar[int] = InterleavedSystem.chunk
 
@@ -287,7 +289,7 @@ class XInstructBlipSystem(PrefixSystem):
         """The towers' tokens of all media in a batch, or their cached features, by modality: "image" [B, N, P, Dv],
         "video" [B, N, F, P, Dv], "audio" [B, N, K, P, Da], "pc" [B, N, P, Dp].
 
-        Pictures may be bytes beside their scale (`instructblip_jax.pixels`). Nothing of it trains.
+        Images may be bytes with their scale (`instructblip_jax.pixels`). No tower is trained.
         """
         made = self.features(batch)
         found = {name: batch.get(FEATURES[name], made.get(MEDIA[name])) for name in self.config.modalities}
@@ -304,7 +306,7 @@ class XInstructBlipSystem(PrefixSystem):
 
     @in_layout_of("vit")
     def _seen(self, pixels: jax.Array) -> jax.Array:
-        """Pictures [..., H, W, 3] -> [..., P, Dv]."""
+        """Images [..., H, W, 3] -> [..., P, Dv]."""
         return _one_by_one(self.vit, pixels, 3)
 
     @in_layout_of("beats")
@@ -318,10 +320,10 @@ class XInstructBlipSystem(PrefixSystem):
         return _one_by_one(self.point_bert, points, 2)
 
     def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """The language model's input [B, T, D] and its mask [B, T]: a row's n-th place of a modality holds its n-th
-        vector."""
+        """The language model's input [B, T, D] and its mask [B, T]: the n-th placeholder of a modality in a row gets
+        its n-th vector."""
         ids = batch["input_ids"]
-        # The places' ids have no row in the table.
+        # Placeholders have no row in the table.
         embeds = self.llm.embed(jnp.where(ids < self.config.text.vocab_size, ids, 0))
         for number, name in enumerate(MODALITIES):
             if name not in media:
@@ -345,7 +347,7 @@ class XInstructBlipSystem(PrefixSystem):
         """A modality's tokens [B, N, (F,) P, Dv], one medium or frame after the other and normalised, and ids and mask
         of each one's instruction, int [B, Tq] before."""
         flat = tokens.reshape(-1, *tokens.shape[-2:])
-        # Every frame of every medium is asked what its own row is: the original mixes them up in a batch.
+        # Every frame of every medium gets its own row's instruction; the original mixes them up in a batch.
         repeated = (jnp.repeat(x, len(flat) // len(tokens), axis=0) for x in text)
         return getattr(self, f"{name}_norm")(flat).astype(self.dtype), *repeated
 
@@ -354,7 +356,7 @@ class XInstructBlipSystem(PrefixSystem):
         """See `protocol.Watches`: a row's first picture. Raises ValueError for a model that reads no pictures."""
         tokens = self.encode(batch).get("image")
         if tokens is None or self.config.vision is None:
-            raise ValueError(f"there are maps over pictures alone; this model reads {', '.join(self.config.modalities)}")
+            raise ValueError(f"only images have maps; this model reads {', '.join(self.config.modalities)}")
         text: tuple[jax.Array, ...] = ()
         if "qformer_input_ids" in batch:
             text = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])[::-1]
@@ -364,6 +366,6 @@ class XInstructBlipSystem(PrefixSystem):
 
 
 def _one_by_one(tower: Any, media: jax.Array, axes: int) -> jax.Array:
-    """Media [..., *one], each of so many ``axes``, through a tower: [..., P, D]."""
+    """Media [..., *one], with ``axes`` axes each, through a tower: [..., P, D]."""
     tokens = tower(media.reshape(-1, *media.shape[-axes:]))
     return tokens.reshape(*media.shape[:-axes], *tokens.shape[1:])

@@ -1,1 +1,1 @@
-"""The train step over any system, and the loop around it."""
+"""The train step of any system, and the training loop."""

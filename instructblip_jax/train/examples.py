@@ -1,4 +1,4 @@
-"""Log of the records that each step is trained on, to check that none is lost or repeated."""
+"""Log of the training records of each step, to check that none is lost or repeated."""
 
 import json
 from collections.abc import Mapping

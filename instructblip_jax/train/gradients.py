@@ -1,4 +1,4 @@
-"""Gradients of a loss of several terms, exact over micro-batches, sets and any mesh."""
+"""Gradients of a loss with several terms, exact over micro-batches, sets and any mesh."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,8 +32,8 @@ def term_gradients(
 
     The loss is the weighted sum of the terms' means over the whole (global) batch, and the gradients are those of that
     loss: neither accumulation, nor padding, nor the number of devices changes the weight of a row or token. The sums
-    are "terms" {name: mean}, "counts" and "weights" {name: scalar}, "tokens" (the count of the first term) and, where
-    the batch names the ``sets`` of its rows, "set_totals" and "set_counts" {name: [sets]}, and "set_rows" [sets].
+    are "terms" {name: mean}, "counts" and "weights" {name: scalar}, "tokens" (the count of the first term) and, if the
+    batch names the ``sets`` of its rows, "set_totals" and "set_counts" {name: [sets]}, and "set_rows" [sets].
     """
     parts: Any = (batch, key)
     if count > 1:
@@ -52,7 +52,7 @@ def term_gradients(
     weights = {name: term.weight for name, term in described.items()}
     lead = next(iter(weights))
     # Sums are differentiated in units of the first term's count, and divided by that count once, at the end. A single
-    # term then needs no count beforehand. Several do, and counting them costs little: XLA removes everything else of
+    # term then needs no count beforehand. For several terms, counting first is cheap: XLA removes everything else from
     # that first scan.
     whole = _added(counted, before, parts)[0] if count > 1 and len(weights) > 1 else None
 
@@ -93,9 +93,9 @@ def grouped_gradients(
 ) -> tuple[jax.Array, dict[str, Any], Arrays, Arrays]:
     """`term_gradients` of a step with a batch for each of ``groups`` (`train.groups.joined`), by the groups' weights.
 
-    The loss is the weighted sum of the groups' losses, each of which is over its own batch alone, and the gradients are
-    those of that loss. The sums have the terms "GROUP/TERM", and "shares" {name: weight of its group}. The memory goes
-    through the groups in their order.
+    The loss is the weighted sum of the groups' losses, each over its own batch only, and the gradients are those of
+    that loss. The sums have the terms "GROUP/TERM", and "shares" {name: weight of its group}. The groups update the
+    memory in order.
     """
     batches = parted(batch)
     loss, grads, after = jnp.zeros(()), jax.tree.map(jnp.zeros_like, train), dict(memory or {})
@@ -117,7 +117,7 @@ def grouped_gradients(
 
 
 def _micro_batches(batch: Batch, count: int) -> Batch:
-    """[B, ...] -> [count, B / count, ...]; each part takes rows from every device, so that no row has to move."""
+    """[B, ...] -> [count, B / count, ...]; each part has rows from every device, so that no row is moved."""
     return {name: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
 
 
@@ -142,7 +142,7 @@ def _ratio(weights: Mapping[str, float], counts: Counts, name: str, lead: str) -
 
 
 def _sums(terms: Mapping[str, Term], batch: Batch, sets: int) -> dict[str, Any]:
-    """Everything that is added up over micro-batches: sum and count of each term, and those of each set's rows."""
+    """Everything that is summed over micro-batches: sum and count of each term, and those of each set's rows."""
     found: dict[str, Any] = {
         "totals": {name: term.sums.sum() for name, term in terms.items()},
         "counts": {name: term.counts.sum() for name, term in terms.items()},
@@ -156,7 +156,7 @@ def _sums(terms: Mapping[str, Term], batch: Batch, sets: int) -> dict[str, Any]:
 
 
 def _of_sets(rows: jax.Array, sets: jax.Array, count: int) -> jax.Array:
-    """A number a row [B], and the set of each row [B] -> the sums of each of ``count`` sets, [sets]."""
+    """One number per row [B], and the set of each row [B] -> the sum for each of ``count`` sets, [sets]."""
     # Masked sums rather than a scatter: added in the same order on any mesh, and one small all-reduce.
     own = sets == jnp.arange(count, dtype=sets.dtype)[:, None]
     return constrain(jnp.sum(jnp.where(own, rows, 0), axis=1), None)

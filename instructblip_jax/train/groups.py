@@ -1,4 +1,4 @@
-"""Steps over several batches, one of each group of sets, each of its own sizes: how they travel as one batch."""
+"""Steps with several batches, one for each group of sets, represented as one batch."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -22,5 +22,5 @@ def parted(batch: Mapping[str, X]) -> dict[str, dict[str, X]]:
 
 
 def rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The rows of a step, over all groups. ``shapes``: of a batch's arrays, by key."""
+    """The number of rows of a step, over all groups. ``shapes``: of a batch's arrays, by key."""
     return sum(next(iter(own.values()))[0] for own in parted(shapes).values())

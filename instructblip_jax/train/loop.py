@@ -1,4 +1,4 @@
-"""Training loop: the next batch is made while a step runs, and metrics are read one step late."""
+"""Training loop: the next batch is prepared while a step runs, and metrics are read one step late."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from instructblip_jax.train.watchdog import Watchdog
 from instructblip_jax.train.window import Window
 
 SHOWN = ("grad_norm", "learning_rate", "skipped")
-"""Metrics of a step that are logged as they are."""
+"""Metrics of a step that are logged unchanged."""
 
 
 class Data(Protocol):
@@ -43,11 +43,11 @@ class Save(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Steps to run, from ``start`` (already done) to ``steps``, and what happens between them.
+    """Steps to run, from ``start`` (already done) to ``steps``, and the actions between them.
 
     ``save`` is called every ``checkpoint_every`` steps and at the end; ``validate`` (trained parameters and memory ->
-    loss of each set), if given, every ``validate_every`` steps and at the end. ``window`` has the state it had after
-    step ``start``.
+    loss of each set), if given, every ``validate_every`` steps and at the end. ``window`` has its state after step
+    ``start``.
     """
 
     start: int
@@ -63,7 +63,7 @@ class Job:
     validate_every: int = 1
 
     def validates(self, step: int) -> bool:
-        """True if a validation loss is taken after this step."""
+        """True if a validation loss is computed after this step."""
         return self.validate is not None and step > 0 and (step % self.validate_every == 0 or step == self.steps)
 
 
@@ -87,7 +87,7 @@ def run(
 ) -> TrainState:
     """Train from step ``job.start`` to ``job.steps``.
 
-    The next batch of ``data`` is that of the first step. Raises guard.DivergedError for a NaN or infinite loss, or if
+    The next batch of ``data`` is used for the first step. Raises guard.DivergedError for a NaN or infinite loss, or if
     too many steps in a row were skipped: nothing is saved from then on, and the step itself has not changed the
     parameters. Raises stop.Stopped after a SIGTERM: the current step is finished and its state saved.
     """
@@ -130,7 +130,7 @@ def run(
             if job.trace:
                 job.trace.before(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                # The devices are still computing the previous step while the host makes this batch.
+                # The devices still compute the previous step while the host prepares this batch.
                 meter.enter("input_wait")
                 host = dict(next(data))
                 uids = host.pop("uid", [])

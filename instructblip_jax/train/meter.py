@@ -1,4 +1,4 @@
-"""Measures a run: rates, waits, compilations, memory."""
+"""Measurements of a run: rates, waiting times, compilations, memory."""
 
 import os
 import time
@@ -13,8 +13,8 @@ import numpy as np
 from instructblip_jax.train.groups import rows
 
 PHASES = ("start_up", "compiling", "input_wait", "saving", "validating", "steps")
-"""The run is always in one of these. "steps": calling the step, waiting for the devices, and logging. "input_wait":
-making a batch while no device works."""
+"""The run is always in one of these phases. "steps": calling the step, waiting for the devices, and logging.
+"input_wait": preparing a batch while no device works."""
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own name of the event
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,9 +23,9 @@ class Meter:
     """Counts from ``begun`` on. A context manager, because it listens to JAX's compiler.
 
     Args:
-      begun: the start of the process by ``clock``, so that loading and restoring count as start-up; None is now.
+      begun: the start of the process by ``clock``, so that loading and restoring count as start-up; None means now.
       flops_per_batch: global shapes of a batch -> floating-point operations of its step; None if not known.
-      peak_flops: operations a second of all devices together; None if not known: no MFU is then reported.
+      peak_flops: operations per second of all devices together; None if not known: no MFU is then reported.
       clock: the time in seconds.
     """
 
@@ -46,7 +46,7 @@ class Meter:
         self.compilations = 0
         self.saves = 0
         self.passed: Counter[str] = Counter()  # records that were too long -> visits
-        self.named: set[str] = set()  # those of them that an entry has named
+        self.named: set[str] = set()  # those already named in an entry
         self.whole = _Sums()  # since the start
         self.recent = _Sums()  # since the last entry
         self.mark = (self.begun, 0.0, 0.0, 0)  # of the last entry: time, input wait, validation, compilations
@@ -62,7 +62,7 @@ class Meter:
         self.compilations += event == COMPILED
 
     def enter(self, phase: str) -> None:
-        """From now on the run is in ``phase``, one of `PHASES`."""
+        """Start ``phase``, one of `PHASES`."""
         now = self.clock()
         before, since = self.now
         self.spent[before] += now - since
@@ -70,7 +70,7 @@ class Meter:
         self.now = (phase, now)
 
     def hidden(self) -> None:
-        """Count the time of the current phase as that of the steps, because the devices worked during all of it."""
+        """Count the time of the current phase as "steps", because the devices worked throughout."""
         self.now = ("steps", self.now[1])
 
     def start_entries(self) -> None:
@@ -95,7 +95,7 @@ class Meter:
         return self.flops[signature]
 
     def entry(self) -> dict[str, Any]:
-        """The figures since the last entry: of all hosts together, except memory and waiting, which are this host's."""
+        """The figures since the last entry, of all hosts together, except memory and waiting, which are this host's."""
         self.enter("steps")
         now = self.now[1]
         then, waited, validated, compiled = self.mark
@@ -123,13 +123,13 @@ class Meter:
         return {"mfu": sums.flops / seconds / self.peak_flops} if self.peak_flops and sums.flops else {}
 
     def shares(self) -> dict[str, float]:
-        """The share of the process's time so far that each phase took; they add up to 1."""
+        """The fraction of the process's time so far spent in each phase; they sum to 1."""
         self.enter(self.now[0])
         total = sum(self.spent.values())
         return {phase: round(seconds / total, 4) for phase, seconds in self.spent.items()}
 
     def summary(self) -> str:
-        """A Markdown table. The steady state leaves out start-up, compiling and saving."""
+        """A Markdown table. The steady state excludes start-up, compiling and saving."""
         self.enter(self.now[0])
         waited, saved, validated = (self.spent[phase] for phase in ("input_wait", "saving", "validating"))
         steady = max(waited + self.spent["steps"], 1e-9)

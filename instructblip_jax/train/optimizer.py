@@ -1,5 +1,4 @@
-"""AdamW with the paper's settings (arXiv 2305.06500, section 2.6: instruction tuning), with other rates for some paths
-where a run asks for them."""
+"""AdamW with the paper's settings (arXiv 2305.06500, section 2.6: instruction tuning), and optional rates by path."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import optax
 from instructblip_jax.systems.trainable import trains
 
 NO_DECAY = ("bias", "scale")
-"""Last path components of biases and norm scales, which are not decayed. Query tokens are."""
+"""Last path components of biases and norm scales, which have no weight decay. Query tokens do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +21,9 @@ class OptimConfig:
     ``decay``: "cosine" or "linear", to ``final_learning_rate`` at the last step. ``clip_norm``: maximum global gradient
     norm, 0 for no clipping. ``accumulation``: number of equal micro-batches of every batch; their gradients are added
     before the update. ``spike_factor``: skip steps whose loss is more than this many times the running mean; 0 skips
-    none. ``rates``: path prefix, as trainable sets have them -> factor of the learning rate of what is under it; the
-    longest prefix counts. ``undecayed``: path prefixes under which no weight decays, besides biases and norms.
+    none. ``rates``: path prefix, as in trainable sets -> factor on the learning rate of the parameters under it; the
+    longest prefix applies. ``undecayed``: path prefixes of parameters without weight decay, in addition to biases and
+    norms.
 
     Raises ValueError naming a field that is out of range.
     """
@@ -70,9 +70,9 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decays(train: Mapping[str, jax.Array], undecayed: tuple[str, ...] = ()) -> dict[str, bool]:
-    """Weight-decay mask: path -> True if the parameter is decayed; it is not under the prefixes ``undecayed``.
+    """Weight decay mask: path -> True if the parameter has weight decay; False under the prefixes ``undecayed``.
 
-    Raises ValueError for a prefix under which nothing trains.
+    Raises ValueError for a prefix without trainable parameters.
     """
     for prefix in undecayed:
         if not any(trains(path, (prefix,)) for path in train):
@@ -81,9 +81,9 @@ def decays(train: Mapping[str, jax.Array], undecayed: tuple[str, ...] = ()) -> d
 
 
 def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Updates times the factor of their path, weight decay included: the same as other learning rates.
+    """Updates times the factor of their path, weight decay included, which is equivalent to separate learning rates.
 
-    ``init`` raises ValueError for a prefix under which nothing trains.
+    ``init`` raises ValueError for a prefix without trainable parameters.
     """
 
     def factor(path: str) -> float:
@@ -106,7 +106,7 @@ def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:
 
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping (if configured), then AdamW with decoupled weight decay and the factors of ``rates``, over a
+    """Global-norm clipping (if configured), then AdamW with decoupled weight decay and the factors of ``rates``, for a
     flat dict path -> array."""
     adamw = optax.adamw(
         schedule(config, steps),

@@ -1,4 +1,4 @@
-"""The train step: it differentiates and updates the trained parameters only; frozen ones are constants."""
+"""The train step: it differentiates and updates only the trained parameters; frozen ones are constants."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,9 +19,9 @@ Step = Callable[["TrainState", Arrays, Batch], tuple["TrainState", Arrays]]
 class TrainState(TypedDict):
     """Everything that changes.
 
-    "step": int32 scalar; "train": the trained float32 parameters by path; "memory": the system's state that is not
-    trained, by name (empty for most systems); "opt": the optimizer's state; "guard": the loss-spike guard's state;
-    "drawn": int32 [sets], how many samples of each set were drawn.
+    "step": int32 scalar; "train": the trained float32 parameters by path; "memory": the system's untrained state, by
+    name (empty for most systems); "opt": the optimizer's state; "guard": the loss-spike guard's state; "drawn": int32
+    [sets], the number of samples drawn from each set.
     """
 
     step: jax.Array
@@ -35,7 +35,7 @@ class TrainState(TypedDict):
 def init_state(
     train: Arrays, tx: optax.GradientTransformation, sets: int = 1, memory: Arrays | None = None
 ) -> TrainState:
-    """The state before the first step, over a mixture of ``sets`` sets, which a batch's "set" [B] counts.
+    """The state before the first step, for a mixture of ``sets`` sets, which a batch's "set" [B] refers to.
 
     Call it outside jit, so that optax's moments inherit their parameters' shardings.
     """
@@ -63,14 +63,14 @@ def make_step(
 ) -> Step:
     """The jitted step ``(state, frozen, batch) -> (state, metrics)``; it consumes (donates) the state it is given.
 
-    ``merge(train, frozen)`` makes the system. ``follow(memory, train)``: the memory as a step begins with it
+    ``merge(train, frozen)`` makes the system. ``follow(memory, train)``: the memory at the beginning of a step
     (`systems.build.follow`). ``groups``, name -> weight: a step has a batch of each (`grouped_gradients`). Metrics:
     "loss" (see `term_gradients`), "tokens" (the count of its first term), "terms", "counts" and "weights" {name:
     scalar}, with groups "shares" too, "grad_norm" (before clipping), "learning_rate" (if ``rate``, the optimizer's
-    schedule, is given), "skipped" and "skipped_in_row"; and, where the batch names its rows' sets,
-    "set_totals" and "set_counts" {name: [sets]} and "drawn" [sets], samples so far. Dropout depends on ``seed`` and the
-    step alone. A step whose loss or gradient is not finite changes neither parameters nor memory, so that whoever reads
-    the metrics later still finds the last good ones; nor does one that ``spike_factor`` refuses.
+    schedule, is given), "skipped" and "skipped_in_row"; and, where the batch names its rows' sets, "set_totals" and
+    "set_counts" {name: [sets]} and "drawn" [sets], samples so far. Dropout depends only on ``seed`` and the step. A
+    step whose loss or gradient is not finite changes neither parameters nor memory, so that the last good ones remain;
+    nor does one that ``spike_factor`` skips.
     """
 
     def step(state: TrainState, frozen: Arrays, batch: Batch) -> tuple[TrainState, dict[str, Any]]:

@@ -41,7 +41,7 @@ class SigtermNotice:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def came(self, step: int) -> bool:
-        """True if the run has to stop after ``step``."""
+        """True if the run must stop after ``step``."""
         if jax.process_count() == 1:
             return self.noted
         return multihost_utils.reached_preemption_sync_point(step)

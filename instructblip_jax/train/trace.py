@@ -8,7 +8,7 @@ from etils import epath
 
 
 class Trace:
-    """Traces ``steps``, or those of them that are still to come, into ``directory``."""
+    """Traces the remaining steps among ``steps`` into ``directory``."""
 
     def __init__(self, steps: range, directory: epath.Path):
         self.steps, self.directory = steps, directory

@@ -1,4 +1,4 @@
-"""Reports a hanging step: since when, what the loop is doing, and the usual cause."""
+"""Reports of a hanging step: its duration, the current phase of the loop, and the usual cause."""
 
 import statistics
 import threading
@@ -13,7 +13,7 @@ from instructblip_jax.train import log
 from instructblip_jax.train.meter import Meter
 
 PATIENCE = 60.0
-"""Seconds without a finished step before a report, or `MEDIANS` times the median step if that is longer."""
+"""Seconds without a finished step before a report; `MEDIANS` times the median step if that is longer."""
 MEDIANS = 20
 COMPILING = 600.0
 """The same while a program is being compiled, which takes minutes for a large model."""
@@ -34,7 +34,7 @@ DOING = {
     ),
     "saving": ("is saving a checkpoint", "the disk or bucket of --workdir is slow, full or gone"),
 }
-"""Phase of the meter -> what the loop is doing, and why that may take long."""
+"""Phase of the meter -> the activity of the loop, and the usual cause of a long duration."""
 
 
 class Watchdog:

@@ -1,4 +1,4 @@
-"""Losses since the last logged step: the mean over everything that counts, of each term, and of each set."""
+"""Losses since the last logged step: the mean over all counted tokens or rows, for each term and each set."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,16 @@ import numpy as np
 
 
 class Window:
-    """Sums over the steps since the last logged one, which a checkpoint keeps: a resumed run logs the same numbers.
+    """Sums over the steps since the last logged one; they are saved in checkpoints, so that a resumed run logs the
+    same.
 
-    ``sets``: the mixture's names, in the order in which the batches' "set" counts them.
+    ``sets``: names of the mixture's sets, in the order of the batches' "set" indices.
     """
 
     def __init__(self, sets: Sequence[str] = ()):
         self.sets = tuple(sets)
         self.weights: dict[str, float] = {}  # of the loss terms, in the order of all arrays here
-        self.shares: dict[str, float] = {}  # of the groups that they belong to, in a step's loss
+        self.shares: dict[str, float] = {}  # of their groups, in a step's loss
         self.drawn: np.ndarray | None = None  # samples of each set, since the start of the run
         self._begin()
 
@@ -38,7 +39,7 @@ class Window:
             self.drawn = metrics["drawn"]
 
     def entry(self) -> dict[str, Any]:
-        """The means of the window, which ends here; everything that counts has the same weight, whatever its batch."""
+        """The means of the window, which ends here; every counted token or row has the same weight in any batch."""
         # In float64 a mean times its count is exact: the mean over one step is that step's own, bit for bit.
         means = dict(zip(self.weights, (self.totals / np.maximum(self.counts, 1.0)).tolist(), strict=False))
         shared = {name: self.shares.get(name, 1.0) * mean for name, mean in means.items()}
@@ -59,7 +60,7 @@ class Window:
         return float(sum(self.weights[name] * mean for name, mean in means.items()))
 
     def get_state(self) -> dict[str, Any]:
-        """The sums, as JSON keeps them without rounding."""
+        """The sums, in a form that JSON stores without rounding."""
         arrays: dict[str, np.ndarray] = {"totals": self.totals, "counts": self.counts}
         arrays |= {"set_totals": self.set_totals, "set_counts": self.set_counts}
         return {"tokens": self.tokens} | {name: array.tolist() for name, array in arrays.items()}

@@ -105,7 +105,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(cli, world, trai
     model, out = f"--model={world / 'model'}", f"--out={tmp_path / 'out'}"
     refused(cli("export", f"--model={tmp_path / 'no'}", out), tmp_path / "no")
     refused(cli("export", model, f"--workdir={tmp_path / 'run'}", out), tmp_path / "run", "instructblip train")
-    refused(cli("export", model, f"--out={world / 'model'}"), world / "model", "is the model")
+    refused(cli("export", model, f"--out={world / 'model'}"), world / "model", "is the source model")
     refused(cli("export", model, f"--out={world}"), world, "not empty")
     assert not list(tmp_path.iterdir())
     other = shutil.copytree(world / "model", tmp_path / "other")

@@ -74,7 +74,7 @@ def test_the_index_of_an_earlier_save_loses_and_is_told(ranked, world, model, sh
     got, stderr = ranked(model)
     want, clean_stderr = ranked(world / "model")
     assert got == want
-    assert f"{INDEX} and what it names are left over" in stderr
+    assert f"{INDEX} and its files are left over" in stderr
     assert INDEX not in clean_stderr
 
 

@@ -244,7 +244,7 @@ def test_the_old_field_in_a_file(stated, parsed, tmp_path):
 def test_an_unknown_layout_is_refused_with_the_choices(cli):
     run = cli("evaluate", f"--config={DIGITS}", "--workdir=/nowhere", "--config.layout.llm=split")
     assert run.code == 2
-    assert "layout.llm 'split' is unknown; there are replicated, fsdp, tensor, sequence, sharded" in run.err
+    assert "layout.llm 'split' is unknown; expected one of replicated, fsdp, tensor, sequence, sharded" in run.err
 
 
 OWN = """

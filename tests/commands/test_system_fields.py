@@ -38,7 +38,7 @@ def test_the_trainable_set_gets_its_name(run, system):
     [
         (
             {"trainable": "everything"},
-            "'everything' is unknown; there are original, projection, qformer, qformer_and_lora, vision",
+            "'everything' is unknown; expected one of original, projection, qformer, qformer_and_lora, vision",
         ),
         ({"layout": {"audio": "fsdp"}}, r"layout\.audio: this system has no such part; it has vit, llm, trained"),
         ({"data.features": "d", "trainable": "vision"}, r"config\.data\.features .* trainable 'vision' trains it"),
@@ -86,7 +86,7 @@ def test_features_of_a_system_that_caches_none_are_refused(run, system):
         ("--config.system.colour=3", "colour: this system has the options image_size, instruct_qformer and lora"),
         ("--config.system.instruct_qformer=3", "instruct_qformer is 3; it is True or False"),
         ("--config.layout.audio=fsdp", "layout.audio: this system has no such part; it has vit, llm, trained"),
-        ("--config.trainable=some", "trainable set 'some' is unknown; there are original, projection, qformer, "),
+        ("--config.trainable=some", "trainable set 'some' is unknown; expected one of original, projection, qformer, "),
     ],
 )
 def test_train_refuses_them_before_anything_is_loaded_or_written(cli, world, tmp_path, monkeypatch, override, words):

@@ -266,7 +266,7 @@ def test_evaluate_writes_the_table_the_json_and_the_predictions(process, cli, wo
     said = predictions(workdir)
     absent = cli("evaluate", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", "--checkpoint=22")
     assert absent.code == 1
-    assert "has no checkpoint of step 22; there are [21, 28, 30]" in absent.err.splitlines()[-1]
+    assert "has no checkpoint of step 22; the steps are [21, 28, 30]" in absent.err.splitlines()[-1]
     assert predictions(workdir) == said
 
     # An older step's answers are those of a run that ended there, and others than the newest one's.

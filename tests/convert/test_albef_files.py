@@ -93,7 +93,7 @@ def test_a_new_model_begins_as_its_parts(parts):
     ("given", "words"),
     [
         ({"distilled": True}, "is a distilled DeiT, whose tower has one more token"),
-        ({"kind": "clip"}, "model_type is 'clip'; a tower to begin with is vit or deit"),
+        ({"kind": "clip"}, "model_type is 'clip'; a tower must be vit or deit"),
     ],
 )
 def test_towers_that_cannot_be_taken(parts, tmp_path, given, words):

@@ -377,7 +377,7 @@ def test_every_combination_has_its_family():
 @pytest.mark.parametrize(
     ("system", "given", "words"),
     [
-        ("blop", ["vision"], r"no system 'blop' can be assembled; there are instructblip, blip-2"),
+        ("blop", ["vision"], r"no system 'blop' can be assembled; expected one of instructblip, blip-2"),
         (
             "instructblip",
             [],

@@ -162,9 +162,9 @@ def test_a_place_in_use_is_refused_and_left_as_it_is(source, tmp_path):
     (tmp_path / "link").symlink_to(source)
     cases = {
         tmp_path / "used": "not empty",
-        tmp_path / "file": "no directory",
-        source: "is the model",
-        tmp_path / "link": "is the model",
+        tmp_path / "file": "not a directory",
+        source: "is the source model",
+        tmp_path / "link": "is the source model",
         Path("gs://bucket/out"): "local",
     }
     for out, words in cases.items():

@@ -50,7 +50,7 @@ def test_trainable_sets_are_a_systems(tmp_path):
     assert ib.trainable("projector_and_llm")(("llm", "norm", "scale"), None)
     with pytest.raises(
         ValueError,
-        match=r"'towers' is unknown; there are .*projection, projector, .*qformer, qformer_and_lora, .*vision",
+        match=r"'towers' is unknown; expected one of .*projection, projector, .*qformer, qformer_and_lora, .*vision",
     ):
         ib.trainable("towers")
     with pytest.raises(ValueError, match=rf"trainable: model_type is 'kosmos-2.5'; {BUILT}"):

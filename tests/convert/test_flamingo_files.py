@@ -89,7 +89,7 @@ def test_it_begins_as_its_language_model_and_never_writes_a_picture(parts, made)
 
 def test_parts_of_another_kind_are_named(parts, tmp_path):
     given = parts[0]
-    with pytest.raises(ValueError, match="a language model to put in is llama or opt"):
+    with pytest.raises(ValueError, match="a language model must be llama or opt"):
         families.assemble(tmp_path / "out", "flamingo", given | {"language": given["vision"]})
 
 
@@ -107,8 +107,8 @@ def test_what_cannot_be_read_is_named(made, tmp_path):
             ({"cross_attention_config": {"every": 2, "at": 2}}, r"cross_attention_config\.at is 2"),
             ({"known_tokens": 10_000}, "known_tokens 10000 are at most"),
             ({"image_token_id": 3}, "image_token_id and chunk_token_id are among the 2 added_tokens"),
-            ({"text_config": {"model_type": "t5"}}, r"text_config\.model_type is 't5'; known are llama, opt"),
-            ({"sees": "none"}, "sees is 'none'; known are latest, all"),
+            ({"text_config": {"model_type": "t5"}}, r"text_config\.model_type is 't5'; expected one of llama, opt"),
+            ({"sees": "none"}, "sees is 'none'; expected one of latest, all"),
             ({"next_picture": 2}, "next_picture is 2; it is a probability"),
             ({"resampler_config": {"activation": "what"}}, r"resampler_config\.activation is 'what'"),
         ]
@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_named(made, tmp_path):
         [
             ({"cross_layer_interval": 2}, "cross_layer_interval 2 does not divide num_hidden_layers 3"),
             ({"additional_vocab_size": 0}, "additional_vocab_size is 0; it must be at least 1"),
-            ({"alpha_type": "none"}, "alpha_type is 'none'; known are float, vector"),
+            ({"alpha_type": "none"}, "alpha_type is 'none'; expected one of float, vector"),
             ({"vision_embed_dim": 12}, "vision_embed_dim is a field of the first files"),
         ]
     ):
@@ -138,5 +138,5 @@ def test_an_exported_model_remembers_its_options(made, tmp_path):
     assert ib.Processor.from_pretrained(tmp_path / "out").image.height == 32
     with pytest.raises(ValueError, match="this system has the options image_size, sees, next_picture"):
         ib.from_pretrained(made, instruct_qformer=False)
-    with pytest.raises(ValueError, match="sees is 'some'; there are latest, all"):
+    with pytest.raises(ValueError, match="sees is 'some'; expected one of latest, all"):
         ib.from_pretrained(made, sees="some")

@@ -258,5 +258,5 @@ def test_what_does_not_fit_is_named_and_nothing_is_left(sources, tmp_path, fault
 
 def test_a_source_is_not_written_over(sources):
     for path in sources:
-        with pytest.raises(ValueError, match="is the model"):
+        with pytest.raises(ValueError, match="is the source model"):
             from_blip2(path, *sources)

@@ -82,7 +82,7 @@ def test_pictures_are_filled_up_with_black(made):
     [
         (
             {"vision_config": {"model_type": "nf_resnet", "widths": [8], "depths": [1, 2]}},
-            "there is one of each a stage",
+            "there must be one of each per stage",
         ),
         ({"vision_config": {"model_type": "resnet"}}, r"vision_config\.model_type is 'resnet'"),
         ({"text_config": {"model_type": "t5"}}, r"text_config\.model_type is 't5'; it is one of llama, opt"),

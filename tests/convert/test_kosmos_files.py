@@ -109,13 +109,13 @@ def test_sizes_of_another_model_are_not_meant(parts, tmp_path):
 
 
 FAULTS = {
-    "positions": ({"positions": "rotary"}, {}, "text_config.positions is 'rotary'; known are xpos, sinusoidal"),
+    "positions": ({"positions": "rotary"}, {}, "text_config.positions is 'rotary'; expected one of xpos, sinusoidal"),
     "rate": ({"dropout": 1.0}, {}, "text_config.dropout is 1.0; a rate is below 1"),
     "pairs": ({"attention_heads": 3}, {}, "text_config.embed_dim 32 is not a multiple of twice the attention_heads 3"),
-    "cross": ({"add_cross_attention": True}, {}, "text_config.add_cross_attention is True; only False is read here"),
-    "slots": ({}, {"latent_query_num": 200}, "a picture takes the ids 4 to 203"),
+    "cross": ({"add_cross_attention": True}, {}, "text_config.add_cross_attention is True; only False is supported"),
+    "slots": ({}, {"latent_query_num": 200}, "an image takes the ids 4 to 203"),
     "boundary": ({}, {"image_begin_token_id": 5}, "<image> 5, </image> 89"),
-    "tower": ({}, {"vision_config": CLIP | {"num_hidden_layers": 1}}, "a tower of at least 2 layers is read here"),
+    "tower": ({}, {"vision_config": CLIP | {"num_hidden_layers": 1}}, "a tower of at least 2 layers is supported"),
     "other": ({}, {"model_type": "kosmos-2.5"}, "this layout is that of kosmos-2, kosmos-1"),
 }
 

@@ -114,15 +114,15 @@ def test_the_authors_own_repositories_become_whole(parts, tmp_path):
     assert not written["multi_modal_projector.linear_2.bias"].any()
     three = two | {".4.weight": "linear_2.weight", ".4.bias": "linear_2.bias"}
     source = authors(parts, tmp_path / "three", three)
-    with pytest.raises(ValueError, match=r"its projector is .*a linear one and mlp2x_gelu are read"):
+    with pytest.raises(ValueError, match=r"its projector is .*a linear one and mlp2x_gelu are supported"):
         families.assemble(tmp_path / "out2", "llava", {"vision": root / "clip", "language": source})
 
 
 def test_parts_of_another_kind_are_named(parts, tmp_path):
     root, _, _ = parts
     for vision, language, words in (
-        ("language", "language", "model_type is 'llama'; a tower to put in is clip"),
-        ("clip", "clip", "model_type is 'clip', and the files hold no model.mm_projector"),
+        ("language", "language", "model_type is 'llama'; a tower must be clip"),
+        ("clip", "clip", "model_type is 'clip', and the files have no model.mm_projector"),
     ):
         with pytest.raises(ValueError, match=words):
             families.assemble(tmp_path / "out", "llava", {"vision": root / vision, "language": root / language})
@@ -136,15 +136,15 @@ def test_parts_of_another_kind_are_named(parts, tmp_path):
             r"vision_feature_layer is \[-2, -1\]; it is one layer of the tower, 1 to 3",
         ),
         ({"vision_feature_layer": -4}, "vision_feature_layer is -4"),
-        ({"vision_feature_select_strategy": "cls"}, "vision_feature_select_strategy is 'cls'; known are default, full"),
-        ({"projector_hidden_act": "swish"}, "projector_hidden_act is 'swish'; known are linear, gelu"),
+        ({"vision_feature_select_strategy": "cls"}, "select_strategy is 'cls'; expected one of default, full"),
+        ({"projector_hidden_act": "swish"}, "projector_hidden_act is 'swish'; expected one of linear, gelu"),
         ({"text_config": {"model_type": "mistral"}}, "text_config.model_type is 'mistral'; only llama"),
         ({"text_config": [1]}, "text_config is not an object"),
         ({"image_token_index": 31999}, "image_token_index is 31999, and text_config.vocab_size 192 gives it no row"),
         ({"multimodal_projector_bias": False}, "multimodal_projector_bias is false"),
         ({"vision_config": VISION | {"image_size": 43}}, "vision_config.image_size 43 is not a multiple of patch_size"),
         ({"vision_config": VISION | {"num_attention_heads": 7}}, "vision_config.hidden_size 40 is not a multiple"),
-        ({"conversation_template": "v9"}, "conversation_template is 'v9'; known are v1, v0, plain"),
+        ({"conversation_template": "v9"}, "conversation_template is 'v9'; expected one of v1, v0, plain"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_one_line_with_file_and_field(parts, tmp_path, changes, words):
@@ -159,10 +159,10 @@ def test_a_config_that_cannot_be_read_is_one_line_with_file_and_field(parts, tmp
 def test_options_and_sets_that_are_not_there_are_named_with_those_that_are(parts):
     whole = parts[0] / "whole"
     for options, words in (
-        ({"conversation": "v2"}, "conversation is 'v2'; there are v1, v0, plain"),
-        ({"image_aspect_ratio": "fit"}, "image_aspect_ratio is 'fit'; there are square, pad"),
+        ({"conversation": "v2"}, "conversation is 'v2'; expected one of v1, v0, plain"),
+        ({"image_aspect_ratio": "fit"}, "image_aspect_ratio is 'fit'; expected one of square, pad"),
         ({"instruct_qformer": True}, "instruct_qformer: this system has the options image_size, conversation"),
-        ({"trainable": "qformer"}, "trainable set 'qformer' is unknown; there are projector, projector_and_llm"),
+        ({"trainable": "qformer"}, "trainable set 'qformer' is unknown; expected one of projector, projector_and_llm"),
     ):
         with pytest.raises(ValueError, match=words):
             ib.from_pretrained(whole, **options)

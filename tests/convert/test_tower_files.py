@@ -108,7 +108,7 @@ def test_files_of_other_networks_are_refused(torch, tmp_path):
     state = as_torch(torch, weights("pointbert", 0))
     refused(point_bert.read, {"state_dict": {"x": torch.zeros(1)}}, "is no PointBERT")
     colour = {"point_encoder.encoder.first_conv.0.weight": torch.zeros(12, 6, 1)}
-    refused(point_bert.read, {"state_dict": state | colour}, "6 numbers a point", "colour", "pointbert_ULIP-2.pt")
+    refused(point_bert.read, {"state_dict": state | colour}, "6 numbers per point", "colour", "pointbert_ULIP-2.pt")
     with pytest.raises(FileNotFoundError, match="none"):
         beats.read(tmp_path / "none.pt")
 
@@ -156,7 +156,7 @@ def test_nothing_in_a_file_is_run_and_no_memory_is_wasted(tmp_path):
     assert set(open_file(path).content) == {"cfg", "model"}
     assert not mark.exists()
     archive(path, b"\x80\x02}r\xff\xff\xff\xff.")  # a place among objects that would take 64 GB
-    with pytest.raises(ValueError, match="cannot have"):
+    with pytest.raises(ValueError, match="an invalid index"):
         open_file(path)
     archive(path, described((2, 2), (2, 1)))
     np.testing.assert_array_equal(array_of(open_file(path).tensors("model")["x"]), [[0, 1], [2, 3]])

@@ -125,5 +125,5 @@ def test_gradients_are_near_those_of_float32(tmp_path):
 
 def test_a_value_without_a_meaning_is_refused(tmp_path):
     checkpoints.write(tmp_path, checkpoints.config_json(sizes=checkpoints.MINI))
-    with pytest.raises(ValueError, match="int8 'w4' is unknown; there are False, True, w8a8"):
+    with pytest.raises(ValueError, match="int8 'w4' is unknown; expected one of False, True, w8a8"):
         ib.Model.from_pretrained(tmp_path, int8="w4")

@@ -70,7 +70,7 @@ def test_sentences_and_classes(processors):
     assert pair.encode("a 7", "True", training=True)["labels"].tolist() == [1]
     assert one.encode("a 7", "contradiction", training=True)["labels"].tolist() == [0]
     assert one.asked("A man/woman, well-dressed.") == "a man woman well dressed"
-    with pytest.raises(ValueError, match="'maybe' is no class; the classes are contradiction, neutral, entailment"):
+    with pytest.raises(ValueError, match="'maybe' is not a class; the classes are contradiction, neutral, entailment"):
         one.response("maybe")
     picture = np.zeros((4, 4, 3), np.uint8)
     batch = pair([[picture, picture]], ["a 7"], ["False"])

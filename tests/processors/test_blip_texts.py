@@ -83,7 +83,7 @@ def test_questions_and_sentences_are_read_behind_enc(processors):
     judge = processors["reasoning"]
     assert judge.encode("a 7", "True", training=True)["labels"].tolist() == [1]
     assert judge.encode("a 7")["input_ids"][0] == enc
-    with pytest.raises(ValueError, match="'maybe' is no class; the classes are False, True"):
+    with pytest.raises(ValueError, match="'maybe' is not a class; the classes are False, True"):
         judge.encode("a 7", "maybe", training=True)
     with pytest.raises(ValueError, match="shows 1 pictures; this form reads 2 a row"):
         judge.media([("image", np.zeros((4, 4, 3), np.uint8))], "row 3")

@@ -159,7 +159,9 @@ class TestLossIsWhereTheAuthorsTakeIt:
     def test_plain(self, ours, read, name, pictures):
         turns = CONVERSATIONS[name]
         if len(turns) > 1:
-            with pytest.raises(ValueError, match=rf"^{len(turns)} turns, but the conversation 'plain' holds a caption"):
+            with pytest.raises(
+                ValueError, match=rf"^{len(turns)} turns, but the conversation 'plain' has only a caption"
+            ):
                 encoded(ours, "plain", turns, pictures)
             return
         ids = read(IMAGE * pictures + turns[0][1] + "\n")

@@ -100,7 +100,7 @@ def test_media_that_all_rows_share_are_one(processor):
         (None, {"touch": [CLOUD]}, "this model reads image, video, audio, pc, and has no touch"),
         ([PICTURE], {"pc": [CLOUD, CLOUD]}, "image has 1 entries for 2 rows"),
         (None, {}, "no medium is given"),
-        (None, {"video": [[]]}, "a video is without frames"),
+        (None, {"video": [[]]}, "a video has no frames"),
     ],
 )
 def test_media_that_cannot_be_are_refused(processor, images, media, message):

@@ -66,7 +66,7 @@ def test_options_reach_their_form(tmp_path):
     ("change", "words"),
     [
         ({"architectures": ["BlipModel"]}, r"architectures is \['BlipModel'\]; it is one of BlipForPreTraining"),
-        ({"text_config": {"bos_token_id": 30523}}, "text_config.bos_token_id is 30523: .DEC., and behind it .ENC."),
+        ({"text_config": {"bos_token_id": 30523}}, "text_config.bos_token_id is 30523: .DEC., and after it .ENC."),
         ({"text_config": {"hidden_size": 30}}, "text_config.hidden_size 30 is not a multiple of num_attention_heads 8"),
         ({"vision_config": {"image_size": 50}}, "vision_config.image_size 50 is not a multiple of patch_size 16"),
         (

@@ -65,7 +65,7 @@ def test_adapters_are_there_only_if_the_set_has_them(sets):
 
 
 def test_unknown_and_empty_sets_are_refused(sets, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"'qformr' is unknown; there are .*original, projection, .*qformer"):
+    with pytest.raises(ValueError, match=r"'qformr' is unknown; expected one of .*original, projection, .*qformer"):
         ib.trainable("qformr")
     path = tmp_path / "config.json"
     path.write_text(checkpoints.json.dumps(checkpoints.config_json(sizes=checkpoints.MINI)))

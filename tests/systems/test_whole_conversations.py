@@ -92,5 +92,5 @@ def test_so_are_they_in_validation(llava, talk):
 def test_a_record_that_the_template_cannot_hold_is_named(llava, talk):
     plain = copy.copy(llava)
     plain.config = dataclasses.replace(llava.config, conversation="plain")
-    with pytest.raises(ValueError, match=r"^talk/train/two: 2 turns, .*\.conversation='v1' holds turns$"):
+    with pytest.raises(ValueError, match=r"^talk/train/two: 2 turns, .*\.conversation='v1' has turns$"):
         text_of(talk["two"], np.random.default_rng(0), TEMPLATES, plain)

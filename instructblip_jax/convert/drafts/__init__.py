@@ -1,1 +1,1 @@
-"""One file a family: parts of other models -> a `convert.assemble.Draft` of a new model directory."""
+"""One module per family: parts of other models -> a `convert.assemble.Draft` of a new model directory."""

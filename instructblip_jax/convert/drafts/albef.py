@@ -1,6 +1,7 @@
-"""ALBEF before pre-training, from a DeiT and a BERT (arXiv 2107.07651, section 3.1); and one of its forms from another.
+"""ALBEF before pre-training, from a DeiT and a BERT (arXiv 2107.07651, section 3.1), or one of its forms from another.
 
-An answer decoder begins as the layers that read the picture, and both layers of NLVR2's pairs as one of them.
+An answer decoder is initialised from the layers that attend to the image, and both layers of an NLVR2 pair from the
+same layer.
 """
 
 import re
@@ -22,7 +23,7 @@ from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR
 
 BEGINNINGS = ("pretraining", "retrieval")
-"""Forms that others are made of."""
+"""Forms from which others can be made."""
 BERT = "bert."
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 _LINEAR = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
@@ -33,8 +34,8 @@ _KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    ``task``: the form to be made of a "model", a name of `layouts.albef.TASKS`. Projections and heads that no part has
-    begin as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
+    ``task``: the form to make from a "model", a name of `layouts.albef.TASKS`. Projections and heads that no part has
+    are initialised as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
     """
     if "model" in parts:
         return _other_form(parts["model"], task, seed)
@@ -59,7 +60,7 @@ def whole(
 ) -> Draft:
     """The draft of a form with the sizes of ``config``, with BERT's tokenizer and ALBEF's image settings.
 
-    Raises ValueError where the tokenizer does not fit.
+    Raises ValueError if the tokenizer does not fit.
     """
     text = dict(config["text_config"])
     words = vocabulary.for_pairs(bert, text["vocab_size"])
@@ -81,7 +82,7 @@ def whole(
 
 
 def _other_form(directory: Path, task: str, seed: int) -> Draft:
-    """The draft of the form ``task`` from a model directory of a form that it can begin with."""
+    """The draft of the form ``task`` from a model directory of a form that it can be made from."""
     path = directory / "config.json"
     raw, config = read_json(path), albef.read_config(path)
     found = task_of(path, raw, TASKS)

@@ -1,7 +1,7 @@
-"""BLIP before pre-training, from a ViT and a BERT (arXiv 2201.12086, section 3.1); and one of its forms from another.
+"""BLIP before pre-training, from a ViT and a BERT (arXiv 2201.12086, section 3.1), or one of its forms from another.
 
-A decoder begins as the pre-trained one, of which the encoder holds all but self-attention and head; NLVR2's two sets of
-cross-attention both begin as the one of pre-training.
+A decoder is initialised from the pre-trained one, which shares everything except self-attention and head with the
+encoder. Both sets of NLVR2's cross-attention are initialised from the one of pre-training.
 """
 
 import re
@@ -28,10 +28,10 @@ from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.processors.image import PREPROCESSOR
 
 BEGINNINGS = {"pretraining": tuple(TASKS), "retrieval": ("retrieval", "reasoning")}
-"""Form -> those that can be made of it: others need a decoder."""
+"""Form -> the forms that can be made from it; the others need a decoder."""
 BIAS = "cls.predictions.bias"
 NEW_TOKENS = 2
-"""[DEC] and [ENC], rows behind BERT's."""
+"""[DEC] and [ENC], the rows after BERT's."""
 _HEADS = re.compile(r"(vision_proj|text_proj|itm_head|cls_head)\.")
 _NEW = re.compile(rf"{_HEADS.pattern}|.+\.crossattention\.|{re.escape(HEAD)}")
 _OWN = re.compile(r"encoder\.layer\.\d+\.attention\.")
@@ -42,8 +42,8 @@ _CROSS = re.compile(r"(encoder\.layer\.\d+\.crossattention\.)(self|output\.dense
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, task: str = "") -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    ``task``: the form to be made of a "model", a name of `layouts.hf_blip.TASKS`. Projections and heads that no part
-    has begin as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
+    ``task``: the form to make from a "model", a name of `layouts.hf_blip.TASKS`. Projections and heads that no part has
+    are initialised as torch's linear layers with a bias of 0, cross-attention as BERT's own matrices.
     """
     if "model" in parts:
         return _other_form(parts["model"], task, seed)
@@ -84,10 +84,10 @@ def whole(
     task: str,
     draw: Callable[[str, Shape], Lazy | None],
 ) -> Draft:
-    """The draft of a form with these sizes, with BERT's tokenizer and BLIP's image settings. ``more``: fields at the
-    top of config.json.
+    """The draft of a form with these sizes, with BERT's tokenizer and BLIP's image settings. ``more``: top-level fields
+    of config.json.
 
-    Raises ValueError where the tokenizer does not fit.
+    Raises ValueError if the tokenizer does not fit.
     """
     words = _tokenizer(bert, text["vocab_size"])
     ids = {f"{name}_token_id": words.id_of(f"{name}_token") for name in ("sep", "pad")}
@@ -117,7 +117,7 @@ def _tokenizer(directory: Path, rows: int) -> vocabulary.Vocabulary:
 
 
 def _other_form(directory: Path, task: str, seed: int) -> Draft:
-    """The draft of the form ``task`` from a model directory of a form that it can begin with."""
+    """The draft of the form ``task`` from a model directory of a form that it can be made from."""
     path = directory / "config.json"
     raw, config = read_json(path), hf_blip.read_config(path)
     found = task_of(path, raw, TASKS)

@@ -1,6 +1,6 @@
 """BLIP-2 before its first stage, from a vision tower and a BERT (arXiv 2301.12597, section 3.1).
 
-And what later models take of one that was trained: the text half of its Q-Former, with its tokenizer.
+Also reads the parts of a trained one that later models use: the text half of its Q-Former, with its tokenizer.
 """
 
 import re
@@ -24,7 +24,7 @@ from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR, settings
 
 QUERIES, COMMON = 32, 256
-"""Query tokens, and the width in which pictures and texts are compared (section 3.1 and the original's code)."""
+"""Number of query tokens, and the width of the contrastive embeddings (section 3.1 and the original's code)."""
 PROCESSOR_CLASS = "Blip2Processor"
 _NORM = "vision_model.post_layernorm."
 _TEXT_HALF = re.compile(
@@ -38,8 +38,9 @@ def is_first_stage(directory: Path) -> bool:
 
 
 def read(directory: Path) -> tuple[dict[str, Any], Any, dict[str, Tensor]]:
-    """config.json, configuration and tensors of a model of this stage, or of BLIP-2's second or InstructBLIP, without
-    what old files hold on top. Raises FileNotFoundError or ValueError where it is none, or not a whole one."""
+    """config.json, configuration and tensors of a model of this stage, of BLIP-2's second stage or of InstructBLIP,
+    without the extra tensors of old files. Raises FileNotFoundError or ValueError for another or an incomplete
+    model."""
     path = directory / "config.json"
     raw: dict[str, Any] = read_json(path)
     layout: Any = hf_blip2_retrieval if hf_blip2_retrieval.is_first_stage(raw) else hf_instructblip
@@ -59,8 +60,8 @@ def text_half(directory: Path) -> dict[str, Tensor]:
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = QUERIES) -> Draft:
     """See `families.Family`; the parts are "vision" and "bert". ``queries``: number of query tokens.
 
-    Both halves of the Q-Former begin as BERT, and its head as BERT's, each with a row for ``[DEC]``. The norm after the
-    tower is new, projections and the matching head begin as torch's linear layers, with a bias of 0.
+    Both halves of the Q-Former and its head are initialised from BERT, each with a row for ``[DEC]``. The norm after
+    the tower is new; projections and the matching head are initialised as torch's linear layers, with a bias of 0.
     """
     vision, bert = parts["vision"], parts["bert"]
     source, config, tensors = read(vision)
@@ -99,7 +100,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = 
 
 
 def _head(bert: Path, rows: int) -> dict[str, Tensor]:
-    """BERT's head for masked words, whose bias has a new entry of 0; empty where BERT comes without it."""
+    """BERT's masked language modelling head, whose bias has a new entry of 0; empty if the BERT has none."""
     shards = open_shards(bert)
     names = {qformer_from_bert.plain(name): name for name in shards.shapes}
     found: dict[str, Tensor] = {

@@ -1,4 +1,4 @@
-"""Flamingo from a CLIP tower and a LLaMA or OPT, as it is before training: new resampler and blocks, closed gates."""
+"""Flamingo before training, from a CLIP tower and a LLaMA or OPT: new resampler and blocks, closed gates."""
 
 import zlib
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from instructblip_jax.files import read_json
 from instructblip_jax.processors.image import PREPROCESSOR, settings
 
 WIDE = 1024
-"""Width of the towers that the resampler's heads are meant for; a narrower one's tokens are read by fewer."""
+"""Width of the towers for which the number of heads is meant; for a narrower tower there are fewer heads."""
 LATENTS, EVERY = 64, 4
-"""The paper's figures (arXiv 2204.14198, appendix): latents, and layers between two blocks in the 9B."""
+"""From the paper (arXiv 2204.14198, appendix): number of latents, and of layers per block in the 9B model."""
 HEAD = 128
-"""Size of a head of the blocks, from the same appendix."""
+"""Head size of the blocks, from the same appendix."""
 NEW_RESAMPLER = {"depth": 6, "heads": 16, "head_size": 96, "activation": "squared_relu", "frames": 8}
-"""The same appendix's, and frames of a training video."""
+"""From the same appendix, and the number of frames of a training video."""
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, every: int = EVERY, queries: int = LATENTS) -> Draft:
-    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`. ``every``: layers
-    of a group, before the first of which a block stands; ``queries``: latents of the resampler."""
+    """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`. ``every``: number
+    of layers per group; a block precedes its first layer. ``queries``: number of the resampler's latents."""
     vision, language = parts["vision"], parts["language"]
     section, tensors = clip_tower.read(vision, VIT[1])
     text, words = _language(language)
@@ -65,7 +65,7 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     raw = read_json(path)
     if raw.get("model_type") not in LANGUAGES:
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}; a language model to put in is {' or '.join(LANGUAGES)}"
+            f"{path}: model_type is {raw.get('model_type')!r}; a language model must be {' or '.join(LANGUAGES)}"
         )
     shards = open_shards(directory)
     text = {name: x for name, x in raw.items() if name != "architectures"}
@@ -75,8 +75,8 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
-    """A new tensor, as OpenFlamingo begins it: linear layers as torch does, latents and times normal(0, 1), closed
-    gates; embeddings of added tokens normal(0, 0.02), as Hugging Face's."""
+    """A new tensor, initialised as in OpenFlamingo: linear layers as in torch, latents and frame embeddings normal(0,
+    1), closed gates; embeddings of added tokens normal(0, 0.02), as in Hugging Face."""
     own = (seed, zlib.crc32(name.encode()))
     if name in ADDED:
         return normal(shape, SCALE, *own)

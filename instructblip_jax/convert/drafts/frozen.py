@@ -29,7 +29,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = 
     text, shards = read_json(path), open_shards(language)
     if text.get("model_type") not in LANGUAGE:
         raise ValueError(
-            f"{path}: model_type is {text.get('model_type')!r}; a language model to put in is {' or '.join(LANGUAGE)}"
+            f"{path}: model_type is {text.get('model_type')!r}; a language model must be {' or '.join(LANGUAGE)}"
         )
     tensors: dict[str, Tensor] = {
         LLM[1] + name: stored(shards, name) for name in shards.shapes if not clip_tower.BUFFER.fullmatch(name)
@@ -70,7 +70,7 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = 
 
 
 def _draw(name: str, shape: Shape, *, seed: int) -> Lazy | None:
-    """First values: weights normal(0, 1 / sqrt(in)), gains 1, biases 0, and each residual branch closed."""
+    """Initial values: weights normal(0, 1 / sqrt(in)), gains 1, biases 0, and each residual branch closed."""
     if not name.startswith((VISION[1], f"{PREFIX}.")):
         return None
     if name.endswith((".bias", ".skip_gain")):

@@ -1,7 +1,7 @@
-"""InstructBLIP and BLIP-2 from parts, as they are before instruction tuning.
+"""InstructBLIP and BLIP-2 before instruction tuning, from parts.
 
-From a BLIP-2 and a BERT (arXiv 2305.06500, section 2.6: initialised from BLIP-2), or from single parts: a vision tower,
-a Q-Former that begins as BERT (arXiv 2301.12597, section 3.1), and a language model with a new projection. Or from an
+The parts are a BLIP-2 and a BERT (arXiv 2305.06500, section 2.6: initialised from BLIP-2); or a vision tower, a
+Q-Former initialised from BERT (arXiv 2301.12597, section 3.1), and a language model with a new projection; or an
 InstructBLIP whose language model is replaced.
 """
 
@@ -27,9 +27,9 @@ from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
 
 LM = "language_model."
 PLAIN = ("t5", "llama", "opt")
-"""model_type of the plain language models that can be put in."""
+"""model_type of the plain language models that can be used."""
 NEW_QFORMER: dict[str, Any] = {}
-"""Sizes of a Q-Former that begins at random; absent ones are Hugging Face's class defaults, those of BERT-base."""
+"""Sizes of a randomly initialised Q-Former; absent ones are Hugging Face's class defaults, those of BERT-base."""
 _VOCABULARY_ROWS = re.compile(
     r"language_model\.(shared|lm_head|(encoder|decoder|model|model\.decoder)\.embed_tokens)\.weight"
 )
@@ -44,10 +44,10 @@ _NAMES = {"instructblip": ("InstructBlip", "instructblip"), "blip-2": ("Blip2", 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, queries: int = blip2_stage1.QUERIES) -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`. ``queries``: number
-    of query tokens, where they are new.
+    of query tokens, if they are new.
 
-    The Q-Former's text half is BERT's with a new row for ``[DEC]``; a language model that replaces another one gets a
-    new projection, begun as a torch linear layer: uniform(-1/sqrt(in), 1/sqrt(in)) for weight and bias.
+    The Q-Former's text half is BERT's with a new row for ``[DEC]``. A language model that replaces another one gets a
+    new projection, initialised as a torch linear layer: uniform(-1/sqrt(in), 1/sqrt(in)) for weight and bias.
     """
     language, bert = parts.get("language"), parts.get("bert")
     if "model" in parts:
@@ -151,7 +151,7 @@ def _without_language_model(
 
 
 def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy | None:
-    """New query tokens, and what a new Q-Former does not have from BERT, as BERT begins them: normal(0, ``scale``)."""
+    """New query tokens, and a new Q-Former's tensors that BERT lacks, initialised as in BERT: normal(0, ``scale``)."""
     if not name.startswith(("query_tokens", "qformer.")):
         return None
     if name.endswith(".bias"):
@@ -162,8 +162,8 @@ def _draw(name: str, shape: Shape, scale: float, seed: int) -> Lazy | None:
 
 
 def language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration of a plain language model, as InstructBLIP uses it, and its tensors; or those of the language
-    model in an InstructBLIP or BLIP-2."""
+    """The configuration, as used in InstructBLIP, and the tensors of a plain language model, or of the language model
+    in an InstructBLIP or BLIP-2."""
     text = read_json(directory / "config.json")
     if text.get("model_type") in _NAMES:
         raw, tensors = _whole(directory, text["model_type"])
@@ -172,7 +172,7 @@ def language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if text.get("model_type") not in PLAIN:
         raise ValueError(
             f"{directory / 'config.json'}: model_type is {text.get('model_type')!r}; "
-            f"a language model to put in is {', '.join(PLAIN)}, or that of {' or '.join(_NAMES)}"
+            f"a language model must be {', '.join(PLAIN)}, or that of {' or '.join(_NAMES)}"
         )
     if text.get("feed_forward_proj") == "gated-gelu":
         text["dense_act_fn"] = "gelu"  # the original replaces FlanT5's own gelu_new
@@ -181,7 +181,7 @@ def language_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _new_projection(tensors: dict[str, Tensor], raw: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """A linear layer from the Q-Former's width to that of the language model's embedding, as torch begins one."""
+    """A linear layer from the Q-Former's width to that of the language model's embedding, initialised as in torch."""
     width = next(tensor.shape[1] for name, tensor in tensors.items() if _VOCABULARY_ROWS.fullmatch(name))
     inputs = (raw.get("qformer_config") or {}).get("hidden_size") or QFormerConfig.hidden_size
     rng, bound = np.random.default_rng(seed), inputs**-0.5

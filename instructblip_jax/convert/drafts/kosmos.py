@@ -1,4 +1,4 @@
-"""KOSMOS-1 as it is before its training (arXiv 2302.14045): CLIP's tower, a new connector, and a decoder drawn anew."""
+"""KOSMOS-1 before training (arXiv 2302.14045): CLIP's tower, a new connector, and a randomly initialised decoder."""
 
 import math
 import zlib
@@ -20,9 +20,10 @@ from instructblip_jax.processors.image import PREPROCESSOR, settings
 
 KIND = "kosmos-1"
 COLOURS = ("image_mean", "image_std", "resample", "rescale_factor")
-"""Image settings that are the tower's own; pictures are squashed to a square, not cut."""
+"""Image settings taken from the tower; images are resized to a square without cropping."""
 SUB_NORMED = ("v_proj", "out_proj", "fc1", "fc2")
-"""Linear layers of the decoder that begin wider, because of the norms between them (arXiv 2210.06423, section 3.3)."""
+"""Linear layers of the decoder with larger initial values, because of the sub-layer norms (arXiv 2210.06423, section
+3.3)."""
 
 
 def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
@@ -65,14 +66,14 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int) -> Draft:
 
 
 def _sizes(directory: Path) -> dict[str, Any]:
-    """The config.json beside the tokenizer, if it is of this system: another model's sizes are not meant."""
+    """The config.json next to the tokenizer, if it is of this system; the sizes of another model are ignored."""
     path = directory / "config.json"
     raw = read_json(path) if path.is_file() else {}
     return raw if raw.get("model_type") == KIND else {}
 
 
 def draw(name: str, shape: Shape, *, config: MagnetoConfig, seen: int, seed: int) -> Lazy | None:
-    """First values as torchscale draws them: a linear layer's weights and biases uniform(-1 / sqrt(in), 1 / sqrt(in)),
+    """Initial values as in torchscale: a linear layer's weights and biases uniform(-1 / sqrt(in), 1 / sqrt(in)),
     those of `SUB_NORMED` times sqrt(log(2 L)), L the number of layers; words normal(0, 1 / sqrt(D)); latents normal(0,
     1). ``seen``: the tower's width."""
     key = (seed, zlib.crc32(name.encode()))

@@ -1,6 +1,6 @@
-"""LLaVA from a CLIP tower and a LLaMA (Vicuna), as it is before stage 1; or from the authors' repository and a tower.
+"""LLaVA before stage 1, from a CLIP tower and a LLaMA (Vicuna); or from the authors' repository and a tower.
 
-The authors' repositories (liuhaotian/llava-v1.5-7b and others) hold a language model and a projector, and name a tower.
+The authors' repositories (liuhaotian/llava-v1.5-7b and others) have a language model and a projector, and name a tower.
 """
 
 import zlib
@@ -25,12 +25,12 @@ from instructblip_jax.processors.image import PREPROCESSOR, PROCESSOR, settings
 
 EMBEDDING = f"{LLM[1]}model.embed_tokens.weight"
 TABLES = {EMBEDDING, f"{LLM[1]}lm_head.weight"}
-"""Tensors with a row a token."""
+"""Tensors with one row per token."""
 THEIRS = "model.mm_projector."
 """Prefix of the projector in the authors' files."""
 LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
 MLP = {f"{place}.{kind}": f"linear_{n}.{kind}" for n, place in ((1, 0), (2, 2)) for kind in ("weight", "bias")}
-"""Names of a linear projector, and of one of two layers, there -> in Hugging Face's layout."""
+"""The authors' names of a linear and of a two-layer projector -> those in Hugging Face's layout."""
 FEATURES = {"patch": "default", "cls_patch": "full"}
 """mm_vision_select_feature -> vision_feature_select_strategy."""
 
@@ -38,8 +38,8 @@ FEATURES = {"patch": "default", "cls_patch": "full"}
 def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str = PROJECTORS[0]) -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    "language": a plain LLaMA directory, or one of the authors', whose projector is taken too. ``projector``: the kind
-    of a new one, of `convert.ingredients.PROJECTORS`.
+    "language": a plain LLaMA directory, or one of the authors', whose projector is also used. ``projector``: the kind
+    of a new one, one of `convert.ingredients.PROJECTORS`.
     """
     vision, language = parts["vision"], parts["language"]
     section, tower = clip_tower.read(vision, VIT[1])
@@ -83,7 +83,8 @@ def draft(model_type: str, parts: Mapping[str, Path], seed: int, projector: str 
 
 
 def _language(directory: Path, projector: str) -> tuple[dict[str, Any], dict[str, Tensor], str, dict[str, Any]]:
-    """text_config, tensors, the projector's activation, and fields of config.json that follow from a language model.
+    """text_config, tensors, the projector's activation, and the fields of config.json that depend on the language
+    model.
 
     Raises ValueError for another model.
     """
@@ -102,13 +103,13 @@ def _language(directory: Path, projector: str) -> tuple[dict[str, Any], dict[str
         return text, tensors, "linear" if projector == "linear" else "gelu", {}
     if not theirs:
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}, and the files hold no {THEIRS}*; a language model to "
-            "put in is llama, or one of the LLaVA authors' repositories"
+            f"{path}: model_type is {raw.get('model_type')!r}, and the files have no {THEIRS}*; a language model must "
+            "be llama, or one of the LLaVA authors' repositories"
         )
     act, own = _authors_projector(directory, shards, theirs)
     feature = raw.get("mm_vision_select_feature") or "patch"
     if feature not in FEATURES:
-        raise ValueError(f"{path}: mm_vision_select_feature is {feature!r}; known are {', '.join(FEATURES)}")
+        raise ValueError(f"{path}: mm_vision_select_feature is {feature!r}; expected one of {', '.join(FEATURES)}")
     options = {
         "vision_feature_layer": raw.get("mm_vision_select_layer", -2),
         "vision_feature_select_strategy": FEATURES[feature],
@@ -125,14 +126,14 @@ def _authors_projector(directory: Path, shards: Shards, names: list[str]) -> tup
     }
     if frozenset(names) not in kinds:
         raise ValueError(
-            f"{directory}: its projector is {', '.join(sorted(names))}; a linear one and mlp2x_gelu are read here"
+            f"{directory}: its projector is {', '.join(sorted(names))}; a linear one and mlp2x_gelu are supported"
         )
     kind, act = kinds[frozenset(names)]
     return act, {PROJECTOR + hf: stored(shards, THEIRS + name) for name, hf in kind.items()}
 
 
 def _draw(name: str, shape: Shape, *, act: str, seed: int) -> Lazy | None:
-    """A new projector, as torch begins its linear layers: uniform(-1/sqrt(in), 1/sqrt(in)); the second one of a linear
+    """A new projector, initialised as torch linear layers: uniform(-1/sqrt(in), 1/sqrt(in)); the second one of a linear
     projector is the identity."""
     if not name.startswith(PROJECTOR):
         return None

@@ -1,4 +1,4 @@
-"""Drafts of ALBEF and BLIP: BERT's tensors, image settings, first values, and one form made of another."""
+"""Drafts of ALBEF and BLIP: BERT's tensors, image settings, initial values, and one form made from another."""
 
 import re
 import zlib
@@ -22,7 +22,7 @@ _KEYS_VALUES = re.compile(r"crossattention\.self\.(key|value)\.")
 
 
 def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """BERT's tensors under "bert.", its head for masked words under "cls.predictions."."""
+    """BERT's tensors under "bert.", its masked language modelling head under "cls.predictions."."""
     shards = open_shards(directory)
     for name in shards.shapes:
         plain = qformer_from_bert.plain(name)
@@ -31,7 +31,7 @@ def bert_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def image_settings(side: int) -> dict[str, Any]:
-    """preprocessor_config.json, for pictures of ``side`` pixels a side."""
+    """preprocessor_config.json for images of ``side`` pixels per side."""
     return {
         "image_processor_type": "BlipImageProcessor",
         "do_convert_rgb": True,
@@ -47,8 +47,8 @@ def image_settings(side: int) -> dict[str, Any]:
 
 
 def first_value(name: str, shape: Shape, *, linear: bool, seed: int, scale: float) -> Lazy:
-    """The first values of a parameter that no part has: the temperature's; 0 for a bias and 1 for a norm; ``linear``,
-    as torch begins linear layers; and otherwise normal(0, ``scale``), as BERT begins its matrices."""
+    """Initial values of a parameter that no part has: the temperature's; 0 for a bias and 1 for a norm; if ``linear``,
+    as torch's linear layers; otherwise normal(0, ``scale``), as BERT's matrices."""
     if name == "temp":
         return constant(shape, TEMPERATURE)
     if name.endswith(".bias"):
@@ -77,10 +77,10 @@ def other_form(
       raw: its config.json; ``config``, ``rules`` and ``ignored`` are those of its form.
       architecture: the new form's name.
       places: name of a tensor -> the names that it has in the new form.
-      decoders: beginnings of the names of decoders that read states of the text: keys and values of pictures of
-        another width are no use to them.
+      decoders: name prefixes of decoders that attend to states of the text: they cannot use keys and values for images
+        of another width.
       words: the tokenizer.
-      draw: (name, shape) -> first values of what the directory has not.
+      draw: (name, shape) -> initial values of tensors that the directory lacks.
     """
     shards = open_shards(directory)
     check_fits(config, rules, shards, ignored)

@@ -1,6 +1,6 @@
 """X-InstructBLIP from its parts: a language model, a tower for each modality, and Q-Formers that are new or trained.
 
-Of models that were trained apart on the same language model one is made that reads what any of them read.
+Separately trained models with the same language model are combined into one with all of their modalities.
 """
 
 import zlib
@@ -29,11 +29,11 @@ from instructblip_jax.systems.x_instructblip import MODALITIES
 
 PROCESSOR_CLASS = "InstructBlipProcessor"
 FRAMES = 5
-"""Pictures of a video (the original's configurations)."""
+"""Number of frames of a video (in the original's configurations)."""
 READERS = {"audio": beats.read, "pc": point_bert.read}
-"""Modality -> how its tower is read."""
+"""Modality -> the reader of its tower."""
 SETTINGS = {"audio": ("rate", "mels", "block", "blocks", "mean", "std"), "pc": ("count",)}
-"""Modality -> fields of its entry in config.json that a tower's own config.json may have, beside its sizes."""
+"""Modality -> fields of its entry in config.json that a tower's own config.json may have in addition to its sizes."""
 _TABLES = tuple(f"{LLM[1]}{name}.weight" for name in ("model.embed_tokens", "lm_head"))
 _NORM = "vision_model.post_layernorm."
 _QFORMER = "Qformer.bert."
@@ -42,14 +42,14 @@ _FIRST_NORMS = ("qformer.embeddings.layernorm.", f"{hf_blip2_retrieval.FIRST_NOR
 
 
 class Source(NamedTuple):
-    """A modality as it is found.
+    """A modality found in a part.
 
     Attributes:
       entry: its entry in config.json.
       section: the sizes of its tower.
-      tensors: those of the tower, and of what trains as far as there are any.
+      tensors: those of the tower, and existing trainable ones.
       qformer: sizes of its Q-Former, None if that is new.
-      prompt: the form of the prompts that it was trained with, None if it was not.
+      prompt: the form of its training prompts, None if it was not trained.
       directory: where its image settings and the Q-Former's tokenizer are.
     """
 
@@ -70,11 +70,11 @@ def draft(
 ) -> Draft:
     """See `families.Family`; ``parts`` is one of the combinations in `convert.ingredients.SYSTEMS`.
 
-    A modality whose part is an X-InstructBLIP is taken as trained. Of an InstructBLIP or BLIP-2, norm, queries and
-    Q-Former are taken, and the projection is new; a video begins as its pictures. Sounds and clouds get the queries and
-    the Q-Former of ``qformer``, BLIP-2's first stage, without its attention, and otherwise new ones, a norm and a
-    projection: all as the original's runs begin. ``queries``, ``frames``: query tokens where all are new, and pictures
-    of a video whose Q-Former is.
+    A modality from an X-InstructBLIP is used as trained. From an InstructBLIP or BLIP-2, norm, queries and Q-Former are
+    used, and the projection is new; video is initialised from its images. Audio and point clouds get the queries and
+    the Q-Former, without its attention, of ``qformer``, BLIP-2's first stage, or else new ones, and a new norm and
+    projection, all as in the original. ``queries``, ``frames``: number of query tokens if all are new, and of frames of
+    a video with a new Q-Former.
     """
     language, bert = parts["language"], parts.get("bert")
     sources = {name: _source(name, parts[name], bert, seed, frames) for name in MODALITIES if name in parts}
@@ -137,7 +137,7 @@ def _source(modality: str, path: Path, bert: Path | None, seed: int, frames: int
 
 
 def _trained(modality: str, path: Path, raw: Mapping[str, Any], frames: int) -> Source:
-    """A modality of an X-InstructBLIP; its video may begin as its pictures."""
+    """A modality of an X-InstructBLIP; its video may be initialised from its images."""
     config, shards = layout.read_config(path / "config.json"), open_shards(path)
     rules, ignored = layout.rules(config), layout.ignored(config)
     check_fits(config, rules, shards, ignored)
@@ -163,8 +163,8 @@ def _trained(modality: str, path: Path, raw: Mapping[str, Any], frames: int) -> 
 
 
 def _of_pictures(path: Path, bert: Path | None, seed: int) -> Source:
-    """Tower, norm, queries and Q-Former of an InstructBLIP or a BLIP-2 of any stage, what trains without a modality's
-    name before it. A Q-Former without a text half gets that of ``bert``, if there is one."""
+    """Tower, norm, queries and Q-Former of an InstructBLIP or a BLIP-2 of either stage, with trainable tensors named
+    without a modality prefix. A Q-Former without a text half gets that of ``bert``, if given."""
     raw, _, tensors = blip2_stage1.read(path)
     if bert is not None and not any(name.endswith(qformer_from_bert.WORDS) for name in tensors):
         if blip2_stage1.is_first_stage(bert):
@@ -178,7 +178,7 @@ def _of_pictures(path: Path, bert: Path | None, seed: int) -> Source:
 
 
 def _name(name: str) -> str | None:
-    """Hugging Face's name of a tensor -> the original's, without a modality before it; None for what has no place."""
+    """Hugging Face's name of a tensor -> the original's, without the modality prefix; None for unused tensors."""
     for beginning, new in (
         *((norm, f"{_QFORMER}embeddings.LayerNorm.") for norm in _FIRST_NORMS),
         (_NORM, "ln."),
@@ -207,16 +207,16 @@ def _language(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_same_tower(tensors: Mapping[str, Tensor], source: Source, path: Path) -> None:
-    """Pictures and videos share a tower. Raises ValueError where they come with two."""
+    """Images and video share a tower. Raises ValueError if they have different ones."""
     name = "vision_model.embeddings.class_embedding"
     if not {name} <= tensors.keys() & source.tensors.keys():
         return
     if not np.array_equal(read(tensors[name]), read(source.tensors[name])):
-        raise ValueError(f"{path}: its tower is not that of --image, and pictures and videos share one")
+        raise ValueError(f"{path}: its tower is not that of --image; images and video must share one")
 
 
 def _sizes(parts: Mapping[str, Path], sources: Mapping[str, Source], begun: Source | None) -> dict[str, Any]:
-    """The sizes of all Q-Formers. Raises ValueError where those that are taken differ."""
+    """The sizes of all Q-Formers. Raises ValueError if existing ones differ."""
     found = {
         f"--{name} {parts[name]}": source.qformer for name, source in sources.items() if source.qformer is not None
     }
@@ -237,7 +237,7 @@ def _sizes(parts: Mapping[str, Path], sources: Mapping[str, Source], begun: Sour
 
 
 def _prompt(parts: Mapping[str, Path], sources: Mapping[str, Source]) -> Mapping[str, Any]:
-    """The prompts' form of all trained modalities. Raises ValueError where they differ."""
+    """The prompt form of all trained modalities. Raises ValueError if they differ."""
     found = [(parts[name], source.prompt) for name, source in sources.items() if source.prompt is not None]
     for path, prompt in found:
         first, wanted = found[0]
@@ -247,7 +247,7 @@ def _prompt(parts: Mapping[str, Path], sources: Mapping[str, Source]) -> Mapping
 
 
 def _qformer_words(parts: Mapping[str, Path], sources: Mapping[str, Source], rows: int) -> vocabulary.Vocabulary:
-    """The Q-Formers' tokenizer, for tables of so many ``rows``; 0 if they are new."""
+    """The Q-Formers' tokenizer, for tables with ``rows`` rows; 0 if they are new."""
     folders = [source.directory / "qformer_tokenizer" for source in sources.values() if source.qformer is not None]
     if folder := next(filter(Path.is_dir, folders), None):
         return vocabulary.Vocabulary(folder, PROCESSOR_CLASS)
@@ -259,7 +259,7 @@ def _qformer_words(parts: Mapping[str, Path], sources: Mapping[str, Source], row
 
 
 def _draw(name: str, shape: Shape, width: int, seed: int) -> Lazy | None:
-    """First values, as torch and BERT begin them: uniform(-1 / sqrt(in), 1 / sqrt(in)) for a projection from
+    """Initial values as in torch and BERT: uniform(-1 / sqrt(in), 1 / sqrt(in)) for a projection from
     ``width``, 1 and 0 for norms, 0 for other biases, and normal(0, 0.02) for queries, matrices and tables."""
     if not name.startswith(tuple(own for modality in MODALITIES for own in trained_names(modality))):
         return None

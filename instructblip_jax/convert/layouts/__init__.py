@@ -1,1 +1,1 @@
-"""One file a public checkpoint layout: its config.json, its parts with their prefixes, what old files hold on top."""
+"""One module per public checkpoint layout: its config.json, its parts with prefixes, extra tensors in old files."""

@@ -1,6 +1,6 @@
-"""ALBEF's layout, which is ours: a config.json of its own, and tensors under the names of the original's files.
+"""ALBEF's layout, which is ours: our own config.json, and tensors named as in the original's files.
 
-No public repository holds ALBEF in Hugging Face's layout, and transformers has no class for it.
+There is no public ALBEF repository in Hugging Face's layout, and transformers has no class for it.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ VISION = {
     "patch_size": 16,
     "layer_norm_eps": 1e-6,
 }
-"""ViT-B/16 at 256 pixels, where vision_config does not say otherwise."""
+"""ViT-B/16 at 256 pixels, the defaults of vision_config."""
 IDS = ("cls_id", "sep_id", "mask_id", "pad_id")
 """Fields of ours -> those of text_config: "cls_token_id" ..."""
 VIT, TEXT, DECODER = "visual_encoder.", "text_encoder.", "text_decoder."
@@ -75,12 +75,12 @@ def read_config(path: Path) -> AlbefConfig:
 
 
 def _stored(name: str) -> str:
-    """The field of text_config that holds a token's id: "cls_id" -> "cls_token_id"."""
+    """The field of text_config for a token's id: "cls_id" -> "cls_token_id"."""
     return name.replace("_id", "_token_id")
 
 
 def encoder(task: str) -> str:
-    """The prefix of the text encoder's tensors: in pre-training a head stands beside it."""
+    """The prefix of the text encoder's tensors, which differs in pre-training because of the head."""
     return f"{TEXT}bert." if task == "pretraining" else TEXT
 
 
@@ -115,13 +115,13 @@ def rules(config: AlbefConfig) -> dict[str, Rule]:
 
 
 def _shared(path: str) -> bool:
-    """True for the parameters that the second layer of a pair has from the first."""
+    """True for the parameters that the second layer of a pair shares with the first."""
     return bool(re.search(r"/cross_attention/attn/[kv]/", path))
 
 
 def ignored(config: AlbefConfig) -> re.Pattern[str]:
-    """Names of tensors that files hold on top: position numbers, a head's tied matrix, keys and values of the second
-    layer of a pair."""
+    """Names of extra tensors in files: position indices, a head's tied matrix, keys and values of the second layer of a
+    pair."""
     found = [rf"{re.escape(prefix)}embeddings\.position_ids" for prefix in (TEXT, f"{TEXT}bert.", f"{DECODER}bert.")]
     found += [r"text_(en|de)coder\.cls\.predictions\.decoder\.(weight|bias)"]
     if isinstance(config, AlbefClassConfig) and config.pictures_shown > 1:
@@ -130,6 +130,6 @@ def ignored(config: AlbefConfig) -> re.Pattern[str]:
 
 
 def second_keys(start: int, end: int) -> str:
-    """Pattern of the shared tensors of the second layers of pairs, the first of which is number ``start``."""
+    """Pattern of the shared tensors of the second layers of pairs, starting with layer ``start``."""
     numbers = "|".join(str(start + 2 * n + 1) for n in range(end - start))
     return rf"encoder\.layer\.({numbers})\.crossattention\.self\.(key|value)\.(weight|bias)"

@@ -1,6 +1,7 @@
 """ALBEF's own files (.pth) and those of LAVIS's port (.pt) -> a model directory of ours. Names and values are equal.
 
-Sizes follow from the tensors, but for the heads of BERT, which its config.json has; a ViT's heads are 64 wide.
+Sizes are derived from the tensors, except for the number of BERT's heads, which its config.json has; a ViT's head size
+is 64.
 """
 
 import re
@@ -20,7 +21,7 @@ from instructblip_jax.convert.write import Lazy, Tensor
 from instructblip_jax.systems.albef_classes import ENTAILMENT
 
 HEAD_SIZE = 64
-"""Width of a ViT's heads, in all its sizes (arXiv 2010.11929)."""
+"""Head size of every ViT (arXiv 2010.11929)."""
 SKIPPED = re.compile(
     r"(visual_encoder|text_encoder|text_decoder|vision_proj|text_proj|cls_head)_m\..+"
     r"|(image|text|idx)_queue|queue_ptr|ptr_queue"
@@ -32,14 +33,14 @@ _ALIAS = re.compile(r"(text_(?:en|de)coder\.)cls\.predictions\.decoder\.(weight|
 
 
 def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> tuple[Draft, list[str]] | None:
-    """A directory of the form that a file's tensors make, with BERT's tokenizer, and the names that were skipped; None
-    for the tensors of another system: ALBEF's first text layers have no cross-attention, its later ones do.
+    """A directory of the form to which a file's tensors belong, with BERT's tokenizer, and the names that were skipped.
+    None for the tensors of another system: ALBEF's first text layers have no cross-attention, its later ones do.
 
     Args:
       path: the file, for errors.
       found: original name -> tensor.
       bert: BERT's directory.
-      seed: seed of NLVR2's classifier where the file is of its own pre-training, which has none.
+      seed: seed of NLVR2's classifier if the file is from NLVR2's pre-training, which has none.
 
     Raises ValueError naming what does not fit.
     """
@@ -74,7 +75,7 @@ def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) ->
 
 
 def _layers(names: Collection[str]) -> set[int]:
-    """Numbers of the text encoder's layers that read a picture."""
+    """Indices of the text encoder's layers that attend to an image."""
     pattern = re.compile(rf"{TEXT}(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight")
     return {int(match[1]) for match in map(pattern.fullmatch, names) if match}
 
@@ -90,7 +91,7 @@ def _task(found: Mapping[str, np.ndarray]) -> str:
 
 
 def text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert: Path) -> dict[str, Any]:
-    """The sizes of the text encoder; all its layers are counted."""
+    """The sizes of the text encoder, counting all its layers."""
     section = qformer_from_bert.read_config(bert)
     words, positions = (found.get(f"{prefix}{name}") for name in (qformer_from_bert.WORDS, qformer_from_bert.POSITIONS))
     up = found.get(f"{prefix}encoder.layer.0.intermediate.dense.weight")
@@ -99,7 +100,7 @@ def text_config(path: Path, found: Mapping[str, np.ndarray], prefix: str, bert: 
     if words.shape[1] != section["hidden_size"]:
         raise ValueError(
             f"{path}: the text encoder's width is {words.shape[1]}, and {bert} has {section['hidden_size']}; give the "
-            "BERT that this model began with"
+            "BERT from which this model was initialised"
         )
     layers = {
         int(match[1]) for match in (re.match(rf"{prefix}encoder\.layer\.(\d+)\.", name) for name in found) if match
@@ -135,18 +136,19 @@ def vision_config(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Any]
 
 
 def _second_keys(path: Path, found: Mapping[str, np.ndarray], prefix: str, start: int, end: int) -> list[str]:
-    """The tensors of the second layers of pairs that are those of the first ones. Raises ValueError if they differ."""
+    """The tensors of the second layers of pairs that equal those of the first ones. Raises ValueError if they
+    differ."""
     pattern = re.compile(re.escape(prefix) + second_keys(start, end))
     names = [name for name in found if pattern.fullmatch(name)]
     for name in names:
         first = re.sub(r"layer\.(\d+)", lambda match: f"layer.{int(match[1]) - 1}", name)
         if first not in found or not np.array_equal(found[name], found[first]):
-            raise ValueError(f"{path}: {name} is not {first}; both pictures of a pair share keys and values")
+            raise ValueError(f"{path}: {name} is not {first}; both images of a pair share keys and values")
     return names
 
 
 def _check_aliases(path: Path, found: Mapping[str, np.ndarray], prefix: str) -> None:
-    """Raise ValueError where a head's matrix is not the table of words."""
+    """Raise ValueError if a head's matrix differs from the word embeddings."""
     for name, tensor in found.items():
         if match := _ALIAS.fullmatch(name):
             words = f"{prefix if match[1] == TEXT else f'{DECODER}bert.'}{qformer_from_bert.WORDS}"

@@ -1,6 +1,7 @@
-"""BLIP's own files (.pth) -> a model directory. Values are equal; the tower's names are others there.
+"""BLIP's own files (.pth) -> a model directory. Values are equal; the tower's tensors have other names.
 
-Sizes follow from the tensors, but for the heads of BERT, which its config.json has; a ViT's heads are 64 wide.
+Sizes are derived from the tensors, except for the number of BERT's heads, which its config.json has; a ViT's head size
+is 64.
 """
 
 import re
@@ -29,18 +30,19 @@ SKIPPED = re.compile(
 _CROSS = "encoder.layer.0.crossattention."
 _MERGE = re.compile(rf"{re.escape(ENCODER)}encoder\.layer\.(\d+)\.crossattention\.output\.merge_layer\.weight")
 _FIRST = (f"{ENCODER}{_CROSS}self.query.weight", f"{ENCODER}{_CROSS}self0.query.weight")
-"""One of these is in the file of any form but captioning: BLIP's first layer reads the picture, ALBEF's does not."""
+"""One of these is in the file of every form except captioning: BLIP's first layer attends to the image, ALBEF's does
+not."""
 
 
 def draft(path: Path, found: Mapping[str, np.ndarray], bert: Path, seed: int) -> tuple[Draft, list[str]] | None:
-    """A directory of the form that a file's tensors make, with BERT's tokenizer, and the names that were skipped; None
-    for the tensors of another system.
+    """A directory of the form to which a file's tensors belong, with BERT's tokenizer, and the names that were skipped;
+    None for the tensors of another system.
 
     Args:
       path: the file, for errors.
       found: original name -> tensor.
       bert: BERT's directory.
-      seed: of what a file lacks; these lack nothing.
+      seed: unused, because these files are complete.
 
     Raises ValueError naming what does not fit.
     """
@@ -86,8 +88,8 @@ def _task(names: Collection[str]) -> str | None:
 
 
 def _aliases(path: Path, found: Mapping[str, np.ndarray], task: str) -> list[str]:
-    """The tensors that are others once more: a head's matrix and bias, and in pre-training what the decoder shares with
-    the encoder. Raises ValueError where they differ."""
+    """Duplicate tensors: a head's matrix and bias, and in pre-training those that the decoder shares with the encoder.
+    Raises ValueError if they differ."""
     words = "embeddings.word_embeddings.weight"
     own = {
         f"{HEAD}decoder.weight": f"{ENCODER if task == 'pretraining' else DECODER}{words}",

@@ -1,5 +1,5 @@
-"""The layout of Flamingo, our own: no weights of the paper are public. Names of tensors are those of Hugging Face's
-CLIP, LLaMA and OPT for the frozen parts, and OpenFlamingo's for those that train."""
+"""The layout of Flamingo, our own: no weights of the paper are public. Tensors have the names of Hugging Face's CLIP,
+LLaMA and OPT in the frozen parts, and OpenFlamingo's names in the trainable ones."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def read_config(path: Path) -> FlamingoConfig:
     if known > text.vocab_size or not all(known <= token < known + added for token in ids.values()):
         raise ValueError(
             f"{path}: known_tokens {known} are at most the {text.vocab_size} of text_config, and image_token_id and "
-            f"chunk_token_id are among the {added} added_tokens behind them; they are {ids}"
+            f"chunk_token_id are among the {added} added_tokens after them; they are {ids}"
         )
     return FlamingoConfig(
         vision,
@@ -87,7 +87,7 @@ def ignored(config: FlamingoConfig) -> re.Pattern[str]:
 
 
 def unread(config: FlamingoConfig) -> re.Pattern[str]:
-    """Names of the tensors of the tower's last norm, which serves its class token alone."""
+    """Names of the tensors of the tower's last norm, which is only for its class token."""
     return re.compile(clip_vit.unread(config.vision, re.escape(VIT[1])))
 
 

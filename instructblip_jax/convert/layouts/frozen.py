@@ -62,5 +62,5 @@ def rules(config: FrozenConfig) -> dict[str, Rule]:
 
 
 def ignored(config: FrozenConfig) -> re.Pattern[str]:
-    """Names of tensors that files may hold on top: buffers and aliases of the parts."""
+    """Names of extra tensors in files: buffers and aliases of the parts."""
     return re.compile(f"{clip_vit.ignored(re.escape(VISION[1]))}|{language_models.of(config.text).ignored(LLM[1])}")

@@ -1,7 +1,7 @@
-"""Hugging Face's layout of BLIP, and of the forms that it lacks: pre-training and NLVR2, ours in the same style.
+"""Hugging Face's layout of BLIP, and our layout in the same style of the missing forms, pre-training and NLVR2.
 
-Tensors that a public form has too have its names. Pre-training's are "text_encoder." with cross-attention and, of the
-decoder, which shares the rest, its self-attention and head ("text_decoder.bert.encoder.layer.N.attention.",
+Tensors that also occur in a public form have its names. Pre-training has "text_encoder." with cross-attention and the
+self-attention and head of the decoder, which shares the rest ("text_decoder.bert.encoder.layer.N.attention.",
 "text_decoder.cls.predictions."). NLVR2's are those of the original's file.
 """
 
@@ -48,7 +48,7 @@ TEXT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-"""Hugging Face's class defaults of a text_config, where they are not those of bert-base-uncased."""
+"""Hugging Face's class defaults of a text_config that differ from bert-base-uncased."""
 IDS = {"dec_id": "bos_token_id", "sep_id": "sep_token_id", "pad_id": "pad_token_id"}
 """Fields of ours -> those of text_config."""
 VIT = ("vit/", "vision_model.")
@@ -59,7 +59,7 @@ def read_config(path: Path) -> BlipConfig:
     """Read ``config.json``. Raises FileNotFoundError or ValueError naming the file and the field."""
     raw, task, tower, section = picture_text.read(path, KIND, TASKS)
     vision = VitConfig(**fields(path, "vision_config", VitConfig, VISION | _present(tower)))
-    # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
+    # Hugging Face overwrites the file's encoder_hidden_size with the width of the vision tower.
     given = fields(path, "text_config", BertConfig, TEXT | _present(section))
     text = BertConfig(**given | {"encoder_hidden_size": vision.hidden_size, "token_types": False})
     picture_text.check_sizes(path, vision, text)
@@ -72,7 +72,7 @@ def read_config(path: Path) -> BlipConfig:
     config = _form(path, task, section, vision, text, more)
     if getattr(config, largest) >= text.vocab_size:
         raise ValueError(
-            f"{path}: text_config.bos_token_id is {config.dec_id}: [DEC], and behind it [ENC], need a row of the "
+            f"{path}: text_config.bos_token_id is {config.dec_id}: [DEC], and after it [ENC], need a row of the "
             f"embedding, and vocab_size is {text.vocab_size}"
         )
     return config
@@ -95,7 +95,7 @@ def _form(
     if merge >= text.num_hidden_layers:
         raise ValueError(
             f"{path}: text_config.merge_layer is {merge}, and num_hidden_layers {text.num_hidden_layers}: the last "
-            "layers merge two pictures by a linear map"
+            "layers merge two images by a linear map"
         )
     return BlipClassConfig(vision, text, **more, merge_layer=merge)
 
@@ -135,6 +135,6 @@ def _decoder(text: BertConfig, ours: str) -> list[Rule]:
 
 
 def ignored(config: BlipConfig) -> re.Pattern[str]:
-    """Names of tensors that old files hold on top: position numbers, and aliases of a head's tied matrix and bias."""
+    """Names of extra tensors in old files: position indices, and aliases of a head's tied matrix and bias."""
     found = [bert.ignored(re.escape(prefix)) for prefix in (ENCODER, DECODER)]
     return re.compile("|".join([*found, bert.ignored_head(re.escape(HEAD))]))

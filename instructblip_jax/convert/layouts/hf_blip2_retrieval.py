@@ -1,7 +1,7 @@
 """Hugging Face's layout of BLIP-2's first stage, `Blip2ForImageTextRetrieval`.
 
-The public files lack the temperature and the head that writes. Directories of ours say ``"pretraining": true`` in
-config.json, and hold both: ``temp``, and ``cls.predictions.*`` under BERT's names.
+The public files lack the temperature and the language modelling head. Our directories have ``"pretraining": true`` in
+config.json, and contain both: ``temp``, and ``cls.predictions.*`` under BERT's names.
 """
 
 import re
@@ -20,7 +20,7 @@ from instructblip_jax.systems.blip2_stage1 import Blip2Stage1Config
 
 ARCHITECTURE = "Blip2ForImageTextRetrieval"
 PRETRAINING = "pretraining"
-"""The field of config.json that is ours."""
+"""Our own field of config.json."""
 HEAD = ("qformer/head/", "cls.predictions.")
 """Prefix of our paths, prefix of the names."""
 EMBEDDINGS, FIRST_NORM = "embeddings.", f"{QFORMER[1]}layernorm"
@@ -69,13 +69,13 @@ def rules(config: Blip2Stage1Config) -> dict[str, Rule]:
 
 
 def ignored(config: Blip2Stage1Config) -> re.Pattern[str]:
-    """Names of tensors that old files hold on top: the numbers of the positions."""
+    """Names of extra tensors in old files: position indices."""
     return re.compile(rf"({re.escape(QFORMER[1])})?{re.escape(EMBEDDINGS)}position_ids")
 
 
 def describe(directory: Path, config: Blip2Stage1Config) -> None:
-    """Write what differs from the source into a directory's configuration files: the size of the pictures, and that
-    the temperature and the head are there."""
+    """Write the differences from the source into a directory's configuration files: the image size, and the presence of
+    temperature and head."""
     hf_instructblip.describe(directory, config)
     path = directory / "config.json"
     if config.writes and not (raw := read_json(path)).get(PRETRAINING):

@@ -1,4 +1,4 @@
-"""Hugging Face's layout of Idefics-1: a Flamingo over LLaMA, with rows of its own for the tokens that it added."""
+"""Hugging Face's layout of Idefics-1: a Flamingo with LLaMA, and separate rows for its added tokens."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ RESAMPLER = {
 }
 """Field of a perceiver_config -> ours, and its class default."""
 FORMS = {"alpha_type": ("float", "vector"), "cross_layer_activation_function": ("swiglu",)}
-"""Field -> its values that are read, the class default first."""
+"""Field -> its supported values, the class default first."""
 
 
 def read_config(path: Path) -> FlamingoConfig:
@@ -46,8 +46,8 @@ def read_config(path: Path) -> FlamingoConfig:
         raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}; this layout is that of {KIND}")
     if "vision_embed_dim" in raw:
         raise ValueError(
-            f"{path}: vision_embed_dim is a field of the first files of this model, which had other names; take its "
-            "present files, whose vision_config has embed_dim"
+            f"{path}: vision_embed_dim is a field of the first files of this model, which had other names; use its "
+            "current files, whose vision_config has embed_dim"
         )
     forms = {field: one_of(path, field, raw.get(field) or known[0], known) for field, known in FORMS.items()}
     tower = section_of(path, raw, "vision_config")
@@ -115,13 +115,13 @@ def rules(config: FlamingoConfig) -> dict[str, Rule]:
 
 
 def ignored(config: FlamingoConfig) -> re.Pattern[str]:
-    """Names of tensors that old files hold on top: buffers."""
+    """Names of extra tensors in old files: buffers."""
     rotary = rf"{re.escape(BLOCKS)}\d+\.cross_attn\.rotary_emb\.inv_freq"
     return re.compile(f"{clip_vit.ignored(re.escape(VIT[1]))}|{llama.ignored(LLM[1])}|{rotary}")
 
 
 def unread(config: FlamingoConfig) -> re.Pattern[str]:
-    """Names of the tensors of the tower's last norm, which serves its class token alone."""
+    """Names of the tensors of the tower's last norm, which is only for its class token."""
     return re.compile(clip_vit.unread(config.vision, re.escape(VIT[1])))
 
 

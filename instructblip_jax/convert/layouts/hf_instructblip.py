@@ -24,9 +24,9 @@ IMAGE_TOKENS = {
     "instructblipvideo": ("video_token_index", "video_token_id"),
     "blip-2": ("image_token_index", "image_token_id"),
 }
-"""model_type -> the fields that may hold the id of the visual prompt's placeholder."""
+"""model_type -> the possible fields for the id of the visual prompt's placeholder."""
 VIT, QFORMER, LLM = ("vit/", "vision_model."), ("qformer/", "qformer."), ("llm/", "language_model.")
-"""Prefix of our paths, prefix of their names."""
+"""Prefix of our paths, prefix of Hugging Face names."""
 
 
 def read_config(path: Path) -> InstructBlipConfig:
@@ -55,7 +55,7 @@ def read_config(path: Path) -> InstructBlipConfig:
 def read_tower_and_qformer(path: Path, raw: Mapping[str, Any], *, use_text: bool) -> tuple[VitConfig, QFormerConfig]:
     """vision_config and qformer_config of a config.json. Raises ValueError naming the file and the field."""
     vision = VitConfig(**fields(path, "vision_config", VitConfig, _section(path, raw, "vision_config")))
-    # Hugging Face overwrites encoder_hidden_size with the width of the vision tower, whatever the file has.
+    # Hugging Face overwrites the file's encoder_hidden_size with the width of the vision tower.
     qformer_fields = fields(path, "qformer_config", QFormerConfig, _section(path, raw, "qformer_config")) | {
         "encoder_hidden_size": vision.hidden_size,
         "use_text": use_text,
@@ -78,11 +78,11 @@ def _section(path: Path, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]
 
 def _check_activation(path: Path, name: str, value: str) -> None:
     if value not in ACTIVATIONS:
-        raise ValueError(f"{path}: {name} is {value!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"{path}: {name} is {value!r}; expected one of {', '.join(ACTIVATIONS)}")
 
 
 def text_family(raw: Mapping[str, Any]) -> str:
-    """model_type of the language model in a config.json; where it is absent Hugging Face's class default, OPT."""
+    """model_type of the language model in a config.json, by default Hugging Face's class default, OPT."""
     return (raw.get("text_config") or {}).get("model_type", "opt")
 
 
@@ -99,7 +99,7 @@ def rules(config: InstructBlipConfig) -> dict[str, Rule]:
 
 
 def ignored(config: InstructBlipConfig) -> re.Pattern[str]:
-    """Names of tensors that files of 2023 hold on top: buffers, aliases, a table that is never used.
+    """Names of extra tensors in files of 2023: buffers, aliases, a table that is never used.
 
     Any other tensor without a rule is an error.
     """
@@ -107,7 +107,7 @@ def ignored(config: InstructBlipConfig) -> re.Pattern[str]:
 
 
 def describe(directory: Path, config: Any) -> None:
-    """Write the size of the pictures into a model directory's configuration files, where it is not the stored one."""
+    """Write the image size into a model directory's configuration files, if it differs from the stored one."""
     if not config.stored_image_size:
         return
     side = config.vision.image_size

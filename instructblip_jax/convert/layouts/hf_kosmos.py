@@ -16,11 +16,11 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "kosmos-2": {},
     "kosmos-1": {"positions": "xpos", "scale_embedding": False, "vocab_size": 64007},
 }
-"""model_type -> what its text_config has by default, where it is not as KOSMOS-2's."""
+"""model_type -> defaults of its text_config that differ from KOSMOS-2's."""
 VIT, LLM, POOL = ("vit/", "vision_model.model."), ("llm/", "text_model.model."), "image_to_text_projection"
 BOUNDARIES = {"image_begin_token_id": ("<image>", 64003), "image_end_token_id": ("</image>", 64004)}
-"""Fields of config.json that are ours -> the token around a picture, and its id in the public files, which lack the
-fields: the tokenizer beside them says it."""
+"""Our own fields of config.json -> the token around an image, and its id in the public files, which lack the fields:
+their tokenizer determines it."""
 TOKENIZER = "tokenizer.json"
 TOWER = {
     "hidden_size": 1024,
@@ -45,20 +45,20 @@ def read_config(path: Path) -> KosmosConfig:
     text = magneto.read_config(path, {**KINDS[kind], **(raw.get("text_config") or {})})
     vision = clip_vit.read_config(path, "vision_config", {**TOWER, **(raw.get("vision_config") or {})}, post_norm=True)
     if vision.num_hidden_layers < 2:
-        raise ValueError(f"{path}: vision_config.num_hidden_layers is 1; a tower of at least 2 layers is read here")
+        raise ValueError(f"{path}: vision_config.num_hidden_layers is 1; a tower of at least 2 layers is supported")
     latents = checked(path, "latent_query_num", raw.get("latent_query_num", 64), int)
     first, last = (_boundary(path, raw, field) for field in BOUNDARIES)
     slots = range(KosmosConfig.first_slot, KosmosConfig.first_slot + latents)
     if max(first, last, slots[-1]) >= text.vocab_size or {first, last} & set(slots):
         raise ValueError(
-            f"{path}: text_config.vocab_size is {text.vocab_size}, <image> {first}, </image> {last}, and a picture "
+            f"{path}: text_config.vocab_size is {text.vocab_size}, <image> {first}, </image> {last}, and an image "
             f"takes the ids {slots[0]} to {slots[-1]} (latent_query_num): each needs a row of its own in the embedding"
         )
     return KosmosConfig(vision, text, slots=latents, begin_id=first, end_id=last)
 
 
 def _boundary(path: Path, raw: Mapping[str, Any], field: str) -> int:
-    """The id of a token around a picture."""
+    """The id of a token around an image."""
     token, public = BOUNDARIES[field]
     if raw.get(field) is not None:
         return checked(path, field, raw[field], int)
@@ -66,7 +66,7 @@ def _boundary(path: Path, raw: Mapping[str, Any], field: str) -> int:
         return public
     found = TextTokenizer(path.parent).id_of(token)
     if found is None:
-        raise ValueError(f"{path.parent / TOKENIZER}: has no token {token}, which stands around every picture")
+        raise ValueError(f"{path.parent / TOKENIZER}: has no token {token}, which must enclose every image")
     return found
 
 
@@ -85,6 +85,6 @@ def rules(config: KosmosConfig) -> dict[str, Rule]:
 
 
 def ignored(config: KosmosConfig) -> re.Pattern[str]:
-    """Names of tensors that files may hold on top: buffers, and the embedding's name as the head."""
+    """Names of extra tensors in files: buffers, and the embedding's name as the head."""
     sinusoids = rf"{re.escape(LLM[1])}embed_positions\..+"
     return re.compile(rf"{clip_vit.ignored(re.escape(VIT[1]))}|text_model\.lm_head\.weight|{sinusoids}")

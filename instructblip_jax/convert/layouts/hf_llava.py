@@ -23,7 +23,7 @@ NEWER = (
     (VIT[1], "model.vision_tower."),
     (PROJECTOR, f"model.{PROJECTOR}"),
 )
-"""Prefixes of the published names, and those that files written by transformers 5 have instead."""
+"""Prefixes of the published names, and the corresponding ones in files written by transformers 5."""
 MODULES = (("language_model.model.", "model.language_model."), (PROJECTOR, f"model.{PROJECTOR}"))
 """See `families.Family`."""
 TOWER = {
@@ -34,11 +34,11 @@ TOWER = {
     "image_size": 336,
     "patch_size": 14,
 }
-"""Hugging Face's sizes where there is no vision_config: CLIP ViT-L/14 at 336 pixels."""
+"""Hugging Face's sizes if there is no vision_config: CLIP ViT-L/14 at 336 pixels."""
 STRATEGIES = ("default", "full")
-"""Values of vision_feature_select_strategy: patches alone, or the class token as well."""
+"""Values of vision_feature_select_strategy: only patches, or also the class token."""
 TEMPLATE, ASPECT = "conversation_template", "image_aspect_ratio"
-"""Fields of our own, by which an exported model keeps its template; the second has the authors' own name."""
+"""Our own fields, in which an exported model keeps its template; the second has the authors' name."""
 
 
 def read_config(path: Path) -> LlavaConfig:
@@ -48,19 +48,19 @@ def read_config(path: Path) -> LlavaConfig:
         raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}; this layout is that of {KIND}")
     if "mm_vision_tower" in raw:
         raise ValueError(
-            f"{path}: mm_vision_tower is a field of the authors' own repositories, which hold no vision tower; make a "
-            "whole model: instructblip assemble llava --language THIS_DIRECTORY --vision CLIP --out DIR"
+            f"{path}: mm_vision_tower is a field of the authors' own repositories, which have no vision tower; make a "
+            "complete model: instructblip assemble llava --language THIS_DIRECTORY --vision CLIP --out DIR"
         )
     for name in ("vision_config", "text_config"):
         if not isinstance(raw.get(name) or {}, dict):
             raise ValueError(f"{path}: {name} is not an object")
     text_section: dict[str, Any] = raw.get("text_config") or {}
     if text_section.get("model_type", "llama") != "llama":
-        raise ValueError(f"{path}: text_config.model_type is {text_section['model_type']!r}; only llama is read here")
+        raise ValueError(f"{path}: text_config.model_type is {text_section['model_type']!r}; only llama is supported")
     if raw.get("pad_token_id") is not None:
         text_section = text_section | {"pad_token_id": checked(path, "pad_token_id", raw["pad_token_id"], int)}
     if raw.get("multimodal_projector_bias") is False:
-        raise ValueError(f"{path}: multimodal_projector_bias is false; only projectors with a bias are read here")
+        raise ValueError(f"{path}: multimodal_projector_bias is false; only projectors with a bias are supported")
     vision = clip_vit.read_config(path, "vision_config", raw.get("vision_config") or TOWER)
     depth = _depth(path, raw.get("vision_feature_layer", -2), vision.num_hidden_layers)
     image = next((raw[name] for name in ("image_token_id", "image_token_index") if raw.get(name) is not None), 32000)
@@ -86,7 +86,7 @@ def read_config(path: Path) -> LlavaConfig:
 
 
 def _depth(path: Path, layer: Any, layers: int) -> int:
-    """Layers of the tower up to the one whose output is read; a negative number counts from the last."""
+    """Number of the tower's layers up to the one whose output is used; a negative number counts from the last."""
     if isinstance(layer, list) and len(layer) == 1:
         (layer,) = layer
     if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= (layer % (layers + 1)) <= layers:
@@ -112,18 +112,18 @@ def _spellings(prefix: str) -> str:
 
 
 def ignored(config: LlavaConfig) -> re.Pattern[str]:
-    """Names of tensors that old files hold on top: buffers."""
+    """Names of extra tensors in old files: buffers."""
     tower = f"({_spellings(VIT[1])})"
     return re.compile(f"{clip_vit.ignored(tower)}|{llama.ignored(LLM[1])}")
 
 
 def unread(config: LlavaConfig) -> re.Pattern[str]:
-    """Names of the tower's tensors behind the layer whose output is read."""
+    """Names of the tower's tensors after the layer whose output is used."""
     return re.compile(clip_vit.unread(config.vision, f"({_spellings(VIT[1])})"))
 
 
 def describe(directory: Path, config: LlavaConfig) -> None:
-    """Write the system's options into a model directory's configuration files, where they are not as stored."""
+    """Write the system's options into a model directory's configuration files, if they differ from the stored ones."""
     path = directory / "config.json"
     raw = read_json(path)
     for field, value, default in (

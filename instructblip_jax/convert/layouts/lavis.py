@@ -1,7 +1,7 @@
 """The tensors of the original project (its ``.pth`` files) -> Hugging Face names. Values and shapes are equal.
 
-InstructBLIP's hold the trained parts: query tokens, the norm after the vision tower, Q-Former and projection. Those of
-BLIP-2's first stage also hold its heads, and some of them the tower.
+InstructBLIP's files contain the trained parts: query tokens, the norm after the vision tower, Q-Former and projection.
+Those of BLIP-2's first stage also contain its heads, and some of them the tower.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Original:
     Attributes:
       names: (pattern, Hugging Face name) pairs.
       skipped: names of tensors that the system does not need.
-      replaced: prefixes of Hugging Face names; such a file has to hold every tensor under them.
+      replaced: prefixes of Hugging Face names; such a file must contain every tensor under them.
     """
 
     names: tuple[tuple[str, str], ...]
@@ -107,9 +107,9 @@ def instructblip(
 def blip2_stage1(
     file: Path, tensors: Mapping[str, np.ndarray], directory: Path
 ) -> tuple[Blip2Stage1Config, dict[str, np.ndarray], list[str]]:
-    """See `families.Family.replaced`: all but the tower, or that, too, where the file holds it.
+    """See `families.Family.replaced`: everything except the tower, and also the tower if the file has it.
 
-    The temperature and the head that writes are taken if the file has both.
+    The temperature and the language modelling head are used if the file has both.
     """
     config = hf_blip2_retrieval.read_config(directory / "config.json")
     config = dataclasses.replace(config, writes="temp" in tensors and any(map(_HEAD.fullmatch, tensors)))
@@ -124,14 +124,14 @@ def blip2_stage1(
 
 
 def joined_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors with the EVA tower's biases of queries and values as one fused bias; its keys have none."""
+    """The tensors with the EVA tower's query and value biases fused into one bias; its keys have none."""
     found = dict(tensors)
     for name in tensors:
         if name.endswith(".attn.q_bias"):
             block = name.removesuffix("q_bias")
             query, value = found.pop(name), found.pop(f"{block}v_bias", None)
             if value is None:
-                raise ValueError(f"{block}q_bias has no {block}v_bias beside it")
+                raise ValueError(f"{block}q_bias has no matching {block}v_bias")
             found[f"{block}qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
     return found
 

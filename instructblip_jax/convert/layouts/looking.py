@@ -1,4 +1,4 @@
-"""Fields of our own, shared by the layouts of Flamingo and Idefics, that say which pictures a token sees."""
+"""Our own fields, shared by the layouts of Flamingo and Idefics, for the images that a token attends to."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ RULE, CHANCE = "sees", "next_picture"
 
 
 def sight_fields(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration's fields that say which pictures a token sees. Raises ValueError naming file and field."""
+    """The configuration's fields for the images that a token attends to. Raises ValueError naming file and field."""
     chance = raw.get(CHANCE) or 0.0
     if isinstance(chance, bool) or not isinstance(chance, (int, float)) or not 0 <= chance <= 1:
         raise ValueError(f"{path}: {CHANCE} is {chance!r}; it is a probability, from 0 to 1")
@@ -21,9 +21,9 @@ def sight_fields(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(directory: Path, config: FlamingoConfig, sizes: Mapping[str, Any]) -> None:
-    """Write the system's options into a model directory's configuration files, where they are not as stored.
+    """Write the system's options into a model directory's configuration files, if they differ from the stored ones.
 
-    ``sizes``: fields of the image settings for pictures of another size.
+    ``sizes``: fields of the image settings for another image size.
     """
     path = directory / "config.json"
     raw = read_json(path)

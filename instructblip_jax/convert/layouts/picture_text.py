@@ -1,4 +1,4 @@
-"""Reading a config.json of ALBEF or BLIP: sections of tower and text model, the form that ``architectures`` names."""
+"""Read a config.json of ALBEF or BLIP: sections of tower and text model, and the form named in ``architectures``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +41,7 @@ def read(path: Path, kind: str, tasks: Mapping[str, str]) -> Sections:
 
 
 def task_of(path: Path, raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str:
-    """The form that a config.json names. Raises ValueError naming the file and those that there are."""
+    """The form that a config.json names. Raises ValueError naming the file and the known forms."""
     names, known = raw.get("architectures"), {name: task for task, name in tasks.items()}
     found = [known[name] for name in names or () if name in known] if isinstance(names, list) else []
     if len(found) != 1:
@@ -50,15 +50,15 @@ def task_of(path: Path, raw: Mapping[str, Any], tasks: Mapping[str, str]) -> str
 
 
 def check_sizes(path: Path, vision: VitConfig, text: BertConfig) -> None:
-    """Raise ValueError naming a field for sizes or activations that cannot be."""
+    """Raise ValueError naming a field for invalid sizes or activations."""
     for name, value in (("vision_config", vision.hidden_act), ("text_config", text.hidden_act)):
         if value not in ACTIVATIONS:
-            raise ValueError(f"{path}: {name}.hidden_act is {value!r}; known are {', '.join(ACTIVATIONS)}")
+            raise ValueError(f"{path}: {name}.hidden_act is {value!r}; expected one of {', '.join(ACTIVATIONS)}")
     check_patches(path, "vision_config", vision.image_size, vision.patch_size)
     check_divisible(path, "vision_config", vision.hidden_size, vision.num_attention_heads)
     check_divisible(path, "text_config", text.hidden_size, text.num_attention_heads)
 
 
 def first_temperature(key: jax.Array, shape: Shape) -> jax.Array:
-    """The temperature of a file that has none, as `Rule.new` takes it: Hugging Face's classes do not know it."""
+    """The temperature for a file without one, as `Rule.new` takes it: Hugging Face's classes do not have it."""
     return jnp.full(shape, TEMPERATURE, jnp.float32)

@@ -1,6 +1,6 @@
-"""X-InstructBLIP's layout, which is ours around the original's names of what trains: the original published that alone.
+"""X-InstructBLIP's layout: ours, with the original's names of trainable tensors, the only ones that it published.
 
-Towers stand under the names of their own public files, behind a prefix each.
+Towers have the names of their own public files, after a prefix.
 """
 
 import dataclasses
@@ -31,27 +31,27 @@ VIT, BEATS, POINT_BERT, LLM = (
     ("point_bert/", "pc_encoder."),
     ("llm/", "language_model."),
 )
-"""Prefix of our paths, prefix of their names."""
+"""Prefix of our paths, prefix of Hugging Face names."""
 TOWERS = {
     "image": ("vision", VIT[1]),
     "video": ("vision", VIT[1]),
     "audio": ("audio", BEATS[1]),
     "pc": ("pc", POINT_BERT[1]),
 }
-"""Modality -> the beginning of its tower's section in config.json, and of its tensors."""
+"""Modality -> the prefix of its tower's section in config.json, and of its tensors."""
 COUNTS = {
     "video": {"frames": "frames"},
     "audio": {name: name for name in ("blocks", "block", "mels")},
     "pc": {"count": "cloud"},
 }
-"""Modality -> the fields of its entry in config.json that sizes follow from -> those of the configuration."""
+"""Modality -> the size fields of its entry in config.json -> those of the configuration."""
 LINEAR = re.compile(r"(image|video|audio|pc)_projection\..+")
 _BUFFER = r"_Qformer\.bert\.embeddings\.position_ids"
 _HEADS = r"_Qformer\.cls\..+"
 
 
 def trained_names(modality: str) -> tuple[str, ...]:
-    """The beginnings of the names of what trains for a modality."""
+    """Name prefixes of a modality's trainable tensors."""
     return tuple(f"{modality}_{part}" for part in ("ln.", "Qformer.", "query_tokens", "llm_proj."))
 
 
@@ -63,7 +63,7 @@ def read_config(path: Path) -> XInstructBlipConfig:
     entries = section_of(path, raw, "modalities")
     if not entries:
         raise ValueError(
-            f"{path}: modalities is empty; it has an entry for each of {', '.join(MODALITIES)} that is read"
+            f"{path}: modalities is empty; it needs an entry for each modality of the model: {', '.join(MODALITIES)}"
         )
     text = section_of(path, raw, "text_config")
     if text.get("model_type") != "llama":
@@ -97,7 +97,7 @@ def read_config(path: Path) -> XInstructBlipConfig:
 
 
 def _vision(path: Path, raw: Mapping[str, Any]) -> VitConfig:
-    """The tower of pictures, whose last norm is a modality's own."""
+    """The image tower, whose last norm belongs to the modality."""
     section = section_of(path, raw, "vision_config")
     vision = VitConfig(**{**fields(path, "vision_config", VitConfig, section), "post_norm": False})
     check_patches(path, "vision_config", vision.image_size, vision.patch_size)
@@ -109,7 +109,7 @@ def _vision(path: Path, raw: Mapping[str, Any]) -> VitConfig:
 def _prompt(path: Path, section: Mapping[str, Any]) -> Prompt:
     known = {field.name: type(field.default) for field in dataclasses.fields(Prompt)}
     if unknown := section.keys() - known.keys():
-        raise ValueError(f"{path}: prompt.{min(unknown)} is unknown; there are {', '.join(known)}")
+        raise ValueError(f"{path}: prompt.{min(unknown)} is unknown; expected one of {', '.join(known)}")
     return Prompt(**{name: checked(path, f"prompt.{name}", x, known[name]) for name, x in section.items()})
 
 
@@ -140,12 +140,12 @@ def _qformer(config: QFormerConfig, modality: str) -> list[Rule]:
 
 
 def to_original(name: str) -> str:
-    """A Q-Former's tensor by Hugging Face's name -> by the original's, what stands before "encoder" left as it is."""
+    """Hugging Face's name of a Q-Former's tensor -> the original's, keeping everything before "encoder"."""
     return re.sub(r"(\.(?:cross)?attention)\.attention\.", r"\1.self.", name)
 
 
 def ignored(config: XInstructBlipConfig) -> re.Pattern[str]:
-    """Names of tensors that files may hold on top: buffers and aliases of the parts."""
+    """Names of extra tensors in files: buffers and aliases of the parts."""
     buffers = f"({'|'.join(config.modalities)}){_BUFFER}"
     unread = point_bert.unread(re.escape(POINT_BERT[1]))
     return re.compile(f"{buffers}|{unread}|{language_models.of(config.text).ignored(LLM[1])}")

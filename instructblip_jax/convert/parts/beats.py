@@ -17,15 +17,15 @@ FIXED: Mapping[str, Any] = {
     "relative_position_embedding": True,
     "gru_rel_pos": True,
 }
-"""Fields of a ``cfg`` with the one value that is built here."""
+"""Fields of a ``cfg`` with the only supported value."""
 HEAD = "predictor."
-"""The beginning of the names of a fine-tuned file's head."""
+"""Prefix of the names of a fine-tuned file's head."""
 FIRST = "patch_embedding.weight"
-"""A tensor that every BEATs has, in its public name."""
+"""The public name of a tensor that every BEATs has."""
 _VECTOR = Transform(lambda s: (1, 1, *s), lambda x: x[0, 0], lambda x: x[None, None])
-"""[K] here, [1, 1, K] there."""
+"""Ours is [K], theirs [1, 1, K]."""
 _HEADS = Transform(lambda s: (1, *s, 1, 1), lambda x: x[0, :, 0, 0], lambda x: x[None, :, None, None])
-"""[H] here, [1, H, 1, 1] there."""
+"""Ours is [H], theirs [1, H, 1, 1]."""
 
 
 def read_config(path: Path, section: Mapping[str, Any], name: str = "") -> BeatsConfig:
@@ -34,11 +34,11 @@ def read_config(path: Path, section: Mapping[str, Any], name: str = "") -> Beats
     where = f"{name}." if name else ""
     for field, value in FIXED.items():
         if section.get(field) not in (None, value):
-            raise ValueError(f"{path}: {where}{field} is {section[field]!r}; only {value!r} is built here")
+            raise ValueError(f"{path}: {where}{field} is {section[field]!r}; only {value!r} is supported")
     config = BeatsConfig(**fields(path, name, BeatsConfig, section))
     if config.activation_fn not in ACTIVATIONS:
         raise ValueError(
-            f"{path}: {where}activation_fn is {config.activation_fn!r}; known are {', '.join(ACTIVATIONS)}"
+            f"{path}: {where}activation_fn is {config.activation_fn!r}; expected one of {', '.join(ACTIVATIONS)}"
         )
     for field in ("encoder_attention_heads", "conv_pos_groups"):
         if config.encoder_embed_dim % getattr(config, field):
@@ -50,13 +50,13 @@ def read_config(path: Path, section: Mapping[str, Any], name: str = "") -> Beats
     if config.num_buckets % 2 or half < 2 or config.max_distance <= half // 2:
         raise ValueError(
             f"{path}: {where}num_buckets {config.num_buckets} and max_distance {config.max_distance} make no table: "
-            "the first is even and at least 4, the second more than a quarter of it"
+            "the first must be even and at least 4, the second more than a quarter of it"
         )
     return config
 
 
 def rules(config: BeatsConfig, ours: str, theirs: str) -> list[Rule]:
-    """The table. The files hold one table of relative positions in every layer: all of them are read, and written."""
+    """The table. The files repeat the relative-position table in every layer: all copies are read and written."""
     layer = f"{theirs}encoder.layers.{{layer}}."
     attention = f"{layer}self_attn."
     position = f"{theirs}encoder.pos_conv.0."
@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A public file, or a directory with config.json and safetensors under the same names -> the fields of
     `BeatsConfig` as a section of a config.json, and the tower's tensors under their public names.
 
-    Raises FileNotFoundError, or ValueError naming the file; among others for one that was fine-tuned with labels.
+    Raises FileNotFoundError, or ValueError naming the file, for instance if it was fine-tuned with labels.
     """
     section, tensors = directory_or_file(path, _of_file)
     if any(name.startswith(HEAD) for name in tensors):

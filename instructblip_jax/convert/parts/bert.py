@@ -1,4 +1,4 @@
-"""BERT with cross-attention, as ALBEF, BLIP and Hugging Face name it."""
+"""BERT with cross-attention, under the names of ALBEF, BLIP and Hugging Face."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def embeddings(config: BertConfig, ours: str, theirs: str) -> list[Rule]:
 
 
 def layers(ours: str, theirs: str, *, cross: bool, start: int = 0) -> list[Rule]:
-    """The table of a stack, whose first layer is number ``start`` of theirs. ``cross``: with cross-attention."""
+    """The table of a stack whose first layer is their number ``start``. ``cross``: with cross-attention."""
     block = f"{theirs}encoder.layer.{{layer}}"
     table = [*attention(f"{ours}self_attention", f"{block}.attention")]
     if cross:
@@ -38,7 +38,7 @@ def attention(ours: str, theirs: str) -> list[Rule]:
 
 
 def head(ours: str, theirs: str) -> list[Rule]:
-    """The table of the language-modelling head; its matrix is the table of words."""
+    """The table of the language modelling head; its matrix is the word embeddings."""
     return [
         *dense(f"{ours}dense", f"{theirs}transform.dense"),
         *norm(f"{ours}norm", f"{theirs}transform.LayerNorm"),
@@ -47,7 +47,7 @@ def head(ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of what old files hold on top: position numbers, and the head's tied matrix. ``theirs`` is a pattern."""
+    """Pattern of extra tensors in old files: position indices, and the head's tied matrix. ``theirs`` is a pattern."""
     return rf"{theirs}embeddings\.position_ids"
 
 

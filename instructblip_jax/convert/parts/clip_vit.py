@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm: bool = False) -> VitConfig:
-    """A CLIP vision configuration, the section ``name`` of a file ("": the top of it) -> its dataclass.
+    """A CLIP vision configuration, the section ``name`` of a file ("": top level) -> its dataclass.
 
     Raises ValueError naming file and field.
     """
@@ -33,7 +33,9 @@ def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm:
     found = {**DEFAULTS, **{key: section[key] for key in DEFAULTS if section.get(key) is not None}}
     config = VitConfig(**fields(path, name, VitConfig, found), patch_bias=False, pre_norm=True, post_norm=post_norm)
     if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"{path}: {where}hidden_act is {config.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"{path}: {where}hidden_act is {config.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}"
+        )
     check_patches(path, name, config.image_size, config.patch_size)
     check_divisible(path, name, config.hidden_size, config.num_attention_heads)
     return config
@@ -42,7 +44,7 @@ def read_config(path: Path, name: str, section: Mapping[str, Any], *, post_norm:
 def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0, last_apart: bool = False) -> list[Rule]:
     """The table. Hugging Face's name of the first norm is ``pre_layrnorm``.
 
-    ``stored_grid``: patches along a side for which the files store position embeddings, 0 for the tower's own number.
+    ``stored_grid``: patches per side for which the files store position embeddings, 0 for the tower's own number.
     ``last_apart``: see `Vit`.
     """
     same = stored_grid in (0, config.grid)
@@ -80,7 +82,7 @@ def _block(ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of the tensors that old files hold on top: a buffer of position numbers. ``theirs`` is a pattern."""
+    """Pattern of the extra tensors in old files: a buffer of position indices. ``theirs`` is a pattern."""
     return rf"{theirs}embeddings\.position_ids"
 
 
@@ -90,8 +92,7 @@ def cut(config: VitConfig, layers: int) -> VitConfig:
 
 
 def unread(config: VitConfig, theirs: str) -> str:
-    """Pattern of the tensors that a tower has and ``config`` does not read: later layers, a last norm. ``theirs`` is a
-    pattern."""
+    """Pattern of a tower's tensors that ``config`` does not use: later layers, a last norm. ``theirs`` is a pattern."""
     layers = "|".join(map(str, range(config.num_hidden_layers)))
     later = rf"{theirs}encoder\.layers\.(?!({layers})\.)\d+\..+"
     return later if config.post_norm else rf"{later}|{theirs}post_layernorm\..+"

@@ -8,7 +8,7 @@ from instructblip_jax.models.towers.vit import VitConfig
 def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) -> list[Rule]:
     """The table. Their fused qkv is our q, k and v.
 
-    ``stored_grid``: patches along a side for which the files store position embeddings, 0 for the tower's own number.
+    ``stored_grid``: patches per side for which the files store position embeddings, 0 for the tower's own number.
     """
     positions = resized(stored_grid, config.grid) if stored_grid not in (0, config.grid) else LEADING
     block = f"{theirs}encoder.layers.{{layer}}"

@@ -1,4 +1,4 @@
-"""Gated cross-attention: as the open code of Flamingo names its tensors, and as Idefics does."""
+"""Gated cross-attention, with the tensor names of OpenFlamingo and of Idefics."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ VECTOR = Transform(lambda s: (1, 1, *s), lambda x: x[0, 0], lambda x: x[None, No
 
 
 def rules(ours: str, theirs: str, *, every: int, at: int) -> list[Rule]:
-    """The table of OpenFlamingo's names, in which a block has the number of the layer that it stands before: ``at`` of
-    each group of ``every``."""
+    """The table of OpenFlamingo's names, in which a block has the number of the layer that it precedes: ``at`` of each
+    group of ``every``."""
     block = f"{theirs}{{layer}}."
     table = [
         Rule(f"{ours}attn_gate", f"{block}attn_gate"),
@@ -28,7 +28,7 @@ def rules(ours: str, theirs: str, *, every: int, at: int) -> list[Rule]:
 
 
 def idefics_rules(ours: str, theirs: str, *, vector_gates: bool) -> list[Rule]:
-    """The table of Idefics' names, in which blocks are counted by themselves."""
+    """The table of Idefics' names, in which blocks are counted separately."""
     block = f"{theirs}{{layer}}."
     gates = (VECTOR,) if vector_gates else ()
     table = [

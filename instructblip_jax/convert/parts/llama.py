@@ -17,8 +17,8 @@ def read_config(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
     must_be(path, section, {"attention_bias": False, "mlp_bias": False})
     config = LlamaConfig(**fields(path, "text_config", LlamaConfig, {**section, **_rotary(path, section)}))
     if (path.parent / "tokenizer.json").is_file():
-        # The public files' eos_token_id, 1, is not the token that these models end with; the tokenizer has that one. A
-        # list of several was written on purpose, and is kept.
+        # The public files' eos_token_id, 1, is not the end token of these models; the tokenizer has the right one. A
+        # list of several is intended, and is kept.
         end, named = TextTokenizer(path.parent).end_id(path.parent), config.eos_token_id
         ends = end if isinstance(named, int) else (end, *(token for token in named if token != end))
         config = dataclasses.replace(config, eos_token_id=ends)
@@ -35,8 +35,8 @@ def read_config(path: Path, section: Mapping[str, Any]) -> LlamaConfig:
 def _rotary(path: Path, section: Mapping[str, Any]) -> dict[str, Any]:
     """The base of the rotary positions, if the file names one.
 
-    Newer files keep it in rope_parameters, which takes precedence, next to the kind of scaling; the public files have
-    none. Raises ValueError for any scaling.
+    Newer files have it in rope_parameters, which takes precedence, together with the kind of scaling; the public files
+    have none. Raises ValueError for any scaling.
     """
     field = "rope_scaling" if section.get("rope_scaling") else "rope_parameters"
     rope = checked(path, f"text_config.{field}", section.get(field) or {}, dict)
@@ -44,7 +44,7 @@ def _rotary(path: Path, section: Mapping[str, Any]) -> dict[str, Any]:
     partial = rope.get("partial_rotary_factor", section.get("partial_rotary_factor"))
     if kind != "default" or partial not in (None, 1) or any(isinstance(value, dict) for value in rope.values()):
         raise ValueError(
-            f"{path}: text_config.{field} is {rope or partial!r}; only plain rotary positions are read here, without "
+            f"{path}: text_config.{field} is {rope or partial!r}; only plain rotary positions are supported, without "
             "scaling and alike in all layers"
         )
     return {} if rope.get("rope_theta") is None else {"rope_theta": rope["rope_theta"]}
@@ -69,5 +69,5 @@ def rules(ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of the tensors that old files hold on top: the frequencies of the rotary positions."""
+    """Pattern of the extra tensors in old files: the rotary frequencies."""
     return rf"{re.escape(theirs)}model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"

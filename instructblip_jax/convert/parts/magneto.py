@@ -20,7 +20,9 @@ def read_config(path: Path, section: Mapping[str, Any]) -> MagnetoConfig:
     config = MagnetoConfig(**fields(path, "text_config", MagnetoConfig, section))
     for name, known in (("activation_function", tuple(ACTIVATIONS)), ("positions", POSITIONS)):
         if getattr(config, name) not in known:
-            raise ValueError(f"{path}: text_config.{name} is {getattr(config, name)!r}; known are {', '.join(known)}")
+            raise ValueError(
+                f"{path}: text_config.{name} is {getattr(config, name)!r}; expected one of {', '.join(known)}"
+            )
     for name in RATES:
         if getattr(config, name) >= 1:
             raise ValueError(f"{path}: text_config.{name} is {getattr(config, name)}; a rate is below 1")
@@ -33,9 +35,9 @@ def read_config(path: Path, section: Mapping[str, Any]) -> MagnetoConfig:
 
 
 def rules(config: MagnetoConfig, ours: str, theirs: str) -> list[Rule]:
-    """The table. The head is the embedding, so it has no row of its own.
+    """The table. The head is the embedding, so it has no rule of its own.
 
-    xPos' pairs are neighbours in the files, as in torchscale, and halves of a head here, as `rope.rotate` wants them.
+    xPos pairs are adjacent channels in the files, as in torchscale, and halves of a head here, as for `rope.rotate`.
     """
     block = f"{theirs}layers.{{layer}}"
     table = [

@@ -1,4 +1,4 @@
-"""NF-ResNet. No public file of it is in safetensors: the names are ours."""
+"""NF-ResNet. There are no public safetensors files: the names are ours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ KIND = "nf_resnet"
 CONVOLUTION = Transform(
     lambda s: (s[3], s[2], s[0], s[1]), lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
 )
-"""torch keeps [out, in, height, width], we keep [height, width, in, out]."""
+"""torch has [out, in, height, width], we have [height, width, in, out]."""
 
 
 def read_config(path: Path, section: Mapping[str, Any]) -> NfResNetConfig:
@@ -31,8 +31,8 @@ def read_config(path: Path, section: Mapping[str, Any]) -> NfResNetConfig:
     config = NfResNetConfig(**found)
     if len(config.widths) != len(config.depths) or any(width % 4 for width in config.widths):
         raise ValueError(
-            f"{path}: vision_config has widths {list(config.widths)} and depths {list(config.depths)}; there is one of "
-            "each a stage, and widths are multiples of 4"
+            f"{path}: vision_config has widths {list(config.widths)} and depths {list(config.depths)}; there must be "
+            "one of each per stage, and widths must be multiples of 4"
         )
     return config
 

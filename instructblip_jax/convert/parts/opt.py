@@ -21,7 +21,7 @@ def read_config(path: Path, section: Mapping[str, Any]) -> OptConfig:
 
 
 def rules(ours: str, theirs: str) -> list[Rule]:
-    """The table. The head is the embedding, so it has no row of its own."""
+    """The table. The head is the embedding, so it has no rule of its own."""
     decoder = f"{theirs}model.decoder"
     block = f"{decoder}.layers.{{layer}}"
     table = [
@@ -40,5 +40,5 @@ def rules(ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of the tensors that old files hold on top: a copy of the embedding as the head."""
+    """Pattern of the extra tensors in old files: a copy of the embedding as the head."""
     return rf"{re.escape(theirs)}lm_head\.weight"

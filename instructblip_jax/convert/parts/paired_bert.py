@@ -1,4 +1,4 @@
-"""BERT that reads two pictures, under the names of BLIP's own NLVR2 files."""
+"""BERT that reads two images, under the names of BLIP's own NLVR2 files."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from instructblip_jax.convert.rule import Rule, dense, norm
 
 
 def layers(ours: str, theirs: str, *, merge: bool, start: int = 0) -> list[Rule]:
-    """The table of a `models.language.paired_bert.PairedStack`, whose first layer is number ``start`` of theirs."""
+    """The table of a `models.language.paired_bert.PairedStack` whose first layer is their number ``start``."""
     block = f"{theirs}encoder.layer.{{layer}}.crossattention"
     table = []
     for n, name in enumerate(("first", "second")):

@@ -1,4 +1,4 @@
-"""PointBERT with its projection, under the names of ULIP's public files, which hold other towers beside it."""
+"""PointBERT with its projection, under the names of ULIP's public files, which also contain other towers."""
 
 import dataclasses
 import re
@@ -13,13 +13,13 @@ from instructblip_jax.convert.write import Tensor
 from instructblip_jax.models.towers.point_bert import PointBertConfig
 
 ROOT, PROJECTION = "point_encoder.", "pc_projection"
-"""The beginning of the names of the tower's tensors, and the name of the projection behind it."""
+"""Prefix of the names of the tower's tensors, and the name of the projection after it."""
 PARALLEL = "module."
-"""torch's addition to all names of a model that was trained on several GPUs."""
+"""torch's prefix of all names in a model that was trained on several GPUs."""
 HEAD_SIZE = 64
-"""The size of an attention head in the public files, from which the number of heads follows."""
+"""The head size in the public files, which determines the number of heads."""
 _POINTWISE = Transform(lambda s: (*s[::-1], 1), lambda x: x[..., 0].T, lambda x: x.T[..., None])
-"""A convolution of one tap [out, in, 1] there, a kernel [in, out] here."""
+"""Theirs is a convolution of one tap [out, in, 1], ours a kernel [in, out]."""
 _NORMS = (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("variance", "running_var"))
 
 
@@ -30,7 +30,7 @@ def read_config(path: Path, section: Mapping[str, Any], name: str = "") -> Point
     section = dict(section)
     channels = checked(path, f"{where}channels", section.pop("channels", list(PointBertConfig.channels)), list)
     if len(channels) != 3:
-        raise ValueError(f"{path}: {where}channels is {channels}; there are three inner widths")
+        raise ValueError(f"{path}: {where}channels is {channels}; it must be three inner widths")
     widths = [checked(path, f"{where}channels[{n}]", value, int) for n, value in enumerate(channels)]
     config = PointBertConfig(**fields(path, name, PointBertConfig, section), channels=(widths[0], widths[1], widths[2]))
     if config.trans_dim % config.num_heads:
@@ -75,7 +75,7 @@ def rules(config: PointBertConfig, ours: str, theirs: str) -> list[Rule]:
 
 
 def unread(theirs: str) -> str:
-    """Pattern of the tensors that the tower does not read: how many batches its statistics are of. ``theirs`` is a
+    """Pattern of the tensors that the tower does not use: the batch counts of its statistics. ``theirs`` is a
     pattern."""
     return rf"{theirs}point_encoder\.encoder\.(first|second)_conv\.1\.num_batches_tracked"
 
@@ -85,7 +85,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     `PointBertConfig` as a section of a config.json, and the tower's tensors under their public names, without the
     file's other towers.
 
-    Raises FileNotFoundError, or ValueError naming the file; among others for the file of clouds with colour.
+    Raises FileNotFoundError, or ValueError naming the file, for instance for clouds with colour.
     """
     section, tensors = directory_or_file(path, _of_file)
     tensors = {name: tensor for name, tensor in tensors.items() if name == PROJECTION or name.startswith(ROOT)}
@@ -98,7 +98,7 @@ def _of_file(file: PublicFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _with_shapes(path: Path, section: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The section, in which what it leaves out is as the tensors say: the public files have no configuration."""
+    """The section, with absent fields derived from the tensors, because the public files have no configuration."""
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors or len(tensors[name].shape) != rank:
@@ -111,8 +111,8 @@ def _with_shapes(path: Path, section: Mapping[str, Any], tensors: Mapping[str, T
     width, embed = shape(PROJECTION, 2)
     if first[1] != 3:
         raise ValueError(
-            f"{path}: reads {first[1]} numbers a point (and has {depth} blocks and an output of {embed}), as ULIP-2's "
-            "tower of 10,000 points with colour does; take the one of 8192 points without: pointbert_ULIP-2.pt"
+            f"{path}: reads {first[1]} numbers per point (and has {depth} blocks and an output of {embed}), as "
+            "ULIP-2's tower for 10,000 points with colour does; use the one for 8192 points: pointbert_ULIP-2.pt"
         )
     found = {
         "trans_dim": width // 2,

@@ -29,10 +29,10 @@ def _feed_forward(ours: str, layer: str, suffix: str) -> list[Rule]:
 def rules(
     config: QFormerConfig, ours: str, theirs: str, *, embeddings: str | None = None, first_norm: str | None = None
 ) -> list[Rule]:
-    """The table. The query tokens and the projection after it are the layout's.
+    """The table. The query tokens and the projection after it belong to the layout.
 
-    ``embeddings``, ``first_norm``: the beginnings of the names of a text half's embeddings and of the first norm, where
-    these are not InstructBLIP's and BLIP-2's.
+    ``embeddings``, ``first_norm``: name prefixes of a text half's embeddings and of the first norm, if they differ from
+    InstructBLIP's and BLIP-2's.
     """
     embeddings = embeddings or f"{theirs}embeddings."
     table = norm(f"{ours}norm", first_norm or (f"{embeddings}layernorm" if config.use_text else f"{theirs}layernorm"))
@@ -51,5 +51,5 @@ def rules(
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of the tensors that old files hold on top: the numbers of the positions."""
+    """Pattern of the extra tensors in old files: position indices."""
     return rf"{re.escape(theirs)}embeddings\.position_ids"

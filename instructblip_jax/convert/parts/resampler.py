@@ -1,4 +1,4 @@
-"""Perceiver resampler: as the open code of Flamingo names its tensors, and as Idefics does."""
+"""Perceiver resampler, with the tensor names of OpenFlamingo and of Idefics."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from instructblip_jax.convert.rule import TRANSPOSE, Rule, Transform, dense, nor
 SPREAD = Transform(lambda s: (s[0], 1, *s[1:]), lambda x: x[:, 0], lambda x: x[:, None])
 """Theirs has a second axis of one."""
 KEYS_VALUES = tuple(dataclasses.replace(TRANSPOSE, part=part, parts=2) for part in range(2))
-"""Keys and values of one matrix, the keys' rows first."""
+"""Keys and values from one matrix, with the keys' rows first."""
 
 
 def rules(ours: str, theirs: str) -> list[Rule]:
@@ -30,7 +30,7 @@ def rules(ours: str, theirs: str) -> list[Rule]:
 
 
 def keys_values(ours: str, theirs: str) -> list[Rule]:
-    """The rules of keys and values that are one matrix there."""
+    """The rules of keys and values that are one matrix in the files."""
     return [Rule(f"{ours}/{name}/kernel", f"{theirs}.weight", KEYS_VALUES[n]) for n, name in enumerate("kv")]
 
 

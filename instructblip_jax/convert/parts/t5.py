@@ -16,13 +16,13 @@ def read_config(path: Path, section: Mapping[str, Any]) -> T5Config:
     gated, _, name = proj.rpartition("-")
     if gated != "gated":
         raise ValueError(
-            f"{path}: text_config.feed_forward_proj is {name!r}; only T5 v1.1 and FlanT5, which are gated, are read"
+            f"{path}: text_config.feed_forward_proj is {name!r}; only T5 v1.1 and FlanT5 (gated) are supported"
         )
     # The explicit key wins: FlanT5 inside BLIP uses the exact GELU although feed_forward_proj is "gated-gelu".
     activation = section.get("dense_act_fn") or {"gelu": "gelu_new"}.get(name, name)
     found = fields(path, "text_config", T5Config, section)
     found.setdefault("num_decoder_layers", found.get("num_layers", T5Config.num_layers))
-    # transformers 5 has a field for it, and writes tie_word_embeddings=true into every file that it saves.
+    # transformers 5 has a field for it, and writes tie_word_embeddings=true into every file.
     if "scale_decoder_outputs" in section:
         scale = checked(path, "text_config.scale_decoder_outputs", section["scale_decoder_outputs"] or False, bool)
     else:
@@ -45,7 +45,7 @@ def _feed_forward(ours: str, theirs: str) -> list[Rule]:
 
 
 def rules(ours: str, theirs: str) -> list[Rule]:
-    """The table. Files without a head of their own are tied: the head is the embedding."""
+    """The table. If files have no head, it is tied to the embedding."""
     shared = f"{theirs}shared.weight"
     aliases = (f"{theirs}encoder.embed_tokens.weight", f"{theirs}decoder.embed_tokens.weight")
     table = [
@@ -65,6 +65,6 @@ def rules(ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(theirs: str) -> str:
-    """Pattern of the tensors that old files hold on top: aliases of the embedding, and a table that is never used."""
+    """Pattern of the extra tensors in old files: aliases of the embedding, and a table that is never used."""
     never_used = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
     return rf"{re.escape(theirs)}((encoder|decoder)\.embed_tokens\.weight|{never_used})"

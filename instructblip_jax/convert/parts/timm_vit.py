@@ -1,4 +1,4 @@
-"""ViT under the names of the timm library, which ALBEF's and BLIP's own files have."""
+"""ViT under the names of the timm library, which ALBEF's and BLIP's own files use."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ NAMES = (
     (".self_attn.projection", ".attn.proj"),
     ("post_layernorm", "norm"),
 )
-"""Pieces of Hugging Face's names -> those of timm's; all others are the same."""
+"""Components of Hugging Face's names -> those of timm's; all others are equal."""
 
 
 def rules(config: VitConfig, ours: str, theirs: str, *, stored_grid: int = 0) -> list[Rule]:

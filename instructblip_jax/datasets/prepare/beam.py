@@ -18,7 +18,7 @@ ROWS = "rows"
 def runner(options: str) -> Run:
     """Writes shards by a pipeline with these options: "--runner=DirectRunner --direct_num_workers=4 …".
 
-    Raises ValueError where Beam is not installed.
+    Raises ValueError if Beam is not installed.
     """
     try:
         import apache_beam as beam

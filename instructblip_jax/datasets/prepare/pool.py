@@ -47,7 +47,7 @@ class Pool:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
     def run(self, jobs: Iterator[Job]) -> Iterator[int]:
-        """See `Run`. Raises OSError where a process was killed."""
+        """See `Run`. Raises OSError if a process was killed."""
         first = list(itertools.islice(jobs, 2)) if self._executor is None else []
         if len(first) == 1 or self._workers == 1:
             yield from here(iter(first))

@@ -227,7 +227,7 @@ def _all_shards(
     options: Options,
     repeated: Mapping[str, int],
 ) -> None:
-    """Have the missing shards written, then write the report. Raises ValueError where too little could be written."""
+    """Have the missing shards written, then write the report. Raises ValueError if too little could be written."""
     counts = dict.fromkeys(splits, 0)
 
     def jobs() -> Iterator[Job]:

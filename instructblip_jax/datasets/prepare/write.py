@@ -15,7 +15,7 @@ Make = Callable[[], Iterator[Record]]
 def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, int]:
     """Write the set ``name`` (split -> maker of its records) under ``out``, in this process; returns split -> records.
 
-    A set that is there already is left as it is. Raises ValueError where no split has a record.
+    A set that is there already is left as it is. Raises ValueError if no split has a record.
     """
     return write_made(out, name, {split: partial(_portions, make) for split, make in splits.items()}, here)
 

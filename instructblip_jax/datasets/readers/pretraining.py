@@ -113,7 +113,7 @@ def _visual_genome(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
 
 
 def _parallel(path: Path, where: Store) -> Stream:
-    """The drafts of an object of parallel lists. Raises ValueError where these differ in length."""
+    """The drafts of an object of parallel lists. Raises ValueError if these differ in length."""
 
     def entries() -> Iterator[Entry]:
         both = itertools.zip_longest(elements(path, "image_urls"), elements(path, "captions"))

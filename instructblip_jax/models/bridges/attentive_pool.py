@@ -1,4 +1,4 @@
-"""KOSMOS' connector, "attentive pooling" (arXiv 2302.14045): a picture's many tokens -> a few vectors of a text."""
+"""KOSMOS' connector, "attentive pooling" (arXiv 2302.14045): an image's many tokens -> a few vectors for a text."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from instructblip_jax.models.layers.primitives import linear, parameter
 
 
 class AttentivePool(nnx.Module):
-    """A linear map to the text's width, then one attention in which latent queries read tokens and latents: no norm, no
-    residual, as the code of KOSMOS-2 has it."""
+    """A linear map to the text's width, then one attention layer in which latent queries attend to tokens and latents;
+    no norm and no residual, as in KOSMOS-2's code."""
 
     def __init__(self, d_in: int, width: int, heads: int, latents: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dense = linear(d_in, width, (None, "embed"), dtype=dtype, rngs=rngs)

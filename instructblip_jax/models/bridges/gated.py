@@ -1,7 +1,7 @@
-"""Gated cross-attention (arXiv 2204.14198, section 2.2): blocks by which a frozen language model looks at pictures.
+"""Gated cross-attention (arXiv 2204.14198, section 2.2): blocks that let a frozen language model attend to images.
 
-A block stands in front of a layer of the language model. Its tanh gates begin at zero, so that the model begins as if
-the block were not there.
+A block precedes a layer of the language model. Its tanh gates start at zero, so that a new model behaves as if the
+block were not there.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ class GatedConfig:
 
     Attributes:
       width: of the language model, D.
-      media_width: of the pictures' vectors.
+      media_width: width of the images' vectors.
       inner: width of the feed-forward; 4 D in Flamingo, the language model's in Idefics.
       activation: of the feed-forward: "gelu", "squared_relu" (Flamingo), "silu" (Idefics).
-      swiglu: the form of Idefics: RMS norms of ``epsilon`` and a gated feed-forward, as LLaMA has them.
+      swiglu: Idefics' form: RMS norms with ``epsilon`` and a gated feed-forward, as in LLaMA.
       head_norms: queries and keys have an RMS norm over each head (Idefics).
-      vector_gates: a gate a channel, not one for all.
+      vector_gates: one gate per channel, not one for all.
     """
 
     width: int
@@ -48,11 +48,11 @@ class GatedConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """The vectors that tokens may look at.
+    """The image vectors that tokens may attend to.
 
     Attributes:
-      bias: additive bias float32 [B, 1, (N,) T, S] of the S vectors of all pictures of a row.
-      sees: bool [B, (N,) T]: true where a token has any.
+      bias: additive bias float32 [B, 1, (N,) T, S] over the S vectors of all images of a row.
+      sees: bool [B, (N,) T]: true if a token may attend to any.
     """
 
     bias: jax.Array
@@ -60,8 +60,9 @@ class Sight:
 
 
 def sight(picture: jax.Array, count: int, vectors: int, *, earlier: bool) -> Sight:
-    """The pictures' numbers int [B, (N,) T], from 1, of the tokens -> what they see of ``count`` pictures of
-    ``vectors`` vectors each: the picture of their number; if ``earlier``, all up to it. 0 sees none."""
+    """Image numbers of the tokens, int [B, (N,) T], from 1 -> what they may attend to among ``count`` images of
+    ``vectors`` vectors each: the image with their number; if ``earlier``, all images up to it. With 0 they attend to
+    none."""
     number = jnp.repeat(jnp.arange(1, count + 1), vectors)
     own = picture[..., None]
     seen = (number <= own) if earlier else (number == own)
@@ -70,7 +71,7 @@ def sight(picture: jax.Array, count: int, vectors: int, *, earlier: bool) -> Sig
 
 
 class GatedBlock(nnx.Module):
-    """Attention over the pictures and a feed-forward, each behind a norm and added through the tanh of a gate."""
+    """Attention over the images and a feed-forward, each after a norm and added through the tanh of a gate."""
 
     def __init__(self, config: GatedConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width = config.width
@@ -96,15 +97,15 @@ class GatedBlock(nnx.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The pictures' vectors [B, S, D'] -> keys and values [B, H, S, K], which all later tokens share."""
+        """Image vectors [B, S, D'] -> keys and values [B, H, S, K], which all later tokens share."""
         return self.attn.keys_values(media)
 
     def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, seen: Sight) -> jax.Array:
-        """x [B, (N,) T, D], keys and values [B, H, S, K] -> [B, (N,) T, D]. A token that sees no picture gets nothing
-        from the attention, and passes through the feed-forward all the same."""
+        """x [B, (N,) T, D], keys and values [B, H, S, K] -> [B, (N,) T, D]. A token without an image gets nothing from
+        the attention, but still passes through the feed-forward."""
         parts: list[Part] = [(keys, values, seen.bias)]
         read = self.attn.output(attend(self.attn.queries(whole(self.attn_norm(x))), parts))
-        # A fully hidden row of the softmax is an average over all pictures.
+        # A fully masked row of the softmax is an average over all images.
         read = jnp.where(seen.sees[..., None], read, jnp.zeros_like(read))
         x = residual(x + _open(self.attn_gate, x) * read)
         h = whole(self.ffn_norm(x))
@@ -123,5 +124,5 @@ class GatedBlock(nnx.Module):
 
 
 def _open(gate: nnx.Param, x: jax.Array) -> jax.Array:
-    """How far a gate is open, in the type of ``x``; tanh in float32."""
+    """The opening of a gate, in the type of ``x``; tanh in float32."""
     return jnp.tanh(gate[...].astype(jnp.float32)).astype(x.dtype)

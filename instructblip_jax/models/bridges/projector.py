@@ -15,8 +15,8 @@ def projector(d_in: int, d_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx
 class TwoLayerProjector(nnx.Module):
     """Linear, activation, linear: [..., d_in] -> [..., d_out]; "multi_modal_projector" in LLaVA.
 
-    LLaVA 1.5's activation is the exact GELU (arXiv 2310.03744). Without one ("linear") the two are one linear map, as
-    Hugging Face keeps LLaVA 1.0's (arXiv 2304.08485): the second then begins as the identity.
+    LLaVA 1.5's activation is the exact GELU (arXiv 2310.03744). Without one ("linear") the two form one linear map, as
+    Hugging Face stores LLaVA 1.0's (arXiv 2304.08485): the second is then initialised as the identity.
     """
 
     def __init__(self, d_in: int, d_out: int, activation: str, *, dtype: DTypeLike, rngs: nnx.Rngs):

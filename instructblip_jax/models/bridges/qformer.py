@@ -1,7 +1,7 @@
 """Q-Former: BERT layers whose learned queries attend to the image and to the instruction.
 
 InstructBLIP (arXiv 2305.06500) and, without the instruction, BLIP-2 (arXiv 2301.12597). BLIP-2's first stage also runs
-the text half alone, and lets it write after the queries (section 3.1, figure 2 of the paper).
+the text half alone, and generates text after the queries (section 3.1, figure 2 of the paper).
 """
 
 import dataclasses
@@ -46,9 +46,9 @@ class QFormerConfig:
 
 
 DROPOUTS = ("self_probs", "self_out", "cross_probs", "cross_out", "query_ffn", "text_ffn")
-"""A layer's dropouts, in the order of their keys: of attention weights, and of the output of each block."""
+"""Dropouts of a layer, in the order of their keys: of attention weights, and of the output of each block."""
 CROSS = ("cross_probs", "cross_out")
-"""Those of cross-attention, which only the first layer of a group has."""
+"""Dropouts of cross-attention, which only the first layer of a group has."""
 
 
 class Layer(nnx.Module):
@@ -94,8 +94,8 @@ class Layer(nnx.Module):
 class QFormer(nnx.Module):
     """Queries [Q, D], image tokens [B, P, Dv] and an instruction [B, Tq] -> query outputs [B, Q, D].
 
-    ``remat``: what the backward pass keeps of its layers, a name in `stack.REMAT`. ``writes``: there is a head that
-    predicts words.
+    ``remat``: the activations kept for the backward pass, a name in `stack.REMAT`. ``writes``: there is a language
+    modelling head.
     """
 
     def __init__(
@@ -159,23 +159,23 @@ class QFormer(nnx.Module):
 
     def read(self, queries: jax.Array, image: jax.Array, *, key: jax.Array | None = None) -> tuple[jax.Array, Cache]:
         """Queries [Q, D] without text, over image tokens [B, P, Dv] -> their outputs [B, Q, D], and their keys and
-        values, {"k", "v"} of [L, B, H, Q, K], for the texts that are written after them."""
+        values, {"k", "v"} of [L, B, H, Q, K], for the texts generated after them."""
         return self._read(queries, image, None, None, key, keeps=True)
 
     def texts(self, ids: jax.Array, mask: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Texts without an image, int [B, T], real tokens first, all of whose tokens see one another -> [B, T, D]."""
+        """Texts without an image, int [B, T], real tokens first -> [B, T, D], with bidirectional attention."""
         return self._text(ids, mask_bias(mask), None, key)[0]
 
     def write(self, ids: jax.Array, mask: jax.Array, read: Cache, *, key: jax.Array | None = None) -> jax.Array:
-        """Texts int [B, T], real tokens first, after the queries of `read` -> [B, T, D]: each token sees all queries,
-        and the tokens up to itself."""
+        """Texts int [B, T], real tokens first, after the queries of `read` -> [B, T, D]: each token attends to all
+        queries, and to the tokens up to itself."""
         return self._text(ids, jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask)), read, key)[0]
 
     def prefill(self, ids: jax.Array, mask: jax.Array, read: Cache) -> dict[str, Any]:
         """Prompts int [B, T], real tokens first, after the queries of `read` -> the context of their continuations:
         "layers", keys and values of queries and prompt [L, B, H, Q + T, K], and "mask" [B, T].
 
-        The mask leaves out the last real token, which `decode` takes first, as in `causal.CausalLM`.
+        The mask excludes the last real token, which `decode` takes first, as in `causal.CausalLM`.
         """
         bias = jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask))
         own = self._text(ids, bias, read, None)[1]
@@ -202,7 +202,7 @@ class QFormer(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """N continuations of each row, int [B, N, T], over the context of `prefill` -> [B, N, T, D], the updated cache.
 
-        Without a cache they follow the context; with one they take the places from ``index`` on. ``origin``: see
+        Without a cache they follow the context; with one they take the positions from ``index`` on. ``origin``: see
         `kv_cache.part`.
         """
         mask = context["mask"]
@@ -286,7 +286,7 @@ class QFormer(nnx.Module):
             masks: list[tuple[Masks]],
             cross_masks: Masks,
         ) -> tuple[jax.Array, list[Cache | None]]:
-            """A layer with cross-attention and the layers after it, which have none."""
+            """A layer with cross-attention and the following layers without it."""
             found = []
             for n, (layer, (keep,)) in enumerate(zip(layers, masks, strict=True)):
                 x, own = layer(x, None if n else cross_attention, image, count, bias, keep | cross_masks)
@@ -326,7 +326,7 @@ class QFormer(nnx.Module):
     ) -> tuple[jax.Array, Masks]:
         """The embeddings [B, Q + T, D] after their dropout, and the masks of the layers.
 
-        ``context``: keys of self-attention that are not among x; ``patches``: those of cross-attention.
+        ``context``: number of self-attention keys that are not in x; ``patches``: number of cross-attention keys.
         """
         config = self.config
         keys = jax.random.split(key, 1 + config.num_hidden_layers * len(DROPOUTS))

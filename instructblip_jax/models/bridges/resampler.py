@@ -1,6 +1,6 @@
-"""Perceiver resampler (arXiv 2204.14198, section 2.1): learnt latents read the features of one picture or video.
+"""Perceiver resampler (arXiv 2204.14198, section 2.1): learned latents attend to the features of one image or video.
 
-Pictures are never mixed: what a row of features becomes does not depend on the other rows.
+Images are never mixed: the result for a row of features does not depend on the other rows.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ class ResamplerConfig:
 
     Attributes:
       width: of features and latents, D.
-      latents: vectors that a picture or a video becomes, Q.
+      latents: number of vectors for an image or a video, Q.
       activation: of the feed-forwards, whose inner width is 4 D: "gelu" (OpenFlamingo), "relu" (Idefics) or
         "squared_relu" (Flamingo).
       head_norms: queries and keys have a LayerNorm over each head (Idefics).
-      frames: learnt embeddings of a video's frames; 0 if there are none.
-      media: learnt embeddings of a medium's place in its row; 0 if there are none, as in all public weights. With
-        them the encoding of a picture depends on its place.
+      frames: number of learned embeddings of a video's frames; 0 if there are none.
+      media: number of learned embeddings of a medium's position in its row; 0 if there are none, as in all public
+        weights. With them the encoding of an image depends on its position.
     """
 
     width: int = 1024
@@ -82,7 +82,7 @@ class Block(nnx.Module):
 class Resampler(nnx.Module):
     """Features of N media of each row, [B, N, F, P, D] with F frames of P patches -> latents [B, N, Q, D].
 
-    ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`.
+    ``remat``: the activations kept for the backward pass, a name in `stack.REMAT`.
     """
 
     def __init__(self, config: ResamplerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
@@ -98,9 +98,9 @@ class Resampler(nnx.Module):
         return parameter((count, self.config.width), (None, "embed"), std=1.0, rngs=rngs) if count else None
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        """See the class. A picture is a medium of one frame, the first.
+        """See the class. An image is a medium of one frame, the first.
 
-        Raises ValueError for more media in a row than there are embeddings of their places, if there are any.
+        Raises ValueError for more media in a row than there are position embeddings, if there are any.
         """
         x, latents = self._begin(features)
         read = stack.run(self.layers, latents, lambda block, y: (block(y, x), None), remat=self.remat)[0]
@@ -130,8 +130,8 @@ class Resampler(nnx.Module):
 
 
 def stretched(embeddings: jax.Array, frames: int) -> jax.Array:
-    """Embeddings [F', D] of a training video's frames -> those of ``frames`` frames: the first of them, or, of a longer
-    video, interpolated linearly, both ends kept (arXiv 2204.14198, appendix; 8 become 30 there)."""
+    """Embeddings [F', D] of a training video's frames -> those of ``frames`` frames: the first ones, or for a longer
+    video a linear interpolation that keeps both ends (arXiv 2204.14198, appendix: from 8 to 30)."""
     count = embeddings.shape[0]
     if frames <= count:
         return embeddings[:frames]

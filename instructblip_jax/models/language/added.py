@@ -1,4 +1,4 @@
-"""Tokens that a frozen language model did not know: rows that train, beside its tables that stay as they are."""
+"""Tokens added to a frozen language model: trainable rows, separate from its own tables, which stay unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ class AddedTokens(nnx.Module):
         self.to_vocab = linear(width, count, ("embed", None), bias=False, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
 
     def embed(self, ids: jax.Array, known: jax.Array, first: int) -> jax.Array:
-        """Ids int [..., T], of which ``first`` is the first added one, and the language model's embeddings of them
-        ([..., T, D], whatever it gives for ids that it does not know) -> embeddings [..., T, D]."""
+        """Ids int [..., T], of which those from ``first`` on are added, and the language model's embeddings of them
+        [..., T, D] (arbitrary for added ids) -> embeddings [..., T, D]."""
         own = self.tokens(jnp.clip(ids - first, 0, self.count - 1))
         return jnp.where((ids >= first)[..., None], own, known)
 
     def logits(self, x: jax.Array, known: jax.Array, first: int) -> jax.Array:
         """Normalised states [..., T, D] and the language model's logits [..., T, V] -> float32 [..., T, first + count],
-        the first ones the language model's."""
+        starting with the language model's."""
         return jnp.concatenate([known[..., :first], self.to_vocab(x)], axis=-1)

@@ -1,6 +1,6 @@
-"""BERT (arXiv 1810.04805) with cross-attention to a picture, as ALBEF and BLIP read it: an encoder, or a writer.
+"""BERT (arXiv 1810.04805) with cross-attention to an image, as in ALBEF and BLIP: an encoder or a decoder.
 
-A stack's self-attention, cross-attention and feed-forwards are stacks of their own, so that an encoder and a decoder
+A stack's self-attention, cross-attention and feed-forwards are separate stacks, so that an encoder and a decoder
 can share some of them (BLIP, arXiv 2201.12086, section 3.1). Masks are int or bool [B, T].
 """
 
@@ -28,7 +28,7 @@ from instructblip_jax.models.layers.primitives import (
 from instructblip_jax.sharding import constrain, gathered, residual
 
 DROPOUTS = ("self_probs", "self_out", "cross_probs", "cross_out", "ffn")
-"""A layer's dropouts, in the order of their keys: of attention weights, and of the output of each block."""
+"""Dropouts of a layer, in the order of their keys: of attention weights, and of the output of each block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class BertConfig:
     """Sizes; the defaults are those of bert-base-uncased.
 
     Attributes:
-      encoder_hidden_size: width of what cross-attention reads.
-      token_types: a row of a table of token types is added to all embeddings (ALBEF), or there is none (BLIP).
+      encoder_hidden_size: width of the states that cross-attention reads.
+      token_types: a token type embedding is added to all embeddings (ALBEF), or there is none (BLIP).
     """
 
     vocab_size: int = 30522
@@ -69,7 +69,7 @@ class BertEmbeddings(nnx.Module):
     ) -> jax.Array:
         """ids int [..., T] -> [..., T, D]. ``positions``: int [..., T], by default 0 to T - 1; ``key`` enables dropout.
 
-        Raises ValueError where the text is longer than the table of positions.
+        Raises ValueError if the text is longer than the position table.
         """
         length, most = ids.shape[-1], self.config.max_position_embeddings
         if length > most:
@@ -97,10 +97,10 @@ class BertLayer(nnx.Module):
 
 
 class BertStack(nnx.Module):
-    """``layers`` layers, with ``cross`` attention in each or in none.
+    """``layers`` layers, all or none of them with ``cross`` attention.
 
-    ``self_attention`` of its methods: another stack of such blocks, in place of its own. ``remat``: what the backward
-    pass keeps, a name in `stack.REMAT`.
+    The argument ``self_attention`` of methods: another stack of such blocks, used instead of its own. ``remat``: the
+    activations kept for the backward pass, a name in `stack.REMAT`.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class BertStack(nnx.Module):
         *,
         self_attention: nnx.Module | None = None,
     ) -> dict[str, Any]:
-        """Prompts [B, T, D] and what they are about, [B, S, D'] -> the context of their continuations.
+        """Prompts [B, T, D] and their encoded media [B, S, D'] -> the context of their continuations.
 
         "layers": keys and values of the prompt and of the context, {"k", "v", "context_k", "context_v"} of arrays
         [L, B, H, T or S, K], or a list of L such; "mask" [B, T] without the last real token, which `decode` takes
@@ -216,7 +216,7 @@ class BertStack(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """N continuations of each row, [B, N, T, D], over the context of `prefill` -> [B, N, T, D], the updated cache.
 
-        Without a cache they follow the context; with one they take the places from ``index`` on. ``origin``: see
+        Without a cache they follow the context; with one they take the positions from ``index`` on. ``origin``: see
         `kv_cache.part`.
         """
         layers = self._layers(self_attention)
@@ -251,7 +251,7 @@ class HeadSizes(Sizes, Protocol):
 
 
 class LmHead(nnx.Module):
-    """States -> logits over the rows of a table of words, which the embeddings own."""
+    """States -> logits over the rows of the word table, which belongs to the embeddings."""
 
     def __init__(self, config: HeadSizes, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width = config.hidden_size
@@ -263,15 +263,15 @@ class LmHead(nnx.Module):
     def __call__(self, x: jax.Array, table: nnx.Embed) -> jax.Array:
         """x [..., T, D] -> float32 [..., T, V]."""
         x = self.norm(self.activation(self.dense(x)))
-        # With its width in pieces, too, XLA's gradient of the states is wrong on a mesh of three axes.
+        # If its width is sharded as well, XLA computes a wrong gradient of the states on a mesh with three axes.
         words = gathered(table.embedding[...].astype(x.dtype), "vocab", "embed")
         return jnp.einsum("...d,vd->...v", x, words, preferred_element_type=jnp.float32) + self.bias[...]
 
 
 class Writer(NamedTuple):
-    """A decoder: embeddings, layers with cross-attention and a head, of which another model may own some.
+    """A decoder: embeddings, layers with cross-attention and a head, some of which may belong to another model.
 
-    ``self_attention``: blocks that stand in place of the layers' own.
+    ``self_attention``: blocks used instead of the layers' own.
     """
 
     embeddings: BertEmbeddings
@@ -342,5 +342,5 @@ class Writer(NamedTuple):
 
 
 def _own(layers: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The keys and values that grow with an answer."""
+    """The keys and values that grow during decoding."""
     return {name: layers[name] for name in ("k", "v")}

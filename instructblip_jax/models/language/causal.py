@@ -1,6 +1,6 @@
 """Base class of decoder-only language models: prefill, decode steps with a KV cache, and whole sequences in training.
 
-A subclass has ``layers`` (a stack of `CausalBlock`) and defines how positions enter and how logits are computed.
+A subclass has ``layers`` (a stack of `CausalBlock`) and defines the use of positions and the computation of logits.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ class CausalBlock(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Blocks of another's that stand between the layers of a language model, as Flamingo's gated ones do.
+    """Additional blocks between the layers of a language model, such as Flamingo's gated blocks.
 
     Attributes:
-      blocks: a stack of them, one a group of ``every`` layers; a last, smaller group may have none.
-      every: layers of a group.
-      at: the layer of its group, from 0, that a block stands before.
+      blocks: a stack of them, one for each group of ``every`` layers; a last, smaller group may have none.
+      every: number of layers in a group.
+      at: the index, from 0, of the layer in its group that a block precedes.
       apply: (block, x [..., T, D], its input) -> x.
-      inputs: of the blocks, as `stack.run` takes them: cached keys and values, say. None gives each None.
+      inputs: inputs of the blocks, as `stack.run` takes them, such as cached keys and values. None gives each None.
     """
 
     blocks: nnx.Module
@@ -50,7 +50,7 @@ class Between:
 
 
 def positions_of(mask: jax.Array) -> jax.Array:
-    """mask [B, S] -> positions int32 [B, S]: the number of real tokens before each, so padding takes no position."""
+    """mask [B, S] -> positions int32 [B, S]: the number of real tokens before each, so that padding has no position."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=1) - 1, 0)
 
 
@@ -109,8 +109,8 @@ class CausalLM(nnx.Module):
         """Prompts [B, S, D] -> the context of their continuations: "layers", keys and values [L, B, G, S, K] or a list
         of L times [B, G, S, K], and "mask" [B, S].
 
-        The mask leaves out the last real token: `decode` takes that one first, and returns the logits of the first
-        answer token for it.
+        The mask excludes the last real token: `decode` takes it first, and returns the logits of the first answer token
+        for it.
         """
         x, place, bias = self._begin(embeds, mask)
         last_layer = stack.depth(self.layers) - 1
@@ -129,7 +129,7 @@ class CausalLM(nnx.Module):
     def _through(
         self, between: Between | None, x: Any, body: Callable[..., tuple[Any, Any]], *inputs: Any, remat: str = "none"
     ) -> tuple[Any, Any]:
-        """`stack.run` through the layers, and through the blocks that stand ``between`` them."""
+        """`stack.run` through the layers and the blocks ``between`` them."""
         if between is None:
             return stack.run(self.layers, x, body, *inputs, remat=remat)
 

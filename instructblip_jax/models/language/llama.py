@@ -1,4 +1,4 @@
-"""LLaMA and models tuned from it (Vicuna): RMS pre-norm, rotary positions, SwiGLU, grouped-query attention, no bias."""
+"""LLaMA and its fine-tuned models (Vicuna): RMS norms, rotary positions, SwiGLU, grouped-query attention, no bias."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

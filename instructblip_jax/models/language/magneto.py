@@ -1,6 +1,6 @@
 """KOSMOS' decoder: Magneto's sub-layer norms (arXiv 2210.06423), biases everywhere, the embedding as the head.
 
-KOSMOS-1 has xPos (arXiv 2302.14045), KOSMOS-2 as it was released sinusoids (arXiv 2306.14824).
+KOSMOS-1 has xPos (arXiv 2302.14045), the released KOSMOS-2 has sinusoids (arXiv 2306.14824).
 """
 
 import dataclasses
@@ -20,25 +20,25 @@ from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropped, embe
 from instructblip_jax.sharding import gathered, residual, whole
 
 POSITIONS = ("xpos", "sinusoidal")
-"""How positions enter: as angles of queries and keys, or added to the embeddings."""
+"""The two kinds of positions: as angles of queries and keys, or added to the embeddings."""
 OFFSET = 2
-"""The sinusoid of position p is that of the number p + 2."""
+"""Position p has the sinusoid of the number p + 2."""
 Place = tuple[rope.Angles, rope.Angles] | None
-"""Angles of queries and of keys; None where positions are in the embeddings."""
+"""Angles of queries and of keys; None if positions are in the embeddings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MagnetoConfig:
-    """Sizes, by Hugging Face's names of KOSMOS-2 and with its class defaults, which are those of both papers but for
-    the vocabulary.
+    """Sizes, with Hugging Face's names and class defaults of KOSMOS-2, which are those of both papers except for the
+    vocabulary.
 
     Attributes:
       max_position_embeddings: positions of the longest text in training; xPos is centred in their middle.
-      scale_embedding: embeddings, pictures' too, are multiplied by the root of their width (KOSMOS-2).
+      scale_embedding: embeddings, including images', are multiplied by the square root of their width (KOSMOS-2).
       positions: one of `POSITIONS`.
-      dropout, activation_dropout: rates in training of embeddings and of each block's output, and behind the
-        activation. Attention weights are not dropped, whatever a file says: drawing their masks takes a TPU longer than
-        the attention itself.
+      dropout, activation_dropout: dropout rates in training, of embeddings and each block's output, and after the
+        activation. There is no dropout of attention weights, whatever a file says: drawing their masks takes a TPU
+        longer than the attention itself.
     """
 
     vocab_size: int = 65037

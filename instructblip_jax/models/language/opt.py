@@ -18,7 +18,7 @@ from instructblip_jax.models.layers.primitives import ACTIVATIONS, embedding, la
 from instructblip_jax.sharding import residual, whole
 
 OFFSET = 2
-"""The embedding of position p is row p + 2 of the table."""
+"""Position p has row p + 2 of the table."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""BERT that reads two pictures at once, as BLIP does for NLVR2 (arXiv 2201.12086, section 4.5).
+"""BERT that reads two images at once, as in BLIP's NLVR2 model (arXiv 2201.12086, section 4.5).
 
-The cross-attention of each layer has two sets of weights, one for each picture. Their outputs are averaged in the first
-layers, and in the last ones merged by a linear map.
+The cross-attention of each layer has two sets of weights, one for each image. Their outputs are averaged in the first
+layers, and merged by a linear map in the last ones.
 """
 
 from typing import Any
@@ -19,11 +19,12 @@ from instructblip_jax.models.layers.primitives import dropout, layer_norm, linea
 from instructblip_jax.sharding import constrain
 
 DROPOUTS = ("self_probs", "self_out", "first_probs", "second_probs", "cross_out", "ffn")
-"""A layer's dropouts, in the order of their keys."""
+"""Dropouts of a layer, in the order of their keys."""
 
 
 class PairedBlock(nnx.Module):
-    """Attention to two contexts, then dropout, residual and norm. ``merge``: by a linear map, otherwise the mean."""
+    """Attention to two contexts, then dropout, residual and norm. ``merge``: combine the two by a linear map, otherwise
+    by the mean."""
 
     def __init__(self, config: BertConfig, *, merge: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
@@ -67,7 +68,7 @@ class PairedLayer(nnx.Module):
 
 
 class PairedStack(nnx.Module):
-    """``layers`` such layers, all of which ``merge`` or none. ``remat``: a name in `stack.REMAT`."""
+    """``layers`` such layers, all with or all without ``merge``. ``remat``: a name in `stack.REMAT`."""
 
     def __init__(
         self, config: BertConfig, layers: int, *, merge: bool, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"

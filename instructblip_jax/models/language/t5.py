@@ -153,7 +153,7 @@ class Side(nnx.Module):
     ):
         self.layers = stack.build(lambda rngs: block(config, int8=int8, dtype=dtype, rngs=rngs), layers, rngs)
         shape = (config.relative_attention_num_buckets, config.num_heads)
-        # std 1: heads that start with different positional preferences learn much faster.
+        # std 1: heads with different initial positional preferences learn much faster.
         self.relative = parameter(shape, (None, "heads"), std=1.0, rngs=rngs)
         self.norm = rms_norm(config.d_model, config.layer_norm_epsilon, dtype=dtype, rngs=rngs)
 

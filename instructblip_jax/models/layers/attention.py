@@ -18,8 +18,8 @@ from instructblip_jax.sharding import constrain, platform
 Part = tuple[jax.Array, jax.Array, jax.Array | None]
 """Keys, values and bias, as `attend` takes them."""
 HIDDEN = -(2.0**41)
-"""The lowest bias that cuDNN is given. float32's lowest value is -inf in bfloat16, and a row that attends to nothing
-would be NaN; this one is finite, and as large that no score changes it."""
+"""The lowest bias passed to cuDNN. float32's lowest value is -inf in bfloat16, and would make a row that attends to
+nothing NaN; this one is finite, and so large that no score changes it."""
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:
@@ -47,9 +47,9 @@ def attend(
     attention). ``keep``, bool [B, (N,) H, T, S], enables dropout of the attention weights. Returns the shape of
     ``query``.
 
-    The heads of keys and values come before their positions, the order of the einsums, so that a cache that is read at
-    every step is never transposed. On a GPU whole sequences in bfloat16 go through cuDNN, equal within bfloat16's
-    rounding, where scores never enter the memory.
+    Heads of keys and values precede their positions, as in the einsums, so that a cache that is read at every step is
+    never transposed. On a GPU, cuDNN processes whole sequences in bfloat16, without storing scores in memory; the
+    result is equal within bfloat16's rounding.
     """
     if _cudnn_takes(query, parts) and keep is None:
         return _by_cudnn(query, *parts[0])
@@ -90,7 +90,7 @@ def weights(query: jax.Array, keys: jax.Array, bias: jax.Array | None = None) ->
 
 @functools.cache
 def has_cudnn() -> bool:
-    """True if GPUs are at hand, and a cuDNN that jax finds new enough for attention: it asks while it traces."""
+    """True if there are GPUs, and a cuDNN that jax finds recent enough for attention; jax checks this while tracing."""
     tiny = jax.ShapeDtypeStruct((1, 2, 1, 64), jnp.bfloat16)
     try:
         jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), tiny, tiny, tiny)
@@ -100,7 +100,7 @@ def has_cudnn() -> bool:
 
 
 def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
-    """True where the mesh in force is of GPUs, and cuDNN knows these shapes and types."""
+    """True if the current mesh consists of GPUs, and cuDNN supports these shapes and types."""
     if platform() != "gpu" or len(parts) > 1 or query.ndim > 4 or not has_cudnn():
         return False
     keys, values, bias = parts[0]
@@ -115,19 +115,19 @@ def _cudnn_takes(query: jax.Array, parts: Sequence[Part]) -> bool:
 
 
 def _even(query: jax.Array, keys: jax.Array) -> bool:
-    """True if both lengths are even: jax refuses others in cuDNN's backward pass."""
+    """True if both lengths are even: jax requires this in cuDNN's backward pass."""
     return query.shape[1] % 2 == keys.shape[2] % 2 == 0
 
 
 def _cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """`attend` over one part by cuDNN, query [B, T, H, K]; its gradient of the bias is 0 where that has rows."""
+    """`attend` over one part by cuDNN, query [B, T, H, K]; its gradient of a bias with several rows is 0."""
     if bias is not None:
         bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], keys.shape[2]))
         bias = jnp.maximum(bias, HIDDEN).astype(query.dtype)
         bias = constrain(
             bias, "batch" if bias.shape[0] > 1 else None, "heads" if bias.shape[1] > 1 else None, None, None
         )
-    # It can be partitioned over devices if batch and heads are split the same way in all arrays, and nothing else is.
+    # It can be partitioned over devices if batch and heads are split equally in all arrays, and nothing else is split.
     arrays = (query, keys.swapaxes(1, 2), values.swapaxes(1, 2))  # each [B, T or S, H, K]
     query, keys, values = (constrain(x, "batch", None, "heads", None) for x in arrays)
     return jax.nn.dot_product_attention(query, keys, values, bias, scale=1.0, implementation="cudnn")
@@ -135,7 +135,7 @@ def _cudnn_forward(query: jax.Array, keys: jax.Array, values: jax.Array, bias: j
 
 @jax.custom_vjp
 def _by_cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """`_cudnn_forward`, with the plain form's gradient of the bias: not computed where nobody wants it."""
+    """`_cudnn_forward`, with the gradient of the bias from `_plain`, which is not computed if it is not needed."""
     return _cudnn_forward(query, keys, values, bias)
 
 
@@ -196,8 +196,8 @@ class Attention(nnx.Module):
         self.v = linear(context_width, kv_inner, ("embed", "heads"), **first)
         self.o = linear(inner, width, ("heads", "embed"), bias=bias, **kind)
 
-    # Names are for `stack.REMAT`. Heads are split after it: a saved array whose last dimension is a head's size takes
-    # twice the memory on TPU where that is 64.
+    # Names are for `stack.REMAT`. Heads are split after it: on a TPU, a saved array whose last dimension is a head
+    # size of 64 takes twice the memory.
 
     def queries(self, x: jax.Array, place: rope.Angles | None = None) -> jax.Array:
         """x [..., T, D] -> scaled queries [..., T, H, K], rotated to their positions' angles if these are given."""
@@ -215,7 +215,7 @@ class Attention(nnx.Module):
         return keys.swapaxes(-3, -2), values.swapaxes(-3, -2)
 
     def output(self, mixed: jax.Array) -> jax.Array:
-        """Output projection of what `attend` returned: [..., T, H, K] -> [..., T, D]."""
+        """Output projection of the result of `attend`: [..., T, H, K] -> [..., T, D]."""
         return checkpoint_name(self.o(mixed.reshape(*mixed.shape[:-2], -1)), "o")
 
     def __call__(
@@ -238,7 +238,7 @@ class Attention(nnx.Module):
 class HeadNormAttention(Attention):
     """Attention whose queries and keys pass through norms over each head, as in Idefics (arXiv 2306.16527).
 
-    ``norm`` makes such a norm over the head's size; without one this is `Attention`.
+    ``norm`` makes a norm over the head size; without one this is `Attention`.
     """
 
     def __init__(self, *args: Any, norm: Callable[[], nnx.Module] | None = None, **kwargs: Any):
@@ -247,7 +247,7 @@ class HeadNormAttention(Attention):
         self.k_norm: Any = None if norm is None else norm()
 
     def queries(self, x: jax.Array, place: rope.Angles | None = None) -> jax.Array:
-        """See `Attention.queries`; there are no rotations where there are norms."""
+        """See `Attention.queries`; with norms there are no rotations."""
         if self.q_norm is None:
             return super().queries(x, place)
         return self.q_norm(self._split(checkpoint_name(self.q(x), "q"), self.heads)) * self.scale

@@ -1,7 +1,7 @@
 """int8 for frozen matrices: one byte per weight, one scale per output channel, without calibration (symmetric absmax).
 
-The product is computed in ``dtype`` (weights alone are rounded: W8A16), or in int8 (W8A8), which chips multiply up to
-twice as fast: activations are then rounded as well, each row in steps of its own that are found as it comes.
+The product is computed in ``dtype`` (only weights are quantized: W8A16), or in int8 (W8A8), which chips multiply up to
+twice as fast: activations are then quantized as well, with a dynamic scale for each row.
 """
 
 from typing import Literal
@@ -28,13 +28,13 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 Int8 = Literal[False, True, "w8a8"]
-"""The factors of a frozen language model's products that are in int8: none, the weights, or these and activations."""
+"""The operands of a frozen language model's products in int8: none, the weights, or the weights and activations."""
 
 
 def in_steps(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """rows [N, D] -> int8 [N, D] and float32 steps [N, 1], with ``rows ~ int8 * steps``.
 
-    A row that is not finite has a step that is not finite either, so that its product shows it.
+    A row that is not finite gets a step that is not finite either, which makes its product not finite.
     """
     rows = rows.astype(jnp.float32)
     largest = jnp.abs(rows).max(axis=1, keepdims=True)
@@ -49,10 +49,10 @@ def weights_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax
 
 @jax.custom_vjp
 def int8_product(rows: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
-    """`weights_product` of rows that are rounded `in_steps`, multiplied in int8 and added up in int32.
+    """`weights_product` of rows that are rounded `in_steps`, multiplied in int8 and accumulated in int32.
 
     The gradient of rows is that of `weights_product`: it passes straight through their rounding, and is not rounded
-    itself. None reaches kernel and scale.
+    itself. Kernel and scale get no gradient.
     """
     rounded, steps = in_steps(rows)
     return jnp.matmul(rounded, kernel, preferred_element_type=jnp.int32) * steps * scale
@@ -75,7 +75,7 @@ class Int8Linear(nnx.Module):
     """``x @ (kernel * scale) + bias``; the scale is applied to the product, which is equivalent and much smaller.
 
     No gradient reaches the kernel; the gradient of x is that of the dequantized product. ``w8a8``: see `int8_product`.
-    An adapter beside it (`lora.attach`) is computed in the compute type.
+    Its adapter, if any (`lora.attach`), is computed in the compute type.
     """
 
     lora: Adapter | None = None
@@ -94,7 +94,7 @@ class Int8Linear(nnx.Module):
         self.w8a8 = w8a8
         self.dtype, self.out_dtype = dtype, out_dtype or dtype
         # Zeros, because int8 parameters are always loaded. `systems.build.abstract` reads "stored": their types do not
-        # follow the compute type.
+        # depend on the compute type.
         self.kernel = nnx.Param(jnp.zeros((d_in, d_out), jnp.int8), axes=axes, stored="int8")
         self.kernel_scale = nnx.Param(jnp.ones(d_out), axes=axes[1:], stored="float32")
         self.bias = nnx.Param(jnp.zeros(d_out), axes=axes[1:]) if bias else None

@@ -1,7 +1,7 @@
-"""Keys and values of tokens that were already read: written in place, whichever form the stack of layers has.
+"""KV cache: keys and values of earlier tokens, written in place, for stacks and lists of layers.
 
 A cache is {"k", "v"} of arrays [L, B, G, N, T, K] for a stack, and a list of L such with [B, G, N, T, K] for a list of
-layers; N are the continuations of each of B examples, T the tokens that it has room for.
+layers; N is the number of continuations of each of B examples, T the capacity in tokens.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def init(context: Cache, rows: int, length: int) -> Cache:
 
 
 def length(cache: Cache) -> int:
-    """Tokens T that a cache has room for."""
+    """Capacity T of a cache in tokens."""
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
@@ -59,8 +59,8 @@ def extend(
 
 
 def causal(rows: int, cache: Cache | None, index: jax.Array | int) -> jax.Array:
-    """Additive bias float32 [1, 1, T', T] of ``rows`` tokens at the positions from ``index`` on, which see the cache's
-    tokens up to themselves. Without a cache they are all that there is."""
+    """Additive bias float32 [1, 1, T', T] of ``rows`` tokens at the positions from ``index`` on, which attend to the
+    cache's tokens up to themselves. Without a cache they attend only to one another."""
     if cache is None:
         return causal_bias(rows)
     return jax.lax.dynamic_slice_in_dim(causal_bias(length(cache)), index, rows, axis=2)
@@ -72,8 +72,8 @@ def part(
     """A part for `attention.attend`: the continuations' own tokens, keys and values [B, G, N, T, K].
 
     ``bias``: float32 [1, 1 or H, T', T]. ``origin``: None if each continuation's tokens are in its own row; or int
-    [B, N, T], the row that holds its token at each position. The rows of beams are then read in place, by all beams,
-    and what is not theirs is hidden; when beams change places, only ``origin`` moves.
+    [B, N, T], the row that holds its token at each position. All beams then read all rows in place, with the tokens of
+    others masked; when beams are reordered, only ``origin`` changes.
     """
     if origin is None:
         return keys, values, bias

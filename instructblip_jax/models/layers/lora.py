@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685): two narrow matrices that train beside a frozen kernel, whatever type that is stored in."""
+"""LoRA (arXiv 2106.09685): two trainable low-rank matrices in addition to a frozen kernel of any stored type."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 class Lora:
     """Sizes of the adapters of a language model: ``y = x W + (alpha / rank) (x A) B``.
 
-    The defaults are LLaVA-1.5's (arXiv 2310.03744, its published script): every linear layer but the head.
+    The defaults are LLaVA-1.5's (arXiv 2310.03744, its published script): every linear layer except the head.
     ``targets``: Hugging Face's names of the linear layers that have an adapter; () is all of them.
     """
 
@@ -25,14 +25,14 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """The factor of the adapters' products."""
+        """Factor of the adapters' output."""
         return self.alpha / self.rank
 
     @classmethod
     def read(cls, options: Any, linears: Mapping[str, str]) -> "Lora":
         """``config.system.lora``, a mapping of fields. ``linears``: Hugging Face's name of each linear layer -> ours.
 
-        Raises ValueError naming the field, and what it may be.
+        Raises ValueError naming the field and its possible values.
         """
         where, fields = "config.system.lora", [field.name for field in dataclasses.fields(cls)]
         if not isinstance(options, Mapping) or not set(options) <= set(fields):
@@ -49,19 +49,19 @@ class Lora:
 
 
 def begin_a(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The first values of A [(L,) D, r]: uniform within D ** -0.5, as PEFT begins it."""
-    # The difference is exact, so that one rounding is left: every compiler and device draws the same bits.
+    """Initial values of A [(L,) D, r]: uniform within D ** -0.5, as in PEFT."""
+    # The difference is exact, so that there is only one rounding: every compiler and device draws the same bits.
     return (jax.random.uniform(key, shape, jnp.float32) - 0.5) * np.float32(2 * shape[-2] ** -0.5)
 
 
 def begin_b(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The first values of B [(L,) r, M]: zeros, so that the model begins as the frozen one."""
+    """Initial values of B [(L,) r, M]: zeros, so that the model starts equal to the frozen one."""
     return jnp.zeros(shape, jnp.float32)
 
 
 class Adapter(nnx.Module):
-    """``scale * (x A) B`` with A [(L,) D, r] and B [(L,) r, M]. ``axes``: the logical names of a kernel [(L,) D, M]
-    beside it; the rank takes "embed" where the kernel's own side has not, so that either matrix can be split."""
+    """``scale * (x A) B`` with A [(L,) D, r] and B [(L,) r, M]. ``axes``: the logical names of its layer's kernel [(L,)
+    D, M]; the rank gets "embed" if the kernel's own side does not have it, so that either matrix can be sharded."""
 
     def __init__(
         self, shape: tuple[int, ...], axes: tuple[str | None, ...], lora: Lora, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -82,8 +82,8 @@ class Adapter(nnx.Module):
 
 
 def attach(model: nnx.Module, lora: Lora, linears: Mapping[str, str], *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-    """Give the targets of ``lora`` in a language model their adapters; ``linears`` as in `Lora.read`. In a stack of
-    layers an adapter is one for all of them."""
+    """Add adapters to the targets of ``lora`` in a language model; ``linears`` as in `Lora.read`. In a stack, one
+    adapter contains those of all layers."""
     names = {linears[target] for target in lora.targets or linears}
     for layer in list(_named(model, names)):
         kernel = layer.kernel

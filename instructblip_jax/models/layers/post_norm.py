@@ -1,4 +1,4 @@
-"""The blocks of BERT and its kin, post-norm: attention or a feed-forward, then dropout, residual and norm."""
+"""Post-norm blocks as in BERT: attention or a feed-forward, then dropout, residual and norm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from instructblip_jax.models.layers.attention import Attention, Part, attend, we
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, kept, layer_norm, linear
 
 Masks = dict[str, jax.Array]
-"""Name of a dropout -> where it keeps a value, bool; without a name nothing is dropped there."""
+"""Name of a dropout -> bool mask of the values that it keeps; a name that is missing has no dropout."""
 
 
 class Sizes(Protocol):
@@ -63,7 +63,7 @@ class AttentionBlock(nnx.Module):
         probs_keep: jax.Array | None = None,
         out_keep: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B, (N,) T, D] attends to keys and values that exist already, as `attention.attend` takes them."""
+        """x [B, (N,) T, D] attends to existing keys and values, as `attention.attend` takes them."""
         mixed = attend(self.attn.queries(x), parts, dropout_rate=self.attn.dropout_rate, keep=probs_keep)
         return self.norm(x + dropout(self.attn.output(mixed), self.rate, out_keep))
 
@@ -100,8 +100,8 @@ class FeedForward(nnx.Module):
 def drawn(keys: Mapping[str, jax.Array], shapes: Mapping[str, tuple[int, ...]], config: Sizes) -> Masks:
     """The dropout masks of all layers, bool [L, *shape] each, from a dropout's keys [L].
 
-    A name that ends in "probs" is that of attention weights [B, H, T, S], any other that of a block's output [B, T, D].
-    A rate of zero, or an empty shape, has no mask.
+    A name that ends in "probs" refers to attention weights [B, H, T, S], any other to a block's output [B, T, D]. There
+    is no mask for a rate of zero or an empty shape.
     """
     masks = {}
     for name, own in keys.items():

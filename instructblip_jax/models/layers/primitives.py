@@ -1,7 +1,7 @@
 """Leaf layers of all parts; every parameter carries its logical axes (see `instructblip_jax.sharding`).
 
-Parameters are created in float32; ``dtype`` is the compute type. Loading decides in which type they are stored. Those
-that are converted to the compute type before use name it ("compute"), so that it can be done once for all layers.
+Parameters are created in float32; ``dtype`` is the compute type. Loading determines the type in which they are stored.
+Those that are converted to the compute type before use name it ("compute"), so that it can be done once for all layers.
 """
 
 import math
@@ -58,7 +58,7 @@ def _rows_dot(
 
 
 class Linear(nnx.Linear):
-    """`nnx.Linear`, and beside it its adapter if it has one (`lora.attach`)."""
+    """`nnx.Linear`, plus its adapter if it has one (`lora.attach`)."""
 
     lora: Adapter | None = None
 
@@ -138,21 +138,22 @@ def kept(keys: jax.Array, rate: float, shape: tuple[int, ...], axes: tuple[str |
 
     ``axes``: logical names of ``shape``, so that every device draws its own part only.
 
-    Bit for bit `jax.random.bernoulli` of each key, without its detour through floating point. The generator is a long
-    program: here it is compiled once for all layers. One layer at a time, so that its numbers stay in the cache.
+    Equal bit for bit to `jax.random.bernoulli` of each key, without its detour through floating point. The generator is
+    a long program, which is compiled once here for all layers. It runs one layer at a time, so that its numbers stay in
+    the cache.
     """
-    # bernoulli makes a multiple of 2 ** -23 of the upper 23 bits, and asks whether it is below the float32 probability.
+    # bernoulli turns the upper 23 bits into a multiple of 2 ** -23, and compares it with the float32 probability.
     bound = math.ceil(float(np.float32(1.0 - rate)) * 2**23)
     return jax.lax.map(lambda key: constrain(jax.random.bits(key, shape, jnp.uint32) >> 9 < bound, *axes), keys)
 
 
 def dropout(x: jax.Array, rate: float, keep: jax.Array | None) -> jax.Array:
-    """Inverted dropout by a mask of ``x``'s shape; the identity without one, as in frozen parts and in evaluation."""
+    """Inverted dropout with a mask of ``x``'s shape; the identity without one, as in frozen parts and in evaluation."""
     return x if keep is None else jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout of x [B, ...] by a mask that ``key`` draws; the identity without a key, or at a rate of 0."""
+    """Inverted dropout of x [B, ...] with a mask drawn from ``key``; the identity without a key, or at a rate of 0."""
     if key is None or rate == 0:
         return x
     return dropout(x, rate, kept(key[None], rate, x.shape, ("batch", *(None for _ in x.shape[1:])))[0])

@@ -10,7 +10,8 @@ import numpy as np
 def buckets(distance: np.ndarray, *, bidirectional: bool, count: int, max_distance: int) -> np.ndarray:
     """Bucket (int32) of each key-minus-query ``distance``: exact for small distances, logarithmic for larger ones.
 
-    Computed in NumPy and float32, once per shape: the logarithm is truncated, so other rounding gives other buckets.
+    Computed in NumPy and float32, once per shape: the logarithm is truncated, so different rounding gives different
+    buckets.
     """
     result = np.zeros(distance.shape, np.int32)
     if bidirectional:

@@ -6,7 +6,7 @@ import numpy as np
 
 Angles = tuple[jax.Array, jax.Array]
 SWAP = "rotary_swap"
-"""Scope of a product that only moves channels: no work of the model (`plan.flops`)."""
+"""Scope of a product that only moves channels, which does not count as work of the model (`plan.flops`)."""
 
 
 def angles(positions: jax.Array, head_size: int, base: float) -> Angles:
@@ -29,7 +29,7 @@ def _partner(x: jax.Array) -> jax.Array:
     half = x.shape[-1] // 2
     if x.shape[-3] == 1:  # a decode step
         return jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
-    # As a product, which is exact: each sum has one term. Halves of a head would fill half of a TPU's lanes.
+    # A product, which is exact because each sum has one term. Halves of a head would use only half of a TPU's lanes.
     matrix = np.zeros((2 * half, 2 * half), x.dtype)
     matrix[np.arange(half) + half, np.arange(half)] = -1
     matrix[np.arange(half), np.arange(half) + half] = 1

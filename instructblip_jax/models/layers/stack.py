@@ -1,5 +1,5 @@
-"""Stacks of identical layers: built as one module with a leading layer axis, run by one scan, compiled once; or taken
-apart into a list of layers, run one after the other, where each layer's arrays are read in place."""
+"""Stacks of identical layers: one module with a leading layer axis, run by one scan and compiled once; or a list of
+separate layers, run one after the other, whose arrays are read in place."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,11 +13,12 @@ from flax import nnx, traverse_util
 from instructblip_jax.sharding import gathered, platform, residual
 
 INNER = ("q", "k", "v", "gate", "up")
-"""Products that the backward pass of a frozen layer reads, by the names that attention and feed-forwards give them."""
+"""Names, given by attention and feed-forwards, of the products that the backward pass of a frozen layer reads."""
 
 
 def _dots(primitive: Any, *operands: Any, **params: Any) -> Any:
-    """Save the results of matrix products; those that are computed wider than their operands only by name, narrow."""
+    """Save the results of matrix products; those computed in a wider type than their operands only by name,
+    narrowed."""
     wide = primitive is jax.lax.dot_general_p and params["preferred_element_type"] not in (None, operands[0].dtype)
     named = jax.checkpoint_policies.save_only_these_names("product")(primitive, *operands, **params)
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **params)
@@ -31,8 +32,9 @@ REMAT = {
     "products": jax.checkpoint_policies.save_only_these_names(*INNER, "o"),
     "dots": _dots,
 }
-"""Name -> what the backward pass keeps of each layer: everything; its input; also `INNER`, as the backward pass needs
-them (rotated, scaled, in the compute type); these and the attention's output; or the results of all its products."""
+"""Name -> the activations of each layer kept for the backward pass: everything; its input; also `INNER`, in the form
+that the backward pass needs (rotated, scaled, in the compute type); these and the attention's output; or the results of
+all its products."""
 
 
 def check_remat(remat: str) -> None:
@@ -40,8 +42,8 @@ def check_remat(remat: str) -> None:
     name, colon, longest = remat.partition(":")
     if name not in REMAT or (colon and not longest.isdigit()):
         raise ValueError(
-            f"remat {remat!r} is unknown; there are {', '.join(REMAT)}, and NAME:LENGTH, "
-            "which is NAME up to that many positions and layer for longer sequences"
+            f"remat {remat!r} is unknown; expected one of {', '.join(REMAT)}, or NAME:LENGTH, "
+            "which is NAME up to LENGTH positions and layer for longer sequences"
         )
 
 
@@ -52,7 +54,7 @@ def _policy(remat: str, x: jax.Array) -> Callable | None:
 
 
 SHORT = 12
-"""A stack of at most this many float32 layers runs as a loop on a CPU, where a scan's slices and stores copy memory."""
+"""Largest number of float32 layers that run as a loop on a CPU, where a scan's slices and stores copy memory."""
 
 
 def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -64,9 +66,9 @@ def build(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -
 
 
 def joined(make: Callable[..., nnx.Module], *stacks: nnx.Module | None) -> nnx.Module:
-    """Several stacks of the same depth as one: its layer is ``make`` of a layer of each, in which None stays None.
+    """Combine stacks of the same depth into one: its layer is ``make`` of a layer of each, in which None stays None.
 
-    Stacks that exist apart can so be combined anew, as two models do that share some of them.
+    Two models can thus share some of their stacks.
     """
     first = next(stack for stack in stacks if stack is not None)
     if isinstance(first, nnx.List):
@@ -83,14 +85,14 @@ def depth(stack: nnx.Module) -> int:
 
 
 def numbers(stack: nnx.Module) -> Sequence[int] | jax.Array:
-    """The numbers of the layers, 0 to L - 1, as an input of `run`."""
+    """Layer indices 0 to L - 1, as an input of `run`."""
     return range(depth(stack)) if isinstance(stack, nnx.List) else jnp.arange(depth(stack))
 
 
 def unstack(module: nnx.Module, keep: Callable[[str], bool], path: str = "") -> None:
-    """Replace the stacks in ``module`` by lists of their layers, each with arrays of its own.
+    """Replace the stacks in ``module`` by lists of their layers, each with its own arrays.
 
-    A product then reads a layer's weights where they lie; out of a stack a GPU copies them first. A stack stays if
+    A product then reads a layer's weights in place; a GPU would first copy them out of a stack. A stack is kept if
     ``keep`` is true of its path ("qformer/layers").
     """
     for name, child in list(vars(module).items()):
@@ -104,7 +106,7 @@ def unstack(module: nnx.Module, keep: Callable[[str], bool], path: str = "") -> 
 
 
 def place_of(path: str) -> tuple[str, int | None]:
-    """A parameter's path -> its path in a stack, and the number of its layer if it was taken apart, else None:
+    """A parameter's path -> its path in a stack, and the index of its layer if layers are separate, else None:
     "llm/layers/3/ffn/up/kernel" -> ("llm/layers/ffn/up/kernel", 3)."""
     if (apart := re.fullmatch(r"(.*)/(\d+)/(.*)", path)) is None:
         return path, None
@@ -128,7 +130,7 @@ def _layers(stack: nnx.Module) -> list[nnx.Module]:
 
 
 def _members(module: nnx.Module) -> tuple[dict, Callable[[dict], Any]]:
-    """Parameters of a layer, or of a stack ([L, ...] each), and the function that makes a layer of its parameters."""
+    """Parameters of a layer, or of a stack ([L, ...] each), and a function that makes a layer from its parameters."""
     graph, state = nnx.split(module)
     first = 1 if hasattr(module, "stacked_layers") else 0
     axes = {path: variable.get_metadata()["axes"][first:] for path, variable in nnx.to_flat_state(state)}
@@ -152,8 +154,8 @@ def run(
     over a list of layers (see `unstack`) and, on a CPU, over a `SHORT` stack without inputs.
 
     x is [B, (N,) T, D], or any tree. Each of ``inputs`` and the outputs is a tree of arrays [L, ...] for a stack, a
-    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for
-    NAME where T is at most LENGTH and "layer" where it is longer. Returns the last x and the layers' outputs.
+    sequence of L trees for a list, or None. ``remat``: a name in `REMAT`, or NAME:LENGTH for NAME if T is at most
+    LENGTH and "layer" otherwise. Returns the last x and the layers' outputs.
     """
 
     def step(member: Callable[[dict], Any], in_scan: bool) -> Callable[..., tuple[Any, Any]]:
@@ -163,7 +165,7 @@ def run(
 
         if (policy := _policy(remat, x)) is None:
             return layer
-        # In a scan nothing can be merged with the first computation; in a loop the compiler would undo it all.
+        # In a scan, recomputation cannot be merged with the first computation; in a loop the compiler would merge them.
         return jax.checkpoint(layer, policy=policy, prevent_cse=not in_scan)
 
     stacked = not isinstance(stack, nnx.List)
@@ -180,7 +182,7 @@ def run(
 
 
 def _short(stack: nnx.Module, x: Any) -> bool:
-    # In a loop of bfloat16 layers XLA skips roundings between them: results would depend on how the mesh splits them.
+    # In a loop of bfloat16 layers XLA omits roundings between them: results would depend on the mesh.
     wide = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(x))
     return wide and depth(stack) <= SHORT and platform() == "cpu"
 
@@ -195,10 +197,10 @@ def run_groups(
     leader_inputs: Any = None,
     remat: str = "none",
 ) -> tuple[Any, Any]:
-    """Scan ``body(x, layers, leader, inputs, leader_input) -> (x, outputs)`` over groups of layers with a leader each.
+    """Scan ``body(x, layers, leader, inputs, leader_input) -> (x, outputs)`` over groups of layers, each with a leader.
 
-    A group has ``size`` layers, the last one perhaps fewer, and perhaps no leader: it is then None, and so is its
-    input. The body gets and returns lists with an item a layer: a tuple of its ``inputs``, and its output. ``inputs``
+    A group has ``size`` layers; the last one may have fewer, and no leader: leader and leader input are then None. The
+    body gets and returns lists with one item per layer: a tuple of its ``inputs``, and its output. ``inputs``
     and outputs of layers, ``leader_inputs`` of leaders: the same as in `run`. ``remat`` as there, applied to whole
     groups. Returns the last x and all outputs. Lists and `SHORT` stacks run as a loop.
     """
@@ -207,7 +209,7 @@ def run_groups(
     (params, member), (leader_params, leader_member) = _members(layers), _members(leaders)
 
     def group(count: int, x: Any, args: tuple[Any, Any]) -> tuple[Any, Any]:
-        # Each layer is read where it lies in the stack: a group's slice of it would be copied first.
+        # Each layer is read in place from the stack: a group's slice would be copied first.
         start, of_leader = args
         members = [member(jax.tree.map(lambda p, n=n: p[start + n], params)) for n in range(count)]
         own = [_of_layer(inputs, start + n, apart=False) for n in range(count)]
@@ -237,12 +239,12 @@ Member = tuple[dict, Callable[[dict], Any]]
 
 
 def _of_layer(inputs: Sequence[Any], n: int | jax.Array, *, apart: bool) -> tuple:
-    """The inputs of layer ``n``: rows of arrays, or items of sequences where the layers stand ``apart``."""
+    """The inputs of layer ``n``: rows of arrays, or items of sequences if the layers are separate (``apart``)."""
     return tuple(None if one is None else one[n] if apart else jax.tree.map(lambda p: p[n], one) for one in inputs)
 
 
 def _each(layers: nnx.Module) -> list[Member]:
-    """Every layer of a list, or of a stack, as its parameters and the function that makes it of them."""
+    """Every layer of a list or a stack, as its parameters and the function that makes the layer from them."""
     if isinstance(layers, nnx.List):
         return [_members(module) for module in layers]
     params, member = _members(layers)

@@ -18,7 +18,7 @@ from instructblip_jax.sharding import constrain
 EPSILON = 1e-5
 """The epsilon of all norms, torch's default."""
 GATES = 8
-"""Outputs of a gate's linear map: two gates, each the sigmoid of a sum of four."""
+"""Outputs of a gate's linear map: two gates, each the sigmoid of the sum of four outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BeatsConfig:
       conv_pos: taps of the position convolution over the tokens.
       conv_pos_groups: its groups of channels.
       num_buckets: rows of the table of relative positions, half of them for later keys.
-      max_distance: distance in tokens from which on all share a row.
+      max_distance: distance in tokens beyond which all share a row.
       deep_norm: residuals are scaled by (2 L)^(1/4) for L layers (arXiv 2203.00555), else by 1.
     """
 
@@ -61,12 +61,12 @@ class BeatsConfig:
         return (2 * self.encoder_layers) ** 0.25 if self.deep_norm else 1.0
 
     def tokens(self, frames: int, mels: int) -> int:
-        """Tokens P of a block of T frames of M mel bands: whole patches alone count."""
+        """Number of tokens P for a block of T frames of M mel bands: only whole patches count."""
         return (frames // self.input_patch_size) * (mels // self.input_patch_size)
 
 
 class PositionConvolution(nnx.Module):
-    """Convolution over the tokens [B, P, D] whose kernel has a norm for each tap (weight norm, arXiv 1602.07868)."""
+    """Convolution over the tokens [B, P, D] with weight normalisation for each tap (weight norm, arXiv 1602.07868)."""
 
     def __init__(self, config: BeatsConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width, taps, groups = config.encoder_embed_dim, config.conv_pos, config.conv_pos_groups
@@ -77,11 +77,11 @@ class PositionConvolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width), axes=("embed",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, P, D] -> the same shape; zeros stand beyond both ends."""
+        """[B, P, D] -> the same shape, with zero padding at both ends."""
         direction = self.direction[...].astype(jnp.float32)
         length = self.length[...].astype(jnp.float32)[:, None, None]
         kernel = direction * (length * jax.lax.rsqrt(jnp.sum(jnp.square(direction), (1, 2), keepdims=True)))
-        # Groups and pieces of a kernel do not go together: it is small, and every device takes all of it.
+        # A grouped kernel cannot be sharded; it is small, and every device has all of it.
         kernel = constrain(kernel.astype(self.dtype), None, None, None)
         taps = kernel.shape[0]
         out = jax.lax.conv_general_dilated(
@@ -96,7 +96,7 @@ class PositionConvolution(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Post-norm transformer layer, its attention biased by relative positions that each query gates."""
+    """Post-norm transformer layer whose attention has a relative-position bias gated by each query."""
 
     def __init__(self, config: BeatsConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width, heads, inner = config.encoder_embed_dim, config.encoder_attention_heads, config.encoder_ffn_embed_dim
@@ -133,7 +133,7 @@ class Layer(nnx.Module):
 class Beats(nnx.Module):
     """Filter banks [B, T, M], normalised -> tokens [B, P, D]: patches by time, and at one time by frequency.
 
-    Frames and bands behind the last whole patch are not read. ``remat``: what the backward pass keeps of each layer, a
+    Frames and bands after the last whole patch are not read. ``remat``: the activations kept for the backward pass, a
     name in `stack.REMAT`.
     """
 
@@ -167,7 +167,7 @@ class Beats(nnx.Module):
         return self.norm(x + ACTIVATIONS["gelu"](self.position(x)))
 
     def __call__(self, fbank: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """``mask`` [B, P], true or 1 where a token is real: others are seen by none. None: all are real.
+        """``mask`` [B, P]: true or 1 for real tokens; the others are masked. None: all are real.
 
         Raises ValueError for filter banks without a whole patch.
         """

@@ -1,4 +1,4 @@
-"""NF-ResNet (arXiv 2101.08692), Frozen's tower: a residual network whose weights are standardised in place of norms."""
+"""NF-ResNet (arXiv 2101.08692), Frozen's tower: a residual network with weight standardisation instead of norms."""
 
 import dataclasses
 import math
@@ -25,9 +25,9 @@ class NfResNetConfig:
 
     Attributes:
       widths: channels of each stage.
-      depths: its blocks; the first halves the resolution, but in the first stage.
+      depths: blocks of each stage; except in the first stage, the first block halves the resolution.
       stem_width: channels of the first convolution.
-      image_size: pixels along a side of the pictures; any size will do.
+      image_size: pixels along a side of an image; any size is possible.
     """
 
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -41,14 +41,14 @@ class NfResNetConfig:
         return self.widths[-1]
 
     def at(self, image_size: int) -> "NfResNetConfig":
-        """The same tower for pictures of ``image_size`` pixels a side; 0 keeps the present size."""
+        """The same tower for images of ``image_size`` pixels per side; 0 keeps the current size."""
         if image_size < 0:
             raise ValueError(f"image_size {image_size} is negative")
         return dataclasses.replace(self, image_size=image_size or self.image_size)
 
 
 def shrinkage(blocks: int) -> float:
-    """The factor of a block's input ``blocks`` blocks behind the last one that began a stage: one over its expected
+    """The factor of a block's input, ``blocks`` blocks after the last first block of a stage: one over its expected
     standard deviation."""
     return 1 / math.sqrt(1 + BRANCH**2 * blocks)
 
@@ -84,7 +84,8 @@ def activation(x: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """A bottleneck [B, H, W, I] -> [B, H', W', O], with a convolution beside it where the shapes differ (``first``)."""
+    """A bottleneck [B, H, W, I] -> [B, H', W', O], with a convolution on the shortcut if the shapes differ
+    (``first``)."""
 
     def __init__(
         self, inputs: int, width: int, *, stride: int = 1, first: bool = False, dtype: DTypeLike, rngs: nnx.Rngs
@@ -115,7 +116,7 @@ class Stage(nnx.Module):
         self.rest = stack.build(make, depth - 1, rngs) if depth > 1 else None
 
     def __call__(self, x: jax.Array, before: int, remat: str) -> jax.Array:
-        """``before``: blocks of the stage before this one."""
+        """``before``: number of blocks of the previous stage."""
         x = self.first(x, shrinkage(before))
         if self.rest is None:
             return x
@@ -124,7 +125,7 @@ class Stage(nnx.Module):
 
 
 class NfResNet(nnx.Module):
-    """Pixels [B, H, W, 3] -> the mean over all places, [B, C]. ``remat``: see `stack.run`."""
+    """Pixels [B, H, W, 3] -> the mean over all positions, [B, C]. ``remat``: see `stack.run`."""
 
     def __init__(self, config: NfResNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
         self.config, self.remat = config, remat

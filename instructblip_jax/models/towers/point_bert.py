@@ -1,4 +1,4 @@
-"""PointBERT (arXiv 2111.14819) and its projection as in ULIP-2 (arXiv 2305.08275), X-InstructBLIP's tower of points."""
+"""PointBERT (arXiv 2111.14819) and its projection as in ULIP-2 (arXiv 2305.08275), X-InstructBLIP's point tower."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from instructblip_jax.models.towers.vit import Block, VitConfig
 EPSILON = 1e-5
 """The epsilon of all norms, torch's default."""
 CHUNK = 64
-"""Centres whose distances to all points are in memory at once: 2 MB a cloud of 8192 points."""
+"""Number of centres whose distances to all points are in memory at once: 2 MB per cloud of 8192 points."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class PointBertConfig:
 def farthest(points: jax.Array, count: int) -> jax.Array:
     """Farthest-point sampling: points float32 [B, N, 3] -> indices int32 [B, count].
 
-    The first is point 0, each other one the farthest from all before it, of several the one with the lowest index. A
-    cloud with fewer distinct points repeats some.
+    The first is point 0, each other one the farthest from all previous ones; of several the one with the lowest index.
+    If a cloud has fewer distinct points, some are repeated.
     """
 
     def pick(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
@@ -81,8 +81,8 @@ def nearest(points: jax.Array, centres: jax.Array, count: int) -> jax.Array:
 def largest(x: jax.Array, axis: int) -> jax.Array:
     """The largest entries along an axis, which stays; of equal ones the first gets the gradient, as in torch.
 
-    `jnp.max` divides its gradient by the number of entries that equal the result. That is 0, and the gradient NaN,
-    where XLA computes the entries twice, with other roundings.
+    `jnp.max` divides its gradient by the number of entries that equal the result. If XLA computes the entries twice
+    with different roundings, this number is 0 and the gradient NaN.
     """
     return jnp.max(x, axis=axis, keepdims=True)
 
@@ -101,7 +101,7 @@ largest.defvjp(_largest_forward, _largest_backward)
 
 
 class RunningNorm(nnx.Module):
-    """Batch norm by its running statistics, as in evaluation; they are parameters, so that files keep them."""
+    """Batch norm with its running statistics, as in evaluation; they are parameters, so that files contain them."""
 
     def __init__(self, width: int, *, dtype: DTypeLike):
         self.dtype = dtype
@@ -137,10 +137,10 @@ class PatchEncoder(nnx.Module):
 
 
 class PointBert(nnx.Module):
-    """Points [B, N, 3], normalised to the unit sphere -> one vector a cloud, [B, 1, E], not normalised.
+    """Points [B, N, 3], normalised to the unit sphere -> one vector per cloud, [B, 1, E], not normalised.
 
-    Which points are centres and neighbours has no gradient; where they lie has. ``remat``: what the backward pass
-    keeps of each block, a name in `stack.REMAT`.
+    The choice of centres and neighbours has no gradient; their coordinates have. ``remat``: the activations kept for
+    the backward pass, a name in `stack.REMAT`.
     """
 
     def __init__(self, config: PointBertConfig, *, dtype: DTypeLike, rngs: nnx.Rngs, remat: str = "none"):
@@ -164,7 +164,7 @@ class PointBert(nnx.Module):
         self.projection = linear(2 * width, config.embed_dim, ("embed", None), bias=False, **kind)
 
     def group(self, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Points float32 [B, N, 3] -> centres of patches [B, G, 3], and their points about them, [B, G, M, 3]."""
+        """Points float32 [B, N, 3] -> centres of patches [B, G, 3], and their points relative to them, [B, G, M, 3]."""
         fixed = jax.lax.stop_gradient(points)
         picks = farthest(fixed, self.config.num_group)  # [B, G]
         centres = jnp.take_along_axis(points, picks[..., None], axis=1)
@@ -173,7 +173,7 @@ class PointBert(nnx.Module):
         return centres, own - centres[:, :, None]
 
     def embed(self, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B, N, 3] -> the first block's input, and what is added before every block, each [B, 1 + G, D]."""
+        """[B, N, 3] -> the first block's input, and the positions added before every block, each [B, 1 + G, D]."""
         if points.ndim != 3 or points.shape[-1] != 3 or points.shape[1] < self.config.group_size:
             raise ValueError(
                 f"point_values {points.shape}: this tower takes [B, N, 3] with N at least {self.config.group_size}"
@@ -197,5 +197,5 @@ class PointBert(nnx.Module):
 
 
 def _behind(first: jax.Array, x: jax.Array) -> jax.Array:
-    """x [B, G, D] behind a token [1, D] of all rows -> [B, 1 + G, D]."""
+    """x [B, G, D] after the same token [1, D] in each row -> [B, 1 + G, D]."""
     return jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (x.shape[0], *first.shape)), x], axis=1)

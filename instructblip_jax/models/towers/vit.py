@@ -1,7 +1,7 @@
 """The vision tower: a ViT with a class token and learned positions.
 
 EVA-CLIP's ViT-g/14 (InstructBLIP, BLIP-2: cut to 39 blocks in the public checkpoints), CLIP's own (LLaVA, KOSMOS), and
-those of ALBEF and BLIP, which began on ImageNet.
+those of ALBEF and BLIP, which were pre-trained on ImageNet.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class VitConfig:
     Attributes:
       patch_bias: the patch convolution has a bias; CLIP's has none.
       pre_norm: a norm follows the embeddings, as in CLIP.
-      post_norm: a norm follows the last block. CLIP's is for its class token alone, and LLaVA does not read it.
+      post_norm: a norm follows the last block. CLIP's is only for its class token, and LLaVA does not use it.
     """
 
     hidden_size: int = 1408
@@ -46,7 +46,7 @@ class VitConfig:
         return self.image_size // self.patch_size
 
     def at(self, image_size: int) -> "VitConfig":
-        """The same tower for images of ``image_size`` pixels per side; 0 keeps the present size.
+        """The same tower for images of ``image_size`` pixels per side; 0 keeps the current size.
 
         Raises ValueError for a size that is not a multiple of the patch size, naming the nearest ones that are.
         """
@@ -73,7 +73,7 @@ class Block(nnx.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def __call__(self, x: jax.Array, share: jax.Array | None = None) -> jax.Array:
-        """x [B, P, D] -> [B, P, D]. ``share`` [2, B]: factors of each row's two branches; without them both are 1."""
+        """x [B, P, D] -> [B, P, D]. ``share`` [2, B]: factors of each row's two branches, 1 by default."""
         h = self.norm1(x)
         x = x + _times(self.attn(h, *self.attn.keys_values(h)), share, 0)
         return x + _times(self.down(self.activation(checkpoint_name(self.up(self.norm2(x)), "up"))), share, 1)
@@ -93,9 +93,9 @@ def shares(key: jax.Array, rate: float, layers: int, rows: int) -> jax.Array:
 class Vit(nnx.Module):
     """Pixels [B, H, W, 3] -> tokens [B, P, D], class token first (P = grid * grid + 1), normalised by the last norm.
 
-    ``remat``: what the backward pass keeps of each block, a name in `stack.REMAT`. ``drop_path``: the rate of
-    stochastic depth in the last block (`shares`), where a key is given. ``last_apart``: the last block is a module of
-    its own, so that it can train beside a stack that is frozen (KOSMOS-1); such a tower has no `drop_path`.
+    ``remat``: the activations kept for the backward pass, a name in `stack.REMAT`. ``drop_path``: the rate of
+    stochastic depth in the last block (`shares`), if a key is given. ``last_apart``: the last block is a separate
+    module, so that it can be trained while the stack is frozen (KOSMOS-1); such a tower has no `drop_path`.
     """
 
     def __init__(
