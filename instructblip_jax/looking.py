@@ -1,4 +1,4 @@
-"""What a model's queries see in a picture: the public `look` and `overlay`."""
+"""The attention of a model's queries to a picture: the public `look` and `overlay`."""
 
 from collections.abc import Mapping, Sequence
 
