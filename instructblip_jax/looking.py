@@ -63,7 +63,9 @@ def _config(model: Model) -> Looks:
     if isinstance(model.config, Looks):
         return model.config
     if model.has("classify"):
-        raise ValueError(f"{model.directory}: forms that sort into classes have no maps; those that compare or write do")
+        raise ValueError(
+            f"{model.directory}: a form that sorts into classes has no maps; one that compares or writes has"
+        )
     raise ValueError(
         f"{model.directory}: there is no attention to show: no query of this system reads a picture's patches, which "
         "pass through a projection into the text, or are pooled to a few vectors, the same way for every picture"

@@ -354,7 +354,7 @@ class XInstructBlipSystem(PrefixSystem):
         """See `protocol.Watches`: a row's first picture. Raises ValueError for a model that reads no pictures."""
         tokens = self.encode(batch).get("image")
         if tokens is None or self.config.vision is None:
-            raise ValueError(f"there are maps over pictures alone; this model reads {', '.join(self.config.modalities)}")
+            raise ValueError(f"there are maps over pictures; this model reads {', '.join(self.config.modalities)}")
         text: tuple[jax.Array, ...] = ()
         if "qformer_input_ids" in batch:
             text = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])[::-1]
