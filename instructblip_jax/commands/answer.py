@@ -15,10 +15,9 @@ from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.model import Model
-from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.run.restored import from_run
+from instructblip_jax.run import trained
 
 FLAGS = flags.FLAGS
 
@@ -26,10 +25,7 @@ FLAGS = flags.FLAGS
 def load() -> tuple[Model, BaseProcessor]:
     """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
-    if FLAGS.workdir:
-        return from_run(FLAGS.workdir, mesh, FLAGS.dtype, model=FLAGS.model, int8=FLAGS.int8)
-    model = Model.from_pretrained(FLAGS.model, mesh, FLAGS.dtype or "bfloat16", int8=FLAGS.int8)
-    return model, Processor.from_pretrained(model.directory)
+    return trained.load(FLAGS.model, FLAGS.workdir, mesh=mesh, dtype=FLAGS.dtype, int8=FLAGS.int8)
 
 
 def shared(texts: list[str]) -> dict[str, list]:

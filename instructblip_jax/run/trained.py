@@ -1,4 +1,4 @@
-"""The public `from_run`: a model and its processor as a run of `train` left them."""
+"""A model and its processor as a run of `train` left them: the public `from_run`, and `load` for commands."""
 
 from pathlib import Path
 
@@ -49,3 +49,22 @@ def from_run(
         ) from error
     run.restore_into(loaded.train, checkpoint, fingerprint(loaded.directory))
     return loaded, Processor.from_pretrained(loaded.directory, **saved.system_options())
+
+
+def load(
+    directory: str | None,
+    workdir: str | None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    int8: Int8 = False,
+) -> tuple[Model, BaseProcessor]:
+    """The model of a directory or hub id, with the trained parameters of a run if ``workdir`` names one, and its
+    processor. One of the two is needed. ``dtype``: the compute type; None is the run's, or bfloat16. Raises as
+    `from_run`."""
+    if workdir:
+        return from_run(workdir, mesh, dtype, model=directory, int8=int8)
+    if not directory:
+        raise ValueError("no model is named, and no run: give one of them")
+    model = Model.from_pretrained(directory, mesh, dtype or "bfloat16", int8=int8)
+    return model, Processor.from_pretrained(model.directory)
