@@ -56,6 +56,7 @@ setup(
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"
+        "wandb": ["wandb>=0.31"],  # config.wandb
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
         "test": [
             "torch==2.13.0",  # the reference, and no part of the product: one release, whatever else is new
