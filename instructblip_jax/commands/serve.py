@@ -32,13 +32,13 @@ def run(args: Sequence[str]) -> None:
     """Load, compile, serve, until a signal ends it."""
     place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
     known = FLAGS.model in ("digits", *embedded.MADE) and not Path(FLAGS.model).exists()
-    directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
+    directory: str | None = str(embedded.model(FLAGS.model)) if known else FLAGS.model
     model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
     metrics = Metrics()
     engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:
-        raise ValueError(f"{directory}: this model only classifies; `serve` needs one that writes, or that compares")
-    name = FLAGS.model if known else Path(FLAGS.model.rstrip("/")).name
+        raise ValueError(f"{model.directory}: this model only classifies; `serve` needs one that writes, or that compares")
+    name = FLAGS.model if known else model.directory.name
     sets = _digits_sets(known)
     face = Face(
         engine,
