@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from instructblip_jax.mesh import make_mesh
     from instructblip_jax.model import InstructBlip, Model, from_pretrained
     from instructblip_jax.processor import Processor
-    from instructblip_jax.run.restored import from_run
+    from instructblip_jax.run.trained import from_run
 
 _HOMES = {
     "comparing": ["embed_images", "embed_texts", "match", "similarity"],
@@ -28,7 +28,7 @@ _HOMES = {
     "mesh": ["make_mesh"],
     "model": ["InstructBlip", "Model", "from_pretrained"],
     "processor": ["Processor"],
-    "run.restored": ["from_run"],
+    "run.trained": ["from_run"],
 }
 __all__ = [
     "InstructBlip",

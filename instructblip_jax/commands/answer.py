@@ -17,7 +17,7 @@ from instructblip_jax.mesh import make_mesh
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.run import restored
+from instructblip_jax.run import trained
 
 FLAGS = flags.FLAGS
 
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 def load() -> tuple[Model, BaseProcessor]:
     """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
-    return restored.load(FLAGS.model, FLAGS.workdir, mesh, FLAGS.dtype, FLAGS.int8)
+    return trained.load(FLAGS.model, FLAGS.workdir, mesh=mesh, dtype=FLAGS.dtype, int8=FLAGS.int8)
 
 
 def shared(texts: list[str]) -> dict[str, list]:

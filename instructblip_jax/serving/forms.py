@@ -35,7 +35,7 @@ def forms(processor: BaseProcessor, length: int, most: Mapping[str, int]) -> lis
     each modality, all of them together; each of them with a short text, and with one of ``length`` tokens."""
     alone = {name: media_of(processor, name, blank(name), "blank") for name in processor.modalities}
     kinds = {name: tuple(kind for kind, _ in media) for name, media in alone.items()}
-    rooms = [((name, 1),) for name in kinds]
+    rooms: list[tuple[tuple[str, int], ...]] = [((name, 1),) for name in kinds]
     if processor.several and (together := tuple((name, most[name]) for name in kinds)) not in rooms:
         rooms.append(together)
     return [

@@ -102,7 +102,7 @@ class Reader:
             (only,) = media
             return only
         parts = list(media)
-        shown: dict[str, int] = counted([name for one in media for name in one])
+        shown = counted([name for one in media for name in one])
         for modality, count in form.room:
             nothing = self._nothing[modality]
             (name,) = nothing

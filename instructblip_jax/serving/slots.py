@@ -142,7 +142,8 @@ class Slots:
             none = jnp.zeros((self.rows, 0), jnp.int32)
             scores = adjust(logits, self.options, none, none[:, None], jnp.int32(1))
             temperature, top_p = (chosen[name][:, None, None] for name in ("temperature", "top_p"))
-            warped = dataclasses.replace(self.options, temperature=jnp.where(temperature > 0, temperature, 1))
+            heat: Any = jnp.where(temperature > 0, temperature, 1)
+            warped = dataclasses.replace(self.options, temperature=heat)
             likeliest = jnp.argmax(scores, axis=-1)
 
             def sampled() -> tuple[jax.Array, jax.Array]:

@@ -25,7 +25,7 @@ READERS = {
 """Mini -> the number of its readers, and of the keys of its last cross-attention: a class token, patches, latents."""
 AFTER = {"flamingo": 3, "idefics": 3, "kosmos-1": 5}
 """The latents among the keys."""
-LONG = [pytest.param(name, marks=pytest.mark.long) if name in minis.LONG else name for name in READERS]
+LONG = [pytest.param(name, marks=pytest.mark.long) if name in (*minis.LONG, "blip") else name for name in READERS]
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -46,7 +46,7 @@ def loaded(tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("kind", ["instructblip", "blip-2", "instructblipvideo"])
+@pytest.mark.parametrize("kind", ["instructblip", "blip-2", pytest.param("instructblipvideo", marks=pytest.mark.long)])
 def test_the_last_cross_attention_equals_that_of_transformers(kind, loaded):
     reference = pytest.importorskip("reference", reason="the live reference is transformers on PyTorch")
     model, processor = loaded(kind)
@@ -110,6 +110,14 @@ def test_maps_are_the_weights_of_the_models_own_pass(kind, passes, loaded):
         np.testing.assert_allclose(words[first:], (gated[-1][: len(words)] @ own)[first:], atol=1e-5)
     assert np.ptp(maps.sum(axis=(1, 2))) > 0
     assert maps.sum(axis=(1, 2)).max() < 1
+
+
+def test_a_video_has_maps_of_each_frame_that_share_one_attention(loaded):
+    model, processor = loaded("flamingo")
+    frames = processor.stack([processor.media([("frame", picture(n)) for n in range(2)])])
+    maps = model.look(frames)["queries"]
+    assert maps.shape == (1, 2, 3, GRID, GRID)
+    assert maps.sum(axis=(1, 3, 4)).max() < 1
 
 
 @pytest.mark.parametrize("kind", ["llava", "frozen"])

@@ -1,4 +1,4 @@
-"""A model and its processor as a run of `train` left them: the public `from_run`, and what commands load."""
+"""A model and its processor as a run of `train` left them: the public `from_run`, and `load` for commands."""
 
 from pathlib import Path
 
@@ -52,13 +52,19 @@ def from_run(
 
 
 def load(
-    model: str, workdir: str | None, mesh: Mesh | None = None, dtype: str | None = None, int8: Int8 = False
+    directory: str | None,
+    workdir: str | None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    int8: Int8 = False,
 ) -> tuple[Model, BaseProcessor]:
-    """A model directory or hub id, with the parameters of a run where ``workdir`` names one, and its processor.
-
-    ``dtype``: compute type; None is the run's, or bfloat16. Raises what `from_run` raises.
-    """
+    """The model of a directory or hub id, with the trained parameters of a run if ``workdir`` names one, and its
+    processor. One of the two is needed. ``dtype``: the compute type; None is the run's, or bfloat16. Raises as
+    `from_run`."""
     if workdir:
-        return from_run(workdir, mesh, dtype, model=model, int8=int8)
-    loaded = Model.from_pretrained(model, mesh, dtype or "bfloat16", int8=int8)
-    return loaded, Processor.from_pretrained(loaded.directory)
+        return from_run(workdir, mesh, dtype, model=directory, int8=int8)
+    if not directory:
+        raise ValueError("no model is named, and no run: give one of them")
+    model = Model.from_pretrained(directory, mesh, dtype or "bfloat16", int8=int8)
+    return model, Processor.from_pretrained(model.directory)
