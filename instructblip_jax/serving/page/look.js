@@ -1,0 +1,71 @@
+// The panel of "What each query looks at": the views side by side, a scale for both, and one small map for each query.
+
+import { el } from "./dom.js"
+import { draw, drawScale, largest, mean, moved, peak, percentage } from "./heat.js"
+
+const MEAN = -1
+let query = MEAN // stays chosen when the instruction changes
+
+/** Fills `panel` with what the server answered: { views: [{ name, maps }], picture }. */
+export async function showLook(panel, { views, picture }) {
+  const image = await loaded(picture)
+  const figures = views.map((view) => {
+    const canvas = el("canvas", { width: 480, height: 480 })
+    canvas.setAttribute("role", "img")
+    const caption = el("figcaption", {}, capital(view.name))
+    return { maps: view.maps, name: capital(view.name), canvas, caption, element: el("figure", {}, canvas, caption) }
+  })
+  const scale = el("canvas", { width: 256, height: 12 })
+  scale.setAttribute("aria-hidden", "true")
+  drawScale(scale)
+  const most = el("span")
+  const told = el("p", { className: "told" })
+  if (query >= views[0].maps.length) query = MEAN
+
+  function choose(n) {
+    query = n
+    const maps = figures.map((figure) => (n === MEAN ? mean(figure.maps) : figure.maps[n]))
+    const top = Math.max(...maps.map(largest)) // one scale, so that the views can be compared
+    figures.forEach((figure, at) => {
+      draw(figure.canvas, image, maps[at], top)
+      figure.canvas.setAttribute("aria-label", `${figure.name}: most attention, ${peak(maps[at])}`)
+    })
+    most.textContent = percentage(top)
+    const who = n === MEAN ? "the queries' mean attention" : `query ${n + 1}'s attention`
+    told.textContent = maps.length > 1 ? `The instruction moves ${percentage(moved(...maps))} of ${who}.` : ""
+  }
+
+  panel.replaceChildren(
+    el("div", { className: `views of-${figures.length}` }, ...figures.map((figure) => figure.element)),
+    el("p", { className: "scale" }, "0 %", scale, most, el("span", { className: "unit" }, "of the attention, per patch")),
+    told,
+    picker(figures[0], image, choose),
+  )
+  choose(query)
+}
+
+function picker(figure, image, choose) {
+  const options = [MEAN, ...figure.maps.keys()].map((n) => {
+    const radio = el("input", { type: "radio", name: "query", value: n, checked: n === query })
+    const small = el("canvas", { width: 72, height: 72 })
+    const map = n === MEAN ? mean(figure.maps) : figure.maps[n]
+    draw(small, image, map, largest(map))
+    small.setAttribute("aria-hidden", "true")
+    radio.setAttribute("aria-label", n === MEAN ? "Mean of all queries" : `Query ${n + 1}`)
+    radio.addEventListener("change", () => choose(n))
+    const label = el("span", { ariaHidden: "true" }, n === MEAN ? "Mean" : `${n + 1}`)
+    return el("label", { title: n === MEAN ? "Mean of all queries" : `Query ${n + 1}` }, radio, small, label)
+  })
+  return el("fieldset", { className: "queries" }, el("legend", {}, `Query (${figure.name.toLowerCase()})`), ...options)
+}
+
+function loaded(url) {
+  return new Promise((resolve) => {
+    const image = new Image()
+    image.onload = () => resolve(image)
+    image.onerror = () => resolve(null) // the maps are worth seeing without it
+    image.src = url
+  })
+}
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1)
