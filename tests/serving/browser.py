@@ -1,6 +1,7 @@
 """A headless Chromium that reaches nothing but this machine, and servers for it to look at."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 import uvicorn
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from starlette.applications import Starlette
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -73,3 +76,82 @@ def screen(driver: webdriver.Chrome, width: int, height: int, *, phone: bool = F
     driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
     schemes = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": schemes})
+
+
+class Page:
+    """The page in a browser, and the few things that tests do with it."""
+
+    def __init__(self, driver: webdriver.Chrome):
+        self.driver = driver
+
+    def open(self, address: str, *, ready: bool = True) -> None:
+        screen(self.driver, 1280, 900)
+        requested(self.driver), self.driver.get_log("browser")  # what other pages left
+        self.driver.get(address)
+        if ready:
+            self.wait("return document.body.dataset.ready")
+
+    def run(self, script: str, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, script: str, *arguments, seconds: float = 15) -> None:
+        """Until ``script`` returns something true."""
+        end = time.monotonic() + seconds
+        while not self.run(script, *arguments):
+            assert time.monotonic() < end, f"{script}: {self.run('return document.body.innerText')}"
+            time.sleep(0.02)
+
+    def one(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).text
+
+    def write(self, selector: str, text: str) -> None:
+        self.one(selector).clear()
+        self.one(selector).send_keys(text)
+
+    def keys(self, *pressed: str) -> None:
+        """Presses keys wherever the focus is; modifiers hold for the keys after them."""
+        self.driver.switch_to.active_element.send_keys(*pressed)
+
+    def active(self) -> str:
+        """The element with the focus: its id, or its kind."""
+        return self.run("const it = document.activeElement; return it.id || it.localName")
+
+    def example(self) -> None:
+        self.one("#example").click()
+        self.wait("return document.querySelector('#media img')?.naturalWidth")
+
+    def ask(self, text: str | None, **options: str) -> None:
+        """Asks ``text`` (None: the one that is there), with values of the options' fields."""
+        for name, value in options.items():
+            self.run("document.getElementById(arguments[0]).value = arguments[1]", name, value)
+        if text is not None:
+            self.write("#instruction", text)
+        self.one("#submit").click()
+
+    def wait_for_answer(self, text: str) -> None:
+        self.wait("return document.querySelector('#submit').checkVisibility() && !document.body.matches('.busy')")
+        assert text in self.text("#answer"), self.run("return document.body.innerText")
+
+    def pictures(self, selector: str) -> list[str]:
+        """A digest of each canvas."""
+        urls = self.run("return [...document.querySelectorAll(arguments[0])].map((one) => one.toDataURL())", selector)
+        return [hashlib.sha256(url.encode()).hexdigest() for url in urls]
+
+    def clipboard(self) -> str:
+        return self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+
+    def kept_to(self, address: str) -> None:
+        """Fails if the page logged an error or asked another host since it was opened."""
+        assert self.driver.get_log("browser") == []
+        assert [url for url in requested(self.driver) if not url.startswith((f"{address}/", "blob:", "data:"))] == []
+
+    def forgive(self, why: str) -> None:
+        """Drops the browser's own lines about requests that failed, which a test provoked."""
+        for entry in self.driver.get_log("browser"):
+            assert entry["source"] == "network", (why, entry)

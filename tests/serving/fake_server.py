@@ -22,6 +22,8 @@ PAGE = Path(__file__).parents[2] / "instructblip_jax" / "serving" / "page"
 POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:"
 PICTURES = "image/png,image/jpeg,image/webp,image/gif"
 QUERIES, GRID = 32, 6
+ASKED: list[dict] = []
+"""The bodies of all requests, in their order."""
 REFUSALS = {
     "busy": (429, "8 requests wait already"),
     "large": (413, "the request has more than 20,000,000 bytes"),
@@ -96,6 +98,7 @@ def server(kind: str, token: str = "") -> Starlette:
             if request.method == "GET":
                 return await answer()
             body = await request.json()
+            ASKED.append(body)
             return refusal(text_of(body["messages"])) or await answer(body)
 
         return handler
@@ -127,8 +130,13 @@ def server(kind: str, token: str = "") -> Starlette:
 
     async def look(body: dict):
         seed = sum(text_of(body["messages"]).encode())
-        views = [{"name": "with the instruction", "maps": maps(seed)}, {"name": "without the instruction", "maps": maps(0)}]
-        return JSONResponse({"views": views, "picture": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"})
+        views = [
+            {"name": "with the instruction", "maps": maps(seed)},
+            {"name": "without the instruction", "maps": maps(0)},
+        ]
+        return JSONResponse(
+            {"views": views, "picture": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"}
+        )
 
     async def match(body: dict):
         pictures = [part for part in body["messages"][0]["content"] if part["type"] == "image_url"]
@@ -150,4 +158,3 @@ def server(kind: str, token: str = "") -> Starlette:
             Route("/v1/chat/completions", guarded(chat), methods=["POST"]),
         ]
     )
-

@@ -1,6 +1,7 @@
 // Shorthands for the document.
 
-const COPIED = 1200 // milliseconds
+const DONE = "Copied"
+const COPIED = 1200 // milliseconds that a button says so
 
 export const $ = (id) => document.getElementById(id)
 
@@ -23,14 +24,11 @@ export async function copy(text, button) {
   } catch {
     copyBySelection(text) // pages that are not from localhost or https have no clipboard
   }
+  say(DONE)
   const title = button.textContent
-  button.textContent = "Copied"
-  button.disabled = true
-  say("Copied")
-  setTimeout(() => {
-    button.textContent = title
-    button.disabled = false
-  }, COPIED)
+  if (title === DONE) return
+  button.textContent = DONE
+  setTimeout(() => (button.textContent = title), COPIED)
 }
 
 function copyBySelection(text) {

@@ -62,14 +62,13 @@ function setUpWriting() {
 function setUpComparing() {
   $("ask-heading").textContent = "Compare"
   $("submit").textContent = "Compare"
-  $("instruction-label").textContent = "Texts, one a line"
+  $("instruction-label").textContent = "Texts, one per line"
   $("instruction").rows = 4
   $("instruction").placeholder = "a dog on a bench\na cat on a sofa"
   $("options").hidden = true
-  $("answer").parentElement.querySelectorAll("#answer, #answer-empty").forEach((one) => (one.hidden = true))
   $("compare-card").hidden = false
   $("answer-card").hidden = true
-  $("keys").lastChild.textContent = " stops"
+  $("verb").textContent = "compares"
   suggest("Add a text …", (text) => ($("instruction").value = [...texts(), text].join("\n")))
 }
 

@@ -16,10 +16,12 @@ export function setUp(about, onChange, onRefuse) {
   most = about.limits
   changed = onChange
   refused = onRefuse
-  const kinds = Object.keys(accepted).map((kind) => WORDS[kind] ?? kind)
-  $("drop-label").textContent = `Drop or paste a ${list(kinds, "or")}`
-  $("files").accept = Object.values(accepted).map((kind) => kind.accept).join(",")
-  $("files").multiple = Object.keys(accepted).length > 1 || Object.values(accepted).some((kind) => kind.most > 1)
+  const rules = Object.entries(accepted)
+  const kinds = rules.map(([kind, { most }]) => (most > 1 ? `${WORDS[kind]}s` : `a ${WORDS[kind]}`))
+  $("drop-label").textContent = `Drop or paste ${list(kinds, "or")}`
+  $("files").accept = rules.map(([, { accept }]) => accept).join(",")
+  $("files").multiple = rules.length > 1 || rules.some(([, { most }]) => most > 1)
+  $("pick").textContent = $("files").multiple ? "Choose files" : "Choose a file"
   $("shoot").hidden = !accepted.image
   $("example").hidden = !about.example
   listen()
