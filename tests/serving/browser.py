@@ -14,9 +14,11 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 from starlette.applications import Starlette
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+FOUND = bool(CHROMIUM and DRIVER)
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -78,6 +80,19 @@ def screen(driver: webdriver.Chrome, width: int, height: int, *, phone: bool = F
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": schemes})
 
 
+DROP = """
+const [name, type, bytes] = arguments
+const dataTransfer = new DataTransfer()
+dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type }))
+document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }))
+"""
+PASTE = """
+const clipboardData = new DataTransfer()
+clipboardData.items.add(new File([new Uint8Array(arguments[0])], "image.png", { type: "image/png" }))
+document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }))
+"""
+
+
 class Page:
     """The page in a browser, and the few things that tests do with it."""
 
@@ -122,6 +137,26 @@ class Page:
         """The element with the focus: its id, or its kind."""
         return self.run("const it = document.activeElement; return it.id || it.localName")
 
+    def drop(self, name: str, kind: str, content: bytes) -> None:
+        """Drops a file on the page, and waits until it is there or refused."""
+        count = "return document.querySelectorAll('#media li').length + document.querySelectorAll('#notice p').length"
+        before = self.run(count)
+        self.run(DROP, name, kind, [*content])
+        self.wait(f"{count} > arguments[0]", before)
+
+    def paste(self, content: bytes) -> None:
+        self.run(PASTE, [*content])
+
+    def copied(self, button: str) -> str:
+        """The clipboard after a press on ``button``."""
+        self.one(button).click()
+        self.wait("return document.querySelector(arguments[0]).textContent == 'Copied'", button)
+        return self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+
+    def choose(self, text: str) -> None:
+        """Chooses one of the task's instructions."""
+        Select(self.one("#suggestions")).select_by_value(text)
+
     def example(self) -> None:
         self.one("#example").click()
         self.wait("return document.querySelector('#media img')?.naturalWidth")
@@ -142,9 +177,6 @@ class Page:
         """A digest of each canvas."""
         urls = self.run("return [...document.querySelectorAll(arguments[0])].map((one) => one.toDataURL())", selector)
         return [hashlib.sha256(url.encode()).hexdigest() for url in urls]
-
-    def clipboard(self) -> str:
-        return self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
 
     def kept_to(self, address: str) -> None:
         """Fails if the page logged an error or asked another host since it was opened."""
