@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 # jax 0.10.2 is the newest for Python 3.11; flax 0.12 uses a class that jax 0.11.1 removed.
 JAX = ">=0.10.2,<0.11.1"
+SERVE = ["starlette>=0.46,<2", "uvicorn>=0.34,<1", "prometheus_client>=0.21"]
 GCS = ["gcsfs>=2025.5", "google-cloud-storage>=2.18"]  # gs:// paths: ours, and Orbax's
 
 setup(
@@ -18,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["instructblip_jax", "instructblip_jax.*"]),
-    package_data={"instructblip_jax": ["assets/**/*"]},
+    package_data={"instructblip_jax": ["assets/**/*", "serving/page/*"]},
     entry_points={"console_scripts": ["instructblip=instructblip_jax.__main__:main"]},
     install_requires=[
         f"jax{JAX}",
@@ -51,6 +52,7 @@ setup(
         # The GPU's compiler alone, half a gigabyte, for `instructblip plan` where no GPU is; "cuda" holds it, too.
         "plan-gpu": [f"jax[cuda12-local]{JAX}", "nvidia-cuda-nvcc-cu12>=12.6.85"],
         "gcs": GCS,
+        "serve": SERVE,  # `instructblip serve`
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"
@@ -58,6 +60,8 @@ setup(
         "test": [
             "torch==2.13.0",  # the reference, and no part of the product: one release, whatever else is new
             *GCS,
+            *SERVE,
+            "openai>=2",  # the client that `instructblip serve` is tried with
             "pytest>=8",
             "pytest-xdist>=3.7",
             "pytest-timeout>=2.3",

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from instructblip_jax.decoding.rank import rank
     from instructblip_jax.decoding.text import generate, generate_ids, stream
     from instructblip_jax.families import trainable
+    from instructblip_jax.looking import look, overlay
+    from instructblip_jax.losses import gradients, loss
     from instructblip_jax.mesh import make_mesh
-    from instructblip_jax.model import InstructBlip, Model, from_pretrained, gradients, loss
+    from instructblip_jax.model import InstructBlip, Model, from_pretrained
     from instructblip_jax.processor import Processor
 
 _HOMES = {
@@ -18,8 +20,10 @@ _HOMES = {
     "decoding.rank": ["rank"],
     "decoding.text": ["generate", "generate_ids", "stream"],
     "families": ["trainable"],
+    "looking": ["look", "overlay"],
+    "losses": ["gradients", "loss"],
     "mesh": ["make_mesh"],
-    "model": ["InstructBlip", "Model", "from_pretrained", "gradients", "loss"],
+    "model": ["InstructBlip", "Model", "from_pretrained"],
     "processor": ["Processor"],
 }
 __all__ = [
@@ -32,9 +36,11 @@ __all__ = [
     "generate",
     "generate_ids",
     "gradients",
+    "look",
     "loss",
     "make_mesh",
     "match",
+    "overlay",
     "rank",
     "similarity",
     "stream",

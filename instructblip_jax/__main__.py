@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
     "evaluate": "the configured suite, one row a set: --config C --workdir W",
     "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
+    "serve": "a page and OpenAI's API on localhost: --model M [--workdir W] [--port P]",
     "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
     "assemble": "a new model directory from parts of others: SYSTEM --PART DIR ... --out DIR",
     "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
@@ -29,7 +30,7 @@ COMMANDS = {
 """Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
 in ``commands/``, with ``run``, which is imported only after the command line has been checked."""
 
-COMPILING = ("train", "evaluate", "answer", "capfilt", "ablate")
+COMPILING = ("train", "evaluate", "answer", "serve", "capfilt", "ablate")
 """Commands that run a model. (JAX does not cache the programs that `plan` compiles for an absent slice.)"""
 
 TRY_AGAIN = 75

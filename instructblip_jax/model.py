@@ -23,7 +23,7 @@ from instructblip_jax.decoding import draws, search
 from instructblip_jax.decoding.draws import Seed
 from instructblip_jax.decoding.options import Options
 from instructblip_jax.families import Family
-from instructblip_jax.objectives.term import Term, mean, mean_of
+from instructblip_jax.objectives.term import Term, mean
 from instructblip_jax.pixels import SCALE
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import bank
@@ -250,6 +250,12 @@ class Model:
         on every host; see `protocol.Classifies`."""
         return self._compare("classify", batch, media)
 
+    def look(self, batch: BatchArrays) -> dict[str, np.ndarray]:
+        """The attention to a picture's patches by those that read it, on every host; see `protocol.Watches`."""
+        with jax.set_mesh(self.mesh):
+            found = self._comparing(self.train, self.frozen, "look", meshes.put_batch(self.mesh, batch))
+        return {name: meshes.fetch(maps) for name, maps in found.items()}
+
     def _compare(self, method: str, batch: BatchArrays, *media: Media) -> np.ndarray:
         texts = {key: x for key, x in batch.items() if key not in {*self._media, *self.config.label_keys}}
         with jax.set_mesh(self.mesh):
@@ -376,19 +382,3 @@ InstructBlip = Model
 def from_pretrained(model: str | Path, mesh: Mesh | None = None, dtype: str = "bfloat16", **options: Any) -> Model:
     """The system that config.json names; see `Model.from_pretrained`."""
     return Model.from_pretrained(model, mesh, dtype, **options)
-
-
-def loss(model: Model, batch: BatchArrays) -> tuple[jax.Array, dict[str, Any]]:
-    """The loss of a batch (float32, no dropout): the weighted sum of its terms' means, of one term the mean negative
-    log-likelihood over labels != -100. And "tokens", the count of the first term; "terms" {name: mean} if several."""
-    terms = model._run(model._loss, batch)
-    aux: dict[str, Any] = {"tokens": next(iter(terms.values())).counts.sum()}
-    if len(terms) > 1:
-        aux["terms"] = {name: mean_of(term.sums.sum(), term.counts.sum()) for name, term in terms.items()}
-    return mean(terms), aux
-
-
-def gradients(model: Model, batch: BatchArrays) -> tuple[jax.Array, dict[str, np.ndarray]]:
-    """`loss` and its gradients: Hugging Face name -> float32 array in Hugging Face layout, trained parameters only."""
-    value, grads = model._run(model._gradients, batch)
-    return value, dict(save.tensors(model.family.rules(model.config), grads))

@@ -35,8 +35,11 @@ ROOMS: dict[str, set[str]] = {
         *("convert", "decoding", "distributed", "families", "hub", "mesh", "objectives.term", "pixels"),
         *("sharding", "systems.bank", "systems.build", "systems.protocol"),
     },
+    "losses": {"convert", "model", "objectives.term"},
     "processor": {"families", "hub", "processors.base"},
     "comparing": {"model", "processors.base"},
+    "drawing": set(),
+    "looking": {"drawing", "model", "processors.base", "systems.maps", "systems.protocol"},
     "data": {"processors.base", "processors.content", "processors.image", "files"},
     "datasets": {
         *("data", "files", "processors.audio", "processors.base", "processors.containers", "processors.content"),
@@ -46,7 +49,8 @@ ROOMS: dict[str, set[str]] = {
     "validation": {"data", "mesh", "model", "objectives.term", "processors.base", "systems.build"},
     "run": {
         *("convert.shards", "data", "datasets", "digests", "distributed", "families", "files", "hub", "mesh", "model"),
-        *("processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems", "train"),
+        *("processor", "processors.augment", "processors.base", "processors.fast_resize", "sharding", "systems"),
+        "train",
     },
     "recipes": {"run.config", "systems", "models"},
     "recipe": {"recipes.instructblip"},
@@ -66,6 +70,10 @@ ROOMS: dict[str, set[str]] = {
     "plan": {
         *("decoding", "mesh", "models.layers", "sharding", "systems.build", "systems.protocol", "systems.trainable"),
         "train",
+    },
+    "serving": {
+        *("comparing", "data", "datasets", "decoding", "embedded", "model", "processors.base", "run"),
+        *("systems.build", "systems.protocol"),
     },
     "command_lines": {
         "convert.ingredients",

@@ -15,33 +15,17 @@ from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
 from instructblip_jax.mesh import make_mesh
 from instructblip_jax.model import Model
-from instructblip_jax.processor import Processor
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.processors.image import open_image
-from instructblip_jax.run.checkpoint import fingerprint
-from instructblip_jax.run.workdir import Workdir
-from instructblip_jax.sharding import SHARDED
+from instructblip_jax.run import trained
 
 FLAGS = flags.FLAGS
 
 
 def load() -> tuple[Model, BaseProcessor]:
     """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
-    options: dict[str, Any] = {"dtype": "bfloat16"}
-    system_options: dict[str, Any] = {}
-    workdir = Workdir(FLAGS.workdir) if FLAGS.workdir else None
-    if workdir is not None:
-        saved = workdir.saved_config()
-        # What concerns training, or the mesh of that run, is left at its default.
-        options = saved.model_options(layout=SHARDED, remat="none", scan_layers=None)
-        system_options = saved.system_options()
-    if FLAGS.dtype:
-        options["dtype"] = FLAGS.dtype
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
-    model = Model.from_pretrained(FLAGS.model, mesh, **(options | {"int8": FLAGS.int8}))
-    if workdir is not None:
-        workdir.restore_into(model.train, None, fingerprint(model.directory))
-    return model, Processor.from_pretrained(model.directory, **system_options)
+    return trained.load(FLAGS.model, FLAGS.workdir, mesh=mesh, dtype=FLAGS.dtype, int8=FLAGS.int8)
 
 
 def shared(texts: list[str]) -> dict[str, list]:

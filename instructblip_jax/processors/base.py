@@ -40,6 +40,9 @@ class BaseProcessor(ABC):
     converses: ClassVar[bool] = False
     """True if training reads all turns of a conversation in one row (`converse`), not one of them that is drawn."""
 
+    several: ClassVar[bool] = False
+    """True if a row may hold several media. Their arrays are then [N, ...] for a row, and so are they encoded."""
+
     FEW_SHOT: ClassVar[str] = ""
     """The form in which this system's paper shows examples in a prompt; "" if a row holds one picture alone."""
 
@@ -75,6 +78,11 @@ class BaseProcessor(ABC):
         media = self.media_of(rows)
         return {**media, **self.pad(self.encoded(rows, texts, answers))}
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names under which a public call gives media that this model reads: "image", "video", "audio", "pc"."""
+        return ("image", "video") if "frame" in self.KINDS and self.FRAMES else ("image",)
+
     # Texts
 
     @abstractmethod
@@ -90,10 +98,10 @@ class BaseProcessor(ABC):
         """The instruction of an evaluation as the system's paper cleans it; most papers leave it as it stands."""
         return instruction
 
-    def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
+    def converse(self, turns: Sequence[tuple[str, str | None]], pictures: int) -> Row:
         """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
 
-        ``turns``: (question, answer) pairs, one at least. Raises ValueError for turns that this system cannot hold.
+        ``turns``: (question, answer) pairs, one at least; None as the last answer is one that is to be written. Raises ValueError for turns that this system cannot hold.
         """
         raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 
@@ -166,6 +174,11 @@ class BaseProcessor(ABC):
         ``rng`` draws a training run's random augmentation; None is the fixed processing of evaluation. ``name`` names
         the row in errors. Raises UnusableImageError, or ValueError for a kind that is not among `KINDS`.
         """
+
+    def seen(self, picture: Picture) -> Image.Image:
+        """A picture as the model sees it: resized, cut or padded. Raises UnusableImageError, or ValueError for a system
+        that reads no pictures."""
+        raise ValueError("this system reads no pictures")
 
     @abstractmethod
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from instructblip_jax.files import read_json
 from instructblip_jax.pixels import BLANK, SCALE, blank
@@ -159,6 +160,10 @@ class ImageTextProcessor(BaseProcessor):
         if rng is None:
             return self.image.pixels(content, name)
         return self.augment(np.asarray(open_image(content, name)), self.image.pixels, rng)
+
+    def seen(self, picture: Picture) -> Image.Image:
+        """See `BaseProcessor`."""
+        return Image.fromarray(self.image.pixels(picture))
 
     def blank(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The processor's mean colour, which normalises to zero."""

@@ -19,6 +19,7 @@ class InterleavedProcessor(ImageTextProcessor):
     the system's own form puts them. A batch's pictures are [B, N, H, W, 3], zeros where a row has fewer than N."""
 
     FRAMES = 0  # a row's list of pictures is no video
+    several = True
     pictures: tuple[int, ...] = ()
     """The numbers N that batches have, ascending; () is any number that occurs."""
 

@@ -56,7 +56,7 @@ class LlavaProcessor(InterleavedProcessor):
         ids = conversation.ready(self.tokenizer, instruction, config.tokens_per_picture, config.image_token_id)
         return self.continued(ids, response)
 
-    def converse(self, turns: Sequence[tuple[str, str]], pictures: int) -> Row:
+    def converse(self, turns: Sequence[tuple[str, str | None]], pictures: int) -> Row:
         """See `BaseProcessor`: input_ids and labels, int32 [n]."""
         return self._row(turns, pictures)
 

@@ -33,6 +33,7 @@ class XInstructBlipProcessor(InstructBlipProcessor):
     row has fewer; a modality that no row has is absent."""
 
     KINDS = ("image", "frame", "audio", "points")
+    several = True
     sounds: AudioProcessor
     clouds: PointProcessor
 
@@ -51,6 +52,11 @@ class XInstructBlipProcessor(InstructBlipProcessor):
         if config.vision is not None:
             return super().images(directory, config)
         return ImageProcessor(0, 0, (), (), 0.0, Image.Resampling.BICUBIC)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """See `BaseProcessor`."""
+        return tuple(self.config.modalities)
 
     # Texts
 

@@ -16,7 +16,9 @@ from instructblip_jax.models.layers.attention import mask_bias
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.objectives.lm import IGNORE, token_log_likelihood
 from instructblip_jax.sharding import Layout
-from instructblip_jax.systems.picture_text import PictureTextConfig, PictureTextSystem, split
+from instructblip_jax.systems.maps import WORDS, on_grid
+from instructblip_jax.systems.picture_text import PictureTextConfig, PictureTextSystem, first, split
+from instructblip_jax.systems.protocol import Batch
 
 ENCODER = ("vit", "embeddings", "text", "fusion")
 """Modules that read a picture and a text."""
@@ -84,6 +86,14 @@ class AlbefSystem(PictureTextSystem):
         """Texts int [B, T] with their image tokens [B, (N,) P, V] -> the last states [B, T, D]."""
         keys = split(key, 2)
         return self.fusion(self.read(ids, mask, keys[0]), mask_bias(mask), image, key=keys[1])
+
+    def looked(self, batch: Batch) -> dict[str, jax.Array]:
+        """`protocol.Watches.look` of a form that reads one picture with a text."""
+        if "input_ids" not in batch:
+            return {}
+        mask, ids = first(batch)
+        found = self.fusion.look(self.read(ids, mask), mask_bias(mask), self.image(batch))
+        return {WORDS: on_grid(found, self.config.vision.grid)}
 
 
 def distilled(

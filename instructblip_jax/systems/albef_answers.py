@@ -21,6 +21,7 @@ from instructblip_jax.systems.writing import AnsweringSystem, Decoder
 class AlbefAnswerConfig(AlbefConfig):
     """Question answering: the term "lm" is the sum over an answer's tokens, averaged over answers."""
 
+    queries_read_text: ClassVar[bool] = False
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
 
     @property
@@ -69,6 +70,11 @@ class AlbefAnswers(AlbefSystem, AnsweringSystem):
         """See `AnsweringSystem`."""
         mask, ids = first(batch)
         return self.read_with(media["image"], ids, mask, key), mask
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`."""
+        return self.looked(batch)
 
     @in_layout_of("trained")
     def loss(

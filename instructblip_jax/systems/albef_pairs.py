@@ -35,6 +35,7 @@ class AlbefPairConfig(PairConfig, AlbefConfig):
 
     masked_words: bool = True
 
+    queries_read_text: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = (*AlbefConfig.options, "queue_size")
 
     @property
@@ -132,6 +133,11 @@ class AlbefPairs(AlbefSystem):
         return self.itm_head(self.fusion(states, mask_bias(mask), image, key=key)[:, 0]).astype(jnp.float32)
 
     # Training
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`."""
+        return self.looked(batch)
 
     @in_layout_of("trained")
     def loss(

@@ -73,6 +73,10 @@ class Encoder(nnx.Module):
         keys = split(key, 2)
         return self.layers(self.embeddings(ids, key=keys[0]), mask_bias(mask), image, key=keys[1])
 
+    def look(self, ids: jax.Array, mask: jax.Array, image: jax.Array) -> jax.Array:
+        """The arguments of `read` -> the attention of a text's tokens to the image tokens, float32 [B, T, P]."""
+        return self.layers.look(self.embeddings(ids), mask_bias(mask), image)
+
 
 class BlipSystem(PictureTextSystem):
     """The tower and ``med``, the paper's mixture of encoder and decoder: everything else of a form."""

@@ -22,6 +22,7 @@ from instructblip_jax.objectives.lm import IGNORE, chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import SHARDED, Layout, constrain
 from instructblip_jax.systems.cached_tower import CachedTower, CachedTowerConfig
+from instructblip_jax.systems.maps import QUERIES, on_grid
 from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, interleaved, rows_of
 from instructblip_jax.systems.prefix import at_size, in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Context, Media, Memory, Shapes
@@ -65,6 +66,7 @@ class Blip2Stage1Config(CachedTowerConfig):
     """Re-ranking scores a pair by its matching logit plus its similarity (section 4.4's code)."""
     prompt_is_counted: ClassVar[bool] = True
     more_end_ids: ClassVar[tuple[int, ...]] = ()
+    queries_read_text: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:
@@ -250,6 +252,15 @@ class Blip2Stage1System(CachedTower):
         """See `protocol.Compares`: the mean of the queries' logits."""
         mask, ids = tokens_first(batch["attention_mask"], batch["input_ids"])
         return self._matched(media["image"], ids, mask)
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: with a text as `match` reads it."""
+        image = self.encode(batch)["image"]
+        text: tuple[jax.Array, ...] = ()
+        if "input_ids" in batch:
+            text = tokens_first(batch["attention_mask"], batch["input_ids"])[::-1]
+        return {QUERIES: on_grid(self.qformer.look(self.query_tokens[...], image, *text), self.config.vision.grid)}
 
     def _matched(self, image: jax.Array, ids: jax.Array, mask: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pairs of image tokens [B, P, Dv] and texts [B, T] -> float32 logits [B, 2]."""

@@ -11,6 +11,7 @@ from instructblip_jax.models.language.bert import Writer
 from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem
+from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.picture_text import first, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
@@ -32,6 +33,7 @@ class BlipCaptionConfig(BlipConfig):
     alpha: float = 0.0
     label_smoothing: float = 0.0
 
+    queries_read_text: ClassVar[bool] = False
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
     options: ClassVar[tuple[str, ...]] = (*BlipConfig.options, "label_smoothing")
 
@@ -82,6 +84,14 @@ class BlipCaptions(BlipSystem, WritingSystem):
         hidden = self.writer.hidden(ids, mask, self.image(batch, keys[0]), key=keys[1])[:, :-1]
         smoothing = self.config.label_smoothing
         return {"lm": chunked_cross_entropy(self.to_logits, hidden, labels[:, 1:], smoothing=smoothing)}, memory
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: the tokens of the prompt, and of a caption that follows it."""
+        if "input_ids" not in batch:
+            return {}
+        mask, ids = first(batch)
+        return {WORDS: on_grid(self.writer.look(ids, mask, self.image(batch)), self.config.vision.grid)}
 
     @in_layout_of("trained")
     def prefill(self, media: Media, batch: Batch) -> Context:

@@ -15,6 +15,7 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
+from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, PairConfig, interleaved, rows_of, within_bounds
 from instructblip_jax.systems.picture_text import first, split
 from instructblip_jax.systems.prefix import in_layout_of
@@ -30,6 +31,7 @@ class BlipPairConfig(PairConfig, BlipConfig):
 
     writes: bool = False
 
+    queries_read_text: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = (*BlipConfig.options, "alpha", "ramp_steps", "queue_size", "label_smoothing")
 
     @property
@@ -109,6 +111,15 @@ class BlipPairs(BlipSystem):
         """Texts int [B, T] and image tokens [B, P, V] -> float32 logits [B, 2]."""
         states = self.med.read(ids.at[:, 0].set(self.config.enc_id), mask, image, key=key)
         return self.med.itm_head(states[:, 0]).astype(jnp.float32)
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: a text as `match` reads it."""
+        if "input_ids" not in batch:
+            return {}
+        mask, ids = first(batch)
+        found = self.med.look(ids.at[:, 0].set(self.config.enc_id), mask, self.image(batch))
+        return {WORDS: on_grid(found, self.config.vision.grid)}
 
     # Training
 

@@ -25,7 +25,8 @@ from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import REST, SHARDED, Layout, constrain
 from instructblip_jax.systems.interleaved import InterleavedConfig
-from instructblip_jax.systems.prefix import PrefixSystem, in_layout_of, picture_shapes
+from instructblip_jax.systems.maps import QUERIES, WORDS, on_grid
+from instructblip_jax.systems.prefix import PrefixSystem, first_of, in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Context, Media, Shapes
 
 SEES = ("latest", "all")
@@ -70,6 +71,7 @@ class FlamingoConfig(InterleavedConfig):
     stored_image_size: int = 0
 
     trainable_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"resampler_and_xattn": BRIDGE}
+    queries_read_text: ClassVar[bool] = False
     tokens_per_picture: ClassVar[int] = 0  # static text lengths count them
 
     @property
@@ -211,6 +213,37 @@ class FlamingoSystem(PrefixSystem):
             return patches.reshape(batch, count, frames * places, width)
         return self.bridge.resampler(patches)
 
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: the resampler's latents; and with a text its words, as the last gated block has them:
+        a word reads latents, and its map is theirs, each by the attention that the word pays it. A row's first picture
+        or video."""
+        patches = self._patches(batch)[:, :1]
+        latents = None if self.bridge.resampler is None else self.bridge.resampler.look(patches)[:, 0]  # [B, Q, F, P]
+        found = {} if latents is None else {QUERIES: latents}
+        if "input_ids" in batch:
+            words = self._watched(self._resampled(patches), first_of(batch))
+            found[WORDS] = words[:, :, None] if latents is None else jnp.einsum("btq,bqfp->btfp", words, latents)
+        is_video, grid = batch["pixel_values"].ndim == 6, self.config.vision.grid
+        return {name: on_grid(x.swapaxes(1, 2) if is_video else x[:, :, 0], grid) for name, x in found.items()}
+
+    @in_layout_of("llm")
+    def _watched(self, image: jax.Array, batch: Batch) -> jax.Array:
+        """One picture's vectors [B, 1, Q, D] and texts, real tokens first -> the attention of each token to them in the
+        last block, float32 [B, T, Q]."""
+        vectors = image[:, 0]
+        seen = self._sight(
+            pictures_before(batch["input_ids"], self.config.image_token_id, self.config.document_end), vectors.shape[1]
+        )
+
+        def watch(block: GatedBlock, carry: tuple[jax.Array, jax.Array], _: None) -> tuple[jax.Array, jax.Array]:
+            keys, values = block.keys_values(vectors)
+            return block(carry[0], keys, values, seen), block.look(carry[0], keys, seen)
+
+        embeds, mask = self.prompt({"image": image}, batch)
+        none = jnp.zeros((*embeds.shape[:2], vectors.shape[1]), jnp.float32)
+        return self.llm.watch(embeds, mask, self._between(watch), none)
+
     # Text
 
     def prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -286,7 +319,7 @@ class FlamingoSystem(PrefixSystem):
     def _between(self, look: Any, inputs: Any = None) -> Between:
         """The blocks, each of which does ``look``: (block, x, its input) -> x."""
 
-        def apply(*args: Any) -> jax.Array:
+        def apply(*args: Any) -> Any:
             with jax.named_scope(REST):  # `plan` tells by it what is the language model's
                 return look(*args)
 

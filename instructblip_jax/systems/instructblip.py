@@ -19,6 +19,7 @@ from instructblip_jax.models.layers.primitives import parameter
 from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.cached_tower import CachedTower, CachedTowerConfig
+from instructblip_jax.systems.maps import QUERIES, on_grid
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, TextConfig, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import Batch, Media, Shapes
 from instructblip_jax.systems.trainable import ADAPTERS
@@ -66,6 +67,11 @@ class InstructBlipConfig(CachedTowerConfig, PrefixConfig):
     def reads_instruction(self) -> bool:
         """True if the Q-Former has a text half (InstructBLIP, not BLIP-2)."""
         return self.qformer.use_text
+
+    @property
+    def queries_read_text(self) -> bool:
+        """See `protocol.Looks`."""
+        return self.reads_instruction and self.instruct_qformer
 
     def instruction_limit(self, *, training: bool) -> int:
         """Tokens of an instruction that the Q-Former reads, its last ones: in training as many as the original's."""
@@ -142,13 +148,25 @@ class InstructBlipSystem(CachedTower, PrefixSystem):
     @in_layout_of("trained")
     def visual_prompt(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """Image tokens [B, (F,) P, Dv] and the instruction -> the visual prompt [B, (F *) Q, D], frame after frame."""
-        image, ids, mask = media["image"], None, None
-        frames = image.shape[1] if image.ndim == 4 else 1
-        if self.config.qformer.use_text and self.config.instruct_qformer:
-            if "qformer_input_ids" not in batch:
-                raise ValueError("batch has no qformer_input_ids: this Q-Former reads the instruction")
-            mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
-            mask, ids = (jnp.repeat(x, frames, axis=0) for x in (mask, ids))  # every frame is asked the same
-        tokens = image.reshape(-1, *image.shape[-2:])
-        prompt = self.projector(self.qformer(self.query_tokens[...], tokens, ids, mask, key=key))
+        if self.config.queries_read_text and "qformer_input_ids" not in batch:
+            raise ValueError("batch has no qformer_input_ids: this Q-Former reads the instruction")
+        image = media["image"]
+        prompt = self.projector(self.qformer(self.query_tokens[...], *self._asked(image, batch), key=key))
         return prompt.reshape(image.shape[0], -1, prompt.shape[-1])
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`; without "qformer_input_ids" the queries read the picture alone."""
+        image = self.encode(batch)["image"]
+        found = self.qformer.look(self.query_tokens[...], *self._asked(image, batch))
+        return {QUERIES: on_grid(found.reshape(*image.shape[:-2], *found.shape[1:]), self.config.vision.grid)}
+
+    def _asked(self, image: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """Image tokens [B, (F,) P, Dv] and a batch -> what the Q-Former reads: [B * F, P, Dv], and ids and mask of the
+        instruction, int [B * F, Tq], or None if it reads none."""
+        tokens = image.reshape(-1, *image.shape[-2:])
+        if not self.config.queries_read_text or "qformer_input_ids" not in batch:
+            return tokens, None, None
+        mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
+        mask, ids = (jnp.repeat(x, len(tokens) // len(image), axis=0) for x in (mask, ids))  # each frame's is the same
+        return tokens, ids, mask

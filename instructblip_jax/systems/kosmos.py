@@ -17,8 +17,10 @@ from instructblip_jax.models.bridges.attentive_pool import AttentivePool
 from instructblip_jax.models.language.magneto import MagnetoConfig
 from instructblip_jax.models.layers.int8 import Int8
 from instructblip_jax.models.towers.vit import Vit, VitConfig
+from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.interleaved import InterleavedConfig, InterleavedSystem
+from instructblip_jax.systems.maps import QUERIES, on_grid
 from instructblip_jax.systems.prefix import in_layout_of
 from instructblip_jax.systems.protocol import Batch, Media
 
@@ -43,6 +45,7 @@ class KosmosConfig(InterleavedConfig):
     end_id: int = 64004
     stored_image_size: int = 0
 
+    queries_read_text: ClassVar[bool] = False
     first_slot: ClassVar[int] = 4
     """Ids from here on hold the places of a picture's vectors: ordinary words, of which only the place counts."""
     # KOSMOS-1 trains all but the tower, of which its last layer does (section 3.1); the norm behind it goes along.
@@ -108,6 +111,12 @@ class KosmosSystem(InterleavedSystem):
     @in_layout_of("trained")
     def _pooled(self, tokens: jax.Array) -> jax.Array:
         return self.pool(tokens)
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: the connector's queries, of a row's first picture."""
+        found = self.pool.look(self._tokens(numbers(batch, "pixel_values")[:, 0]))
+        return {QUERIES: on_grid(found, self.config.vision.grid)}
 
     def hidden(self, media: Media, batch: Batch, *, key: jax.Array | None = None) -> jax.Array:
         """See `PrefixSystem`; ``key`` enables dropout in the language model."""

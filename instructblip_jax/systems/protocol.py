@@ -130,6 +130,15 @@ class Remembers(Protocol):
 
 
 @runtime_checkable
+class Looks(Protocol):
+    """A configuration whose system reads a picture's patches by cross-attention: it has `Watches.look`."""
+
+    @property
+    def queries_read_text(self) -> bool:
+        """True if learnt queries read the instruction beside the picture, and can also read the picture alone."""
+
+
+@runtime_checkable
 class Adapts(Protocol):
     """A configuration whose language model may have adapters."""
 
@@ -153,6 +162,16 @@ class Shows(Protocol):
 
     def shows(self, trained: tuple[str, ...]) -> tuple[str, ...]:
         """The kinds of a row's media, for planning a run of the set with these path prefixes."""
+
+
+class Watches(Protocol):
+    """A system that reads a picture's patches by cross-attention."""
+
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """One picture, or the F frames of a video, and a text or none in each row -> `maps.QUERIES` and `maps.WORDS`,
+        those that there are: float32 [B, (F,) R, grid, grid], the attention of each of R readers in the last
+        cross-attention, averaged over heads. A reader's map sums to 1 less the part of what is no patch: a class
+        token, latents. Words stand in their order, those of the padding last."""
 
 
 class Answers(Protocol):

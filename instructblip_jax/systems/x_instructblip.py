@@ -25,6 +25,7 @@ from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems.instructblip import TRAINED_INSTRUCTION
 from instructblip_jax.systems.interleaved import InterleavedSystem, nth
+from instructblip_jax.systems.maps import QUERIES, on_grid
 from instructblip_jax.systems.prefix import PrefixConfig, PrefixSystem, in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import LANGUAGE, TOWER, Batch, Media, Shapes
 
@@ -114,6 +115,7 @@ class XInstructBlipConfig(PrefixConfig):
     media_keys: ClassVar[tuple[str, ...]] = tuple(MEDIA.values())
     feature_keys: ClassVar[Mapping[str, str]] = {MEDIA[name]: FEATURES[name] for name in MODALITIES}
     reads_instruction: ClassVar[bool] = True
+    queries_read_text: ClassVar[bool] = True
 
     def _has_tower(self, modality: str) -> bool:
         tower = {"audio": self.audio, "pc": self.points}.get(modality, self.vision)
@@ -334,13 +336,35 @@ class XInstructBlipSystem(PrefixSystem):
     def _queried(self, name: str, tokens: jax.Array, batch: Batch, key: jax.Array | None) -> jax.Array:
         """A modality's tokens [B, N, (F,) P, Dv] and the instruction -> the vectors of all media of each row, frame
         after frame, [B, N * (F *) Q, D]."""
-        norm, qformer, queries, project = (getattr(self, path) for path in trained_paths(name))
+        _, qformer, queries, project = (getattr(self, path) for path in trained_paths(name))
         mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
-        rows, flat = tokens.shape[0], tokens.reshape(-1, *tokens.shape[-2:])
+        found = project(qformer(queries[...], *self._asked(name, tokens, ids, mask), key=key))
+        return found.reshape(tokens.shape[0], -1, found.shape[-1])
+
+    def _asked(self, name: str, tokens: jax.Array, *text: jax.Array) -> tuple[jax.Array, ...]:
+        """A modality's tokens [B, N, (F,) P, Dv], one medium or frame after the other and normalised, and ids and mask
+        of each one's instruction, int [B, Tq] before."""
+        flat = tokens.reshape(-1, *tokens.shape[-2:])
         # Every frame of every medium is asked what its own row is: the original mixes them up in a batch.
-        mask, ids = (jnp.repeat(x, len(flat) // rows, axis=0) for x in (mask, ids))
-        found = project(qformer(queries[...], norm(flat).astype(self.dtype), ids, mask, key=key))
-        return found.reshape(rows, -1, found.shape[-1])
+        repeated = (jnp.repeat(x, len(flat) // len(tokens), axis=0) for x in text)
+        return getattr(self, f"{name}_norm")(flat).astype(self.dtype), *repeated
+
+    @in_layout_of("trained")
+    def look(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `protocol.Watches`: a row's first picture, or its first video. Raises ValueError if it has none."""
+        media = self.encode(batch)
+        name = next((name for name in ("image", "video") if name in media), None)
+        if name is None:
+            raise ValueError("there are maps over pictures and videos; none is given, or this model reads none")
+        assert self.config.vision is not None
+        tokens, text = media[name][:, :1], ()
+        if "qformer_input_ids" in batch:
+            mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
+            text = (ids, mask)
+        _, qformer, queries, _ = (getattr(self, path) for path in trained_paths(name))
+        found = qformer.look(queries[...], *self._asked(name, tokens, *text))
+        frames = tokens.shape[2:-2]
+        return {QUERIES: on_grid(found.reshape(len(tokens), *frames, *found.shape[1:]), self.config.vision.grid)}
 
 
 def _one_by_one(tower: Any, media: jax.Array, axes: int) -> jax.Array:

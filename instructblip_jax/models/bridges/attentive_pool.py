@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.attention import Attention
+from instructblip_jax.models.layers.attention import Attention, weights
 from instructblip_jax.models.layers.primitives import linear, parameter
 
 
@@ -20,6 +20,16 @@ class AttentivePool(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """tokens [B, P, d_in] -> [B, Q, width]."""
+        return self.attn(*self._heads(tokens))
+
+    def look(self, tokens: jax.Array) -> jax.Array:
+        """The attention of the latents to the tokens, float32 [B, Q, P], the mean over heads. The rest of each latent's
+        attention is to latents."""
+        latents, keys, _ = self._heads(tokens)
+        return weights(self.attn.queries(latents), keys)[..., : tokens.shape[1]]
+
+    def _heads(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The latents, and the keys and values of tokens and latents."""
         tokens = self.dense(tokens)
         latents = jnp.broadcast_to(self.latents[...].astype(tokens.dtype), (tokens.shape[0], *self.latents.shape))
-        return self.attn(latents, *self.attn.keys_values(jnp.concatenate([tokens, latents], axis=1)))
+        return latents, *self.attn.keys_values(jnp.concatenate([tokens, latents], axis=1))

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.attention import HeadNormAttention, Part, attend
+from instructblip_jax.models.layers.attention import HeadNormAttention, Part, attend, weights
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, linear, rms_norm
 from instructblip_jax.sharding import residual, whole
 
@@ -114,6 +114,12 @@ class GatedBlock(nnx.Module):
         else:
             inner = self.activation(checkpoint_name(self.gate(h), "gate")) * inner
         return x + _open(self.ffn_gate, x) * self.down(inner)
+
+    def look(self, x: jax.Array, keys: jax.Array, seen: Sight) -> jax.Array:
+        """The attention of the tokens x [B, T, D] to the vectors with these keys, float32 [B, T, S], the mean over
+        heads; zeros where a token sees no picture. The gate is not part of it."""
+        found = weights(self.attn.queries(whole(self.attn_norm(x))), keys, seen.bias)
+        return jnp.where(seen.sees[..., None], found, 0.0)
 
 
 def _open(gate: nnx.Param, x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from instructblip_jax.models.language.causal import without_last
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import Part, causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
-from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, drawn
+from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, Watched, drawn
 from instructblip_jax.models.layers.primitives import dropout, embedding, kept, layer_norm
 from instructblip_jax.sharding import constrain, residual
 
@@ -62,7 +62,7 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        cross_attention: AttentionBlock | None,
+        cross_attention: AttentionBlock | Watched | None,
         image: jax.Array,
         queries: int,
         bias: jax.Array | None,
@@ -133,6 +133,29 @@ class QFormer(nnx.Module):
         text is longer than the position table, or if this Q-Former takes no text (BLIP-2).
         """
         return self._read(queries, image, input_ids, attention_mask, key)[0]
+
+    def look(
+        self,
+        queries: jax.Array,
+        image: jax.Array,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """The arguments of `__call__` -> float32 [B, Q, P]: the attention of the queries to the image tokens in the
+        last layer that reads them, the mean over its heads."""
+        count = queries.shape[0]
+        x, bias = self._joined(queries, image, input_ids, attention_mask)
+        none = jnp.zeros((image.shape[0], count, image.shape[1]), jnp.float32)
+
+        def group(carry: Any, layers: list[Layer], cross: AttentionBlock | None, *_: Any) -> tuple[Any, list]:
+            x, found = carry
+            watched = None if cross is None else Watched(cross, found)
+            for n, layer in enumerate(layers):
+                x, _ = layer(x, None if n else watched, image, count, bias, {})
+            return (x, found if watched is None else watched.weights), [None] * len(layers)
+
+        every = self.config.cross_attention_frequency
+        return stack.run_groups(self.layers, self.cross_attention, every, (x, none), group)[0][1]
 
     def read(self, queries: jax.Array, image: jax.Array, *, key: jax.Array | None = None) -> tuple[jax.Array, Cache]:
         """Queries [Q, D] without text, over image tokens [B, P, Dv] -> their outputs [B, Q, D], and their keys and
@@ -248,19 +271,8 @@ class QFormer(nnx.Module):
         keeps: bool = False,
     ) -> tuple[jax.Array, Cache | None]:
         """See `__call__`; with the layers' keys and values if it ``keeps`` them."""
-        config = self.config
-        count, batch = queries.shape[0], image.shape[0]
-        x = jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape))
-        bias = None
-        if input_ids is not None:
-            assert attention_mask is not None
-            length = input_ids.shape[1]
-            self._check_text(length)
-            text = self.word(input_ids) + self.position(jnp.arange(length))
-            x = jnp.concatenate([x, text], axis=1)  # [B, Q + Tq, D]
-            seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
-            bias = mask_bias(seen)
-        x = self.norm(x)
+        config, count = self.config, queries.shape[0]
+        x, bias = self._joined(queries, image, input_ids, attention_mask)
         masks: Masks = {}
         if key is not None:
             x, masks = self._drop(x, key, queries=count, context=0, patches=image.shape[1])
@@ -293,6 +305,21 @@ class QFormer(nnx.Module):
             remat=self.remat,
         )
         return x[:, :count], layers
+
+    def _joined(
+        self, queries: jax.Array, image: jax.Array, input_ids: jax.Array | None, attention_mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The first layer's input [B, Q + Tq, D] before dropout, and the bias of all self-attention."""
+        count, batch = queries.shape[0], image.shape[0]
+        x = jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape))
+        if input_ids is None:
+            return self.norm(x), None
+        assert attention_mask is not None
+        length = input_ids.shape[1]
+        self._check_text(length)
+        text = self.word(input_ids) + self.position(jnp.arange(length))
+        seen = jnp.concatenate([jnp.ones((batch, count), attention_mask.dtype), attention_mask], axis=1)
+        return self.norm(jnp.concatenate([x, text], axis=1)), mask_bias(seen)
 
     def _drop(
         self, x: jax.Array, key: jax.Array, *, queries: int, context: int, patches: int

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from instructblip_jax.models.layers import stack
-from instructblip_jax.models.layers.attention import HeadNormAttention
+from instructblip_jax.models.layers.attention import HeadNormAttention, weights
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, layer_norm, linear, parameter
 
 EPSILON = 1e-5
@@ -63,10 +63,20 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, features: jax.Array) -> jax.Array:
         """Latents [B, Q, D] and features [B, P, D] -> latents [B, Q, D]."""
-        h = self.latents_norm(x)
-        keys, values = self.attn.keys_values(jnp.concatenate([self.media_norm(features), h], axis=1))
+        h, keys, values = self._heads(x, features)
         x = x + self.attn(h, keys, values)
         return x + self.down(self.activation(self.up(self.ffn_norm(x))))
+
+    def look(self, x: jax.Array, features: jax.Array) -> jax.Array:
+        """The same arguments -> the attention of the latents to the features, float32 [B, Q, P], the mean over heads.
+        The rest of each latent's attention is to latents."""
+        h, keys, _ = self._heads(x, features)
+        return weights(self.attn.queries(h), keys)[..., : features.shape[1]]
+
+    def _heads(self, x: jax.Array, features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The normalised latents, and the keys and values of features and latents."""
+        h = self.latents_norm(x)
+        return h, *self.attn.keys_values(jnp.concatenate([self.media_norm(features), h], axis=1))
 
 
 class Resampler(nnx.Module):
@@ -92,6 +102,20 @@ class Resampler(nnx.Module):
 
         Raises ValueError for more media in a row than there are embeddings of their places, if there are any.
         """
+        x, latents = self._begin(features)
+        read = stack.run(self.layers, latents, lambda block, y: (block(y, x), None), remat=self.remat)[0]
+        return self.norm(read).reshape(*features.shape[:2], *self.latents.shape)
+
+    def look(self, features: jax.Array) -> jax.Array:
+        """The attention of the latents to the features in the last block, float32 [B, N, Q, F, P], the mean over its
+        heads. The rest of each latent's attention is to latents."""
+        x, latents = self._begin(features)
+        _, found = stack.run(self.layers, latents, lambda block, y: (block(y, x), block.look(y, x)))
+        batch, count, frames, places, _ = features.shape
+        return found[-1].reshape(batch, count, -1, frames, places)
+
+    def _begin(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features with the embeddings of their places [B * N, F * P, D], and the latents of each medium."""
         batch, count, frames, places, width = features.shape
         x = features.astype(self.dtype)
         if self.frames is not None:
@@ -102,9 +126,7 @@ class Resampler(nnx.Module):
                 raise ValueError(f"{count} media in a row; this resampler has embeddings of {self.config.media} places")
             x = x + self.media[...][:count, None].astype(x.dtype)
         x = x.reshape(batch * count, frames * places, width)
-        latents = jnp.broadcast_to(self.latents[...].astype(x.dtype), (x.shape[0], *self.latents.shape))
-        read = stack.run(self.layers, latents, lambda block, y: (block(y, x), None), remat=self.remat)[0]
-        return self.norm(read).reshape(batch, count, *self.latents.shape)
+        return x, jnp.broadcast_to(self.latents[...].astype(x.dtype), (x.shape[0], *self.latents.shape))
 
 
 def stretched(embeddings: jax.Array, frames: int) -> jax.Array:

@@ -16,7 +16,7 @@ from instructblip_jax.models.language.causal import without_last
 from instructblip_jax.models.layers import kv_cache, stack
 from instructblip_jax.models.layers.attention import causal_bias, mask_bias
 from instructblip_jax.models.layers.kv_cache import Cache
-from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, Sizes, drawn
+from instructblip_jax.models.layers.post_norm import AttentionBlock, FeedForward, Masks, Sizes, Watched, drawn
 from instructblip_jax.models.layers.primitives import (
     ACTIVATIONS,
     dropped,
@@ -143,6 +143,20 @@ class BertStack(nnx.Module):
         if not masks:
             return stack.run(layers, x, lambda layer, x: body(layer, x, {}), remat=self.remat)[0]
         return stack.run(layers, x, body, masks, remat=self.remat)[0]
+
+    def look(
+        self, x: jax.Array, bias: jax.Array, context: jax.Array, *, self_attention: nnx.Module | None = None
+    ) -> jax.Array:
+        """The arguments of `__call__` -> float32 [B, T, S]: the attention of x to the context in the last layer, the
+        mean over its heads."""
+
+        def body(layer: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
+            cross = Watched(layer.cross_attention, carry[1])
+            x = cross(layer.self_attention(carry[0], carry[0], bias), context, None)
+            return (layer.ffn(x), cross.weights), None
+
+        none = jnp.zeros((*x.shape[:2], context.shape[1]), jnp.float32)
+        return stack.run(self._layers(self_attention), (x, none), body)[0][1]
 
     def dropouts(self, key: jax.Array, x: jax.Array, context: jax.Array | None) -> Masks:
         """The dropout masks of all layers for x [B, T, D] over a context [B, S, D'], bool [L, ...] by name."""
@@ -283,6 +297,11 @@ class Writer(NamedTuple):
         context_bias = None if context_mask is None else mask_bias(context_mask)
         x = self.embeddings(ids, key=keys[0])
         return self.layers(x, bias, context, context_bias, key=keys[1], self_attention=self.self_attention)
+
+    def look(self, ids: jax.Array, mask: jax.Array, context: jax.Array) -> jax.Array:
+        """ids int [B, T], real tokens first, over a context [B, S, D'] -> float32 [B, T, S]; see `BertStack.look`."""
+        bias = jnp.minimum(causal_bias(ids.shape[1]), mask_bias(mask))
+        return self.layers.look(self.embeddings(ids), bias, context, self_attention=self.self_attention)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """States [..., T, D] -> float32 [..., T, V]."""

@@ -60,6 +60,16 @@ def without_last(mask: jax.Array) -> jax.Array:
     return mask.astype(bool) & ~last
 
 
+def _whole(place: Any, bias: jax.Array) -> Callable[[CausalBlock, jax.Array], tuple[jax.Array, None]]:
+    """A layer over whole sequences, as `stack.run` takes it."""
+
+    def body(block: CausalBlock, x: jax.Array) -> tuple[jax.Array, None]:
+        query, keys, values = block.project(x, place)
+        return block.finish(x, query, [(keys, values, bias)]), None
+
+    return body
+
+
 class CausalLM(nnx.Module):
     """Embeddings in, logits out. Masks are int or bool [B, S], padding anywhere."""
 
@@ -84,12 +94,16 @@ class CausalLM(nnx.Module):
     def run(self, embeds: jax.Array, mask: jax.Array, between: Between | None = None) -> jax.Array:
         """Run whole sequences [B, S, D] -> the last layer's output [B, S, D]."""
         x, place, bias = self._begin(embeds, mask)
+        return self._through(between, x, _whole(place, bias), remat=self.remat)[0]
 
-        def body(block: CausalBlock, x: jax.Array) -> tuple[jax.Array, None]:
-            query, keys, values = block.project(x, place)
-            return block.finish(x, query, [(keys, values, bias)]), None
-
-        return self._through(between, x, body, remat=self.remat)[0]
+    def watch(self, embeds: jax.Array, mask: jax.Array, between: Between, seen: jax.Array) -> jax.Array:
+        """`run` with blocks that say what they saw: ``apply`` takes and gives (x, seen), and what the last block gave
+        is returned. ``seen``: what the first one is given."""
+        x, place, bias = self._begin(embeds, mask)
+        body = _whole(place, bias)
+        return self._through(between, (x, seen), lambda block, carry: ((body(block, carry[0])[0], carry[1]), None))[0][
+            1
+        ]
 
     def prefill(self, embeds: jax.Array, mask: jax.Array, between: Between | None = None) -> dict[str, Any]:
         """Prompts [B, S, D] -> the context of their continuations: "layers", keys and values [L, B, G, S, K] or a list

@@ -81,6 +81,13 @@ def _plain(
     return mixed.reshape(query.shape)
 
 
+def weights(query: jax.Array, keys: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """The softmax by which `attend` mixes values, its mean over the heads: scaled queries [B, T, H, K] over as many
+    heads of keys [B, H, S, K], with an additive bias [B, 1 or H, 1 or T, S] or None -> float32 [B, T, S]."""
+    scores = jnp.einsum("bthk,bhsk->bhts", query, keys, preferred_element_type=jnp.float32)
+    return jnp.mean(jax.nn.softmax(scores if bias is None else scores + bias), axis=1)
+
+
 @functools.cache
 def has_cudnn() -> bool:
     """True if GPUs are at hand, and a cuDNN that jax finds new enough for attention: it asks while it traces."""

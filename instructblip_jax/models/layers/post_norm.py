@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from instructblip_jax.models.layers.attention import Attention, Part, attend
+from instructblip_jax.models.layers.attention import Attention, Part, attend, weights
 from instructblip_jax.models.layers.primitives import ACTIVATIONS, dropout, kept, layer_norm, linear
 
 Masks = dict[str, jax.Array]
@@ -66,6 +66,20 @@ class AttentionBlock(nnx.Module):
         """x [B, (N,) T, D] attends to keys and values that exist already, as `attention.attend` takes them."""
         mixed = attend(self.attn.queries(x), parts, dropout_rate=self.attn.dropout_rate, keep=probs_keep)
         return self.norm(x + dropout(self.attn.output(mixed), self.rate, out_keep))
+
+
+class Watched:
+    """An `AttentionBlock` in a function that is traced, whose ``weights`` are those of its last call: float32 [B, T, S],
+    the mean over its heads."""
+
+    def __init__(self, block: AttentionBlock, weights: jax.Array):
+        self.block, self.weights = block, weights
+
+    def __call__(self, x: jax.Array, context: jax.Array, *others: jax.Array | None) -> jax.Array:
+        """See `AttentionBlock`."""
+        keys, _ = self.block.attn.keys_values(context)
+        self.weights = weights(self.block.attn.queries(x), keys, others[0])
+        return self.block(x, context, *others)
 
 
 class FeedForward(nnx.Module):

@@ -1,0 +1,80 @@
+"""`instructblip serve` behind its command line."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from instructblip_jax import embedded
+from instructblip_jax.command_lines.serve import token
+from instructblip_jax.run import trained
+from instructblip_jax.run.workdir import Workdir
+from instructblip_jax.serving import examples, server
+from instructblip_jax.serving.app import Face
+from instructblip_jax.serving.engine import Engine
+from instructblip_jax.serving.limits import Limits
+from instructblip_jax.serving.metrics import Metrics
+
+FLAGS = flags.FLAGS
+CUT = 143
+"""Exit status where SIGTERM had to cut answers."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Load, compile, serve, until a signal ends it."""
+    place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
+    known = FLAGS.model in ("digits", *embedded.MADE) and not Path(FLAGS.model).exists()
+    directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
+    model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
+    metrics = Metrics()
+    bounds = Limits(
+        max_tokens=FLAGS.max_tokens,
+        max_prompt=FLAGS.max_prompt,
+        rows=FLAGS.rows,
+        queue=FLAGS.queue,
+        pictures=FLAGS.pictures,
+    )
+    engine = Engine(model, processor, metrics, bounds)
+    if not model.has("prefill") and engine.comparer is None:
+        raise ValueError(f"{directory}: this model only classifies; `serve` needs one that writes, or that compares")
+    name = FLAGS.model if known else Path(FLAGS.model.rstrip("/")).name
+    sets = _digits_sets(known)
+    face = Face(
+        engine,
+        name,
+        bounds,
+        token=token(),
+        instructions=examples.instructions(sets),
+        example=None if sets is None else examples.picture(),
+    )
+    with tqdm(engine.warm_up(), desc="compiling", unit=" programs", disable=None) as steps:
+        for what in steps:
+            steps.set_postfix_str(what)
+    metrics.warm()
+    host, port = place.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API)")
+    print(_example(address, name), flush=True)
+    if not server.run(face, place):
+        print("instructblip serve: ended before all answers were written", file=sys.stderr)
+        sys.exit(CUT)
+
+
+def _digits_sets(known: bool) -> tuple[str, ...] | None:
+    """The sets of the digits world that a run trained on; none for an embedded model without a run, and None for a
+    model of another world."""
+    sets = Workdir(FLAGS.workdir).saved_config().mixture.all_sets if FLAGS.workdir else ()
+    return sets if examples.is_digits(sets) else () if known else None
+
+
+def _example(address: str, name: str) -> str:
+    """A request as one line of a shell."""
+    authorization = ' -H "Authorization: Bearer $TOKEN"' if token() else ""
+    parts = (
+        '[{"type": "text", "text": "describe the picture"}, '
+        '{"type": "image_url", "image_url": {"url": "data:image/png;base64,\'$(base64 -w0 F.png)\'"}}]'
+    )
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": {parts}}}]}}'
+    return f"curl {address}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'"

@@ -1,0 +1,1 @@
+"""A model behind HTTP: OpenAI's API, a page for people, and the rows that are decoded together."""

@@ -1,0 +1,324 @@
+"""The one thread that owns the device: it admits requests to free rows, and decodes all busy rows together.
+
+Anything else that needs the device, such as ranking or an embedding, runs on this thread between two tokens (`call`).
+The next step is begun before the last one is read, so that the device does not wait for the host.
+"""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructblip_jax.decoding.text import options_for
+from instructblip_jax.model import Model
+from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.serving.answers import Answer
+from instructblip_jax.serving.comparer import Comparer, compares
+from instructblip_jax.serving.errors import Refusal
+from instructblip_jax.serving.forms import forms
+from instructblip_jax.serving.limits import Limits
+from instructblip_jax.serving.metrics import Metrics
+from instructblip_jax.serving.prompts import Prompt
+from instructblip_jax.serving.reading import Reader
+from instructblip_jax.serving.slots import Slots, Written
+
+CANDIDATES, CANDIDATE_TOKENS = 16, 32
+"""The most candidates of a request, and tokens of each, its end token included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """How a prompt is to be answered. ``temperature`` 0: by the likeliest tokens. ``seed``: that of the first of
+    ``count`` answers; each further one has the next number. ``top``: likeliest tokens wanted beside each."""
+
+    most: int
+    count: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stops: tuple[str, ...] = ()
+    top: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """One more token of an answer: the text that is certain by now, the id (None once the answer's text is over), its
+    log-probability, the likeliest (id, log-probability) pairs beside it, and why the answer is over, if it is."""
+
+    choice: int
+    piece: str
+    id: int | None
+    log_probability: float
+    top: tuple[tuple[int, float], ...]
+    finish: str | None
+
+
+Deliver = Callable[["Ticket", Token | BaseException], None]
+
+
+class Ticket:
+    """A request that was accepted. ``deliver`` is called on the engine's thread, with each token or an error."""
+
+    def __init__(self, prompt: Prompt, wanted: Wanted, deliver: Deliver):
+        self.prompt, self.wanted, self.deliver = prompt, wanted, deliver
+        self.begun = time.monotonic()
+        self.cancelled = False
+        """True once nobody waits for its tokens."""
+        self.answers: list[Answer] = []
+        self.told_first = False
+
+    @property
+    def done(self) -> bool:
+        """True once there is nothing more to write."""
+        return self.cancelled or (bool(self.answers) and all(answer.finish for answer in self.answers))
+
+
+class Engine:
+    """See the module; `warm_up`, then `start`, then any thread may call `submit`, `cancel` and `call`."""
+
+    def __init__(
+        self,
+        model: Model,
+        processor: BaseProcessor,
+        metrics: Metrics,
+        limits: Limits,
+    ):
+        self.model, self.processor, self.metrics = model, processor, metrics
+        self.rows, self.waiting = limits.rows, limits.queue
+        self.reader = Reader(model, processor)
+        self.forms = forms(
+            processor, limits.max_prompt, {name: limits.most(processor, name) for name in processor.modalities}
+        )
+        self.comparer = (
+            Comparer(model, processor, self.reader, limits.max_prompt) if compares(model, processor) else None
+        )
+        self.options = options_for(model, max_new_tokens=limits.max_tokens)
+        self.ends = frozenset(self.options.ends) | processor.stop_ids
+        self._slots: Slots | None = None
+        self._busy: list[tuple[Ticket, int] | None] = [None] * self.rows
+        self._queue: deque[Ticket] = deque()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        metrics.show("queue_length", lambda: len(self._queue))
+        metrics.show("rows_busy", lambda: self.busy)
+        metrics.show("rows", lambda: self.rows)
+
+    @property
+    def busy(self) -> int:
+        """Rows that hold an answer."""
+        return sum(row is not None for row in self._busy)
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is left to do."""
+        return not self.busy and not self._queue and self._calls.empty()
+
+    @property
+    def slots(self) -> Slots:
+        """The rows on the device. Only after `warm_up`, for a model that writes."""
+        assert self._slots is not None
+        return self._slots
+
+    # Compiling
+
+    def warm_up(self) -> Iterator[str]:
+        """Compile all programs one after the other; yields what each is, before it is compiled."""
+        if self.comparer:
+            yield from self.comparer.warm_up()
+        if not self.model.has("prefill"):
+            return
+        contexts = []
+        for form in self.forms:
+            yield f"{', '.join(f'{count} {name}' for name, count in form.room)}, {form.length} tokens"
+            contexts.append(self.reader.context(self.reader.blank(form)))
+        shapes = jax.tree.map(
+            lambda x, *more: jax.ShapeDtypeStruct(
+                tuple(max(sizes) for sizes in zip(x.shape, *(one.shape for one in more), strict=True)), x.dtype
+            ),
+            *contexts,
+        )
+        yield f"{self.rows} rows of {self.options.capacity} tokens"
+        self._slots = Slots(self.model, shapes, self.rows, self.options.capacity, self.options)
+        for context in contexts:
+            wide = self.slots.widen(context)
+        self.slots.fill(0, wide, seed=0, temperature=0.0, top_p=1.0, top=False)
+        self.slots.step().fetched()
+        yield "candidates"
+        self.rank(wide, [self.processor.response("a")])
+        self.slots.free(0)
+
+    # For other threads
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def submit(self, prompt: Prompt, wanted: Wanted, deliver: Deliver) -> Ticket:
+        """Queue a request. Raises `Refusal` with status 429 if the queue is full, 503 while the server stops."""
+        ticket = Ticket(prompt, wanted, deliver)
+        with self._changed:
+            if self._stopping:
+                raise Refusal(503, "the server is stopping")
+            if len(self._queue) >= self.waiting:
+                raise Refusal(429, f"{self.waiting} requests are waiting already; try again", code="queue_full")
+            self._queue.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The client is gone: its rows are free before the next token."""
+        with self._changed:
+            ticket.cancelled = True
+            self._changed.notify()
+
+    def call(self, function: Callable[[], Any]) -> Future:
+        """Run a function on the engine's thread, between two tokens. Raises `Refusal` as `submit` does."""
+        done: Future = Future()
+        with self._changed:
+            if self._stopping:
+                raise Refusal(503, "the server is stopping")
+            if self._calls.qsize() >= self.waiting:
+                raise Refusal(429, f"{self.waiting} requests are waiting already; try again", code="queue_full")
+            self._calls.put((function, done))
+            self._changed.notify()
+        return done
+
+    def stop(self, seconds: float) -> bool:
+        """Refuse what comes, finish what is there, and end the thread; False if it took longer."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    # On the engine's thread
+
+    def rank(self, context: Any, candidates: Sequence[np.ndarray]) -> np.ndarray:
+        """Tokens of candidates, end token included, behind a widened context -> log-likelihoods float32 [N]."""
+        ids = np.zeros((1, CANDIDATES, CANDIDATE_TOKENS), np.int32)
+        counted = np.zeros(ids.shape, bool)
+        for n, tokens in enumerate(candidates):
+            ids[0, n, : len(tokens)], counted[0, n, : len(tokens)] = tokens, True
+        return self.model.log_likelihood(context, ids, counted)[0, : len(candidates)]
+
+    def _run(self) -> None:
+        pending: tuple[Written, list[tuple[Ticket, int] | None]] | None = None
+        while True:
+            with self._changed:
+                while not (self._stopping or self.busy or self._queue or not self._calls.empty() or pending):
+                    self._changed.wait()
+                if self._stopping and self.idle and not pending:
+                    return
+            self._free_cancelled()
+            self._call_one()
+            self._admit()
+            try:
+                begun = (self.slots.step(), list(self._busy)) if self.busy else None
+                if pending:
+                    self._deliver(*pending)
+            except Exception as error:  # memory, say: these requests fail, and the server goes on
+                self._fail_all(error)
+                begun = None
+            pending = begun
+
+    def _free_cancelled(self) -> None:
+        for row, held in enumerate(self._busy):
+            if held and held[0].cancelled:
+                self._free(row)
+
+    def _free(self, row: int) -> None:
+        self._busy[row] = None
+        self.slots.free(row)
+
+    def _call_one(self) -> None:
+        """Run one call: the others wait for the next token, so that answers go on."""
+        try:
+            function, done = self._calls.get_nowait()
+        except queue.Empty:
+            return
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    def _admit(self) -> None:
+        """Give free rows to the requests that wait, in their order."""
+        while True:
+            with self._changed:
+                while self._queue and self._queue[0].cancelled:
+                    self._queue.popleft()
+                free = [row for row, held in enumerate(self._busy) if held is None]
+                if not self._queue or len(free) < self._queue[0].wanted.count:
+                    return
+                ticket = self._queue.popleft()
+            wanted = ticket.wanted
+            try:
+                context = self.slots.widen(self.reader.context(ticket.prompt))
+                for choice, row in zip(range(wanted.count), free, strict=False):
+                    self.slots.fill(
+                        row,
+                        context,
+                        seed=(wanted.seed + choice) % 2**32,
+                        temperature=wanted.temperature,
+                        top_p=wanted.top_p,
+                        top=wanted.top > 0,
+                    )
+                    ticket.answers.append(Answer(self.processor, self.ends, wanted.most, wanted.stops))
+                    self._busy[row] = (ticket, choice)
+            except Exception as error:
+                ticket.cancelled = True
+                ticket.deliver(ticket, error)
+
+    def _deliver(self, written: Written, rows: list[tuple[Ticket, int] | None]) -> None:
+        """Tell each row's request its token; ``rows`` are those of when the step was begun."""
+        out = written.fetched()
+        for row, held in enumerate(rows):
+            if held is None or held[0].cancelled or held[0].answers[held[1]].finish:
+                continue
+            ticket, choice = held
+            if not out.finite[row]:
+                error = ValueError(
+                    "the model's logits are not numbers: its weights hold NaN or infinity, or need float32"
+                )
+                ticket.cancelled = True
+                ticket.deliver(ticket, error)
+                continue
+            if not ticket.told_first:
+                ticket.told_first = True
+                self.metrics.first_token.observe(time.monotonic() - ticket.begun)
+            answer, token = ticket.answers[choice], int(out.ids[row])
+            piece = answer.add(token)
+            self.metrics.add("tokens")
+            if answer.finish and self._busy[row] == held:
+                self._free(row)
+            top = tuple(
+                (int(i), float(x))
+                for i, x in zip(
+                    out.top_ids[row, : ticket.wanted.top],
+                    out.top_log_probabilities[row, : ticket.wanted.top],
+                    strict=True,
+                )
+            )
+            shown = None if token in self.ends else token
+            ticket.deliver(ticket, Token(choice, piece, shown, float(out.log_probabilities[row]), top, answer.finish))
+            if ticket.done:
+                self.metrics.whole.observe(time.monotonic() - ticket.begun)
+
+    def _fail_all(self, error: Exception) -> None:
+        for ticket in {held[0] for held in self._busy if held}:
+            ticket.cancelled = True
+            ticket.deliver(ticket, error)
+        self._busy = [None] * self.rows
+        self.slots.clear()

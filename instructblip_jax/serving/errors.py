@@ -1,0 +1,24 @@
+"""Refusals, as OpenAI's clients read them."""
+
+from typing import Any
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+"""Status -> the type of its error, where it is not that of a request which is wrong (4xx) or of a server (5xx)."""
+
+
+class Refusal(Exception):
+    """An answer that is an error: its HTTP status, a message of one line, and the request's field that is wrong."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def wrong(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+    """A request that is wrong: status 400."""
+    return Refusal(400, message, param, code)

@@ -1,0 +1,79 @@
+"""The static shapes of prompts: which media a row has room for, and how long its text is."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from instructblip_jax.processors.base import BaseProcessor, Medium
+
+SHORT = 4
+"""Prompts of a fourth of the longest length, or less, have programs of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Media that a row has room for, by modality, with their ``kinds`` in reading order, and text of ``length``
+    tokens, those of media not counted."""
+
+    room: tuple[tuple[str, int], ...]
+    kinds: tuple[str, ...]
+    length: int
+
+    def holds(self, shown: Mapping[str, int], length: int) -> bool:
+        """True if a row with these media, counted by modality, and a text of this length fits."""
+        room = dict(self.room)
+        return length <= self.length and all(count <= room.get(name, 0) for name, count in shown.items())
+
+
+def forms(processor: BaseProcessor, length: int, most: Mapping[str, int]) -> list[Form]:
+    """The forms of a model's prompts, the smallest first: each modality alone, and, where a row may hold ``most`` of
+    each modality, all of them together; each of them with a short text, and with one of ``length`` tokens."""
+    alone = {name: media_of(processor, name, blank(name), "blank") for name in processor.modalities}
+    kinds = {name: tuple(kind for kind, _ in media) for name, media in alone.items()}
+    rooms = [((name, 1),) for name in kinds]
+    if processor.several and (together := tuple((name, most[name]) for name in kinds)) not in rooms:
+        rooms.append(together)
+    lengths = sorted({max(length // SHORT, 1), length})
+    return [
+        Form(room, tuple(kind for name, count in room for kind in kinds[name] * count), length)
+        for room in rooms
+        for length in lengths
+    ]
+
+
+def blank(modality: str) -> Any:
+    """A medium that shows nothing, as a public call takes it."""
+    picture = Image.new("RGB", (64, 64))
+    made = {"video": [picture] * 4, "audio": (np.zeros(16_000, np.float32), 16_000), "pc": _cloud()}
+    return made.get(modality, picture)
+
+
+def _cloud() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2048, 3)).astype(np.float32)
+
+
+def media_of(processor: BaseProcessor, modality: str, content: Any, name: str) -> Sequence[Medium]:
+    """One medium as a processor reads it, a video as its frames. Raises ValueError naming what cannot be read."""
+    if modality == "image":
+        return [("image", content)]
+    if processor.several:
+        (row,) = processor.rows(None, 1, media={modality: [content]})
+    else:
+        (row,) = processor.rows([content], 1)
+    media = processor.given(row, name)
+    if not media or media[0][0] == "image":
+        raise ValueError(f"{name}: not a {modality} file of a format that is read; see docs/media.md")
+    return media
+
+
+def counted(modalities: Sequence[str]) -> Mapping[str, int]:
+    """How many media of each modality there are."""
+    return {name: modalities.count(name) for name in dict.fromkeys(modalities)}
+
+
+def distinct_rooms(found: Sequence[Form]) -> Iterator[Form]:
+    """One form of each room."""
+    yield from {form.room: form for form in found}.values()

@@ -1,0 +1,94 @@
+"""Prompts -> contexts on the device, by few programs: media one by one, some of which are kept, then the text."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from instructblip_jax.model import Model
+from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.serving.forms import Form, blank, counted, media_of
+from instructblip_jax.serving.prompts import Prompt, Shown
+from instructblip_jax.systems.protocol import Context, Media
+
+KEPT_BYTES = 256 * 2**20
+"""Encoded media that are kept on the device for later requests."""
+
+
+class Reader:
+    """See the module. Not for several threads."""
+
+    def __init__(self, model: Model, processor: BaseProcessor):
+        self.model, self.processor = model, processor
+        self._kept: OrderedDict[bytes, Media] = OrderedDict()
+
+    def context(self, prompt: Prompt) -> Context:
+        """What all answers to a prompt share."""
+        media = self._joined(prompt.form, [self.encoded(one) for one in prompt.media])
+        form = prompt.form
+        return self.model.prefill(media, self.processor.batch([prompt.row], form.length, 0, form.kinds, training=False))
+
+    def encoded(self, shown: Shown) -> Media:
+        """One medium, encoded, or as it was kept."""
+        if shown.digest in self._kept:
+            self._kept.move_to_end(shown.digest)
+            return self._kept[shown.digest]
+        media = self.model.encode(self.processor.stack([shown.arrays]))
+        self._kept[shown.digest] = media
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return media
+
+    def blank(self, form: Form) -> Prompt:
+        """A prompt of a form, for compiling."""
+        modalities = [name for name, count in form.room for _ in range(count)]
+        media = tuple(self.blanks[name] for name in modalities)
+        if self.processor.converses:
+            row = self.processor.converse([("a", None)], len(form.kinds))
+        else:
+            row = self.processor.encode("a", pictures=self.processor.shown(form.kinds))
+        return Prompt(media, row, form, 0)
+
+    @cached_property
+    def blanks(self) -> dict[str, Shown]:
+        """Modality -> a medium that shows nothing."""
+        found = {}
+        for name in self.processor.modalities:
+            media = media_of(self.processor, name, blank(name), "blank")
+            arrays = self.processor.media(media, "blank")
+            found[name] = Shown(name, tuple(kind for kind, _ in media), arrays, f"blank {name}".encode())
+        return found
+
+    @cached_property
+    def _nothing(self) -> dict[str, Media]:
+        """Modality -> a medium's encoded arrays, all zeros, in place of one that a row does not show."""
+        return {name: jax.tree.map(jnp.zeros_like, self.encoded(one)) for name, one in self.blanks.items()}
+
+    def _joined(self, form: Form, media: list[Media]) -> Media:
+        """The media of a row side by side, with zeros in the room that is left."""
+        if not self.processor.several:
+            (only,) = media
+            return only
+        parts = list(media)
+        shown: dict[str, int] = counted([name for one in media for name in one])
+        for modality, count in form.room:
+            nothing = self._nothing[modality]
+            (name,) = nothing
+            parts += [nothing] * (count - shown.get(name, 0))
+        by_name: dict[str, list[jax.Array]] = {}
+        for part in parts:
+            for name, x in part.items():
+                by_name.setdefault(name, []).append(x)
+        with jax.set_mesh(self.model.mesh):
+            return {name: self._concatenate(arrays) for name, arrays in by_name.items()}
+
+    @cached_property
+    def _concatenate(self) -> Callable:
+        return jax.jit(lambda arrays: jnp.concatenate(arrays, axis=1))
+
+
+def _bytes(media: Media) -> int:
+    return int(sum(np.prod(x.shape) * x.dtype.itemsize for x in media.values()))
