@@ -47,10 +47,13 @@ def look(
     raise ValueError(f"{model.directory}: words: queries alone read the picture in this system")
 
 
-def views(model: Model, processor: BaseProcessor, image: Given, instruction: str) -> dict[str, np.ndarray]:
+def views(
+    model: Model, processor: BaseProcessor, image: Given, instruction: str, *, length: int = 0
+) -> dict[str, np.ndarray]:
     """Name -> the maps of `look`: two views where the queries read the instruction, with it and, by the same weights,
-    without it; otherwise one. Raises what `look` raises."""
-    found = _found(model, processor, image, instruction)
+    without it; otherwise one. ``length``: the instruction is padded to this many tokens at least, so that one program
+    serves all of them. Raises what `look` raises."""
+    found = _found(model, processor, image, instruction, length)
     if QUERIES not in found:
         return {WITH: found[WORDS]}
     if not _config(model).queries_read_text:
@@ -68,7 +71,9 @@ def _config(model: Model) -> Looks:
     )
 
 
-def _found(model: Model, processor: BaseProcessor, image: Given, instruction: str | None) -> dict[str, np.ndarray]:
+def _found(
+    model: Model, processor: BaseProcessor, image: Given, instruction: str | None, least: int = 0
+) -> dict[str, np.ndarray]:
     """The maps of all readers of one picture, words without those of the padding."""
     _config(model)
     rows, count = processor.rows([image], 1), 0
@@ -79,7 +84,8 @@ def _found(model: Model, processor: BaseProcessor, image: Given, instruction: st
         texts = processor.checked([instruction], "instructions", 1)
         (encoded,) = processor.encoded(rows, texts, [None])
         count = processor.lengths(encoded)[0]
-        batch = batch | processor.batch([encoded], -(-count // LENGTH_STEP) * LENGTH_STEP, training=False)
+        length = max(-(-count // LENGTH_STEP) * LENGTH_STEP, least)
+        batch = batch | processor.batch([encoded], length, training=False)
     found = {name: maps[0] for name, maps in model.look(batch).items()}
     return {name: maps[..., :count, :, :] if name == WORDS else maps for name, maps in found.items()}
 

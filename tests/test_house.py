@@ -72,7 +72,7 @@ ROOMS: dict[str, set[str]] = {
         "train",
     },
     "serving": {
-        *("comparing", "data", "datasets", "decoding", "embedded", "model", "processors.base", "run"),
+        *("comparing", "datasets.digits", "decoding", "looking", "model", "processors.base", "processors.image"),
         *("systems.build", "systems.protocol"),
     },
     "command_lines": {

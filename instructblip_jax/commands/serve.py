@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from instructblip_jax import embedded
 from instructblip_jax.command_lines.serve import token
+from instructblip_jax.files import read_json
 from instructblip_jax.run import trained
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.serving import examples, server
@@ -45,6 +46,7 @@ def run(args: Sequence[str]) -> None:
         engine,
         name,
         bounds,
+        system=read_json(model.directory / "config.json")["model_type"],
         token=token(),
         instructions=examples.instructions(sets),
         example=None if sets is None else examples.picture(),

@@ -101,7 +101,8 @@ class BaseProcessor(ABC):
     def converse(self, turns: Sequence[tuple[str, str | None]], pictures: int) -> Row:
         """The token rows of a whole conversation, all of whose answers are trained on; only if `converses` is true.
 
-        ``turns``: (question, answer) pairs, one at least; None as the last answer is one that is to be written. Raises ValueError for turns that this system cannot hold.
+        ``turns``: (question, answer) pairs, one at least; None as the last answer is one that is to be written. Raises
+        ValueError for turns that this system cannot hold.
         """
         raise NotImplementedError(f"{type(self).__name__} trains on one turn at a time")
 

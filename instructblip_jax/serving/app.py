@@ -192,6 +192,7 @@ def make(face: Face) -> Any:
         Route("/demo/about", demo.about),
         Route("/demo/example.png", demo.example),
         Route("/demo/rank", demo.rank, methods=["POST"]),
+        Route("/demo/look", demo.look, methods=["POST"]),
         Route("/demo/match", demo.match, methods=["POST"]),
         Route("/health", health),
         Route("/metrics", metrics),

@@ -235,7 +235,7 @@ class Reply:
         return found
 
     def closing(self) -> list[dict[str, Any]]:
-        """What follows the last answer's chunks: the usage, if that was asked for."""
+        """The chunks behind the last answer's: the usage, if that was asked for."""
         if not self.asked.usage:
             return []
         return [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self.usage()}]

@@ -1,5 +1,7 @@
 """The routes of the page alone: what the model does, candidates by likelihood, what the queries look at."""
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from instructblip_jax import looking
 from instructblip_jax.comparing import cosines
+from instructblip_jax.processors.image import open_image
 from instructblip_jax.serving import chat, limits
 from instructblip_jax.serving.engine import CANDIDATE_TOKENS, CANDIDATES
 from instructblip_jax.serving.errors import wrong
@@ -30,6 +34,7 @@ async def about(request: Request) -> Response:
     face: Face = request.app.state.face
     model, bounds = face.engine.model, face.limits
     does = [name for name, method in (("write", "prefill"), ("rank", "prefill")) if model.has(method)]
+    does += ["look"] if face.engine.looks else []
     does += ["embed", "match"] if face.comparer else []
     return JSONResponse(
         {
@@ -90,6 +95,33 @@ async def rank(request: Request) -> Response:
     )
 
 
+async def look(request: Request) -> Response:
+    """POST /demo/look."""
+    face: Face = request.app.state.face
+    with face.budget.hold() as held:
+        body = await limits.body(request, face.limits.bytes, held)
+        if not face.engine.looks:
+            raise wrong("this model has no queries that read a picture's patches", "model")
+        said, pictures = _one_message(body)
+        if len(pictures) != 1 or pictures[0].modality != "image":
+            raise wrong("one picture is looked at", "messages[0].content")
+        (file,) = pictures
+        opened = await until_gone(request, face.read(lambda: _opened(file)))
+    processor, engine = face.processor, face.engine
+    try:
+        count = processor.lengths(processor.encode(said))[0]
+        if count > engine.text_length:
+            raise wrong(f"the text has {count} tokens; this server reads {engine.text_length}", "messages[0].content")
+        found = await until_gone(request, face.call(lambda: engine.look(opened, said)))
+    except ValueError as error:
+        raise wrong(str(error), "messages") from error
+    buffer = io.BytesIO()
+    looking.seen(processor, opened)[0].save(buffer, "PNG")
+    views = [{"name": name, "maps": maps.round(6).tolist()} for name, maps in found.items()]
+    shown = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return JSONResponse({"views": views, "picture": shown})
+
+
 async def match(request: Request) -> Response:
     """POST /demo/match."""
     face: Face = request.app.state.face
@@ -113,6 +145,13 @@ async def match(request: Request) -> Response:
 def _check(face: Face, method: str, lacks: str) -> None:
     if not face.engine.model.has(method):
         raise wrong(f"this model {lacks}", "model")
+
+
+def _opened(file: File) -> Any:
+    try:
+        return open_image(file.content, file.param)
+    except ValueError as error:
+        raise wrong(str(error), file.param, "unusable_media") from error
 
 
 def _one_message(body: Mapping[str, Any]) -> tuple[str, list[File]]:

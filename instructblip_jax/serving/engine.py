@@ -17,17 +17,19 @@ import jax
 import numpy as np
 
 from instructblip_jax.decoding.text import options_for
+from instructblip_jax.looking import views
 from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.serving.answers import Answer
 from instructblip_jax.serving.comparer import Comparer, compares
 from instructblip_jax.serving.errors import Refusal
-from instructblip_jax.serving.forms import forms
+from instructblip_jax.serving.forms import blank, forms
 from instructblip_jax.serving.limits import Limits
 from instructblip_jax.serving.metrics import Metrics
 from instructblip_jax.serving.prompts import Prompt
 from instructblip_jax.serving.reading import Reader
 from instructblip_jax.serving.slots import Slots, Written
+from instructblip_jax.systems.protocol import Looks
 
 CANDIDATES, CANDIDATE_TOKENS = 16, 32
 """The most candidates of a request, and tokens of each, its end token included."""
@@ -99,6 +101,8 @@ class Engine:
         self.comparer = (
             Comparer(model, processor, self.reader, limits.max_prompt) if compares(model, processor) else None
         )
+        self.text_length = self.comparer.length if self.comparer else limits.max_prompt
+        self.looks = isinstance(model.config, Looks) and "image" in processor.modalities
         self.options = options_for(model, max_new_tokens=limits.max_tokens)
         self.ends = frozenset(self.options.ends) | processor.stop_ids
         self._slots: Slots | None = None
@@ -134,6 +138,9 @@ class Engine:
         """Compile all programs one after the other; yields what each is, before it is compiled."""
         if self.comparer:
             yield from self.comparer.warm_up()
+        if self.looks:
+            yield "maps"
+            self.look(blank("image"), "a")
         if not self.model.has("prefill"):
             return
         contexts = []
@@ -210,6 +217,10 @@ class Engine:
         for n, tokens in enumerate(candidates):
             ids[0, n, : len(tokens)], counted[0, n, : len(tokens)] = tokens, True
         return self.model.log_likelihood(context, ids, counted)[0, : len(candidates)]
+
+    def look(self, picture: Any, instruction: str) -> dict[str, np.ndarray]:
+        """See `looking.views`."""
+        return views(self.model, self.processor, picture, instruction, length=self.text_length)
 
     def _run(self) -> None:
         pending: tuple[Written, list[tuple[Ticket, int] | None]] | None = None

@@ -1,4 +1,4 @@
-"""What the page offers to try: instructions, and a picture."""
+"""Instructions and a picture that the page offers to try."""
 
 from collections.abc import Collection
 

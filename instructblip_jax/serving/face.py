@@ -1,4 +1,4 @@
-"""What the routes share: the engine, the limits, the threads that read media, and clients that go away."""
+"""Things that all routes share: the engine, the limits, the threads that read media, and clients that go away."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ READERS = 2
 
 
 class Face:
-    """What the routes share: the engine, the model's name, the limits, and the threads that read media."""
+    """The engine, the model's name, the limits, and the threads that read media."""
 
     def __init__(
         self,
@@ -27,13 +27,15 @@ class Face:
         name: str,
         bounds: Limits,
         *,
+        system: str,
         token: str | None = None,
         instructions: Sequence[Mapping[str, str]] = (),
         example: bytes | None = None,
     ):
-        """``instructions`` and ``example``, a PNG file: what the page offers to try."""
+        """``system``: config.json's model_type. ``instructions`` and ``example``, a PNG file: what the page offers to
+        try."""
         self.engine, self.name, self.limits, self.token = engine, name, bounds, token
-        self.instructions, self.example = instructions, example
+        self.system, self.instructions, self.example = system, instructions, example
         self.processor, self.metrics, self.comparer = engine.processor, engine.metrics, engine.comparer
         self.created = int(time.time())
         self.stopping = False

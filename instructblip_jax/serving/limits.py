@@ -22,7 +22,7 @@ BODIES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a request may ask for at most."""
+    """The most that a request may ask for."""
 
     max_tokens: int
     max_prompt: int

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it."""
+"""Counts and times of the server, as Prometheus reads them."""
 
 import threading
 from collections import Counter

@@ -26,7 +26,7 @@ class Reader:
         self._kept: OrderedDict[bytes, Media] = OrderedDict()
 
     def context(self, prompt: Prompt) -> Context:
-        """What all answers to a prompt share."""
+        """The context that all answers to a prompt share."""
         media = self._joined(prompt.form, [self.encoded(one) for one in prompt.media])
         form = prompt.form
         return self.model.prefill(media, self.processor.batch([prompt.row], form.length, 0, form.kinds, training=False))
