@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 FOUND = bool(CHROMIUM and DRIVER)
+MISSING = "the page needs a browser: apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -184,6 +185,8 @@ class Page:
         assert [url for url in requested(self.driver) if not url.startswith((f"{address}/", "blob:", "data:"))] == []
 
     def forgive(self, why: str) -> None:
-        """Drops the browser's own lines about requests that failed, which a test provoked."""
-        for entry in self.driver.get_log("browser"):
-            assert entry["source"] == "network", (why, entry)
+        """Waits for the browser's own lines about requests that failed, which a test provoked, and drops them."""
+        entries, end = [], time.monotonic() + 5
+        while not entries and time.monotonic() < end:
+            entries = self.driver.get_log("browser")
+        assert {entry["source"] for entry in entries} == {"network"}, (why, entries)

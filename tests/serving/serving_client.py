@@ -23,7 +23,10 @@ def url(data, kind="image/png"):
 
 def about(text, *pictures):
     """Content parts: pictures, then a text."""
-    return [*({"type": "image_url", "image_url": {"url": url(one)}} for one in pictures), {"type": "text", "text": text}]
+    return [
+        *({"type": "image_url", "image_url": {"url": url(one)}} for one in pictures),
+        {"type": "text", "text": text},
+    ]
 
 
 def together(function, items):

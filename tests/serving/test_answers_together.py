@@ -30,9 +30,7 @@ def test_the_likeliest_tokens_are_those_of_generate_whoever_else_asks(digits, gr
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
 def test_a_seed_gives_the_answer_of_generate_in_any_company(digits, top_p):
     options = {"temperature": 1.7, "top_p": top_p}
-    want = [
-        alone(digits, *one, do_sample=True, top_k=0, seed=n, **options) for n, one in enumerate(ASKED)
-    ]
+    want = [alone(digits, *one, do_sample=True, top_k=0, seed=n, **options) for n, one in enumerate(ASKED)]
     got = together(lambda n: digits.text(about(ASKED[n][1], ASKED[n][0]), seed=n, **options), range(len(ASKED)))
     assert got == want
     assert got[3] == digits.text(about(ASKED[3][1], ASKED[3][0]), seed=3, **options)
@@ -51,9 +49,7 @@ def test_log_probabilities_are_those_of_rank(digits):
     said = digits.chat(about(text, picture), logprobs=True, top_logprobs=3)
     choice = said["choices"][0]
     tokens = choice["logprobs"]["content"]
-    want = ib.rank(
-        digits.model, digits.processor, picture, text, [choice["message"]["content"]], include_end=False
-    )
+    want = ib.rank(digits.model, digits.processor, picture, text, [choice["message"]["content"]], include_end=False)
     assert sum(one["logprob"] for one in tokens) == pytest.approx(want.item(), abs=1e-4)
     assert choice["finish_reason"] == "stop"
     assert said["usage"]["completion_tokens"] == len(tokens) + 1  # the end token

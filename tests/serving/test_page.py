@@ -10,7 +10,7 @@ import fake_server
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-pytestmark = pytest.mark.skipif(not browser.FOUND, reason="needs chromium and chromedriver")
+pytestmark = pytest.mark.skipif(not browser.FOUND, reason=browser.MISSING)
 
 
 def test_a_picture_is_dropped_pasted_or_picked_and_removed(page, tmp_path):
@@ -59,7 +59,9 @@ def test_the_curl_command_asks_the_same(page, tmp_path, named):
     text = r"a $HOME, a `tick`, a \ and 'quotes' of \"two\" kinds"
     page.ask(text)
     page.wait_for_answer("were sent")
-    done = subprocess.run(["bash", "-ec", page.copied("#curl")], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        ["bash", "-ec", page.copied("#curl")], cwd=tmp_path, capture_output=True, text=True, timeout=20
+    )
     assert "image_url" in done.stdout, done.stderr
     asked = fake_server.ASKED[-1], fake_server.ASKED[-2]  # by curl, by the page
     assert asked[0]["messages"] == asked[1]["messages"]

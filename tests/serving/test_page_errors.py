@@ -5,7 +5,7 @@ import fake_server
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-pytestmark = pytest.mark.skipif(not browser.FOUND, reason="needs chromium and chromedriver")
+pytestmark = pytest.mark.skipif(not browser.FOUND, reason=browser.MISSING)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import browser
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-pytestmark = pytest.mark.skipif(not browser.FOUND, reason="needs chromium and chromedriver")
+pytestmark = pytest.mark.skipif(not browser.FOUND, reason=browser.MISSING)
 CONTRASTS = Path(__file__).with_name("contrasts.js").read_text()
 
 

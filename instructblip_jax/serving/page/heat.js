@@ -1,10 +1,12 @@
 // Attention as heat: maps [rows][columns] whose entries sum to 1, drawn over a picture.
 
+// Share of the largest value; red, green, blue; opacity. The more attention, the brighter, whatever eyes see of hues.
 const STOPS = [
-  [0, 255, 214, 92, 0],
-  [0.3, 255, 190, 60, 0.42],
-  [0.65, 246, 120, 30, 0.72],
-  [1, 214, 32, 48, 0.86],
+  [0, 70, 20, 120, 0],
+  [0.25, 120, 36, 140, 0.5],
+  [0.5, 214, 64, 96, 0.68],
+  [0.75, 250, 146, 50, 0.8],
+  [1, 255, 232, 120, 0.92],
 ]
 
 /** Red, green, blue and opacity of a share of the largest value, from 0 to 1. */
@@ -47,8 +49,12 @@ export function draw(canvas, picture, map, most) {
   if (picture) {
     context.imageSmoothingQuality = "high"
     context.drawImage(picture, 0, 0, width, height)
-    context.fillStyle = "rgb(0 0 0 / 30%)"
-    context.fillRect(0, 0, width, height)
+    // Less colour and less light, so that those of the heat are told from the picture's own.
+    for (const [mode, colour] of [["saturation", "rgb(128 128 128 / 70%)"], ["source-over", "rgb(0 0 0 / 10%)"]]) {
+      context.globalCompositeOperation = mode
+      context.fillStyle = colour
+      context.fillRect(0, 0, width, height)
+    }
   }
   const heat = new OffscreenCanvas(width, height)
   const over = heat.getContext("2d")

@@ -31,9 +31,18 @@ export async function showLook(panel, { views, picture }) {
       figure.canvas.setAttribute("aria-label", `${figure.name}: most attention, ${peak(maps[at])}`)
     })
     most.textContent = percentage(top)
+    if (maps.length < 2) return
     const who = n === MEAN ? "the queries' mean attention" : `query ${n + 1}'s attention`
-    told.textContent = maps.length > 1 ? `The instruction moves ${percentage(moved(...maps))} of ${who}.` : ""
+    told.replaceChildren(`The instruction moves ${percentage(moved(...maps))} of ${who}. `, ...(n === moves.query ? [] : [furthest]))
   }
+
+  const moves = mostMoved(views)
+  const furthest = el("button", { type: "button", className: "link" }, `Most: query ${moves.query + 1}, ${percentage(moves.share)}`)
+  furthest.addEventListener("click", () => {
+    const radio = panel.querySelectorAll("input")[moves.query + 1]
+    radio.focus()
+    radio.click()
+  })
 
   panel.replaceChildren(
     el("div", { className: `views of-${figures.length}` }, ...figures.map((figure) => figure.element)),
@@ -42,6 +51,13 @@ export async function showLook(panel, { views, picture }) {
     picker(figures[0], image, choose),
   )
   choose(query)
+}
+
+/** The query whose attention differs most between the first two views. */
+function mostMoved([one, other]) {
+  const shares = other ? one.maps.map((map, n) => moved(map, other.maps[n])) : [0]
+  const share = Math.max(...shares)
+  return { query: shares.indexOf(share), share }
 }
 
 function picker(figure, image, choose) {
@@ -56,7 +72,7 @@ function picker(figure, image, choose) {
     const label = el("span", { ariaHidden: "true" }, n === MEAN ? "Mean" : `${n + 1}`)
     return el("label", { title: n === MEAN ? "Mean of all queries" : `Query ${n + 1}` }, radio, small, label)
   })
-  return el("fieldset", { className: "queries" }, el("legend", {}, `Query (${figure.name.toLowerCase()})`), ...options)
+  return el("fieldset", { className: "queries" }, el("legend", {}, "One query, or the mean of all"), ...options)
 }
 
 function loaded(url) {

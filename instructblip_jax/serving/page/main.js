@@ -299,13 +299,15 @@ async function look() {
   looking?.abort()
   const mine = (looking = new AbortController())
   const panel = $("looking")
-  if (!media.files().some((file) => file.kind === "image") || !instruction()) {
+  const pictures = media.files().filter((file) => file.kind === "image")
+  const text = writes() ? instruction() : texts()[0]
+  if (!pictures.length || !text) {
     panel.replaceChildren(el("p", { className: "empty" }, "Add a picture and an instruction: the maps appear here."))
     return
   }
   panel.ariaBusy = "true"
   try {
-    const given = await json("/demo/look", { model: about.model, messages: message(instruction()) }, mine.signal)
+    const given = await json("/demo/look", { model: about.model, messages: message(text, pictures.slice(0, 1)) }, mine.signal)
     if (mine === looking) await showLook(panel, given)
   } catch (error) {
     if (mine !== looking || error.name === "AbortError") return

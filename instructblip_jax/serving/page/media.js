@@ -68,10 +68,8 @@ function limit(kind) {
 }
 
 function kindOf(file) {
-  const fits = (rule) => {
-    if (rule.startsWith(".")) return file.name.toLowerCase().endsWith(rule)
-    return rule.endsWith("/*") ? file.type.startsWith(rule.slice(0, -1)) : file.type === rule
-  }
+  const plain = (type) => type.replace("/x-", "/") // browsers differ: audio/wav, audio/x-wav
+  const fits = (rule) => (rule.startsWith(".") ? file.name.toLowerCase().endsWith(rule) : plain(file.type) === plain(rule))
   return Object.keys(accepted).find((kind) => accepted[kind].accept.split(",").some((rule) => fits(rule.trim())))
 }
 
