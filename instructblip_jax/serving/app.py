@@ -20,6 +20,8 @@ from instructblip_jax.serving.face import Face, until_gone
 from instructblip_jax.serving.prompts import Prompt
 
 PAGE = Path(__file__).parent / "page"
+UNREAD = (401, 408, 413)
+"""Refusals of requests whose bodies are not read to their end: the connection is closed instead."""
 POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; frame-ancestors 'none'"
 
 
@@ -141,6 +143,8 @@ def _refused(_: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(limits.RETRY_SECONDS)} if error.status == 429 else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status in UNREAD:
+        headers["Connection"] = "close"
     return JSONResponse(error.body(), error.status, headers=headers)
 
 
