@@ -62,6 +62,7 @@ setup(
             *GCS,
             *SERVE,
             "openai>=2",  # the client that `instructblip serve` is tried with
+            "selenium>=4.30",  # drives the browser that its page is tried in
             "pytest>=8",
             "pytest-xdist>=3.7",
             "pytest-timeout>=2.3",
