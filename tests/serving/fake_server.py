@@ -39,7 +39,7 @@ KINDS = {
     },
     "compares": {
         "does": ["embed", "match"],
-        "media": {"image": {"most": 4, "accept": PICTURES}},
+        "media": {"image": {"most": 1, "accept": PICTURES}},
         "example": False,
     },
     "senses": {

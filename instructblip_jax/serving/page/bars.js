@@ -21,5 +21,7 @@ export function bars(rows) {
 
 export function percent(share) {
   const value = 100 * share
-  return `${value >= 10 || value === 0 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : "< 0.1"} %`
+  if (value < 0.1) return value === 0 ? "0 %" : "< 0.1 %"
+  if (value > 99.9) return value === 100 ? "100 %" : "> 99.9 %"
+  return `${value.toFixed(value < 10 || value > 99 ? 1 : 0)} %`
 }

@@ -6,6 +6,11 @@ import { draw, drawScale, largest, mean, moved, peak, percentage } from "./heat.
 const MEAN = -1
 let query = MEAN // stays chosen when the instruction changes
 
+/** Who reads the picture: queries, or the tokens of the text, which have no view without it. */
+export function readers(views) {
+  return views.length === 1 && views[0].name === "with the instruction" ? "token" : "query"
+}
+
 /** Fills `panel` with what the server answered: { views: [{ name, maps }], picture }. */
 export async function showLook(panel, { views, picture }) {
   const image = await loaded(picture)
@@ -20,6 +25,7 @@ export async function showLook(panel, { views, picture }) {
   drawScale(scale)
   const most = el("span")
   const told = el("p", { className: "told" })
+  const reader = readers(views)
   if (query >= views[0].maps.length) query = MEAN
 
   function choose(n) {
@@ -48,7 +54,7 @@ export async function showLook(panel, { views, picture }) {
     el("div", { className: `views of-${figures.length}` }, ...figures.map((figure) => figure.element)),
     el("p", { className: "scale" }, "0 %", scale, most, el("span", { className: "unit" }, "of the attention, per patch")),
     told,
-    picker(figures[0], image, choose),
+    picker(figures[0].maps, reader, image, choose),
   )
   choose(query)
 }
@@ -60,19 +66,20 @@ function mostMoved([one, other]) {
   return { query: shares.indexOf(share), share }
 }
 
-function picker(figure, image, choose) {
-  const options = [MEAN, ...figure.maps.keys()].map((n) => {
+function picker(maps, reader, image, choose) {
+  const options = [MEAN, ...maps.keys()].map((n) => {
+    const name = n === MEAN ? "Mean of all" : `${capital(reader)} ${n + 1}`
     const radio = el("input", { type: "radio", name: "query", value: n, checked: n === query })
     const small = el("canvas", { width: 72, height: 72 })
-    const map = n === MEAN ? mean(figure.maps) : figure.maps[n]
+    const map = n === MEAN ? mean(maps) : maps[n]
     draw(small, image, map, largest(map))
     small.setAttribute("aria-hidden", "true")
-    radio.setAttribute("aria-label", n === MEAN ? "Mean of all queries" : `Query ${n + 1}`)
+    radio.setAttribute("aria-label", name)
     radio.addEventListener("change", () => choose(n))
     const label = el("span", { ariaHidden: "true" }, n === MEAN ? "Mean" : `${n + 1}`)
-    return el("label", { title: n === MEAN ? "Mean of all queries" : `Query ${n + 1}` }, radio, small, label)
+    return el("label", { title: name }, radio, small, label)
   })
-  return el("fieldset", { className: "queries" }, el("legend", {}, "One query, or the mean of all"), ...options)
+  return el("fieldset", { className: "queries" }, el("legend", {}, `One ${reader}, or the mean of all`), ...options)
 }
 
 function loaded(url) {

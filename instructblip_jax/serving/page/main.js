@@ -5,7 +5,7 @@ import { bars, percent } from "./bars.js"
 import { curlCommand } from "./curl.js"
 import { $, copy, el, say } from "./dom.js"
 import { remember } from "./history.js"
-import { showLook } from "./look.js"
+import { readers, showLook } from "./look.js"
 import * as media from "./media.js"
 
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"]
@@ -42,6 +42,7 @@ async function start() {
   $("title").textContent = about.title
   $("model").textContent = about.model
   $("model").hidden = false
+  if (!writes()) about.media.image.most = about.limits.pictures // each text is compared with all of them
   media.setUp(about, filesChanged, (text) => notice(text))
   if (writes()) setUpWriting()
   else setUpComparing()
@@ -259,7 +260,7 @@ async function compare(signal) {
   const groups = files.map((file, at) => {
     const group = el("div", { className: "compared" }, media.preview(file))
     const kinds = [
-      ["similarity", "Similarity (cosine)", (x) => (x + 1) / 2, (x) => x.toFixed(3)],
+      ["similarity", "Similarity (cosine)", (x) => x, (x) => x.toFixed(3).replace("-", "−")],
       ["match", "Belong together", (x) => x, percent],
     ]
     const numbers = el("div", {})
@@ -308,7 +309,9 @@ async function look() {
   panel.ariaBusy = "true"
   try {
     const given = await json("/demo/look", { model: about.model, messages: message(text, pictures.slice(0, 1)) }, mine.signal)
-    if (mine === looking) await showLook(panel, given)
+    if (mine !== looking) return
+    $("look-heading").textContent = `What each ${readers(given.views)} looks at`
+    await showLook(panel, given)
   } catch (error) {
     if (mine !== looking || error.name === "AbortError") return
     panel.replaceChildren(el("p", { className: "empty" }, error.message))

@@ -145,18 +145,22 @@ function listen() {
   }
   // A file may be dropped anywhere: a browser would otherwise leave the page and open it.
   document.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return
     event.preventDefault()
     zone.classList.add("over")
   })
   document.addEventListener("dragleave", (event) => event.relatedTarget || zone.classList.remove("over"))
   document.addEventListener("drop", (event) => {
-    event.preventDefault()
     zone.classList.remove("over")
-    if (event.dataTransfer?.files.length) add([...event.dataTransfer.files])
+    if (!event.dataTransfer.files.length) return
+    event.preventDefault()
+    add([...event.dataTransfer.files])
   })
   document.addEventListener("paste", (event) => {
-    if (!event.clipboardData?.files.length) return
+    const data = event.clipboardData
+    // Programs that copy cells or pages put a picture of them beside the text, and the text is wanted in a field.
+    if (!data.files.length || (data.types.includes("text/plain") && event.target.matches?.("textarea, input"))) return
     event.preventDefault()
-    add([...event.clipboardData.files], false)
+    add([...data.files], false)
   })
 }
