@@ -58,16 +58,17 @@ def config_json(words: int, qformer_words: int, sizes: dict = checkpoints.MINI, 
     }
 
 
-def write_tower(directory: Path, modality: str) -> Path:
+def write_tower(directory: Path, modality: str, **sizes: int) -> Path:
     """A tower of sounds or clouds alone, as `assemble` takes it."""
     from instructblip_jax.convert.assemble import wanted
     from instructblip_jax.convert.layouts import x_instructblip
 
     raw = config_json(90, 20, modalities=(modality,))
+    section, prefix = x_instructblip.TOWERS[modality]
+    raw[f"{section}_config"] = raw[f"{section}_config"] | sizes
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(raw))
     config = x_instructblip.read_config(directory / "config.json")
-    section, prefix = x_instructblip.TOWERS[modality]
     names = {
         name: shape for name, shape in wanted(config, x_instructblip.rules(config)).items() if name.startswith(prefix)
     }

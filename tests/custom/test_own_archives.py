@@ -51,7 +51,7 @@ def test_shards_are_read_in_place(tmp_path):
         "not UTF-8",
         "broken JSON",
         "path outside the image root",
-        "no picture",
+        "no picture, recording or point cloud",
     ]
     caption, pair, kind = (row.record for row in records)
     assert (caption.uid, caption.answers, caption.task) == ("own/train/a/0001", ("A box.",), "caption")

@@ -55,7 +55,7 @@ def test_cells_that_may_hold_lists(folder):
 def test_rows_with_too_many_or_too_few_cells(folder):
     source = folder / "rows.csv"
     source.write_text("image,answer\na.png,x,y\na.png\n,x\na.png,x\n")
-    assert reasons(source) == ["more cells than columns", "empty answer", "no picture", None]
+    assert reasons(source) == ["more cells than columns", "empty answer", "no picture, recording or point cloud", None]
 
 
 def test_a_quotation_without_end_is_reported_and_ends(folder):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructblip_jax.data.record import DOCUMENT, Record
-from instructblip_jax.datasets.draft import Draft, Media
+from instructblip_jax.data.record import AUDIO, DOCUMENT, IMAGE, POINTS, Record
+from instructblip_jax.datasets.draft import VIDEO, Draft, Media
 from instructblip_jax.datasets.readers import forms
 from instructblip_jax.datasets.readers.custom import pictures, splits
 from instructblip_jax.datasets.readers.custom.own_row import OwnRow
@@ -20,25 +20,26 @@ TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A row with its pictures, and the split that the row or its file names; None: the split is drawn."""
+    """A row with its media, and the split that the row or its file names; None: the split is drawn."""
 
     row: OwnRow
     media: tuple[Media, ...]
     split: str | None
 
     def keys(self) -> list[str]:
-        """The keys by which the split is drawn: one per picture, or the row's location if it has none."""
+        """The keys by which the split is drawn: one per medium, or the row's location if it has none."""
         return [splits.key(each) for each in self.media] or [f"{self.row.where.rpartition(':')[0]}#{self.row.number}"]
 
 
 def place(row: OwnRow, roots: Sequence[Path]) -> Placed:
-    """Find a row's pictures and its split. Raises BadRow."""
+    """Find a row's media, pictures first, and its split. Raises BadRow."""
     named = text_of(row.fields.get("split"), "split")
     split = splits.of_field(named) if named else row.split
-    video = bool(row.fields.get("video"))
-    media = row.media or pictures.media(row.fields.get("image"), row.folder, roots, video)
+    kinds = {"image": VIDEO if row.fields.get("video") else IMAGE, "audio": AUDIO, "pc": POINTS}
+    found = {column: pictures.media(row.fields.get(column), row.folder, roots, kind) for column, kind in kinds.items()}
+    media = (row.media or found["image"]) + found["audio"] + found["pc"]
     if not media and not row.turns and not row.parts:
-        raise BadRow("no picture")
+        raise BadRow("no picture, recording or point cloud")
     marks = sum(isinstance(part, int) for part in row.parts)
     if row.parts and marks != len(media):
         raise BadRow(MISMATCH, f"{marks} marks, {len(media)} pictures")

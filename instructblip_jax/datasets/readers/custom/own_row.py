@@ -13,6 +13,8 @@ from instructblip_jax.datasets.readers.fields import BadRow, encodable
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "images", "video"),
+    "audio": ("audio",),
+    "pc": ("pc", "point_cloud"),
     "instruction": ("instruction", "question", "prompt", "text_input"),
     "answer": ("answer", "answers", "caption", "response", "output", "text_output"),
     "candidates": ("candidates", "choices"),

@@ -1,4 +1,4 @@
-"""Finds the pictures of a row, in the image roots or in the row itself, without opening them."""
+"""Finds the media of a row, in the image roots or in the row itself, without opening them."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from instructblip_jax.data.record import IMAGE
-from instructblip_jax.datasets.draft import VIDEO, Media
+from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.readers.fields import BadRow, encodable
 from instructblip_jax.datasets.readers.forms import printable
 
@@ -20,24 +20,24 @@ OUTSIDE = "path outside the image root"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
-def media(value: Any, folder: Path, roots: Sequence[Path], video: bool = False) -> tuple[Media, ...]:
-    """The media of a cell: a path, a data: URI, Hugging Face's {"bytes", "path"}, bytes, or a list of these.
+def media(value: Any, folder: Path, roots: Sequence[Path], kind: str = IMAGE) -> tuple[Media, ...]:
+    """The media of a cell, of one kind (`datasets.draft.KINDS`): a path, a data: URI, Hugging Face's {"bytes", "path"},
+    bytes, or a list of these.
 
     Raises BadRow for any other value, and like `find`.
     """
-    kind = VIDEO if video else IMAGE
     if isinstance(value, (list, tuple)):
-        return tuple(each for item in value for each in media(item, folder, roots, video))
+        return tuple(each for item in value for each in media(item, folder, roots, kind))
     if value is None or value == "":
         return ()
     if isinstance(value, Mapping):
         if value.get("bytes"):
-            return media(value["bytes"], folder, roots, video)
-        return media(value.get("path"), folder, roots, video)
+            return media(value["bytes"], folder, roots, kind)
+        return media(value.get("path"), folder, roots, kind)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return (Media(data=bytes(value), kind=kind),)
     if not isinstance(value, str):
-        raise BadRow("picture is not a path", f"{type(value).__name__} {str(value)[:60]!r}")
+        raise BadRow("neither a path nor bytes", f"{type(value).__name__} {str(value)[:60]!r}")
     if value[:5].lower() == "data:":
         return (Media(data=_inline(value), kind=kind),)
     return (Media(path=find(value, folder, roots), kind=kind),)
@@ -63,7 +63,7 @@ def find(name: str, folder: Path, roots: Sequence[Path]) -> Path:
     """
     text = printable(encodable(name))
     if _URL.match(text):
-        raise BadRow("picture is a URL, nothing is downloaded", text[:200])
+        raise BadRow("path is a URL, nothing is downloaded", text[:200])
     inside: list[Path] = []
     for spelled in dict.fromkeys((text, text.replace("\\", "/"))):
         where = (*roots, folder) if not os.path.isabs(spelled) else tuple(roots)
