@@ -8,6 +8,7 @@ import pytest
 from test_launch import planned
 
 BROWSER = ("chromium", "chromedriver")
+INSTALL_BROWSER = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver"]
 DRY = {"INSTALL": "1", "PYTHON": sys.executable}
 INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 PINNED = ["-c", "launch/constraints.txt"]
@@ -140,8 +141,7 @@ def test_the_tests_install_a_browser(checkout, without_a_browser, user, prefix):
     dry = planned(checkout.run("test.sh", "--dry-run", **DRY, **without_a_browser))
     assert [command for command in dry if "apt-get" in command] == [
         [*prefix, "apt-get", "update", "-qq"],
-        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"]
-        + ["--no-install-recommends", "chromium", "chromium-driver"],
+        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *INSTALL_BROWSER],
     ]
 
 

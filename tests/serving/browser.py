@@ -181,8 +181,11 @@ class Page:
 
     def kept_to(self, address: str) -> None:
         """Fails if the page logged an error or asked another host since it was opened."""
-        assert self.driver.get_log("browser") == []
-        assert [url for url in requested(self.driver) if not url.startswith((f"{address}/", "blob:", "data:"))] == []
+        logged = self.driver.get_log("browser")
+        here = (f"{address}/", "blob:", "data:", "chrome://")  # the last is the browser's first page, its own
+        elsewhere = [url for url in requested(self.driver) if not url.startswith(here)]
+        assert not logged, logged
+        assert not elsewhere, elsewhere
 
     def forgive(self, why: str) -> None:
         """Waits for the browser's own lines about requests that failed, which a test provoked, and drops them."""

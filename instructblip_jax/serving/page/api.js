@@ -24,7 +24,8 @@ export async function send(path, body, signal) {
     if (body) headers["Content-Type"] = "application/json"
     let response
     try {
-      response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal })
+      const method = body ? "POST" : "GET"
+      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal })
     } catch (error) {
       throw error.name === "AbortError" ? error : gone()
     }

@@ -1,6 +1,6 @@
 // A request as a shell command.
 
-/** `files` are those whose data URIs are in `body`; a file on the user's disk is named, anything else is written out. */
+/** `files` have their data URIs in `body`: a file on the user's disk is named instead, any other is written out. */
 export function curlCommand(path, body, files, withToken) {
   let text = escaped(JSON.stringify(body, null, 2))
   const lines = []
@@ -11,7 +11,8 @@ export function curlCommand(path, body, files, withToken) {
   })
   const headers = ["-H 'Content-Type: application/json'"]
   if (withToken) headers.push('-H "Authorization: Bearer $TOKEN"')
-  return [...lines, `curl --no-buffer ${quoted(location.origin + path)} ${headers.join(" ")} --data-binary @- <<END`, text, "END", ""].join("\n")
+  const command = `curl --no-buffer ${quoted(location.origin + path)} ${headers.join(" ")} --data-binary @- <<END`
+  return [...lines, command, text, "END", ""].join("\n")
 }
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`

@@ -36,7 +36,8 @@ export function peak(map) {
   const flat = map.flat()
   const place = flat.indexOf(Math.max(...flat))
   const columns = map[0].length
-  return `${percentage(flat[place])} in row ${Math.floor(place / columns) + 1} of ${map.length}, column ${(place % columns) + 1} of ${columns}`
+  const row = `row ${Math.floor(place / columns) + 1} of ${map.length}`
+  return `${percentage(flat[place])} in ${row}, column ${(place % columns) + 1} of ${columns}`
 }
 
 export const percentage = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`

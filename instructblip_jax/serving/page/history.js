@@ -14,7 +14,8 @@ export function remember(entry) {
 }
 
 function item(entry) {
-  const words = el("span", { className: "words" }, el("span", { className: "asked" }, entry.text), el("span", {}, entry.result))
+  const asked = el("span", { className: "asked" }, entry.text)
+  const words = el("span", { className: "words" }, asked, el("span", {}, entry.result))
   const button = el("button", { type: "button", className: "past" }, ...entry.files.slice(0, 1).map(thumbnail), words)
   button.setAttribute("aria-label", `Restore: ${entry.text} ${entry.result}`)
   button.addEventListener("click", entry.restore)

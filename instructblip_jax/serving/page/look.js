@@ -1,94 +1,52 @@
-// The panel of "What each query looks at": the views side by side, a scale for both, and one small map for each query.
+// The panel of "What each query looks at": shown or not, and up to date with the picture and the instruction.
 
-import { el } from "./dom.js"
-import { draw, drawScale, largest, mean, moved, peak, percentage } from "./heat.js"
+import { about, writes } from "./about.js"
+import { json } from "./api.js"
+import { instruction, message, texts } from "./asking.js"
+import { $, el } from "./dom.js"
+import * as media from "./media.js"
+import { readers, showViews } from "./views.js"
 
-const MEAN = -1
-let query = MEAN // stays chosen when the instruction changes
+let looking = null // the AbortController of the newest request
+let timer
 
-/** Who reads the picture: queries, or the tokens of the text, which have no view without it. */
-export function readers(views) {
-  return views.length === 1 && views[0].name === "with the instruction" ? "token" : "query"
+const lookIsOn = () => $("look").ariaExpanded === "true"
+
+export function toggleLook() {
+  const on = !lookIsOn()
+  $("look").ariaExpanded = String(on)
+  $("look").textContent = on ? "Hide" : "Show"
+  $("looking").hidden = !on
+  if (on) look()
 }
 
-/** Fills `panel` with what the server answered: { views: [{ name, maps }], picture }. */
-export async function showLook(panel, { views, picture }) {
-  const image = await loaded(picture)
-  const figures = views.map((view) => {
-    const canvas = el("canvas", { width: 480, height: 480 })
-    canvas.setAttribute("role", "img")
-    const caption = el("figcaption", {}, capital(view.name))
-    return { maps: view.maps, name: capital(view.name), canvas, caption, element: el("figure", {}, canvas, caption) }
-  })
-  const scale = el("canvas", { width: 256, height: 12 })
-  scale.setAttribute("aria-hidden", "true")
-  drawScale(scale)
-  const most = el("span")
-  const told = el("p", { className: "told" })
-  const reader = readers(views)
-  if (query >= views[0].maps.length) query = MEAN
+/** Looks again, once nothing has changed for so many milliseconds; only while the panel is shown. */
+export function lookSoon(delay) {
+  clearTimeout(timer)
+  if (about && lookIsOn()) timer = setTimeout(look, delay)
+}
 
-  function choose(n) {
-    query = n
-    const maps = figures.map((figure) => (n === MEAN ? mean(figure.maps) : figure.maps[n]))
-    const top = Math.max(...maps.map(largest)) // one scale, so that the views can be compared
-    figures.forEach((figure, at) => {
-      draw(figure.canvas, image, maps[at], top)
-      figure.canvas.setAttribute("aria-label", `${figure.name}: most attention, ${peak(maps[at])}`)
-    })
-    most.textContent = percentage(top)
-    if (maps.length < 2) return
-    const who = n === MEAN ? "the queries' mean attention" : `query ${n + 1}'s attention`
-    told.replaceChildren(`The instruction moves ${percentage(moved(...maps))} of ${who}. `, ...(n === moves.query ? [] : [furthest]))
+async function look() {
+  looking?.abort()
+  const mine = (looking = new AbortController())
+  const panel = $("looking")
+  const pictures = media.files().filter((file) => file.kind === "image")
+  const text = writes() ? instruction() : texts()[0]
+  if (!pictures.length || !text) {
+    panel.replaceChildren(el("p", { className: "empty" }, "Add a picture and an instruction: the maps appear here."))
+    return
   }
-
-  const moves = mostMoved(views)
-  const furthest = el("button", { type: "button", className: "link" }, `Most: query ${moves.query + 1}, ${percentage(moves.share)}`)
-  furthest.addEventListener("click", () => {
-    const radio = panel.querySelectorAll("input")[moves.query + 1]
-    radio.focus()
-    radio.click()
-  })
-
-  panel.replaceChildren(
-    el("div", { className: `views of-${figures.length}` }, ...figures.map((figure) => figure.element)),
-    el("p", { className: "scale" }, "0 %", scale, most, el("span", { className: "unit" }, "of the attention, per patch")),
-    told,
-    picker(figures[0].maps, reader, image, choose),
-  )
-  choose(query)
+  panel.ariaBusy = "true"
+  try {
+    const messages = message(text, pictures.slice(0, 1))
+    const given = await json("/demo/look", { model: about.model, messages }, mine.signal)
+    if (mine !== looking) return
+    $("look-heading").textContent = `What each ${readers(given.views)} looks at`
+    await showViews(panel, given)
+  } catch (error) {
+    if (mine !== looking || error.name === "AbortError") return
+    panel.replaceChildren(el("p", { className: "empty" }, error.message))
+  } finally {
+    if (mine === looking) panel.ariaBusy = "false"
+  }
 }
-
-/** The query whose attention differs most between the first two views. */
-function mostMoved([one, other]) {
-  const shares = other ? one.maps.map((map, n) => moved(map, other.maps[n])) : [0]
-  const share = Math.max(...shares)
-  return { query: shares.indexOf(share), share }
-}
-
-function picker(maps, reader, image, choose) {
-  const options = [MEAN, ...maps.keys()].map((n) => {
-    const name = n === MEAN ? "Mean of all" : `${capital(reader)} ${n + 1}`
-    const radio = el("input", { type: "radio", name: "query", value: n, checked: n === query })
-    const small = el("canvas", { width: 72, height: 72 })
-    const map = n === MEAN ? mean(maps) : maps[n]
-    draw(small, image, map, largest(map))
-    small.setAttribute("aria-hidden", "true")
-    radio.setAttribute("aria-label", name)
-    radio.addEventListener("change", () => choose(n))
-    const label = el("span", { ariaHidden: "true" }, n === MEAN ? "Mean" : `${n + 1}`)
-    return el("label", { title: name }, radio, small, label)
-  })
-  return el("fieldset", { className: "queries" }, el("legend", {}, `One ${reader}, or the mean of all`), ...options)
-}
-
-function loaded(url) {
-  return new Promise((resolve) => {
-    const image = new Image()
-    image.onload = () => resolve(image)
-    image.onerror = () => resolve(null) // the maps are worth seeing without it
-    image.src = url
-  })
-}
-
-const capital = (text) => text[0].toUpperCase() + text.slice(1)

@@ -10,7 +10,7 @@ let chosen = [] // { kind, name, url: data URI, view: blob URI, onDisk }
 let changed = () => {}
 let refused = () => {}
 
-/** `about` is the server's description; `onChange` follows every change, `onRefuse(text)` every file that is not taken. */
+/** `about` is what the server says of its model; `onChange` follows each change, `onRefuse(text)` a file left out. */
 export function setUp(about, onChange, onRefuse) {
   accepted = about.media
   most = about.limits
@@ -38,7 +38,8 @@ export function replace(others) {
 export function parts(given = chosen) {
   return given.map(({ kind, name, url }) => {
     if (kind !== "audio") return { type: `${kind}_url`, [`${kind}_url`]: { url } }
-    return { type: "input_audio", input_audio: { data: url.slice(url.indexOf(",") + 1), format: extension(name) || "wav" } }
+    const data = url.slice(url.indexOf(",") + 1)
+    return { type: "input_audio", input_audio: { data, format: extension(name) || "wav" } }
   })
 }
 
@@ -49,11 +50,13 @@ export async function add(list, onDisk = true) {
     const held = chosen.filter((one) => one.kind === kind)
     if (!kind) rejected.push(`${file.name || "This"} is not a file that this model takes. It takes ${takes()}.`)
     else if (size(file.size) > most.bytes) {
-      rejected.push(`${file.name} is too large: ${megabytes(file.size)} MB, and the server takes ${megabytes(most.bytes * 0.75)} MB.`)
+      const taken = `the server takes ${megabytes(most.bytes * 0.75)} MB`
+      rejected.push(`${file.name} is too large: ${megabytes(file.size)} MB, and ${taken}.`)
     } else if (accepted[kind].most > 1 && held.length >= limit(kind)) {
       rejected.push(`${file.name} was left out: one question takes at most ${limit(kind)} ${WORDS[kind]}s.`)
     } else {
-      const one = { kind, name: file.name || `pasted.${kind}`, url: await dataUrl(file), view: URL.createObjectURL(file), onDisk }
+      const [url, view] = [await dataUrl(file), URL.createObjectURL(file)]
+      const one = { kind, name: file.name || `pasted.${kind}`, url, view, onDisk }
       if (accepted[kind].most === 1) chosen = chosen.filter((other) => other.kind !== kind)
       chosen.push(one)
       say(`${one.name} added`)
@@ -69,7 +72,8 @@ function limit(kind) {
 
 function kindOf(file) {
   const plain = (type) => type.replace("/x-", "/") // browsers differ: audio/wav, audio/x-wav
-  const fits = (rule) => (rule.startsWith(".") ? file.name.toLowerCase().endsWith(rule) : plain(file.type) === plain(rule))
+  const named = (rule) => rule.startsWith(".") && file.name.toLowerCase().endsWith(rule)
+  const fits = (rule) => named(rule) || plain(file.type) === plain(rule)
   return Object.keys(accepted).find((kind) => accepted[kind].accept.split(",").some((rule) => fits(rule.trim())))
 }
 
