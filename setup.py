@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 # jax 0.10.2 is the newest for Python 3.11; flax 0.12 uses a class that jax 0.11.1 removed.
 JAX = ">=0.10.2,<0.11.1"
-SERVE = ["starlette>=0.46,<2", "uvicorn>=0.34,<1", "prometheus_client>=0.21"]
+SERVE = ["starlette>=1.10,<2", "uvicorn>=0.54,<1", "prometheus_client>=0.26"]
 GCS = ["gcsfs>=2025.5", "google-cloud-storage>=2.18"]  # gs:// paths: ours, and Orbax's
 
 setup(
@@ -56,13 +56,14 @@ setup(
         "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"
+        "wandb": ["wandb>=0.31"],  # config.wandb
         "beam": ["apache-beam>=2.77,<3"],  # `instructblip prepare --beam`; it asks for Pillow < 13 and protobuf < 7
         "test": [
             "torch==2.13.0",  # the reference, and no part of the product: one release, whatever else is new
             *GCS,
             *SERVE,
-            "openai>=2",  # the client that `instructblip serve` is tried with
-            "selenium>=4.30",  # drives the browser that its page is tried in
+            "openai>=3.57,<4",  # the client that `instructblip serve` is tried with
+            "selenium>=4.30,<5",  # drives the browser that its page is tried in
             "pytest>=8",
             "pytest-xdist>=3.7",
             "pytest-timeout>=2.3",

@@ -8,23 +8,27 @@ if TYPE_CHECKING:
     from instructblip_jax.comparing import embed_images, embed_texts, match, similarity
     from instructblip_jax.decoding.rank import rank
     from instructblip_jax.decoding.text import generate, generate_ids, stream
+    from instructblip_jax.evals.gallery import show
     from instructblip_jax.families import trainable
     from instructblip_jax.looking import look, overlay
     from instructblip_jax.losses import gradients, loss
     from instructblip_jax.mesh import make_mesh
     from instructblip_jax.model import InstructBlip, Model, from_pretrained
     from instructblip_jax.processor import Processor
+    from instructblip_jax.run.trained import from_run
 
 _HOMES = {
     "comparing": ["embed_images", "embed_texts", "match", "similarity"],
     "decoding.rank": ["rank"],
     "decoding.text": ["generate", "generate_ids", "stream"],
+    "evals.gallery": ["show"],
     "families": ["trainable"],
     "looking": ["look", "overlay"],
     "losses": ["gradients", "loss"],
     "mesh": ["make_mesh"],
     "model": ["InstructBlip", "Model", "from_pretrained"],
     "processor": ["Processor"],
+    "run.trained": ["from_run"],
 }
 __all__ = [
     "InstructBlip",
@@ -33,6 +37,7 @@ __all__ = [
     "embed_images",
     "embed_texts",
     "from_pretrained",
+    "from_run",
     "generate",
     "generate_ids",
     "gradients",
@@ -42,6 +47,7 @@ __all__ = [
     "match",
     "overlay",
     "rank",
+    "show",
     "similarity",
     "stream",
     "trainable",

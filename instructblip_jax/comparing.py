@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from instructblip_jax.model import Model
-from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.base import BaseProcessor, Given
 
 ROWS = 64
 """Pictures, texts or pairs of a call."""
@@ -17,7 +17,7 @@ LENGTH_STEP = 8
 """Texts are padded to a multiple of this many tokens, or to the most that the system reads."""
 
 
-def embed_images(model: Model, processor: BaseProcessor, images: Any) -> np.ndarray:
+def embed_images(model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None) -> np.ndarray:
     """Pictures -> unit vectors, float32 [B, E], or [B, Q, E] where the system has Q query embeddings (BLIP-2).
 
     ``images``: one picture or a list of them, as `generate` takes them. Raises ValueError for a system that does not
@@ -41,7 +41,9 @@ def embed_texts(model: Model, processor: BaseProcessor, texts: str | Sequence[st
     return np.concatenate(list(parts))[: len(rows)]
 
 
-def similarity(model: Model, processor: BaseProcessor, images: Any, texts: str | Sequence[str]) -> np.ndarray:
+def similarity(
+    model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None, texts: str | Sequence[str]
+) -> np.ndarray:
     """Cosine of each of B pictures with each of N texts, float32 [B, N]; the largest one over the queries, where the
     system has several embeddings of a picture. Raises what `embed_images` and `embed_texts` raise."""
     return cosines(embed_images(model, processor, images), embed_texts(model, processor, texts))
@@ -57,7 +59,9 @@ def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return found
 
 
-def match(model: Model, processor: BaseProcessor, images: Any, texts: str | Sequence[str]) -> np.ndarray:
+def match(
+    model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None, texts: str | Sequence[str]
+) -> np.ndarray:
     """The probability that each picture and text belong together, float32 [B].
 
     ``images``, ``texts``: B each, row by row, or one of either for all of the other. A picture that is given several

@@ -11,27 +11,43 @@ SIDE, SMALL = 240, 80
 GAP, LINE = 8, 20
 """Pixels between pictures, and of a line of text."""
 PAPER, INK = (255, 255, 255), (30, 30, 30)
-COLD, WARM = np.array([20.0, 20.0, 60.0]), np.array([255.0, 190.0, 40.0])
-"""The colours of little and of much attention."""
+COLD, WARM, BLUE = np.array([20.0, 20.0, 60.0]), np.array([255.0, 190.0, 40.0]), np.array([70.0, 130.0, 255.0])
+"""The colours of little and of much attention, and of less than in another view."""
 FRAMES = 8
 """The most frames of a video that are drawn."""
 
 
 def heated(picture: Image.Image, heat: np.ndarray, side: int) -> Image.Image:
     """A square picture under a map [grid, grid], its largest value in the warmest colour: [side, side] pixels."""
-    top = float(heat.max())
+    smooth = np.maximum(_smooth(heat, side), 0.0)
+    return _tinted(picture, COLD + (WARM - COLD) * smooth)
+
+
+def compared(picture: Image.Image, change: np.ndarray, side: int) -> Image.Image:
+    """The same under the difference of two maps [grid, grid]: warm where it is above 0, blue where below."""
+    smooth = _smooth(change, side)
+    return _tinted(picture, np.maximum(smooth, 0.0) * WARM + np.maximum(-smooth, 0.0) * BLUE)
+
+
+def _smooth(heat: np.ndarray, side: int) -> np.ndarray:
+    """A map between patches, -1 to 1 by its own largest value: float32 [side, side, 1]."""
+    top = float(np.abs(heat).max())
     share = Image.fromarray((heat / top if top > 0 else heat).astype(np.float32))
-    smooth = np.clip(np.asarray(share.resize((side, side), Image.Resampling.BICUBIC)), 0.0, 1.0)[..., None]
-    grey = np.asarray(picture.convert("L").resize((side, side)), np.float32)[..., None]
-    colour = COLD + (WARM - COLD) * smooth
+    return np.clip(np.asarray(share.resize((side, side), Image.Resampling.BICUBIC)), -1.0, 1.0)[..., None]
+
+
+def _tinted(picture: Image.Image, colour: np.ndarray) -> Image.Image:
+    """A picture in grey under a colour a pixel, float [side, side, 3]."""
+    grey = np.asarray(picture.convert("L").resize(colour.shape[:2]), np.float32)[..., None]
     return Image.fromarray((0.45 * grey + 0.55 * colour).astype(np.uint8))
 
 
 def sheet(
     pictures: Sequence[Image.Image], named: Mapping[str, np.ndarray], *, each: bool = False, title: str = ""
 ) -> Image.Image:
-    """A row: the picture, and for each name the picture under the mean of its maps [Q, grid, grid]; ``each``: below
-    them all maps. A video, maps [F, Q, grid, grid], has a row a frame, its first ones.
+    """A row: the picture, and for each name the picture under the mean of its maps [Q, grid, grid]; of two names also
+    the first mean less the second. ``each``: below them all maps. A video, maps [F, Q, grid, grid], has a row a frame,
+    its first ones.
 
     Raises ValueError for maps of another shape, or for frames and maps of different numbers.
     """
@@ -41,6 +57,10 @@ def sheet(
         cells = [labelled(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), "")]
         for name, maps in columns.items():
             cells.append(labelled(heated(picture, maps[frame].mean(axis=0), SIDE), name))
+        if len(columns) == 2:
+            first, second = (maps[frame].mean(axis=0) for maps in columns.values())
+            label = f"difference, at most {np.abs(first - second).max():.2g}"
+            cells.append(labelled(compared(picture, first - second, SIDE), label))
         rows.append(beside(cells))
         if each:
             rows += [labelled(_all(picture, maps[frame], rows[-1].width), name) for name, maps in columns.items()]

@@ -194,6 +194,11 @@ def family_of(directory: Path) -> Family:
     """
     path = directory / "config.json"
     raw = read_json(path)
+    if "model_type" not in raw and "mixture" in raw:
+        raise ValueError(
+            f"{directory}: is the workdir of a run, not a model: `from_run` loads what it trained, and commands take "
+            "it as --workdir"
+        )
     family = named(raw.get("model_type"), str(path))
     architectures = raw.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():

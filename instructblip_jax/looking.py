@@ -1,4 +1,4 @@
-"""What a model's queries see in a picture: the public `look` and `overlay`."""
+"""The attention of queries to a picture: the public `look` and `overlay`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -65,6 +65,10 @@ def _config(model: Model) -> Looks:
     """The configuration of a system that looks at pictures. Raises ValueError for any other."""
     if isinstance(model.config, Looks):
         return model.config
+    if model.has("classify"):
+        raise ValueError(
+            f"{model.directory}: a form that sorts into classes has no maps; one that compares or writes has"
+        )
     raise ValueError(
         f"{model.directory}: there is no attention to show: no query of this system reads a picture's patches, which "
         "pass through a projection into the text, or are pooled to a few vectors, the same way for every picture"
@@ -101,7 +105,8 @@ def overlay(
     """A picture as the model sees it, and beside it the same under the mean of the maps: the brighter, the more
     attention. A notebook shows it.
 
-    ``maps``: what `look` returns, or several by name, drawn side by side. ``each``: below them all maps one by one,
+    ``maps``: what `look` returns, or several by name, drawn side by side; beside two of them their difference, warm
+    where the first has more, blue where it has less. ``each``: below them all maps one by one,
     each by its own largest value. ``title``: stands above. Raises ValueError for maps of another shape.
     """
     named: Mapping[str, np.ndarray] = maps if isinstance(maps, Mapping) else {"": maps}

@@ -50,6 +50,12 @@ def single_device_mesh() -> Mesh:
     return make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
 
 
+def described(mesh: Mesh) -> str:
+    """A mesh in words: its devices, and the sizes of its axes."""
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {axes}"
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of devices that a batch is split over; the global batch size must be a multiple of it."""
     return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))

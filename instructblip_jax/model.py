@@ -121,6 +121,22 @@ class Model:
         trained = {path: arrays.pop(path) for path in train}
         return cls(config, graph, trained, arrays, mesh, directory, family)
 
+    def __repr__(self) -> str:
+        arrays = (*self.train.values(), *self.frozen.values())
+        trained, count = (sum(x.size for x in some) for some in (self.train.values(), arrays))
+        first = self.mesh.devices.flat[0]
+        held = sum(part.data.nbytes for x in arrays for part in x.addressable_shards if part.device == first)
+        types = " and ".join(sorted({str(x.dtype) for x in self.frozen.values() or arrays if x.ndim > 1}))
+        return (
+            f"{type(self.config).__name__.removesuffix('Config')}({self.directory}: {count:,} parameters, {trained:,} "
+            f"trained; {types}, {held / 1e9:.3g} GB a device; {meshes.described(self.mesh)})"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("generate", "generate_ids", "stream", "rank"):
+            raise AttributeError(f"a model has no method {name}: use instructblip_jax.{name}(model, ...)")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def save_pretrained(self, out: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Write a Hugging Face directory: the source's files and tensors, the trained ones replaced, adapters merged.
 
@@ -379,6 +395,5 @@ InstructBlip = Model
 """The name that InstructBLIP's users know; `from_pretrained` gives the system that config.json names."""
 
 
-def from_pretrained(model: str | Path, mesh: Mesh | None = None, dtype: str = "bfloat16", **options: Any) -> Model:
-    """The system that config.json names; see `Model.from_pretrained`."""
-    return Model.from_pretrained(model, mesh, dtype, **options)
+from_pretrained = Model.from_pretrained
+"""The system that config.json names."""

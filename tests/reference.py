@@ -186,3 +186,23 @@ def train_step(model, optimizer, theirs: dict, clip_norm: float = 0.0) -> tuple[
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm).item() if clip_norm else 0.0
     optimizer.step()
     return loss.item(), norm
+
+
+def cross_attention(model, batch: Mapping[str, np.ndarray], *, text: bool) -> np.ndarray:
+    """The Q-Former's last cross-attention over image tokens, the mean over heads: [B * F, Q, P]; ``text``: the
+    instruction of the batch is read."""
+    pixels = torch.from_numpy(np.moveaxis(batch["pixel_values"], -1, -3).copy()).to(model.dtype)
+    image = model.vision_model(pixels.reshape(-1, *pixels.shape[-3:])).last_hidden_state
+    queries = model.query_tokens.expand(len(image), -1, -1)
+    read: dict = {"query_embeds": queries, "encoder_hidden_states": image, "output_attentions": True}
+    if text:
+        frames = len(image) // len(pixels)
+        ids, mask = (
+            torch.from_numpy(batch[f"qformer_{name}"]).long().repeat_interleave(frames, 0)
+            for name in ("input_ids", "attention_mask")
+        )
+        read |= {"input_ids": ids, "attention_mask": torch.cat([torch.ones(queries.shape[:2]).long(), mask], 1)}
+    elif model.config.model_type != "blip-2":
+        read |= {"input_ids": None, "attention_mask": torch.ones(queries.shape[:2]).long()}
+    with torch.no_grad():
+        return model.qformer(**read).cross_attentions[-1].mean(1).float().numpy()

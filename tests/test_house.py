@@ -57,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"run.config"},
     "evals": {
         *("comparing", "data", "datasets", "decoding", "distributed", "mesh", "model", "processors.base"),
-        *("run.evaluation", "run.workdir", "systems.bank", "systems.protocol"),
+        *("processors.image", "run.evaluation", "run.workdir", "systems.bank", "systems.protocol"),
     },
     "capfilt": {
         *("comparing", "data", "datasets", "decoding", "distributed", "processors.base", "processors.content"),

@@ -11,7 +11,7 @@ from instructblip_jax import families
 from instructblip_jax.systems.instructblip import InstructBlipConfig
 
 PACKAGE = Path(families.__file__).parent
-ROOMS = ("train", "decoding", "evals", "plan", "data", "features", "run")
+ROOMS = ("train", "decoding", "evals", "plan", "data", "features", "run", "serving")
 SYSTEMS = ("instructblip", "instruct_blip", "blip2", "blip-2", "albef", "llava", "flamingo", "kosmos", "frozen_lm")
 PARTS = {*InstructBlipConfig.parts, "qformer", "query_tokens", "projector"}
 KEYS = {"pixel_values", "image_features", "input_ids", "attention_mask", "labels"}

@@ -6,6 +6,7 @@ first, then belong to one prompt.
 Prints one answer per line, for each image and each instruction; --workdir uses the trained parameters of a run. On a
 terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead. A model
 that only compares (BLIP or ALBEF in retrieval) prints similarity and match probability of each image and text.
+--look FILE.png draws what the model's queries read in the picture, a row for each instruction.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ SAMPLING = ("temperature", "top_k", "top_p")
 
 def define_flags(argv: Sequence[str]) -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
+    flags.DEFINE_string(
+        "model", None, "Model directory in the Hugging Face layout, or a hub id; the default is the one of --workdir."
+    )
     flags.DEFINE_string("workdir", None, "Workdir of a `train` run whose trained parameters are used.")
     flags.DEFINE_multi_string("image", [], "Picture file; may be repeated.")
     flags.DEFINE_multi_string("media", [], "MODALITY=FILE of a model that reads several: audio, pc, video.")
@@ -41,13 +44,18 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the sampling.", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("dtype", None, "Compute type; the default is the run's, or bfloat16.")
     flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
+    flags.DEFINE_string("look", None, "Draw the attention of the model's queries over the picture into this PNG.")
     flags.DEFINE_string("json", None, "Also write the answers here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line."""
-    if not FLAGS.model or not (FLAGS.image or FLAGS.media):
-        raise ValueError("--model and --image are needed")
+    if not (FLAGS.model or FLAGS.workdir) or not (FLAGS.image or FLAGS.media):
+        raise ValueError("--model (or --workdir) and --image are needed")
+    if FLAGS.look and (len(FLAGS.image) != 1 or FLAGS.media) and not FLAGS.frames:
+        raise ValueError("--look draws one picture: give one --image, and no --media")
+    if FLAGS.look and not FLAGS.look.lower().endswith(".png"):
+        raise ValueError(f"--look {FLAGS.look}: it is a PNG file, such as look.png")
     if wrong := next((one for one in FLAGS.media if not all(one.partition("="))), None):
         raise ValueError(f"--media {wrong}: it is MODALITY=FILE, such as audio=bird.flac")
     if not args:

@@ -24,13 +24,17 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("port", 8000, "Port; 0 is any that is free.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is reachable from other machines.")
     flags.DEFINE_integer("rows", 16, "Answers that are decoded together.", lower_bound=1, upper_bound=1024)
-    flags.DEFINE_integer("max_tokens", 256, "Longest answer, in tokens.", lower_bound=1, upper_bound=65536)
-    flags.DEFINE_integer("max_prompt", 256, "Longest text of a prompt, in tokens.", lower_bound=4, upper_bound=65536)
+    longest = "256, or less where the model has fewer positions."
+    flags.DEFINE_integer("max_tokens", None, f"Longest answer, in tokens; {longest}", lower_bound=1, upper_bound=65536)
+    flags.DEFINE_integer(
+        "max_prompt", None, f"Longest text asked, in tokens; {longest}", lower_bound=4, upper_bound=65536
+    )
     flags.DEFINE_integer("pictures", 4, "Most pictures of a prompt, where a model reads several.", lower_bound=1)
     flags.DEFINE_integer("queue", 64, "Requests that may wait; further ones are refused.", lower_bound=1)
     flags.DEFINE_string("token", None, "Bearer token that requests must bring; also INSTRUCTBLIP_TOKEN.")
     flags.DEFINE_string("dtype", None, "Compute type; the default is the run's, or bfloat16.")
     flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
+    flags.DEFINE_string("json", None, "Also write address, model and limits here as JSON, once requests are taken.")
 
 
 def check_flags(args: Sequence[str]) -> None:

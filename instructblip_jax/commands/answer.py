@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from instructblip_jax import comparing, distributed, files
+from instructblip_jax import comparing, distributed, drawing, files, looking
 from instructblip_jax.command_lines.answer import generation, media
 from instructblip_jax.decoding.rank import rank
 from instructblip_jax.decoding.text import generate, stream
@@ -71,6 +71,15 @@ def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts
     return rows
 
 
+def draw(model: Model, processor: BaseProcessor, picture: Any, texts: Sequence[str]) -> None:
+    """Write what the queries read in a picture to the file of --look, a row an instruction."""
+    views = {text: looking.views(model, processor, picture, text) for text in texts}
+    if distributed.is_writer():
+        rows = [looking.overlay(processor, picture, found, title=text) for text, found in views.items()]
+        drawing.below(rows).save(FLAGS.look)
+        print(f"{FLAGS.look}: {', '.join(next(iter(views.values())))}", file=sys.stderr)
+
+
 def run(args: Sequence[str]) -> None:
     """Answer every instruction about every picture; compare them where the model compares alone."""
     distributed.start()
@@ -89,9 +98,13 @@ def run(args: Sequence[str]) -> None:
     about, texts = [pictures[n] for n, _ in pairs], [text for _, text in pairs]
     writes = model.has("prefill")
     if not writes and FLAGS.candidates:
-        raise ValueError(f"{FLAGS.model} compares and writes nothing: --candidates has no effect; give them as texts")
+        raise ValueError(
+            f"{model.directory} compares and writes nothing: --candidates has no effect; give them as texts"
+        )
     if not writes and FLAGS.media:
-        raise ValueError(f"{FLAGS.model} compares pictures and texts: --media has no effect")
+        raise ValueError(f"{model.directory} compares pictures and texts: --media has no effect")
+    if FLAGS.look:
+        draw(model, processor, pictures[0], args)
     found = (choose if FLAGS.candidates else answer if writes else compare)(
         model, processor, about if FLAGS.image else None, texts
     )

@@ -18,7 +18,7 @@ from instructblip_jax.data.evaluation import evaluation_batches
 from instructblip_jax.data.prepared import Joined, Source
 from instructblip_jax.data.templates import instruction
 from instructblip_jax.datasets.digits.prepare import prepare_missing
-from instructblip_jax.evals import plot, submission, table
+from instructblip_jax.evals import gallery, plot, submission, table
 from instructblip_jax.evals.few_shot import result
 from instructblip_jax.evals.few_shot.answers import Asking, Task
 from instructblip_jax.evals.few_shot.kept import keep
@@ -76,6 +76,7 @@ def run(args: Sequence[str]) -> None:
     weights = weights_sha256(model.train)
 
     results: dict[str, Any] = {}
+    shown: dict[str, list[gallery.Row]] = {}
     papers = instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER
     paper = papers.get(Path(config.model).name, {})
     writer = distributed.is_writer()
@@ -86,17 +87,21 @@ def run(args: Sequence[str]) -> None:
                 answered_by = {shots: list(map(json.loads, lines)) for shots, lines in found.items()}
                 spec, how = tasks[name].opened.spec, dataclasses.asdict(suite.few_shot)
                 results[name] = result.judged(half, spec, answered_by, sets[name].notes, how)
+                shown[name] = gallery.keep(workdir, sets[name].asked, found[max(found)])
             continue
         key = key_of(config, sets[name], weights)
         lines = predict(config, model, processor, sets[name], PredictionStore(workdir, name, key, again=FLAGS.again))
         if writer:
             answers = list(map(json.loads, lines))
             results[name] = judged(half, sets[name].spec, answers, paper.get(name), sets[name].notes)
+            if sets[name].spec.mode != RETRIEVAL:
+                shown[name] = gallery.keep(workdir, sets[name].asked, lines)
             if name in submission.FORMATS:
                 content = json.dumps(submission.FORMATS[name](answers)) + "\n"
                 workdir.write_text(f"submissions/{name}.json", content)
     if writer:
         seconds = time.time() - begun + (workdir.read_json("train.json") or {"seconds": 0.0})["seconds"]
+        workdir.write_text("predictions.html", gallery.Gallery(workdir, shown).html)
         _report(workdir, Path(config.model).name, results, {"step": step, "seconds": round(seconds, 1)})
 
 
@@ -215,7 +220,7 @@ def _report(workdir: Workdir, model: str, results: Mapping[str, SetResult], run:
     )
     content = {**table.as_dict(results), **run}
     written = [workdir.write_json("evaluation.json", content), workdir.write_text("evaluation.md", markdown)]
-    written += _draw(workdir, results)
+    written += [workdir.path / "predictions.html", *_draw(workdir, results)]
     if FLAGS.json:
         files.write_json(FLAGS.json, content)
     print(f"\n{markdown}")

@@ -1,5 +1,6 @@
 """`instructblip serve` behind its command line."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from tqdm import tqdm
 
 from instructblip_jax import embedded
 from instructblip_jax.command_lines.serve import token
-from instructblip_jax.files import read_json
+from instructblip_jax.files import read_json, write_json
+from instructblip_jax.model import Model
+from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.run import trained
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.serving import examples, server
@@ -19,6 +22,8 @@ from instructblip_jax.serving.limits import Limits
 from instructblip_jax.serving.metrics import Metrics
 
 FLAGS = flags.FLAGS
+LENGTHS = (256, 128, 64, 32, 16)
+"""Tokens of the longest prompt and answer, tried one after the other."""
 CUT = 143
 """Exit status where SIGTERM had to cut answers."""
 
@@ -30,14 +35,7 @@ def run(args: Sequence[str]) -> None:
     directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
     model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
     metrics = Metrics()
-    bounds = Limits(
-        max_tokens=FLAGS.max_tokens,
-        max_prompt=FLAGS.max_prompt,
-        rows=FLAGS.rows,
-        queue=FLAGS.queue,
-        pictures=FLAGS.pictures,
-    )
-    engine = Engine(model, processor, metrics, bounds)
+    engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:
         raise ValueError(f"{directory}: this model only classifies; `serve` needs one that writes, or that compares")
     name = FLAGS.model if known else Path(FLAGS.model.rstrip("/")).name
@@ -45,7 +43,7 @@ def run(args: Sequence[str]) -> None:
     face = Face(
         engine,
         name,
-        bounds,
+        engine.limits,
         system=read_json(model.directory / "config.json")["model_type"],
         token=token(),
         instructions=examples.instructions(sets),
@@ -57,11 +55,34 @@ def run(args: Sequence[str]) -> None:
     metrics.warm()
     host, port = place.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API)")
+    longest = f"texts of {engine.limits.max_prompt} tokens, answers of {engine.limits.max_tokens}"
+    print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API); {longest}")
     print(_example(address, name), flush=True)
+    if FLAGS.json:
+        write_json(FLAGS.json, {"address": address, "model": name, **dataclasses.asdict(engine.limits)})
     if not server.run(face, place):
         print("instructblip serve: ended before all answers were written", file=sys.stderr)
         sys.exit(CUT)
+
+
+def _engine(model: Model, processor: BaseProcessor, metrics: Metrics) -> Engine:
+    """The engine, with the longest prompts and answers that the model has positions for where no flag says it."""
+    for length in LENGTHS:
+        bounds = Limits(
+            max_tokens=FLAGS.max_tokens or length,
+            max_prompt=FLAGS.max_prompt or length,
+            rows=FLAGS.rows,
+            queue=FLAGS.queue,
+            pictures=FLAGS.pictures,
+        )
+        engine = Engine(model, processor, metrics, bounds)
+        try:
+            engine.prepare()
+            break
+        except ValueError:
+            if length == LENGTHS[-1] or (FLAGS.max_tokens and FLAGS.max_prompt):
+                raise
+    return engine
 
 
 def _digits_sets(known: bool) -> tuple[str, ...] | None:

@@ -35,6 +35,7 @@ from instructblip_jax.train.meter import Meter
 from instructblip_jax.train.optimizer import optimizer, schedule
 from instructblip_jax.train.step import TrainState, init_state, make_step
 from instructblip_jax.train.stop import Stopped
+from instructblip_jax.train.tracker import Tracker
 from instructblip_jax.train.window import Window
 
 FLAGS = flags.FLAGS
@@ -87,7 +88,10 @@ def _train(
     if shorter and start.step:
         describe.further(shorter, config, data, updates=start.step - int(state["guard"]["skipped"]))
 
-    metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start.step)
+    tracked = None
+    if config.wandb and distributed.is_writer():
+        tracked = Tracker(config.wandb, workdir.path, dataclasses.asdict(config))
+    metrics_log = log.MetricsLog(workdir.metrics, workdir.path / "tensorboard", step=start.step, tracker=tracked)
     profile = traced(FLAGS.profile) if FLAGS.profile and distributed.is_writer() else None
     checkpoints = start.checkpoints
     job = loop.Job(
@@ -124,6 +128,8 @@ def _train(
         state = _ended(partial(loop.run, state, model.frozen, step_fn, examples, put, job), start, workdir)
         job.meter.enter("saving")
         checkpoints.close()
+    if tracked is not None:
+        tracked.close()
 
     result = {
         "steps": data.steps,

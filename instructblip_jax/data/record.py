@@ -14,6 +14,8 @@ DOCUMENT = TASKS[-1]
 """The task of a document."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
 """Kinds of media: a picture, a frame of a video, a recording, a point cloud."""
+IMAGE_KINDS = (IMAGE, FRAME)
+"""Those that are encoded pictures."""
 Kinds = tuple[str, ...]
 """The kinds of a record's media, in their order."""
 BLANK: Kinds = (IMAGE,)
@@ -94,7 +96,7 @@ class Record:
     @property
     def images(self) -> tuple[bytes, ...]:
         """The encoded pictures and frames among the media."""
-        return tuple(medium.data for medium in self.media if medium.kind in (IMAGE, FRAME))
+        return tuple(medium.data for medium in self.media if medium.kind in IMAGE_KINDS)
 
     @property
     def identity(self) -> int:

@@ -1,9 +1,10 @@
 """Generation options with Hugging Face's names and meanings: checked, and split into static and traced fields."""
 
 import dataclasses
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -22,6 +23,38 @@ NUMBERS = (
     "top_p",
 )
 """Traced fields: their values may change without a compilation; see `search`."""
+
+
+class GenerationOptions(TypedDict, total=False):
+    """The options of `generate`, `generate_ids` and `stream`; `Options.of` has their meanings and defaults."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    num_return_sequences: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    length_penalty: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    early_stopping: bool | Literal["never"]
+    penalize_prompt: bool
+    eos_token_id: int | Sequence[int] | None
+
+
+def check_names(options: Iterable[str]) -> None:
+    """Raise TypeError for a name that is none of `GenerationOptions`, with the one that is meant, if it is close."""
+    known = GenerationOptions.__annotations__
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise TypeError(
+                f"{name} is no option: did you mean {close[0]}?"
+                if close
+                else f"{name} is no option; there are {', '.join(known)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

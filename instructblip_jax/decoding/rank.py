@@ -7,7 +7,7 @@ import numpy as np
 
 from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.text import prepare
-from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.base import BaseProcessor, Given
 from instructblip_jax.systems.protocol import Media
 
 SCORE_ELEMENTS = 2**26
@@ -19,7 +19,7 @@ LENGTH_STEP = 4
 def rank(
     model: Model,
     processor: BaseProcessor,
-    images: Any = None,
+    images: Given | Sequence[Given] | None = None,
     instructions: str | Sequence[str] = "",
     candidates: Sequence[str] | Sequence[Sequence[str]] = (),
     *,

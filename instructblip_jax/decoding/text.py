@@ -2,25 +2,27 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from instructblip_jax.decoding.draws import Seed
-from instructblip_jax.decoding.options import Options
+from instructblip_jax.decoding.options import GenerationOptions, Options, check_names
 from instructblip_jax.decoding.protocol import Model
 from instructblip_jax.decoding.search import widths
-from instructblip_jax.processors.base import BaseProcessor
+from instructblip_jax.processors.base import BaseProcessor, Given
 from instructblip_jax.systems.protocol import Forbids, Media
 
 LENGTH_STEP = 16
 """Prompts are padded to a multiple of this many tokens, so that few programs are compiled."""
 
 
-def options_for(model: Model, *, eos_token_id: int | Sequence[int] | None = None, **options: Any) -> Options:
+def options_for(model: Model, **given: Unpack[GenerationOptions]) -> Options:
     """Hugging Face's options for this model; without ``eos_token_id`` its own end tokens. Raises ValueError for values
     that cannot be, TypeError for no option."""
-    config = model.config
+    check_names(given)
+    config, options = model.config, dict[str, Any](given)
+    eos_token_id = options.pop("eos_token_id", None)
     ends = config.end_ids if eos_token_id is None else eos_token_id
     if config.prompt_is_counted:
         options["penalize_prompt"] = True
@@ -35,7 +37,7 @@ def generate_ids(
     media: Media | None = None,
     image: Any = None,
     seed: Seed = 0,
-    **options: Any,
+    **options: Unpack[GenerationOptions],
 ) -> np.ndarray:
     """Answers to a prepared batch: int32 [B * num_return_sequences, T], the prompt excluded, as long as the longest;
     what follows a row's end token is the padding id.
@@ -64,7 +66,7 @@ def _answers(model: Model, media: Media, batch: Mapping[str, np.ndarray], option
 def prepare(
     model: Model,
     processor: BaseProcessor,
-    images: Any,
+    images: Given | Sequence[Given] | None,
     instructions: str | Sequence[str],
     media: Mapping[str, Any] | None = None,
 ) -> tuple[Media, dict[str, np.ndarray]]:
@@ -87,12 +89,12 @@ def prepare(
 def generate(
     model: Model,
     processor: BaseProcessor,
-    images: Any = None,
+    images: Given | Sequence[Given] | None = None,
     instructions: str | Sequence[str] = "",
     *,
     media: Mapping[str, Any] | None = None,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[GenerationOptions],
 ) -> list[str]:
     """Answers, one a pair of image and instruction (``num_return_sequences`` of them, best first, if that is asked).
 
@@ -111,13 +113,13 @@ def generate(
 def stream(
     model: Model,
     processor: BaseProcessor,
-    image: Any = None,
+    image: Given | None = None,
     instruction: str = "",
     *,
     media: Mapping[str, Any] | None = None,
     every: int = 1,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[GenerationOptions],
 ) -> Iterator[str]:
     """One answer as it is written: pieces of text, which are the answer of `generate` when joined.
 

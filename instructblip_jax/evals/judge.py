@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instructblip_jax.data.questions import Questions
-from instructblip_jax.data.record import Record
+from instructblip_jax.data.record import Record, key_of
 from instructblip_jax.evals import recall
 from instructblip_jax.evals.metrics import METRICS, as_dict
 from instructblip_jax.evals.pairs import GROUPS, Pair, Prediction, Reference, reference_of
@@ -37,12 +37,14 @@ def adapted(spec: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tup
 def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction | None, **more: Any) -> str:
     """A prediction with its question and everything that it is judged by, as JSON.
 
-    ``seen``: the prediction; ``unseen``: the one with the picture blanked, if there is one; ``more``: further fields.
+    "media" are digests of the encoded media (`record.key_of`). ``seen``: the prediction; ``unseen``: the one with the
+    picture blanked, if there is one; ``more``: further fields.
     """
     fields: dict[str, Any] = {"uid": record.uid, "instruction": instruction, **more}
     fields |= {"prediction": seen.text, "scores": seen.scores}
     if unseen is not None:
         fields |= {"blind": unseen.text, "blind_scores": unseen.scores}
+    fields["media"] = tuple(key_of(medium.data).hex() for medium in record.media)
     fields |= {"question_id": record.question_id, "image_id": record.image_id}
     known = reference_of(record)
     judged_by = ("answers", "candidates", "label", "relevance", "difficult")

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from instructblip_jax.evals.table import SetResult
 
+COLOURS = {"held_in": "tab:blue", "held_out": "tab:orange"}
+MARKS = {"the paper's score": ("D", 5), "pictures blanked": ("|", 11)}
+"""A mark beside a set's score -> its form and size."""
+
 
 def draw(rows: Mapping[str, SetResult], path: Path) -> None:
     """Write the plot to ``path`` as PNG. Raises ImportError if matplotlib is not installed."""
@@ -14,21 +18,28 @@ def draw(rows: Mapping[str, SetResult], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     shown = {name: row for name, row in rows.items() if row.value is not None}
-    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.32 * len(shown)), constrained_layout=True)
+    metrics = list(dict.fromkeys(row.metric for row in shown.values()))
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.32 * len(shown)), layout="constrained")
     for n, row in enumerate(reversed(shown.values())):
         value = 100 * row.value  # type: ignore[operator]
         low, high = (100 * end for end in row.interval) if row.interval else (value, value)
-        colour = "tab:blue" if row.split == "held_in" else "tab:orange"
-        axis.barh(n, value, color=colour, alpha=0.6, height=0.7)
-        axis.plot([low, high], [n, n], color="black", linewidth=1.2)
-        for mark, other in (("D", row.paper), ("|", row.blind)):
-            if other is not None:
-                axis.plot(100 * other, n, mark, color="black", markersize=5 if mark == "D" else 11)
-        axis.text(max(high, value) + 1, n, f"{value:.1f}", va="center", fontsize=8)
-    axis.set_yticks(range(len(shown)), [f"{name} ({row.metric})" for name, row in reversed(shown.items())], fontsize=8)
-    axis.set_xlabel("score x 100 with 95 % interval; diamond: the paper's score; vertical bar: with blanked pictures")
+        axis.barh(n, value, color=COLOURS[row.split], alpha=0.6, height=0.7, label=row.split.replace("_", "-"))
+        if row.interval:
+            axis.plot([low, high], [n, n], color="black", linewidth=1.2, label="95 % interval")
+        others = {label: other for label, other in zip(MARKS, (row.paper, row.blind), strict=True) if other is not None}
+        for label, other in others.items():
+            mark, size = MARKS[label]
+            axis.plot(100 * other, n, mark, color="black", markersize=size, label=label)
+        end = max(high, value, *(100 * other for other in others.values()))
+        axis.text(end + 2, n, f"{value:.1f}", va="center", fontsize=8)
+    named = [name if len(metrics) == 1 else f"{name} ({row.metric})" for name, row in reversed(shown.items())]
+    axis.set_yticks(range(len(shown)), named, fontsize=8)
+    axis.set_xlabel(f"{metrics[0] if len(metrics) == 1 else 'score'} x 100")
     axis.margins(x=0.1)
-    figure.savefig(path, dpi=110)
+    drawn, names = axis.get_legend_handles_labels()
+    once = dict(zip(reversed(names), reversed(drawn), strict=True))
+    figure.legend(once.values(), once.keys(), fontsize=8, loc="outside lower center", ncols=len(once))
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -59,5 +70,5 @@ def draw_shots(rows: Mapping[str, SetResult], path: Path) -> None:
     axis.set_xlabel("examples in the prompt")
     axis.set_ylabel("score x 100, with 95 % intervals")
     axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)

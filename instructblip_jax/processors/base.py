@@ -58,6 +58,9 @@ class BaseProcessor(ABC):
     stop_ids: frozenset[int]
     """End a decoded answer."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reads {', '.join(self.KINDS)}; {self.config.vocab_size:,} tokens)"
+
     def __call__(
         self,
         images: Given | Sequence[Given] | None = None,

@@ -10,6 +10,7 @@ TRAINED_TOKENS = 32
 class Blip2Stage1Processor(PairProcessor):
     """See the module; captions are cleaned as BLIP's are, and a prompt may be empty."""
 
+    KINDS = ("image",)
     prompts_may_be_empty = True
 
     def clean(self, text: str) -> str:

@@ -14,6 +14,7 @@ from instructblip_jax.run.open_data import TEMPLATE_SETS
 from instructblip_jax.sharding import Layout
 from instructblip_jax.systems.protocol import SystemConfig
 from instructblip_jax.systems.trainable import check_int8, prefixes
+from instructblip_jax.train import tracker
 
 
 def check(run: RunConfig, mesh: Mesh) -> None:
@@ -26,6 +27,10 @@ def check(run: RunConfig, mesh: Mesh) -> None:
         raise ValueError(
             f"config.data.resize is 'fast', and {modules} cannot be imported: pip install -e '.[fast]', or "
             "set it to 'exact'"
+        )
+    if run.wandb and tracker.missing():
+        raise ValueError(
+            f"config.wandb is {run.wandb!r}, and wandb cannot be imported: pip install -e '.[wandb]', or leave it empty"
         )
     run.data.augment.check()
     run.data.documents.check()

@@ -132,6 +132,7 @@ class RunConfig:
       validate_every: steps between validation losses of the sets with a split "validation"; -1 is ten times a run, 0
         never.
       log_examples: record in W/examples which records each step was trained on.
+      wandb: a project of Weights & Biases that has the run's metrics, too; "" is none.
     """
 
     model: str
@@ -157,6 +158,7 @@ class RunConfig:
     log_examples: bool = False
     epochs: float = 0.0
     image_size: int = 0
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         Layout(**self.layout)  # raises ValueError for an unknown layout
@@ -181,7 +183,7 @@ class RunConfig:
 FREE = (
     *("log_every", "checkpoint_every", "checkpoints_kept", "validate_every", "mesh", "layout", "evaluation", "remat"),
     "scan_layers",
-    *("log_examples", "data.features"),
+    *("log_examples", "data.features", "wandb"),
 )
 """Fields that a resumed run may change, because they change nothing that is learned beyond rounding."""
 

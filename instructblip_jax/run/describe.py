@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from instructblip_jax import distributed
+from instructblip_jax.mesh import described
 from instructblip_jax.model import Model
 from instructblip_jax.run.config import RunConfig
 from instructblip_jax.run.open_data import Data, total_steps
@@ -14,11 +15,9 @@ def run(config: RunConfig, model: Model, data: Data, start: int) -> None:
     """Print the sizes of the model and the mesh, the first step, the mixture, and the lengths fitted to it."""
     trained = sum(x.size for x in model.train.values())
     frozen = sum(x.size for x in model.frozen.values())
-    mesh = " x ".join(f"{name} {size}" for name, size in model.mesh.shape.items())
-    devices = f"{model.mesh.size} x {model.mesh.devices.flat[0].device_kind}"
     where = f"from step {start}" if start else "from the start"
     name = Path(config.model).name
-    print(f"{name}: {trained:,} trained and {frozen:,} frozen parameters; {devices}, mesh {mesh}; {where}")
+    print(f"{name}: {trained:,} trained and {frozen:,} frozen parameters; {described(model.mesh)}; {where}")
     for name, group in data.groups.items():
         of = f"group {name}, {group.rows} rows of each step, weight {group.weight:g}: " if name else "mixture: "
         print(of + ", ".join(f"{name} {100 * share:.1f} %" for name, share in group.mixture.items()))

@@ -7,7 +7,8 @@ metrics.jsonl    one line per logged step; tensorboard/ has the same for TensorB
 examples/        the records that each step was trained on, with config.log_examples
 profile/         the trace of `train --profile`
 diverged.json    the step, loss and examples at which a run gave up
-train.json       the same as `train --json`; evaluation.json, evaluation.md and predictions/ are written by `evaluate`
+train.json       the same as `train --json`; evaluation.json, evaluation.md, predictions/ and predictions.html, which
+                 shows a sample of them beside their pictures, are written by `evaluate`
 """
 
 import contextlib

@@ -169,8 +169,7 @@ class Guard:
 
         try:
             request = Request(scope)
-            path = request.url.path
-            if path.startswith(("/v1/", "/demo/")):
+            if scope["path"].startswith(("/v1/", "/demo/")):
                 try:
                     limits.check_token(request, self.face.token)
                     if self.face.stopping:

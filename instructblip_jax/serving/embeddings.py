@@ -1,7 +1,7 @@
 """OpenAI's embeddings, of texts and of pictures, by systems that compare them."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ async def embeddings(request: Request) -> Response:
         rows = comparer.read(texts, "input") if texts else []
         shown = await until_gone(request, face.read(lambda: [read_medium(face.processor, file) for file in files]))
 
-    def found() -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    def found() -> tuple[Iterable[np.ndarray], Iterable[np.ndarray]]:
         return comparer.texts(rows) if rows else (), comparer.pictures(shown) if shown else ()
 
     of_texts, of_pictures = (iter(part) for part in await until_gone(request, face.call(found)))

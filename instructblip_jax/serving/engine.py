@@ -93,7 +93,7 @@ class Engine:
         limits: Limits,
     ):
         self.model, self.processor, self.metrics = model, processor, metrics
-        self.rows, self.waiting = limits.rows, limits.queue
+        self.limits, self.rows, self.waiting = limits, limits.rows, limits.queue
         self.reader = Reader(model, processor)
         self.forms = forms(
             processor, limits.max_prompt, {name: limits.most(processor, name) for name in processor.modalities}
@@ -128,14 +128,26 @@ class Engine:
 
     @property
     def slots(self) -> Slots:
-        """The rows on the device. Only after `warm_up`, for a model that writes."""
+        """The rows on the device. Only after `prepare`, of a model that writes."""
         assert self._slots is not None
         return self._slots
 
     # Compiling
 
+    def prepare(self) -> None:
+        """Encode blank media, and make the rows. Raises ValueError if prompt and answer are longer than the model's
+        positions, or the longest prompt is too short for the model's own form."""
+        if self.comparer or self.looks:
+            self.reader.encoded(self.reader.blanks["image"])
+        if not self.model.has("prefill"):
+            return
+        self.forms = [form for form in self.forms if self.reader.fits(form)]
+        shapes = [self.reader.shape(form) for form in self.forms]
+        largest = jax.tree.map(_largest, *shapes)
+        self._slots = Slots(self.model, largest, self.rows, self.options.capacity, self.options)
+
     def warm_up(self) -> Iterator[str]:
-        """Compile all programs one after the other; yields what each is, before it is compiled."""
+        """Compile all programs one after the other, after `prepare`; yields what each is, before it is compiled."""
         if self.comparer:
             yield from self.comparer.warm_up()
         if self.looks:
@@ -145,16 +157,10 @@ class Engine:
             return
         contexts = []
         for form in self.forms:
-            yield f"{', '.join(f'{count} {name}' for name, count in form.room)}, {form.length} tokens"
+            room = ", ".join(f"{count} {name}" for name, count in form.room)
+            yield f"{room}, {form.length} tokens"
             contexts.append(self.reader.context(self.reader.blank(form)))
-        shapes = jax.tree.map(
-            lambda x, *more: jax.ShapeDtypeStruct(
-                tuple(max(sizes) for sizes in zip(x.shape, *(one.shape for one in more), strict=True)), x.dtype
-            ),
-            *contexts,
-        )
         yield f"{self.rows} rows of {self.options.capacity} tokens"
-        self._slots = Slots(self.model, shapes, self.rows, self.options.capacity, self.options)
         for context in contexts:
             wide = self.slots.widen(context)
         self.slots.fill(0, wide, seed=0, temperature=0.0, top_p=1.0, top=False)
@@ -333,3 +339,9 @@ class Engine:
             ticket.deliver(ticket, error)
         self._busy = [None] * self.rows
         self.slots.clear()
+
+
+def _largest(*shapes: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape that holds all of these."""
+    sizes = zip(*(one.shape for one in shapes), strict=True)
+    return jax.ShapeDtypeStruct(tuple(map(max, sizes)), shapes[0].dtype)

@@ -1,7 +1,7 @@
 """The static shapes of prompts: which media a row has room for, and how long its text is."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ class Form:
     room: tuple[tuple[str, int], ...]
     kinds: tuple[str, ...]
     length: int
+    longest: int
+    """Tokens of the longest text in any form."""
 
     def holds(self, shown: Mapping[str, int], length: int) -> bool:
         """True if a row with these media, counted by modality, and a text of this length fits."""
@@ -33,14 +35,13 @@ def forms(processor: BaseProcessor, length: int, most: Mapping[str, int]) -> lis
     each modality, all of them together; each of them with a short text, and with one of ``length`` tokens."""
     alone = {name: media_of(processor, name, blank(name), "blank") for name in processor.modalities}
     kinds = {name: tuple(kind for kind, _ in media) for name, media in alone.items()}
-    rooms = [((name, 1),) for name in kinds]
+    rooms: list[tuple[tuple[str, int], ...]] = [((name, 1),) for name in kinds]
     if processor.several and (together := tuple((name, most[name]) for name in kinds)) not in rooms:
         rooms.append(together)
-    lengths = sorted({max(length // SHORT, 1), length})
     return [
-        Form(room, tuple(kind for name, count in room for kind in kinds[name] * count), length)
+        Form(room, tuple(kind for name, count in room for kind in kinds[name] * count), one, length)
         for room in rooms
-        for length in lengths
+        for one in sorted({max(length // SHORT, 1), length})
     ]
 
 
@@ -72,8 +73,3 @@ def media_of(processor: BaseProcessor, modality: str, content: Any, name: str) -
 def counted(modalities: Sequence[str]) -> Mapping[str, int]:
     """How many media of each modality there are."""
     return {name: modalities.count(name) for name in dict.fromkeys(modalities)}
-
-
-def distinct_rooms(found: Sequence[Form]) -> Iterator[Form]:
-    """One form of each room."""
-    yield from {form.room: form for form in found}.values()

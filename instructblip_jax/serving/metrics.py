@@ -22,7 +22,7 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
         self._warm = False
         self.registry = CollectorRegistry()
-        self.registry.register(self)  # type: ignore[arg-type]
+        self.registry.register(self)
         self.first_token = Histogram(
             "serve_first_token_seconds", "From a request to its first token.", buckets=SECONDS, registry=self.registry
         )
@@ -59,7 +59,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        requests = CounterMetricFamily("serve_requests", "Answered requests.", labels=("path", "status"))
+        requests = CounterMetricFamily("serve_requests", "Answered requests.", None, ("path", "status"))
         with self._lock:
             for key, count in self._requests.items():
                 requests.add_metric(key, count)
@@ -77,6 +77,6 @@ class Metrics:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _heard(self, event: str, seconds: float, **_: str | int) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == COMPILED and self._warm:
             self.add("compilations")

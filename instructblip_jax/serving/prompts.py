@@ -72,9 +72,8 @@ def read_prompt(processor: BaseProcessor, forms: Sequence[Form], turns: Turns, f
     shown = counted([one.modality for one in media])
     form = next((form for form in forms if form.holds(shown, length)), None)
     if form is None:
-        most = forms[-1].length
         raise wrong(
-            f"the prompt has {length} tokens of text; this server reads {most} (--max_prompt)",
+            f"the prompt has {length} tokens of text; this server reads {forms[-1].longest} (--max_prompt)",
             "messages",
             "context_length_exceeded",
         )

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor
 from instructblip_jax.serving.forms import Form, blank, counted, media_of
 from instructblip_jax.serving.prompts import Prompt, Shown
+from instructblip_jax.systems.build import merge
 from instructblip_jax.systems.protocol import Context, Media
 
 KEPT_BYTES = 256 * 2**20
@@ -27,9 +29,36 @@ class Reader:
 
     def context(self, prompt: Prompt) -> Context:
         """The context that all answers to a prompt share."""
-        media = self._joined(prompt.form, [self.encoded(one) for one in prompt.media])
+        return self.model.prefill(self._media(prompt), self._texts(prompt))
+
+    def shape(self, form: Form) -> Context:
+        """Shapes of the context of a prompt of this form. Raises ValueError if it is longer than the model reads."""
+
+        def run(train: Any, frozen: Any, media: Media, batch: Any) -> Context:
+            return merge(self.model.graph, train, frozen).prefill(media, batch)
+
+        prompt = self.blank(form)
+        with jax.set_mesh(self.model.mesh):
+            return jax.eval_shape(run, self.model.train, self.model.frozen, self._media(prompt), self._texts(prompt))
+
+    def fits(self, form: Form) -> bool:
+        """True if the system's own words around an instruction leave room for one.
+
+        Raises ValueError if the longest text of this server does not.
+        """
+        needed = self.processor.lengths(self.blank(form).row)[0]
+        if needed > form.longest:
+            raise ValueError(
+                f"--max_prompt {form.longest}: the shortest prompt of this model has {needed} tokens of text"
+            )
+        return needed <= form.length
+
+    def _texts(self, prompt: Prompt) -> dict[str, np.ndarray]:
         form = prompt.form
-        return self.model.prefill(media, self.processor.batch([prompt.row], form.length, 0, form.kinds, training=False))
+        return self.processor.batch([prompt.row], form.length, 0, form.kinds, training=False)
+
+    def _media(self, prompt: Prompt) -> Media:
+        return self._joined(prompt.form, [self.encoded(one) for one in prompt.media])
 
     def encoded(self, shown: Shown) -> Media:
         """One medium, encoded, or as it was kept."""
@@ -73,7 +102,7 @@ class Reader:
             (only,) = media
             return only
         parts = list(media)
-        shown: dict[str, int] = counted([name for one in media for name in one])
+        shown = counted([name for one in media for name in one])
         for modality, count in form.room:
             nothing = self._nothing[modality]
             (name,) = nothing

@@ -141,18 +141,21 @@ class Slots:
             logits, cache = jax.vmap(one)(state["ids"], held, state["cache"], index)  # [R, 1, V]
             none = jnp.zeros((self.rows, 0), jnp.int32)
             scores = adjust(logits, self.options, none, none[:, None], jnp.int32(1))
-            key, own = draws.split(state["key"])
             temperature, top_p = (chosen[name][:, None, None] for name in ("temperature", "top_p"))
-            warped = dataclasses.replace(self.options, temperature=jnp.where(temperature > 0, temperature, 1))
+            heat: Any = jnp.where(temperature > 0, temperature, 1)
+            warped = dataclasses.replace(self.options, temperature=heat)
+            likeliest = jnp.argmax(scores, axis=-1)
 
-            def sampled() -> jax.Array:
+            def sampled() -> tuple[jax.Array, jax.Array]:
+                later, own = draws.split(state["key"])
                 narrow = dataclasses.replace(warped, top_p=top_p)
                 wide = dataclasses.replace(warped, nucleus=False)
                 among = jax.lax.cond(jnp.any(top_p < 1), lambda: warp(scores, narrow), lambda: warp(scores, wide))
-                return jnp.where(temperature[..., 0] > 0, draws.categorical(own, among), likeliest)
+                return jnp.where(temperature[..., 0] > 0, draws.categorical(own, among), likeliest), later
 
-            likeliest = jnp.argmax(scores, axis=-1)
-            ids = jax.lax.cond(jnp.any(temperature > 0), sampled, lambda: likeliest)[:, 0].astype(jnp.int32)
+            # A row that samples does so at every step of its answer, and so its key moves on as `generate`'s does.
+            ids, key = jax.lax.cond(jnp.any(temperature > 0), sampled, lambda: (likeliest, state["key"]))
+            ids = ids[:, 0].astype(jnp.int32)
             probabilities = jax.nn.log_softmax(logits[:, 0], axis=-1)
             tops = jax.lax.cond(
                 chosen["top"],

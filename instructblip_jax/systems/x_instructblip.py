@@ -351,20 +351,16 @@ class XInstructBlipSystem(PrefixSystem):
 
     @in_layout_of("trained")
     def look(self, batch: Batch) -> dict[str, jax.Array]:
-        """See `protocol.Watches`: a row's first picture, or its first video. Raises ValueError if it has none."""
-        media = self.encode(batch)
-        name = next((name for name in ("image", "video") if name in media), None)
-        if name is None:
-            raise ValueError("there are maps over pictures and videos; none is given, or this model reads none")
-        assert self.config.vision is not None
-        tokens, text = media[name][:, :1], ()
+        """See `protocol.Watches`: a row's first picture. Raises ValueError for a model that reads no pictures."""
+        tokens = self.encode(batch).get("image")
+        if tokens is None or self.config.vision is None:
+            raise ValueError(f"there are maps over pictures; this model reads {', '.join(self.config.modalities)}")
+        text: tuple[jax.Array, ...] = ()
         if "qformer_input_ids" in batch:
-            mask, ids = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])
-            text = (ids, mask)
-        _, qformer, queries, _ = (getattr(self, path) for path in trained_paths(name))
-        found = qformer.look(queries[...], *self._asked(name, tokens, *text))
-        frames = tokens.shape[2:-2]
-        return {QUERIES: on_grid(found.reshape(len(tokens), *frames, *found.shape[1:]), self.config.vision.grid)}
+            text = tokens_first(batch["qformer_attention_mask"], batch["qformer_input_ids"])[::-1]
+        _, qformer, queries, _ = (getattr(self, path) for path in trained_paths("image"))
+        found = qformer.look(queries[...], *self._asked("image", tokens[:, :1], *text))
+        return {QUERIES: on_grid(found, self.config.vision.grid)}
 
 
 def _one_by_one(tower: Any, media: jax.Array, axes: int) -> jax.Array:

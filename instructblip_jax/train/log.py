@@ -27,6 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from instructblip_jax.files import write_whole
+from instructblip_jax.train.tracker import Tracker
 
 PROGRESS_LINES = 10
 """Number of lines that report the progress of a run if there is no terminal for a bar."""
@@ -35,13 +36,15 @@ PROGRESS_LINES = 10
 class MetricsLog:
     """Log at ``path``. An existing one is continued; its entries after ``step`` (of a run that was killed) are dropped.
 
-    ``events``: the directory of the TensorBoard files. Only the first of several processes writes.
+    ``events``: the directory of the TensorBoard files. ``tracker``: has the same entries, if there is one. Only the
+    first of several processes writes.
     """
 
-    def __init__(self, path: epath.Path, events: epath.Path, *, step: int):
+    def __init__(self, path: epath.Path, events: epath.Path, *, step: int, tracker: Tracker | None = None):
         self.path = path
         self.entries = [entry for entry in read(path) if entry["step"] <= step]
         self.events = Events(events, step=step) if jax.process_index() == 0 else None
+        self.tracker = tracker
 
     def write(self, entry: dict[str, Any]) -> None:
         """Write the entry of a logged step; further fields of the last one are added to it."""
@@ -54,6 +57,8 @@ class MetricsLog:
         # The whole file is rewritten and renamed, because object stores cannot append.
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
         self.events.write(entry)
+        if self.tracker is not None:
+            self.tracker.write(entry["step"], dict(scalars(entry)))
 
     def losses(self) -> list[float]:
         """Losses of all logged steps."""
@@ -95,14 +100,15 @@ class Events:
 
 def event(entry: Mapping[str, Any]) -> event_pb2.Event:
     """Convert an entry to a TensorBoard event: a scalar for each number, named "losses/caption" if it is in a dict."""
-    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(entry)]
+    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(entry)]
     return event_pb2.Event(step=entry["step"], wall_time=entry["time"], summary=summary_pb2.Summary(value=values))
 
 
-def _scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def scalars(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of an entry, as `event` names them."""
     for name, value in entry.items():
         if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{name}/")
+            yield from scalars(value, f"{prefix}{name}/")
         elif name not in ("step", "time", "too_long"):
             yield prefix + name, float(value)
 

@@ -12,6 +12,7 @@ OFF: dict[str, Any] = {
     "checkpoints_kept": 5,
     "validate_every": 6,
     "log_examples": True,
+    "wandb": "",  # train/test_tracker.py
     "seed": 12,
     "dtype": "float32",
     "image_size": 32,

@@ -71,6 +71,17 @@ def test_an_empty_candidate_is_refused(cli, world, pictures):
     assert "empty" in result.err
 
 
+def test_what_cannot_be_drawn_is_refused(cli, world, pictures):
+    given = ["answer", f"--model={world / 'model'}", f"--image={pictures[0]}"]
+    for more, words in (
+        (["--look=a.png", f"--image={pictures[1]}"], "one --image"),
+        (["--look=a.jpg"], "it is a PNG file"),
+    ):
+        result = cli(*given, *more, "a ?")
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert words in result.err
+
+
 def test_a_caption_needs_no_instruction_and_an_answer_does(cli, world, blips, pictures, tmp_path):
     given = [f"--image={pictures[0]}", "--dtype=float32", "--max_new_tokens=4", f"--json={tmp_path / 'a.json'}"]
     result = cli("answer", f"--model={blips[0]}", *given, "")

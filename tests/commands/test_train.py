@@ -8,9 +8,11 @@ import pytest
 import toys
 from PIL import Image
 
+import instructblip_jax as ib
 from instructblip_jax.data.loader import training_batches
 from instructblip_jax.model import InstructBlip
 from instructblip_jax.run import open_data
+from instructblip_jax.run.checkpoint import weights_sha256
 from instructblip_jax.run.workdir import Workdir
 from instructblip_jax.train import log
 
@@ -258,6 +260,9 @@ def test_evaluate_writes_the_table_the_json_and_the_predictions(process, cli, wo
     assert report["held_out_mean_blind"] == report["sets"]["digit_of"]["blind"]
     table = (workdir / "evaluation.md").read_text()
     assert table in result.out
+    page = (workdir / "predictions.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == page.count("<tr>") - 2 == 16  # two sets of 8, and their heads
+    assert "![](predictions/media/" in str(ib.show(workdir, "count"))
     said = predictions(workdir)
     absent = cli("evaluate", f"--config={world / 'tiny.py'}", f"--workdir={workdir}", "--checkpoint=22")
     assert absent.code == 1
@@ -272,6 +277,35 @@ def test_evaluate_writes_the_table_the_json_and_the_predictions(process, cli, wo
     alone = process("evaluate", f"--config={world / 'tiny.py'}", f"--workdir={copy}")
     assert alone.code == 0, alone.err
     assert predictions(workdir) == predictions(copy) != said
+
+
+def test_a_run_is_loaded_from_its_workdir_alone(cli, world, finished, tmp_path):
+    model, processor = ib.from_run(finished[0])
+    assert weights_sha256(model.train) == finished[1]["weights_sha256"]
+    assert "InstructBlip(" in repr(model)
+    assert "float32" in repr(model)
+    assert "mesh data 1 x fsdp 1 x tensor 1" in repr(model)
+    picture, drawn = tmp_path / "a.png", tmp_path / "look.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(picture)
+    asked = ["which digit is red ?", "how many digits are there ?"]
+    given = [f"--workdir={finished[0]}", f"--image={picture}", "--max_new_tokens=4"]
+    result = cli("answer", *given, f"--look={drawn}", *asked)
+    assert result.code == 0, result.err
+    want = ib.generate(model, processor, [picture] * 2, asked, max_new_tokens=4)
+    assert result.out.splitlines() == want
+    assert "with the instruction, without the instruction" in result.err
+    with Image.open(drawn) as image:
+        assert image.size == (4 * 240 + 3 * 8, 2 * (240 + 20 + 20) + 8)  # a row an instruction, with its titles
+    earlier, _ = ib.from_run(finished[0], checkpoint=21, model=world / "model")
+    assert weights_sha256(earlier.train) != finished[1]["weights_sha256"]
+    with pytest.raises(ValueError, match="is the workdir of a run, not a model"):
+        ib.from_pretrained(finished[0])
+    moved = tmp_path / "run"
+    shutil.copytree(finished[0], moved)
+    fields = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(fields | {"model": "gone"}))
+    with pytest.raises(FileNotFoundError, match=r"config.json: model: gone: no such .+ name its place"):
+        ib.from_run(moved)
 
 
 def predictions(workdir) -> dict[str, str]:

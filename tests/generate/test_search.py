@@ -178,6 +178,10 @@ def test_logits_that_are_no_numbers_are_no_empty_answer(processor, options):
 def test_an_option_that_does_not_exist_is_refused(model, processor):
     with pytest.raises(TypeError, match="beam_count"):
         ib.generate(model, processor, picture(0), "is it raining ?", beam_count=3)
+    with pytest.raises(TypeError, match="num_beam is no option: did you mean num_beams"):
+        ib.generate(model, processor, picture(0), "is it raining ?", num_beam=3)
+    with pytest.raises(AttributeError, match=r"use instructblip_jax.generate\(model, ...\)"):
+        model.generate(picture(0))
     with pytest.raises(ValueError, match="num_return_sequences at 1"):
         list(ib.stream(model, processor, picture(0), "?", num_beams=2, num_return_sequences=2))
 

@@ -27,6 +27,7 @@ class Served:
         self.limits = Limits(**({"rows": 4, "queue": 32, "max_tokens": 16, "max_prompt": 32, "pictures": 2} | limits))
         self.metrics = Metrics()
         self.engine = Engine(self.model, self.processor, self.metrics, self.limits)
+        self.engine.prepare()
         self.names = list(self.engine.warm_up())
         self.face = Face(self.engine, "toy", self.limits, system="any", token=token, example=b"PNG")
         self.server = Server(self.face)

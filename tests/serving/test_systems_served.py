@@ -19,14 +19,14 @@ COMPARING = {"blip-2-stage-1": {}, "albef": {"queue_size": 12}, "blip": {"queue_
 """Those that compare, with their options: a small queue."""
 SHORT = ("llava", "flamingo")
 """Those that CI asks; the others' ways through the server are these, or InstructBLIP's."""
-PROMPT = {"llava": 96}
+PROMPT = {"llava": 96, "blip-2": 8}
 
 
 @pytest.fixture(scope="module")
 def served(request, serve, mini):
     kind = request.param
     options = COMPARING.get(kind)
-    one = serve(mini(kind), options=options, rows=3, max_tokens=6, max_prompt=PROMPT.get(kind, 24))
+    one = serve(mini(kind), options=options, rows=3, max_tokens=6, max_prompt=PROMPT.get(kind, 28))
     yield one
     one.close()
 

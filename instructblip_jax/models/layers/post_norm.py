@@ -69,8 +69,8 @@ class AttentionBlock(nnx.Module):
 
 
 class Watched:
-    """An `AttentionBlock` in a function that is traced, whose ``weights`` are those of its last call: float32 [B, T, S],
-    the mean over its heads."""
+    """An `AttentionBlock` in a traced function. ``weights`` are those of its last call, their mean over heads: float32
+    [B, T, S]."""
 
     def __init__(self, block: AttentionBlock, weights: jax.Array):
         self.block, self.weights = block, weights
