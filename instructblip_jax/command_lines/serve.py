@@ -1,10 +1,11 @@
 """A page for people and OpenAI's API for programs: instructblip serve --model M [--workdir W] [--port 8000]
 
 M is a model directory in the Hugging Face layout, a hub id, or the name of an embedded model such as "digits";
---workdir uses the trained parameters of a run. All programs are compiled first, then http://127.0.0.1:8000 answers: the
-page at /, and POST /v1/chat/completions for OpenAI's clients. Requests that arrive together are decoded together, up to
---rows answers. Nothing is fetched from the network, and only this machine can reach the port unless --host says
-otherwise. SIGTERM finishes what is running. docs/serve.md has the rest; it needs: pip install -e '.[serve]'
+--workdir uses the trained parameters of a run, and the run's model if no --model is given. All programs are compiled
+first, then http://127.0.0.1:8000 answers: the page at /, and POST /v1/chat/completions for OpenAI's clients. Requests
+that arrive together are decoded together, up to --rows answers. Nothing is fetched from the network, and only this
+machine can reach the port unless --host says otherwise. SIGTERM finishes what is running. docs/serve.md has the rest;
+it needs: pip install -e '.[serve]'
 """
 
 import importlib.util
@@ -39,8 +40,8 @@ def define_flags(argv: Sequence[str]) -> None:
 
 def check_flags(args: Sequence[str]) -> None:
     """Raise ValueError for a wrong command line, or where the extra is not installed."""
-    if not FLAGS.model:
-        raise ValueError("--model is needed, such as --model digits")
+    if not FLAGS.model and not FLAGS.workdir:
+        raise ValueError("--model is needed, such as --model digits; or --workdir, for the model of a run")
     if args:
         raise ValueError(f"unexpected arguments: {' '.join(args)}")
     if token() == "":

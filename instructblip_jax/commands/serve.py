@@ -24,6 +24,7 @@ from instructblip_jax.serving.metrics import Metrics
 FLAGS = flags.FLAGS
 LENGTHS = (256, 128, 64, 32, 16)
 """Tokens of the longest prompt and answer, tried one after the other."""
+EMBEDDED = ("digits", *embedded.MADE)
 CUT = 143
 """Exit status where SIGTERM had to cut answers."""
 
@@ -31,14 +32,15 @@ CUT = 143
 def run(args: Sequence[str]) -> None:
     """Load, compile, serve, until a signal ends it."""
     place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
-    known = FLAGS.model in ("digits", *embedded.MADE) and not Path(FLAGS.model).exists()
-    directory = str(embedded.model(FLAGS.model)) if known else FLAGS.model
+    known = FLAGS.model in EMBEDDED and not Path(FLAGS.model).exists()
+    directory: str | None = str(embedded.model(FLAGS.model)) if known else FLAGS.model
     model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
     metrics = Metrics()
     engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:
-        raise ValueError(f"{directory}: this model only classifies; `serve` needs one that writes, or that compares")
-    name = FLAGS.model if known else Path(FLAGS.model.rstrip("/")).name
+        raise ValueError(f"{model.directory}: this model classifies; `serve` needs one that writes, or that compares")
+    here = FLAGS.model is None or (not known and Path(FLAGS.model).exists())
+    name = model.directory.resolve().name if here else FLAGS.model
     sets = _digits_sets(known)
     face = Face(
         engine,

@@ -1,6 +1,7 @@
 """The HTTP face: routes, errors, tokens, streams; see docs/serve.md."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,7 +35,8 @@ class Answering:
         self._ticket = face.engine.submit(prompt, asked.wanted, self._deliver)
 
     def _deliver(self, _: Ticket, token: Token | BaseException) -> None:
-        self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
+        with contextlib.suppress(RuntimeError):  # the loop has ended before the answer
+            self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
 
     async def next(self) -> Token:
         """The next token of any of the answers. Raises `Refusal` with status 500 if the engine failed."""

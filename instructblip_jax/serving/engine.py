@@ -191,6 +191,8 @@ class Engine:
         """The client is gone: its rows are free before the next token."""
         with self._changed:
             ticket.cancelled = True
+            if ticket in self._queue:
+                self._queue.remove(ticket)
             self._changed.notify()
 
     def call(self, function: Callable[[], Any]) -> Future:
@@ -274,8 +276,6 @@ class Engine:
         """Give free rows to the requests that wait, in their order."""
         while True:
             with self._changed:
-                while self._queue and self._queue[0].cancelled:
-                    self._queue.popleft()
                 free = [row for row, held in enumerate(self._busy) if held is None]
                 if not self._queue or len(free) < self._queue[0].wanted.count:
                     return

@@ -1,8 +1,10 @@
 """Instructions and a picture that the page offers to try."""
 
+import io
 from collections.abc import Collection
 
 import numpy as np
+from PIL import Image
 
 from instructblip_jax.datasets.digits import records, scene
 from instructblip_jax.datasets.digits.templates import TEMPLATES
@@ -40,6 +42,9 @@ def picture() -> bytes | None:
     """A scene of the digits world as a PNG file; None where scikit-learn, which has the scans, is not installed."""
     rng = np.random.default_rng(SEED)
     try:
-        return scene.encode(scene.render(scene.draw(rng), "test", rng))
+        pixels = scene.render(scene.draw(rng), "test", rng)
     except ModuleNotFoundError:
         return None
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

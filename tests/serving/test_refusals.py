@@ -1,5 +1,6 @@
 """Requests that are refused: by which status, and naming which field; and what they leave behind, which is nothing."""
 
+import http.client
 import json
 import socket
 import struct
@@ -9,6 +10,8 @@ import zlib
 
 import pytest
 from serving_client import about, png, url
+
+from instructblip_jax.serving import limits, server
 
 PICTURE = png(0)
 CHAT = "/v1/chat/completions"
@@ -158,6 +161,34 @@ def test_half_a_request_disturbs_nobody(digits):
             assert digits.chat(about(TEXT, PICTURE))
 
 
+def test_what_does_not_arrive_is_not_waited_for(digits, monkeypatch):
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{"
+    for half, answer in ((head, b"HTTP/1.1 408"), (head[:40], b"")):
+        with socket.create_connection(("127.0.0.1", digits.port), timeout=20) as one:
+            one.sendall(half.encode())
+            assert one.recv(12) == answer
+
+
+def test_a_client_that_leaves_the_queue_leaves_its_place(digits):
+    held = threading.Event()
+    digits.engine.call(held.wait)
+    connections = []
+    for _ in range(3):
+        connections.append(http.client.HTTPConnection("127.0.0.1", digits.port))
+        connections[-1].request("POST", CHAT, json.dumps(request()), {"Content-Type": "application/json"})
+    for count in (3, 0):
+        deadline = time.monotonic() + 30
+        while digits.gauge("queue_length") != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for connection in connections:
+            connection.close()
+    held.set()
+    assert digits.chat(about(TEXT, PICTURE))
+
+
 def test_a_full_queue_asks_to_come_again(digits):
     """The engine's thread is held, so that the queue fills up."""
     held, statuses = threading.Event(), []
@@ -180,8 +211,7 @@ def test_a_full_queue_asks_to_come_again(digits):
     assert sorted(statuses) == [(200, None)] * digits.limits.queue + [(429, "1")] * 8
 
 
-def test_a_token_is_asked_for(serve, digits):
-    """A face of its own before the same engine."""
+def test_a_token_is_asked_for(digits):
     face = digits.face
     try:
         face.token = "sesame"
