@@ -106,6 +106,7 @@ setup(
             *GCS,
             *SERVE,
             "openai>=3.57,<4",  # the client that `instructblip serve` is tried with
+            "selenium>=4.30,<5",  # drives the browser that its page is tried in
             "pytest>=8",
             "pytest-xdist>=3.7",
             "pytest-timeout>=2.3",

@@ -9,7 +9,9 @@
 #   --dry-run   print each command and run none
 #
 # Other arguments go to pytest, for example: bash launch/test.sh tests/launch -k dry_run
-# Needs Python >= 3.11 and pip; may be run again. Environment variable: PYTHON, the Python that makes the environment.
+# The page of `instructblip serve` is tested in Chromium, which apt-get installs if it is missing and this user may;
+# otherwise those tests are skipped. Needs Python >= 3.11 and pip; may be run again. Environment variable: PYTHON, the
+# Python that makes the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/say.sh
@@ -26,6 +28,19 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+install_browser() {
+    local root=() told=/dev/null
+    ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || return 0
+    if command -v apt-get >/dev/null; then
+        [ -z "$dry" ] || told=/dev/stdout
+        [ "$(id -u)" = 0 ] || root=(sudo -n)
+        call ${root[@]+"${root[@]}"} apt-get update -qq &&
+            call ${root[@]+"${root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y -qq --no-install-recommends chromium chromium-driver >"$told" && return
+    fi
+    echo "test.sh: Chromium cannot be installed here, so the tests of the page of 'instructblip serve' are skipped" >&2
+}
 
 spent="" part="" begun=0
 begin() { # PART "what is done": the seconds of each part are printed at the end, however it ends
@@ -45,6 +60,7 @@ env VENV="$VENV" EXTRA=test ${constraints[@]+"${constraints[@]}"} bash launch/wo
 # Without one of these, tests that need it would be skipped, and the result would look green.
 call "$VENV/bin/python" -c "import torch, transformers, libtpu, matplotlib, pyarrow, simplejpeg" ||
     { echo "test.sh: a package that the tests need cannot be imported, so many would be skipped; remove $VENV and try again" >&2 && exit 1; }
+install_browser
 export JAX_PLATFORMS=cpu
 
 begin ruff "2/4 ruff"

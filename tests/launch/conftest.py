@@ -31,7 +31,8 @@ for word in "$@"; do
     esac
 done
 """
-CLOUD = ("gcloud", "kubectl", "docker", "sbatch", "srun", "scontrol", "squeue", "nvidia-smi", "sudo")
+CLOUD = ("gcloud", "kubectl", "docker", "sbatch", "srun", "scontrol", "squeue", "nvidia-smi", "sudo", "apt-get")
+BROWSER = ("chromium", "chromedriver")
 
 
 @dataclasses.dataclass
@@ -86,13 +87,15 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Every program of a cloud fails when called; the environment's Python is a stand-in."""
+    """Every program of a cloud fails when called; the environment's Python and the browser are stand-ins."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     shutil.copy(ROOT / "setup.py", tmp_path)
     (tmp_path / "bin").mkdir()
     made = Checkout(tmp_path)
     for name in CLOUD:
         made.program(name, "exit 97")
+    for name in BROWSER:
+        made.program(name, "")
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON)

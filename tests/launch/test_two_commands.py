@@ -1,10 +1,14 @@
 """README's two commands, demo.sh and test.sh: what --dry-run prints, and how they end, without installing anything."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from test_launch import planned
 
+BROWSER = ("chromium", "chromedriver")
+INSTALL_BROWSER = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver"]
 DRY = {"INSTALL": "1", "PYTHON": sys.executable}
 INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 PINNED = ["-c", "launch/constraints.txt"]
@@ -115,6 +119,37 @@ def test_the_newest_releases_have_an_environment_of_their_own_made_anew(checkout
 def test_all_tests_are_those_that_no_marker_deselects(checkout):
     *_, tests = planned(checkout.run("test.sh", "tests/plan", "--all", "--dry-run", "--", "--all", **DRY))
     assert tests[-4:] == ["tests/plan", "-m", "", "--all"]
+
+
+@pytest.fixture
+def without_a_browser(checkout, tmp_path_factory):
+    """The variable PATH of a machine that has all programs of this one but a browser."""
+    others = tmp_path_factory.mktemp("others")
+    for name in BROWSER:
+        (checkout.root / "bin" / name).unlink()
+    for folder in reversed(os.environ["PATH"].split(":")):
+        for program in Path(folder).glob("*"):
+            if program.name not in BROWSER:
+                (others / program.name).unlink(missing_ok=True)
+                (others / program.name).symlink_to(program)
+    return {"PATH": f"{checkout.root / 'bin'}:{others}"}
+
+
+@pytest.mark.parametrize(("user", "prefix"), [(0, []), (1000, ["sudo", "-n"])])
+def test_the_tests_install_a_browser(checkout, without_a_browser, user, prefix):
+    checkout.program("id", f"echo {user}")
+    dry = planned(checkout.run("test.sh", "--dry-run", **DRY, **without_a_browser))
+    assert [command for command in dry if "apt-get" in command] == [
+        [*prefix, "apt-get", "update", "-qq"],
+        [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *INSTALL_BROWSER],
+    ]
+
+
+def test_a_machine_where_none_can_be_installed_tests_the_rest(ready, without_a_browser):
+    done = ready.run("test.sh", **without_a_browser)
+    assert done.returncode == 0
+    assert "the tests of the page of 'instructblip serve' are skipped" in done.stderr
+    assert len(ran(done)) == 5
 
 
 @pytest.mark.parametrize(

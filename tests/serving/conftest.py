@@ -1,10 +1,12 @@
-"""Servers in this process, on a port of their own."""
+"""Servers in this process, on a port of their own; a browser, and the page of a stand-in server in it."""
 
 import asyncio
 import http.client
 import json
 import threading
 
+import browser
+import fake_server
 import pytest
 import toys
 
@@ -95,3 +97,25 @@ def serve():
 def digits(serve):
     """The embedded model, whose towers know the world and whose bridge knows nothing yet."""
     return serve(toys.SHIPPED)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    with browser.chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def writes():
+    with browser.serving(fake_server.server("writes")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(driver, writes):
+    """A new page at the stand-in server; whatever it does, it logs no error and asks nobody else."""
+    page = browser.Page(driver)
+    page.open(writes)
+    yield page
+    page.kept_to(writes)
