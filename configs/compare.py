@@ -1,4 +1,4 @@
-"""Nine systems in the digits world: the same scenes, the same frozen parts and as many samples for all of a kind.
+"""Nine systems in the digits world: the same scenes, the same frozen parts and as many samples for each.
 
 `instructblip compare --config configs/compare.py --workdir W` trains and evaluates all `SYSTEMS`, its variants.
 docs/compare.md says what is equal among them and what is not.
@@ -16,9 +16,8 @@ CAPTIONED = runpy.run_path(str(CONFIGS / "digits_blip2_stage1.py"))["captioned"]
 PRETRAINED = runpy.run_path(str(CONFIGS / "digits_albef.py"))["pretraining"]
 NAMED = runpy.run_path(str(CONFIGS / "digits_frozen.py"))["named"]
 
-QUESTIONS, CAPTIONS, NAMES = 9_600, 6_400, 4_800
-"""Training samples of a run: on questions about scenes, on captions of scenes, and on names, whose prompts show up to
-five pictures."""
+SAMPLES = 12_000
+"""Training samples of a run; half as many where a prompt shows up to five pictures."""
 INTERLEAVED = {"data.pictures": (1,)}
 
 SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
@@ -62,8 +61,7 @@ def get_config(variant: str = "instructblip") -> ConfigDict:
         raise ValueError(f"configs/compare.py has no variant {variant!r}; it has {', '.join(SYSTEMS)}")
     begun, model, changes = SYSTEMS[variant]
     config = begun(model=model)
-    samples = {INSTRUCTED: QUESTIONS, NAMED: NAMES}.get(begun, CAPTIONS)
-    config.steps = samples // config.batch_size
+    config.steps = (SAMPLES // 2 if begun is NAMED else SAMPLES) // config.batch_size
     config.optim.warmup_steps = config.steps // 10
     config.validate_every, config.checkpoint_every = 0, 500
     config.evaluation.blind = False

@@ -25,7 +25,7 @@ def group(run: RunConfig) -> str:
 
 
 def test_each_sees_as_many_samples_by_the_same_schedule(runs):
-    want = {"questions": 9_600, "captions": 6_400, "names": 4_800}
+    want = {"questions": 12_000, "captions": 12_000, "names": 6_000}
     for name, run in runs.items():
         assert run.steps * run.batch_size == want[group(run)], name
         assert run.optim.warmup_steps == run.steps // 10, name

@@ -123,17 +123,8 @@ def evaluation(workdir) -> dict:
     return json.loads((workdir / "evaluation.json").read_text())
 
 
-def test_a_finished_comparison_is_only_written_again(again, compared):
-    """`train` decides itself that nothing is left; nothing is evaluated, and the table is the same."""
-    called, result, workdir = again("0")
-    assert result.code == 0, result.err
-    assert called == [("train", "writes/seed-0"), ("train", "compares/seed-0")]
-    assert told(workdir) == told(compared[0])
-    assert "(about 0 min left)" in result.out
-
-
-def test_a_run_without_its_evaluation_is_evaluated(again, compared):
-    """As after a kill between the two."""
+def test_what_is_missing_is_made_and_the_rest_left(again, compared):
+    """As after a kill between training and evaluation. `train` decides itself that nothing is left to do."""
     kept = (compared[0] / "writes" / "seed-0" / "evaluation.json").read_text()
     called, result, workdir = again(
         "0",
@@ -143,6 +134,8 @@ def test_a_run_without_its_evaluation_is_evaluated(again, compared):
     assert result.code == 0, result.err
     assert called == [("train", "writes/seed-0"), ("evaluate", "writes/seed-0"), ("train", "compares/seed-0")]
     assert told(workdir) == told(compared[0])
+    assert "run 2 of 2: compares, seed 0: " in result.out
+    assert "(about 0 min left)" in result.out
 
 
 def test_scores_are_means_over_seeds_with_intervals_over_both(again, compared):
