@@ -57,7 +57,7 @@ def _flags(module: ModuleType) -> str:
     for flag in flags.FLAGS.get_flags_for_module(module):
         shown = flag.default not in (None, "", []) and flag.default is not False
         default = f" (default: {flag.default})" if shown else ""
-        text = flag.help.splitlines()[0].rstrip(";") + default
+        text = (flag.help or "").partition("\n")[0].rstrip(";") + default
         lines.append(textwrap.fill(text, 120, initial_indent=f"  --{flag.name}: ", subsequent_indent="    "))
     return "\n".join(lines)
 
