@@ -111,7 +111,7 @@ def _main(name: str = "--help", *given: str) -> int:
             own = "\n".join(filter(None, (_flags(run_flags), _flags(line))))
             kept = compile_cache.HELP.strip() if name in COMPILING else None
             about = "--verbosity=1 shows the traceback behind an error."
-            print("\n\n".join(filter(None, [line.__doc__.strip(), kept, f"Flags:\n{own}", about])))
+            print("\n\n".join(filter(None, [(line.__doc__ or "").strip(), kept, f"Flags:\n{own}", about])))
             return 0
         if name in COMPILING:
             not_kept = compile_cache.use()  # before jax is imported, as a configuration does
