@@ -59,7 +59,7 @@ def _flags(module: ModuleType) -> str:
     for flag in flags.FLAGS.get_flags_for_module(module):
         shown = flag.default not in (None, "", []) and flag.default is not False
         default = f" (default: {flag.default})" if shown else ""
-        text = flag.help.splitlines()[0].rstrip(";") + default
+        text = (flag.help or "").partition("\n")[0].rstrip(";") + default
         lines.append(textwrap.fill(text, 120, initial_indent=f"  --{flag.name}: ", subsequent_indent="    "))
     return "\n".join(lines)
 
@@ -113,7 +113,7 @@ def _main(name: str = "--help", *given: str) -> int:
             own = "\n".join(filter(None, map(_flags, (run_flags, series_flags, line))))
             kept = compile_cache.HELP.strip() if name in COMPILING else None
             about = "--verbosity=1 shows the traceback behind an error."
-            print("\n\n".join(filter(None, [line.__doc__.strip(), kept, f"Flags:\n{own}", about])))
+            print("\n\n".join(filter(None, [(line.__doc__ or "").strip(), kept, f"Flags:\n{own}", about])))
             return 0
         if name in COMPILING:
             not_kept = compile_cache.use()  # before jax is imported, as a configuration does

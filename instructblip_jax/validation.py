@@ -38,7 +38,8 @@ class HeldOut:
     depend on one another (``whole``) only full batches are read.
 
     ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the blank
-    medium. ``taken`` and ``left_out`` count records; those without an answer, or longer than all shapes, are left out.
+    medium. ``taken`` and ``left_out`` count records; those without an answer, longer than all shapes, or with more
+    pictures than a batch has room for, are left out.
     ``documents``: as in `data.loader.training_batches`.
     """
 
@@ -59,13 +60,21 @@ class HeldOut:
         self.source, self.processor, self.rows, self.shapes = source, processor, rows, shapes
         self.own, self.blank_image, self.whole = own.tolist(), blank_image, whole
         most = documents.pictures or None if source[0].task == DOCUMENT else None
-        self.shown = prepared.shown_as(source, lambda kinds: processor.static_kinds(kinds[:most]))
+
+        def room(kinds: tuple[str, ...]) -> tuple[str, ...]:
+            try:
+                return processor.static_kinds(kinds[:most])
+            except ValueError:  # more pictures than config.data.pictures, as in questions with many examples
+                return ()
+
+        self.shown = prepared.shown_as(source, room)
         ranks = self.shown.order
         largest = np.max(shapes, axis=0)
         count, found = min(RECORDS, len(source)), []
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
             record = source[index]
-            if record.answers or record.turns or record.task == DOCUMENT:
+            fits = bool(self.shown.of(index)) or not record.media
+            if fits and (record.answers or record.turns or record.task == DOCUMENT):
                 # Always the same template, turn and answer, and the same part of a document.
                 rng = np.random.default_rng((seed, index))
                 longest = (int(largest[0]), int(largest[1]))

@@ -78,6 +78,16 @@ def test_blank_pictures_long_texts_and_large_splits(world, processor, sources, m
     )
 
 
+def test_records_with_more_pictures_than_a_batch_has_room_for_are_left_out(sources, processor, monkeypatch):
+    def no_room(kinds):
+        raise ValueError("config.data.pictures goes up to 5")
+
+    monkeypatch.setattr(processor, "static_kinds", no_room)
+    held = validation.HeldOut(sources["count"], processor, TEMPLATES, rows=2, shapes=SHAPES, seed=0, own=np.arange(2))
+    assert held.taken == 0
+    assert held.left_out > 0
+
+
 def test_a_split_without_answers_has_no_loss(world, processor, tmp_path, capsys):
     source = open_set(world / "sets", "count", "validation")
     write(tmp_path, "count", {"validation": lambda: (replace(source[n], answers=()) for n in range(4))})

@@ -102,7 +102,7 @@ def write_model(directory: Path, kind: str = "instructblip", seed: int = 0) -> P
     return checkpoints.write(directory, write_processor(directory, kind), seed=seed)
 
 
-def write_sets(out: Path, sizes: dict[str, int], evaluated: int = 8) -> Path:
+def write_sets(out: Path, sizes: dict[str, int], evaluated: int = 8, make=make) -> Path:
     """Digits sets with so many training records each, and ``evaluated`` ones in the other splits."""
     for name, size in sizes.items():
         splits = {"train": size} if size else {}

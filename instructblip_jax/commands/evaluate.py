@@ -81,10 +81,10 @@ def run(args: Sequence[str]) -> None:
     papers = instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER
     paper = papers.get(Path(config.model).name, {})
     writer = distributed.is_writer()
-    shown = writer and not sys.stderr.isatty()  # a log has no bar
+    log = writer and not sys.stderr.isatty()  # which has no bar
     quiet = None if writer else True  # None: shown on a terminal alone
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=quiet):
-        if shown:
+        if log:
             print(f"instructblip evaluate: {name}, {len(sets[name].asked)} questions", file=sys.stderr, flush=True)
         if name in tasks:
             found = with_examples(config, model, processor, tasks[name], workdir, weights)

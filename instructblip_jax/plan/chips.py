@@ -122,4 +122,6 @@ def parse(name: str) -> Topology:
     if len(shape) != sides or 0 in shape or slices < 1:
         example = "x".join(["2"] * sides) if chip.tpu else "8"
         raise ValueError(f"topology {name!r}: a {chip.name} slice has {sides} sides, as in {chip.name}:{example}")
+    if chip.tpu and any(side > 2 and side % 4 for side in shape):
+        raise ValueError(f"topology {name!r}: there is no such slice; its sides are 1, 2 or multiples of 4")
     return Topology(chip, shape, slices)

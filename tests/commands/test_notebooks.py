@@ -5,6 +5,7 @@ import pytest
 import toys
 from nbclient import NotebookClient
 
+from instructblip_jax.datasets.digits import naming
 from instructblip_jax.datasets.digits.tasks import HELD_IN
 
 NOTEBOOKS = sorted((toys.ROOT / "launch").glob("*.ipynb"))
@@ -71,8 +72,9 @@ def test_a_model_is_asked_and_its_queries_are_looked_at(execute, tmp_path):
 
 
 @pytest.mark.long
-def test_flamingo_is_shown_names_in_its_prompt(execute):
-    out = execute("few_shot", STEPS=10)
+def test_flamingo_is_shown_names_in_its_prompt(execute, tmp_path):
+    data = toys.write_sets(tmp_path / "sets", dict.fromkeys(naming.SIZES, 16), make=naming.make)
+    out = execute("few_shot", STEPS=10, DATA=data)
     assert "naming_colours" in out
     assert "the third, which is red, is" in out
     assert out.count("image/png") == 4

@@ -196,7 +196,7 @@ def test_the_bound_is_the_longest_of_all():
     assert (roof.bound, roof.limit, roof.sum) == (3.0, "links", 6.5)
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5e:4x4x4", "v9:2x2", "v5e:0x4", "h200:2x2"])
+@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5e:4x4x4", "v9:2x2", "v5e:0x4", "v5e:3x3", "h200:2x2"])
 def test_a_topology_that_cannot_be_is_refused(name):
     with pytest.raises(ValueError, match="topology"):
         parse(name)
