@@ -1,6 +1,6 @@
-"""Pictures compared with texts: the public `embed_images`, `embed_texts`, `similarity` and `match`.
+"""Image-text comparison: the public `embed_images`, `embed_texts`, `similarity` and `match`.
 
-Lists of any length are computed in parts of `ROWS`, so that few programs are compiled, whatever their length.
+Lists of any length are processed in chunks of `ROWS`, so that few programs are compiled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from instructblip_jax.model import Model
 from instructblip_jax.processors.base import BaseProcessor, Given
 
 ROWS = 64
-"""Pictures, texts or pairs of a call."""
+"""Number of images, texts or pairs per call."""
 LENGTH_STEP = 8
-"""Texts are padded to a multiple of this many tokens, or to the most that the system reads."""
+"""Texts are padded to a multiple of this many tokens, or to the system's maximum."""
 
 
 def embed_images(model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None) -> np.ndarray:
-    """Pictures -> unit vectors, float32 [B, E], or [B, Q, E] where the system has Q query embeddings (BLIP-2).
+    """Images -> unit vectors, float32 [B, E], or [B, Q, E] if the system has Q query embeddings (BLIP-2).
 
-    ``images``: one picture or a list of them, as `generate` takes them. Raises ValueError for a system that does not
-    compare, UnusableImageError for a picture that cannot be read.
+    ``images``: one image or a list, as in `generate`. Raises ValueError for a system that does not compare,
+    UnusableImageError for an image that cannot be read.
     """
     check(model, processor)
     rows = processor.rows(images, None)
@@ -30,7 +30,7 @@ def embed_images(model: Model, processor: BaseProcessor, images: Given | Sequenc
 
 
 def embed_texts(model: Model, processor: BaseProcessor, texts: str | Sequence[str]) -> np.ndarray:
-    """Texts -> unit vectors, float32 [N, E]. Each is read as it stands, up to the most tokens that the system reads.
+    """Texts -> unit vectors, float32 [N, E]. Each is used unchanged, up to the system's maximum number of tokens.
 
     Raises ValueError for a system that does not compare, or an empty text.
     """
@@ -44,17 +44,17 @@ def embed_texts(model: Model, processor: BaseProcessor, texts: str | Sequence[st
 def similarity(
     model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None, texts: str | Sequence[str]
 ) -> np.ndarray:
-    """Cosine of each of B pictures with each of N texts, float32 [B, N]; the largest one over the queries, where the
-    system has several embeddings of a picture. Raises what `embed_images` and `embed_texts` raise."""
+    """Cosine of each of B images with each of N texts, float32 [B, N]; the maximum over the queries if the system has
+    several embeddings per image. Raises as `embed_images` and `embed_texts` do."""
     return cosines(embed_images(model, processor, images), embed_texts(model, processor, texts))
 
 
 def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Unit vectors of pictures [B, (Q,) E] and texts [N, E] -> float32 [B, N]."""
+    """Unit vectors of images [B, (Q,) E] and texts [N, E] -> float32 [B, N]."""
     if images.ndim == 2:
         return images @ texts.T
     found = np.empty((len(images), len(texts)), np.float32)
-    for n, queries in enumerate(images):  # [Q, N] of one picture at a time: all of them would be Q times the result
+    for n, queries in enumerate(images):  # [Q, N] of one image at a time: all of them would be Q times the result
         found[n] = (queries @ texts.T).max(axis=0)
     return found
 
@@ -62,11 +62,11 @@ def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 def match(
     model: Model, processor: BaseProcessor, images: Given | Sequence[Given] | None, texts: str | Sequence[str]
 ) -> np.ndarray:
-    """The probability that each picture and text belong together, float32 [B].
+    """The probability that each image and text match, float32 [B].
 
-    ``images``, ``texts``: B each, row by row, or one of either for all of the other. A picture that is given several
-    times is encoded once for each part. Raises what `embed_images` and `embed_texts` raise, and ValueError for numbers
-    that do not fit.
+    ``images``, ``texts``: B each, row by row, or one of either for all of the other. An image that is given several
+    times is encoded once per chunk. Raises as `embed_images` and `embed_texts` do, and ValueError for counts that do
+    not match.
     """
     check(model, processor)
     said = _texts(texts)
@@ -95,27 +95,27 @@ def probability(logits: np.ndarray) -> np.ndarray:
 
 
 def check(model: Model, processor: BaseProcessor) -> None:
-    """Raise ValueError for a system that does not compare pictures with texts."""
+    """Raise ValueError for a system that does not compare images with texts."""
     if not model.has("embed_media") or not hasattr(processor, "caption_row"):
         raise ValueError(
-            f"{model.directory}: this model does not compare pictures with texts; those that do are BLIP and ALBEF "
-            "before and in retrieval, and BLIP-2's first stage (architectures in config.json)"
+            f"{model.directory}: this model does not compare images with texts; BLIP and ALBEF in their pre-training "
+            "and retrieval forms and BLIP-2's first stage do (architectures in config.json)"
         )
 
 
 def text_rows(processor: Any, texts: Sequence[str], *, clean: bool) -> list[dict[str, np.ndarray]]:
-    """Token rows of texts. ``clean``: as the system's paper cleans captions."""
+    """Token rows of texts. ``clean``: clean them like captions in the system's paper."""
     return [{"input_ids": processor.caption_row(text, clean=clean)} for text in texts]
 
 
 def text_length(processor: Any, rows: Sequence[dict[str, np.ndarray]]) -> int:
-    """A static length that holds all rows."""
+    """A static length that fits all rows."""
     longest = max(processor.lengths(row)[0] for row in rows)
     return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, max(longest, processor.token_limit(training=False)))
 
 
 def text_batch(processor: BaseProcessor, rows: Sequence[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """The texts of a batch without pictures, int32 [N, length] each."""
+    """The texts of a batch without images, int32 [N, length] each."""
     return processor.batch(rows, length, training=False)
 
 
@@ -130,7 +130,8 @@ def _texts(texts: str | Sequence[str]) -> list[str]:
 
 
 def _filled(rows: Sequence[Any]) -> Iterator[list[Any]]:
-    """The rows in parts of `ROWS`; a single part has the next power of two instead. The first row fills the last."""
+    """The rows in chunks of `ROWS`; a single chunk has the next power of two instead. The last is padded with its first
+    row."""
     size = min(ROWS, 1 << (len(rows) - 1).bit_length())
     for start in range(0, len(rows), size):
         part = list(rows[start : start + size])

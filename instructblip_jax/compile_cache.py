@@ -1,6 +1,6 @@
 """JAX's persistent compilation cache in the user's cache directory: only the first start waits for the compiler.
 
-It is set up through environment variables, so that no command pays the seconds of importing jax for it.
+It is set up through environment variables, so that no command must import jax for it, which takes seconds.
 """
 
 import os
@@ -13,7 +13,7 @@ GIB = 2**30
 BOUND = 4 * GIB
 """Size limit in bytes; the least recently used programs are removed first."""
 SPARE = GIB
-"""Bytes that must be free on the disk: on a full one every write would fail."""
+"""Bytes that must be free on the disk; on a full one every write would fail."""
 SECONDS = 0.05
 """Programs that compile faster than this are not kept: there are many of them, and they save no measurable time."""
 

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 START_SECONDS = 300
-"""Time that the processes of a job wait for one another at the start."""
+"""Seconds that the processes of a job wait for one another at the start."""
 HEARTBEAT_SECONDS = 40
 """A process that sends nothing for this long is considered dead, and the others end."""
 _AGAIN = "start the job again: it resumes from the last checkpoint"
@@ -185,7 +185,7 @@ def is_writer() -> bool:
 
 
 def index() -> int:
-    """The number of this process in its job. Unlike jax.process_index, the question does not start any backend."""
+    """The index of this process in its job. Unlike jax.process_index, this does not start a backend."""
     return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
@@ -196,7 +196,7 @@ def barrier(name: str) -> None:
 
 
 def several() -> bool:
-    """True in a job of several processes. Unlike jax.process_count, the question does not start any backend."""
+    """True in a job of several processes. Unlike jax.process_count, this does not start a backend."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -218,7 +218,7 @@ def from_all(value: bool) -> list[bool]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block of all processes that ends with an error in all of them where it does in one, so that none waits for it.
+    """A block of all processes that fails in all of them if it fails in one, so that none waits for it.
 
     The block itself must not wait for other processes after something that may fail in one of them. A process raises
     its own error, or ValueError with the message of the first one that has any.

@@ -1,6 +1,6 @@
-"""The digits world's models: one ships whole, the others are put together at first use, of parts that ship.
+"""The digits world's models: one ships complete, the others are assembled at first use from parts that ship.
 
-`assemble` does it, in a process of its own: a run may not start JAX before it knows its mesh.
+`assemble` runs in a separate process, because a run must not start JAX before it knows its mesh.
 """
 
 import hashlib
@@ -51,20 +51,19 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         },
     ),
 }
-"""Model -> its system, with flags of its own, and part -> folder in `ASSETS` or a model above it, as `assemble` takes
-them."""
+"""Model -> its system with flags, and part -> folder in `ASSETS` or a model above it, as `assemble` takes them."""
 
 
 def model(name: str) -> Path:
-    """The directory of an embedded model: "digits", which ships whole, or one of `MADE`.
+    """The directory of an embedded model: "digits", which ships complete, or one of `MADE`.
 
-    The latter lie in ~/.cache/instructblip_jax/models (below $XDG_CACHE_HOME, if that is set), under names that change
+    The latter are in ~/.cache/instructblip_jax/models (below $XDG_CACHE_HOME, if that is set), under names that change
     with the parts. Raises ValueError for another name, RuntimeError if the model cannot be assembled.
     """
     if name == "digits":
         return ASSETS / name
     if name not in MADE:
-        raise ValueError(f"there is no embedded model {name!r}; there are digits, {', '.join(MADE)}")
+        raise ValueError(f"there is no embedded model {name!r}; expected one of digits, {', '.join(MADE)}")
     system, folders = MADE[name]
     parts = {part: model(folder) if folder in MADE else ASSETS / folder for part, folder in folders.items()}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax" / "models"

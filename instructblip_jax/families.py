@@ -1,4 +1,4 @@
-"""The table of systems: what a ``config.json``'s model_type stands for. One entry a family; nothing else dispatches."""
+"""The table of systems by the model_type in ``config.json``. One entry per family; nothing else dispatches by name."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,23 +174,23 @@ FAMILIES: dict[str, Family] = {
 }
 """model_type -> its family."""
 ARCHITECTURES: dict[str, Family] = {hf_blip2_retrieval.ARCHITECTURE: BLIP2_STAGE1}
-"""Architectures that are another system than their model_type's."""
+"""Architectures of a different system than their model_type's."""
 FORMS: dict[tuple[str, frozenset[str]], Family] = {("blip-2", frozenset({"vision", "bert"})): BLIP2_STAGE1}
-"""(model_type, parts) -> the system that is assembled of these parts, where it is another one than the model_type's."""
+"""(model_type, parts) -> the system that is assembled from these parts, if it differs from the model_type's."""
 
 
 def named(model_type: object, where: str) -> Family:
-    """The family of a model_type. Raises ValueError beginning with ``where``, listing the systems that are built."""
+    """The family of a model_type. Raises ValueError starting with ``where``, listing the supported systems."""
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     found = "there is no model_type" if model_type is None else f"model_type is {model_type!r}"
-    raise ValueError(f"{where}: {found}; the systems built here are {', '.join(sorted(FAMILIES))}")
+    raise ValueError(f"{where}: {found}; the supported systems are {', '.join(sorted(FAMILIES))}")
 
 
 def family_of(directory: Path) -> Family:
     """The family of a model directory.
 
-    Raises FileNotFoundError or ValueError naming its config.json, and the systems that are built.
+    Raises FileNotFoundError or ValueError naming its config.json, and the supported systems.
     """
     path = directory / "config.json"
     raw = read_json(path)
@@ -208,7 +208,7 @@ def family_of(directory: Path) -> Family:
 
 
 def trainable(name: str, model_type: str | None = None) -> Callable[[tuple, Any], bool]:
-    """The NNX filter of a system's named trainable set; without ``model_type``, of the first system that has the name.
+    """The NNX filter of a system's named trainable set; without ``model_type``, of the first system with this name.
 
     Raises ValueError for an unknown name or model_type.
     """
@@ -232,9 +232,9 @@ def export(
     added: bool = False,
     card: str = "",
 ) -> list[Written]:
-    """Write the model directory ``source`` as ``out``, its trained tensors replaced; see `convert.export.export`.
+    """Write the model directory ``source`` to ``out`` with its trained tensors replaced; see `convert.export.export`.
 
-    ``card``: the text of its README.md, "" for none.
+    ``card``: the text of its README.md; "" writes none.
     """
     family = family_of(source)
 
@@ -263,15 +263,16 @@ def merged(source: Path, config: SystemConfig, trained: Mapping[str, Tensor]) ->
 def export_adapter(
     out: str | Path, source: Path, config: SystemConfig, trained: Mapping[str, Tensor], base: str, card: str = ""
 ) -> list[Written]:
-    """Write ``trained`` as an adapter of the model ``base``, which ``source`` is; see `convert.adapter.export`.
+    """Write ``trained`` as an adapter of the model ``base``, whose directory is ``source``; see
+    `convert.adapter.export`.
 
-    Raises ValueError if no adapter is among them.
+    Raises ValueError if it contains no adapter.
     """
     family = family_of(source)
     if not isinstance(config, Adapts) or not any(map(adapter.is_adapter, trained)):
         sets = [name for name, prefixes in family.trainable_sets.items() if ADAPTERS in prefixes]
         raise ValueError(
-            f"this run trained no adapters, which the sets {', '.join(sets)} have; export the whole model instead"
+            f"this run trained no adapters; only the sets {', '.join(sets)} have them; export the whole model instead"
         )
     names = kept(family.rules_for(source, config), family.ignored(config), open_shards(source).shapes)
     return adapter.export(out, source, trained, names, config.lora, base, family.modules, card)
@@ -287,21 +288,21 @@ def assemble(
     link: bool = True,
     **choices: str | int,
 ) -> list[Written]:
-    """Write ``out``, completely or not at all: a model directory of a system, made of parts of other models.
+    """Write ``out``, completely or not at all: a model directory of a system, assembled from parts of other models.
 
     Args:
       out: a directory that does not exist yet, or is empty.
       model_type: the system.
       parts: part -> its directory; one of the combinations in `convert.ingredients.SYSTEMS`.
-      seed: seed of everything that is drawn anew.
+      seed: seed of all newly drawn tensors.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
-      choices: the system's own: ``projector`` of llava ("mlp", "linear"), ``task`` of systems that have several forms,
+      choices: system-specific: ``projector`` of llava ("mlp", "linear"), ``task`` of systems with several forms,
         ``queries`` of a new blip-2, ``queries`` and ``every`` of flamingo, ``queries`` and ``frames`` of
         x-instructblip.
-      link: hard-link weight files whose tensors are all taken unchanged, instead of copying them.
+      link: hard-link weight files whose tensors are all unchanged, instead of copying them.
 
-    Returns the weight files. Raises ValueError for parts that make no such model, and FileNotFoundError, ValueError or
-    OSError naming the directory and what is wrong with it.
+    Returns the weight files. Raises ValueError for parts that do not form such a model, and FileNotFoundError,
+    ValueError or OSError naming the directory and what is wrong with it.
     """
     ingredients.check(model_type, parts)
     family = FORMS.get((model_type, frozenset(parts)), FAMILIES[model_type])
@@ -333,17 +334,17 @@ def from_original(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> tuple[list[Written], list[str]]:
-    """Write ``out``, completely or not at all: a file of a system's authors, which holds a whole model, as a directory.
+    """Write ``out``, completely or not at all: the complete model in a file of a system's authors, as a directory.
 
     Args:
       out: a directory that does not exist yet, or is empty.
       file: the file, for errors; ``tensors`` are those in it.
-      bert: BERT's directory, whose tokenizer and sizes are taken.
-      seed: seed of what the file does not hold.
+      bert: BERT's directory, which provides the tokenizer and sizes.
+      seed: seed of tensors that the file lacks.
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
 
-    Returns the weight files and the names of the tensors that were skipped. Raises ValueError for a file of none of the
-    systems, and one ValueError that lists the tensors which do not fit.
+    Returns the weight files and the names of the tensors that were skipped. Raises ValueError for a file of an unknown
+    system, and a single ValueError that lists the tensors that do not fit.
     """
     check_free(Path(out), file, bert)
     for family in {id(family): family for family in FAMILIES.values()}.values():
@@ -351,8 +352,8 @@ def from_original(
             return _written(out, family, found[0], max_shard_bytes, False), found[1]
     some = ", ".join(sorted(tensors)[:3])
     raise ValueError(
-        f"{file}: its tensors ({some} ...) are no whole model of an original project that is supported; one of LAVIS's "
-        "files with trained parts alone needs --model instead of --bert"
+        f"{file}: its tensors ({some} ...) are not a complete model of a supported original project; one of LAVIS's "
+        "files with only trained parts needs --model instead of --bert"
     )
 
 
@@ -364,11 +365,11 @@ def with_replaced(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> tuple[list[Written], int, list[str]]:
-    """Write ``out``, completely or not at all: the model directory ``source`` with the trained parts in a ``file`` of
-    its system's authors, whose ``tensors`` these are, in place of its own.
+    """Write ``out``, completely or not at all: the model directory ``source`` with its trained parts replaced by the
+    ``tensors`` in a ``file`` of its system's authors.
 
-    Returns the weight files, how many tensors were taken, and the names of those that were skipped. Raises one
-    ValueError that lists the tensors which do not fit.
+    Returns the weight files, the number of tensors used, and the names of those that were skipped. Raises a single
+    ValueError that lists the tensors that do not fit.
     """
     family = family_of(source)
     if family.replaced is None:
@@ -385,7 +386,7 @@ def rewritten(
 ) -> list[Written]:
     """Write ``out``, completely or not at all: the directory ``source`` with these ``tensors`` as its weights.
 
-    Raises one ValueError that lists the tensors which do not fit its config.json.
+    Raises a single ValueError that lists the tensors that do not fit its config.json.
     """
     check_free(Path(out), source)
     family = family_of(source)

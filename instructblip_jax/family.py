@@ -1,4 +1,4 @@
-"""A family of systems: how its model directories are read, written and assembled (`families` is the table)."""
+"""A family of systems: reading, writing and assembling its model directories (`families` is the table)."""
 
 import dataclasses
 import re
@@ -27,19 +27,18 @@ class Family:
       read_config: path of config.json -> the system's configuration. Raises ValueError naming file and field.
       rules: configuration -> path of each parameter -> its tensor.
       ignored: configuration -> names of extra tensors in old files: buffers, aliases, unused tables.
-      describe: (copy of a directory, configuration) -> None; edits its configuration files where the system's options
-        changed something.
-      processor: (directory, configuration) -> the processor.
-      unread: configuration -> names of tensors that the system does not read, and an export keeps.
-      draft: (model_type, part -> its directory, seed, choices) -> a new directory made of parts; None if there is no
-        way to assemble one (`convert.ingredients`).
+      describe: (copy of a directory, configuration) -> None; edits its configuration files if the system's options
+      changed. processor: (directory, configuration) -> the processor. unread: configuration -> names of tensors that
+      the system does not use, and that an export keeps. draft: (model_type, part -> its directory, seed, choices) -> a
+      new directory from parts; None if it cannot be
+        assembled (`convert.ingredients`).
       original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
         names that are skipped; None if the tensors are another family's.
       replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration
         that has them, the tensors that replace the directory's or are added to them, and the names that are skipped;
         None if there are no such files.
-      modules: beginnings of tensors' names in published files, and those that the modules have in Hugging Face's class
-        where it calls them otherwise: adapters are named after these.
+      modules: prefixes of tensor names in published files, and those of the modules in Hugging Face's class if they
+        differ: adapters are named after the latter.
     """
 
     trainable_sets: Mapping[str, tuple[str, ...]]
@@ -55,10 +54,10 @@ class Family:
     replaced: Callable[[Path, Tensors, Path], tuple[Any, dict[str, np.ndarray], list[str]]] | None = None
 
     def rules_for(self, directory: Path, config: Any) -> dict[str, Rule]:
-        """The rules, with the names that the files of a model directory use."""
+        """The rules, with the names used in a model directory's files."""
         names = open_shards(directory).shapes
         return {path: rule.spelled(names) for path, rule in self.rules(config).items()}
 
     def without_rule(self, config: Any) -> re.Pattern[str]:
-        """Names of the tensors that need no rule: those that are `ignored`, and those that are `unread`."""
+        """Names of the tensors that need no rule: `ignored` and `unread` ones."""
         return re.compile(f"{self.ignored(config).pattern}|{self.unread(config).pattern}")

@@ -46,7 +46,7 @@ def write_whole(path: epath.Path, content: str) -> None:
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
-    """Read a JSON object. Raises FileNotFoundError or ValueError naming the file, whatever it contains."""
+    """Read a JSON object. Raises FileNotFoundError or ValueError naming the file, for any content."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model is a directory in the Hugging Face layout")
     try:
@@ -56,5 +56,5 @@ def read_json(path: Path | epath.Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"{path}: not readable JSON (nested too deeply)") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")
+        raise ValueError(f"{path}: contains a {type(content).__name__}, not an object")
     return content

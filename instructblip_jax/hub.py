@@ -21,7 +21,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def resolve(model: str | Path) -> Path:
-    """Return a directory as it is, download a hub id ("org/name") into the hub's cache, copy gs:// into our own cache.
+    """Return a directory unchanged, download a hub id ("org/name") into the hub's cache, copy gs:// into our own cache.
 
     A name that is no directory here may be an embedded model's: "digits", or one that `embedded` assembles.
 
@@ -49,8 +49,8 @@ def resolve(model: str | Path) -> Path:
 def _copy(model: str) -> Path:
     """Copy the files of a model at gs://BUCKET/PATH to ~/.cache/instructblip_jax/gs/BUCKET/PATH.
 
-    A large file that is already there in the right size is not fetched again. Files being fetched have another name.
-    Raises FileNotFoundError if there is no config.json, ValueError if support for gs:// is not installed.
+    A large file that already exists with the right size is not fetched again. Files being fetched have a temporary
+    name. Raises FileNotFoundError if there is no config.json, ValueError if support for gs:// is not installed.
     """
     files.check_installed(model)
     remote = epath.Path(model)
@@ -60,7 +60,7 @@ def _copy(model: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "instructblip_jax" / "gs"
     local = cache / model.removeprefix("gs://").strip("/")
     sizes = {name: path.stat().length for name, path in found.items()}
-    for path in list(local.glob("*")):  # left by a model that was there before
+    for path in list(local.glob("*")):  # left over from an earlier model
         if path.is_file() and path.suffix != ".partial" and path.name not in found:
             path.unlink()
     with tqdm(total=sum(sizes.values()), desc=f"fetching {model}", unit="B", unit_scale=True, delay=2) as bar:

@@ -11,8 +11,9 @@ from instructblip_jax.objectives.term import mean, mean_of
 
 
 def loss(model: Model, batch: BatchArrays) -> tuple[jax.Array, dict[str, Any]]:
-    """The loss of a batch (float32, no dropout): the weighted sum of its terms' means, of one term the mean negative
-    log-likelihood over labels != -100. And "tokens", the count of the first term; "terms" {name: mean} if several."""
+    """The loss of a batch (float32, no dropout): the weighted sum of its terms' means; for a single term, the mean
+    negative log-likelihood over labels != -100. Also "tokens", the count of the first term, and "terms" {name: mean} if
+    there are several."""
     terms = model._run(model._loss, batch)
     aux: dict[str, Any] = {"tokens": next(iter(terms.values())).counts.sum()}
     if len(terms) > 1:

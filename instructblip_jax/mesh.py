@@ -46,7 +46,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
 
 
 def single_device_mesh() -> Mesh:
-    """Mesh of one device, so that one device and many run the same code."""
+    """A mesh of one device, so that one device and many run the same code."""
     return make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
 
 
@@ -57,7 +57,7 @@ def described(mesh: Mesh) -> str:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Number of devices that a batch is split over; the global batch size must be a multiple of it."""
+    """Number of devices over which a batch is split; the global batch size must be a multiple of it."""
     return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))
 
 
@@ -67,7 +67,7 @@ def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Indices, ascending, of the rows that this host's devices hold of a batch of ``rows``: those it has to make."""
+    """Indices, ascending, of the rows of a batch of ``rows`` on this host's devices, which this host must provide."""
     slices = batch_sharding(mesh, rows).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in slices]))
 
@@ -134,8 +134,8 @@ def fetch_entry(x: jax.Array, n: int) -> np.ndarray:
 
 
 def pieces(x: jax.Array) -> Iterator[np.ndarray]:
-    """A global array on every host, in the order of its numbers: whole, or a stack of matrices that is spread over
-    several hosts one by one, because no device may have room for all of it. All hosts must take all pieces."""
+    """A global array on every host, in the order of its elements: as one piece, or for a stack sharded over several
+    hosts matrix by matrix, because no device may have room for all of it. All hosts must take all pieces."""
     if x.ndim < 3 or x.is_fully_addressable:
         yield fetch(x)
     else:
@@ -143,7 +143,7 @@ def pieces(x: jax.Array) -> Iterator[np.ndarray]:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Replicate those arrays of a tree that are not on the mesh yet (optimizer counters, keys)."""
+    """Replicate the arrays of a tree that are not on the mesh yet (optimizer counters, keys)."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(x: Any) -> jax.Array:

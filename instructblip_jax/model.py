@@ -1,4 +1,4 @@
-"""The model that users hold: its arrays on a mesh, loaded from a Hugging Face directory, called on batches."""
+"""The public Model: arrays on a mesh, loaded from a Hugging Face directory, and called on batches."""
 
 import os
 import warnings
@@ -43,9 +43,9 @@ _arrange, _join = jax.jit(bank.arranged, static_argnums=2), jax.jit(bank.joined)
 
 
 class Model:
-    """A system's parameters on a mesh: ``train`` and ``frozen``, path -> array, and ``memory``, which is not trained.
+    """A system's parameters on a mesh: ``train`` and ``frozen``, path -> array, and ``memory``, the untrained state.
 
-    ``graph`` is the static structure that `systems.build.merge` fills with them inside a jitted function.
+    ``graph`` is the static structure that `systems.build.merge` combines with them inside a jitted function.
     """
 
     def __init__(
@@ -76,25 +76,27 @@ class Model:
         scan_layers: bool | None = None,
         **options: Any,
     ) -> "Model":
-        """Read the system that a directory's config.json names, tensor by tensor into its place on the mesh.
+        """Read the system named in a directory's config.json, tensor by tensor into its place on the mesh.
 
         Args:
           model: a directory in the Hugging Face layout (single or sharded safetensors), or a hub id.
-          mesh: from `make_mesh`; None is one device.
+          mesh: from `make_mesh`; None means one device.
           dtype: compute type, and the stored type of frozen parameters; trained ones are always float32.
-          trainable: which parameters train, a name of the system's trainable sets; None is the first of them.
-          layout: how the parts are sharded, names of `sharding.LAYOUTS`.
-          remat: rematerialisation of the language model, and of a tower that trains: "none" (everything),
+          trainable: the parameters to train, a name of the system's trainable sets; None is the default set.
+          layout: the sharding of the parts, by names of `sharding.LAYOUTS`.
+          remat: rematerialisation of the language model, and of a trained tower: "none" (everything),
             "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
-          int8: keep the frozen language model's matrices as int8 with a scale an output channel: half of bfloat16.
+          int8: store the frozen language model's matrices as int8 with a scale per output channel: half of bfloat16.
             "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.
-          scan_layers: True keeps the layers of each stack in one array and scans over them: programs are compiled once
-            a layer. False gives frozen layers arrays of their own, which a GPU reads in place: one token takes a third
-            of the memory traffic. None is False on GPUs and True elsewhere. What trains is always stacked.
-          options: the system's own, of InstructBLIP and BLIP-2: ``image_size``, pixels along a side of the pictures, a
-            multiple of the patches' (0 is the checkpoint's own; for another one the position embeddings are
-            interpolated); ``instruct_qformer``, False to hide the instruction from the Q-Former (the paper's ablation);
-            ``lora``, sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256, "targets": ()}).
+          scan_layers: True keeps the layers of each stack in one array and scans over them: a layer is
+            compiled once. False gives frozen layers separate arrays, which a GPU reads in place: one token takes a
+            third of the memory traffic. None is False on GPUs and True elsewhere. Trainable parameters are always
+            stacked.
+          options: system-specific; for InstructBLIP and BLIP-2: ``image_size``, pixels per side, a
+            multiple of the patch size (0 is the checkpoint's own; for another one the position embeddings are
+            interpolated); ``instruct_qformer``, False to withhold the instruction from the Q-Former (the paper's
+            ablation); ``lora``, sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256,
+            "targets": ()}).
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.
@@ -147,8 +149,8 @@ class Model:
         families.export(out, self.directory, self.config, whole, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
-        """The contract's batch -> logits float32 [B, T, V]: see the system's ``logits``. Over several hosts every one
-        of them has all of it."""
+        """A batch -> logits float32 [B, T, V]: see the system's ``logits``. With several hosts, every one
+        has all of them."""
         return self._run(self._logits, batch)
 
     def encode(
@@ -159,11 +161,11 @@ class Model:
         own: np.ndarray | None = None,
         rows: int | None = None,
     ) -> Media:
-        """The media of a batch, encoded, to be used for any number of prompts.
+        """The encoded media of a batch, for any number of prompts.
 
         Args:
-          place: int [B], which of the encoded rows each of B prompts is about; None is each its own.
-          own: the rows of the batch that this host has, of ``rows`` in all (`mesh.local_rows`); None is all.
+          place: int [B], the index of the encoded row for each of B prompts; None means its own row.
+          own: this host's rows of the batch, out of ``rows`` (`mesh.local_rows`); None means all.
         """
         given = {key: x for key, x in batch.items() if key in self._media}
         if own is None or rows is None:
@@ -174,36 +176,36 @@ class Model:
         return media if place is None else self.take(media, place)
 
     def take(self, media: Media, place: np.ndarray) -> Media:
-        """Rows of encoded media by number, int [B], each as often as it is named."""
+        """Rows of encoded media by index, int [B], with repetitions."""
         with jax.set_mesh(self.mesh):
             return _take_rows(media, jnp.asarray(place))
 
     def join(self, parts: Sequence[Media]) -> Media:
-        """Encoded media of several batches as those of one, row after row."""
+        """The encoded media of several batches, concatenated by rows."""
         with jax.set_mesh(self.mesh):
             return _join(tuple(parts))
 
     def arrange(self, banks: Sequence[Media], place: np.ndarray) -> Media:
-        """Pictures that were encoded in rows of one each -> rows of several; ``place`` int [B, N] has their numbers in
-        ``banks``, one bank after the other, and -1 where a row has fewer than N."""
+        """Images encoded in rows of one each -> rows of several; ``place`` int [B, N] has their indices in ``banks``,
+        one bank after the other, and -1 if a row has fewer than N."""
         with jax.set_mesh(self.mesh):
             return _arrange(tuple(banks), jnp.asarray(place), meshes.batch_sharding(self.mesh, len(place)))
 
     def encode_image(self, pixels: np.ndarray) -> jax.Array:
-        """The older name of `encode`, for systems that read pictures alone."""
+        """The older name of `encode`, for systems that read only images."""
         warnings.warn("encode_image is now encode(batch)", FutureWarning, stacklevel=2)
         (tokens,) = self.encode({self.config.media_keys[0]: pixels}).values()
         return tokens
 
     def read(self, image: jax.Array, batch: BatchArrays) -> Context:
-        """The older name of `prefill`, for what `encode_image` made."""
+        """The older name of `prefill`, for the result of `encode_image`."""
         warnings.warn("read(image, batch) is now prefill(media, batch)", FutureWarning, stacklevel=2)
         return self.prefill({"image": image}, batch)
 
     def prefill(self, media: Media, batch: BatchArrays) -> Context:
-        """Encoded media and a batch's prompts -> what all continuations of each row share, computed once.
+        """Encoded media and a batch's prompts -> the context that all continuations of each row share, computed once.
 
-        Raises ValueError for a system that writes no text.
+        Raises ValueError for a system that does not generate text.
         """
         apart = {*self._media, *self.config.label_keys}
         try:
@@ -211,14 +213,14 @@ class Model:
         except AttributeError as error:
             if self.has("prefill"):
                 raise
-            raise ValueError(f"{self.directory}: this system writes no text; it compares or classifies") from error
+            raise ValueError(f"{self.directory}: this system generates no text; it compares or classifies") from error
 
     def search(self, context: Context, options: Options, seed: Seed = 0) -> np.ndarray:
-        """Answers to what was read: int32 [B, num_return_sequences, T], T the capacity of the options."""
+        """Answers to prefilled prompts: int32 [B, num_return_sequences, T], where T is the capacity of the options."""
         return next(self.search_steps(context, options, seed, options.max_new_tokens))
 
     def search_steps(self, context: Context, options: Options, seed: Seed, every: int) -> Iterator[np.ndarray]:
-        """`search` in steps of ``every`` tokens: yields the answers so far; the last ones are whole.
+        """`search` in steps of ``every`` tokens: yields the answers so far; the last ones are complete.
 
         Raises ValueError if logits are NaN or infinite.
         """
@@ -245,7 +247,7 @@ class Model:
         return sums
 
     def has(self, method: str) -> bool:
-        """True if the system has this method: "embed_media" where it compares, "classify" where it classifies."""
+        """True if the system has this method: "embed_media" if it compares, "classify" if it classifies."""
         return method in self._methods
 
     def embed_media(self, media: Media) -> np.ndarray:
@@ -257,8 +259,8 @@ class Model:
         return self._compare("embed_texts", batch)
 
     def match(self, media: Media, batch: BatchArrays) -> np.ndarray:
-        """Encoded media and the texts of a batch, row by row -> logits float32 [B, 2] of "they do not belong together"
-        and "they do", on every host; see `protocol.Compares`."""
+        """Encoded media and the texts of a batch, row by row -> logits float32 [B, 2] of no match and match, on every
+        host; see `protocol.Compares`."""
         return self._compare("match", batch, media)
 
     def classify(self, media: Media, batch: BatchArrays) -> np.ndarray:
@@ -300,7 +302,7 @@ class Model:
 
     @property
     def step_options(self) -> dict[str, str] | None:
-        """`compiler_options` of a train step; see `LESS_OPTIMIZED`. A level in XLA_FLAGS is left as it is."""
+        """`compiler_options` of a train step; see `LESS_OPTIMIZED`. A level in XLA_FLAGS is kept."""
         options = self.compiler_options or {}
         if self.mesh.devices.flat[0].platform == "cpu" and "optimization_level" not in os.environ.get("XLA_FLAGS", ""):
             options = options | LESS_OPTIMIZED
@@ -309,7 +311,7 @@ class Model:
     def _jit(self, run: Callable, **options: Any) -> Callable:
         return jax.jit(run, compiler_options=self.compiler_options, **options)
 
-    # Compiled once a batch shape, kept with the model.
+    # Compiled once per batch shape, and kept with the model.
 
     @cached_property
     def _logits(self) -> Callable:
@@ -392,8 +394,8 @@ class Model:
 
 
 InstructBlip = Model
-"""The name that InstructBLIP's users know; `from_pretrained` gives the system that config.json names."""
+"""The name for InstructBLIP's users; `from_pretrained` gives the system named in config.json."""
 
 
 from_pretrained = Model.from_pretrained
-"""The system that config.json names."""
+"""The system named in config.json."""

@@ -1,7 +1,7 @@
-"""Pictures as bytes: a batch may hold them as uint8, a quarter of float32, and how they become numbers beside them.
+"""Images as bytes: a batch may contain them as uint8, a quarter of float32, with the scale that converts them.
 
-A loader's pictures are copied to the devices in this form and normalised there; prepared batches of users are float32.
-NumPy and JAX run the same expression, so both give the same numbers.
+A loader's images are copied to the devices in this form and normalised there; prepared batches of users are float32.
+NumPy and JAX evaluate the same expression, so both give the same numbers.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 SCALE = "_scale"
-"""KEY + SCALE is the batch key of the scale of the bytes under KEY: float32 [..., 3, 3], for each picture the divisor,
-mean and deviation of each channel. A blank picture, whose numbers are all zero, is bytes of zero with `BLANK`."""
+"""KEY + SCALE is the batch key of the scale of the bytes under KEY: float32 [..., 3, 3], for each image the divisor,
+mean and deviation of each channel. A blank image, whose numbers are all zero, consists of zero bytes with `BLANK`."""
 BLANK = np.array([[1] * 3, [0] * 3, [1] * 3], np.float32)
 
 
@@ -22,13 +22,13 @@ def normalised(pixels: Any, scale: Any) -> Any:
 
 
 def _divided(x: Any, by: Any) -> Any:
-    """x / by, rounded once. XLA multiplies by the inverse of a divisor that it sees repeated along an axis; here zeros
-    are divided by 1, which changes nothing but what it sees."""
+    """x / by, rounded once. XLA would multiply by the inverse of a divisor that is visibly repeated along an axis;
+    dividing zeros by 1 hides the repetition and changes nothing else."""
     return x / (by + (1 - by) * (x == 0))
 
 
 def numbers(batch: Mapping[str, Any], key: str) -> Any:
-    """The pictures of a batch as numbers [..., H, W, 3]: normalised if they are bytes, and otherwise as they are.
+    """The images of a batch as numbers [..., H, W, 3]: normalised if they are bytes, otherwise unchanged.
 
     Raises ValueError for bytes without their scale.
     """
@@ -41,11 +41,11 @@ def numbers(batch: Mapping[str, Any], key: str) -> Any:
 
 
 def all_numbers(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch with all of its pictures as numbers."""
+    """A batch with all of its images as numbers."""
     return {key: numbers(batch, key) for key in batch if not key.endswith(SCALE)}
 
 
 def blank(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Media arrays of the same shapes and types, whose numbers are all zero."""
+    """Media arrays of the same shapes and types, with all numbers zero."""
     zero = {key: np.zeros_like(x) for key, x in batch.items()}
     return zero | {key: np.broadcast_to(BLANK, x.shape).copy() for key, x in batch.items() if key.endswith(SCALE)}

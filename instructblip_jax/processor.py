@@ -1,4 +1,4 @@
-"""The public Processor: the door to every system's own."""
+"""The public Processor, which loads the processor of any system."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ class Processor(BaseProcessor):
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> BaseProcessor:
-        """The processor of the system that config.json names, from a directory in its layout, or a hub id's.
+        """The processor of the system named in config.json, from a directory in its layout or a hub id.
 
-        ``options`` are the system's own, the same that its model was loaded with: ``image_size``. Raises
+        ``options`` are system-specific, the same with which its model was loaded, such as ``image_size``. Raises
         FileNotFoundError or ValueError naming the file.
         """
         directory = hub.resolve(model)

@@ -1,7 +1,7 @@
-"""Logical axis names and how they are sharded over the mesh: one table a layout.
+"""Logical axis names and how they are sharded over the mesh: one table per layout.
 
-Every parameter carries ``axes``, one logical name (or None) per dimension; a layout of `LAYOUTS` says which mesh axes
-each name is split over, for parameters and for activations. Dimension letters used in shape comments everywhere:
+Every parameter has ``axes``, one logical name (or None) per dimension; a layout of `LAYOUTS` maps each name to the mesh
+axes over which it is split, for parameters and for activations. Dimension letters in shape comments everywhere:
 
     B batch   F frames   P patches   Q queries   T text   Tq instruction   To output   S keys
     L layers  D width    H heads     K head size M MLP width   V vocabulary   N candidates or beams
@@ -28,14 +28,14 @@ LAYOUTS: dict[str, Mapping[str, tuple[str, ...]]] = {
     "replicated": {"batch": MESH_AXES},
     # Every device works on its own rows; parameters are stored in shards and gathered before use, layer by layer.
     "fsdp": {"batch": MESH_AXES, "embed": ("fsdp", "tensor")},
-    # Each matrix is split; the devices of a tensor group work on the same rows and add up their partial results.
+    # Each matrix is split; the devices of a tensor group work on the same rows and sum their partial results.
     "tensor": _TENSOR,
     # As "tensor", and between the products each device keeps a part of the sequence: less memory, same communication.
     "sequence": _TENSOR | {"length": ("tensor",)},
     # Split along both axes: least memory, most communication.
     "sharded": _TENSOR | {"embed": ("fsdp",)},
     # As "replicated", but masters, gradients and the optimizer's moments are split over all devices: each updates its
-    # share, and all shares are gathered once a step, in the compute type (ZeRO, arXiv 1910.02054, stages 1 and 2).
+    # share, and all shares are gathered once per step, in the compute type (ZeRO, arXiv 1910.02054, stages 1 and 2).
     "zero": dict.fromkeys(("batch", "embed", "heads", "mlp", "vocab"), MESH_AXES),
 }
 """Layout -> logical axis -> mesh axes. A logical axis without an entry ("layers", None, ...) is never split."""
@@ -44,7 +44,7 @@ LAYOUTS: dict[str, Mapping[str, tuple[str, ...]]] = {
 GATHERED_ONCE = "zero"
 """The layout whose trained parameters `in_use` gathers."""
 REST = "trained"
-"""Names, in a `Layout`, everything that is no part of its own: what most systems train."""
+"""The name, in a `Layout`, of all parameters outside of parts, which most systems train."""
 DEFAULT = "sharded"
 
 
@@ -52,9 +52,8 @@ DEFAULT = "sharded"
 class Layout:
     """The sharding of each part of a model: Layout(trained="fsdp", llm="tensor"), by names of `LAYOUTS`.
 
-    The parts are those that the system's configuration names (`systems.protocol.SystemConfig.parts`); `REST` is
-    everything else. A part that is not named is "sharded": split along both axes. Raises ValueError for an unknown
-    layout.
+    The parts are those in the system's configuration (`systems.protocol.SystemConfig.parts`); `REST` is everything
+    else. A part that is not given is "sharded", split along both axes. Raises ValueError for an unknown layout.
     """
 
     named: tuple[tuple[str, str], ...]
@@ -81,12 +80,12 @@ class Layout:
 
 
 def part_of(path: str, parts: Collection[str]) -> str:
-    """The part that the parameter at ``path`` belongs to: a leading piece of the path, or `REST`."""
+    """The part to which the parameter at ``path`` belongs: the first component of the path, or `REST`."""
     return next((part for part in parts if path.startswith(f"{part}/")), REST)
 
 
 SHARDED = Layout()
-"""The default: every part split along both axes."""
+"""The default: every part is split along both axes."""
 _in_force: ContextVar[str] = ContextVar("layout", default=DEFAULT)
 
 
@@ -106,7 +105,8 @@ def partition_spec(
     """The PartitionSpec of an array of ``shape`` whose dimensions have these logical names.
 
     A dimension that is not divisible by its mesh axes is split over the first few axes that divide it, or not at all
-    (an odd vocabulary size, for example): correct, only less even. An axis splits one dimension, the first that it can.
+    (an odd vocabulary size, for example): this is correct, but less balanced. An axis splits only one dimension, the
+    first possible one.
     """
     parts: list[tuple[str, ...] | None] = []
     for name, size in zip(axes, shape, strict=True):
@@ -119,7 +119,7 @@ def partition_spec(
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Constrain the sharding of ``x`` by its logical axes and the layout and mesh in force; without a mesh, ``x``."""
+    """Constrain the sharding of ``x`` by its logical axes and the current layout and mesh; without a mesh, ``x``."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -127,16 +127,16 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def platform() -> str:
-    """Platform of the mesh in force, for which this program is compiled ("cpu", "gpu", "tpu"); "" without a mesh."""
+    """Platform of the current mesh, for which this program is compiled ("cpu", "gpu", "tpu"); "" without a mesh."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None else ""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def in_use(master: jax.Array, dtype: DTypeLike, home: PartitionSpec | None) -> jax.Array:
-    """A trained parameter as the model uses it: in its compute type and, if it has a ``home`` in pieces, gathered.
+    """A trained parameter for use in the model: in its compute type and, if its ``home`` is sharded, gathered.
 
-    The gradient goes the other way: it is summed over the devices in the compute type, each of which keeps its piece.
+    The gradient takes the reverse way: it is summed over the devices in the compute type, and each keeps its shard.
     """
     used = master.astype(dtype)
     return used if home is None else _on_mesh(used, PartitionSpec())
@@ -161,8 +161,8 @@ def gathered(parameter: jax.Array, *axes: str | None) -> jax.Array:
     """All-gather a parameter along "embed" before use; some layouts store it sharded there.
 
     Without this constraint the compiler moves activations instead, or multiplies shard by shard. A parameter in the
-    layout "zero" is whole already (`in_use`), and its gradient is summed whole here: as pieces that go round, which the
-    compiler would make of it, it takes longer.
+    layout "zero" is already complete (`in_use`), and its gradient is summed as a whole here, which is faster than the
+    ring of shards that the compiler would otherwise choose.
     """
     once = _in_force.get() == GATHERED_ONCE
     return constrain(parameter, *(None if once or name == "embed" else name for name in axes))
@@ -174,5 +174,5 @@ def residual(x: jax.Array) -> jax.Array:
 
 
 def whole(x: jax.Array) -> jax.Array:
-    """[B, (N,) T, D] before a matrix product: gathered along its length, so that parameters need not move."""
+    """[B, (N,) T, D] before a matrix product: gathered along its length, so that parameters are not moved."""
     return constrain(x, "batch", *(None,) * (x.ndim - 1))

@@ -1,7 +1,7 @@
-"""The loss of held-out records while a run trains: without dropout, and without touching its state or its data.
+"""The validation loss during training: without dropout, and without changing the run's state or data position.
 
 For each set of the mixture with a split "validation", the same records are read with the same instructions and answers
-every time, in batches of the static shapes of training.
+every time, in batches with training's static shapes.
 """
 
 import itertools
@@ -29,17 +29,17 @@ from instructblip_jax.systems.build import Arrays, merge
 
 SPLIT = "validation"
 RECORDS = 256
-"""The most records of a set, spread evenly over the split."""
+"""Maximum number of records per set, spread evenly over the split."""
 
 
 class HeldOut:
-    """Batches of ``rows`` rows, of which each has the rows ``own``, this host's; they can be iterated again and again.
-    The arrays are those of training; rows beyond the records count nothing in any loss, and where the rows of a batch
-    depend on one another (``whole``) only full batches are read.
+    """Batches of ``rows`` rows, each with this host's rows ``own``; they can be iterated repeatedly. The arrays are
+    those of training; rows beyond the records are excluded from every loss, and if the rows of a batch depend on one
+    another (``whole``) only full batches are read.
 
-    ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: show the blank
+    ``source``: the split. ``shapes``: the static lengths of instruction and response. ``blank_image``: use the blank
     medium. ``taken`` and ``left_out`` count records; those without an answer, longer than all shapes, or with more
-    pictures than a batch has room for, are left out.
+    images than a batch has room for, are left out.
     ``documents``: as in `data.loader.training_batches`.
     """
 
@@ -81,7 +81,7 @@ class HeldOut:
                 visited = visit(record, rng, templates, processor, longest, documents)
                 if visited is not None and (visited.lengths <= largest).all():
                     found.append((int(ranks[index]), index, visited, record.identity))
-        # The same kinds of media, and then like lengths, share a batch.
+        # Rows with the same kinds of media, and then similar lengths, share a batch.
         found.sort(key=lambda one: (one[0], one[2].lengths[::-1], one[1]))
         self.examples = found
         self.taken, self.left_out = len(found), count - len(found)
@@ -117,8 +117,8 @@ class HeldOut:
 
 
 class Validation:
-    """Called with the trained parameters and the memory (by default the model's own), gives set -> loss of its held-out
-    records: the weighted sum of the terms' means over all of them.
+    """Called with the trained parameters and the memory (by default the model's own), returns set -> loss of its
+    held-out records: the weighted sum of the terms' means over all of them.
 
     ``sets``: set -> its batches of ``rows`` rows, this host's of them. All processes must call it.
     """
@@ -157,7 +157,7 @@ class Validation:
 
 
 def together(found: Sequence[Validation | None]) -> Callable[..., dict[str, float]] | None:
-    """The validations of several groups of sets as one; None where there is none."""
+    """The validations of several groups of sets as one; None if there is none."""
     there = [one for one in found if one is not None]
     if len(there) < 2:
         return there[0] if there else None
@@ -165,7 +165,7 @@ def together(found: Sequence[Validation | None]) -> Callable[..., dict[str, floa
 
 
 def held_out(directory: str, names: Iterable[str]) -> dict[str, prepared.Source | prepared.Joined]:
-    """The validation splits of those sets of a mixture that have one and do not train on it, by the sets' own names."""
+    """The validation splits of a mixture's sets, by set name, for sets that have one and do not train on it."""
     found = {}
     for name in names:
         bare, split = prepared.split_of(name, "train")
@@ -186,7 +186,7 @@ def prepare(
     blank_image: bool = False,
     documents: DocumentsConfig = WHOLE,
 ) -> Validation | None:
-    """The validation of these sets, in batches of ``rows``; None where none of their records can be judged.
+    """The validation of these sets, in batches of ``rows``; None if none of their records can be used.
 
     Prints how many records are left out, if any are; see `HeldOut`.
     """

@@ -52,5 +52,5 @@ def test_what_does_not_fit_is_refused(loaded, pictures, world):
     with pytest.raises(ValueError, match=r"texts\[1\] is ' '; a text is needed"):
         ib.embed_texts(*loaded, ["a", " "])
     writes = ib.from_pretrained(world / "model"), ib.Processor.from_pretrained(world / "model")
-    with pytest.raises(ValueError, match="model: this model does not compare pictures with texts"):
+    with pytest.raises(ValueError, match="model: this model does not compare images with texts"):
         ib.similarity(*writes, pictures, TEXTS)

@@ -47,7 +47,7 @@ def test_what_ships_beside_the_first_model_is_small():
 
 
 def test_an_unknown_model_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no embedded model 'digit'; there are digits, digits-llama, digits-frozen"):
+    with pytest.raises(ValueError, match=r"'digit'; expected one of digits, digits-llama, digits-frozen"):
         embedded.model("digit")
 
 

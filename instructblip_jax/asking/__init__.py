@@ -1,1 +1,1 @@
-"""Questions that a language model makes of captions, and the checks that they pass."""
+"""Questions generated from captions by a language model, and their checks."""

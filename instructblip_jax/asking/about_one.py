@@ -1,5 +1,5 @@
-"""Questions about a caption: an answer of its words, a question for it, and two checks (X-InstructBLIP, arXiv
-2311.18799, in words of our own)."""
+"""Questions about a caption: an answer from its words, a question for it, and two checks (as in X-InstructBLIP, arXiv
+2311.18799, with our own prompts)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +11,13 @@ ANSWER = "Description: {caption} Which single word of the description could be t
 QUESTION = "Description: {caption} Write a question about the description whose answer is {answer}. Question:"
 AGAIN = "Description: {caption} Question: {question} Answer:"
 MORE_THAN = 10
-"""Captions of shapes of as many words, or fewer, are left out."""
+"""Captions of 3D models with at most this number of words are left out."""
 
 
 def rows(write: Write, captions: Sequence[str], *, shapes: bool) -> list[dict[str, str]]:
-    """Rows made of the captions: "question", "answer", "extractive", the answer is in the caption, and "correct",
-    the model finds it again ("True" or "False"). With ``shapes`` captions lose their colours first
-    ("caption_no_color"), and short ones have no question, an empty object."""
+    """Rows generated from the captions: "question", "answer", "extractive" (the answer is in the caption) and "correct"
+    (the model finds it again), "True" or "False". With ``shapes``, colours are removed from captions first
+    ("caption_no_color"), and short ones have no question (an empty object)."""
     told = write([COLOURLESS.format(caption=caption) for caption in captions]) if shapes else list(captions)
     kept = [n for n, text in enumerate(told) if text and (not shapes or len(captions[n].split()) > MORE_THAN)]
     made: list[dict[str, str]] = [{} for _ in captions]
@@ -37,7 +37,7 @@ def rows(write: Write, captions: Sequence[str], *, shapes: bool) -> list[dict[st
 
 
 def counted(made: Sequence[Mapping[str, str]]) -> dict[str, int]:
-    """The numbers of captions, of those with a question, and of these that pass each check and both."""
+    """The numbers of captions, of those with a question, and of those that pass each check and both."""
     asked = [row for row in made if row]
     passed = {name: [row[name] == "True" for row in asked] for name in ("extractive", "correct")}
     both = [all(pair) for pair in zip(*passed.values(), strict=True)]

@@ -1,5 +1,5 @@
-"""Questions that one of two captions answers, by the published procedure of DisCRn (X-InstructBLIP, arXiv 2311.18799):
-properties of each caption, pairs of like captions, a question with its answer, and a check."""
+"""Questions whose answer is one of two captions, by DisCRn's published procedure (X-InstructBLIP, arXiv 2311.18799):
+properties of each caption, pairs of similar captions, a question with its answer, and a check."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ AGAIN = (
     "Question: {question} Answer with first or second:"
 )
 NEAREST = 10
-"""A partner is drawn among this many of the most similar candidates."""
+"""Number of the most similar candidates from which a partner is drawn."""
 _TRIPLE = re.compile(
     r"\s*(?:Question:)?\s*(?P<question>[^?]*\w[^?]*\?)\s*Answer:\W*(?:the\s+)?(?P<answer>first|second)\b", re.I
 )
@@ -32,13 +32,13 @@ SIDES = ("first", "second")
 
 
 def plain(caption: str) -> str:
-    """The caption without words that say that it is of a 3D model."""
+    """The caption without phrases such as "3D model of"."""
     return _SHAPE.sub("", caption).strip()
 
 
 def partners(captions: Sequence[str], candidates: int, seed: int) -> list[tuple[int, int]]:
-    """A pair for each caption, its number first: with one of the `NEAREST` most similar of ``candidates`` that are
-    drawn among the others. Captions that are the same make no pair."""
+    """A pair for each caption, its index first: with one of the `NEAREST` most similar of ``candidates`` randomly drawn
+    others. Equal captions form no pair."""
     likeness, rng = Likeness(captions), np.random.default_rng(seed)
     pairs = []
     for one, caption in enumerate(captions):
@@ -56,8 +56,8 @@ def properties(write: Write, captions: Sequence[str]) -> list[str]:
 
 
 def rows(write: Write, told: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> list[dict[str, Any]]:
-    """Rows made of the pairs ((caption, caption), (properties, properties)): "question", "label" (0: the first)
-    and "correct", the model finds the answer again; an empty object where it wrote no question with an answer."""
+    """Rows generated from the pairs ((caption, caption), (properties, properties)): "question", "label" (0: the first)
+    and "correct" (the model finds the answer again); an empty object if there was no question with an answer."""
     fields = [{"captions": captions, "properties": own} for captions, own in told]
     matches = [_TRIPLE.match(text) for text in write([ASKED.format(**one) for one in fields])]
     kept = [n for n, match in enumerate(matches) if match]

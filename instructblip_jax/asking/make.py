@@ -1,8 +1,8 @@
-"""Files of questions that a model makes of a set's captions, batch by batch: they are kept as they come, so that a
-killed command goes on where it was.
+"""Files of questions generated from a set's captions, batch by batch: each batch is saved, so that a killed command
+continues where it stopped.
 
-`audiocaps_qa` and `cap3d_qa` become tables with every question and how it did in both checks; `discrn_av` and
-`discrn_i3d` lists of the pairs whose answer was found again. Each is what its reader reads.
+`audiocaps_qa` and `cap3d_qa` become tables of all questions with the results of both checks; `discrn_av` and
+`discrn_i3d` become lists of the pairs whose answer was found again. The formats are those of the readers.
 """
 
 import csv
@@ -20,12 +20,12 @@ from instructblip_jax.data.record import Record
 from instructblip_jax.datasets.draft import Draft, Rows
 
 BATCH = 256
-"""Captions or pairs that are asked about before what was made is kept."""
+"""Number of captions or pairs after which results are saved."""
 Fields = dict[str, str]
 
 
 class Told(NamedTuple):
-    """A caption, and the fields by which a reader finds its medium."""
+    """A caption, and the fields with which a reader finds its medium."""
 
     fields: Fields
     caption: str
@@ -40,15 +40,15 @@ def _of_an_object(record: Record) -> Fields:
 
 
 class Made(NamedTuple):
-    """A set made of another's captions.
+    """A set generated from another set's captions.
 
     Attributes:
       captions: the set with the captions.
       fields: of a record.
       shapes: the captions are of 3D models.
-      file: the result's name; "{}" is the split, of pairs there is only "val".
-      candidates, most: of pairs: others that are compared with a caption, and pairs in all; 0 makes questions about one
-        caption.
+      file: the result's name; "{}" is the split; for pairs there is only "val".
+      candidates, most: for pairs: number of others compared with a caption, and of pairs in total; 0 means questions
+        about one caption.
     """
 
     captions: str
@@ -65,13 +65,13 @@ MADE = {
     "discrn_av": Made("audiocaps", _of_a_clip, False, "audiocaps.json", 500, 10_000),
     "discrn_i3d": Made("cap3d", _of_an_object, True, "objaverse.json", 100, 100_000),
 }
-"""Set -> how it is made."""
+"""Set -> its generation."""
 
 
 def make(name: str, splits: Mapping[str, Rows], write: Write, model: str, out: Path) -> dict[str, dict[str, int]]:
-    """Make the set ``name`` of the ``splits`` of its captions; file -> counts. ``model`` names who writes.
+    """Generate the set ``name`` from the ``splits`` of its captions; file -> counts. ``model``: name of the model.
 
-    Raises ValueError if the files of an unfinished attempt are of other captions or another model.
+    Raises ValueError if the files of an unfinished attempt have other captions or another model.
     """
     how, report = MADE[name], {}
     out.mkdir(parents=True, exist_ok=True)
@@ -147,16 +147,16 @@ def _pairs(how: Made, told: Sequence[Told], write: Write, model: str, path: Path
 def _kept(
     path: Path, model: str, captions: Sequence[str], count: int, some: Callable[[int, int], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """``count`` rows, of which ``some`` makes those from a number to another; they are kept in a file of JSON lines
-    beside ``path``, whose first line says of what they were made. A last line that was cut is made again."""
+    """``count`` rows; ``some`` generates those in a range. They are saved in a JSON lines file next to ``path``, whose
+    first line describes their source. An incomplete last line is generated again."""
     kept = path.with_name(f"{path.name}.made.jsonl")
     digest = hashlib.blake2b("\n".join(captions).encode("utf-8", "replace"), digest_size=16).hexdigest()
     head = {"model": model, "captions": digest, "rows": count}
     lines = kept.read_bytes().splitlines(keepends=True) if kept.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
     if whole and whole[0] != head:
-        raise ValueError(f"{kept}: was made by {whole[0].get('model')} of other captions; remove it to begin anew")
-    with kept.open("wb") as file:  # without what was cut
+        raise ValueError(f"{kept}: was made by {whole[0].get('model')} from other captions; remove it to start again")
+    with kept.open("wb") as file:  # without the incomplete line
         file.write(b"".join(json.dumps(row).encode() + b"\n" for row in (whole or [head])))
     made = whole[1:]
     while len(made) < count:
@@ -168,7 +168,7 @@ def _kept(
 
 
 def _whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -1,4 +1,4 @@
-"""The share of a short text that a longer one holds, and the likeness of texts by their words."""
+"""Partial match of a short text in a longer one, and similarity of texts by their words."""
 
 import re
 from collections import Counter
@@ -12,8 +12,8 @@ FOUND = 90.0
 
 
 def partial(one: str, other: str) -> float:
-    """The best ratio, 0 to 100, of the shorter text with a stretch of its length in the longer one, without regard to
-    case; 0 if either is empty."""
+    """The best ratio, 0 to 100, of the shorter text with a substring of its length in the longer one, ignoring case; 0
+    if either is empty."""
     short, long = sorted((one.strip().lower(), other.strip().lower()), key=len)
     if not short:
         return 0.0
@@ -30,7 +30,7 @@ def found(one: str, other: str) -> bool:
 
 
 class Likeness:
-    """Cosines of texts by the words in them, weighed by how rare they are (TF-IDF).
+    """Cosine similarity of texts by their words, weighted by rarity (TF-IDF).
 
     X-InstructBLIP (arXiv 2311.18799) compares captions by a sentence encoder; this needs no other model.
     """
@@ -46,6 +46,6 @@ class Likeness:
             self._rows.append({word: value / norm for word, value in row.items()})
 
     def of(self, one: int, other: int) -> float:
-        """The cosine of two of the texts, by number."""
+        """The cosine of two of the texts, by index."""
         a, b = sorted((self._rows[one], self._rows[other]), key=len)
         return sum(value * b.get(word, 0.0) for word, value in a.items())

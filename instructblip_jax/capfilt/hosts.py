@@ -1,6 +1,6 @@
-"""Several hosts, each over parts of its own, at its own speed: they meet in a directory, not in the network.
+"""Several hosts, each with its own parts, at its own speed, synchronised through a directory, not the network.
 
-Collective operations would have to be reached by all hosts within seconds; parts may differ by more.
+All hosts would have to reach a collective operation within seconds of one another; parts may differ by more.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from typing import TypeVar
 from instructblip_jax import distributed
 
 POLL = 0.2
-"""Seconds between two looks at the directory."""
+"""Seconds between two checks of the directory."""
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def together(folder: Path) -> Iterator[None]:
-    """A block that every process leaves when the first one has left it; ``folder`` is made.
+    """A block that every process leaves after the first one; ``folder`` is created.
 
     Raises ValueError in all processes if they do not share the folder, OSError if it cannot be written.
     """
@@ -39,7 +39,7 @@ def together(folder: Path) -> Iterator[None]:
 
 
 def awaited(look: Callable[[], T | None]) -> T:
-    """Wait until ``look`` finds something, and return that. (If a host ends, jax ends the others.)"""
+    """Wait until ``look`` returns a result, and return it. (If a host ends, jax ends the others.)"""
     while (found := look()) is None:
         time.sleep(POLL)
     return found

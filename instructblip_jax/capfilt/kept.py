@@ -1,4 +1,4 @@
-"""The texts that are kept of the judged ones: the drafts of the new set, and the counts."""
+"""The filtered texts: the drafts of the new dataset, and the counts."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,20 +15,21 @@ Parts = Generator[Part, None, int | None]
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """The rule of the filter: a text is kept if its probability is above ``threshold`` and, unless ``most`` is 0, it is
-    among the ``most`` likely ones of its picture (BLIP-2, arXiv 2301.12597, section 3.4, keeps two of ten)."""
+    among the ``most`` likely ones of its image (BLIP-2, arXiv 2301.12597, section 3.4, keeps two of ten)."""
 
     threshold: float
     most: int
 
     def kept(self, outcome: Outcome) -> list[Judged]:
-        """The texts that are kept, in their order."""
+        """The kept texts, in order."""
         likely = sorted(outcome.texts, key=lambda text: -text.probability)
         best = likely[: self.most] if self.most else likely
         return [text for text in outcome.texts if text in best and text.probability > self.threshold]
 
 
 def drafts(parts: Parts, outcomes: Callable[[Part], list[Outcome]], rule: Rule) -> Stream:
-    """The rows of the new set: those of the sources with the kept texts as answers, and a skip for every other row."""
+    """The rows of the new dataset: those of the sources with the kept texts as answers, and a skip for every other
+    row."""
     found = Reading(parts)
     for part in found:
         judged = iter(outcomes(part))
@@ -55,8 +56,8 @@ def _draft(draft: Draft, outcome: Outcome, rule: Rule) -> Draft | Skip:
 
 @dataclasses.dataclass
 class Counts:
-    """Pictures that were judged, and how many of them keep a text, or texts of both sources; texts by source that are
-    kept and dropped; the first rows, as (uid, texts, those of them that are kept)."""
+    """Numbers of images that were scored, and of those that keep a text, or texts of both sources; kept and dropped
+    texts by source; the first rows, as (uid, texts, kept texts)."""
 
     pictures: int = 0
     with_text: int = 0
@@ -66,7 +67,7 @@ class Counts:
     examples: list[tuple[str, Sequence[Judged], Sequence[Judged]]] = dataclasses.field(default_factory=list)
 
     def add(self, uid: str, outcome: Outcome, rule: Rule) -> None:
-        """Count a row whose picture was read."""
+        """Count a row with a readable image."""
         kept = rule.kept(outcome)
         self.pictures += 1
         self.with_text += bool(kept)
@@ -101,7 +102,7 @@ class Counts:
 
 
 def counted(parts: Parts, rule: Rule) -> Counts:
-    """The counts of all parts whose files are there."""
+    """The counts of all parts with existing files."""
     counts = Counts()
     for part in parts:
         for draft, outcome in zip(part.drafts, part.read() or (), strict=False):

@@ -1,4 +1,4 @@
-"""The captioner and the filter: a picture is decoded once, and encoded once by each of them."""
+"""The captioner and the filter: an image is decoded once, and encoded once by each of them."""
 
 import dataclasses
 import functools
@@ -22,12 +22,12 @@ from instructblip_jax.processors.pairs import PairProcessor
 from instructblip_jax.systems.protocol import Media
 
 Text = tuple[str, str]
-"""Where a text comes from, and the text."""
+"""The source of a text, and the text."""
 T = TypeVar("T")
 
 
 class Matches(Protocol):
-    """`instructblip_jax.model.Model`, of a system that compares."""
+    """`instructblip_jax.model.Model`, for a system that compares."""
 
     def encode(self, batch: Mapping[str, Any]) -> Media: ...
 
@@ -35,7 +35,7 @@ class Matches(Protocol):
 
 
 class Decoded(NamedTuple):
-    """A row's picture as the captioner and the filter read it; or blank, with the reason why it cannot be read."""
+    """A row's image for the captioner and the filter; or a blank one, with the reason why it cannot be read."""
 
     written_about: Mapping[str, np.ndarray]
     matched: Mapping[str, np.ndarray]
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Captioner:
-    """A system that writes, and how: ``captions`` of them for each picture, by `generate_ids` with ``options``."""
+    """A system that generates ``captions`` captions per image, by `generate_ids` with ``options``."""
 
     model: protocol.Model
     processor: BaseProcessor
@@ -58,7 +58,7 @@ class Captioner:
         return self.processor.encode(self.prompt)
 
     def write(self, arrays: Mapping[str, np.ndarray], seeds: np.ndarray) -> list[list[str]]:
-        """The distinct captions of each of B pictures; ``seeds`` uint32 [B] draw them."""
+        """The distinct captions of each of B images; ``seeds`` uint32 [B] determine the draws."""
         length = -(-self.processor.lengths(self._row)[0] // LENGTH_STEP) * LENGTH_STEP
         prompts = self.processor.batch([self._row] * len(seeds), length, training=False)
         draws = {"do_sample": True, "num_return_sequences": self.captions, **self.options}
@@ -76,11 +76,11 @@ class Filter:
     processor: PairProcessor
 
     def probabilities(self, arrays: Mapping[str, np.ndarray], rows: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The probability that each picture and each of its texts belong together. Texts are cleaned; one of which
-        nothing remains has the probability 0."""
+        """The probability that each image matches each of its texts. Texts are cleaned; an empty one has probability
+        0."""
         media, found = self.model.encode(arrays), [list[float]() for _ in rows]
         for number in range(max(map(len, rows))):
-            # The texts with this number of all rows: every call has one text a picture.
+            # The texts with this index of all rows: every call has one text per image.
             texts = [row[number] if number < len(row) else "" for row in rows]
             tokens = text_rows(self.processor, texts, clean=True)
             batch = text_batch(self.processor, tokens, text_length(self.processor, tokens))
@@ -93,7 +93,7 @@ class Filter:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """Both, over ``batch_size`` pictures at a time."""
+    """Both, for ``batch_size`` images at a time."""
 
     captioner: Captioner
     filter: Filter
@@ -102,13 +102,13 @@ class Models:
 
     @functools.cached_property
     def _alike(self) -> bool:
-        """True if both read a picture as the same arrays."""
+        """True if both have the same arrays for an image."""
         captioner, matcher = self.captioner.processor, self.filter.processor
         same = captioner.config.media_keys == matcher.config.media_keys
         return same and captioner.settings() == matcher.settings()
 
     def outcomes(self, parts: Iterable[Part]) -> Iterator[tuple[Part, list[Outcome]]]:
-        """The outcomes of each part's drafts; pictures of the next batch are decoded while one is computed."""
+        """The outcomes of each part's drafts; images of the next batch are decoded while one is computed."""
         done: list[Outcome] = []
         with ThreadPoolExecutor() as pool:
             batches = ((part, chunk) for part in parts for chunk in _chunks(part.drafts, self.batch_size))
@@ -128,7 +128,7 @@ class Models:
             return Decoded(captioner.media(()), matcher.media(()), error.reason, error.detail)
 
     def _judged(self, drafts: Sequence[Draft], decoded: Sequence[Decoded]) -> list[Outcome]:
-        """A batch is filled with its first row; what fills it is thrown away."""
+        """The outcomes of a batch, which is padded with its first row; the padding is dropped."""
         full = [*decoded, *[decoded[0]] * (self.batch_size - len(decoded))]
         uids = [draft.record.uid for draft in drafts]
         seeds = [_seed(self.seed, uid) for uid in uids] + [0] * (len(full) - len(uids))
@@ -148,13 +148,13 @@ class Models:
 
 
 def _texts(draft: Draft, written: Sequence[str]) -> list[Text]:
-    """A row's texts, the web's before the captioner's; a caption that the web has, too, is the web's."""
+    """A row's texts, the web's before the captioner's; a caption equal to a web text counts as the web's."""
     web = list(dict.fromkeys(draft.record.answers))
     return [(WEB, text) for text in web] + [(SYNTHETIC, text) for text in written if text not in web]
 
 
 def _seed(seed: int, uid: str) -> int:
-    """32 bits by which a row's captions are drawn, wherever and in whatever company it is captioned."""
+    """32-bit seed of a row's captions, independent of host and batch."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{uid}".encode(), digest_size=4).digest(), "little")
 
 
@@ -163,7 +163,7 @@ def _chunks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _ahead(items: Iterable[T], begin: Any) -> Iterator[tuple[T, list[Any]]]:
-    """Each item with the results of the futures that ``begin`` gives, which run while the item before is in use."""
+    """Each item with the results of the futures from ``begin``, which run while the previous item is in use."""
     before: tuple[T, list[Future]] | None = None
     for item in items:
         now = item, begin(item)

@@ -1,4 +1,4 @@
-"""Web pictures with their texts, out of people's own files, in the order of the sources."""
+"""Web image-text pairs from users' own files, in the order of the sources."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from instructblip_jax.datasets.readers import custom
 def pairs(sources: Sequence[Path], images: Sequence[Path], name: str) -> Rows:
     """Streams the pairs of ``sources``, of all their splits, as training records of the set ``name``.
 
-    ``images``: folders in which pictures are searched. Raises FileNotFoundError or ValueError naming the file.
+    ``images``: folders in which images are searched for. Raises FileNotFoundError or ValueError naming the file.
     """
     parts: list[Rows] = []
     for source in sources:

@@ -1,7 +1,7 @@
-"""The work in parts, by the order of the sources: a part's texts are a file, written whole or not at all.
+"""The work in parts, in the order of the sources: a part's texts are one file, written atomically.
 
-A file begins with a digest of the part's rows and of everything else that its texts depend on. A file with another
-digest counts as none, so whoever starts again, on any number of hosts, does what is missing and nothing else.
+A file begins with a digest of the part's rows and of everything else on which its texts depend. A file with another
+digest is ignored, so a restart, on any number of hosts, does only the missing parts.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from instructblip_jax.datasets.draft import Draft, Reading, Rows, Skip
 from instructblip_jax.datasets.prepare.shard import replace
 
 WEB, SYNTHETIC = "web", "synthetic"
-"""Where a text comes from."""
+"""The sources of texts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A text about a picture: ``source`` is `WEB` or `SYNTHETIC`, ``probability`` that it belongs to the picture."""
+    """A text about an image: ``source`` is `WEB` or `SYNTHETIC`, ``probability`` that it matches the image."""
 
     source: str
     text: str
@@ -31,7 +31,7 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The texts of a row; or the ``reason`` why its picture could not be read, and what is particular to the row."""
+    """The texts of a row; or the ``reason`` why its image could not be read, with a detail about the row."""
 
     texts: tuple[Judged, ...] = ()
     reason: str = ""
@@ -49,11 +49,11 @@ class Part:
 
     @property
     def drafts(self) -> list[Draft]:
-        """The rows with a picture and a text."""
+        """The rows with an image and a text."""
         return [row for row in self.rows if isinstance(row, Draft)]
 
     def read(self) -> list[Outcome] | None:
-        """The outcomes of `drafts`; None where the file is not there, or of other rows or settings."""
+        """The outcomes of `drafts`; None if the file does not exist, or has other rows or settings."""
         if not self.drafts:
             return []
         try:
@@ -77,8 +77,8 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
 
 
 def parts(rows: Rows, size: int, folder: Path, settings: Mapping[str, Any]) -> Generator[Part, None, int | None]:
-    """``rows`` in parts of ``size``. ``settings``: all else that texts depend on, as JSON. The generator returns the
-    number of rows that the sources hold."""
+    """``rows`` in parts of ``size``. ``settings``: everything else on which texts depend, as JSON. The generator
+    returns the number of rows in the sources."""
     found = Reading(rows())
     rest, number = iter(found), 0
     while part := list(itertools.islice(rest, size)):

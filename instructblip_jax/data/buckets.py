@@ -1,21 +1,21 @@
-"""A few static text shapes that fit a mixture's lengths: every shape is a compiled program, every misfit is padding."""
+"""Fit a few static text shapes to a mixture's lengths: every shape is a compiled program, every misfit is padding."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 Shape = tuple[int, int]
-"""Tokens of the instruction and of the response."""
+"""Number of tokens of the instruction and of the response."""
 
 
 def rounded(lengths: np.ndarray) -> np.ndarray:
-    """Round lengths up to the next ones that are worth a shape of their own."""
+    """Round lengths up to the next candidates for a separate shape."""
     step = np.select([lengths > 128, lengths > 64, lengths > 16], [32, 16, 8], 4)
     return np.maximum(1, -(-lengths // step)) * step
 
 
 def assign(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-    """For each row of ``lengths`` [N, 2] the number of the cheapest of ``shapes`` that holds it; -1 where none does."""
+    """For each row of ``lengths`` [N, 2] the index of the cheapest of ``shapes`` that fits it; -1 if none does."""
     sizes = np.asarray(shapes)
     fits = (lengths[:, None, :] <= sizes[None]).all(-1)  # [N, S]
     cost = np.where(fits, sizes.sum(-1), np.iinfo(np.int64).max)
@@ -26,7 +26,7 @@ def fit(lengths: np.ndarray, largest: Shape, count: int) -> list[Shape]:
     """At most ``count`` shapes, ordered by size and including ``largest``, that need little padding for ``lengths``
     [N, 2].
 
-    Greedy: each next shape is the one that saves most padding. Rows that ``largest`` does not hold are left out.
+    Greedy: each next shape is the one that saves most padding. Rows that do not fit ``largest`` are left out.
     """
     lengths = lengths[(lengths <= largest).all(-1)]
     candidates = np.unique(np.minimum(rounded(lengths), largest), axis=0)

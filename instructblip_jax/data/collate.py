@@ -1,4 +1,4 @@
-"""Samples -> batches of few static shapes."""
+"""Samples -> batches with few static shapes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,17 +28,17 @@ def collate(
     own: Sequence[int] | None = None,
     identities: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """Samples -> the rows of a training batch that this host has, as `config.batch` describes them.
+    """Samples -> this host's rows of a training batch, as described by `config.batch`.
 
     Args:
       texts: the token rows of all B samples, unpadded: `BaseProcessor.encode`.
       media: the media arrays of the rows ``own``: `BaseProcessor.media`. () gives a batch without media.
-      shapes: the static lengths of instruction and response; the cheapest that holds all B samples is taken.
-      lengths: tokens of each sample's instruction and response; () is what the processor says of its rows.
+      shapes: the static lengths of instruction and response; the cheapest that fits all B samples is used.
+      lengths: tokens of each sample's instruction and response; by default the processor's.
       kinds: the kinds of media that the batch has room for in each row (`BaseProcessor.static_kinds`).
       blank: show the blank medium for all.
-      own: numbers of the rows to assemble; None is all.
-      identities: `Record.identity` of all B samples, for systems that ask for it (`BaseProcessor.identity_key`).
+      own: indices of the rows to assemble; None means all.
+      identities: `Record.identity` of all B samples, for systems that use it (`BaseProcessor.identity_key`).
 
     Raises ValueError if no shape is large enough.
     """
@@ -47,7 +47,7 @@ def collate(
     if number < 0:
         raise ValueError(
             f"data.instruction_lengths and data.response_lengths go up to {tuple(np.max(shapes, axis=0).tolist())}: "
-            f"a row has {longest[0]} + {longest[1]} tokens; add lengths that hold it"
+            f"a row has {longest[0]} + {longest[1]} tokens; add lengths that fit it"
         )
     rows = range(len(texts)) if own is None else own
     prompt, response = shapes[number]

@@ -1,4 +1,4 @@
-"""The part of a document that a visit reads: always a function of record, seed and visit alone."""
+"""The part of a document that a visit reads, which depends only on record, seed and visit."""
 
 import bisect
 import dataclasses
@@ -14,26 +14,26 @@ from instructblip_jax.processors.base import BaseProcessor, Row
 Parts = Sequence[str | int]
 """Texts, and numbers of media, in reading order."""
 CHARACTERS = 16
-"""No more characters a token are looked at where a text is longer than its row."""
+"""Maximum number of characters per token that are examined if a text is longer than its row."""
 JOINED = 64
-"""The most texts in a row."""
+"""Maximum number of texts per row."""
 _END = re.compile(r"[.!?][\"')\]]*\s+|\n+")
 """The end of a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DocumentsConfig:
-    """The part of a document that a visit reads; `recipes.documents` has the papers' ways.
+    """The part of a document that a visit reads; `recipes.documents` has the papers' settings.
 
     Attributes:
-      tokens: the most that are read, those of pictures not counted where the system's processor does not count them;
-        0 is what the longest of ``response_lengths`` holds.
-      pictures: the most that are read, the first ones; 0 is all.
-      window: a document with more tokens is read from one that is drawn, not from its beginning.
-      pass_single: the share of visits that pass over a document with a single picture.
-      pictured: a document with pictures is passed over if none is in the part that is read, or if a single one has no
-        text behind it.
-      pack: a row of text without pictures is filled with whole sentences, of the document and of those that follow.
+      tokens: maximum number of tokens, not counting image tokens if the system's processor does not count them; 0 means
+        the longest of ``response_lengths``.
+      pictures: maximum number of images, the first ones; 0 means all.
+      window: read a longer document from a random token, not from its beginning.
+      pass_single: fraction of visits to documents with a single image that are skipped.
+      pictured: skip a visit to a document with images if the part that is read has none, or if no text follows its
+        only one.
+      pack: fill a row of text without images with whole sentences, from the document and from those after it.
     """
 
     tokens: int = 0
@@ -53,12 +53,12 @@ class DocumentsConfig:
 
 
 WHOLE = DocumentsConfig()
-"""Documents from their beginning, with all pictures."""
+"""Documents from their beginning, with all images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Token rows, and the numbers of the record's media that have a place in them."""
+    """Token rows, and the indices of the record's media in them."""
 
     row: Row
     shown: tuple[int, ...]
@@ -72,10 +72,10 @@ def read(
     longest: int | None = None,
     following: Iterable[Record] = (),
 ) -> Read | None:
-    """The part of a document that is read; None where this visit passes over it.
+    """The part of a document that is read; None if this visit is skipped.
 
-    ``longest``: the most tokens that a row holds. ``following``: the records after it, for rows that are filled up.
-    Raises ValueError for a system that reads no documents.
+    ``longest``: maximum number of tokens per row. ``following``: the records after it, for packed rows. Raises
+    ValueError for a system that does not read documents.
     """
     limit = min((n for n in (config.tokens, longest) if n), default=None)
     try:
@@ -106,7 +106,7 @@ def _part(
 
 
 def _from_anywhere(parts: Parts, rng: np.random.Generator, processor: BaseProcessor, limit: int) -> Parts:
-    """The document from a token that is drawn, so that ``limit`` tokens follow; whole if it has no more. A text begins
+    """The document from a random token, such that ``limit`` tokens follow; all of it if it has no more. A text begins
     with a whole word."""
     places = [place for number, part in enumerate(parts) for place in _places(part, number, processor)]
     if len(places) <= limit:
@@ -121,7 +121,7 @@ def _from_anywhere(parts: Parts, rng: np.random.Generator, processor: BaseProces
 
 
 def _places(part: str | int, number: int, processor: BaseProcessor) -> list[tuple[int, int]]:
-    """(``number``, character where it begins) of each token of a part; a picture counts as one."""
+    """(``number``, first character) of each token of a part; an image counts as one."""
     if isinstance(part, int):
         return [(number, 0)]
     ends = [end for end in processor.tokenizer.joined([part])[1].tolist() if end]
@@ -129,7 +129,7 @@ def _places(part: str | int, number: int, processor: BaseProcessor) -> list[tupl
 
 
 def _front(parts: Parts, limit: int | None) -> Parts:
-    """The parts without texts that are out of reach of ``limit`` tokens, so that books are not read whole."""
+    """The parts without texts beyond ``limit`` tokens, so that books are not tokenised completely."""
     if limit is None:
         return parts
     left, found = CHARACTERS * limit, list[str | int]()
@@ -141,14 +141,14 @@ def _front(parts: Parts, limit: int | None) -> Parts:
     return found
 
 
-# Rows of texts without pictures
+# Rows of texts without images
 
 
 def _packed(
     record: Record, rng: np.random.Generator, processor: BaseProcessor, limit: int, following: Iterable[Record]
 ) -> Row:
-    """Sentences from one that is drawn, and those of the documents that follow, as many as ``limit`` tokens hold. A
-    sentence that is longer is cut if it is the first."""
+    """Sentences from a random one on, including those of the following documents, up to ``limit`` tokens. A longer
+    sentence is cut if it is the first."""
     rows: list[Row] = []
     alike = (one for one in following if not one.media and one.parts)
     for one in itertools.islice(itertools.chain([record], alike), JOINED):

@@ -1,4 +1,4 @@
-"""A prepared split as questions to a model: in order, in batches of one size, each distinct set of media once."""
+"""A prepared split as questions to a model: in order, in batches of one size, with distinct media only once."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,19 @@ from instructblip_jax.data.templates import Templates, check, instruction
 from instructblip_jax.processors.base import BaseProcessor
 
 LONGER = 64
-"""The step in tokens by which lengths continue where an instruction is longer than all configured ones."""
+"""Step of static lengths, in tokens, if an instruction is longer than all configured ones."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-    """Some records, and the B rows that ask about them; rows beyond the records repeat the first one.
+    """Some records, and the B rows for them; rows beyond the records repeat the first one.
 
     Attributes:
       media: media arrays by batch key, of the rows ``own``.
-      rows: distinct media of the batch, filled up: B, or B halved some times.
-      place: int32 [B], which of the ``rows`` media each row is about.
+      rows: padded number of distinct media: B, or B halved a number of times.
+      place: int32 [B], the index of each row's media among ``rows``.
       text: instructions and masks, int32 [B, T] each, of all rows.
-      own: the numbers of the media that this host has, of ``rows``; None is all.
+      own: the indices of this host's media among ``rows``; None means all.
     """
 
     records: list[Record]
@@ -46,11 +46,12 @@ def evaluation_batches(
     own: Callable[[int], np.ndarray] | None = None,
 ) -> Iterator[EvalBatch]:
     """The records of a split, or its `questions.Questions`, in order from number ``start`` on, each with its set's
-    first template. A batch ends early where the next record has other kinds of media.
+    first template. A batch ends early if the next record has other
+    kinds of media.
 
     ``own``: the number of distinct media of a batch -> those that this host decodes (None: all). That number is
-    ``batch_size``, halved as long as it holds all, so that few programs are compiled. The language model reads an
-    instruction whole, whatever its length; other readers as much of it as the processor says.
+    ``batch_size``, halved as long as all media fit, so that few programs are compiled. The language model reads an
+    instruction of any length in full; the processor determines how much of it other parts read.
     """
     check(templates, source[0])
     lengths = sorted(instruction_lengths)

@@ -1,8 +1,8 @@
-"""Prepared sets -> training batches.
+"""Prepared datasets -> training batches.
 
-Batch n of a run is a pure function of configuration, seed and n, by way of the window that it is cut from: the saved
-state of the iterator is its number, the same on every host, whatever the read-ahead. Every host draws and orders the
-texts of whole batches, so that all agree on order and lengths; it decodes the media of its own rows only.
+Batch n of a run is a pure function of configuration, seed and n, through the window to which it belongs. The saved
+state of the iterator is therefore n, the same on every host and for any read-ahead. Every host draws and orders the
+texts of whole batches, so that all agree on order and lengths, but decodes only the media of its own rows.
 """
 
 import dataclasses
@@ -30,18 +30,19 @@ from instructblip_jax.processors.content import UnusableMediaError
 from instructblip_jax.processors.image import UnusableImageError
 
 WINDOW = 4
-"""Batches whose samples are sorted by length together: long answers then share batches, and short ones stay short."""
+"""Number of batches whose samples are sorted by length together, so that long answers share batches."""
 READ_AHEAD = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 1)), prefetch_buffer_size=8)
-"""In batches."""
+"""Number of batches that are prepared in advance."""
 KEPT = 1024
-"""Records of a window that keep their media; in larger windows each is read again when its batch is made."""
+"""Maximum number of records in a window that keep their media; in larger windows media are read again for each
+batch."""
 TRIES = 100
 """Give up after this many consecutive records that exceed the static lengths."""
 
 Members = Mapping[int, Sequence[int] | np.ndarray]
-"""Number of a set in the mixture -> numbers of records in it."""
+"""Index of a set in the mixture -> indices of records in it."""
 Cached = Callable[[Sequence[tuple[str, int]], Kinds], Mapping[str, np.ndarray]]
-"""(set, number of the record) of each row, and the kinds that all of them show -> cached features by media key."""
+"""(set, index of the record) of each row, and the kinds of media in each -> cached features by media key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,14 @@ class _Example:
     """One visit of a record; its template and answer are drawn anew each time.
 
     Attributes:
-      record: without its media where the window is large.
-      set: number of its set in the mixture.
-      visit: its token rows, and the media that are shown.
-      passed: uids of the records before it that were too long.
-      index: number of the record in its set.
-      seed: of the augmentation of its media, drawn anew at each visit.
-      identity: `Record.identity`, where the system asks for it.
-      exchanged: its two pictures have changed places.
+      record: without its media if the window is large.
+      set: index of its set in the mixture.
+      visit: its token rows and media.
+      passed: uids of preceding records that were too long.
+      index: index of the record in its set.
+      seed: seed of its media's augmentation, new at each visit.
+      identity: `Record.identity`, if the system uses it.
+      exchanged: its two images are exchanged.
     """
 
     record: Record
@@ -71,7 +72,7 @@ class _Example:
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Stands for some records of a set: item n is (the set's number in the mixture, n)."""
+    """References to records of a set: item n is (the set's index in the mixture, n)."""
 
     number: int
     size: int
@@ -84,21 +85,21 @@ class _Places:
 
 
 def media_of(record: Record, processor: BaseProcessor, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-    """The media arrays of a prepared record, by batch key; those of a blank medium where it has none.
+    """The media arrays of a prepared record, by batch key; those of a blank medium if it has none.
 
     ``rng`` draws the augmentation. Raises ValueError if they cannot be read.
     """
     try:
         return processor.media(record.media, record.uid, rng)
     except (UnusableImageError, UnusableMediaError) as error:
-        # `prepare` counts and leaves out what cannot be read: a medium that breaks here broke on this disk.
+        # `prepare` skips and counts unreadable media, so a medium that fails here was damaged on this disk.
         raise ValueError(f"{error}; prepare the set {record.dataset!r} again") from error
 
 
 def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape]) -> list[list[_Example]]:
-    """A window's examples -> batches of like lengths, the longest first.
+    """A window's examples -> batches of similar lengths, the longest first.
 
-    Each takes the shape that the longest example left needs, and is filled up with the next ones that fit it.
+    Each has the shape that the longest remaining example needs, and is filled with the next ones that fit.
     """
     lengths = np.array([example.visit.lengths for example in examples])
     kinds = assign(lengths, shapes)
@@ -114,8 +115,8 @@ def _cut(examples: Sequence[_Example], batch_size: int, shapes: Sequence[Shape])
 
 
 def _by_kinds(shown: Sequence[Shown]) -> list[Members]:
-    """The records by the kinds of media that they show, those of fewer media first: for each kinds set's number -> its
-    records that show just these."""
+    """The records by their kinds of media, those with fewer media first: for each kinds, index of a set -> its records
+    with exactly these kinds."""
     groups: dict[Kinds, dict[int, Sequence[int] | np.ndarray]] = {}
     for number, own in enumerate(shown):
         for place in np.unique(own.numbers).tolist():
@@ -127,7 +128,7 @@ def _by_kinds(shown: Sequence[Shown]) -> list[Members]:
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batch n of a run, by number; the window after the one that is asked for is made in the meantime."""
+    """Batch n of a run, by index; the next window is prepared in the background."""
 
     windows: grain.MapDataset
     per_window: int
@@ -153,10 +154,10 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The records of a mixture and how batches are made of them; see `training_batches` for the fields.
+    """The records of a mixture and the settings of its batches; see `training_batches` for the fields.
 
-    ``sources`` and ``probabilities`` have the same order; a set's place there is its number. ``shapes`` are the static
-    text lengths, ``largest`` the longest instruction and response that are taken.
+    ``sources`` and ``probabilities`` have the same order, which defines a set's index. ``shapes`` are the static text
+    lengths, ``largest`` the maximum lengths of instruction and response.
     """
 
     names: tuple[str, ...]
@@ -176,14 +177,15 @@ class TrainingData:
 
     @functools.cached_property
     def shown(self) -> list[Shown]:
-        """The kinds of media that a batch has room for, for each set's records."""
+        """The kinds of media for which a batch has room, for each set's records."""
         return [shown_as(source, self._kinds_of(source[0])) for source in self.sources]
 
     def _kinds_of(self, first: Record) -> Callable[[Kinds], Kinds]:
-        """The kinds that a batch has room for, from those of a record, in the set whose first record is given."""
+        """The kinds for which a batch has room, as a function of a record's kinds, for the set with this first
+        record."""
         if first.task == DOCUMENT and self.features is not None:
             raise ValueError(
-                f"config.data.features: set {first.dataset!r} holds documents, of whose pictures a visit shows some; "
+                f"config.data.features: set {first.dataset!r} has documents, of whose images a visit uses some; "
                 "leave it out"
             )
         most = self.documents.pictures or None if first.task == DOCUMENT else None
@@ -191,11 +193,12 @@ class TrainingData:
 
     @property
     def keeps_media(self) -> bool:
-        """True if the examples of a window hold their media until they are decoded."""
+        """True if the examples of a window keep their media until they are decoded."""
         return self.features is None and self.per_window * self.batch_size <= KEPT
 
     def windows(self) -> grain.MapDataset:
-        """Windows without end, each a list of ``per_window`` batches of examples whose rows show the same kinds."""
+        """Endless windows, each a list of ``per_window`` batches of examples whose rows have the same kinds of
+        media."""
         groups = _by_kinds(self.shown)
         if len(groups) == 1:
             return self._windows(groups[0])
@@ -217,10 +220,10 @@ class TrainingData:
         return [self.probabilities[self.names[n]] * (len(own) / len(self.sources[n])) for n, own in members.items()]
 
     def example(self, place: tuple[int, int], rng: np.random.Generator, members: Members) -> _Example:
-        """The record at ``place`` among a set's ``members``, or the first of them after it that is not passed over and
-        not longer than ``largest``: conversations lose whole turns, and documents are cut (`visits.visit`).
+        """The record at ``place`` among a set's ``members``, or the first one after it that is not skipped and not
+        longer than ``largest``: conversations lose whole turns, and documents are cut (`visits.visit`).
 
-        Raises ValueError after `TRIES` records that are.
+        Raises ValueError after `TRIES` unusable records.
         """
         number, first = place
         source, own = self.sources[number], members[number]
@@ -242,7 +245,7 @@ class TrainingData:
             passed = (*passed, record.uid)
             length = found.lengths
         if not passed:
-            raise ValueError(f"{record.uid}: config.data.documents passes over it and over all before it")
+            raise ValueError(f"{record.uid}: config.data.documents skips it and all records before it")
         raise ValueError(
             f"{record.uid}: this record and {len(passed) - 1} before it are too long ({length[0]} and {length[1]} "
             "tokens) for data.instruction_lengths and data.response_lengths, which go up to "
@@ -250,12 +253,12 @@ class TrainingData:
         )
 
     def window(self, examples: list[_Example], rng: np.random.Generator) -> list[list[_Example]]:
-        """The batches of a window, in an order that is drawn."""
+        """The batches of a window, in random order."""
         cut = _cut(examples, self.batch_size, self.shapes)
         return [cut[n] for n in rng.permutation(len(cut))]
 
     def batch(self, examples: Sequence[_Example]) -> dict[str, Any]:
-        """The arrays of a batch, of this host's rows, with their names; see `training_batches`."""
+        """The arrays of a batch for this host's rows, with their names; see `training_batches`."""
         own = [examples[n] for n in self.rows]
         kinds = self.shown[examples[0].set].of(examples[0].index)
         media = [self._media(example) for example in own] if self.features is None else []
@@ -304,20 +307,20 @@ def training_batches(
     features: Cached | None = None,
     documents: DocumentsConfig = WHOLE,
 ) -> grain.DatasetIterator:
-    """Endless batches of ``batch_size`` rows, of which each has the rows ``own`` (None: all), this host's; over all
-    hosts they are the same whatever their number. ``get_state`` and ``set_state`` hold the position.
+    """Endless batches of ``batch_size`` rows, each with this host's rows ``own`` (None: all); over all hosts they do
+    not depend on the number of hosts. ``get_state`` and ``set_state`` save and restore the position.
 
-    Each batch holds the arrays of `config.batch`; "set" int32 [rows], each row's number in ``probabilities``; and two
+    Each batch has the arrays of `config.batch`; "set" int32 [rows], each row's index in ``probabilities``; and two
     lists, "uid", the rows' records by name, and "passed", the records of all hosts that were too long for the batch.
-    Each set is shuffled anew every pass. The rows of a batch show the same kinds of media: a set's records of the same
-    kinds are drawn as if they were a set of their own, as often as they are in their set. The augmentation of a row's
-    media is drawn anew at each visit, by a seed of the visit's own, so a resumed run sees the same pixels.
+    Each set is reshuffled in every pass. The rows of a batch have the same kinds of media: a set's records with the
+    same kinds are sampled as a separate set, in proportion to their number. The augmentation of a row's media is drawn
+    anew at each visit, from the visit's own seed, so a resumed run sees the same pixels.
 
     Args:
       shapes, window: as in `run.config.DataConfig`.
       blank_image: show the blank medium for all.
       features: cached features to give instead of the media, which are then not decoded.
-      documents: what a visit reads of a document.
+      documents: the part of a document that a visit reads.
 
     Raises ValueError for templates that do not fit the records.
     """
@@ -353,8 +356,8 @@ def sample_lengths(
     largest: Shape | None = None,
     documents: DocumentsConfig = WHOLE,
 ) -> np.ndarray:
-    """int [N, 2]: tokens of instruction and response of examples drawn as in training, whatever their length; only
-    conversations lose turns for ``largest``, and documents what exceeds it (`visits.visit`)."""
+    """int [N, 2]: tokens of instruction and response of examples drawn as in training, of any length; only
+    conversations and documents are shortened to ``largest`` (`visits.visit`)."""
     rng = np.random.default_rng(seed)
     names = list(probabilities)
     lengths = []

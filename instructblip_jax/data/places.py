@@ -6,16 +6,16 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 VERSION, OLDER = "3.0.0", "2.0.0"
-"""The version that is written, and the one before it, which is read as well."""
+"""The version that is written, and the previous one, which can also be read."""
 MEDIA, PICTURES, RECORD = "media", "images", "record"
-"""Fields of an example: encoded media (in `OLDER` sets pictures), and all else of its `Record` as JSON."""
+"""Fields of an example: encoded media (in `OLDER` sets images), and the rest of its `Record` as JSON."""
 FEATURES = {
     MEDIA: tfds.features.Sequence(tfds.features.Text()),
     RECORD: tfds.features.Text(),
 }
 """The fields of an example of `VERSION`; TFDS's Text is any byte string."""
 REPORT, VOCABULARY, SUFFIX = "report.json", "vocabulary.json", ".array_record"
-"""Files beside the records: counts, and (if the set has them) the answers that are ranked; the record files' suffix."""
+"""Files next to the records: counts, and (if any) the answers to be ranked; the suffix of record files."""
 
 
 def directory_of(out: str | Path, name: str) -> Path:
@@ -37,24 +37,24 @@ def new_directory(out: str | Path, name: str) -> Path:
 
 
 def incomplete(out: str | Path, name: str) -> Path:
-    """The directory in which the set is written until it is whole."""
+    """The directory in which the set is written until it is complete."""
     directory = new_directory(out, name)
     return directory.with_name(f"{directory.name}.incomplete")
 
 
 def is_prepared(out: str | Path, name: str) -> bool:
-    """True if the set is there and whole: it is written elsewhere and renamed when finished."""
+    """True if the set exists and is complete: it is written elsewhere and renamed when finished."""
     return _is_whole(directory_of(out, name))
 
 
 def other_versions(directory: Path) -> list[str]:
-    """The versions of a set, beside its directory, that are whole but cannot be read here."""
+    """The complete versions of a set, next to its directory, that cannot be read here."""
     there = sorted(path.parent.name for path in directory.parent.glob("*/dataset_info.json"))
     return [version for version in there if re.fullmatch(r"\d+\.\d+\.\d+", version) and version not in (VERSION, OLDER)]
 
 
 def on_disk(split: str) -> str:
-    """An official split name as the files spell it: "zeroshot/test" -> "zeroshot_test"."""
+    """An official split name as used in files: "zeroshot/test" -> "zeroshot_test"."""
     return re.sub(r"\W", "_", split, flags=re.ASCII)
 
 

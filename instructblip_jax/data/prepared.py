@@ -1,4 +1,4 @@
-"""Prepared sets: TFDS data sets in ArrayRecord files, read without TensorFlow."""
+"""Prepared datasets: TFDS datasets in ArrayRecord files, read without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -34,12 +34,12 @@ from instructblip_jax.data.record import BLANK, IMAGE, Kinds, Record
 __all__ = ["Records", "Source", "directory_of", "is_prepared", "open_set", "sizes"]
 _EDGE = 1 << 16  # bytes at either end of a file that identify it
 T = TypeVar("T")
-_PART = 256  # records in a task of `each`
+_PART = 256  # records per task of `each`
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the library's own bars and messages; ours say the same in a line."""
+    """Silence the library's progress bars and messages, which ours replace."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -51,7 +51,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Encoded(tfds.decode.SkipDecoding):
-    """Media as they were stored, in sequences too."""
+    """Leave media encoded, also in sequences."""
 
     def decode_batch_example_np(self, serialized_example: Any) -> Any:
         return serialized_example
@@ -59,7 +59,7 @@ class _Encoded(tfds.decode.SkipDecoding):
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The kinds of media that records show: those of record n are ``kinds[numbers[n]]``; ``numbers`` is int64 [N]."""
+    """The kinds of media in records: those of record n are ``kinds[numbers[n]]``; ``numbers`` is int64 [N]."""
 
     kinds: tuple[Kinds, ...]
     numbers: np.ndarray
@@ -70,13 +70,13 @@ class Shown:
 
     @property
     def order(self) -> np.ndarray:
-        """int64 [N]: the rank of each record's kinds, those of fewer media first."""
+        """int64 [N]: the rank of each record's kinds, those with fewer media first."""
         ranks = np.empty(len(self.kinds), np.int64)
         ranks[sorted(range(len(ranks)), key=lambda n: by_number(self.kinds[n]))] = np.arange(len(ranks))
         return ranks[self.numbers]
 
     def grouped(self, of: Callable[[Kinds], Kinds]) -> "Shown":
-        """The same with ``of`` the kinds in place of each."""
+        """The same with the kinds mapped by ``of``."""
         kinds = list(map(of, self.kinds))
         known = tuple(dict.fromkeys(kinds))
         return Shown(known, np.array([known.index(one) for one in kinds], np.int64)[self.numbers])
@@ -97,20 +97,20 @@ class Shown:
 
 
 def by_number(kinds: Kinds) -> tuple[int, Kinds]:
-    """The sort key of kinds: those of fewer media first."""
+    """The sort key of kinds: those with fewer media first."""
     return len(kinds), kinds
 
 
 class Records(Sequence[Record]):
-    """Records by number; a negative number counts from the end, and a slice is a list."""
+    """Records by index; a negative index counts from the end, and a slice is a list."""
 
     def record(self, index: int) -> Record:
-        """The record number ``index``, which is in 0..len-1."""
+        """The record with this index, in 0..len-1."""
         raise NotImplementedError
 
     @property
     def shown(self) -> Shown:
-        """The kinds of media that each record shows."""
+        """The kinds of media in each record."""
         raise NotImplementedError
 
     def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
@@ -127,7 +127,7 @@ class Records(Sequence[Record]):
 
 
 def each(records: Sequence[Record], of: Callable[[Record], T]) -> Iterator[T]:
-    """``of`` every record, in order; several threads read them."""
+    """``of`` applied to every record, in order; several threads read them."""
 
     def part(start: int) -> list[T]:
         return [of(records[n]) for n in range(start, min(start + _PART, len(records)))]
@@ -143,7 +143,7 @@ def media_shown(records: Sequence[Record]) -> Shown:
 
 
 def shown_as(records: Sequence[Record], of: Callable[[Kinds], Kinds]) -> Shown:
-    """Kinds that ``of`` makes of those of each record's media, () for none; no record is read if all are the same."""
+    """``of`` applied to the kinds of each record's media, () for none; no record is read if all are the same."""
     return records.shown_as(of) if isinstance(records, Records) else _held(records).grouped(of)
 
 
@@ -157,7 +157,7 @@ def _looked_up(records: Sequence[Record]) -> Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Source(Records):
-    """Random access to the records of a prepared split; what Grain reads."""
+    """Random access to the records of a prepared split, as a Grain data source."""
 
     directory: Path
     split: str
@@ -188,9 +188,10 @@ class Source(Records):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Names the split's records and their order, wherever the set lies; it was computed when they were written.
+        """A digest of the split's records and their order, independent of the location; computed when they were
+        written.
 
-        A set that an earlier version wrote has none: the sizes and both ends of its files serve there.
+        A set written by an earlier version has none: the sizes and both ends of its files are used instead.
         """
         if found := self._report.get("digest"):
             return found
@@ -201,12 +202,12 @@ class Source(Records):
 
     @property
     def identity(self) -> str:
-        """Names the split by the files of its set: their names, sizes and both ends."""
+        """A digest of the files of the split's set: their names, sizes and both ends."""
         return _identity((self,))
 
     @functools.cached_property
     def shown(self) -> Shown:
-        """See `Records`. Where the report does not say that all records show the same, every record is read."""
+        """See `Records`. Every record is read unless the report says that all records have the same kinds."""
         return self._told(lambda kinds: kinds or BLANK) or _looked_up(self)
 
     def shown_as(self, of: Callable[[Kinds], Kinds]) -> Shown:
@@ -214,7 +215,7 @@ class Source(Records):
         return self._told(of) or _held(self).grouped(of)
 
     def _told(self, of: Callable[[Kinds], Kinds]) -> Shown | None:
-        """``of`` the kinds of all records, if the report tells that it is the same for each; else None."""
+        """``of`` applied to the kinds of all records, if according to the report it is the same for each; else None."""
         kinds = kinds_counted(self._report)
         shown = set(map(of, kinds))
         if not kinds and self._report["pictures"] <= 1:  # the report of an early version
@@ -226,16 +227,16 @@ class Source(Records):
         try:
             example = self._data[index]  # type: ignore[attr-defined]
             return Record.from_json(example[RECORD], example[self._field])  # type: ignore[attr-defined]
-        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # all are corruption
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # all mean corruption
             raise ValueError(
                 f"{self.directory}: record {index} of {self.split} is corrupt ({error}); remove the set and prepare it"
             ) from error
 
 
 def kinds_counted(report: Mapping[str, Any]) -> dict[Kinds, int]:
-    """From a split's part of report.json: the kinds of media -> the records that hold just these.
+    """From a split's part of report.json: the kinds of media -> the number of records with exactly these.
 
-    Reports of `OLDER` sets count pictures; the earliest of them do not, and give {}.
+    Reports of `OLDER` sets count images; the earliest of them do not, and give {}.
     """
     pictures = {(IMAGE,) * int(number): count for number, count in report.get("by_pictures", {}).items()}
     return pictures | {tuple(kinds.split()): count for kinds, count in report.get("by_kinds", {}).items()}
@@ -269,12 +270,12 @@ class Joined(Records):
 
     @property
     def digest(self) -> str:
-        """Names the records and their order; see `Source.digest`."""
+        """A digest of the records and their order; see `Source.digest`."""
         return "+".join(part.digest for part in self.parts)
 
     @property
     def identity(self) -> str:
-        """Names the splits by the files of their set; see `Source.identity`."""
+        """A digest of the files of the splits; see `Source.identity`."""
         return _identity(self.parts)
 
     @functools.cached_property
@@ -315,7 +316,7 @@ def update_by_ends(digest: Any, path: Path) -> None:
 
 
 def sizes(out: str | Path, name: str) -> dict[str, int]:
-    """The splits of a prepared set -> their number of records."""
+    """The splits of a prepared set -> their numbers of records."""
     splits = tfds.builder_from_directory(str(directory_of(out, name))).info.splits
     return {split: info.num_examples for split, info in splits.items()}
 
@@ -327,7 +328,7 @@ def split_of(name: str, default: str) -> tuple[str, str]:
 
 
 def vocabulary(out: str | Path, name: str) -> list[str]:
-    """The answers that are ranked for a set that is judged by a vocabulary. Raises FileNotFoundError without them."""
+    """The answers to be ranked for a set evaluated with a vocabulary. Raises FileNotFoundError if there are none."""
     path = directory_of(out, name) / VOCABULARY
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no vocabulary; `instructblip prepare {name}` writes it where the set has one")
@@ -335,7 +336,7 @@ def vocabulary(out: str | Path, name: str) -> list[str]:
 
 
 def open_set(out: str | Path, name: str, split: str) -> Source | Joined:
-    """The prepared split of a set, by its official or its files' name; "train+val" is both.
+    """The prepared split of a set, by its official name or its name in files; "train+val" means both.
 
     Raises FileNotFoundError or ValueError naming the directory.
     """

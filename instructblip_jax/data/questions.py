@@ -1,4 +1,4 @@
-"""A prepared split as what a model is asked: a dialogue turn by turn, all captions of a picture as one question."""
+"""A prepared split as questions to a model: dialogues turn by turn, all captions of an image as one question."""
 
 import dataclasses
 import functools
@@ -13,8 +13,8 @@ from instructblip_jax.data.templates import Templates, at_turn, check, instructi
 
 @dataclasses.dataclass(frozen=True)
 class _Question:
-    """A question about the record number ``record``: one ``turn`` of its dialogue, or all of it. ``others``: records
-    with the same media and the same instruction, whose answers are references too."""
+    """A question about the record with index ``record``: one ``turn`` of its dialogue, or all of it. ``others``:
+    records with the same media and instruction, whose answers are also references."""
 
     record: int
     turn: int | None = None
@@ -23,7 +23,7 @@ class _Question:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """The key by which records become questions: task, number of turns, digest of media and instruction."""
+    """The key by which records are grouped into questions: task, number of turns, digest of media and instruction."""
 
     task: str
     turns: int
@@ -34,12 +34,12 @@ class _Seen:
 class Questions(Records):
     """The questions of a split as records, those with fewer media first, and in the split's order otherwise.
 
-    A dialogue's turn has the uid "UID#turnN", N counted from 1, the turns before it in its slot ``history``, and its
-    own answer. The captions of a picture have the uid of the first one's record.
+    A dialogue's turn has the uid "UID#turnN", N counted from 1, the earlier turns in its slot ``history``, and its own
+    answer. The captions of an image have the uid of the first one's record.
 
     Attributes:
-      captions: True if the split holds nothing but captions.
-      dialogues: the number of records that are asked turn by turn.
+      captions: True if the split has only captions.
+      dialogues: the number of records evaluated turn by turn.
     """
 
     source: Sequence[Record]
@@ -70,8 +70,8 @@ class Questions(Records):
 
 
 def questions(source: Sequence[Record], templates: Templates, *, known: bool) -> Questions:
-    """The questions of a split. A ``known`` set has no dialogues, and one record for each picture already; any other is
-    read once, to see what its records are and that each can be asked.
+    """The questions of a split. A ``known`` set has no dialogues, and already one record per image; any other is read
+    once, to classify its records and to check that each has a question.
 
     Raises ValueError naming the set or the record that ``templates`` do not fit.
     """

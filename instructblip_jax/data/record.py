@@ -1,4 +1,4 @@
-"""The one record that every data set becomes and everything downstream sees."""
+"""The common record format of all datasets, which everything downstream uses."""
 
 import dataclasses
 import hashlib
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 TASKS = ("caption", "vqa", "vqg", "choice", "rank", "binary", "dialog", "open", "document")
-"""The kinds of request: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the
-next turn of a dialogue, a long answer; or a document, which asks nothing and whose ``parts`` are all learnt.
-`datasets/prompts.py` words them and `evals/` judges them."""
+"""The kinds of task: a caption, a short answer, a question, one of a few candidates, one of many, yes or no, the next
+turn of a dialogue, a long answer; or a document, which has no question and whose ``parts`` are all in the loss.
+`datasets/prompts.py` has their prompts, and `evals/` their evaluation."""
 DOCUMENT = TASKS[-1]
-"""The task of a document."""
+"""The task of documents."""
 IMAGE, FRAME, AUDIO, POINTS = "image", "frame", "audio", "points"
-"""Kinds of media: a picture, a frame of a video, a recording, a point cloud."""
+"""Kinds of media: an image, a video frame, an audio clip, a point cloud."""
 IMAGE_KINDS = (IMAGE, FRAME)
-"""Those that are encoded pictures."""
+"""Those that are encoded images."""
 Kinds = tuple[str, ...]
-"""The kinds of a record's media, in their order."""
+"""The kinds of a record's media, in order."""
 BLANK: Kinds = (IMAGE,)
-"""The kinds of a record without media, which is shown as a blank picture."""
+"""The kinds of a record without media, which has a blank image instead."""
 
 
 class Medium(NamedTuple):
@@ -30,13 +30,13 @@ class Medium(NamedTuple):
 
 
 def key_of(data: bytes) -> bytes:
-    """16 bytes that name encoded media: equal for equal bytes, whatever set they are in."""
+    """16 bytes that identify encoded media: equal for equal bytes, in any set."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def without(parts: Sequence[str | int], numbers: Mapping[int, int]) -> tuple[str | int, ...]:
-    """The ``parts`` of a document that keeps those of its media that have new ``numbers`` (old -> new). Texts that
-    become neighbours are joined by a blank."""
+    """The ``parts`` of a document that keeps only media with new ``numbers`` (old -> new). Texts that become adjacent
+    are joined by a blank."""
     kept: list[str | int] = []
     for part in parts:
         if isinstance(part, int):
@@ -50,23 +50,23 @@ def without(parts: Sequence[str | int], numbers: Mapping[int, int]) -> tuple[str
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Media, what is asked about them, and what may be answered.
+    """Media, a task about them, and its answers.
 
     Attributes:
       uid: "<dataset>/<split>/<source id>", followed by "#k" for the k-th of several from one source row.
       task: one of `TASKS`, or a set's own word.
       media: encoded media in order, none to many; a video is its frames.
-      slots: fill the set's templates, unless ``instruction`` is the ready text.
-      answers: distinct, the canonical one first; empty on blind test splits. Training draws one at each visit, by
-        ``weights`` where there are any (one for each answer, adding up to 1).
-      references: what metrics read: all annotators' answers in order, or all captions of a picture (or ``answers``).
-      candidates: what can be chosen from; ``label`` is the number of the right one, or 0 or 1 for a binary task.
+      slots: values for the set's templates, unless ``instruction`` is the complete text.
+      answers: distinct, the canonical one first; empty in blind test splits. Training draws one at each visit, by
+        ``weights`` if given (one for each answer, with sum 1).
+      references: for metrics: all annotators' answers in order, or all captions of an image (default: ``answers``).
+      candidates: the options; ``label`` is the index of the right one, or 0 or 1 for a binary task.
       relevance: 0 to 1 for each candidate (Visual Dialog's dense annotations).
-      turns: the (question, answer) pairs of a dialogue, in order. Training draws one at each visit, and the turns
-        before it fill the slot ``history``, unless the system reads all of them in a row; ``answers`` is then empty.
-      image_id, question_id: as the release writes them, for result files.
-      meta: whatever else a release says, as JSON scalars and lists.
-      parts: texts, and numbers of ``media``, in reading order; () is all media first, then the instruction.
+      turns: the (question, answer) pairs of a dialogue, in order. Training draws one at each visit, with the turns
+        before it in the slot ``history``, unless the system reads all of them in one row; ``answers`` is then empty.
+      image_id, question_id: as in the release, for result files.
+      meta: other information from the release, as JSON scalars and lists.
+      parts: texts and indices of ``media``, in reading order; () means all media first, then the instruction.
     """
 
     uid: str
@@ -90,24 +90,24 @@ class Record:
 
     @property
     def kinds(self) -> Kinds:
-        """The kinds of the media that are shown: `BLANK` for a record without any."""
+        """The kinds of the media; `BLANK` for a record without any."""
         return tuple(medium.kind for medium in self.media) or BLANK
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """The encoded pictures and frames among the media."""
+        """The encoded images and frames among the media."""
         return tuple(medium.data for medium in self.media if medium.kind in IMAGE_KINDS)
 
     @property
     def identity(self) -> int:
-        """31 bits that name what is shown: equal for records of a set with the same ``image_id``, and, where there is
-        none, for records with the same media."""
+        """31 bits that identify the media: equal for records of a set with the same ``image_id`` or, if there is none,
+        with the same media."""
         named = f"{self.dataset}/{self.image_id}".encode()
         shown = named if self.image_id is not None else b"".join(key_of(medium.data) for medium in self.media)
         return int.from_bytes(hashlib.blake2b(shown, digest_size=4).digest(), "little") >> 1
 
     def to_json(self) -> str:
-        """Everything but the media's bytes, without empty fields; "kinds" are those of the media."""
+        """Everything except the media's bytes, without empty fields; "kinds" are those of the media."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "media"}
         fields["kinds"] = tuple(medium.kind for medium in self.media)
         kept = {name: value for name, value in fields.items() if name in _NEEDED or value not in (None, (), {})}
@@ -115,7 +115,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes, media: Sequence[bytes]) -> "Record":
-        """The inverse of `to_json`. Without "kinds", as before version 3.0.0, all media are pictures.
+        """The inverse of `to_json`. Without "kinds", as before version 3.0.0, all media are images.
 
         Raises ValueError if the number of media is not that of the kinds.
         """

@@ -1,4 +1,4 @@
-"""Records about two pictures side by side, whose pictures change places in training (NLVR2; arXiv 2201.12086)."""
+"""Exchange of the two images of a record in training (NLVR2; arXiv 2201.12086)."""
 
 import dataclasses
 import re
@@ -17,8 +17,8 @@ def exchanged(record: Record) -> Record:
 
 
 def sides_exchanged(text: str) -> str:
-    """``text`` with "left" for "right" and the reverse, at the beginnings of words ("leftmost"); the originals' code
-    also changes them within words ("bright")."""
+    """``text`` with "left" and "right" exchanged at the beginnings of words ("leftmost"); the original code also
+    changes them within words ("bright")."""
     return _SIDE.sub(lambda found: _as(found[0], _OTHER[found[0].lower()]), text)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from instructblip_jax.data.record import DOCUMENT, Record
 
 Templates = Mapping[str, Sequence[str]]
-"""Set name -> its templates; "task:TASK" -> those of sets that have none of their own."""
+"""Set name -> its templates; "task:TASK" -> those for sets without templates."""
 
 
 FRONT = "front"
-"""A slot that every answer brings: its words before one that is drawn. The response is then the rest of it."""
+"""A slot available for every answer: its words before a random one. The response is then the rest."""
 
 
 def fields(template: str) -> set[str]:
@@ -22,7 +22,7 @@ def fields(template: str) -> set[str]:
 def check(templates: Templates, example: Record) -> None:
     """Check the templates of one set against one of its records.
 
-    Raises ValueError naming the set, the template, the field, and the slots there are.
+    Raises ValueError naming the set, the template, the field, and the available slots.
     """
     name = example.dataset
     if example.instruction is not None or example.task == DOCUMENT:
@@ -50,7 +50,7 @@ def history(turns: Sequence[tuple[str, str]]) -> str:
 
 
 def at_turn(record: Record, turn: int) -> Record:
-    """The record as it stands before a turn's answer: with the slots ``history`` and ``question``, and one answer."""
+    """The record for one turn: with the slots ``history`` and ``question``, and the turn's answer."""
     question, answer = record.turns[turn]
     slots = {**record.slots, "history": history(record.turns[:turn]), "question": question}
     return dataclasses.replace(record, slots=slots, answers=(answer,), weights=(), references=(), turns=())
@@ -61,13 +61,13 @@ def _own(templates: Templates, record: Record) -> Sequence[str]:
     own = templates.get(record.dataset) or templates.get(f"task:{record.task}")
     if not own:
         raise ValueError(
-            f"set {record.dataset!r}: no instruction templates, and {record.uid} brings no instruction of its own"
+            f"set {record.dataset!r}: no instruction templates, and {record.uid} has no instruction of its own"
         )
     return own
 
 
 def takes_front(templates: Templates, record: Record, choice: int) -> bool:
-    """True if the template that `instruction` takes has the slot `FRONT`."""
+    """True if the template chosen by `instruction` has the slot `FRONT`."""
     if record.instruction is not None:
         return False
     own = _own(templates, record)

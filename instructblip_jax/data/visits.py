@@ -21,7 +21,7 @@ class Visit:
     Attributes:
       text: token rows.
       lengths: tokens of instruction and response; a document is all response.
-      shown: numbers of the record's media that are read; None: all.
+      shown: indices of the record's media that are read; None means all.
     """
 
     text: Row
@@ -44,11 +44,11 @@ def visit(
     reading: DocumentsConfig = WHOLE,
     following: Iterable[Record] = (),
 ) -> Visit | None:
-    """The part of a record that is read; None where this visit passes over it (`DocumentsConfig`).
+    """The part of a record that is read; None if this visit is skipped (`DocumentsConfig`).
 
-    A document loses what exceeds the response of ``largest``, and a conversation its last turns; other texts are taken
-    whole, whatever their length. ``following``: the records after it, which share the row of a text without pictures.
-    Raises ValueError like `text_of`, and for a document that this system does not read.
+    A document is cut to the response length of ``largest``, and a conversation loses its last turns; other texts of any
+    length are kept. ``following``: the records after it, for packed rows of texts without images. Raises ValueError
+    like `text_of`, and for a document if this system does not read documents.
     """
     if record.task != DOCUMENT:
         text = text_of(record, rng, templates, processor, largest)
@@ -58,8 +58,8 @@ def visit(
 
 
 def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tuple[str, str]:
-    """An instruction and an answer of a record: its template, turn and answer are drawn, and the word before which the
-    answer is cut if the template takes its front."""
+    """An instruction and an answer of a record, with random template, turn and answer, and a random split of the answer
+    if the template takes its first part."""
     if not record.answers and not record.turns:
         raise ValueError(f"{record.uid}: has no answer to train on")
     choice = int(rng.integers(1 << 30))
@@ -72,7 +72,7 @@ def drawn(record: Record, rng: np.random.Generator, templates: Templates) -> tup
         answer = record.answers[int(rng.integers(len(record.answers)))]
     if takes_front(templates, record, choice):
         words = answer.split()
-        cut = int(rng.integers(1, max(len(words), 2)))  # a single word is all response
+        cut = int(rng.integers(1, max(len(words), 2)))  # a single word is only response
         front, rest = (words[:cut], words[cut:]) if len(words) > 1 else ([], words)
         record, answer = dataclasses.replace(record, slots={**record.slots, FRONT: " ".join(front)}), " ".join(rest)
     return instruction(templates, record, choice), answer
@@ -85,10 +85,10 @@ def text_of(
     processor: BaseProcessor,
     largest: Shape | None = None,
 ) -> Row:
-    """The token rows of a record in training: those of `drawn`, or of a whole conversation where the processor reads
-    one (`BaseProcessor.converses`). It then loses its last turns until it fits ``largest``, but never the first.
+    """The token rows of a record in training: those of `drawn`, or of a whole conversation if the processor reads them
+    (`BaseProcessor.converses`). A conversation loses its last turns until it fits ``largest``, but never the first.
 
-    Raises ValueError naming a record without an answer, or one that the processor cannot hold.
+    Raises ValueError naming a record without an answer, or one that the processor cannot represent.
     """
     pictures = processor.shown(tuple(medium.kind for medium in record.media))
     if not processor.converses:

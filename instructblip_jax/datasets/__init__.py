@@ -1,1 +1,1 @@
-"""Official files and people's own -> prepared records."""
+"""Official files and users' own -> prepared records."""

@@ -1,8 +1,8 @@
-"""Digests of the files that a set was prepared from, so that a set is not reused after they have changed.
+"""Digests of a dataset's source files, so that a prepared dataset is not reused after they have changed.
 
 Annotation files are identified by their content, large containers (tar, parquet, arrow) by their size and both ends.
-Pictures and videos are too many to be read; only where a folder has no annotations, and its pictures are the rows, do
-their names and sizes count.
+There are too many images and videos to read; only if a folder has no annotations, and its images are the rows, their
+names and sizes are compared.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ CONTAINERS = (".parquet", ".arrow", ".tar", ".jsonl.zip")
 DEPTH = 2
 """Maximum depth of an official set's annotations below the source: VSR's are in splits/zeroshot."""
 MANY = 32
-"""Up to this many files of a folder with one extension have a digest each; more of them share one digest."""
+"""Maximum number of files per folder and extension with separate digests; more of them share one digest."""
 FLAGS = ("frames", "images", "format", "encoding", "validation")
 """The flags that affect the contents of a set."""
 
@@ -51,10 +51,10 @@ def of_source(source: Path, out: Path, *, custom: bool) -> dict[str, str]:
 
 
 def changes(out: str | Path, name: str, configuration: Mapping[str, object]) -> tuple[list[str], str]:
-    """The differences between a prepared set and what ``configuration`` would make now.
+    """The differences between a prepared dataset and the current ``configuration``.
 
     ``configuration``: flags, and the digests of `of_source` as "files". Returns one phrase per difference, with both
-    values, and a note if an earlier version of the package did not record what the set was made from.
+    values, and a note if an earlier version of the package did not record the source files.
     """
     if not is_prepared(out, name):
         return [], ""

@@ -1,4 +1,4 @@
-"""The items that readers yield: records whose media are still files, and rows that are no records."""
+"""The items that readers yield: records whose media are still files, and skipped rows."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ KINDS = (IMAGE, VIDEO, AUDIO, POINTS)
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """A picture, a video, a recording or a point cloud, not yet read.
+    """An image, a video, an audio clip or a point cloud, not yet read.
 
     Attributes:
-      path: the file, or the tar archive that holds it. A folder of numbered frames is a video.
-      offset, size: where its bytes are in the archive; size 0 is the whole file.
-      data: the bytes themselves, where a row holds them.
+      path: the file, or the tar archive that contains it. A folder of numbered frames is a video.
+      offset, size: position of its bytes in the archive; size 0 means the whole file.
+      data: the bytes themselves, if a row contains them.
       kind: one of `KINDS`. The frames of a video are taken between ``start`` and ``end`` (seconds; None: its end).
-      least: a document leaves out this picture if a side of it has fewer pixels, or if all of it has one colour; 0
-        leaves out none.
+      least: a document leaves out this image if a side has fewer pixels, or if it has a single colour; 0 leaves out
+      none.
     """
 
     path: Path | None = None
@@ -36,7 +36,7 @@ class Media:
 
     @property
     def video(self) -> bool:
-        """True if frames are to be taken from it."""
+        """True if frames are sampled from it."""
         return self.kind == VIDEO
 
 
@@ -45,9 +45,9 @@ class Draft:
     """``record`` without its media, which are to be read from ``media``; ``where``: "FILE:LINE" or "FILE:KEY".
 
     Attributes:
-      rows: how many rows of the source it stands for: several where captions of a picture are joined, 0 where another
-        draft stands for its row already.
-      notes: what was joined or left out of the row, each one of few phrases, which are counted and reported.
+      rows: number of rows of the source that it represents: several if captions of an image are joined, 0 if another
+        draft already represents its row.
+      notes: parts that were joined or left out, each one of a few phrases, which are counted and reported.
     """
 
     where: str
@@ -59,8 +59,8 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """A row that is no record. ``reason`` is one of few phrases, by which the report counts ("empty answer");
-    ``detail`` is particular to the row. ``rows``: see `Draft`."""
+    """A skipped row. ``reason`` is one of a few phrases, by which the report counts ("empty answer"); ``detail`` is
+    specific to the row. ``rows``: see `Draft`."""
 
     where: str
     reason: str
@@ -69,15 +69,15 @@ class Skip:
 
 
 Stream = Generator[Draft | Skip, None, int]
-"""Drafts and skips. It returns the number of rows that its source holds, counted before they are interpreted, so that
-the shard writer can refuse a split whose drafts and skips stand for more or fewer."""
+"""Drafts and skips. It returns the number of rows in its source, counted before they are interpreted, so that the shard
+writer can refuse a split whose drafts and skips represent more or fewer."""
 
 
 T = TypeVar("T")
 
 
 class Reading(Generic[T]):
-    """The items of a stream, iterated once. ``held`` is what the stream returned: None before its end, and for an
+    """The items of a stream, iterated once. ``held`` is the stream's return value: None before its end, and for an
     iterator that returns nothing."""
 
     def __init__(self, items: Iterable[T]):
@@ -89,19 +89,19 @@ class Reading(Generic[T]):
 
 
 Rows = Callable[[], Iterator[Draft | Skip]]
-"""Streams the rows of a split, in the same order every time; returns a `Stream` where it can be checked that no row is
+"""Streams the rows of a split, in the same order every time; returns a `Stream` if it can be checked that no row is
 lost."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """A data set as its makers publish it.
+    """A dataset as published.
 
     Attributes:
       splits: (source, image roots) -> official split name ("val", "test-dev", "zeroshot/test") -> its rows, for the
-        splits whose files are there. Raises FileNotFoundError, naming the files that were looked for, if none is.
-      expected: split -> records in the real release, so that a partial download is noticed; empty where not known.
-      vocabulary: source -> the answers that are ranked, for sets judged by a vocabulary.
+        splits whose files exist. Raises FileNotFoundError, naming the expected files, if none exists.
+      expected: split -> number of records in the real release, to detect a partial download; empty if unknown.
+      vocabulary: source -> the answers to be ranked, for sets evaluated with a vocabulary.
     """
 
     splits: Callable[[Path, Sequence[Path]], Mapping[str, Rows]]

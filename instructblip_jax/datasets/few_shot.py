@@ -1,7 +1,7 @@
-"""Prompts that show worked examples before their question, as the papers of several systems word them.
+"""Prompts with worked examples before the question, in the forms of several systems' papers.
 
-A text holds `MARK` where a picture stands. The tokens around pictures and behind a picture's text are no part of it: a
-system's processor puts them there.
+A text contains `MARK` at the position of an image. The tokens around images and after an image's text are not part of
+it: the system's processor adds them.
 """
 
 import dataclasses
@@ -20,15 +20,14 @@ class Form:
     """The form of a prompt.
 
     Attributes:
-      questions: set, or "task:TASK", -> how a question is asked, a `str.format` text over the record's slots; other
-        sets are asked as they are without examples.
-      around: puts the picture to a text that has no mark: a `str.format` text over ``asked``.
-      answer: stands between a question and its answer.
-      end: stands behind an example's answer.
-      heading: task -> what the whole prompt begins with; "" is all other tasks.
-      texts: at 0 shots, the number of examples that are shown as text alone, without their pictures, to open-ended
-        questions.
-      stops: task -> texts at which a written answer is cut off.
+      questions: set, or "task:TASK", -> the question, a `str.format` text over the record's slots; other sets have the
+        same question as without examples.
+      around: adds the image to a text without a mark: a `str.format` text over ``asked``.
+      answer: text between a question and its answer.
+      end: text after an example's answer.
+      heading: task -> text before the whole prompt; "" is for all other tasks.
+      texts: at 0 shots, the number of text-only examples, without their images, for open-ended questions.
+      stops: task -> texts at which a generated answer is cut.
       decoding: task -> fields of `evals.suite.EvalSpec` for open-ended questions.
     """
 
@@ -44,7 +43,7 @@ class Form:
     def asked(self, templates: Templates, record: Record, pictures: int) -> str:
         """The question of a record, with a mark for each of its ``pictures``.
 
-        ``templates``: the set's own (`data.templates`); where a record has no slot "question", that is what they say.
+        ``templates``: the set's own (`data.templates`), which provide the slot "question" if a record has none.
         """
         own = self.questions.get(record.dataset) or self.questions.get(f"task:{record.task}")
         if own is None:
@@ -59,11 +58,11 @@ class Form:
         return text.replace(MARK, MARK * pictures, 1)
 
     def begin(self, task: str) -> str:
-        """The text at the head of a prompt of this task."""
+        """The text at the start of a prompt for this task."""
         return self.heading.get(task, self.heading.get("", ""))
 
     def cut(self, task: str, text: str) -> str:
-        """A written answer up to where it goes on with another example."""
+        """A generated answer, cut where it continues with another example."""
         ends = [place for stop in self.stops.get(task, ()) if (place := text.find(stop)) >= 0]
         return text[: min(ends)].strip() if ends else text
 
@@ -75,7 +74,7 @@ _WRITTEN = {"caption": {**_BEAMS, "max_new_tokens": 20}, "vqa": {**_BEAMS, "max_
 _GREEDY = {**_BEAMS, "num_beams": 1, "max_new_tokens": 10}
 
 FORMS: dict[str, Form] = {
-    # arXiv 2204.14198, appendix: beams of 3, and two examples as text alone in place of no examples.
+    # arXiv 2204.14198, appendix: 3 beams, and two text-only examples instead of none.
     "flamingo": Form(
         {
             CAPTION: "Output:",
@@ -99,7 +98,7 @@ FORMS: dict[str, Form] = {
         stops=_NEXT,
         decoding=_WRITTEN,
     ),
-    # arXiv 2306.16527; the public model's documentation has the words for questions.
+    # arXiv 2306.16527; the wording of questions is from the public model's documentation.
     "idefics": Form(
         {
             CAPTION: f"Image to describe: {MARK} Description:",
@@ -110,7 +109,7 @@ FORMS: dict[str, Form] = {
         stops={"caption": ("Image to",), "vqa": ("Image to", "Question", "\n")},
         decoding=_WRITTEN,
     ),
-    # arXiv 2302.14045, section 4: captions by beams of 5, answers greedily up to the end token.
+    # arXiv 2302.14045, section 4: captions with 5 beams, answers greedily up to the end token.
     "kosmos": Form(
         {
             CAPTION: "An image of",
@@ -120,13 +119,13 @@ FORMS: dict[str, Form] = {
         stops={"vqa": ("Question",)},
         decoding={"caption": {**_BEAMS, "num_beams": 5, "max_new_tokens": 20}, "vqa": _GREEDY},
     ),
-    # arXiv 2106.13884: captions stand behind their picture alone; greedy decoding.
+    # arXiv 2106.13884: captions follow only their image; greedy decoding.
     "frozen": Form(
         {CAPTION: "", SHORT: _ASKED},
         stops={"vqa": ("Question",)},
         decoding={"caption": {**_GREEDY, "max_new_tokens": 20}, "vqa": _GREEDY},
     ),
-    # LLaVA has no published form; turns of its conversation, with version 1.5's words for short answers.
+    # LLaVA has no published form; turns of its conversation, with version 1.5's prompt for short answers.
     "llava": Form(
         {SHORT: "{question}\nAnswer the question using a single word or phrase."},
         around=f"USER: {MARK}\n{{asked}} ASSISTANT:",

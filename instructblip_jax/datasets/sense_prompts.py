@@ -1,7 +1,7 @@
-"""Instruction templates of pictures, films, sounds and shapes, after the kinds and numbers of X-InstructBLIP's
-(arXiv 2311.18799), in words of our own: stubs that a caption continues, requests, questions, and frames of questions.
+"""Instruction templates for images, video, audio and point clouds, with the kinds and numbers of X-InstructBLIP's
+(arXiv 2311.18799) in our own words: stubs that a caption continues, requests, questions, and frames of questions.
 
-All are in lower case, as that model is trained; what records fill in stays as it is.
+All are in lower case, as in that model's training; slot values are unchanged.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ SHAPE = ("3d model", "shape", "3d object", "point cloud")
 
 
 def spread(forms: Sequence[str], media: Sequence[str], sense: str, count: int) -> tuple[str, ...]:
-    """The first ``count`` templates of all ``forms`` with each word for the medium."""
+    """The first ``count`` templates of all combinations of ``forms`` and words for the medium."""
     made = [form.format(medium=medium, sense=sense) for medium, form in product(media, forms)]
     return tuple(made[:count])
 
@@ -76,7 +76,7 @@ _CAPTION, _ANSWER = "a short description", "Question: {question} Answer:"
 _CHOICE = (
     "You are given two inputs. Select exactly one of the two by referece to its relative position (first or second, "
     "left or right) that best answers the question. question: {question} answer:"
-)  # spelt as the model's authors do
+)  # spelling of the model's authors
 
 PROMPTS: dict[str, str] = {
     **dict.fromkeys(("audiocaps", "clotho", "msrvtt_caption", "msvd_caption", "vatex"), _CAPTION),
@@ -87,7 +87,7 @@ PROMPTS: dict[str, str] = {
     "cap3d_qa": "based on the given input respond to {question}",
     **dict.fromkeys(("discrn_av", "discrn_i3d"), _CHOICE),
 }
-"""Set -> the prompt with which X-InstructBLIP's authors evaluate."""
+"""Set -> the evaluation prompt of X-InstructBLIP's authors."""
 TRAINING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("audiocaps", "wavcaps", "clotho"), SOUND_CAPTIONS),
     **dict.fromkeys(("audiocaps_qa", "clotho_aqa"), SOUND_QUESTIONS),
@@ -105,4 +105,4 @@ SENSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("vqav2", "okvqa", "aokvqa", "ocrvqa", "vg_qa"), PICTURE_QUESTIONS),
     **dict.fromkeys(("msrvtt_qa", "msvd_qa"), FILM_QUESTIONS),
 }
-"""Set of pictures or films that other systems are trained on too -> its templates for X-InstructBLIP."""
+"""Set of images or videos on which other systems are also trained -> its templates for X-InstructBLIP."""

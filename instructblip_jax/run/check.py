@@ -36,8 +36,8 @@ def check(run: RunConfig, mesh: Mesh) -> None:
     run.data.documents.check()
     if run.data.features and run.data.augment.is_on:
         raise ValueError(
-            "config.data.features keeps the features of pictures that never change, and config.data.augment draws them "
-            "anew at each visit: use one of the two"
+            "config.data.features caches the features of images that never change, and config.data.augment changes "
+            "them at each visit: use one of the two"
         )
     if not run.mixture.all_sets:
         raise ValueError("config.mixture.sets is empty: name at least one set to train on")
@@ -68,7 +68,7 @@ def check(run: RunConfig, mesh: Mesh) -> None:
 
 
 def _check_groups(run: RunConfig, micro: int) -> None:
-    """``micro``: every batch is a multiple of this."""
+    """``micro``: every batch size must be a multiple of this number."""
     where, names = "config.mixture.groups", run.mixture.all_sets
     if run.mixture.sets:
         raise ValueError(f"config.mixture.sets and {where} are both given; name each set in a group, or use no groups")
@@ -96,11 +96,11 @@ def _check_groups(run: RunConfig, micro: int) -> None:
     if run.batch_size != total:
         raise ValueError(f"config.batch_size is {run.batch_size}, and the groups' are {total} together; set it to that")
     if run.epochs:
-        raise ValueError("config.epochs: groups are passed over at different rates; give config.steps instead")
+        raise ValueError("config.epochs: groups have passes of different lengths; give config.steps instead")
 
 
 def with_system(run: RunConfig) -> tuple[RunConfig, Path]:
-    """The run `fitted` to the system that the config.json of its model names, and the model's local directory.
+    """The run `fitted` to the system named in its model's config.json, and the model's local directory.
 
     Raises FileNotFoundError or ValueError for a model that cannot be read or a field that does not fit its system.
     """
@@ -109,7 +109,8 @@ def with_system(run: RunConfig) -> tuple[RunConfig, Path]:
 
 
 def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:
-    """The run with its trainable set named. Raises ValueError naming a field that does not fit the system."""
+    """The run with the name of its trainable set filled in. Raises ValueError naming a field that does not fit the
+    system."""
     trained = prefixes(run.trainable, system.trainable_sets)
     run = dataclasses.replace(run, trainable=run.trainable or next(iter(system.trainable_sets)))
     check_int8(run.int8, run.trainable, system.trainable_sets, system.parts, "config.")
@@ -120,7 +121,7 @@ def fitted(run: RunConfig, system: SystemConfig) -> RunConfig:
             "batch with one another, so the batch cannot be split; set it to 1"
         )
     if run.data.features and not system.feature_keys:
-        raise ValueError(f"config.data.features is {run.data.features!r}: {run.model} has no features to be cached")
+        raise ValueError(f"config.data.features is {run.data.features!r}: {run.model} has no cacheable features")
     if run.data.features and system.trains_features(trained):
         raise ValueError(f"config.data.features keeps a frozen tower's features; trainable {run.trainable!r} trains it")
     return run

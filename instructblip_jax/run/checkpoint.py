@@ -1,8 +1,8 @@
 """Checkpoints of a run: the train state and the position in the data, but not the frozen parameters.
 
-Each checkpoint holds a fingerprint of the model directory that the frozen parameters came from, so that it is never
-restored over another model. It also holds digests of its arrays: a damaged checkpoint is detected and skipped, and the
-one before it is used.
+Each checkpoint contains a fingerprint of the model directory with the frozen parameters, so that it is never restored
+onto another model. It also contains digests of its arrays: a damaged checkpoint is detected and skipped, and the
+previous one is used.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from instructblip_jax.mesh import pieces
 from instructblip_jax.train.step import Arrays, TrainState
 
 Place = Mapping[str, Any]
-"""The state of a run beside its arrays, as JSON: "iterator", the position in the data; "sets", set -> digest of its
-records; "window", the sums since the last logged step. The first version wrote "iterator" alone."""
+"""The state of a run apart from its arrays, as JSON: "iterator", the position in the data; "sets", set -> digest of its
+records; "window", the sums since the last logged step. The first version had only "iterator"."""
 
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 """Reading by process 0 without the others."""
@@ -34,7 +34,8 @@ _EDGE = 1 << 20  # bytes read at either end of a weight file, so that 16 GB are 
 
 
 _READ_BYTES = 1 << 30
-"""Largest size of the arrays that are read together to be checked: a trained language model does not fit a host."""
+"""Maximum bytes of arrays that are read together for checking, because a trained language model does not fit on a
+host."""
 
 
 def fingerprint(directory: Path) -> str:
@@ -53,7 +54,7 @@ def fingerprint(directory: Path) -> str:
 def weights_sha256(train: Arrays) -> str:
     """SHA-256 of the trained parameters, paths and float32 bytes, in the order of the paths. All hosts must call it.
 
-    One array is in memory at a time; of a stack that is spread over several hosts, one layer.
+    One array is in memory at a time; of a stack that is sharded over several hosts, one layer.
     """
     digest = hashlib.sha256()
     for path in sorted(train):
@@ -66,7 +67,7 @@ def weights_sha256(train: Arrays) -> str:
 class Checkpoints:
     """The checkpoints in ``directory``. Orbax commits by renaming, so half-written ones are never seen.
 
-    A damaged checkpoint is skipped with a message, and deleted only when a new one is about to replace it.
+    A damaged checkpoint is skipped with a message, and deleted only just before a new one replaces it.
     """
 
     def __init__(self, directory: epath.Path, *, keep: int | None = None):
@@ -81,9 +82,9 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def newest(self, *, only: str | None = None) -> int | None:
-        """The newest undamaged step, or None without any checkpoint. Prints which ones are skipped, and why.
+        """The newest undamaged step, or None without any checkpoint. Prints the skipped ones and the reasons.
 
-        ``only``: check this part of the state alone ("train"). Process 0 checks, and all processes get its result.
+        ``only``: check only this part of the state ("train"). Process 0 checks, and all processes get its result.
         Raises ValueError if all checkpoints are damaged; nothing is deleted.
         """
         steps = self.steps()
@@ -108,7 +109,7 @@ class Checkpoints:
         """Write in the background; returns as soon as the arrays may be donated again.
 
         ``source``: the `fingerprint` of the model. Damaged checkpoints that `newest` skipped are deleted first, because
-        they would count towards the number that is kept.
+        they would count as kept checkpoints.
         """
         for damaged in self._damaged:
             if jax.process_index() == 0:
@@ -127,9 +128,9 @@ class Checkpoints:
         self.manager.save(step, args=args)
 
     def restore(self, step: int, state: TrainState, source: str) -> TrainState:
-        """The state of ``step``, sharded as ``state`` is, on any number of devices and processes.
+        """The state of ``step``, sharded like ``state``, on any number of devices and processes.
 
-        Raises ValueError if the checkpoint belongs to another model, or trained other parameters.
+        Raises ValueError if the checkpoint belongs to another model, or has other trained parameters.
         """
         saved = self._check_source(step, source)
         parts = _with_arrays(state)
@@ -161,7 +162,7 @@ class Checkpoints:
             )
 
     def restore_train(self, step: int, train: Arrays, source: str) -> Arrays:
-        """The trained parameters of ``step`` alone, sharded as ``train`` is. Raises as `restore` does."""
+        """Only the trained parameters of ``step``, sharded like ``train``. Raises as `restore` does."""
         self._check_paths(step, self._check_source(step, source), {"train": train})
         with ocp.Checkpointer(_arrays()) as reader:
             path = self.directory / str(step) / "state"
@@ -176,7 +177,7 @@ class Checkpoints:
         return saved
 
     def _check_paths(self, step: int, saved: Mapping[str, Any], parts: Mapping[str, Arrays]) -> None:
-        """Raise ValueError unless the checkpoint holds the arrays of ``parts``, and no others in these parts."""
+        """Raise ValueError unless the checkpoint has the arrays of ``parts``, and no others in these parts."""
         names = saved.get("digests") or _names(_arrays().metadata(self.directory / str(step) / "state").tree)
         for part, arrays in parts.items():
             here, there = {f"{part}/{path}" for path in arrays}, {x for x in names if x.startswith(f"{part}/")}
@@ -191,7 +192,7 @@ class Checkpoints:
     def _first_whole(self, steps: list[int], only: str | None) -> tuple[int | None, list[str]]:
         """The first undamaged one of ``steps``, and the damage of those before it.
 
-        Process 0 reads alone, because a process that failed in a collective read would leave the others waiting.
+        Only process 0 reads, because a process that failed in a collective read would leave the others waiting.
         """
         answer: tuple[int | None, list[str]] = (None, [])
         if jax.process_index() == 0:
@@ -208,9 +209,9 @@ class Checkpoints:
         try:
             saved, data = self._read_json(step, "source"), self._read_json(step, "data")
             found = self._digests(step, only)
-            if "digests" not in saved:  # written by a version that had none
+            if "digests" not in saved:  # written by a version without digests
                 return None
-            # The first version kept the position alone, and its seal is over that.
+            # The first version had only the position, and its seal covers that.
             sealed = data["iterator"] if data.keys() == {"iterator"} else data
             if saved["seal"] != _seal(saved["fingerprint"], saved["digests"], sealed):
                 return "its data position or its digests differ from what was saved"
@@ -227,12 +228,12 @@ class Checkpoints:
             return reader.restore(self.directory / str(step) / item)
 
     def _digests(self, step: int, only: str | None) -> dict[str, int]:
-        """The digests of the state as it is stored, or of a part of it, some arrays at a time (see `_READ_BYTES`)."""
+        """The digests of the stored state, or of a part of it, some arrays at a time (see `_READ_BYTES`)."""
         path = self.directory / str(step) / "state"
         handler = _arrays(multiprocessing_options=_ALONE)
         found: dict[str, int] = {}
         with ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as reader:
-            tree = handler.metadata(path).tree  # the reader's own metadata() hides why it fails
+            tree = handler.metadata(path).tree  # the reader's own metadata() hides the reason of a failure
             leaves, form = jax.tree.flatten(tree)
             names = _names(tree)
             on_host = jax.tree.unflatten(form, [ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves))
@@ -251,7 +252,7 @@ class Checkpoints:
 
 
 def _arrays(**options: Any) -> ocp.PyTreeCheckpointHandler:
-    """A handler of plain arrays: it stores neither shardings nor what only random keys need."""
+    """A handler of plain arrays: it stores neither shardings nor the data that only random keys need."""
     registry = ocp.type_handlers.create_type_handler_registry(
         (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),
         (np.ndarray, ocp.type_handlers.NumpyHandler()),
@@ -260,12 +261,12 @@ def _arrays(**options: Any) -> ocp.PyTreeCheckpointHandler:
 
 
 def _with_arrays(state: TrainState) -> dict[str, Any]:
-    """The parts of the state that hold arrays: a system without memory writes what versions without memory wrote."""
+    """The parts of the state with arrays: without memory, the format is that of earlier versions, which had none."""
     return {name: part for name, part in state.items() if jax.tree.leaves(part)}
 
 
 def _groups(numbers: Iterable[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Numbers of arrays in groups of at most `_READ_BYTES`, or of one array."""
+    """Indices of arrays in groups of at most `_READ_BYTES`, or of one array."""
     groups: list[list[int]] = [[]]
     for n in numbers:
         if groups[-1] and sum(sizes[m] for m in groups[-1]) + sizes[n] > _READ_BYTES:
@@ -281,7 +282,7 @@ def _names(tree: Any) -> list[str]:
 
 
 def _laid_out(tree: Any, **options: Any) -> ocp.args.PyTreeRestore:
-    """Arguments that restore in the shapes and shardings of ``tree``."""
+    """Arguments to restore with the shapes and shardings of ``tree``."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
     layout = ocp.checkpoint_utils.construct_restore_args(abstract)
     return ocp.args.PyTreeRestore(abstract, restore_args=layout, **options)
@@ -289,7 +290,7 @@ def _laid_out(tree: Any, **options: Any) -> ocp.args.PyTreeRestore:
 
 def _seal(source: str, of_arrays: dict[str, int], place: Any) -> str:
     """SHA-256 of the small files of a checkpoint, which have no digests."""
-    content = json.loads(json.dumps([source, of_arrays, place]))  # as it will be when it is read
+    content = json.loads(json.dumps([source, of_arrays, place]))  # in the form in which it is read
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

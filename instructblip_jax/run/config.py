@@ -1,6 +1,6 @@
 """A run's ConfigDict -> frozen dataclasses. Unknown fields and values of the wrong type are errors.
 
-Defaults stand in the dataclasses and nowhere else; a configuration file states what differs.
+Defaults are only in the dataclasses; a configuration file has the fields that differ.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from instructblip_jax.train.optimizer import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; an axis of -1 takes the remaining devices."""
+    """Sizes of the mesh axes; an axis of -1 uses the remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -33,13 +33,13 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GroupConfig:
-    """A group of sets, of which every step has a batch.
+    """A group of sets with its own batch in every step.
 
     Attributes:
       sets: as in `MixtureConfig`.
       batch_size: rows of the group's batch.
       weight: of the group's loss.
-      instruction_lengths, response_lengths, pictures: of its batches; () is those of `DataConfig`.
+      instruction_lengths, response_lengths, pictures: of its batches; () means those of `DataConfig`.
     """
 
     sets: tuple[str, ...]
@@ -55,11 +55,10 @@ class MixtureConfig:
     """The sets to train on. Each is drawn in proportion to size ** exponent * weights[set].
 
     An exponent of 0.5 is the paper's; 0 draws all sets equally often, 1 all records. ``caps``: set -> the largest size
-    that it counts as, for a set that would drown the others. A set is NAME, or NAME:SPLIT for a split other than
-    "train".
+    it counts as, for a set that would dominate the others. A set is NAME, or NAME:SPLIT for a split other than "train".
 
-    With ``groups`` instead of ``sets``, every step has a batch of each group, and its loss is the sum of the groups'
-    mean losses by their weights. Sets are drawn within their group.
+    With ``groups`` instead of ``sets``, every step has a batch of each group, and its loss is the weighted sum of the
+    groups' mean losses. Sets are drawn within their group.
     """
 
     sets: tuple[str, ...] = ()
@@ -70,36 +69,36 @@ class MixtureConfig:
 
     @property
     def all_sets(self) -> tuple[str, ...]:
-        """The sets of the mixture, or of its groups in their order."""
+        """The sets of the mixture, or of its groups in order."""
         return self.sets or tuple(name for group in self.groups.values() for name in group.sets)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The place of the prepared sets, and how their records become batches.
+    """The location of the prepared datasets, and how their records become batches.
 
     Attributes:
-      directory: holds the prepared sets.
-      instruction_lengths: static text lengths in tokens, ascending; a batch takes the smallest that fits its texts.
+      directory: the directory of the prepared datasets.
+      instruction_lengths: static text lengths in tokens, ascending; a batch uses the smallest that fits its texts.
         Records with longer texts are skipped and counted.
       response_lengths: the same for responses.
       shapes: if not 0, this many (instruction, response) length pairs are fitted to the mixture instead, up to the
         largest lengths above. Each pair is a program to compile; fewer pairs mean more padding.
-      window: batches that are sorted by length together; many shapes need a large window.
-      templates: "instructions"; "senses" for X-InstructBLIP's, a list a modality; "bare" for questions and sentences as
-        they stand, as ALBEF and BLIP read them; "captions" for captions without any words before them, or
-        "continued_captions" for captions cut in two before a word that is drawn, as BLIP-2's stages train on them; or
-        "plain" for the digits' bare slot values (the paper's multitask comparison, figure 4).
-      blank_image: train with all pictures blanked.
-      resize: "exact", or "fast" for training pictures that are resized several times faster and deviate a little; see
+      window: number of batches whose records are sorted by length together; many shapes need a large window.
+      templates: "instructions"; "senses" for X-InstructBLIP's, one list per modality; "bare" for unchanged questions
+        and sentences, as in ALBEF and BLIP; "captions" for captions without an instruction, or "continued_captions" for
+        captions split in two before a random word, as in BLIP-2's stages; or "plain" for the digits world's bare slot
+        values (the paper's multitask comparison, figure 4).
+      blank_image: train with all images blanked.
+      resize: "exact", or "fast" for training images that are resized several times faster with small deviations; see
         docs/configuration.md. Validation and evaluation are always exact.
-      pictures: static numbers of pictures a row, ascending, for systems whose rows hold several: a batch has the
-        smallest that its rows fit in, and rows of all smaller numbers share it. () makes batches of each number that
+      pictures: static numbers of images per row, ascending, for systems that read several: a batch has the smallest
+        number that fits its rows, so rows with smaller numbers share it. () makes separate batches for each number that
         occurs.
-      augment: how training pictures are drawn anew at each visit: see `AugmentConfig`.
-      documents: what a visit reads of a document: see `DocumentsConfig`.
-      features: a directory shared by all hosts in which the frozen tower's features are kept, so that they are computed
-        once for all runs; "" computes them in every step.
+      augment: augmentation of training images, see `AugmentConfig`.
+      documents: the part of a document that a visit reads, see `DocumentsConfig`.
+      features: a directory shared by all hosts for the frozen tower's features, so that they are computed once for all
+        runs; "" computes them in every step.
     """
 
     directory: str = "data"
@@ -122,17 +121,17 @@ class RunConfig:
 
     Attributes:
       steps: optimizer steps, or 0 if ``epochs`` is given.
-      epochs: passes over as many records as the sets of the mixture have together, instead of ``steps``.
+      epochs: length of the run in passes over the mixture's total number of records, instead of ``steps``.
       layout: part of the system, or "trained" for everything else -> a name of `sharding.LAYOUTS`.
-      trainable: a name of the system's trainable sets; "" is the first of them.
-      system: options of the system itself, checked by its `SystemConfig.configured`.
+      trainable: a name of the system's trainable sets; "" is the default set.
+      system: system-specific options, checked by its `SystemConfig.configured`.
       image_size: pixels along a side of the pictures; 0 is the checkpoint's own size.
-      scan_layers: in training, run stacks of frozen layers as scans over one array each; False takes them apart (see
-        `Model.from_pretrained`), which compiles longer and spares GPUs a copy of each layer.
-      validate_every: steps between validation losses of the sets with a split "validation"; -1 is ten times a run, 0
-        never.
-      log_examples: record in W/examples which records each step was trained on.
-      wandb: a project of Weights & Biases that has the run's metrics, too; "" is none.
+      scan_layers: in training, run stacks of frozen layers as scans over one array each; False separates them (see
+        `Model.from_pretrained`), which takes longer to compile and avoids a copy of each layer on GPUs.
+      validate_every: steps between validation losses of the sets with a split "validation"; -1 validates ten times per
+        run, 0 never.
+      log_examples: write the ids of the records of each step to W/examples.
+      wandb: a Weights & Biases project that also gets the run's metrics; "" is none.
     """
 
     model: str
@@ -168,7 +167,7 @@ class RunConfig:
         return {**self.system, **({"image_size": self.image_size} if self.image_size else {})}
 
     def model_options(self, **changes: Any) -> dict[str, Any]:
-        """Keywords of `Model.from_pretrained`, with ``changes`` in place of the run's own."""
+        """Keywords of `Model.from_pretrained`, with ``changes`` instead of the run's own."""
         options = {
             "dtype": self.dtype,
             "trainable": self.trainable or None,
@@ -185,11 +184,11 @@ FREE = (
     "scan_layers",
     *("log_examples", "data.features", "wandb"),
 )
-"""Fields that a resumed run may change, because they change nothing that is learned beyond rounding."""
+"""Fields that a resumed run may change, because they do not affect training beyond rounding."""
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """Add the fields that ``config`` leaves out, with their defaults, so that each of them can be overridden."""
+    """Add the fields that ``config`` omits, with their defaults, so that each of them can be overridden."""
     with config.unlocked():
         _fill(RunConfig, config)
     return config
@@ -215,7 +214,7 @@ def _fill(cls: type, section: ConfigDict) -> None:
 def make_room(config: ConfigDict, path: Sequence[str]) -> None:
     """Prepare the field at ``path`` for an override: ("optim", "clip_norm"), or ("mixture", "weights", SET).
 
-    ml_collections parses an override as the type of the present value. If that is not the field's type (a file may
+    ml_collections parses an override as the type of the current value. If that is not the field's type (a file may
     write 1 for 1.0, or a list for a tuple), or if a mapping has no such entry yet, the value is replaced by a
     placeholder of the field's type. Raises ValueError, with the nearest field, if there is no field of that path.
     """
@@ -281,7 +280,7 @@ def resolve(config: ConfigDict) -> RunConfig:
 
 
 def _moved(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a run with `FORMER_FIELDS` among the options of its system; a default need not be stated there."""
+    """The fields of a run with `FORMER_FIELDS` moved to the options of its system, where a default may be omitted."""
     moved = {**values}
     for name in FORMER_FIELDS.keys() & values.keys():
         value = moved.pop(name)
@@ -301,7 +300,7 @@ def _values(section: ConfigDict, where: str) -> dict[str, Any]:
 
 
 def saved(fields: Mapping[str, Any], where: str) -> RunConfig:
-    """A run that this version of the project or an earlier one wrote; fields added since then take their defaults.
+    """A run written by this version of the project or an earlier one; fields added since then have their defaults.
 
     Raises ValueError naming ``where`` and the field that is unknown to this version, or missing.
     """
@@ -328,7 +327,7 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    if hint is Any:  # whoever uses the value checks it; a saved run, being JSON, has lists for tuples
+    if hint is Any:  # checked where the value is used; a saved run is JSON and has lists for tuples
         if isinstance(value, Mapping):
             return {key: _convert(Any, item, f"{where}.{key}") for key, item in value.items()}
         return tuple(value) if isinstance(value, list) else value
@@ -355,16 +354,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The fields in which two runs differ, each with both values; `FREE` ones do not count.
+    """The fields in which two runs differ, each with both values, except `FREE` ones.
 
-    Neither does a trainable set that only one of them names: the other has the system's first set, which may be the
-    same, and a checkpoint of other parameters is refused when it is restored.
+    A trainable set that only one of them names is not counted either: the other has the system's default set, which may
+    be the same, and a checkpoint of other parameters is refused when it is restored.
     """
     return _differing(dataclasses.asdict(old), dataclasses.asdict(new), "")
 
 
 def goes_further(old: RunConfig, new: RunConfig) -> bool:
-    """True if ``new`` is ``old`` with more ``steps`` or more ``epochs``, and nothing else differs."""
+    """True if ``new`` equals ``old`` except for more ``steps`` or ``epochs``."""
     more = new.steps > old.steps > 0 or new.epochs > old.epochs > 0
     return more and not differences(dataclasses.replace(old, steps=new.steps, epochs=new.epochs), new)
 

@@ -27,7 +27,7 @@ def run(config: RunConfig, model: Model, data: Data, start: int) -> None:
 
 
 def further(shorter: RunConfig, config: RunConfig, data: Data, updates: int) -> None:
-    """Print how the learning rate jumps where a finished run is given more steps. One process prints it.
+    """Print the jump of the learning rate if a finished run is given more steps. One process prints it.
 
     ``updates``: optimizer updates so far, skipped steps excluded.
     """

@@ -1,4 +1,4 @@
-"""The fields of a run that say how it is evaluated."""
+"""The fields of a run for its evaluation."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True)
 class FewShotConfig:
-    """Prompts with worked examples, of which `EvaluationConfig.shots` gives the numbers; docs/few_shot.md.
+    """Prompts with worked examples, whose numbers are in `EvaluationConfig.shots`; see docs/few_shot.md.
 
     Attributes:
-      seeds: supports that are drawn, one after the other; scores are means over them.
-      selection: "random", or "rices": the examples whose pictures are most like the question's.
-      pool: records of the training split that examples are taken from, 0 for all: one pool for all seeds, by
-        similarity one for each.
+      seeds: number of supports drawn; scores are means over them.
+      selection: "random", or "rices": the examples whose images are most similar to the question's.
+      pool: number of records of the training split that examples are drawn from, 0 for all: one pool for all seeds, or
+        with "rices" one for each.
       form: a name of `datasets.few_shot.FORMS`; "" is that of the system's paper.
-      heading: stands before the whole prompt, in place of what the form puts there (Frozen's task induction).
-      texts: at 0 shots, examples that are shown as text alone, before open-ended questions; -1 is the form's number.
-      repeats: how many more times all examples are shown (Frozen).
-      orders: orders of the examples, over which the scores of candidates are averaged; Flamingo takes 6.
-      controls: "wrong", each example with the answer of another one, and "blank", all pictures blanked; each is
-        answered and judged beside the prompt itself.
+      heading: text before the whole prompt, instead of the form's (Frozen's task induction).
+      texts: number of text-only examples at 0 shots, before open-ended questions; -1 is the form's number.
+      repeats: number of additional times that all examples are shown (Frozen).
+      orders: number of orders of the examples over which candidate scores are averaged; Flamingo uses 6.
+      controls: "wrong", each example with the answer of another one, and "blank", all images blanked; each is evaluated
+        in addition to the prompt itself.
     """
 
     seeds: int = 3
@@ -41,16 +41,16 @@ class FewShotConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """The suite: sets seen in training, sets that were not, and how they are answered.
+    """The evaluation suite: held-in and held-out sets, and the settings of their evaluation.
 
     Attributes:
       held_in: sets that were seen in training.
       held_out: sets that were not.
-      batch_size: questions a batch.
+      batch_size: questions per batch.
       max_new_tokens: longest answer on sets that are not in `evals.suite.SUITE`.
-      blind: evaluate a second time with all pictures blanked; without ``shots``.
+      blind: evaluate a second time with all images blanked; not with ``shots``.
       shots: numbers of worked examples in the prompt, such as (0, 4, 8, 16, 32); () evaluates without examples.
-      few_shot: how examples are chosen and shown.
+      few_shot: selection and form of the examples.
       settings: set -> fields of `evals.suite.EvalSpec` that replace the set's own ("split", "prompt", "num_beams" ...).
     """
 

@@ -1,4 +1,4 @@
-"""The prepared sets of a run, mixed into batches."""
+"""The prepared datasets of a run, mixed into batches."""
 
 import dataclasses
 import functools
@@ -39,22 +39,22 @@ TEMPLATE_SETS: Mapping[str, Templates] = {
 }
 """config.data.templates -> the templates."""
 APART = 7919
-"""Between the seeds of groups, whose sets are shuffled independently of one another."""
+"""Offset between the seeds of groups, whose sets are shuffled independently."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Sets that share the batches of a step; a run without groups has one of the name "".
+    """Sets that share the batches of a step; a run without groups has one with the name "".
 
     Attributes:
-      rows: of a batch.
+      rows: per batch.
       weight: of the group's loss.
-      mixture: the share of each of its sets; the shares add up to 1.
+      mixture: the probability of each of its sets; they sum to 1.
       shapes: the static (instruction, response) lengths of batches.
       fitted: True if the shapes were fitted to the mixture, False if they are the configured lengths.
-      pictures: the static numbers of pictures a row (`DataConfig.pictures`).
+      pictures: the static numbers of images per row (`DataConfig.pictures`).
       own: int, this host's rows of a batch.
-      batches: returns an iterator from the first batch on; ``features=`` replaces pictures by cached features.
+      batches: returns an iterator from the first batch on; ``features=`` replaces images by cached features.
     """
 
     rows: int
@@ -72,11 +72,11 @@ class Data:
     """The data of a run.
 
     Attributes:
-      directory: holds the prepared sets.
-      sources: the sets that are drawn from, by name.
-      templates: the words around a record's texts.
+      directory: the directory of the prepared datasets.
+      sources: the sets of the mixture, by name.
+      templates: the instruction templates.
       steps: optimizer steps of the whole run.
-      groups: the groups of sets, of which each step has a batch.
+      groups: the groups of sets, each with a batch in every step.
     """
 
     directory: str
@@ -87,7 +87,7 @@ class Data:
 
     @property
     def mixture(self) -> dict[str, float]:
-        """The share of each set in the rows of a step."""
+        """The fraction of each set in the rows of a step."""
         rows = sum(group.rows for group in self.groups.values())
         return {
             name: share * (group.rows / rows) for group in self.groups.values() for name, share in group.mixture.items()
@@ -100,7 +100,7 @@ class Data:
 
     @property
     def own(self) -> np.ndarray:
-        """int, this host's rows of a step, those of all groups one after the other."""
+        """int, this host's rows of a step, for all groups one after the other."""
         starts = itertools.accumulate((group.rows for group in self.groups.values()), initial=0)
         return np.concatenate([group.own + start for group, start in zip(self.groups.values(), starts, strict=False)])
 
@@ -133,7 +133,7 @@ class Data:
         others = [name for name, digest in distributed.from_first(self.digests).items() if self.digests[name] != digest]
         if others:
             raise ValueError(
-                f"{self.directory}: {', '.join(others)} holds other records here than for process 0; "
+                f"{self.directory}: {', '.join(others)} has other records here than for process 0; "
                 "all hosts must see the same prepared sets"
             )
 
@@ -181,7 +181,7 @@ def _group(
 ) -> Group:
     sizes = {name: len(sources[name]) for name in group.sets}
     weights, caps = run.mixture.weights, run.mixture.caps
-    if run.mixture.groups:  # whose names have been checked together
+    if run.mixture.groups:  # their names have been checked together
         weights = {name: weight for name, weight in weights.items() if name in sizes}
         caps = {name: cap for name, cap in caps.items() if name in sizes}
     mixture = probabilities(sizes, exponent=run.mixture.exponent, weights=weights, caps=caps)

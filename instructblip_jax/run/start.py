@@ -1,4 +1,4 @@
-"""The state that a run starts from: its model's, or that of the newest checkpoint in W."""
+"""The initial state of a run: its model's, or that of the newest checkpoint in W."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ class Start:
     """The newest checkpoint of W, if there is one.
 
     Attributes:
-      step: the step that it was written after; 0 without one.
+      step: the step after which it was written; 0 without one.
     """
 
     def __init__(self, workdir: Workdir, *, keep: int):
@@ -33,7 +33,7 @@ class Start:
             self._checkpoints.check_sets(self.step, digests)
 
     def restore(self, state: TrainState, source: str, batches: Positioned, window: Window) -> TrainState:
-        """The state to start from, sharded as ``state``, the state of the model, is.
+        """The state to start from, sharded like ``state``, the state of the model.
 
         Sets the position of ``batches`` and the sums of ``window``. ``source``: the `checkpoint.fingerprint` of the
         model. Raises ValueError for a checkpoint of another model, or of other trained parameters.
@@ -49,7 +49,7 @@ class Start:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints of W; their directory is created where it is missing, so W must be claimed before."""
+        """The checkpoints of W; their directory is created if it is missing, so W must be claimed before."""
         if self._checkpoints is None:
             self._checkpoints = self.workdir.checkpoints(keep=self.keep)
         return self._checkpoints

@@ -1,4 +1,4 @@
-"""The batches of several groups of sets, one of each for every step."""
+"""The batches of several groups of sets, one of each per step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ import grain
 from instructblip_jax.train.groups import joined
 
 TOLD = ("uid", "passed")
-"""Lists of a batch that stay on the host."""
+"""Lists in a batch that stay on the host."""
 
 
 class Together:
-    """Batches of all groups as one (`train.groups.joined`); its place in the data is that of each group.
+    """Batches of all groups as one (`train.groups.joined`); its position in the data is that of each group.
 
-    ``batches``: group -> its batches, and the number of its first set among those of all groups, by which its rows'
-    "set" is counted on.
+    ``batches``: group -> its batches, and the index of its first set among those of all groups, which is added to its
+    rows' "set".
     """
 
     def __init__(self, batches: Mapping[str, tuple[grain.DatasetIterator, int]]):
@@ -32,10 +32,10 @@ class Together:
         return joined(arrays) | told
 
     def get_state(self) -> dict[str, Any]:
-        """The place of each group's batches."""
+        """The position of each group's batches."""
         return {name: batches.get_state() for name, (batches, _) in self.batches.items()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `get_state` gave."""
+        """Continue from the result of `get_state`."""
         for name, (batches, _) in self.batches.items():
             batches.set_state(state[name])

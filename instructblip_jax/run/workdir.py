@@ -4,9 +4,9 @@ config.json      the resolved configuration; a run with another one is refused
 train.lock       locked while `train` runs; a killed run leaves the file but not the lock
 checkpoints/     by step: the train state, the position in the data, and digests of both
 metrics.jsonl    one line per logged step; tensorboard/ has the same for TensorBoard
-examples/        the records that each step was trained on, with config.log_examples
+examples/        the records of each training step, with config.log_examples
 profile/         the trace of `train --profile`
-diverged.json    the step, loss and examples at which a run gave up
+diverged.json    the step, loss and examples at which a run diverged
 train.json       the same as `train --json`; evaluation.json, evaluation.md, predictions/ and predictions.html, which
                  shows a sample of them beside their pictures, are written by `evaluate`
 """
@@ -41,9 +41,9 @@ class Workdir:
         self.metrics, self.examples = self.path / "metrics.jsonl", self.path / "examples"
 
     def check(self, run: RunConfig, *, further: bool = False) -> RunConfig | None:
-        """Raise ValueError, naming the fields that differ, if W holds a run with another configuration.
+        """Raise ValueError, naming the fields that differ, if W has a run with another configuration.
 
-        W may be empty, have the same configuration, or have no checkpoint yet. ``further``: it may also have a run of
+        W may be empty, have the same configuration, or have no checkpoint yet. ``further``: it may also have a run with
         fewer steps that is otherwise the same, which is then returned; the result is None in all other cases.
         """
         if self.read_json("config.json") is None:
@@ -69,11 +69,11 @@ class Workdir:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Create W if necessary, and hold it for this run alone. All processes of a job must enter it.
+        """Create W if necessary, and lock it for this run. All processes of a job must enter it.
 
-        Only a local W can be locked; the operating system releases the lock when the process ends, however it ends.
-        (NFS has such locks too, and releases those of a host that died once its lease expires, after a minute or two.)
-        If a run is refused before it claims W, W is left as it was. Raises ValueError if W cannot be written to, if
+        Only a local W can be locked; the operating system releases the lock when the process ends in any way. (NFS also
+        has such locks, and releases those of a dead host when its lease expires, after a minute or two.) If a run is
+        refused before it claims W, W is unchanged. Raises ValueError if W cannot be written to, if
         another `train` is running in it, or if the processes of a job do not share it.
         """
         refused, probe = None, self.path / f"probe{PARTIAL}"
@@ -123,7 +123,7 @@ class Workdir:
                 )
             if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
                 break
-            os.close(fd)  # its last holder has removed the file in the meantime
+            os.close(fd)  # its last owner has removed the file in the meantime
         try:
             os.truncate(fd, 0)
             os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -138,7 +138,7 @@ class Workdir:
     def claim(self, run: RunConfig) -> None:
         """Write this run's configuration to W, which must be `held`. All processes of a job must call it."""
         if distributed.is_writer():
-            for name in OF_TRAIN:  # left by a run that was killed while writing
+            for name in OF_TRAIN:  # left over from a run that was killed while writing
                 for path in self.path.glob(f"{name}.*{PARTIAL}"):
                     path.unlink()
             if self.check(run, further=True):
@@ -147,7 +147,7 @@ class Workdir:
         distributed.barrier("claim")
 
     def saved_config(self) -> RunConfig:
-        """The configuration in W; fields that were added since it was written take their defaults.
+        """The configuration in W; fields added since it was written have their defaults.
 
         Raises FileNotFoundError if there is none, ValueError if this version cannot read it.
         """

@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(cli, line, monkey
 def test_a_system_that_compares_nothing_is_no_filter(cli, line, world):
     result = cli(*line(f"--filter={world / 'model'}"))
     assert result.code == 1
-    assert "model: this model does not compare pictures with texts" in result.err
+    assert "model: this model does not compare images with texts" in result.err
 
 
 @pytest.mark.long

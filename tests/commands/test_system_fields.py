@@ -76,7 +76,7 @@ def test_features_of_a_system_that_caches_none_are_refused(run, system):
     bare = types.SimpleNamespace(
         parts=system.parts, trainable_sets=system.trainable_sets, in_batch=False, feature_keys={}
     )
-    with pytest.raises(ValueError, match=r"config\.data\.features is 'd': M has no features to be cached"):
+    with pytest.raises(ValueError, match=r"config\.data\.features is 'd': M has no cacheable features"):
         fitted(changed(run, {"data.features": "d"}), bare)
 
 

@@ -148,7 +148,7 @@ def test_groups_are_read_and_overridden(config):
         ({"mixture__groups__b__batch_size": 0}, "config.mixture.groups.b.batch_size 0 is not a multiple of 1"),
         ({"mixture__groups__b__response_lengths": (0,)}, "config.mixture.groups.b.response_lengths is (0,)"),
         ({"mixture__weights": {"gqa": 1.0}}, "config.mixture.weights names gqa, which no group has"),
-        ({"steps": 0, "epochs": 2.0}, "config.epochs: groups are passed over at different rates"),
+        ({"steps": 0, "epochs": 2.0}, "config.epochs: groups have passes of different lengths"),
         ({"mixture__groups": {"a/b": {"sets": ("x",), "batch_size": 12}}}, "'a/b' cannot be a group's name"),
     ],
 )

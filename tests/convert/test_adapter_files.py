@@ -96,7 +96,7 @@ def test_merged_tensors_have_the_type_of_the_source(tmp_path, dtype):
 def test_a_set_without_adapters_has_none_to_write(tmp_path):
     source = checkpoints.write(tmp_path / "llava", checkpoints.llava_json(94, sizes=checkpoints.MINI), seed=7)
     given = {"multi_modal_projector.linear_1.bias": np.ones(2)}
-    with pytest.raises(ValueError, match="trained no adapters, which the sets projector_and_lora have"):
+    with pytest.raises(ValueError, match="trained no adapters; only the sets projector_and_lora have"):
         families.export_adapter(tmp_path / "out", source, families.read_config(source), given, "x")
     assert not (tmp_path / "out").exists()
 

@@ -172,7 +172,7 @@ def test_an_original_file_and_back(forms, parts, tmp_path, task):
         ("pretraining", {f"text_decoder.bert.{WORDS}": np.ones((3, 3))}, "to which it is tied"),
         ("captioning", {"text_decoder.cls.predictions.decoder.bias": np.ones(3)}, "to which it is tied"),
         ("retrieval", {"stray.weight": np.ones(3, np.float32)}, "unexpected  stray"),
-        ("retrieval", {"visual_encoder.pos_embed": None}, "are no whole model of an original project"),
+        ("retrieval", {"visual_encoder.pos_embed": None}, "are not a complete model of a supported original project"),
     ],
 )
 def test_files_that_do_not_fit(forms, parts, tmp_path, task, change, words):

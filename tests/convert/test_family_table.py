@@ -10,7 +10,7 @@ import instructblip_jax as ib
 from instructblip_jax import families
 from instructblip_jax.convert.layouts import hf_instructblip
 
-BUILT = "the systems built here are " + ", ".join(sorted(families.FAMILIES))
+BUILT = "the supported systems are " + ", ".join(sorted(families.FAMILIES))
 UNKNOWN = {
     "another": ({"model_type": "kosmos-2.5"}, "model_type is 'kosmos-2.5'"),
     "none": ({}, "there is no model_type"),

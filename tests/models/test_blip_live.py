@@ -100,7 +100,7 @@ def test_pairs_and_exports_of_what_was_trained(tmp_path):
     np.testing.assert_allclose(found, cosines.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.match(media, words), matched.numpy(), rtol=1e-4, atol=1e-5)
 
-    with pytest.raises(ValueError, match="this system writes no text; it compares or classifies"):
+    with pytest.raises(ValueError, match="this system generates no text; it compares or classifies"):
         ours.prefill(media, words)
 
     # The temperature trains, and is no tensor of the public layout.

@@ -307,7 +307,7 @@ def test_a_split_whose_rows_do_not_add_up_is_refused(tmp_path, held, right):
 
     options = shards.Options(log=lambda line: None)
     if not right:
-        with pytest.raises(ValueError, match=f"own, split train: its source holds {held} rows, and 6 were read"):
+        with pytest.raises(ValueError, match=f"own, split train: its source has {held} rows, and 6 were read"):
             shards.write(tmp_path, "own", {"train": rows}, options, 1)
         assert not is_prepared(tmp_path, "own")
         return

@@ -1,6 +1,6 @@
-"""Draws a scene to ask about: python -m instructblip_jax.datasets.digits FILE.png [NUMBER]
+"""Draw a test scene: python -m instructblip_jax.datasets.digits FILE.png [NUMBER]
 
-Writes an enlarged picture of test scene NUMBER (default 0) and prints what it shows. Its handwriting is in no training
+Writes an enlarged image of test scene NUMBER (default 0) and prints its contents. Its handwriting is in no training
 set.
 """
 
@@ -16,7 +16,7 @@ ENLARGED = 480
 
 
 def main(argv: list[str]) -> int:
-    """Write the picture and print the scene in words. Returns the exit status."""
+    """Write the image and print the scene in words. Returns the exit status."""
     if not argv or len(argv) > 2 or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2

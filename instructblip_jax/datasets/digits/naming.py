@@ -1,7 +1,7 @@
-"""Made-up names for what single digits show: tasks that only the examples before a question can solve.
+"""Made-up names for digits or colours: tasks that can be solved only with the examples before a question.
 
-As in Frozen's fast binding (arXiv 2106.13884, section 4.2), the names are drawn anew for each record: nothing but its
-own examples says what is called what.
+As in Frozen's fast binding (arXiv 2106.13884, section 4.2), the names are drawn anew for each record, so that only its
+own examples define their meaning.
 """
 
 import dataclasses
@@ -18,31 +18,31 @@ NAMES = (
     *("kiva", "nerp", "sabo", "yima", "quob", "hesk", "jalo", "crim", "dwen", "plex", "brop", "thrim"),
     *("rulo", "zemp", "fani", "gluk", "osk", "wem", "tarn", "bivo"),
 )
-"""A language model of this world has a token for each. The last eight, `UNHEARD`, stand behind no training picture;
-texts without pictures have all of them, because a model cannot say a word that it never read."""
+"""A language model of this world has a token for each. The last eight, `UNHEARD`, follow no training image; texts
+without images have all of them, because a model cannot generate a word that it never read."""
 UNHEARD = NAMES[-8:]
 MARK = "<image>"
 SINGLE, DIGITS, COLOURS = "single", "naming_digits", "naming_colours"
 TEXTS, DOCUMENTS = "naming_texts", "naming_documents"
 SIZES = {SINGLE: 12_000, DIGITS: 6_000, COLOURS: 3_000, TEXTS: 30_000, DOCUMENTS: 2_000}
-"""Set -> number of training records: pictures of a single digit with a caption in words; questions for new names of
-digits, and of colours; and documents in which names come again and again, behind words and behind pictures."""
+"""Set -> number of training records: images of a single digit with a caption in words; questions for new names of
+digits, and of colours; and documents in which names are repeated, after words and after images."""
 MOST_WAYS, MOST_EXAMPLES = 3, 4
-"""Different names, and examples, of a training question."""
+"""Numbers of different names, and of examples, in a training question."""
 LONGEST, DOCUMENT_WAYS = 10, 4
-"""Names of a document, and different ones at the most."""
+"""Number of names in a document, and maximum number of different ones."""
 SHOTS = 8
-"""Examples of a record for evaluation, of two names."""
+"""Number of examples in a record for evaluation, with two names."""
 
 
 def cell(colour: str, digit: int, rng: np.random.Generator) -> scenes.Cell:
-    """A digit at any place of a grid of 2x2."""
+    """A digit at any position of a 2x2 grid."""
     row, column = scenes.ROWS[2][int(rng.integers(2))], scenes.COLUMNS[2][int(rng.integers(2))]
     return scenes.Cell(row, column, colour, digit)
 
 
 def picture(shown: scenes.Cell, split: str, rng: np.random.Generator) -> Medium:
-    """The picture of a single digit."""
+    """The image of a single digit."""
     return Medium(IMAGE, scenes.encode(scenes.render(scenes.Scene(2, 2, (shown,)), split, rng)))
 
 
@@ -67,8 +67,8 @@ def captioned(uid: str, split: str, rng: np.random.Generator) -> Record:
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """Examples of things that have new names: ``cells`` that differ in their digit or their colour alone, their
-    ``names``, and the ``words`` for what differs. The first ones have different names."""
+    """Examples with new names: ``cells`` that differ only in their digit or their colour, their ``names``, and the
+    ``words`` for the difference. The first ones have different names."""
 
     cells: tuple[scenes.Cell, ...]
     names: tuple[str, ...]
@@ -78,8 +78,8 @@ class Named:
 def named(
     colours: bool, ways: int, count: int, heard: Sequence[str], rng: np.random.Generator, *, rounds: bool
 ) -> Named:
-    """``count`` examples of so many different digits, or ``colours``, with names among ``heard``; in ``rounds`` of all
-    names, or only the first of each so."""
+    """``count`` examples of different digits, or ``colours``, with names among ``heard``; in ``rounds`` over all names,
+    or only the first round so."""
     called = [heard[n] for n in rng.choice(len(heard), ways, replace=False)]
     words = rng.choice(list(scenes.COLOURS) if colours else [str(n) for n in range(10)], ways, replace=False)
     colour, digit = str(rng.choice(list(scenes.COLOURS))), int(rng.integers(10))
@@ -92,13 +92,13 @@ def named(
 
 
 def _heard(split: str) -> Sequence[str]:
-    """The names that stand behind pictures of a split."""
+    """The names that follow images in a split."""
     return NAMES[: -len(UNHEARD)] if split == "train" else UNHEARD
 
 
 def asked(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
-    """A question after examples. Each name stands for a digit (or a colour); all pictures of a record are alike in the
-    other respect, so that one example of each name is enough."""
+    """A question after examples. Each name means a digit (or a colour); all images of a record are equal in the other
+    property, so that one example of each name is sufficient."""
     training = split == "train"
     ways = int(rng.integers(2, MOST_WAYS + 1)) if training else 2
     count = int(rng.integers(ways, MOST_EXAMPLES + 1)) if training else SHOTS
@@ -122,7 +122,7 @@ def asked(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
 
 
 def written(uid: str, name: str, split: str, rng: np.random.Generator) -> Record:
-    """A document that says names again and again, each behind the word for a thing, or behind its picture."""
+    """A document that repeats names, each after the word for a thing, or after its image."""
     ways = int(rng.integers(2, DOCUMENT_WAYS + 1))
     shown = named(bool(rng.integers(2)), ways, LONGEST, NAMES if name == TEXTS else _heard(split), rng, rounds=False)
     if name == TEXTS:

@@ -1,4 +1,4 @@
-"""Writes the digits sets under a directory."""
+"""Write the digits sets to a directory."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,25 +18,25 @@ from instructblip_jax.datasets.prepare.write import write_made
 CHUNK = 1000
 LOCK = ".prepare.lock"
 MAKERS = dict.fromkeys(naming.SIZES, naming.make) | dict.fromkeys((*senses.SINGLE, *senses.CROSS), senses.make)
-"""Set -> what makes its records, where that is not `records.make`."""
+"""Set -> the function that makes its records, if it is not `records.make`."""
 SETS = (*TASKS, *MAKERS)
-"""All sets that are made, not read."""
+"""All generated sets."""
 
 
 def _chunks(name: str, split: str) -> Iterator[Chunk]:
-    """One function per shard that makes its records: drawing is all the work, so the writing process does it."""
+    """One function per shard that makes its records: drawing is most of the work, so the writing process does it."""
     size = split_size(name, split)
     for start in range(0, size, CHUNK):
         yield partial(MAKERS.get(name, make), name, split, start, min(start + CHUNK, size))
 
 
 def prepare_missing(out: str | Path, names: Sequence[str]) -> None:
-    """Write those of ``names`` that are digits sets and missing, so that users need not prepare them."""
+    """Write the missing digits sets among ``names``, so that users need not prepare them."""
     prepare(out, [name for name in names if name in SETS])
 
 
 def prepare(out: str | Path, names: Sequence[str] = tuple(TASKS)) -> dict[str, dict[str, int]]:
-    """Write the missing ones of the sets ``names``, using several processes.
+    """Write the missing sets among ``names``, with several processes.
 
     If several runs on one machine need them, one writes and the others wait. Returns set -> split -> number of
     records, for the sets that were written.

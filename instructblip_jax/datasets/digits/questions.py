@@ -1,4 +1,4 @@
-"""Questions about one digit, and about two: the words of the sets in `senses`, whatever the digits are shown as."""
+"""Questions about one or two digits: the wording of the sets in `senses`, for digits in any modality."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ WORDINGS = {
     "larger": ("which of the two is {order} ?", "which one is {order} ?"),
     "same": ("do they show the same digit ?", "is it the same digit ?"),
 }
-"""Kind of question -> wordings. Evaluation uses the first one, in the first of `FRAMES`."""
+"""Kind of question -> wordings. Evaluation uses the first one, with the first of `FRAMES`."""
 FACTS = ("is", "parity", "order")
 """Kinds with the answers yes and no, of one digit."""
 PARITIES, ORDERS, PLACES, YES_NO = ("even", "odd"), ("larger", "smaller"), ("first", "second"), ("yes", "no")
 
 
 class Asked(NamedTuple):
-    """A question: its text, its answer, and the digits that it is about."""
+    """A question: its text, its answer, and its digits."""
 
     text: str
     answer: str
@@ -44,7 +44,7 @@ def draw(kind: str, rng: np.random.Generator, *, first: bool) -> Asked:
 
 def about(kind: str, digits: tuple[int, ...], rng: np.random.Generator, *, first: bool) -> Asked:
     """A question of a kind about one or two given digits (different ones, for "larger"), in one of its wordings or in
-    the ``first`` one. Its words do not tell the answer."""
+    the ``first`` one. Its words do not reveal the answer."""
     digit, last = digits[0], digits[-1]
     slots = {}
     if kind == "name":

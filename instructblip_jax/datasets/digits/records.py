@@ -1,4 +1,4 @@
-"""Makes the records of the digits tasks; each depends only on its set, split and number."""
+"""Records of the digits tasks; each depends only on its set, split and number."""
 
 import zlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Draws scenes: grids of tinted, scaled, rotated and shifted scans on a noisy background."""
+"""Random scenes: grids of tinted, scaled, rotated and shifted scans on a noisy background."""
 
 import dataclasses
 import io
@@ -81,9 +81,9 @@ def render(
     rng: np.random.Generator,
     ink_of: Callable[[np.ndarray], np.ndarray] = lambda scan: scan,
 ) -> np.ndarray:
-    """The picture, uint8 [48, 48, 3], drawn with the handwriting of ``split`` only.
+    """The image, uint8 [48, 48, 3], drawn only with the handwriting of ``split``.
 
-    ``ink_of``: what is drawn of a scan uint8 [8, 8], all of it by default.
+    ``ink_of``: the part of a scan uint8 [8, 8] that is drawn, by default all of it.
     """
     by_digit = scans.load(split)
     ground = rng.uniform(20, 70, 3)
@@ -107,7 +107,7 @@ def render(
 
 
 def encode(picture: np.ndarray) -> bytes:
-    """The picture as JPEG, without chroma subsampling."""
+    """The image as JPEG, without chroma subsampling."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()

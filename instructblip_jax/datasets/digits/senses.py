@@ -1,8 +1,8 @@
-"""The same ten digits in four senses: seen (a picture), heard (a voice), filmed (strokes that appear), felt (points).
+"""The same ten digits in four modalities: image (seen), voice (heard), video of strokes (filmed), point cloud (felt).
 
-Each sense has a set that asks for the digit and one that asks for facts about it, both with a training split. The sets
-of two senses, which ask for the larger of two or whether they are the same, are for evaluation alone, as DisCRn is
-(arXiv 2311.18799, section 3): no training record joins two media.
+Each modality has a set that asks for the digit and one that asks for facts about it, both with a training split. The
+sets of two modalities, which ask for the larger digit or for equality, are only for evaluation, like DisCRn (arXiv
+2311.18799, section 3): no training record has two media.
 """
 
 import io
@@ -18,32 +18,32 @@ from instructblip_jax.datasets.digits import scene as scenes
 from instructblip_jax.datasets.digits.naming import cell
 
 SIZES = {"name": 2000, "facts": 3500}
-"""Training records of a sense: what digit it is, and questions about it that are answered by yes or no."""
+"""Numbers of training records per modality: of digit names, and of yes-or-no questions."""
 SENSES = ("seen", "heard", "filmed", "felt")
 FACTS, LARGER, SAME = "_facts", "larger_", "same_"
-"""The end of the name of a sense's second set; the beginnings of those of two senses."""
+"""Suffix of a modality's second set; prefixes of the sets of two modalities."""
 PAIRS = tuple(itertools.combinations_with_replacement(SENSES, 2))
 SINGLE = {name: SIZES["facts" if name.endswith(FACTS) else "name"] for s in SENSES for name in (s, f"{s}{FACTS}")}
-"""Set of one sense -> number of training records."""
+"""Set of one modality -> number of training records."""
 CROSS = {f"{kind}{a}_{b}": (a, b) for kind in (LARGER, SAME) for a, b in PAIRS}
-"""Set of two senses -> the senses."""
+"""Set of two modalities -> the modalities."""
 
 
 def see(digit: int, split: str, rng: np.random.Generator) -> tuple[Medium, ...]:
-    """The picture of a digit in any colour."""
+    """The image of a digit in any colour."""
     scene = scenes.Scene(2, 2, (cell(str(rng.choice(list(scenes.COLOURS))), digit, rng),))
     return (Medium(IMAGE, scenes.encode(scenes.render(scene, split, rng))),)
 
 
 def film(digit: int, split: str, rng: np.random.Generator) -> tuple[Medium, ...]:
-    """The frames of a digit whose ink appears, all else standing still."""
+    """The frames of a digit whose ink appears, with everything else unchanged."""
     scene = scenes.Scene(2, 2, (cell(str(rng.choice(list(scenes.COLOURS))), digit, rng),))
     seed = int(rng.integers(2**32))
     frames: list[np.ndarray] = []
     shown: list[np.ndarray] = []
 
     def ink_of(scan: np.ndarray) -> np.ndarray:
-        """The next frame's share of the scan, which is the same one for all frames."""
+        """The next frame's part of the scan, which is the same for all frames."""
         shown.extend(strokes.film(scan) if not shown else ())
         return shown[len(frames)]
 
@@ -95,13 +95,13 @@ def make(name: str, split: str, start: int, stop: int) -> Iterator[Record]:
 
 
 def _asked(name: str, number: int, rng: np.random.Generator, *, first: bool) -> tuple[questions.Asked, tuple[str, ...]]:
-    """A question of a set and the senses in which its digits are shown, in their order."""
+    """A question of a set and the modalities of its digits, in order."""
     if name in SINGLE:
         kind = str(rng.choice(questions.FACTS)) if name.endswith(FACTS) else "name"
         return questions.draw(kind, rng, first=first), (name.removesuffix(FACTS),)
     larger = name.startswith(LARGER)
     answers = questions.PLACES if larger else questions.YES_NO
-    while True:  # half of the answers are the one, half the other
+    while True:  # both answers are equally frequent
         asked = questions.draw("larger" if larger else "same", rng, first=first)
         if asked.answer == answers[number % 2]:
             return asked, CROSS[name][:: 1 if rng.random() < 0.5 else -1]

@@ -1,26 +1,26 @@
-"""The scans of handwritten digits in two more senses: a film in which the ink appears, and points in space."""
+"""The scans of handwritten digits in two more modalities: a video in which the ink appears, and points in space."""
 
 import numpy as np
 from PIL import Image
 
 FRAMES = 5
-"""Frames of a film; the last one shows all of the ink."""
+"""Number of frames of a video; the last one shows all of the ink."""
 POINTS = 256
-"""Points of a cloud."""
+"""Number of points per cloud."""
 
 
 def order(scan: np.ndarray) -> np.ndarray:
-    """When a pen would reach each pixel of a scan uint8 [H, W]: float [H, W], 0 to 1; 1 where there is no ink.
+    """The time at which a pen reaches each pixel of a scan uint8 [H, W]: float [H, W], 0 to 1; 1 where there is no ink.
 
-    The pen begins at the topmost ink (the leftmost of it) and takes the shortest way through the ink; ink that is apart
-    from it comes last.
+    The pen starts at the topmost ink (the leftmost of it) and takes the shortest path through the ink; unconnected ink
+    comes last.
     """
     ink = scan > 48
     reached = np.full(scan.shape, np.inf)
     while (left := ink & ~np.isfinite(reached)).any():
         begun = reached[np.isfinite(reached)].max(initial=-1) + 1
         reached[tuple(np.argwhere(left)[0])] = begun
-        while True:  # each step goes one pixel further, slantwise too
+        while True:  # each step goes one pixel further, also diagonally
             around = np.pad(reached, 1, constant_values=np.inf)
             rows, columns = scan.shape
             near = [around[r : r + rows, c : c + columns] for r in range(3) for c in range(3)]
@@ -39,11 +39,11 @@ def film(scan: np.ndarray, count: int = FRAMES) -> list[np.ndarray]:
 
 
 def cloud(scan: np.ndarray, rng: np.random.Generator, count: int = POINTS) -> np.ndarray:
-    """A scan uint8 [H, W] as points float32 [count, 3]: x to the right, y upwards, z the thickness of the ink, turned
-    a little about each axis. Two pixels of height are a unit."""
+    """A scan uint8 [H, W] as points float32 [count, 3]: x to the right, y upwards, z the thickness of the ink, slightly
+    rotated about each axis. Two pixels of height are a unit."""
     side = 32
     fine = np.asarray(Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC), np.float64)
-    fine = np.where(fine < 64, 0, fine)  # a bicubic shade is no ink
+    fine = np.where(fine < 64, 0, fine)  # bicubic shading is not ink
     chosen = rng.choice(side * side, count, p=(fine / fine.sum()).reshape(-1))
     row, column = np.divmod(chosen, side)
     x, y = (column + rng.random(count)) / side - 0.5, 0.5 - (row + rng.random(count)) / side

@@ -1,4 +1,4 @@
-"""The kinds of questions about a scene; each kind is a data set of its own."""
+"""The kinds of questions about a scene; each kind is a separate dataset."""
 
 from collections.abc import Callable
 from typing import TypeVar

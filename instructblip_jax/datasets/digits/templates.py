@@ -120,4 +120,4 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "ask": ("{answer}",),
     "colour_of": ("{digit}",),
 }
-"""Set -> a template of slot values alone: the bare input in the paper's multitask comparison (figure 4)."""
+"""Set -> a template with only slot values: the bare input in the paper's multitask comparison (figure 4)."""

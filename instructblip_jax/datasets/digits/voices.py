@@ -1,4 +1,4 @@
-"""The digits as espeak-ng says them: one Opus file that ships, made by `tools/digits_voices.py`."""
+"""The digits spoken by espeak-ng: one Opus file that ships, made by `tools/digits_voices.py`."""
 
 import io
 from functools import cache
@@ -10,12 +10,12 @@ import numpy as np
 
 ASSETS, FILE = Path(str(files("instructblip_jax") / "assets")), "digits_voices/digits.opus"
 RATE, SECONDS = 16_000, 1.0
-"""Samples a second, and the place that each clip has in the file."""
+"""Sampling rate, and the length in samples of each clip's slot in the file."""
 VOICES, DIGITS = 90, 10
 SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
-"""The voices are split, as the scans are: none is in two splits. Their order in the file is a random one."""
+"""The voices are split like the scans: none is in two splits. Their order in the file is random."""
 LEAD = 0.1
-"""Seconds of silence before and after a clip, at the most."""
+"""Maximum seconds of silence before and after a clip."""
 
 
 @cache

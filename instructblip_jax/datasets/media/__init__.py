@@ -1,1 +1,1 @@
-"""Turns pictures and videos from any source into encoded pictures that are known to decode, or a reason why not."""
+"""Media from any source -> encoded media that have been checked by decoding, or the reason why they are unusable."""

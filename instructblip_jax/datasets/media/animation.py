@@ -1,4 +1,4 @@
-"""Samples frames from an animated GIF, PNG or WebP."""
+"""Frames sampled from an animated GIF, PNG or WebP."""
 
 import io
 import os

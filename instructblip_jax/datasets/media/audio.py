@@ -1,4 +1,4 @@
-"""Recordings and sound tracks as records hold them: FLAC, one channel of 16 bit at 16 kHz."""
+"""Audio clips and tracks in records: FLAC, one channel of 16 bit at 16 kHz."""
 
 import io
 from typing import BinaryIO
@@ -11,15 +11,15 @@ from instructblip_jax.processors.audio import RATE, resampled, samples_in
 from instructblip_jax.processors.content import UnusableMediaError
 
 LONGEST = 31.0
-"""Seconds of a clip that are kept: three of BEATs' blocks are 15, and WavCaps' clips are 30 at most."""
+"""Maximum seconds of a stored clip: three of BEATs' blocks are 15, and WavCaps' clips are at most 30."""
 SHORTEST = RATE // 40
-"""Samples of a clip at least: one frame of 25 ms."""
+"""Minimum number of samples of a clip: one frame of 25 ms."""
 
 
 def stored(file: BinaryIO, media: Media, name: str) -> bytes:
-    """The clip of a recording or of a video's sound track, as FLAC of `LONGEST` seconds at most.
+    """The clip of an audio file or of a video's audio track, as FLAC of at most `LONGEST` seconds.
 
-    It lies between ``media.start`` and ``media.end``, unless the file is the clip itself: longer by less than `LONGER`.
+    It is between ``media.start`` and ``media.end``, unless the file is the clip itself: longer by less than `LONGER`.
     Raises UnusableMediaError.
     """
     seconds = LONGEST if media.end is None else min(LONGEST, media.end - media.start)
@@ -34,7 +34,7 @@ def stored(file: BinaryIO, media: Media, name: str) -> bytes:
 
 
 def encode(wave: np.ndarray) -> bytes:
-    """Samples float32 [N] in -1..1 at `RATE` as FLAC; what is beyond that range is cut off."""
+    """Samples float32 [N] in -1..1 at `RATE` as FLAC; samples beyond that range are clipped."""
     import av
 
     levels = np.minimum(np.round(np.clip(wave, -1, 1) * 2.0**15), 2**15 - 1).astype(np.int16)

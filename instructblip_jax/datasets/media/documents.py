@@ -1,4 +1,4 @@
-"""The pictures of a document: those that cannot be had leave their places, and the document stays."""
+"""The images of a document: unusable ones are removed, and the document is kept."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from instructblip_jax.datasets.media.load import read
 from instructblip_jax.processors.content import UnusableMediaError
 
 MISSING = "missing "
-"""Begins the reasons for media that are not there at all."""
+"""Prefix of the reasons for media that do not exist."""
 
 
 def with_pictures(draft: Draft) -> tuple[Record, tuple[str, ...]]:
-    """The record of a document with the pictures that can be had, and a note on each of the others.
+    """The record of a document with its usable images, and a note on each of the others.
 
-    Raises UnusableMediaError for a document that loses all its pictures.
+    Raises UnusableMediaError for a document that loses all its images.
     """
     numbers: dict[int, int] = {}
     media: list[Medium] = []
@@ -36,7 +36,7 @@ def with_pictures(draft: Draft) -> tuple[Record, tuple[str, ...]]:
 
 
 def _taken(media: Media) -> bytes:
-    """The bytes of a picture. Raises UnusableMediaError, also for one that `Media.least` leaves out."""
+    """The bytes of an image. Raises UnusableMediaError, also for one that `Media.least` excludes."""
     data, image = read(media)
     if min(image.size) < media.least:
         raise UnusableMediaError(f"a side below {media.least} pixels", f"{image.width} x {image.height}")

@@ -1,7 +1,7 @@
-"""Chooses and encodes the frames of videos and animations.
+"""Selection and encoding of the frames of videos and animations.
 
-Frames are stored as JPEG of quality 95 without chroma subsampling. Videos are lossy already; as PNG, the frames of
-MSRVTT-QA's test split alone would take about 40 GB without any gain for the model.
+Frames are stored as JPEG of quality 95 without chroma subsampling. Videos are already lossy; as PNG, the frames of
+MSRVTT-QA's test split alone would take about 40 GB without any benefit for the model.
 """
 
 import io
@@ -14,12 +14,12 @@ from instructblip_jax.processors.content import UnusableMediaError
 
 QUALITY = 95
 LONGER = 1.0
-"""Seconds. A file that exceeds the length of the requested clip by less than this is taken as the clip itself."""
+"""Seconds. A file that exceeds the length of the requested clip by less than this is treated as the clip itself."""
 
 
 def sample(count: int, frames: int) -> list[int]:
-    """Indices of ``frames`` frames out of ``count``: the floor(i * count / frames)-th ones. If there are fewer than
-    that, all of them, with the last repeated."""
+    """Indices of ``frames`` frames out of ``count``: the floor(i * count / frames)-th ones. If there are fewer, all of
+    them, with the last one repeated."""
     if count < frames:
         return [min(i, count - 1) for i in range(frames)]
     return [i * count // frames for i in range(frames)]

@@ -1,4 +1,4 @@
-"""A `Media` -> encoded bytes; pictures and frames are known to decode."""
+"""A `Media` -> encoded bytes; images and frames have been checked by decoding."""
 
 import contextlib
 import io
@@ -25,16 +25,16 @@ from instructblip_jax.processors.video import NO_FRAMES
 
 FRAMES = 4
 MOST_FILES = 200_000
-"""Limit of the files in a folder of frames; a larger folder is refused."""
+"""Maximum number of files in a folder of frames; a larger folder is refused."""
 _SUFFIXES = {".jpg", ".jpeg", *(f".{name.lower()}" for name in FORMATS)}
 
 
 def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
-    """The bytes of a picture's file as it holds them, ``frames`` encoded frames of a video, or the bytes of a recording
-    or point cloud as `audio.stored` and `points.stored` make them.
+    """The unchanged bytes of an image file, ``frames`` encoded frames of a video, or the bytes of an audio clip or
+    point cloud from `audio.stored` and `points.stored`.
 
-    Pictures and frames are decoded once to see that they can be. Frames are taken uniformly: the
-    floor(i * len / frames)-th; where there are fewer, the last one is repeated. Raises UnusableMediaError.
+    Images and frames are decoded once as a check. Frames are sampled uniformly: the floor(i * len / frames)-th ones; if
+    there are fewer, the last one is repeated. Raises UnusableMediaError.
     """
     if media.kind == AUDIO:
         with _file(media) as file:
@@ -49,23 +49,23 @@ def load(media: Media, frames: int = FRAMES) -> tuple[bytes, ...]:
 
 
 def picture(media: Media) -> Image.Image:
-    """A picture, decoded: upright, RGB. Raises UnusableMediaError, as `load` does."""
+    """A decoded image: upright, RGB. Raises UnusableMediaError, as `load` does."""
     return read(media)[1]
 
 
 def read(media: Media) -> tuple[bytes, Image.Image]:
-    """The bytes of a picture, and the picture. Raises UnusableMediaError, as `load` does."""
+    """The bytes of an image, and the image. Raises UnusableMediaError, as `load` does."""
     data = _bytes(media)
     return data, _decoded(data, _name(media))
 
 
 class Recent:
-    """`load` with a small cache: rows about the same medium are mostly adjacent.
+    """`load` with a small cache, because rows about the same medium are mostly adjacent.
 
     Args:
       frames: frames per video.
-      most: number of entries that are kept.
-      size: limit of all kept media together, in bytes.
+      most: maximum number of cached entries.
+      size: maximum total size of cached media in bytes.
     """
 
     def __init__(self, frames: int = FRAMES, most: int = 16, size: int = 64 << 20):
@@ -73,7 +73,7 @@ class Recent:
         self._held: OrderedDict[Media, tuple[bytes, ...]] = OrderedDict()
 
     def __call__(self, media: Media) -> tuple[bytes, ...]:
-        """Like `load`. Entries larger than ``size`` / ``most`` bytes are not kept."""
+        """Like `load`. Entries larger than ``size`` / ``most`` bytes are not cached."""
         if media not in self._held:
             loaded = load(media, self._frames)
             if media.data is not None or sum(map(len, loaded)) > self._size // self._most:
@@ -179,7 +179,7 @@ def _moving(media: Media, frames: int) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def _file(media: Media) -> Iterator[BinaryIO]:
-    """The file of a video or recording, at its beginning; errors of the system as UnusableMediaError."""
+    """The file of a video or audio clip, at its beginning; system errors become UnusableMediaError."""
     name = _name(media)
     try:
         with _open(media) as file:
@@ -207,7 +207,7 @@ def _open(media: Media) -> BinaryIO:
 
 
 class _Part(io.RawIOBase):
-    """A member of an archive as a file of its own."""
+    """A member of an archive as a separate file."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self._file, self._offset, self._size = path.open("rb"), offset, size

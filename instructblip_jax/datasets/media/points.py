@@ -1,4 +1,4 @@
-"""Point clouds as records hold them: .npy, float32 [N, 3]."""
+"""Point clouds in records: .npy, float32 [N, 3]."""
 
 import io
 
@@ -7,13 +7,13 @@ import numpy as np
 from instructblip_jax.processors.points import centred, drawn, points_of
 
 MOST = 16_384
-"""Points of a cloud that are kept, and are drawn from the faces of a mesh: twice what PointBERT reads."""
+"""Maximum number of stored points, and number of points sampled from the faces of a mesh: twice PointBERT's."""
 
 
 def stored(data: bytes, name: str) -> bytes:
-    """The points of a file, `MOST` of them at most, around their mean within the unit ball. Raises UnusableMediaError.
+    """The points of a file, at most `MOST`, centred and within the unit ball. Raises UnusableMediaError.
 
-    They are centred before they become float32, which would spoil coordinates far from the origin.
+    They are centred before conversion to float32, which would be inaccurate far from the origin.
     """
     points = centred(points_of(data, name, MOST))
     return encode(drawn(points, min(MOST, len(points))))

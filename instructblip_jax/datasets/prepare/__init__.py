@@ -1,1 +1,1 @@
-"""Rows of a release -> a TFDS data set in ArrayRecord shards: in parallel, resumable, with a report."""
+"""Rows of a release -> a TFDS dataset in ArrayRecord shards: in parallel, resumable, with a report."""

@@ -1,7 +1,7 @@
-"""Shards written by Apache Beam: the same function, and so the same bytes, wherever the runner's workers are.
+"""Shards written by Apache Beam: the same function, and therefore the same bytes, on any of the runner's workers.
 
-The rows of a shard travel as a file under the set's incomplete directory, which all workers must see (a shared file
-system); the pipeline itself holds no more than the files' names, however large the set is.
+The rows of a shard are passed as a file under the set's incomplete directory, which all workers must see (a shared file
+system); the pipeline itself has only the files' names, for any size of the set.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from instructblip_jax.datasets.prepare.pool import Run
 from instructblip_jax.datasets.prepare.shard import Job, write_shard
 
 ROWS = "rows"
-"""Directory of the rows that are yet to be written; `finish` removes it."""
+"""Directory of the rows that remain to be written; `finish` removes it."""
 
 
 def runner(options: str) -> Run:
-    """Writes shards by a pipeline with these options: "--runner=DirectRunner --direct_num_workers=4 …".
+    """Write shards by a pipeline with these options: "--runner=DirectRunner --direct_num_workers=4 …".
 
     Raises ValueError if Beam is not installed.
     """

@@ -1,4 +1,4 @@
-"""The end of writing a set: its shards get their final names, it is described, and all other files are removed."""
+"""Finish writing a set: rename its shards, write its description, and remove all other files."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from instructblip_jax.data.places import FEATURES, REPORT, SUFFIX, VERSION, VOCA
 from instructblip_jax.datasets.prepare.report import Report, new_report
 
 SKIPPED = "skipped.jsonl"
-"""Lies beside the records: each row that is no record."""
+"""The file next to the records with all skipped rows."""
 
 
 def there(directory: Path, name: str) -> Report:
-    """The report of a set that is whole."""
+    """The report of a complete set."""
     try:
         report = Report.from_json(json.loads((directory / REPORT).read_bytes()))
     except (OSError, ValueError):  # written by an earlier version of this package, or another tool
@@ -28,13 +28,13 @@ def there(directory: Path, name: str) -> Report:
 
 
 def finish(work: Path, report: Report) -> None:
-    """Rename the shards, write the description, remove all else; from `report.json` alone, so that it can be repeated
-    after a kill."""
+    """Rename the shards, write the description, remove everything else; only from `report.json`, so that it can be
+    repeated after a kill."""
     for split in report.splits.values():
-        # By number: which shards hold records is known from their files only, until these are renamed.
+        # By number: until they are renamed, only the shards' files show which ones have records.
         stems = sorted(path.with_suffix("") for path in work.glob(f"{split.files}.*{SUFFIX}"))
         finals = [_final(work, report.name, split.files, n, len(split.shards)) for n in range(len(split.shards))]
-        for final in finals[::-1]:  # the last first, so that those left after a kill are the first ones
+        for final in finals[::-1]:  # the last first, so that the first ones remain after a kill
             if final.exists():
                 continue
             os.replace(f"{stems.pop()}{SUFFIX}", final)
@@ -54,7 +54,7 @@ def _final(work: Path, name: str, split: str, number: int, count: int) -> Path:
 
 
 def _describe(work: Path, report: Report) -> None:
-    """Write dataset_info.json and features.json, by which TFDS knows the set."""
+    """Write dataset_info.json and features.json, with which TFDS reads the set."""
     identity = tfds.core.dataset_info.DatasetIdentity(report.name, tfds.core.Version(VERSION), str(work), "")
     info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(FEATURES))
     info.set_file_format("array_record")

@@ -1,4 +1,4 @@
-"""Shards written by several processes, none of which imports jax or outlives the one that started it."""
+"""Shards written by several processes, which do not import jax and do not outlive the one that started them."""
 
 import itertools
 import multiprocessing
@@ -16,7 +16,7 @@ from instructblip_jax.datasets.prepare.shard import Job, write_shard
 Run = Callable[[Iterator[Job]], Iterator[int]]
 """Does all jobs, a few at a time; yields the number of rows of each as it is finished."""
 WAITING = 2
-"""Jobs kept ready besides those being done: enough that no process waits, few enough to be held in memory."""
+"""Number of jobs in reserve: enough that no process waits, few enough to fit in memory."""
 
 
 def cores() -> int:
@@ -28,7 +28,7 @@ def here(jobs: Iterator[Job]) -> Iterator[int]:
     """Do the jobs in this process."""
     for job in jobs:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about odd pictures that decode all the same
+            warnings.simplefilter("ignore")  # Pillow's, about unusual images that can still be decoded
             yield write_shard(job)
 
 
@@ -67,8 +67,8 @@ class Pool:
                 yield from (future.result() for future in done)
         except BrokenProcessPool as error:
             raise OSError(
-                "a process that was writing a shard was killed, as happens when memory is short; with fewer --workers "
-                "less is needed, and what is finished is kept"
+                "a process that was writing a shard was killed, which happens when memory runs out; use fewer "
+                "--workers; finished shards are kept"
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:
@@ -81,7 +81,7 @@ class Pool:
 
 
 def _begin() -> None:
-    """Make a process of the pool end with its parent, however that ends, and leave Ctrl-C to it."""
+    """Make a process of the pool end with its parent in any case, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     parent = multiprocessing.parent_process()

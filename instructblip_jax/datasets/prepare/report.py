@@ -1,4 +1,4 @@
-"""The report on a set's rows: a table for people, report.json for programs, skipped.jsonl for whoever mends them."""
+"""The report on a set's rows: a table for people, report.json for programs, skipped.jsonl for repairs."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from instructblip_jax.data.record import FRAME, IMAGE
 from instructblip_jax.datasets.prepare.shard import Written
 
 FIRST = 5
-"""Skips that are shown for each reason."""
+"""Number of skips shown for each reason."""
 
 
 @dataclasses.dataclass
@@ -20,18 +20,17 @@ class SplitReport:
 
     Attributes:
       files: the split's name in the files, and in TFDS.
-      rows, written, skipped, bytes: numbers of rows, of records and of skips; size of the records together.
-      reasons: how often each reason for a skip occurred; ``first`` holds the first skips of each, as {"where",
-        "detail"}.
-      repeated: number of uids that had occurred before, and were written with "#2", "#3", ... behind them.
-      by_kinds: kinds of media in order, joined by spaces ("" for none) -> number of records that hold just these;
-        empty where an early version wrote the set.
-      pictured, missing: rows with media, and those of them whose media are not there.
-      expected: records of the whole release; None where that is not known.
+      rows, written, skipped, bytes: numbers of rows, of records and of skips; total size of the records.
+      reasons: count of each reason for a skip; ``first`` has the first skips of each, as {"where", "detail"}.
+      repeated: number of repeated uids, which were written with the suffix "#2", "#3", ...
+      by_kinds: kinds of media in order, joined by spaces ("" for none) -> number of records with exactly these; empty
+        if an early version wrote the set.
+      pictured, missing: rows with media, and those of them whose media do not exist.
+      expected: records of the complete release; None if unknown.
       shards: number of records of each.
-      digest: of all records, in order; "" where there are none.
-      held: rows of the source that all these stand for: captions of a picture may be one record.
-      noted: how often something was joined or left out of a record, by phrase; ``first_noted`` has the first places.
+      digest: of all records, in order; "" if there are none.
+      held: rows of the source that all these represent: captions of an image may be one record.
+      noted: count of parts that were joined or left out of a record, by phrase; ``first_noted`` has the first places.
     """
 
     files: str
@@ -80,7 +79,7 @@ class SplitReport:
 
 @dataclasses.dataclass
 class Report:
-    """The report on a set. ``directory`` is where it lies, ``kept`` is True if it was there already; neither is in the
+    """The report on a set. ``directory`` is its location, ``kept`` is True if it already existed; neither is in the
     file."""
 
     name: str
@@ -90,13 +89,13 @@ class Report:
     kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The content of report.json: the same for the same rows, however often the work was broken off."""
+        """The content of report.json: the same for the same rows, after any number of interruptions."""
         content = dataclasses.asdict(self)
         return {key: value for key, value in content.items() if key not in ("directory", "kept")}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Report":
-        """The inverse of `to_json`, for sets of the older version too. Raises ValueError for something else."""
+        """The inverse of `to_json`, also for sets of the older version. Raises ValueError for anything else."""
         try:
             splits = {split: SplitReport(**_current(fields)) for split, fields in content["splits"].items()}
             return cls(**{**content, "splits": splits})
@@ -104,7 +103,7 @@ class Report:
             raise ValueError(f"not the report of a prepared set ({error})") from error
 
     def notes(self) -> Iterator[str]:
-        """Remarks on what is odd, but no error."""
+        """Remarks on unusual, but valid, properties."""
         for split, own in self.splits.items():
             if own.expected is not None and own.written + own.skipped != own.expected:
                 yield f"{split}: {own.rows:,} rows of the {own.expected:,} of the release; a partial download?"
@@ -165,7 +164,7 @@ def _media(kinds: list[str]) -> str:
 
 
 def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A split's fields in a report of the older version, which counts pictures -> those of this version."""
+    """A split's fields in a report of the older version, which counts images -> those of this version."""
     older = {"pictures", "by_pictures"}
     pictures = {" ".join([IMAGE] * int(number)): count for number, count in fields.get("by_pictures", {}).items()}
     kept = {name: value for name, value in fields.items() if name not in older}
@@ -173,8 +172,8 @@ def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str, int | None]) -> Report:
-    """A report without counts; ``splits``: official name -> expected records. Raises ValueError for splits whose files
-    would have the same name."""
+    """A report without counts; ``splits``: official name -> expected records. Raises ValueError for splits with the
+    same name in files."""
     empty = {split: SplitReport(files=on_disk(split), expected=expected) for split, expected in splits.items()}
     if len({one.files for one in empty.values()}) < len(empty):
         raise ValueError(f"{name}: splits {', '.join(empty)} have the same name in files")
@@ -182,7 +181,7 @@ def new_report(name: str, configuration: Mapping[str, Any], splits: Mapping[str,
 
 
 def judge(report: Report, max_skipped: float) -> None:
-    """Raise ValueError with the counts for a set of which too little is left; ``max_skipped``: a share of the rows."""
+    """Raise ValueError with the counts for a set with too few records; ``max_skipped``: a fraction of the rows."""
     splits = report.splits.values()
     rows, written, skipped = (sum(getattr(one, field) for one in splits) for field in ("rows", "written", "skipped"))
     pictured, missing = (sum(getattr(one, field) for one in splits) for field in ("pictured", "missing"))
@@ -210,5 +209,5 @@ def judge(report: Report, max_skipped: float) -> None:
     if skipped > max_skipped * rows:
         raise ValueError(
             f"{report.name}: {skipped:,} of {rows:,} rows were skipped ({counts}), which is more than --max_skipped "
-            f"{max_skipped:g}; what is finished is kept"
+            f"{max_skipped:g}; finished shards are kept"
         )

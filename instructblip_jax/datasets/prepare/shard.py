@@ -1,4 +1,4 @@
-"""One shard of a prepared set, written by whichever process has time: the same drafts give the same bytes."""
+"""One shard of a prepared set, written by any process: the same drafts give the same bytes."""
 
 import contextlib
 import dataclasses
@@ -22,14 +22,14 @@ from instructblip_jax.processors.content import UnusableMediaError
 
 Item = Draft | Skip | Record
 Chunk = list[Item] | Callable[[], Iterable[Item]]
-"""The content of a shard: rows, or a function that makes them, which is called where the shard is written."""
+"""The content of a shard: rows, or a function that makes them, which is called in the writing process."""
 _DETAIL = 300
-"""Characters of a skip's detail that are kept."""
+"""Maximum number of characters of a skip's detail."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A shard to be written: ``stem`` is its path without a suffix, ``payload`` the pickled `Chunk` or its file."""
+    """A shard to write: ``stem`` is its path without a suffix, ``payload`` the pickled `Chunk` or its file."""
 
     stem: str
     payload: bytes | Path
@@ -39,20 +39,20 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """The content of the file beside a finished shard.
+    """The content of the file next to a finished shard.
 
     Attributes:
-      digest: of the rows it was made from.
+      digest: of its rows.
       rows, written: number of rows, and of those that became records.
-      bytes: size of the records together.
-      size: size of the shard's file; None where no record was written, and there is none.
+      bytes: total size of the records.
+      size: size of the shard's file; None if no record was written, and there is no file.
       content: a digest of the records.
-      by_kinds: kinds of media in order, joined by spaces -> number of records that hold just these.
-      pictured, missing: rows with media, and those of them whose media are not there at all.
+      by_kinds: kinds of media in order, joined by spaces -> number of records with exactly these.
+      pictured, missing: rows with media, and those of them whose media do not exist.
       unread: rows skipped because their media could not be read.
-      skips: (where, reason, detail) of every row that is no record, in order.
-      held: rows of the source that all these stand for.
-      notes: (where, note) of what was joined or left out of a record.
+      skips: (where, reason, detail) of every skipped row, in order.
+      held: rows of the source that all these represent.
+      notes: (where, note) of parts that were joined or left out of a record.
     """
 
     digest: str
@@ -76,7 +76,7 @@ def digest_of(payload: bytes) -> str:
 
 
 def finished(stem: str | Path) -> Written | None:
-    """The content of the file beside a shard; None where it is not finished, or its records have changed."""
+    """The content of the file next to a shard; None if it is not finished, or its records have changed."""
     try:
         written = Written(**json.loads(Path(f"{stem}.json").read_bytes()))
         size = os.stat(f"{stem}{SUFFIX}").st_size if written.size is not None else None
@@ -86,9 +86,9 @@ def finished(stem: str | Path) -> Written | None:
 
 
 def write_shard(job: Job) -> int:
-    """Write the records of a job's rows, and beside them what became of each row; returns the number of rows.
+    """Write the records of a job's rows, and a file with the outcome of each row; returns the number of rows.
 
-    Each file is renamed into place when it is whole, the records first: a shard is finished when both are there.
+    Each file is renamed when it is complete, the records first: a shard is finished when both exist.
     """
     payload = job.payload if isinstance(job.payload, bytes) else job.payload.read_bytes()
     chunk: Chunk = pickle.loads(payload)
@@ -108,7 +108,7 @@ def write_shard(job: Job) -> int:
 
 
 def replace(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     part = Path(f"{path}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
@@ -137,7 +137,7 @@ def _write(part: str, items: Iterable[Item], job: Job) -> Written:
     tally, writer = _Tally(), None
     try:
         for example in _examples(items, tally, media.Recent(job.frames)):
-            # Groups of one record, as TFDS writes, so that a record is read without its neighbours.
+            # Groups of one record, as in TFDS, so that a record can be read alone.
             writer = writer or ArrayRecordWriter(part, "group_size:1")
             writer.write(example)
             tally.written += 1
@@ -190,7 +190,7 @@ def _examples(items: Iterable[Item], tally: _Tally, load: media.Recent) -> Itera
 
 
 def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> tuple[Record, tuple[str, ...]]:
-    """The record with its media, and what is to be noted about it."""
+    """The record with its media, and notes about it."""
     tally.pictured += bool(draft.media)
     if draft.record.task == DOCUMENT:
         record, notes = documents.with_pictures(draft)
@@ -200,8 +200,8 @@ def _with_media(draft: Draft, tally: _Tally, load: media.Recent) -> tuple[Record
 
 
 def _example(record: Record) -> bytes:
-    """A record with the fields of `places.FEATURES`, serialised here, because TFDS's own serialiser goes through NumPy
-    arrays and orders the fields by chance."""
+    """A record with the fields of `places.FEATURES`, serialised here, because TFDS's own serialiser uses NumPy arrays
+    and a random order of fields."""
     text = record.to_json().encode("utf-8")
     example = tf_example_pb2.Example()
     fields: Any = example.features.feature

@@ -1,9 +1,9 @@
-"""Writes a set: rows in order, shard by shard, in all processes there are, resuming where it was broken off.
+"""Write a set: rows in order, shard by shard, in several processes, resuming after an interruption.
 
-While it is written the set lies in OUT/NAME/3.0.0.incomplete: `configuration.json`, and for each finished shard its
-records and a file that says what became of its rows (`shard.Written`). When all rows are done, `report.json` is
-written; what remains is to rename the shards, write the description, remove all else, and rename the directory. Each of
-these steps can be repeated, so a kill at any time costs the shards that were being written, and the files of the
+While it is being written, the set is in OUT/NAME/3.0.0.incomplete: `configuration.json`, and for each finished shard
+its records and a file with the outcome of its rows (`shard.Written`). When all rows are done, `report.json` is written;
+the remaining steps are to rename the shards, write the description, remove everything else, and rename the directory.
+Each of these steps can be repeated, so a kill at any time only loses the shards being written, and the files of the
 finished set are the same as without it.
 """
 
@@ -39,10 +39,10 @@ from instructblip_jax.datasets.prepare.shard import Chunk, Job, digest_of, finis
 from instructblip_jax.datasets.prepare.uids import Uids
 
 Chunks = Callable[[], Iterator[Chunk]]
-"""The rows of a split, by shards, the same every time."""
+"""The rows of a split by shard, the same every time."""
 SMALLEST, LARGEST, STEPS = 256, 4096, 64
-"""Rows of a shard: few at first, so that a small set keeps all processes busy; twice as many after every ``STEPS``
-shards, so that 14 million make 3,500 files."""
+"""Rows per shard: few at first, so that a small set keeps all processes busy; doubled after every ``STEPS`` shards, so
+that 14 million rows become 3,500 files."""
 _HEAVY = 1 << 16  # bytes that count as one more row
 _CONFIGURATION = "configuration.json"
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
@@ -53,15 +53,15 @@ class Options:
     """Options of writing a set.
 
     Attributes:
-      frames: number of frames to take of a video.
-      configuration: what the rows depend on, as JSON; shards that were written with another one are thrown away. Its
-        "files" may hold digests of the annotation files; when only these change, shards whose rows are unchanged stay.
-      overwrite: write a set that is there anew; the old one stays until the new one is whole.
-      expected: split -> records of the whole release.
-      vocabulary: the answers that are ranked, for a set that has them; they are kept beside the records.
-      max_skipped: share of the rows that may be skipped.
+      frames: number of frames to sample from a video.
+      configuration: everything on which the rows depend, as JSON; shards written with another one are discarded. Its
+        "files" may have digests of the annotation files; if only these change, shards with unchanged rows are kept.
+      overwrite: rewrite an existing set; the old one is kept until the new one is complete.
+      expected: split -> records of the complete release.
+      vocabulary: the answers to be ranked, if any; they are stored next to the records.
+      max_skipped: fraction of the rows that may be skipped.
       progress: called with the number of rows whenever a shard is finished, or found to be.
-      log: called with a line that reports what else happens.
+      log: called with a line about any other event.
     """
 
     frames: int = media.FRAMES
@@ -85,8 +85,8 @@ def write(
     """Write the set ``name`` (official split name -> its rows) under ``out``, by ``workers`` processes (default: one
     for each core) or by ``run``.
 
-    A set that is there already is left as it is. Raises ValueError for a set of which nothing, or too little, can be
-    written, for a split whose drafts and skips do not add up to the rows of its source, and what ``splits`` raise.
+    An existing set is left unchanged. Raises ValueError for a set of which nothing, or too little, can be written, and
+    for a split whose drafts and skips do not add up to the rows of its source; errors of ``splits`` are passed on.
     """
     repeated: dict[str, int] = {}
 
@@ -105,7 +105,7 @@ def write(
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for what cannot be a set's name."""
+    """Raise ValueError for an invalid set name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be a set's name: letters, digits and _ only, a letter first")
 
@@ -118,8 +118,7 @@ def write_chunks(
     options: Options | None = None,
     repeated: Mapping[str, int] | None = None,
 ) -> Report:
-    """`write` for rows that come by shards. ``repeated``, split -> number of uids that were changed, is read when all
-    rows have come."""
+    """`write` for rows by shard. ``repeated``, split -> number of changed uids, is read after all rows."""
     options = options or Options()
     directory = new_directory(out, name)
     check_name(name)
@@ -146,7 +145,7 @@ def write_chunks(
 
 
 def _replace(work: Path, directory: Path) -> None:
-    """Rename the set, now that it is whole; a set that had the name before is removed only then."""
+    """Rename the complete set; an earlier set with this name is removed only then."""
     before = directory.with_name(f"{directory.name}.replaced")
     if directory.exists():
         shutil.rmtree(before, ignore_errors=True)
@@ -161,7 +160,7 @@ def _replace(work: Path, directory: Path) -> None:
 
 
 def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[Draft | Skip]:
-    """The rows of a split. Raises ValueError after the last one, if they stand for more or fewer than its source holds:
+    """The rows of a split. Raises ValueError after the last one, if they represent more or fewer than its source has:
     no report would show that a reader loses rows."""
     reading, count = Reading(rows), 0
     for row in reading:
@@ -169,13 +168,13 @@ def _adding_up(name: str, split: str, rows: Iterator[Draft | Skip]) -> Iterator[
         yield row
     if reading.held is not None and reading.held != count:
         raise ValueError(
-            f"{name}, split {split}: its source holds {reading.held:,} rows, and {count:,} were read or counted as "
-            "skipped; that is a mistake of the reader, so no set is made: please report it with the file's first rows"
+            f"{name}, split {split}: its source has {reading.held:,} rows, and {count:,} were read or counted as "
+            "skipped; this is a bug of the reader, so no set is written: please report it with the file's first rows"
         )
 
 
 def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
-    """Rows by shards. A large row counts as several, so that every shard fits in memory."""
+    """Rows by shard. A large row counts as several, so that every shard fits in memory."""
     portion: list[Draft | Skip] = []
     weight = number = 0
     for row in rows:
@@ -191,14 +190,14 @@ def _portions(rows: Iterator[Draft | Skip]) -> Iterator[list[Draft | Skip]]:
 
 
 def _remove_begun(older: Path, name: str, log: Callable[[str], None]) -> None:
-    """Remove what an earlier version of this package began to write: its shards are of another version."""
+    """Remove an unfinished set of an earlier version of this package, whose shards have another format."""
     if older.exists():
         log(f"{name}: what is in {older} was begun by an earlier version; starting anew")
         shutil.rmtree(older)
 
 
 def _begun(work: Path, name: str, configuration: dict[str, Any], log: Callable[[str], None]) -> Report | None:
-    """The report, if all rows are done; else None, with the directory made ready for those that are not."""
+    """The report, if all rows are done; else None, with the directory prepared for the remaining rows."""
     if work.exists():
         report = None
         with contextlib.suppress(OSError, ValueError):
@@ -227,7 +226,7 @@ def _all_shards(
     options: Options,
     repeated: Mapping[str, int],
 ) -> None:
-    """Have the missing shards written, then write the report. Raises ValueError if too little could be written."""
+    """Write the missing shards, then the report. Raises ValueError if too little could be written."""
     counts = dict.fromkeys(splits, 0)
 
     def jobs() -> Iterator[Job]:
@@ -252,7 +251,7 @@ def _all_shards(
             for stem in _stems(work, report.splits[split].files, count):
                 written = finished(stem)
                 if written is None:
-                    raise OSError(f"{stem}{SUFFIX}: was written, and is not there or not whole any more")
+                    raise OSError(f"{stem}{SUFFIX}: was written, but no longer exists or is damaged")
                 report.splits[split].add(written)
                 for where, reason, detail in written.skips:
                     row = {"split": split, "where": where, "reason": reason, "detail": detail}
@@ -261,7 +260,7 @@ def _all_shards(
     try:
         judge(report, options.max_skipped)
     except ValueError:
-        # The next attempt is to look again for media that could not be read, because they may be mended until then.
+        # The next attempt must retry media that could not be read, because they may have been repaired.
         for split, count in counts.items():
             for stem in _stems(work, report.splits[split].files, count):
                 written = finished(stem)

@@ -1,4 +1,4 @@
-"""Remembers uids in eight bytes each: 14 million take 112 MB, and twice that for a moment when blocks are merged."""
+"""A set of uids with eight bytes each: 14 million take 112 MB, and briefly twice that when blocks are merged."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ class Uids:
         self._counts: dict[int, int] = {}
 
     def distinct(self, rows: Sequence[Draft | Skip]) -> list[Draft | Skip]:
-        """The rows, with "#2", "#3", … behind a uid that an earlier row has."""
+        """The rows, with the suffix "#2", "#3", … for repeated uids."""
         uids = [row.record.uid for row in rows if isinstance(row, Draft)]
         digests = np.array([_digest(uid) for uid in uids], np.uint64)
         known = np.zeros(len(uids), bool)

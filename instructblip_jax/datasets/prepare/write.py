@@ -1,4 +1,4 @@
-"""Sets of records that are made rather than read from a release: the digits world, and tests."""
+"""Generated sets, which are not read from a release: the digits world, and tests."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,7 +15,7 @@ Make = Callable[[], Iterator[Record]]
 def write(out: str | Path, name: str, splits: Mapping[str, Make]) -> dict[str, int]:
     """Write the set ``name`` (split -> maker of its records) under ``out``, in this process; returns split -> records.
 
-    A set that is there already is left as it is. Raises ValueError if no split has a record.
+    An existing set is left unchanged. Raises ValueError if no split has a record.
     """
     return write_made(out, name, {split: partial(_portions, make) for split, make in splits.items()}, here)
 
@@ -38,7 +38,7 @@ def write_made(
     run: Run,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, int]:
-    """`write`, where ``run`` has the shards written; ``progress`` is called with the number of records of each."""
+    """`write` with the shards written by ``run``; ``progress`` is called with the number of records of each."""
     options = shards.Options(progress=progress, log=lambda line: None)
     report = shards.write_chunks(out, name, splits, run, options)
     return {split: own.written for split, own in report.splits.items()}

@@ -1,1 +1,1 @@
-"""Readers of the public data sets: official files -> drafts. `releases.RELEASES` names them all."""
+"""Readers of the public datasets: official files -> drafts. `releases.RELEASES` lists them all."""

@@ -1,7 +1,7 @@
 """Reads A-OKVQA: aokvqa_v1p0_{train,val,test}.json, lists of rows; test has no answers.
 
-A record serves both forms of the task: it holds the ten direct answers, and the four choices as candidates with the
-index of the correct one. Pictures: COCO 2017.
+A record serves both forms of the task: it has the ten direct answers, and the four choices as candidates with the index
+of the correct one. Images: COCO 2017.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,11 +1,12 @@
 """Reads AudioCaps: {train,val,test}.csv with the columns audiocap_id, youtube_id, start_time and caption.
 
-A training split has a record for each row. The other splits have five rows a clip, which are the references of one
-record. Recordings are in SPLIT/, audio/SPLIT/, audio/ or waveforms/SPLIT/, under any of the names in use: ID_START,
-YID, ID, ID_START000; videos serve too. Of a file longer than the clip the ten seconds from start_time on are heard.
+A training split has one record per row. The other splits have five rows per clip, which are the references of one
+record. Audio files are in SPLIT/, audio/SPLIT/, audio/ or waveforms/SPLIT/, under any of the names in use: ID_START,
+YID, ID, ID_START000; videos are also accepted. From a file longer than the clip, the ten seconds from start_time on are
+used.
 
-audiocaps_qa, questions that a language model made of the captions (X-InstructBLIP, arXiv 2311.18799): the same columns
-with question and answer, in audiocaps_qa_SPLIT.csv or SPLIT_qa.csv.
+audiocaps_qa, questions generated from the captions by a language model (X-InstructBLIP, arXiv 2311.18799): the same
+columns with question and answer, in audiocaps_qa_SPLIT.csv or SPLIT_qa.csv.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,17 +27,17 @@ from instructblip_jax.datasets.readers.videos import video
 NAME, QA = "audiocaps", "audiocaps_qa"
 SPLITS = ("train", "val", "test")
 SECONDS = 10.0
-"""The length of a clip."""
+"""The length of a clip in seconds."""
 
 
 def names_of(youtube_id: str, start: float) -> list[str]:
-    """The names in use of a clip's file, without extension. ``start``: seconds."""
+    """The names in use for a clip's file, without extension. ``start``: seconds."""
     whole = int(start)
     return [f"{youtube_id}_{whole}", f"Y{youtube_id}", youtube_id, f"{youtube_id}_{whole}000"]
 
 
 def seconds(value: Any, name: str) -> float:
-    """A time in seconds. Raises BadRow if it is no number from 0 on."""
+    """A time in seconds. Raises BadRow unless it is a non-negative number."""
     told = str(value).strip()
     try:
         found = float(told)
@@ -55,7 +56,7 @@ def folders_of(*splits: str) -> list[str]:
 
 
 def clip(where: Store, split: str, row: SourceRow) -> Picture:
-    """Id, recording and meta of a row."""
+    """Id, audio clip and meta of a row."""
     youtube_id, start = full_text(row, "youtube_id"), seconds(need(row, "start_time"), "start_time")
     media = recording(where, names_of(youtube_id, start), folders_of(split), start, start + SECONDS)
     return f"{youtube_id}_{int(start)}", media, {"youtube_id": youtube_id, "start": start}

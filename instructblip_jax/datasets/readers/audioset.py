@@ -1,8 +1,8 @@
 """Reads AudioSet's labels: {balanced_train,unbalanced_train,eval}_segments.csv and class_labels_indices.csv.
 
-A training record's answers are sentences about each label, "this is the sound of a dog", of which a visit draws one, as
-X-InstructBLIP trains (arXiv 2311.18799). The eval segments' answers are the labels. Recordings:
-<id>_<start>-<end>.wav, with one decimal, or any name that AudioCaps' clips have.
+A training record's answers are sentences about each label, "this is the sound of a dog"; a visit draws one of them, as
+in X-InstructBLIP (arXiv 2311.18799). The answers of eval segments are the labels. Audio files: <id>_<start>-<end>.wav,
+with one decimal, or any name of AudioCaps' clips.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ LEADS = ("", "this is ", "it is ", "i hear ", "the audio is ", "this is the soun
 
 
 def said(label: str) -> tuple[str, ...]:
-    """The sentences about a label: with each of `LEADS`, in lower case, with an article by its first letter."""
+    """The sentences about a label: with each of `LEADS`, in lower case, with the article for its first letter."""
     name = label.lower().strip()
     article = "an" if name[:1] in tuple("aeiou") else "a"
     return tuple(f"{lead}{article} {name}" for lead in LEADS)

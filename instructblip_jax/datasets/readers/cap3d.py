@@ -1,12 +1,12 @@
-"""Reads Cap3D, captions of Objaverse's objects, and questions that were made of them.
+"""Reads Cap3D, captions of Objaverse's objects, and questions generated from them.
 
-Captions: Cap3D_automated_Objaverse*.csv, two columns without a header, <object uid> and <caption>, cut into splits by
-the lists of uids in {training,validation}_set.pkl and test_uids*.pkl; without these all are "train". Or one file a
+Captions: Cap3D_automated_Objaverse*.csv, two columns without a header, <object uid> and <caption>, divided into splits
+by the lists of uids in {training,validation}_set.pkl and test_uids*.pkl; without these all are "train". Or one file per
 split, {train,val,test}.{json,csv}: rows {sample_id, data}, where data is a caption or a list, or an object of uid ->
-captions. Clouds: <uid>/<uid>_8192.npz, or <uid> with the extension of a point cloud.
+captions. Point clouds: <uid>/<uid>_8192.npz, or <uid> with the extension of a point cloud.
 
-cap3d_qa: cap3d_qa_SPLIT or SPLIT_qa, .csv or .json, rows with sample_id, question, answer and caption. Answers
-that hold the word "model" are left out, as X-InstructBLIP does (arXiv 2311.18799).
+cap3d_qa: cap3d_qa_SPLIT or SPLIT_qa, .csv or .json, rows with sample_id, question, answer and caption. Answers that
+contain the word "model" are left out, as in X-InstructBLIP (arXiv 2311.18799).
 """
 
 import io
@@ -33,14 +33,14 @@ FOLDERS = ("", "points", "pointclouds", "objaverse_pc_parallel", "Cap3D_pcs", "p
 
 
 class _Plain(pickle.Unpickler):
-    """Unpickles texts and lists, and refuses everything that has a class."""
+    """Unpickles texts and lists, and refuses everything with a class."""
 
     def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
         raise pickle.UnpicklingError(f"it holds a {module_name}.{global_name}, and not only texts")
 
 
 def uids(path: Path) -> set[str]:
-    """The texts in a pickled list. Raises ValueError naming a file that holds anything else; nothing of it is run."""
+    """The texts in a pickled list. Raises ValueError naming a file with any other content; none of its code is run."""
     try:
         found = _Plain(io.BytesIO(path.read_bytes())).load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
@@ -51,7 +51,7 @@ def uids(path: Path) -> set[str]:
 
 
 def points(where: Store, uid: str) -> Media:
-    """The cloud of an object."""
+    """The point cloud of an object."""
     return cloud(where, [f"{uid}/{uid}_8192", f"{uid}_8192", uid], FOLDERS)
 
 

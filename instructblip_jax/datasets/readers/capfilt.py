@@ -1,15 +1,15 @@
-"""Reads web CapFilt, web pictures with filtered captions, in the forms in circulation.
+"""Reads web CapFilt, web images with filtered captions, in the forms in circulation.
 
-The first form that is found is read:
+The first of these forms that is found is read:
 
 1. annotation.json: rows {image, caption};
-2. *.tar: img2dataset's shards, in the source or in a folder of it;
+2. *.tar: img2dataset's shards, in the source or in one of its folders;
 3. blip_laion_cc_sbu_558k.json, in LLaVA's form;
 4. BLIP's lists of {url, caption} (ccs_filtered.json, ccs_synthetic_filtered.json, laion_synthetic_filtered_large.json),
-   where a picture's file is named like the last part of its URL.
+   where an image file is named like the last part of its URL.
 
 The source may also be a single file of any of these forms. The form of a row is recognized by its fields, so a list may
-mix them. Picture paths are relative to a root, or absolute within one.
+mix them. Image paths are relative to a root, or absolute within one.
 """
 
 from collections.abc import Mapping, Sequence

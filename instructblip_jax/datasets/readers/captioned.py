@@ -1,8 +1,8 @@
-"""Reads pictures with captions, in the forms that the caption sets share.
+"""Reads images with captions, in the forms that the caption sets share.
 
-A training split has one record per caption; an evaluation split has one per picture, with all its captions as
-references. The files are Karpathy's (dataset_*.json), LAVIS's lists (*_train.json: one row per caption; *_val.json,
-*_test.json: one row per picture), or of COCO's form (`images` and `annotations`).
+A training split has one record per caption; an evaluation split has one per image, with all its captions as references.
+The files are Karpathy's (dataset_*.json), LAVIS's lists (*_train.json: one row per caption; *_val.json, *_test.json:
+one row per image), or in COCO's form (`images` and `annotations`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +29,11 @@ from instructblip_jax.datasets.readers.source_rows import Made, OtherSplit, draf
 KARPATHY = ("train", "restval", "val", "test")
 """The split names in Karpathy's files."""
 Picture = tuple[int | str, Path | Media | tuple[Media, ...], dict[str, Any]]
-"""Id, path and meta of a picture; or of what else has captions."""
+"""Id, path and meta of an image or another medium with captions."""
 
 
 def records(name: str, split: str, picture: Picture, values: Any, start: int = 0) -> Iterator[Made]:
-    """The records of a picture. ``values``: its captions, unchecked; training records number them from ``start``."""
+    """The records of an image. ``values``: its captions, unchecked; training records number them from ``start``."""
     image_id, shown, meta = picture
     uid = f"{name}/{split}/{image_id}"
     media = (Media(shown),) if isinstance(shown, Path) else (shown,) if isinstance(shown, Media) else shown
@@ -61,7 +61,7 @@ def records(name: str, split: str, picture: Picture, values: Any, start: int = 0
 def karpathy(
     path: Path, name: str, split: str, parts: Sequence[str], picture: Callable[[SourceRow], Picture]
 ) -> Iterator[Draft | Skip]:
-    """One split of Karpathy's dataset_*.json: the pictures whose own split is one of ``parts``."""
+    """One split of Karpathy's dataset_*.json: the images whose own split is one of ``parts``."""
 
     def make(row: SourceRow) -> Iterator[Made]:
         own = typed(need(row, "split"), str, "split")
@@ -80,21 +80,21 @@ def karpathy(
 
 
 def listed(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Stream:
-    """One split of LAVIS's form: rows {image, caption}, where the caption is a string or a list of strings."""
+    """One split in LAVIS's form: rows {image, caption}, where the caption is a string or a list of strings."""
     return listing(elements(path), name, split, picture)
 
 
 def listing(
     entries: Iterator[Entry], name: str, split: str, picture: Callable[[SourceRow], Picture], field: str = "caption"
 ) -> Stream:
-    """One split of rows that hold a caption or a list of them in ``field``."""
+    """One split of rows with a caption or a list of captions in ``field``."""
     seen: dict[int | str, int] = {}
 
     def make(row: SourceRow) -> Iterator[Made]:
         found, value = picture(row), need(row, field)
         values = [value] if isinstance(value, str) else value
         start = seen.get(found[0], 0)
-        if training(split):  # each caption of a picture has a row of its own
+        if training(split):  # each caption of an image is a separate row
             seen[found[0]] = start + len(typed(values, list, field))
         yield from records(name, split, found, values, start)
 
@@ -102,7 +102,7 @@ def listing(
 
 
 def coco_form(path: Path, name: str, split: str, picture: Callable[[SourceRow], Picture]) -> Stream:
-    """One split of COCO's form. Captions are held in memory, pictures are streamed; a picture without captions is
+    """One split in COCO's form. Captions are kept in memory, images are streamed; an image without captions is
     skipped."""
     texts: dict[str | None, list[Any]] = {}
     broken = 0
@@ -136,7 +136,7 @@ def coco_form(path: Path, name: str, split: str, picture: Callable[[SourceRow], 
 def by_picture(
     entries: Iterator[Entry], name: str, split: str, field: str, picture: Callable[[SourceRow], Picture]
 ) -> Stream:
-    """An evaluation split made of rows with one caption each, in ``field``: one record per picture, in file order."""
+    """An evaluation split from rows with one caption each, in ``field``: one record per image, in file order."""
     pictures: dict[int | str, tuple[str, Picture, list[str]]] = {}
     held = 0
     for where, row in entries:

@@ -1,4 +1,4 @@
-"""Records that show one of a few known classes: ESC-50's sounds and ModelNet40's shapes."""
+"""Records with one of a few known classes: ESC-50's sounds and ModelNet40's shapes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from instructblip_jax.datasets.readers.fields import BadRow
 
 
 def spoken(name: str) -> str:
-    """The name of a class as people write it: "vacuum_cleaner" -> "vacuum cleaner"."""
+    """The readable name of a class: "vacuum_cleaner" -> "vacuum cleaner"."""
     return name.replace("_", " ").strip().lower()
 
 

@@ -1,12 +1,12 @@
 """Reads Clotho and ClothoAQA: sounds of 15 to 30 seconds with five captions, and with questions.
 
 clotho (v1, v2, v2.1): clotho_captions_{development,validation,evaluation}.csv with file_name and caption_1 ...
-caption_5, whose splits are "train", "val" and "test". A file name is free text, down to a blank before its extension.
-Recordings are in a folder named as the file's split.
+caption_5, whose splits are "train", "val" and "test". A file name is free text, and may have a blank before its
+extension. Audio files are in a folder named after the split in the file name.
 
-clotho_aqa: clotho_aqa_{train,val,test}.csv with file_name, QuestionText and answer, three rows a question, wherever
-they are: one record has the three answers. The share of annotators who agree is broken down by the groups "unanimous"
-and "divided", "yes or no" and "one word", and by both.
+clotho_aqa: clotho_aqa_{train,val,test}.csv with file_name, QuestionText and answer, three rows per question, in any
+order: one record has the three answers. The score is broken down by the groups "unanimous" and "divided", "yes or no"
+and "one word", and by both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ YES_NO = ("yes", "no")
 
 
 def _sound(where: Store, row: SourceRow, *folders: str) -> tuple[str, Media]:
-    """File name and recording of a row. Nothing is stripped from the name."""
+    """File name and audio clip of a row. Nothing is stripped from the name."""
     file = encodable(typed(need(row, "file_name"), str, "file_name"))
     if not file.strip():
         raise BadRow("empty file_name")
@@ -56,7 +56,7 @@ def _captioned(path: Path, split: str, where: Store) -> Stream:
 
 
 def _asked(path: Path, split: str, where: Store) -> Stream:
-    """The drafts of a file, all of which is held in memory, because a question's rows need not be neighbours."""
+    """The drafts of a file, which is read into memory, because a question's rows need not be adjacent."""
     groups: dict[tuple[str, str], tuple[str, Media, list[str]]] = {}
     held = 0
     for place, row in table(path):

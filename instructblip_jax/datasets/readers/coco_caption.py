@@ -1,4 +1,4 @@
-"""Reads COCO Caption, and the same pictures and captions for retrieval.
+"""Reads COCO Caption, and the same images and captions for retrieval.
 
 The files are Karpathy's dataset_coco.json (its train and restval make "train"), else LAVIS's
 coco_karpathy_{train,val,test}.json, else the official captions_{train,val}2014.json or ...2017.json, whose val split
@@ -32,7 +32,7 @@ def _karpathy(where: Store, row: SourceRow) -> Picture:
 
 
 def listed_image(where: Store, row: SourceRow) -> tuple[int | str, Path]:
-    """Id and path of the picture of a row from LAVIS, which may have no picture field other than ``image``."""
+    """Id and path of the image of a row from LAVIS, which may have no image field other than ``image``."""
     image = text(row, "image")
     number = coco_number(image)
     if number is None:

@@ -3,7 +3,7 @@
 VQAv2: v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json and
 v2_mscoco_{train2014,val2014}_annotations.json. OKVQA: OpenEnded_mscoco_{train2014,val2014}_questions.json and
 mscoco_{train2014,val2014}_annotations.json. A split without these is read from LAVIS's {vqa,okvqa}_{train,val}.json.
-Pictures: COCO 2014; test2015 for both test splits.
+Images: COCO 2014; test2015 for both test splits.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Reads tables whose cells are quoted as spreadsheets quote them, as the sets of sounds, shapes and web videos are.
+"""Reads tables with spreadsheet-style quoting, as in the audio, point cloud and web video sets.
 
-Every cell stays a string: ids with leading zeros, and captions that say "None" or "nan". A file that is not UTF-8 is
-taken for Windows-1252, of which Latin-1's letters are a part.
+Every cell remains a string, including ids with leading zeros and captions such as "None" or "nan". A file that is not
+UTF-8 is read as Windows-1252, which includes Latin-1's letters.
 """
 
 import csv
@@ -27,12 +27,12 @@ def _encoding(path: Path) -> str:
 
 
 def table(path: Path, columns: Sequence[str] = (), comment: str = "", spaced: bool = False) -> Iterator[Entry]:
-    """The rows of a file as objects, column name -> cell, with the line that each ends in.
+    """The rows of a file as objects, column name -> cell, each with its last line.
 
     Args:
       columns: the names of the columns of a file without a header; otherwise its first line names them.
-      comment: begins lines that are no rows; "" for none.
-      spaced: blanks behind a comma are not part of the cell.
+      comment: prefix of comment lines; "" for none.
+      spaced: blanks after a comma are not part of the cell.
 
     Raises ValueError naming the file and the line of a cell that never ends.
     """

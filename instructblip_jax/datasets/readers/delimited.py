@@ -2,9 +2,9 @@
 
 A cell is quoted if it begins and ends with a quote and every quote in between is doubled or escaped by a backslash, as
 spreadsheets and pandas write it. Any other quote is text: `5" disc`, `"so" he said`. The closing quote of an open cell
-is searched in the lines below, but not beyond a line that looks like a row of its own. If there is none, the open quote
-is text in a TSV, where quoting is rare, and makes the row a `BadRow` in other files. Either way the lines below are
-then read as rows of their own.
+is searched for in the lines below, but not beyond a line that looks like a separate row. If there is none, the open
+quote is text in a TSV, where quoting is rare, and makes the row a `BadRow` in other files. In either case the lines
+below are then read as separate rows.
 """
 
 import re
@@ -33,8 +33,8 @@ class Splitter:
     Args:
       sign: the delimiter.
       count: number of columns.
-      looks_like_a_row: (cells of the open row, cells of a line below) -> True if that line is a row of its own.
-        Called for each line that an open quote would swallow although it has at least ``count`` cells.
+      looks_like_a_row: (cells of the open row, cells of a line below) -> True if that line is a separate row. Called
+      for each line that an open quote would include although it has at least ``count`` cells.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Splitter:
     ) -> tuple[list[str], int] | str:
         """Close the cell at ``at`` in a line below.
 
-        Returns the row's cells and the number of lines below that it takes, or a text that says why it stays open. If
+        Returns the row's cells and the number of lines below that it uses, or the reason why it stays open. If
         ``own``, the cells of the row's first line, already looks like a whole row, so may the closing line.
         """
         full = len(own) >= self._count and self._looks(own, own)

@@ -1,9 +1,9 @@
-"""Reads DisCRn: which of two media, of different kinds, has a property (X-InstructBLIP, arXiv 2311.18799).
+"""Reads DisCRn: the question which of two media of different kinds has a property (X-InstructBLIP, arXiv 2311.18799).
 
-discrn_av: audiocaps.json, a sound and a film; discrn_i3d: objaverse.json, a view and a point cloud; rows {sample_ids,
-question, label, properties, captions, start_seconds}. In "val" every other answer is "first", beginning with "second":
-where the file has it otherwise, everything about the two media is exchanged. "val_swapped" holds the same questions
-about the media in the other order. Predictions are judged in both, and their scores are broken down as domains.
+discrn_av: audiocaps.json, audio and video; discrn_i3d: objaverse.json, a view and a point cloud; rows {sample_ids,
+question, label, properties, captions, start_seconds}. In "val" the answers alternate, starting with "second"; if the
+file has another answer, everything about the two media is exchanged. "val_swapped" has the same questions with the
+media in the other order. Both are evaluated, and their scores are broken down as domains.
 """
 
 import re
@@ -30,11 +30,11 @@ VIEWS = 8
 _WHICH = re.compile(r"\bwhich (entity|object|image|audio)\b")
 _KIND = re.compile(r"\b(audio|image)\b")
 Show = Callable[[Store, SourceRow, tuple[int, int]], tuple[Media, Media]]
-"""(store, row, numbers of its items in order) -> their media."""
+"""(store, row, indices of its items in order) -> their media."""
 
 
 def worded(question: str) -> str:
-    """The question in words that give no kind of medium away."""
+    """The question in words that do not reveal a kind of medium."""
     asked = _WHICH.sub("which of the two options", question.lower())
     return _KIND.sub("object", asked).rstrip("? .") + "?"
 

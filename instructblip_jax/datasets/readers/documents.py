@@ -1,4 +1,4 @@
-"""Documents: texts with pictures between them, in reading order, as the readers of such sets make them."""
+"""Documents: texts with interleaved images, in reading order, for the readers of such sets."""
 
 import base64
 import binascii
@@ -11,11 +11,11 @@ from instructblip_jax.datasets.readers.fields import BadRow, SourceRow, clean, n
 from instructblip_jax.datasets.readers.source_rows import Made
 
 LEAST = 64
-"""Shortest side, in pixels, of a picture from the web (arXiv 2204.14198, 2302.14045)."""
+"""Minimum side, in pixels, of an image from the web (arXiv 2204.14198, 2302.14045)."""
 PARAGRAPH = "\n\n"
-"""Ends the paragraphs of a text, and joins neighbouring texts of OBELICS."""
+"""The separator of paragraphs, and of adjacent texts in OBELICS."""
 LEFT_OUT = "picture left out: "
-"""Begins the note on a picture that is not in its document."""
+"""Prefix of the note on an image that was left out of its document."""
 
 
 def made(
@@ -28,10 +28,10 @@ def made(
     notes: Iterable[str] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> Made:
-    """The record of a document. ``pieces``: cleaned texts and pictures in reading order; empty texts are left out, and
-    ``joint`` joins neighbouring ones.
+    """The record of a document. ``pieces``: cleaned texts and images in reading order; empty texts are left out, and
+    ``joint`` joins adjacent ones.
 
-    Raises BadRow for a document without any text, and for one that loses all its pictures (``notes`` says why).
+    Raises BadRow for a document without any text, and for one that loses all its images (``notes`` has the reasons).
     """
     parts: list[str | int] = []
     media: list[Media] = []
@@ -54,8 +54,8 @@ def made(
 
 
 def pairs(row: SourceRow) -> Iterator[tuple[Any, str | None]]:
-    """(picture, None) or (None, cleaned text) for each place of ``images`` and ``texts``, two lists of which one holds
-    None at each place. Raises BadRow."""
+    """(image, None) or (None, cleaned text) for each position of the parallel lists ``images`` and ``texts``, one of
+    which is None at each position. Raises BadRow."""
     pictures, texts = (typed(need(row, name), list, name) for name in ("images", "texts"))
     if len(pictures) != len(texts):
         raise BadRow("images and texts differ in length", f"{len(pictures)} and {len(texts)}")
@@ -66,7 +66,7 @@ def pairs(row: SourceRow) -> Iterator[tuple[Any, str | None]]:
 
 
 def decoded(text: str) -> bytes:
-    """The bytes of a picture in base64. Raises BadRow."""
+    """The bytes of an image in base64. Raises BadRow."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

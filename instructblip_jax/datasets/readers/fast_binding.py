@@ -1,8 +1,8 @@
-"""Reads the benchmarks of Frozen (arXiv 2106.13884): questions behind examples that bind names to what they show.
+"""Reads the benchmarks of Frozen (arXiv 2106.13884): questions after examples that bind names to categories.
 
 The archives open_ended_mi and real_name_mi (miniImageNet with made-up and with real names), fast_vqa and guided_vqa
-hold files NAME_shots_S_ways_W_all_questions.json, lists of {image_1, caption_1, image_2, ..., question_image,
-question, answer} with S examples of each of W names, and the pictures beside them. A split is one file:
+have files NAME_shots_S_ways_W_all_questions.json, lists of {image_1, caption_1, image_2, ..., question_image,
+question, answer} with S examples of each of W names, and the images next to them. A split is one file:
 "shots_S_ways_W".
 
 A record's parts are the examples and the question in the file's order; its instruction is all of them as one text.

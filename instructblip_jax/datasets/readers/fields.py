@@ -10,7 +10,7 @@ from typing import Any
 from instructblip_jax.datasets.readers import forms
 
 SourceRow = Mapping[str, Any]
-"""A row of a source file: field name -> value, as the file has it."""
+"""A row of a source file: field name -> value, as in the file."""
 
 
 class BadRow(Exception):
@@ -27,14 +27,14 @@ class BadRow(Exception):
 
 
 MISMATCH = "pictures and <image> differ in number"
-"""The reason for leaving out a conversation whose text marks more or fewer pictures than its row has."""
+"""The reason for skipping a conversation whose text marks more or fewer images than its row has."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """The text after `forms.normal`. Raises BadRow for a lone surrogate, which no UTF-8 file can hold."""
+    """The text after `forms.normal`. Raises BadRow for a lone surrogate, which UTF-8 cannot encode."""
     return forms.normal(encodable(text))
 
 
@@ -107,7 +107,7 @@ def caption(value: Any, name: str = "caption") -> str:
 
 
 def captions(values: Any, name: str = "caption") -> tuple[str, ...]:
-    """All captions of a picture, given as one string or a list of them. Empty ones are dropped.
+    """All captions of an image, given as one string or a list of strings. Empty ones are dropped.
 
     Raises BadRow if a caption is not a string or none remains.
     """
@@ -141,7 +141,7 @@ def index(value: Any, count: int, name: str) -> int:
 
 
 def extras(row: SourceRow, *names: str) -> dict[str, Any]:
-    """The fields among ``names`` that hold strings, numbers, booleans or lists of these, for `Record.meta`."""
+    """The fields among ``names`` with strings, numbers, booleans or lists of these, for `Record.meta`."""
     return {name: kept for name in names if (kept := _plain(row.get(name))) is not None}
 
 
@@ -164,7 +164,7 @@ def distinct(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def counted(values: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Distinct non-empty answers, most frequent first (ties: first seen first), and their shares, which add up to 1."""
+    """Distinct non-empty answers, most frequent first (ties: first seen first), and their shares, with sum 1."""
     common = Counter(value for value in values if value).most_common()
     total = sum(count for _, count in common)
     return tuple(value for value, _ in common), tuple(count / total for _, count in common)

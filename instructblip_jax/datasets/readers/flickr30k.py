@@ -1,9 +1,9 @@
-"""Reads Flickr30K, and the same pictures and captions for retrieval.
+"""Reads Flickr30K, and the same images and captions for retrieval.
 
 The files are Karpathy's dataset_flickr30k.json, else LAVIS's flickr30k_{train,val,test}.json, else
-results_20130124.token, else Kaggle's results.csv. The last two name no splits: the CRC-32 of its file name puts a
-picture into one of 31 parts of about 1,000 pictures, of which the first is "test" and the second "val". This is not
-Karpathy's split, and scores on it cannot be compared with published ones: retrieval is not read from them.
+results_20130124.token, else Kaggle's results.csv. The last two name no splits: the CRC-32 of its file name assigns an
+image to one of 31 parts of about 1,000 images; the first is "test" and the second "val". This is not Karpathy's split,
+and scores on it are not comparable with published ones, so retrieval is not read from them.
 """
 
 import re

@@ -2,7 +2,7 @@
 numbered parts of train_all_questions/.
 
 test and challenge have no answers. LAVIS's copies, which are lists in files of the same names, are read as well.
-Pictures: images/<imageId>.jpg.
+Images: images/<imageId>.jpg.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Reads Hateful Memes: {train,dev_seen,dev_unseen,test_seen,test_unseen}.jsonl.
 
 The dev.jsonl and test.jsonl of older releases are read only if dev_seen.jsonl or test_seen.jsonl is missing. Label 1
-(hateful) is "yes". Pictures: the path in ``img``, which is in img/.
+(hateful) is "yes". Images: the path in ``img``, which is in img/.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,9 +1,9 @@
 """Reads IconQA: problems.json and pid_splits.json, else the data.json in each problem's folder, else LAVIS's
 annotations_{train,val,test}.json (choose_txt only). Splits are named "<task>/<part>", such as "choose_txt/test".
 
-choose_txt: the choices are texts. choose_img: the choices are pictures, which follow the question's own picture, and
+choose_txt: the choices are texts. choose_img: the choices are images, which follow the question's own image, and
 the candidates are their letters. fill_in_blank: a short answer.
-Pictures: iconqa/<part>/<task>/<pid>/image.png and choice_0.png ...
+Images: iconqa/<part>/<task>/<pid>/image.png and choice_0.png ...
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ PERCENTILES = (50, 95, 99, 100)
 
 
 def summary(splits: Mapping[str, Rows], examples: int = EXAMPLES) -> dict[str, Any]:
-    """Split -> number of records, skips by reason, missing pictures and the first path that was tried, duplicate ids,
+    """Split -> number of records, skips by reason, missing images and the first path that was tried, duplicate ids,
     tasks, percentiles of the number of words in instructions and answers, and the first ``examples`` records as JSON.
     """
     return {split: _split(rows, examples) for split, rows in splits.items()}

@@ -1,4 +1,4 @@
-"""Reads instructions with answers and without pictures, one a JSON line.
+"""Reads instructions with answers and without images, one per JSON line.
 
 - unnatural_instructions (arXiv 2212.09689): core_data.jsonl or full_data.jsonl, rows {instruction, instances: [{input,
   output, instruction_with_input}]}, in the full set with ``reformulations`` of the same form.

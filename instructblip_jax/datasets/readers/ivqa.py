@@ -1,7 +1,7 @@
 """Reads iVQA: {train,val,test}.csv with the columns video_id, start, end, question, answer1 ... answer5, in any order.
 
 The user cuts the clips, so they have no official names: a file <video_id>_<start>_<end> or <video_id>, with one of
-several extensions, is taken as the clip itself, and ``start`` and ``end`` go only into ``meta``.
+several extensions, is treated as the clip itself, and ``start`` and ``end`` are only stored in ``meta``.
 Vocabulary: vocab.json, else the training answers that occur at least twice.
 """
 

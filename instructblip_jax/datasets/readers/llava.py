@@ -1,10 +1,10 @@
-"""Reads LLaVA's training sets: JSON lists of conversations about pictures.
+"""Reads LLaVA's training sets: JSON lists of conversations about images.
 
 - LLaVA-Instruct-150K: detail_23k.json, conversation_58k.json and complex_reasoning_77k.json, one set each, and
-  llava_instruct_150k.json, which holds all three without distinguishing them. Pictures: COCO train2017.
-- LLaVA-CC3M-Pretrain-595K (chat.json) and LCS-558K (blip_laion_cc_sbu_558k.json): a picture and its caption each.
-  The pictures may still be in images.zip.
-- LLaVA-v1.5-mix665K (llava_v1_5_mix665k.json): pictures in folders of COCO, GQA, OCR-VQA, TextVQA and Visual Genome;
+  llava_instruct_150k.json, which has all three without distinguishing them. Images: COCO train2017.
+- LLaVA-CC3M-Pretrain-595K (chat.json) and LCS-558K (blip_laion_cc_sbu_558k.json): an image and its caption each.
+  The images may still be in images.zip.
+- LLaVA-v1.5-mix665K (llava_v1_5_mix665k.json): images in folders of COCO, GQA, OCR-VQA, TextVQA and Visual Genome;
   some conversations have none.
 
 One record per conversation, with all its pairs in ``turns``; the marker "<image>" and its line end are removed from the
@@ -27,12 +27,12 @@ ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
 MARKER = "<image>"
 ARCHIVE = "images.zip"
 OTHER_ENDINGS = ("gif", "png", "jpeg")
-"""OCR-VQA's covers as they are downloaded; the mixture's authors saved all as .jpg."""
+"""OCR-VQA's covers as downloaded; the mixture's authors saved all as .jpg."""
 Find = Callable[[str], Media]
-"""The value of a row's ``image`` -> the picture."""
+"""The value of a row's ``image`` -> the image."""
 Picture = Callable[[Store, str], Media]
 Stored = Callable[[Path, Sequence[Path]], Store]
-"""(source, image roots) -> where the pictures are."""
+"""(source, image roots) -> the location of the images."""
 
 
 def unmarked(question: str) -> str:
@@ -43,7 +43,7 @@ def unmarked(question: str) -> str:
 def _messages(row: SourceRow) -> tuple[list[str], tuple[str, ...]]:
     """The cleaned texts of ``conversations``, a question and its answer in turn; and notes.
 
-    An answer before any question is left out, as the authors' code does. Raises BadRow unless the speakers alternate.
+    An answer before any question is left out, as in the authors' code. Raises BadRow unless the speakers alternate.
     """
     messages: list[str] = []
     notes: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def pairs(row: SourceRow) -> tuple[tuple[str, str], ...]:
 
 
 def _check_markers(questions: Sequence[str], pictures: int) -> None:
-    """Raise BadRow unless the first question holds a marker for each picture, and no other question holds one."""
+    """Raise BadRow unless the first question has a marker for each image, and no other question has one."""
     counts = [question.count(MARKER) for question in questions]
     if counts[0] != pictures or sum(counts) != pictures:
         shown = ", ".join(map(str, counts[:20]))
@@ -83,7 +83,7 @@ def _check_markers(questions: Sequence[str], pictures: int) -> None:
 
 
 def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) -> Iterator[Draft | Skip]:
-    """``marked``: markers must match the pictures, of which a row may have none."""
+    """``marked``: markers must match the images; a row may have none."""
     seen: dict[int | str, int] = {}
 
     def make(row: SourceRow) -> Iterator[Made]:
@@ -94,7 +94,7 @@ def _rows(path: Path, name: str, task: str, find_picture: Find, marked: bool) ->
             _check_markers(messages[::2], int(image is not None))
         turns = _pairs(messages)
         media = () if image is None else (find_picture(image),)
-        again = seen.get(question_id, 0)  # ids are picture ids, and a picture may have several conversations
+        again = seen.get(question_id, 0)  # ids are image ids, and an image may have several conversations
         seen[question_id] = again + 1
         record = Record(
             uid=f"{name}/train/{question_id}" + (f"#{again}" if again else ""),
@@ -120,7 +120,7 @@ def _coco(where: Store, image: str) -> Media:
 
 
 def _below(where: Store, image: str) -> Media:
-    """A picture in one folder with all others, which may be called images/, or in images.zip."""
+    """An image in one folder with all others, which may be called images/, or in images.zip."""
     names = (image, f"images/{image}")
     found = where.find(*names)
     archive = where.find(ARCHIVE)
@@ -129,7 +129,7 @@ def _below(where: Store, image: str) -> Media:
 
 
 def _mixed(where: Store, image: str) -> Media:
-    """A picture in its set's folder, such as gqa/images/1.jpg, or in a root that is this folder or its subfolder."""
+    """An image in its set's folder, such as gqa/images/1.jpg, or in a root that is this folder or its subfolder."""
     stem, dot, _ = image.rpartition(".")
     endings = OTHER_ENDINGS if dot and image.startswith("ocr_vqa/") else ()
     names = [image, *(f"{stem}.{ending}" for ending in endings)]

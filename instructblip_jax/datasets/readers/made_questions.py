@@ -1,8 +1,8 @@
-"""Reads questions that a language model made of captions: rows with question, answer and caption.
+"""Reads questions generated from captions by a language model: rows with question, answer and caption.
 
-Beside them X-InstructBLIP (arXiv 2311.18799) asks whether the medium holds what a caption says: in three of eleven
-visits, with its own caption five times of eleven, else with that of another row. Here the two are drawn when the set is
-prepared: three questions of eleven are of this kind, each a record of its own.
+X-InstructBLIP (arXiv 2311.18799) also asks whether a caption describes the medium, in three of eleven visits: five
+times out of eleven with its own caption, otherwise with that of another row. Here both are drawn when the set is
+prepared: three of eleven questions are of this kind, each a separate record.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from instructblip_jax.datasets.readers.source_rows import Made, answer_fields, d
 HEARD = ("do you hear {}?", "is this {}?", "does the audio contain {}?")
 SEEN = ("do you see {}?", "is this {}?", "does the 3d model contain {}?")
 ASKED, OWN = 3 / 8, 5 / 11
-"""Yes/no questions for each other question, which makes 3 of 11; and the share of them whose answer is yes."""
+"""Yes/no questions per other question, which gives 3 of 11; and the fraction of them whose answer is yes."""
 LOST = ("false", "0")
 """Values of the columns "correct" and "extractive" of rows that did not pass these checks."""
 
 
 def _draw(*what: object) -> float:
-    """A number in 0..1 that depends on ``what`` alone."""
+    """A number in 0..1 that depends only on ``what``."""
     digest = hashlib.blake2b("\n".join(map(str, what)).encode("utf-8", "replace"), digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2**48
 
@@ -36,11 +36,11 @@ def rows(
     wordings: Sequence[str],
     refused: Callable[[str], bool] = lambda answer: False,
 ) -> Stream:
-    """The drafts of a split. All its captions are held in memory.
+    """The drafts of a split. All its captions are kept in memory.
 
     Args:
       entries: opens the rows.
-      shown: a row -> the id of what is shown, and its media.
+      shown: a row -> the id of its subject, and its media.
       wordings: of the yes/no questions.
       refused: True for an answer that is left out.
     """

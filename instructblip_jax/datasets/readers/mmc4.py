@@ -1,11 +1,11 @@
-"""Reads MMC4 (arXiv 2304.06939): documents as lists of sentences, and pictures that are matched to them.
+"""Reads MMC4 (arXiv 2304.06939): documents as lists of sentences, with images matched to them.
 
-The source holds docs_*shard_*.jsonl, packed as .jsonl.zip or not, or the tar shards that OpenFlamingo trains on, whose
-.json members hold their pictures in base64. Other pictures are local copies, named as ``image_name`` says.
+The source has docs_*shard_*.jsonl, zipped as .jsonl.zip or not, or OpenFlamingo's tar shards, whose .json members
+contain images in base64. Other images are local copies, named by ``image_name``.
 
-A picture stands before the sentence that it is matched to, and a sentence has one: the assignment maximises the sum of
-similarities, as in OpenFlamingo's code. Without a ``similarity_matrix`` the release's own ``matched_text_index`` holds,
-by which several pictures may share a sentence.
+An image precedes the sentence to which it is matched, and a sentence has at most one: the assignment maximises the sum
+of similarities, as in OpenFlamingo's code. Without a ``similarity_matrix`` the release's own ``matched_text_index`` is
+used, in which several images may share a sentence.
 """
 
 import json
@@ -35,13 +35,13 @@ from instructblip_jax.datasets.readers.stores import Store, store
 from instructblip_jax.datasets.readers.web_pairs import samples, shards_in
 
 SIMILARITY = 0.24
-"""A picture less similar to its sentence is left out (arXiv 2308.01390, and its code)."""
+"""Minimum similarity of an image to its sentence (arXiv 2308.01390, and its code)."""
 SMALLEST = 10_000
-"""Bytes; a smaller picture is left out, as in OpenFlamingo's code."""
+"""Minimum size of an image in bytes, as in OpenFlamingo's code."""
 LONGEST = 1 << 28
-"""Limit, in bytes, of a document with its pictures in a tar shard."""
+"""Limit, in bytes, of a document with its images in a tar shard."""
 Picture = tuple[int, Media]
-"""The number of a picture in its row, and its place."""
+"""The index of an image in its row, and its location."""
 
 
 def _splits(source: Path, images: Sequence[Path]) -> Mapping[str, Rows]:
@@ -125,7 +125,7 @@ def _make(where: Store, row: SourceRow) -> Iterator[Made]:
 
 
 def _picture(where: Store, info: SourceRow) -> Media:
-    """Raises BadRow for one that is not there, or too small."""
+    """Raises BadRow for one that is missing or too small."""
     if "image_base64" in info:
         data = documents.decoded(typed(info["image_base64"], str, "image_base64"))
         size, medium = len(data), Media(data=data, least=LEAST)
@@ -144,7 +144,7 @@ def _picture(where: Store, info: SourceRow) -> Media:
 def _matched(
     row: SourceRow, there: Sequence[Picture], listed: Sequence[SourceRow], sentences: int
 ) -> Iterator[tuple[Picture, int, float]]:
-    """(picture, number of its sentence, similarity). Raises BadRow for a matrix of another shape."""
+    """(image, index of its sentence, similarity). Raises BadRow for a matrix of another shape."""
     if row.get("similarity_matrix") is None:
         for picture in there:
             info = listed[picture[0]]

@@ -1,7 +1,7 @@
 """Reads ModelNet40: modelnet40_shape_names.txt, modelnet40_{train,test}.txt and CLASS/SHAPE.txt, 10,000 lines of
-x,y,z,nx,ny,nz; or the original meshes, CLASS/{train,test}/SHAPE.off, of whose surfaces points are drawn.
+x,y,z,nx,ny,nz; or the original meshes, CLASS/{train,test}/SHAPE.off, on whose surfaces points are sampled.
 
-The pickled .dat files in circulation are not read: unpickling runs what they hold.
+The pickled .dat files in circulation are not read, because unpickling can run code.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

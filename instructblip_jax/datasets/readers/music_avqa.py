@@ -1,10 +1,10 @@
 """Reads MusicAVQA: avqa-{train,val,test}.json, or json_update/'s, rows {video_id, question_id, type, question_content,
-templ_values, question_deleted, anser}; the answer's key is spelt so.
+templ_values, question_deleted, anser}; the answer's key is spelt in this way.
 
-A record shows the frames and the sound track of one video: split "test" both, "test_audio" and "test_video" one of
-them; so of "val". Every slot of a question (<Object>, <LR>, ...) is filled, in order, from templ_values. Scores are
-broken down by type. Videos: videos/, MUSIC-AVQA-videos-{Real,Synthetic}/, or the images given; ids are texts, with
-their zeros.
+A record has the frames and the audio track of one video: split "test" has both, "test_audio" and "test_video" one of
+them; the same for "val". Every slot of a question (<Object>, <LR>, ...) is filled, in order, from templ_values. Scores
+are broken down by type. Videos: videos/, MUSIC-AVQA-videos-{Real,Synthetic}/, or the images given; ids are texts,
+including leading zeros.
 """
 
 import ast
@@ -33,7 +33,7 @@ _SLOT = re.compile(r"<\w+>")
 
 
 def listed(told: Any, name: str) -> list[str]:
-    """The texts of a list that is written in a text, as JSON or as Python writes it. Raises BadRow for another form."""
+    """The texts of a list written as a string, in JSON or Python syntax. Raises BadRow for another form."""
     try:
         found = ast.literal_eval(told) if isinstance(told, str) and told.strip() else told or []
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:

@@ -1,11 +1,11 @@
-"""Reads NLVR2: a statement about two pictures, left and right, that is true or false.
+"""Reads NLVR2: a statement about two images, left and right, that is true or false.
 
-The files are train.json, dev.json, test1.json and test2.json with a JSON object a line, or ALBEF's and LAVIS's lists
-nlvr_{train,dev,test}.json, rows {images: [left, right], sentence, label}, of which the last is test1. Pictures: in
+The files are train.json, dev.json, test1.json and test2.json with one JSON object per line, or ALBEF's and LAVIS's
+lists nlvr_{train,dev,test}.json, rows {images: [left, right], sentence, label}, the last of which is test1. Images: in
 images/train/<directory>, dev, test1 and test2, or where a list says.
 
-``meta["group"]`` is the same for all pairs of pictures that a sentence is about: consistency counts the groups in which
-every pair is right.
+``meta["group"]`` is the same for all image pairs of a sentence: consistency counts the groups in which every pair is
+right.
 """
 
 import re
@@ -23,7 +23,7 @@ from instructblip_jax.datasets.readers.web_pairs import find_picture
 
 NAME = "nlvr2"
 CLASSES = ("False", "True")
-"""The candidates; ``label`` is the number of the right one."""
+"""The candidates; ``label`` is the index of the right one."""
 LISTS = {"train": "nlvr_train.json", "dev": "nlvr_dev.json", "test1": "nlvr_test.json"}
 SPLITS = (*LISTS, "test2")
 _IDENTIFIER = re.compile(r"(?P<split>\w+)-(?P<set>\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")

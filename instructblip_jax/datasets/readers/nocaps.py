@@ -1,6 +1,6 @@
-"""Reads NoCaps: nocaps_val_4500_captions.json (ten references per picture) and nocaps_test_image_info.json (none).
+"""Reads NoCaps: nocaps_val_4500_captions.json (ten references per image) and nocaps_test_image_info.json (none).
 
-If the first is missing, LAVIS's nocaps_val.json is read. Pictures: Open Images validation/ (or val/) and test/.
+If the first is missing, LAVIS's nocaps_val.json is read. Images: Open Images validation/ (or val/) and test/.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
-"""Reads OBELICS (arXiv 2306.16527): Parquet tables of documents, as parallel lists ``images`` and ``texts``, of which
-one holds None at each place.
+"""Reads OBELICS (arXiv 2306.16527): Parquet tables of documents, as parallel lists ``images`` and ``texts``, one of
+which is None at each position.
 
-Pictures are addresses, and nothing is downloaded: local copies are named by the SHA-1 of the address in hexadecimal
-digits with the ending of their format, or like the last part of the address, where those are distinct.
+Images are URLs, and nothing is downloaded: local copies are named by the SHA-1 of the URL in hexadecimal digits with
+the extension of their format, or like the last part of the URL, if these are distinct.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def _find(where: Store, address: Any) -> Path:
 
 
 def _meta(row: SourceRow) -> dict[str, Any]:
-    """The page's address."""
+    """The page's URL."""
     try:
         return extras(json.loads(row.get("general_metadata") or "{}"), "url")
     except (ValueError, TypeError, AttributeError, RecursionError):

@@ -1,7 +1,7 @@
 """Reads OCR-VQA: dataset.json, an object of book covers with several questions each; ``split`` 1, 2, 3 is train, val,
 test.
 
-Pictures: images/<id> with the extension of imageURL, or the last part of imageURL. The release has no OCR words; if a
+Images: images/<id> with the extension of imageURL, or the last part of imageURL. The release has no OCR words; if a
 mirror adds ``ocr_tokens`` to its rows, they fill the slot ``ocr``.
 """
 

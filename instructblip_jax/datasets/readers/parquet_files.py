@@ -1,4 +1,4 @@
-"""Opens Parquet files, for which pyarrow is needed."""
+"""Opens Parquet files, which requires pyarrow."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Reads the sets of pictures with captions that ALBEF, BLIP and BLIP-2 are pre-trained on.
+"""Reads the image-caption sets for the pre-training of ALBEF, BLIP and BLIP-2.
 
-Each is read from the first of its forms that is found: the lists that ALBEF and LAVIS publish (rows {image, caption},
+Each is read from the first of its forms that is found: the lists published by ALBEF and LAVIS (rows {image, caption},
 where the caption may be a list), tar shards or Parquet tables of img2dataset (CC3M, CC12M, SBU, LAION), tar shards of
 LAVIS (LAION), or the official file. A row with several captions is one record, and training draws one of them at each
 visit.
@@ -10,10 +10,10 @@ visit.
   are selections of these.
 - sbu: sbu.json, or sbu-captions-all.json, an object of parallel lists.
 - cc3m, cc12m: cc3m_train.json and cc3m_val.json, cc3m.json, cc12m.json, or the official tables of captions and
-  addresses.
-- laion: shards or tables alone.
+  URLs.
+- laion: only shards or tables.
 
-The pictures of official files that hold addresses are named like the last parts of these.
+The images of official files with URLs are named like the last parts of the URLs.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from instructblip_jax.datasets.readers.web_tables import tables, tables_in
 
 COCO = ("train2014", "val2014")
 VISUAL_GENOME = ("VG_100K", "VG_100K_2", "image")
-"""Folders of Visual Genome's pictures, the last as LAVIS unpacks them."""
+"""Folders of Visual Genome's images, the last one as in LAVIS."""
 WEB = ("images",)
 Names = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Set -> split -> names of a file."""
@@ -51,17 +51,17 @@ ADDRESSES = "sbu-captions-all.json"
 
 
 def vg_picture(where: Store, image_id: int | str) -> Path:
-    """The path of a Visual Genome picture, given its number."""
+    """The path of a Visual Genome image, given its number."""
     return where.find(*(f"{folder}/{image_id}.jpg" for folder in VISUAL_GENOME), f"{image_id}.jpg")
 
 
 def vg_store(source: Path, images: Sequence[Path]) -> Store:
-    """A store that finds Visual Genome's folders in the source, its images/, or beside it."""
+    """A store that finds Visual Genome's folders in the source, its images/, or next to it."""
     return store(source, images, "images", "..", "../images", "../vg")
 
 
 def _first(source: Path, names: Sequence[str]) -> Path | None:
-    """The first of the files that the source, its lavis/ or annotations/ holds."""
+    """The first of the files that exists in the source, its lavis/ or annotations/."""
     return find(source, *itertools.chain.from_iterable(map(places, names)))
 
 
@@ -155,4 +155,4 @@ RELEASES: dict[str, Release] = {
     "cc12m": Release(partial(_web, "cc12m")),
     "laion": Release(partial(_web, "laion")),
 }
-"""The number of records depends on the form: a list may have a row for each picture or for each caption."""
+"""The number of records depends on the form: a list may have a row for each image or for each caption."""

@@ -1,6 +1,6 @@
 """Question generation on VQAv2, OKVQA and A-OKVQA: the same files with question and answer swapped.
 
-The slot ``answer`` holds the most frequent answer, and the question is the target. Splits without answers are left out,
+The slot ``answer`` is the most frequent answer, and the question is the target. Splits without answers are left out,
 and rows whose answer is "unanswerable" are skipped.
 """
 

@@ -1,7 +1,7 @@
-"""Finds recordings, videos for the sake of their sound, and point clouds: files with one of several extensions.
+"""Finds audio files, videos with audio tracks, and point clouds: files with one of several extensions.
 
-A folder is listed once, and a file is found by its name without extension, as it is written: the ids of videos differ
-by their case.
+A folder is listed once, and a file is found by its exact name without extension, because ids of videos are
+case-sensitive.
 """
 
 import os
@@ -46,8 +46,8 @@ def _find(where: Store, stems: Sequence[str], folders: Sequence[str], endings: t
 def recording(
     where: Store, stems: Sequence[str], folders: Sequence[str], start: float = 0.0, end: float | None = None
 ) -> Media:
-    """The recording of one of the names ``stems`` (no extension) in one of ``folders`` ("" is the root itself), of
-    which the part from ``start`` to ``end`` (seconds) is heard. If there is none, the path of the first name.
+    """The audio file with one of the names ``stems`` (no extension) in one of ``folders`` ("" is the root itself), cut
+    from ``start`` to ``end`` (seconds). If there is none, the path of the first name.
 
     Raises BadRow for a path outside the roots.
     """
@@ -55,5 +55,5 @@ def recording(
 
 
 def cloud(where: Store, stems: Sequence[str], folders: Sequence[str]) -> Media:
-    """The point cloud of one of the names ``stems``, as `recording` finds recordings."""
+    """The point cloud with one of the names ``stems``, found as in `recording`."""
     return Media(_find(where, stems, folders, CLOUDS), kind=POINTS)

@@ -1,4 +1,4 @@
-"""All data sets by name."""
+"""All datasets by name."""
 
 from instructblip_jax.datasets.draft import Release
 from instructblip_jax.datasets.readers import (
@@ -100,5 +100,5 @@ RELEASES: dict[str, Release] = {
     **discrn.RELEASES,
 }
 """InstructBLIP was trained on the first thirteen and evaluated on the next thirteen; then follow LLaVA's, ScienceQA
-with reasons, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without pictures, Frozen's
-benchmarks, and X-InstructBLIP's sounds, shapes, films and pairs of these."""
+with explanations, those of ALBEF, BLIP and BLIP-2's first stage, documents, instructions without images, Frozen's
+benchmarks, and X-InstructBLIP's audio, point cloud and video sets and pairs of these."""

@@ -1,4 +1,4 @@
-"""OCR words of pictures, from TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json or a row's own ``ocr_tokens``."""
+"""OCR words of images, from TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json or a row's own ``ocr_tokens``."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SHOWN = 30
 
 
 def read(source: Path, split: str) -> dict[str, tuple[str, ...]]:
-    """Picture id -> its words, from the file in the source or in ../textvqa; empty if there is no file."""
+    """Image id -> its words, from the file in the source or in ../textvqa; empty if there is no file."""
     name = f"TextVQA_Rosetta_OCR_v0.2_{split}.json"
     path = find(source, name, f"../textvqa/{name}", f"../{name}")
     found: dict[str, tuple[str, ...]] = {}

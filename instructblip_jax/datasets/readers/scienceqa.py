@@ -1,7 +1,7 @@
 """Reads ScienceQA: problems.json and pid_splits.json.
 
-"train", "val" and "test" hold all problems; "train_img", "val_img" and "test_img" those with a picture. The slot
-``context`` is the hint, which is often empty. Pictures: images/<split>/<pid>/.
+"train", "val" and "test" have all problems; "train_img", "val_img" and "test_img" those with an image. The slot
+``context`` is the hint, which is often empty. Images: images/<split>/<pid>/.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

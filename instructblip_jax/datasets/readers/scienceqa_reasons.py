@@ -1,6 +1,6 @@
-"""ScienceQA with its lectures and explanations as chains of thought: the files of `scienceqa`, one set a form.
+"""ScienceQA with its lectures and explanations as chains of thought: the files of `scienceqa`, one set per form.
 
-A form is named by what is read and what is written, as in the release (arXiv 2209.09513, section 4): Question, Context
+A form is named by its input and output, as in the release (arXiv 2209.09513, section 4): Question, Context
 and Multiple options; Answer, Lecture and Explanation (the field "solution"). The splits are those of `scienceqa`.
 """
 
@@ -25,23 +25,24 @@ FORMS: Mapping[str, str] = {
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 GRADES = {f"grade{number}": "G1-6" if number <= 6 else "G7-12" for number in range(1, 13)}
 CLASSES = (*SUBJECTS.values(), "TXT", "IMG", "NO", *dict.fromkeys(GRADES.values()))
-"""The columns of the release's table of results before its average, in their order."""
+"""The columns of the release's table of results before its average, in order."""
 
 
 def classes_of(subject: Any, grade: Any, *, hint: bool, picture: bool) -> tuple[str, ...]:
-    """Those of `CLASSES` that a problem belongs to: one each by ``subject`` and ``grade``, and by its context TXT (it
-    has a hint), IMG (it has a picture), both of these, or NO."""
+    """The `CLASSES` of a problem: one each by ``subject`` and ``grade``, and by its context TXT (it has a hint), IMG
+    (it has an image), both of these, or NO."""
     context = [name for name, there in (("TXT", hint), ("IMG", picture)) if there] or ["NO"]
     return tuple(name for name in (SUBJECTS.get(str(subject)), *context, GRADES.get(str(grade))) if name)
 
 
 def _collapsed(words: str) -> str:
-    """Double blanks become single ones, once from left to right, as in the release; blanks at the ends go."""
+    """Double blanks become single ones, once from left to right, as in the release; leading and trailing blanks are
+    removed."""
     return words.replace("  ", " ").strip()
 
 
 def _told(meta: Mapping[str, Any], name: str) -> str:
-    """A lecture or an explanation on one line: its line ends become a backslash and an n. "" where there is none."""
+    """A lecture or an explanation on one line: its line ends become a backslash and an n. "" if there is none."""
     return text(meta, name).replace("\n", "\\n") if name in meta else ""
 
 

@@ -1,7 +1,7 @@
-"""Reads SNLI-VE: a picture of Flickr30K contradicts a hypothesis, is neutral to it, or entails it.
+"""Reads SNLI-VE: an image of Flickr30K contradicts a hypothesis, is neutral to it, or entails it.
 
 The files are snli_ve_{train,dev,test}.jsonl, or ALBEF's and LAVIS's lists ve_{train,dev,test}.json, rows {image,
-sentence, label}, whose ``image`` is a Flickr number. Pictures: flickr30k-images/NUMBER.jpg.
+sentence, label}, whose ``image`` is a Flickr number. Images: flickr30k-images/NUMBER.jpg.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from instructblip_jax.datasets.readers.stores import Store, store
 
 NAME = "snli_ve"
 CLASSES = ("contradiction", "neutral", "entailment")
-"""The candidates, in the order of ALBEF's classes; ``label`` is the number of the right one."""
+"""The candidates, in the order of ALBEF's classes; ``label`` is the index of the right one."""
 SPLITS = ("train", "dev", "test")
 NUMBER = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID", "image")
-"""The fields that may hold a picture's number."""
+"""The possible fields for an image's number."""
 
 
 def _make(where: Store, split: str, row: SourceRow) -> Iterator[Made]:

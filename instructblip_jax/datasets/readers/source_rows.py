@@ -1,4 +1,4 @@
-"""Turns the rows of source files into drafts, and finds the files of a release."""
+"""Converts the rows of source files to drafts, and finds the files of a release."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ class OtherSplit:
 
 
 Made = tuple[Record, tuple[Media, ...]] | tuple[Record, tuple[Media, ...], tuple[str, ...]] | BadRow | OtherSplit
-"""A record, its media, and notes, if any (see `Draft`); or, where a row holds several, what is wrong with one."""
+"""A record, its media, and notes, if any (see `Draft`); or, if a row has several, the error of one of them."""
 
 
 def drafts(
@@ -54,7 +54,7 @@ def drafts(
 
 
 def numbered(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The rows of a file, each with its number in it, from 0, in the field ``number``."""
+    """The rows of a file, each with its index, from 0, in the field ``number``."""
     for number, (where, row) in enumerate(entries):
         yield where, {**row, "number": number} if isinstance(row, Mapping) else row
 
@@ -71,7 +71,7 @@ def training(split: str) -> bool:
 
 
 def answer_fields(references: Sequence[str]) -> dict[str, Any]:
-    """The fields of a `Record` that hold all annotators' answers. Raises BadRow if every answer is empty."""
+    """The fields of a `Record` with all annotators' answers. Raises BadRow if every answer is empty."""
     answers, weights = counted(references)
     if not answers:
         raise BadRow("empty answer")
@@ -91,7 +91,7 @@ def places(name: str) -> tuple[str, ...]:
 
 
 def nonempty(splits: Mapping[str, Rows], source: Path, *names: str) -> Mapping[str, Rows]:
-    """``splits`` unchanged. Raises FileNotFoundError, naming the files that were looked for, if it is empty."""
+    """``splits`` unchanged. Raises FileNotFoundError, naming the expected files, if it is empty."""
     if not splits:
         raise FileNotFoundError(f"{source}: found none of the expected files: {', '.join(names)}")
     return splits

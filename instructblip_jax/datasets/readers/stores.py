@@ -1,7 +1,7 @@
-"""Finds pictures in folders under one or more roots.
+"""Finds images in folders under one or more roots.
 
 A name from an annotation file never leaves the roots. The check is lexical: a folder that is itself a link is the
-user's choice. A picture that is not found gets its official path, so that opening it names the missing file.
+user's choice. An image that is not found gets its official path, so that opening it names the missing file.
 """
 
 import os
@@ -39,7 +39,7 @@ _PLAIN = re.compile(r"[\w-]+(/[\w-]+)*(\.\w+)?")
 
 
 class Store:
-    """Pictures or videos under ``roots``."""
+    """Images or videos under ``roots``."""
 
     def __init__(self, roots: Sequence[Path]):
         self.roots = [os.path.normpath(root) for root in roots]
@@ -109,12 +109,12 @@ _COCO = ("images", "coco", "..", "../coco", "../images")
 
 
 def coco_store(source: Path, images: Sequence[Path]) -> Store:
-    """A store that finds COCO's folders in the source, its images/ or coco/, beside it, or in ../coco or ../images."""
+    """A store that finds COCO's folders in the source, its images/ or coco/, next to it, or in ../coco or ../images."""
     return store(source, images, *_COCO)
 
 
 def coco_file(number: int, folder: str) -> str:
-    """The official path of a COCO picture: 101, "train2014" -> "train2014/COCO_train2014_000000000101.jpg"."""
+    """The official path of a COCO image: 101, "train2014" -> "train2014/COCO_train2014_000000000101.jpg"."""
     return f"{folder}/{number:012d}.jpg" if folder.endswith("2017") else f"{folder}/COCO_{folder}_{number:012d}.jpg"
 
 
@@ -128,10 +128,10 @@ def _coco_patterns(folder: str) -> tuple[tuple[str, bool], ...]:
 
 
 def coco_picture(where: Store, image_id: int | str, folder: str) -> Path:
-    """The path of a COCO picture, given its number.
+    """The path of a COCO image, given its number.
 
-    The search goes through ``folder``, the 2017 folders, the 2014 and 2015 folders (a number is the same picture in
-    all of them), and last a flat folder. Raises BadRow if the id is not a COCO number.
+    The search covers ``folder``, the 2017 folders, the 2014 and 2015 folders (a number is the same image in all of
+    them), and finally a flat folder. Raises BadRow if the id is not a COCO number.
     """
     if isinstance(image_id, str) and not (image_id.isascii() and image_id.isdigit()):
         raise BadRow("wrong type", f"image_id: {image_id!r} is not a COCO number")
@@ -142,6 +142,6 @@ def coco_picture(where: Store, image_id: int | str, folder: str) -> Path:
 
 
 def coco_number(name: str) -> int | None:
-    """The number in the file name of a COCO picture; None if it has none."""
+    """The number in the file name of a COCO image; None if it has none."""
     digits = name.rsplit("/", 1)[-1].split(".")[0].rsplit("_", 1)[-1]
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 12 else None

@@ -1,6 +1,6 @@
 """Reads TextCaps: TextCaps_0.1_{train,val,test}.json, one row per caption; test has no captions.
 
-"val_images" is the validation split with one record per picture and all its captions. Pictures: Open Images in
+"val_images" is the validation split with one record per image and all its captions. Images: Open Images in
 train_images/ (train and val) and test_images/. TextVQA's Rosetta OCR files, in the source or in ../textvqa, fill the
 slot ``ocr``; without them it is empty.
 """
@@ -23,7 +23,7 @@ NAME = "textcaps"
 
 
 def open_image(where: Store, image_id: str, split: str) -> Path:
-    """The path of a picture from the zip files of TextVQA and TextCaps."""
+    """The path of an image from the zip files of TextVQA and TextCaps."""
     own, other = ("test_images", "train_images") if split == "test" else ("train_images", "test_images")
     return where.find(*(f"{folder}{image_id}.jpg" for folder in (f"{own}/", f"{other}/", "")))
 
@@ -31,7 +31,7 @@ def open_image(where: Store, image_id: str, split: str) -> Path:
 def _words(
     words: Mapping[str, tuple[str, ...]], row: SourceRow, image_id: str
 ) -> tuple[dict[str, str], dict[str, object]]:
-    """The slots and meta that hold the picture's OCR words."""
+    """The slots and meta with the image's OCR words."""
     found = rosetta.tokens(row) or words.get(image_id, ())
     return {"ocr": rosetta.shown(found)}, {"ocr": list(found)}
 

@@ -1,6 +1,6 @@
 """Reads TextVQA: TextVQA_0.5.1_{train,val,test}.json, where test has no answers.
 
-TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json fill the slot ``ocr``. Pictures: train_images/ (train and val) and
+TextVQA_Rosetta_OCR_v0.2_{train,val,test}.json fill the slot ``ocr``. Images: train_images/ (train and val) and
 test_images/.
 """
 

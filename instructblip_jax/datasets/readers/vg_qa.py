@@ -1,4 +1,4 @@
-"""Reads Visual Genome's questions and answers, with which ALBEF and BLIP train question answering beside VQAv2.
+"""Reads Visual Genome's questions and answers, with which ALBEF and BLIP train question answering next to VQAv2.
 
 The files are question_answers.json, a list of {id, qas: [{qa_id, image_id, question, answer}]}, or the lists of ALBEF
 and LAVIS: vg_qa.json, rows {image, question, answer, question_id}.

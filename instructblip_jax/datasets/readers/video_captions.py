@@ -1,13 +1,14 @@
 """Reads videos with captions: MSRVTT, MSVD, VATEX and WebVid.
 
 msrvtt_caption: {train_val,test}_videodatainfo.json or videodatainfo_2016.json, objects of videos, with their split,
-and sentences. msvd_caption: AllVideoDescriptions.txt, "CLIP CAPTION" a line, cut by the numbers of youtube_mapping.txt:
-1 to 1200 are "train", to 1300 "val", the rest "test". vatex: vatex_{training,validation,public_test_english}_v*.json,
-rows {videoID, enCap}; beside "val" and "test", of films, the same with films and sound ("val_joint"), and with sound
-alone ("val_audio"). Each of the three also from LAVIS's cap_{train,val,test}.json, rows {video, caption}.
+and sentences. msvd_caption: AllVideoDescriptions.txt, "CLIP CAPTION" per line, divided by the numbers of
+youtube_mapping.txt: 1 to 1200 are "train", to 1300 "val", the rest "test". vatex:
+vatex_{training,validation,public_test_english}_v*.json, rows {videoID, enCap}; in addition to "val" and "test" with
+video, there are the same with video and audio ("val_joint"), and with only audio ("val_audio"). Each of the three also
+from LAVIS's cap_{train,val,test}.json, rows {video, caption}.
 
 webvid: results_{2M,10M}_{train,val}.csv or {train,val}.csv, with the columns videoid, name and page_dir, or others like
-them; videos/<page_dir>/<videoid>.mp4 or <videoid>.mp4, of which the part from the columns start to end is taken.
+them; videos/<page_dir>/<videoid>.mp4 or <videoid>.mp4, cut to the part given by the columns start and end.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ VATEX_FILES = {"train": "training", "val": "validation", "test": "public_test_en
 JOINT, ALONE = "_joint", "_audio"
 IDS, TEXTS = ("videoid", "id", "video"), ("name", "caption", "text")
 Shown = Callable[[Media], tuple[Media, ...]]
-"""A video -> what a record shows of it."""
+"""A video -> the media of a record."""
 
 
 def _film(media: Media) -> tuple[Media, ...]:
@@ -55,7 +56,7 @@ def _named(where: Store, folders: Sequence[str], stem: str, shown: Shown) -> Pic
 
 
 def _listed(path: Path, name: str, split: str, where: Store, folders: Sequence[str], shown: Shown) -> Stream:
-    """LAVIS's form: one caption a row in training, all of a video's in other splits."""
+    """LAVIS's form: one caption per row in training, all of a video's in other splits."""
 
     def picture(row: SourceRow) -> Picture:
         file = full_text(row, "video").rsplit("/", 1)[-1]
@@ -65,7 +66,7 @@ def _listed(path: Path, name: str, split: str, where: Store, folders: Sequence[s
 
 
 def _grouped(entries: Iterator[Entry], field: str) -> tuple[dict[str, list[str]], list[Skip], int]:
-    """Video -> its captions, of rows {``field``, caption}; the rows that have none, and the number of rows."""
+    """Video -> its captions, from rows {``field``, caption}; the rows without captions, and the number of rows."""
     found: dict[str, list[str]] = {}
     broken, held = [], 0
     for place, row in entries:

@@ -1,8 +1,8 @@
 """Reads Visual Dialog v1.0: visdial_1.0_{train,val,test}.json and visdial_1.0_{val,train}_dense_annotations.json.
 
 One record per round: a hundred candidates, with ``label`` the index of the correct one, and in the slot ``history`` the
-caption and the earlier rounds (" q: ... a: ..." each). In the test split only the last, open round of a dialog makes a
-record. Pictures: COCO 2014 for train; VisualDialog_{val,test}2018/.
+caption and the earlier rounds (" q: ... a: ..." each). In the test split only the last, open round of a dialog is a
+record. Images: COCO 2014 for train; VisualDialog_{val,test}2018/.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Reads VizWiz-VQA: Annotations/{train,val,test}.json, lists of rows; test has no answers.
 
-Each picture has one question, so its name serves as both ids. "unanswerable" is an ordinary answer. Pictures: train/,
+Each image has one question, so its name serves as both ids. "unanswerable" is an ordinary answer. Images: train/,
 val/, test/, by the name in the row (older releases number them with twelve digits).
 """
 

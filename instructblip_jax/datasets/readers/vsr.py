@@ -1,7 +1,7 @@
 """Reads VSR: splits/{random,zeroshot}/{train,dev,test}.jsonl, one statement per line, label 1 for true.
 
 The answer is "yes" or "no"; the metric decides which other words count as either. The votes are not read: some copies
-hold them as lists, others as text. Pictures: images/, trainval2017/ or COCO 2017.
+have them as lists, others as text. Images: images/, trainval2017/ or COCO 2017.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

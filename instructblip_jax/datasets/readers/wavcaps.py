@@ -1,8 +1,8 @@
 """Reads WavCaps: json_files/SOURCE/*_final.json, objects whose "data" are rows with id, caption and duration; or one
-list of such rows with audio_path, json_data.json. Recordings: SOURCE_flac/<id>.flac.
+list of such rows with audio_path, json_data.json. Audio files: SOURCE_flac/<id>.flac.
 
-The lists in blacklist/ name clips of other sets' evaluation splits: each makes a split of its own, without what it
-names ("train_without_NAME"), and "train_zero_shot" is without what any of them names. "train" is everything.
+The lists in blacklist/ name clips of other sets' evaluation splits: each defines a split without these clips
+("train_without_NAME"), and "train_zero_shot" excludes the clips of all of them. "train" has everything.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,14 +24,14 @@ FILES = {
     "fsd_final": "FreeSound",
     "sb_final": "SoundBible",
 }
-"""The files of the release, and the folders of their recordings."""
+"""The files of the release, and the folders of their audio files."""
 LISTED = {"AudioSet_SL": "AudioSet"}
 """Sources that blacklists call by another name."""
 OWN = "json_data.json"
 
 
 def stem_of(file: str) -> str:
-    """An id or file name without a folder and the extension of a recording."""
+    """An id or file name without a folder and an audio extension."""
     file = file.rsplit("/", 1)[-1]
     return next((file[: -len(end)] for end in SOUNDS if file.lower().endswith(end)), file)
 
@@ -49,7 +49,7 @@ def _entries(paths: Sequence[Path]) -> Iterator[Entry]:
 
 
 def _named(paths: Sequence[Path]) -> set[tuple[str, str]]:
-    """(source, id) of everything that the lists name. Raises ValueError naming one of another form."""
+    """(source, id) of all clips in the lists. Raises ValueError naming a list of another form."""
     found: set[tuple[str, str]] = set()
     for path in paths:
         lists = value(path)

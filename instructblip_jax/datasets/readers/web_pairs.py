@@ -1,7 +1,7 @@
-"""Reads pictures with captions from the web, in the forms that such sets share: lists of rows, tables of addresses, and
-shards of img2dataset and of LAVIS.
+"""Reads image-caption pairs from the web, in the forms that such sets share: lists of rows, tables of URLs, and shards
+of img2dataset and of LAVIS.
 
-A row with several captions becomes one record with as many answers, of which training draws one at each visit.
+A row with several captions becomes one record with several answers; training draws one of them at each visit.
 """
 
 import json
@@ -35,13 +35,13 @@ PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 LONGEST = 1 << 20
 """Limit, in bytes, of a caption file in a shard; a row with a longer one is skipped."""
 LOOKED_AT = 100
-"""Rows of a table that say which of its columns holds the addresses."""
+"""Number of rows of a table that determine its URL column."""
 LISTED = 2
-"""Captions that are used of a LAVIS shard's list, as in its code."""
+"""Number of captions used from a list in a LAVIS shard, as in its code."""
 
 
 def record(name: str, split: str, uid: str, image_id: str, said: Any) -> Record:
-    """A picture's record. ``said``: its caption or a list of them, unchecked. Raises BadRow."""
+    """An image's record. ``said``: its caption or a list of captions, unchecked. Raises BadRow."""
     answers = distinct(captions(said)) if isinstance(said, list) else (caption(said),)
     return Record(f"{name}/{split}/{uid}", name, split, "caption", (), {}, answers, image_id=image_id)
 
@@ -52,14 +52,14 @@ def record(name: str, split: str, uid: str, image_id: str, said: Any) -> Record:
 def listed(paths: Sequence[Path], name: str, split: str, where: Store, folders: Sequence[str] = ()) -> Stream:
     """The drafts of lists of rows {image, caption}, {url, caption} or in LLaVA's form, which may be mixed.
 
-    ``folders``: of the roots, where pictures may be, beside images/; with any, an ``image`` may also be a path of
-    another machine, whose last parts are looked for.
+    ``folders``: folders of the roots in which images may be, in addition to images/; if given, an ``image`` may also be
+    a path from another machine, which is matched by its last components.
     """
     return drafts(_entries(paths), partial(_make, name, split, where, folders))
 
 
 def _entries(paths: Sequence[Path]) -> Iterator[Entry]:
-    """The rows with their number in the file and, if there are several files, the file's name."""
+    """The rows with their index in the file and, if there are several files, the file's name."""
     for path in paths:
         file = path.name if len(paths) > 1 else ""
         for where, row in numbered(elements(path)):
@@ -76,7 +76,7 @@ def _make(name: str, split: str, where: Store, folders: Sequence[str], row: Sour
 
 
 def find_picture(where: Store, file: str, folders: Sequence[str] = ()) -> Path:
-    """The picture of a list's row; see `listed`. Raises BadRow for a path that leaves the roots."""
+    """The image of a list's row; see `listed`. Raises BadRow for a path that leaves the roots."""
     tails = [file]
     if folders and os.path.isabs(file):
         try:
@@ -90,7 +90,7 @@ def find_picture(where: Store, file: str, folders: Sequence[str] = ()) -> Path:
 
 
 def file_of(url: str) -> str:
-    """The file name in an address. Raises BadRow if there is none."""
+    """The file name in a URL. Raises BadRow if there is none."""
     try:
         name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     except ValueError as error:
@@ -104,10 +104,10 @@ def file_of(url: str) -> str:
 
 
 def table(path: Path, name: str, split: str, where: Store) -> Stream:
-    """The drafts of a file with a caption and an address a line, a tab between them, in either order and without names:
-    CC3M's captions come first, CC12M's addresses.
+    """The drafts of a file with a caption and a URL per line, separated by a tab, in either order and without a header:
+    CC3M has captions first, CC12M URLs.
 
-    Raises ValueError for a file in which both columns hold addresses, or none.
+    Raises ValueError for a file in which both columns have URLs, or none.
     """
     address = address_column(path)
 
@@ -126,12 +126,12 @@ def table(path: Path, name: str, split: str, where: Store) -> Stream:
 
 
 def from_addresses(entries: Iterator[Entry], name: str, split: str, where: Store) -> Stream:
-    """The drafts of rows {url, caption, number}. A picture's file is named like the last part of its address."""
+    """The drafts of rows {url, caption, number}. An image file is named like the last part of its URL."""
     return drafts(entries, partial(_make, name, split, where, ()))
 
 
 def address_column(path: Path) -> int:
-    """0 or 1: the column of a table that holds addresses in most of its first rows. See `table`."""
+    """0 or 1: the column of a table with URLs in most of its first rows. See `table`."""
     rows, found = 0, [0, 0]
     for _, line in lines(path):
         cells = line.split("\t")
@@ -157,7 +157,8 @@ def _is_address(cell: str) -> bool:
 
 
 def shards(source: Path, name: str, split: str) -> Iterator[Draft | Skip]:
-    """The drafts of the tar archives of a source, whose samples are a picture with a .txt or .json file of its name."""
+    """The drafts of the tar archives of a source, whose samples are an image with a .txt or .json file of the same
+    name."""
     for path in shards_in(source):
         # Archives of several folders may have the same name.
         folder = path.parent.name if path.parent not in (source, source.parent, source / "shards") else ""
@@ -183,7 +184,7 @@ def shards_in(source: Path) -> list[Path]:
 
 
 def samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key and members (extension -> offset, size) of each sample of a shard. Reads nothing but the headers.
+    """Key and members (extension -> offset, size) of each sample of a shard. Reads only the headers.
 
     Raises ValueError naming the shard if it is cut off or not an uncompressed tar archive.
     """

@@ -1,4 +1,4 @@
-"""Reads Parquet tables that hold pictures with captions, as img2dataset writes them beside or instead of shards."""
+"""Reads Parquet tables of images with captions, which img2dataset writes in addition to or instead of shards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +15,13 @@ KEY = "key"
 
 
 def tables_in(source: Path) -> list[Path]:
-    """The Parquet files of a source that hold pictures, in order; img2dataset's lists of addresses do not."""
+    """The Parquet files of a source with embedded images, in order, without img2dataset's lists of URLs."""
     paths = [source] if source.suffix == ".parquet" else sorted(source.glob("*.parquet")) if source.is_dir() else []
     return [path for path in paths if _columns(path)]
 
 
 def _columns(path: Path) -> list[str]:
-    """The columns of pictures, captions and keys; [] without pictures or captions."""
+    """The columns of images, captions and keys; [] without images or captions."""
     with opened(path) as table:
         names = table.schema_arrow.names
     kept = [next((name for name in known if name in names), "") for known in (PICTURES, CAPTIONS)]

@@ -1,4 +1,4 @@
-"""Pictures that are still in the ZIP archive in which a release comes."""
+"""Images that are still in a release's ZIP archive."""
 
 import zipfile
 import zlib
@@ -10,7 +10,7 @@ from instructblip_jax.datasets.draft import Media
 from instructblip_jax.datasets.readers.fields import BadRow
 
 HEAD = 30
-"""Bytes of a member's own header before its name; the last four are the lengths of the name and of what follows it
+"""Bytes of a member's header before its name; the last four are the lengths of the name and of the extra field after it
 (PKWARE's APPNOTE, 4.3.7)."""
 
 
@@ -26,8 +26,7 @@ def _members(path: Path) -> Mapping[str, tuple[int, int, int]]:
 
 
 def member(path: Path, *names: str) -> Media | None:
-    """The first of ``names`` that the archive ``path`` holds, None if it holds none. It is read in place where it is
-    not compressed.
+    """The first of ``names`` in the archive ``path``, None if it has none. It is read in place if it is not compressed.
 
     Raises BadRow for a member that cannot be unpacked, ValueError naming an archive that is cut off.
     """

@@ -11,10 +11,9 @@ from instructblip_jax.datasets.readers.custom.splits import of_name
 
 
 def rows(path: Path, encoding: str | None) -> OwnRows:
-    """One row per caption for training; one row per picture with all its captions if the file's name names another
-    split.
+    """One row per caption for training; one row per image with all its captions if the file's name names another split.
 
-    A picture without a caption is skipped, unless no picture in the file has one: then captions are to be generated.
+    An image without a caption is skipped, unless no image in the file has one: captions are then to be generated.
     """
     split = of_name(path)
     held_out = split in ("validation", "test")
@@ -41,7 +40,7 @@ def rows(path: Path, encoding: str | None) -> OwnRows:
         if not held_out:
             fields = {"image": images[name]["file_name"], "answer": entry.get("caption"), "id": entry.get("id")}
             fields |= {"image_id": entry["image_id"], "task": "caption"}
-            # a picture's first caption also accounts for the picture's own entry
+            # an image's first caption also accounts for the image's own entry
             yield OwnRow(where, annotations, fields, path.parent, split, rows=1 + (len(captions[name]) == 1))
     for name, image in images.items():
         texts = captions.get(name, [])

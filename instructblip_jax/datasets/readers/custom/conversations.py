@@ -35,7 +35,7 @@ def rows(path: Path, encoding: str | None, lines: bool) -> OwnRows:
             return Skip(where, error.reason, error.detail)
         given = fields[shown[0]] if shown else conversation.images
         pictures = len(given) if isinstance(given, (list, tuple)) else int(given not in (None, ""))
-        # Without any marker the pictures stand before the text.
+        # Without any marker the images precede the text.
         if conversation.markers not in (0, pictures) and shown != ["video"]:
             return Skip(where, MISMATCH, f"{pictures} pictures, {conversation.markers} {IMAGE}")
         named = ("id", "split", "task", "image_id", "question_id")
@@ -50,8 +50,8 @@ def rows(path: Path, encoding: str | None, lines: bool) -> OwnRows:
 
 
 class _Conversation(NamedTuple):
-    """(question, answer) pairs, the system message, the pictures within messages, the number of "<image>" in questions,
-    and notes on what was joined or dropped."""
+    """(question, answer) pairs, the system message, the images within messages, the number of "<image>" in questions,
+    and notes on joined or dropped messages."""
 
     turns: tuple[tuple[str, str], ...]
     system: str
@@ -103,7 +103,7 @@ def _turns(messages: Any) -> _Conversation:
 
 
 def _content(value: Any, images: list) -> str:
-    """The text of a message; pictures among its parts are appended to ``images``."""
+    """The text of a message; images among its parts are appended to ``images``."""
     if not isinstance(value, list):
         return text_of(value, "message") or ""
     parts = []

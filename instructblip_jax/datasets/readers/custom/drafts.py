@@ -1,4 +1,4 @@
-"""Turns a row of the user's files into the draft of a record, and checks it."""
+"""Converts a row of the user's files to the draft of a record, and checks it."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ TRUTH = {"no": 0, "false": 0, "0": 0, "yes": 1, "true": 1, "1": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A row with its media, and the split that the row or its file names; None: the split is drawn."""
+    """A row with its media, and the split named by the row or its file; None: the split is drawn."""
 
     row: OwnRow
     media: tuple[Media, ...]
@@ -32,7 +32,7 @@ class Placed:
 
 
 def place(row: OwnRow, roots: Sequence[Path]) -> Placed:
-    """Find a row's media, pictures first, and its split. Raises BadRow."""
+    """Find a row's media, images first, and its split. Raises BadRow."""
     named = text_of(row.fields.get("split"), "split")
     split = splits.of_field(named) if named else row.split
     kinds = {"image": VIDEO if row.fields.get("video") else IMAGE, "audio": AUDIO, "pc": POINTS}
@@ -152,7 +152,7 @@ def _weights(value: Any, count: int) -> list[float]:
 
 
 def _id(value: Any) -> int | str | None:
-    """An id as the file has it: an int, or text; booleans and fractional numbers as JSON writes them."""
+    """An id as in the file: an int, or text; booleans and fractional numbers as in JSON."""
     value = forms.whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value

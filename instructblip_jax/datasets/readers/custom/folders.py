@@ -1,4 +1,4 @@
-"""Reads folders of pictures: with a metadata file, with one folder per class, or with one text file per picture."""
+"""Reads folders of images: with a metadata file, with one folder per class, or with one text file per image."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """True if the file has a picture's extension."""
+    """True if the file has an image's extension."""
     return path.suffix.lower() in EXTENSIONS
 
 
@@ -50,7 +50,7 @@ def _below(root: Path) -> list[tuple[Path, str | None]]:
 
 
 def classes(root: Path) -> list[str]:
-    """The names of the folders that directly hold pictures, sorted."""
+    """The names of the folders that directly contain images, sorted."""
     found = set()
     for top, _ in _below(root):
         found |= {path.name for path in top.iterdir() if path.is_dir() and any(map(is_picture, path.iterdir()))}
@@ -58,7 +58,7 @@ def classes(root: Path) -> list[str]:
 
 
 def from_classes(root: Path) -> OwnRows:
-    """One row per picture: its folder's name is the answer, and all folders' names are the candidates."""
+    """One row per image: its folder's name is the answer, and all folders' names are the candidates."""
     names = classes(root)
     held = 0
     for top, split in _below(root):
@@ -76,14 +76,14 @@ def from_classes(root: Path) -> OwnRows:
 
 
 def paired(root: Path) -> bool:
-    """True if any picture and text file share a name."""
+    """True if any image and text file share a name."""
     files = list(walk(root))
     texts = {path.with_suffix("") for path in files if path.suffix.lower() == ".txt"}
     return any(path.with_suffix("") in texts for path in files if is_picture(path))
 
 
 def from_pairs(root: Path, encoding: str | None) -> OwnRows:
-    """One row per picture: the text file of the same name is its caption."""
+    """One row per image: the text file of the same name is its caption."""
     held = 0
     for path in walk(root):
         where = f"{path}:1"
@@ -127,7 +127,7 @@ def from_texts(source: Path, encoding: str | None) -> OwnRows:
 
 
 def _row(root: Path, path: Path, fields: dict, split: str | None) -> OwnRow | Skip:
-    """The row of a picture file; a `Skip` if the file is a link that leads out of ``root``."""
+    """The row of an image file; a `Skip` if the file is a link that leads out of ``root``."""
     if not path.resolve().is_relative_to(root.resolve()):
         return Skip(f"{path}:1", OUTSIDE, str(path))
     try:

@@ -15,7 +15,7 @@ from instructblip_jax.datasets.readers.fields import BadRow
 from instructblip_jax.datasets.readers.json_text import Decoder
 
 ROWS = "annotations"
-"""The key of the rows in a file that is one object."""
+"""The key of the rows in a file with one object."""
 CHUNK = 1 << 18
 """Characters per read."""
 Item = tuple[str, int, dict[str, Any]]
@@ -43,7 +43,7 @@ def rows(
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     split: str | None = None,
 ) -> OwnRows:
-    """The rows of a file whose objects have the columns of ``columns``, as LAVIS's lists do."""
+    """The rows of a file whose objects have the columns of ``columns``, as in LAVIS's lists."""
     split = split or of_name(path)
     items = objects(path, encoding, lines)
     return (
@@ -52,7 +52,7 @@ def rows(
 
 
 def each(items: Generator[Item | Skip, None, int], row: Callable[[str, int, dict[str, Any]], OwnRow | Skip]) -> OwnRows:
-    """The rows that ``row`` makes of the objects; a `Skip` is passed on."""
+    """The rows made from the objects by ``row``; a `Skip` is passed on."""
     found = Reading(items)
     for item in found:
         yield item if isinstance(item, Skip) else row(*item)
@@ -68,7 +68,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[tuple[str, int, Any]]:
 
 
 def parse(text: str, where: str) -> Any:
-    """One JSON value, or a `Skip` with what is wrong with it."""
+    """One JSON value, or a `Skip` with the error."""
     try:
         return _or_skip(Decoder().only(text), where)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Parses lists written as text in table cells: JSON, Python lists, and NumPy arrays as pandas writes them."""
+"""Parses lists written as text in table cells: JSON, Python lists, and NumPy arrays as written by pandas."""
 
 import ast
 import json
@@ -62,8 +62,8 @@ def _read(text: str) -> list[Any] | Mapping[str, Any] | None:
 
 
 def _items(text: str) -> list[Any] | None:
-    """Texts, numbers and constants separated by commas or, as NumPy writes them, by white space alone, where Python
-    itself would concatenate the texts. None if there is anything else."""
+    """Texts, numbers and constants separated by commas or, as in NumPy, only by white space, where Python itself would
+    concatenate the texts. None if there is anything else."""
     found: list[Any] = []
     at, end = 0, len(text.rstrip())
     while at < end:

@@ -1,4 +1,4 @@
-"""A row of the user's own files, whatever their format: its columns and the names that they may have."""
+"""A row of the user's own files in any format: its columns and their possible names."""
 
 import dataclasses
 from collections.abc import Generator, Mapping
@@ -26,19 +26,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "image_id": ("image_id",),
     "question_id": ("question_id",),
 }
-"""Column -> the names it may have. Fields with other names go to `Record.meta`."""
+"""Column -> its possible names. Fields with other names go to `Record.meta`."""
 FOLDER_COLUMNS = COLUMNS | {"answer": (*COLUMNS["answer"], "text")}
-"""The columns of Hugging Face's layouts: metadata files beside pictures, tables with pictures. See also `LABEL`."""
+"""The columns of Hugging Face's layouts: metadata files next to images, tables with images. See also `LABEL`."""
 LABEL = "label"
 ASKS_LABEL = "What is in the picture?"
-"""The instruction for a picture that has only a class."""
+"""The instruction for an image that has only a class."""
 LISTS = {"images", "answers", "candidates", "choices", "weights", "file_names"}
-"""Columns that hold lists: a string in them that begins like a list must be one."""
+"""Columns of lists: a string in them that begins like a list must be one."""
 TEXTS = {"answer", "caption"}
-"""Columns that hold text or lists of texts: a string in them that is not such a list is taken as text."""
+"""Columns of text or lists of texts: a string in them that is not such a list is treated as text."""
 CAPTIONS = ("caption", "text")
 TEXT_FIELDS = ("text", "texts")
-"""Fields that hold the text of a document."""
+"""Fields with the text of a document."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +47,14 @@ class OwnRow:
 
     Attributes:
       where: "FILE:LINE" or "FILE:KEY".
-      number: the id of a row that has none of its own.
-      fields: column of `COLUMNS` -> value; "meta" holds the remaining fields, and "video" is true if the picture's
-        column was called "video".
+      number: the id of a row that has no id.
+      fields: column of `COLUMNS` -> value; "meta" has the remaining fields, and "video" is true if the image column was
+        called "video".
       folder: its paths are relative to this folder or to an image root.
       split: the split named by its file or folder, if any.
-      media: its pictures, if the format itself holds them.
-      turns: the turns of a conversation, which need not have a picture.
-      parts: of a document: texts, and the numbers of its pictures, in reading order.
+      media: its images, if the format itself contains them.
+      turns: the turns of a conversation, which need not have an image.
+      parts: of a document: texts and indices of its images, in reading order.
       rows, notes: see `Draft`.
     """
 
@@ -71,7 +71,7 @@ class OwnRow:
 
 
 OwnRows = Generator[OwnRow | Skip, None, int]
-"""The rows of a file or folder. The generator returns the number of rows that its source holds; see `draft.Stream`."""
+"""The rows of a file or folder. The generator returns the number of rows in its source; see `draft.Stream`."""
 
 
 def made(
@@ -83,7 +83,7 @@ def made(
     columns: Mapping[str, tuple[str, ...]] = COLUMNS,
     rows: int = 1,
 ) -> OwnRow | Skip:
-    """The row with these fields, or a `Skip` with the reason why they make none. Raises ValueError like `canonical`."""
+    """The row with these fields, or a `Skip` with the reason why there is none. Raises ValueError like `canonical`."""
     try:
         if (found := document(fields)) is not None:
             parts, fields = found
@@ -96,10 +96,10 @@ def made(
 def document(fields: Mapping[str, Any]) -> tuple[tuple[str | int, ...], dict[str, Any]] | None:
     """The parts of a row that is a document, and its other fields; None for other rows.
 
-    Its texts are a ``text`` with "<image>" where its pictures stand, or ``texts`` beside ``images``, of which one is
-    null at each place. A text without pictures is a document too, if the row has nothing else to learn.
+    A document has a ``text`` with "<image>" at the position of its images, or parallel lists ``texts`` and ``images``,
+    one of which is null at each position. A text without images is also a document, if the row has no other target.
 
-    Raises BadRow for lists that do not fit one another, and for a document without text.
+    Raises BadRow for lists that do not match, and for a document without text.
     """
     left = {name: value for name, value in fields.items() if not (isinstance(name, str) and name in TEXT_FIELDS)}
     if isinstance(fields.get("texts"), list) and isinstance(fields.get("images"), list):
@@ -120,7 +120,7 @@ def document(fields: Mapping[str, Any]) -> tuple[tuple[str | int, ...], dict[str
 
 
 def _parts(text: str) -> tuple[str | int, ...]:
-    """Raises BadRow if there is no text beside the marks."""
+    """Raises BadRow if there is no text apart from the marks."""
     first, *others = (forms.normal(encodable(piece)) for piece in text.split(IMAGE))
     parts: list[str | int] = [first]
     for number, piece in enumerate(others):
@@ -157,7 +157,7 @@ def canonical(
                     each for name in files for each in _listed(_value(names[name], fields[name])) if each is not None
                 ]
                 present += files[:1]
-        if len(present) > 1:  # exporters fill the columns that a row lacks with nulls
+        if len(present) > 1:  # exporters fill missing columns with nulls
             filled = [name for name in present if fields[name] is not None]
             known |= set(present)
             present = filled or present[:1]
@@ -184,7 +184,8 @@ def canonical(
 
 
 def _value(name: str, value: Any) -> Any:
-    """The value of the column ``name``; a string that spells a list is parsed, because tables hold lists that way."""
+    """The value of the column ``name``; a string that spells a list is parsed, because tables store lists in this
+    way."""
     if not isinstance(value, str):
         return value
     if name in LISTS or name.endswith("_file_names"):

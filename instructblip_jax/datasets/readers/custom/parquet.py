@@ -1,4 +1,4 @@
-"""Reads Parquet tables that hold their pictures, and data sets saved by the library `datasets`."""
+"""Reads Parquet tables with embedded images, and datasets saved by the library `datasets`."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def rows(path: Path) -> OwnRows:
 
 
 def saved(path: Path) -> dict[str | None, Callable[[], OwnRows]]:
-    """Split name -> reader of its rows, for a directory that `save_to_disk` wrote; the name of a single set is None."""
+    """Split name -> reader of its rows, for a directory written by `save_to_disk`; the name of a single set is None."""
     try:
         import datasets
     except ImportError as error:
@@ -84,7 +84,7 @@ def _row(
     fields = dict(row.fields)
     if LABEL in names and fields.get("answer") == value.get(LABEL):
         fields.setdefault("candidates", names[LABEL])
-    # Pictures held in the table need no root: a `path` beside the bytes only names their origin.
+    # Embedded images need no root: a `path` in addition to the bytes only names their origin.
     held = _held(fields.get("image"))
     return dataclasses.replace(row, fields=fields, media=pictures.media(held, folder, ()) if held else ())
 

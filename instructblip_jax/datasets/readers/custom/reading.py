@@ -40,13 +40,13 @@ class _Part:
 def release(
     source: Path, images: Sequence[Path], *, name: str, format: str | None, encoding: str | None, validation: float
 ) -> Release:
-    """The data set ``name`` made of the files at ``source``.
+    """The dataset ``name`` from the files at ``source``.
 
     Args:
-      images: folders in which pictures are searched.
+      images: folders in which images are searched for.
       format: one of `sniff.FORMATS`; None: detected from the files' contents.
       encoding: of text files; None: that of the byte order mark, else UTF-8.
-      validation: the share of the pictures that is held out from training if the files name no splits.
+      validation: the fraction of the images that is held out from training if the files name no splits.
 
     Raises:
       ValueError, FileNotFoundError: naming the file, the flag, or both.
@@ -121,7 +121,7 @@ def _splits(
     source: Path, parts: Sequence[_Part], images: tuple[Path, ...], name: str, validation: float
 ) -> Mapping[str, Rows]:
     """Split -> stream of its drafts. Reads all files once to find the splits; with a validation share once more before
-    that, because the pictures of one row must fall into one split."""
+    that, because the images of one row must be in one split."""
     shares = splits.Shares(validation)
     if validation:
         for placed in _placed(parts, images):
@@ -154,9 +154,9 @@ def _split(placed: drafts.Placed, shares: splits.Shares) -> str:
 
 
 def _placed(parts: Sequence[_Part], images: tuple[Path, ...]) -> Generator[drafts.Placed | tuple[Skip, str], None, int]:
-    """The rows with their pictures found, and each skip with the split in which it is counted.
+    """The rows with their images located, and each skip with the split in which it is counted.
 
-    The generator returns the number of rows that the sources hold.
+    The generator returns the number of rows in the sources.
     """
     held = 0
     for part in parts:

@@ -1,4 +1,4 @@
-"""Assigns rows to splits: by the row's own field, by the name of its file or folder, or by drawing a share."""
+"""Assigns rows to splits: by the row's own field, by the name of its file or folder, or by a random draw."""
 
 import hashlib
 import re
@@ -37,14 +37,14 @@ def of_field(value: str) -> str:
 
 
 def key(media: Media) -> str:
-    """A short key that is equal for equal pictures: the SHA-256 of its bytes, or its path and offset."""
+    """A short key that is equal for equal images: the SHA-256 of the bytes, or path and offset."""
     if media.data is not None:
         return hashlib.sha256(media.data).hexdigest()
     return f"{media.path.resolve() if media.path else ''}:{media.offset}"
 
 
 class Shares:
-    """Draws the validation share picture by picture; the pictures of one row fall into the same split."""
+    """Draws the validation share image by image; the images of one row are in the same split."""
 
     def __init__(self, validation: float):
         if not 0 <= validation < 1:
@@ -59,13 +59,13 @@ class Shares:
         return name
 
     def link(self, keys: Iterable[str]) -> None:
-        """Tie the pictures of one row together."""
+        """Put the images of one row into the same split."""
         roots = sorted({self._root(each) for each in keys})
         for other in roots[1:]:  # the smallest key is the root, so that the order of rows does not matter
             self._parent[other] = roots[0]
 
     def split(self, keys: Iterable[str]) -> str:
-        """The split of a row with these pictures. Call it after all rows are linked."""
+        """The split of a row with these images. Call it after all rows are linked."""
         name = min(map(self._root, keys))
         drawn = int.from_bytes(hashlib.sha256(SEED + name.encode("utf-8", "replace")).digest()[:8])
         return "validation" if drawn < self.validation * 2**64 else "train"

@@ -65,7 +65,7 @@ def rows(
         suffixed = False
 
         def looks_like_a_row(own: list[str], cells: list[str]) -> bool:
-            """A line of text may have as many commas as a row, but it has no file name in the picture's column."""
+            """A line of text may have as many commas as a row, but it has no file name in the image column."""
             return not (suffixed or _names_a_file(own, pictured)) or _names_a_file(cells, pictured)
 
         splitter = Splitter(sign, len(names), looks_like_a_row)

@@ -1,4 +1,4 @@
-"""Reads prepared TFDS data sets that are on this machine: tfds:NAME[/CONFIG], or tfds: and their directory."""
+"""Reads prepared TFDS datasets on this machine: tfds:NAME[/CONFIG], or tfds: and their directory."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ _INFO = "dataset_info.json"
 
 
 def directory(source: str) -> Path:
-    """The directory of the newest version of a data set.
+    """The directory of the newest version of a dataset.
 
     Raises FileNotFoundError, naming the directory that was searched, if there is none, and ValueError if several
     configurations match.
@@ -42,7 +42,7 @@ def _parts(path: Path) -> list[str]:
 
 
 class _Encoded(tfds.decode.SkipDecoding):
-    """Leaves pictures encoded, also those in sequences."""
+    """Leaves images encoded, also those in sequences."""
 
     def decode_batch_example_np(self, serialized_example: Any) -> Any:
         return serialized_example
@@ -68,9 +68,9 @@ def _builder(source: str) -> Any:
 
 
 def rows(source: str, name: str, split: str) -> OwnRows:
-    """The rows of a split. Columns have the names of the user's own files; a single picture feature is the image.
+    """The rows of a split. Columns have the names of the user's own files; a single image feature is the image.
 
-    Raises ValueError if no feature is a picture or the files are not array_record.
+    Raises ValueError if no feature is an image or the files are not array_record.
     """
     builder = _builder(source)
     features = builder.info.features
@@ -104,7 +104,7 @@ def _is_image(feature: Any) -> bool:
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """The value without NumPy types; a class number becomes the class name."""
+    """The value without NumPy types; a class index becomes the class name."""
     if isinstance(feature, tfds.features.ClassLabel):
         return feature.int2str(int(value)) if int(value) >= 0 else None
     if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from instructblip_jax.datasets.readers.custom.own_row import OwnRow, OwnRows
 from instructblip_jax.datasets.readers.custom.splits import of_name
 
 _SHAPES = ("COCO_{subtype}_{id:0>12}.jpg", "{id:0>12}.jpg", "{id}.jpg", "{id}.png")
-"""Possible file names of the picture of an image id."""
+"""Possible file names for an image id."""
 
 
 def kind(path: Path) -> str | None:
@@ -90,7 +90,7 @@ def rows(path: Path, encoding: str | None, roots: Sequence[Path]) -> OwnRows:
 
 
 def _named(image: Any, subtype: str, roots: Sequence[Path]) -> str | None:
-    """The file name of the picture of an image id: the first of the possible names that exists, else the first."""
+    """The file name for an image id: the first of the possible names that exists, else the first."""
     if not isinstance(image, (int, str)) or len(str(image)) > 100 or {"/", "\\", "\0"} & set(str(image)):
         return None
     names = [shape.format(subtype=subtype, id=image) for shape in _SHAPES if subtype or "{subtype}" not in shape]

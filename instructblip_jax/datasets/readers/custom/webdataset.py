@@ -16,13 +16,13 @@ from instructblip_jax.datasets.readers.custom.text import IMAGE
 
 LONGEST_TEXT = 1 << 24
 TEXTS = {"txt": "answer", "text": "answer", "caption": "answer", "cls": "label"}
-"""Extension of a text file -> the column that its text fills. A .json file has columns of its own."""
+"""Extension of a text file -> the column for its text. A .json file has its own columns."""
 Sample = tuple[str, dict[str, Media | bytes]]
-"""Name of a sample, and extension -> the picture's position in the archive, or the bytes of a text file."""
+"""Name of a sample, and extension -> the image's position in the archive, or the bytes of a text file."""
 
 
 def members(path: Path) -> Iterator[Sample | Skip]:
-    """The samples of an archive, without reading pictures. Raises ValueError if the archive is broken."""
+    """The samples of an archive, without reading images. Raises ValueError if the archive is broken."""
     name, parts = "", dict[str, Media | bytes]()
     try:
         with tarfile.open(path, "r:") as archive:
@@ -87,13 +87,13 @@ def rows(path: Path) -> OwnRows:
             continue
         media = tuple(part for _, part in sorted(parts.items(), key=lambda item: item[0]) if isinstance(part, Media))
         if media and isinstance(said := fields.get("text"), str) and not {"answer", "caption"} & fields.keys():
-            if IMAGE in said:  # a document, whose pictures are in the order of their numbers
+            if IMAGE in said:  # a document, whose images are in the order of their numbers
                 media = tuple(part for _, part in sorted(parts.items(), key=_by_number) if isinstance(part, Media))
             else:
                 fields["caption"] = fields.pop("text")
         row = made(where, name, _without(fields), path.parent, of_name(path), FOLDER_COLUMNS)
         if isinstance(row, OwnRow):
-            # a .json file's "image" is where the picture was before it was packed
+            # a .json file's "image" is the image's location before packing
             kept = {column: value for column, value in row.fields.items() if column != "image"}
             row = dataclasses.replace(row, fields=kept, media=media)
         yield row
