@@ -59,7 +59,7 @@ def run(args: Sequence[str]) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     longest = f"texts of {engine.limits.max_prompt} tokens, answers of {engine.limits.max_tokens}"
     print(f"{name}: {address} (the page), {address}/v1 (OpenAI's API); {longest}")
-    print(_example(address, name), flush=True)
+    print(_example(address, name, model.has("prefill")), flush=True)
     if FLAGS.json:
         write_json(FLAGS.json, {"address": address, "model": name, **dataclasses.asdict(engine.limits)})
     if not server.run(face, place):
@@ -94,12 +94,15 @@ def _digits_sets(known: bool) -> tuple[str, ...] | None:
     return sets if examples.is_digits(sets) else () if known else None
 
 
-def _example(address: str, name: str) -> str:
-    """A request as one line of a shell."""
+def _example(address: str, name: str, writes: bool) -> str:
+    """A request as one line of a shell, of a model that writes, or that compares alone."""
     authorization = ' -H "Authorization: Bearer $TOKEN"' if token() else ""
+    curl = f"curl {address}/v1/{{}}{authorization} -H 'Content-Type: application/json' -d '{{}}'"
+    if not writes:
+        return curl.format("embeddings", f'{{"model": "{name}", "input": ["a text", "another text"]}}')
     parts = (
         '[{"type": "text", "text": "describe the picture"}, '
         '{"type": "image_url", "image_url": {"url": "data:image/png;base64,\'$(base64 -w0 F.png)\'"}}]'
     )
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": {parts}}}]}}'
-    return f"curl {address}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'"
+    return curl.format("chat/completions", body)
