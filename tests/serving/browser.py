@@ -130,6 +130,15 @@ class Page:
         self.one(selector).clear()
         self.one(selector).send_keys(text)
 
+    def type_at_once(self, text: str) -> None:
+        """Changes the instruction in one event, so that the overlay is asked for once; waits until it is there."""
+        old = self.pictures("#looking figure canvas")
+        field = "const field = document.getElementById('instruction'); field.value = arguments[0];"
+        self.run(f"{field} field.dispatchEvent(new Event('input'))", text)
+        end = time.monotonic() + 20
+        while self.pictures("#looking figure canvas") == old or self.run("return looking.ariaBusy") == "true":
+            assert time.monotonic() < end
+
     def keys(self, *pressed: str) -> None:
         """Presses keys wherever the focus is; modifiers hold for the keys after them."""
         self.driver.switch_to.active_element.send_keys(*pressed)

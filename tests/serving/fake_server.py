@@ -1,7 +1,7 @@
 """A stand-in for `instructblip serve`: the pages of the real one, and canned answers in its form, refusals too.
 
 A text decides what happens: "busy", "large", "closed", "odd" and "broken" are refused with 429, 413, 503, 400 and 500;
-"slow" is answered a word every 0.2 s.
+"slow" is answered a word every 0.2 s, "silent" with nothing.
 """
 
 import asyncio
@@ -111,7 +111,10 @@ def server(kind: str, token: str = "") -> Starlette:
 
     async def chat(body: dict):
         kinds = ", ".join(part["type"] for part in body["messages"][0]["content"])
-        words = [f"{n} " for n in range(100)] if "slow" in text_of(body["messages"]) else [kinds, " were", " sent"]
+        answers = {"slow": [f"{n} " for n in range(100)], "silent": []}
+        words = next(
+            (answers[word] for word in answers if word in text_of(body["messages"])), [kinds, " were", " sent"]
+        )
 
         async def chunks():
             for word in words:

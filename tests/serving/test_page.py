@@ -38,6 +38,13 @@ def test_stop_ends_an_answer_and_the_next_one_is_whole(page):
     assert page.text("#facts").startswith("3 tokens")
 
 
+def test_an_empty_answer_is_said_to_be_empty(page):
+    page.example()
+    page.ask("be silent")
+    page.wait("return !document.querySelector('#answer-foot').hidden")
+    assert "The answer is empty." in page.text("#answer-card")
+
+
 def test_an_instruction_is_chosen_and_options_are_sent(page):
     page.example()
     page.choose("where is the 3 ?")
@@ -96,8 +103,7 @@ def test_the_overlay_follows_the_instruction_and_the_query(page):
     first, second = page.pictures("#looking figure canvas")
     assert first != second
     assert len(page.all(".queries input")) == 1 + fake_server.QUERIES
-    page.write("#instruction", "another")  # nothing is pressed
-    page.wait("return arguments[0] != document.querySelector('#looking figure canvas').toDataURL()", first)
+    page.type_at_once("another")
     changed = page.pictures("#looking figure canvas")
     page.run("document.querySelector('.queries input:checked').focus()")
     page.keys(Keys.ARROW_RIGHT)

@@ -62,7 +62,8 @@ function finish(text, result, facts) {
   $("asked").textContent = text
   $("asked").hidden = false
   $("answer").textContent = result
-  $("answer-empty").hidden = true
+  $("answer-empty").textContent = "The answer is empty."
+  $("answer-empty").hidden = result !== ""
   $("facts").textContent = facts
   $("answer-foot").hidden = false
 }

@@ -43,6 +43,7 @@ async function look() {
     if (mine !== looking) return
     $("look-heading").textContent = `What each ${readers(given.views)} looks at`
     await showViews(panel, given)
+    if (pictures.length > 1) panel.prepend(el("p", { className: "help" }, `In the first picture, ${pictures[0].name}.`))
   } catch (error) {
     if (mine !== looking || error.name === "AbortError") return
     panel.replaceChildren(el("p", { className: "empty" }, error.message))
