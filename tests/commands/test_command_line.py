@@ -6,15 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import toys
 
 import instructblip_jax
-from instructblip_jax import hub
 from instructblip_jax.__main__ import COMMANDS
-from instructblip_jax.command_lines import run_flags
 
 
 def refused(result, *words: str, code: int | None = None) -> str:
@@ -329,17 +325,3 @@ def test_overrides_reach_the_run_when_main_is_given_its_arguments(cli, world, mo
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
     assert code == 1  # the batch of 12 is what was refused: an unknown flag would be 2
-
-
-def test_a_name_is_a_configuration_or_a_model_that_ships_unless_there_is_such_a_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run_flags.found("digits:blind") == f"{toys.ROOT / 'configs' / 'digits.py'}:blind"
-    assert run_flags.found("configs/own_data.py") == str(toys.ROOT / "configs" / "own_data.py")
-    assert run_flags.found("nowhere") == "nowhere"
-    assert hub.resolve("digits") == toys.SHIPPED
-    own = tmp_path / "configs" / "digits.py"
-    own.parent.mkdir()
-    own.touch()
-    assert run_flags.found("configs/digits.py") == "configs/digits.py"
-    (tmp_path / "digits").mkdir()
-    assert hub.resolve("digits") == Path("digits")
