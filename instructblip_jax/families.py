@@ -16,7 +16,7 @@ from instructblip_jax.convert.drafts import instructblip as instructblip_draft
 from instructblip_jax.convert.drafts import kosmos as kosmos_draft
 from instructblip_jax.convert.drafts import llava as llava_draft
 from instructblip_jax.convert.drafts import x_instructblip as x_instructblip_draft
-from instructblip_jax.convert.export import CARD, copy_files, kept
+from instructblip_jax.convert.export import copy_files, kept
 from instructblip_jax.convert.export import export as export_directory
 from instructblip_jax.convert.layouts import (
     albef,
@@ -237,12 +237,6 @@ def export(
     ``card``: the text of its README.md; "" writes none.
     """
     family = family_of(source)
-
-    def describe(directory: Path) -> None:
-        family.describe(directory, config)
-        if card:
-            (directory / CARD).write_text(card, encoding="utf-8")
-
     return export_directory(
         out,
         source,
@@ -251,7 +245,8 @@ def export(
         family.ignored(config),
         max_shard_bytes=max_shard_bytes,
         added=added,
-        describe=describe,
+        describe=lambda directory: family.describe(directory, config),
+        card=card,
     )
 
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 import instructblip_jax as ib
-from instructblip_jax import embedded
+from instructblip_jax import embedded, hub
+from instructblip_jax.command_lines import run_flags
 from instructblip_jax.datasets.digits import scene as scenes
 from instructblip_jax.mesh import single_device_mesh
 from instructblip_jax.processors.tokenizer import TextTokenizer
@@ -143,3 +144,17 @@ def test_transformers_reads_the_tokenizer_alike():
     assert theirs.encode(text) == ours.encode(text).tolist()
     assert theirs.tokenize("which digit is top-left ?") == ["▁which", "▁digit", "▁is", "▁top-left", "▁?"]
     assert (theirs.unk_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, 1, 2)
+
+
+def test_a_name_is_a_configuration_or_a_model_that_ships_unless_there_is_such_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_flags.found("digits:blind") == f"{toys.ROOT / 'configs' / 'digits.py'}:blind"
+    assert run_flags.found("configs/own_data.py") == str(toys.ROOT / "configs" / "own_data.py")
+    assert run_flags.found("nowhere") == "nowhere"
+    assert hub.resolve("digits") == toys.SHIPPED
+    own = tmp_path / "configs" / "digits.py"
+    own.parent.mkdir()
+    own.touch()
+    assert run_flags.found("configs/digits.py") == "configs/digits.py"
+    (tmp_path / "digits").mkdir()
+    assert hub.resolve("digits") == Path("digits")

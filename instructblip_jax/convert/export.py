@@ -31,6 +31,7 @@ def export(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     added: bool = False,
     describe: Callable[[Path], None] = lambda directory: None,
+    card: str = "",
 ) -> list[Written]:
     """Write ``out``, completely or not at all: the model in ``source``, with the tensors in ``trained`` replaced.
 
@@ -47,6 +48,7 @@ def export(
       max_shard_bytes: largest size of a weight file, unless one tensor is larger.
       added: also write tensors that ``source`` lacks.
       describe: called with the new directory, to edit its configuration files.
+      card: the text of its README.md, "" for none.
 
     Returns the weight files. Raises ValueError for an ``out`` that is in use, or for tensors that ``source`` does not
     have in this shape, and OSError where ``out`` cannot be written.
@@ -62,6 +64,8 @@ def export(
         if distributed.is_writer():
             copy_files(source, directory)  # including config.json, without which a directory is not a model
             describe(directory)
+            if card:
+                (directory / CARD).write_text(card, encoding="utf-8")
     return written
 
 
