@@ -136,7 +136,10 @@ def test_parts_of_another_kind_are_named(parts, tmp_path):
             r"vision_feature_layer is \[-2, -1\]; it is one layer of the tower, 1 to 3",
         ),
         ({"vision_feature_layer": -4}, "vision_feature_layer is -4"),
-        ({"vision_feature_select_strategy": "cls"}, "select_strategy is 'cls'; expected one of default, full"),
+        (
+            {"vision_feature_select_strategy": "cls"},
+            "vision_feature_select_strategy is 'cls'; expected one of default, full",
+        ),
         ({"projector_hidden_act": "swish"}, "projector_hidden_act is 'swish'; expected one of linear, gelu"),
         ({"text_config": {"model_type": "mistral"}}, "text_config.model_type is 'mistral'; only llama"),
         ({"text_config": [1]}, "text_config is not an object"),

@@ -172,7 +172,7 @@ def test_nothing_in_a_file_is_run_and_no_memory_is_wasted(tmp_path):
         described((2,), (1,), length=5),
     ):
         archive(path, wrong)
-        with pytest.raises(ValueError, match="x lies outside"):
+        with pytest.raises(ValueError, match="x is outside"):
             open_file(path).tensors("model")
 
 
