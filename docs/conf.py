@@ -37,7 +37,7 @@ html_title = f"instructblip_jax {version}"
 html_show_sphinx = False
 
 NAVIGATION = {
-    "Start": ["docs/digits", "docs/look", "docs/serve", "docs/compare", "docs/hardware", "CHANGELOG"],
+    "Start": ["docs/demo", "docs/digits", "docs/look", "docs/serve", "docs/compare", "docs/hardware", "CHANGELOG"],
     "Your own data": ["docs/own_data", "docs/media", "docs/configuration", "docs/finetuning"],
     "Public checkpoints": ["docs/checkpoints", "docs/datasets", "docs/scienceqa", "docs/features"],
     "Clusters and speed": ["docs/clusters", "docs/plan", "docs/gpus", "docs/performance"],

@@ -88,15 +88,13 @@ class Model:
             "dots", "products", "inner", or "layer" (least memory), each of them also with a length (`stack.run`).
           int8: store the frozen language model's matrices as int8 with a scale per output channel: half of bfloat16.
             "w8a8" also rounds the activations that they multiply, each row by itself, and multiplies in int8.
-          scan_layers: True keeps the layers of each stack in one array and scans over them: a layer is
-            compiled once. False gives frozen layers separate arrays, which a GPU reads in place: one token takes a
-            third of the memory traffic. None is False on GPUs and True elsewhere. Trainable parameters are always
-            stacked.
-          options: system-specific; for InstructBLIP and BLIP-2: ``image_size``, pixels per side, a
-            multiple of the patch size (0 is the checkpoint's own; for another one the position embeddings are
-            interpolated); ``instruct_qformer``, False to withhold the instruction from the Q-Former (the paper's
-            ablation); ``lora``, sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256,
-            "targets": ()}).
+          scan_layers: True keeps the layers of each stack in one array and scans over them: a layer is compiled once.
+            False gives frozen layers separate arrays, which a GPU reads in place: one token takes a third of the
+            memory traffic. None is False on GPUs and True elsewhere. Trainable parameters are always stacked.
+          options: system-specific; for InstructBLIP and BLIP-2: ``image_size``, pixels per side, a multiple of the
+            patch size (0 is the checkpoint's own; another one interpolates the position embeddings);
+            ``instruct_qformer``, False to withhold the instruction from the Q-Former (the paper's ablation); ``lora``,
+            sizes of adapters, for trainable sets that have them ({"rank": 128, "alpha": 256, "targets": ()}).
 
         Raises FileNotFoundError or ValueError naming the file and the field; one ValueError lists every missing,
         unexpected and mis-shaped tensor.
@@ -149,8 +147,7 @@ class Model:
         families.export(out, self.directory, self.config, whole, max_shard_bytes=max_shard_bytes)
 
     def __call__(self, batch: BatchArrays) -> jax.Array:
-        """A batch -> logits float32 [B, T, V]: see the system's ``logits``. With several hosts, every one
-        has all of them."""
+        """A batch -> logits float32 [B, T, V]: see the system's ``logits``. With several hosts, each has them all."""
         return self._run(self._logits, batch)
 
     def encode(

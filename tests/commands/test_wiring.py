@@ -39,7 +39,7 @@ def fields(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def test_no_field_is_left_out_here():
     assert set(OFF) == set(fields())
     required = ("model", "batch_size", "data.directory", "mixture.sets", "evaluation.held_in", "evaluation.held_out")
-    for name in OFF.keys() - set(required) - {"steps", "data.features", "data.pictures", "mixture.groups"}:
+    for name in OFF.keys() - set(required) - {"steps", "wandb", "data.features", "data.pictures", "mixture.groups"}:
         *parts, last = name.split(".")
         cls: Any = RunConfig
         for part in parts:
