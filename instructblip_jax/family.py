@@ -28,10 +28,11 @@ class Family:
       rules: configuration -> path of each parameter -> its tensor.
       ignored: configuration -> names of extra tensors in old files: buffers, aliases, unused tables.
       describe: (copy of a directory, configuration) -> None; edits its configuration files if the system's options
-      changed. processor: (directory, configuration) -> the processor. unread: configuration -> names of tensors that
-      the system does not use, and that an export keeps. draft: (model_type, part -> its directory, seed, choices) -> a
-      new directory from parts; None if it cannot be
+        changed.
+      processor: (directory, configuration) -> the processor.
+      draft: (model_type, part -> its directory, seed, choices) -> a new directory from parts; None if it cannot be
         assembled (`convert.ingredients`).
+      unread: configuration -> names of tensors that the system does not use, and that an export keeps.
       original: (a file of the authors' own, its tensors, BERT's directory, seed) -> a model directory of them, and the
         names that are skipped; None if the tensors are another family's.
       replaced: (a file of the authors' own with trained parts, its tensors, a model directory) -> the configuration

@@ -25,6 +25,21 @@ FLAGS = flags.FLAGS
 LENGTHS = (256, 128, 64, 32, 16)
 """Tokens of the longest prompt and answer, tried one after the other."""
 EMBEDDED = ("digits", *embedded.MADE)
+TITLES = {
+    "instructblip": "InstructBLIP",
+    "instructblipvideo": "InstructBLIP",
+    "blip-2": "BLIP-2",
+    "blip": "BLIP",
+    "albef": "ALBEF",
+    "llava": "LLaVA",
+    "flamingo": "Flamingo",
+    "idefics": "Idefics",
+    "kosmos-1": "KOSMOS-1",
+    "kosmos-2": "Kosmos-2",
+    "frozen": "Frozen",
+    "x-instructblip": "X-InstructBLIP",
+}
+"""model_type -> its name on the page."""
 CUT = 143
 """Exit status where SIGTERM had to cut answers."""
 
@@ -42,11 +57,13 @@ def run(args: Sequence[str]) -> None:
     here = FLAGS.model is None or (not known and Path(FLAGS.model).exists())
     name = model.directory.resolve().name if here else FLAGS.model
     sets = _digits_sets(known)
+    system = read_json(model.directory / "config.json")["model_type"]
     face = Face(
         engine,
         name,
         engine.limits,
-        system=read_json(model.directory / "config.json")["model_type"],
+        system=system,
+        title=TITLES[system],
         token=token(),
         instructions=examples.instructions(sets),
         example=None if sets is None else examples.picture(),

@@ -40,7 +40,7 @@ async def about(request: Request) -> Response:
         {
             "model": face.name,
             "system": face.system,
-            "title": type(model.config).__name__.removesuffix("Config"),
+            "title": face.title,
             "does": does,
             "media": {
                 name: {"most": bounds.most(face.processor, name), "accept": ACCEPTED[name]}

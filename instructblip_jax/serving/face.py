@@ -28,14 +28,15 @@ class Face:
         bounds: Limits,
         *,
         system: str,
+        title: str,
         token: str | None = None,
         instructions: Sequence[Mapping[str, str]] = (),
         example: bytes | None = None,
     ):
-        """``system``: config.json's model_type. ``instructions`` and ``example``, a PNG file: what the page offers to
-        try."""
+        """``system``: config.json's model_type; ``title``: its usual name. ``instructions`` and ``example``, a PNG file:
+        what the page offers to try."""
         self.engine, self.name, self.limits, self.token = engine, name, bounds, token
-        self.system, self.instructions, self.example = system, instructions, example
+        self.system, self.title, self.instructions, self.example = system, title, instructions, example
         self.processor, self.metrics, self.comparer = engine.processor, engine.metrics, engine.comparer
         self.created = int(time.time())
         self.stopping = False

@@ -29,7 +29,7 @@ class Served:
         self.engine = Engine(self.model, self.processor, self.metrics, self.limits)
         self.engine.prepare()
         self.names = list(self.engine.warm_up())
-        self.face = Face(self.engine, "toy", self.limits, system="any", token=token, example=b"PNG")
+        self.face = Face(self.engine, "toy", self.limits, system="any", title="Any", token=token, example=b"PNG")
         self.server = Server(self.face)
         place = bound("127.0.0.1", 0)
         self.port = place.getsockname()[1]
