@@ -33,8 +33,8 @@ class Face:
         instructions: Sequence[Mapping[str, str]] = (),
         example: bytes | None = None,
     ):
-        """``system``: config.json's model_type; ``title``: its usual name. ``instructions`` and ``example``, a PNG file:
-        what the page offers to try."""
+        """``system``: config.json's model_type; ``title``: its usual name. ``instructions`` and ``example``, a PNG
+        file: what the page offers to try."""
         self.engine, self.name, self.limits, self.token = engine, name, bounds, token
         self.system, self.title, self.instructions, self.example = system, title, instructions, example
         self.processor, self.metrics, self.comparer = engine.processor, engine.metrics, engine.comparer
