@@ -15,19 +15,19 @@ from instructblip_jax import compile_cache, files, printing
 from instructblip_jax.command_lines import run_flags, series_flags
 
 COMMANDS = {
-    "train": "instruction-tune: --config C --workdir W; resumes from W by itself",
-    "evaluate": "the configured suite, one row a set: --config C --workdir W",
-    "answer": "answer about pictures: --model M [--workdir W] --image F INSTRUCTION ...",
-    "serve": "a page and OpenAI's API on localhost: --model M [--workdir W] [--port P]",
-    "export": "a Hugging Face directory: --model M [--workdir W] --out DIR",
-    "assemble": "a new model directory from parts of others: SYSTEM --PART DIR ... --out DIR",
-    "convert": "BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
-    "score": "anybody's predictions, no model needed: METRIC --predictions P.jsonl --references R.jsonl",
-    "prepare": "a data set into ArrayRecord: NAME --out DIR",
-    "capfilt": "web pictures captioned and filtered, a set to train on: --captioner M --filter M --source F --out DIR",
-    "plan": "fits it, and how fast: --config C --topology v5e:4x4, without a TPU; --sweep",
-    "compare": "several systems, one table and one picture: --config C1,C2,... --workdir W",
-    "ablate": "the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
+    "train": "train: --config C --workdir W; resumes from W automatically",
+    "evaluate": "evaluate a run on the configured sets: --config C --workdir W",
+    "answer": "answer about images: --model M [--workdir W] --image F INSTRUCTION ...",
+    "serve": "serve a web page and an OpenAI-compatible API on localhost: --model M [--workdir W] [--port P]",
+    "export": "export to a Hugging Face directory: --model M [--workdir W] --out DIR",
+    "assemble": "assemble a new model directory from parts of others: SYSTEM --PART DIR ... --out DIR",
+    "convert": "convert BLIP-2 and BERT, or the original's files, to a model: --out DIR, see --help",
+    "score": "score anybody's predictions, no model needed: METRIC --predictions P.jsonl --references R.jsonl",
+    "prepare": "convert a dataset, or your own files, to ArrayRecord: NAME --source DIR --out DIR",
+    "capfilt": "caption and filter web images: --captioner M --filter M --source F --out DIR",
+    "plan": "plan memory and time of a run, without a TPU: --config C --topology v5e:4x4; --sweep",
+    "compare": "compare several systems in one table: --config C1,C2,... --workdir W",
+    "ablate": "run the paper's ablations, several seeds, a table and a plot: --config C --workdir W",
 }
 """Command -> summary. Each command is two files: in ``command_lines/``, with ``define_flags`` and ``check_flags``, and
 in ``commands/``, with ``run``, which is imported only after the command line has been checked."""

@@ -1,4 +1,4 @@
-"""The paper's ablations: instructblip ablate --config C --workdir W [--seeds 0,1,2] [--json FILE] [-- TRAIN FLAGS]
+"""Run the paper's ablations: instructblip ablate --config C --workdir W [--seeds 0,1,2] [--json FILE] [-- TRAIN FLAGS]
 
 Trains and evaluates the configuration and each of its variants with every seed, one after the other, each in
 W/VARIANT/seed-N; finished runs are neither trained nor evaluated again. Writes W/ablations.md, ablations.json and

@@ -1,12 +1,12 @@
-"""Answers about pictures: instructblip answer --model M [--workdir W] --image F [--image F2] "INSTRUCTION" ...
+"""Answer about images: instructblip answer --model M [--workdir W] --image F [--image F2] "INSTRUCTION" ...
 
-X-InstructBLIP also hears, watches and feels: --media audio=F --media pc=F --media video=F. All of its media, pictures
-first, then belong to one prompt.
+X-InstructBLIP also takes audio, point clouds and video: --media audio=F --media pc=F --media video=F. All media then
+belong to one prompt, images first.
 
 Prints one answer per line, for each image and each instruction; --workdir uses the trained parameters of a run. On a
 terminal, a single answer is printed while it is generated. --candidates "yes,no" ranks these answers instead. A model
-that only compares (BLIP or ALBEF in retrieval) prints similarity and match probability of each image and text.
---look FILE.png draws what the model's queries read in the picture, a row for each instruction.
+that only compares (BLIP or ALBEF in retrieval) prints the similarity and match probability of each image and text.
+--look FILE.png draws what the model's queries attend to in the image, one row per instruction.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""A new model directory from parts of others: instructblip assemble SYSTEM --PART DIR ... --out DIR
+"""Assemble a new model directory from parts of others: instructblip assemble SYSTEM --PART DIR ... --out DIR
 
-Tensors of the parts are hard-linked or copied as they are stored; what no part has, such as a new projection, is drawn
-by --seed. DIR is a model directory, or a hub id. The systems, and the parts that make one:
+Tensors of the parts are hard-linked or copied as they are stored; what no part has, such as a new projection, is
+initialised with --seed. DIR is a model directory, or a hub id. The systems, and the parts that make one:
 
   instructblip --blip2 --bert [--language]
   instructblip --vision --bert --language
@@ -19,7 +19,7 @@ by --seed. DIR is a model directory, or a hub id. The systems, and the parts tha
   blip --vision --bert
   blip --model
 
-albef and blip have several forms: --task names the one that is made of --model.
+albef and blip have several forms; --task names the one to make from --model.
 """
 
 from collections.abc import Sequence

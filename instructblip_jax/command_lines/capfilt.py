@@ -1,10 +1,11 @@
-"""Web pictures captioned and filtered: instructblip capfilt --captioner M --filter M --source PATH --out DIR
+"""Caption and filter web images: instructblip capfilt --captioner M --filter M --source PATH --out DIR
 
-CapFilt (arXiv 2201.12086): the captioner writes a caption for every picture, the filter keeps each text, the web's or
-the captioner's, that it finds to match the picture. PATH is a folder of pictures and texts, a JSONL file, a tar archive
-or a folder of these; it may be repeated. The kept pairs become a prepared set that `train` takes, DIR/NAME. An
-interrupted command goes on where it stopped. Started on several hosts, each does a share, and the set is the same.
-The judged texts stay in DIR/NAME/texts: another --threshold or --keep, with --overwrite, runs no model again.
+CapFilt (arXiv 2201.12086): the captioner writes a caption for every image, and the filter keeps each text, the web's or
+the captioner's, that matches the image. PATH is a folder of images and texts, a JSONL file, a tar archive
+or a folder of these; it may be repeated. The kept pairs become a prepared set that `train` takes, DIR/NAME. The
+same command continues an interrupted run. Started on several hosts, each does a share, and the result is the same.
+All texts stay in DIR/NAME/texts with their scores: another --threshold or --keep, with --overwrite, does not run the
+models again.
 """
 
 from collections.abc import Sequence

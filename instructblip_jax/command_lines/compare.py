@@ -1,10 +1,10 @@
-"""Several systems in one table: instructblip compare --config C1,C2,... --workdir W [--seeds 0,1,2] [-- TRAIN FLAGS]
+"""Compare several systems: instructblip compare --config C1,C2,... --workdir W [--seeds 0,1,2] [-- TRAIN FLAGS]
 
 C is FILE.py or FILE.py:VARIANT; a file with SYSTEMS, such as configs/compare.py, stands for all of these variants.
 Trains and evaluates each with every seed, one after the other, each in W/NAME/seed-N; finished runs are neither trained
-nor evaluated again. Writes W/compare.md, compare.json and, with the demo extra, compare.png: trained parameters, FLOPs
-and seconds a sample, the frozen parts that systems share, and scores with their intervals. Flags after "--" go to both
-`train` and `evaluate` of all runs, such as --config.steps=500.
+nor evaluated again. Writes W/compare.md, compare.json and, with the demo extra, compare.png: trainable parameters,
+FLOPs and seconds per sample, the frozen parts that systems share, and scores with their intervals. Flags after "--" go
+to both `train` and `evaluate` of all runs, such as --config.steps=500.
 """
 
 import re

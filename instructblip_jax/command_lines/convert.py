@@ -1,4 +1,4 @@
-"""A model directory from other files: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original FILE ...)
+"""Convert files to a model directory: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original FILE ...)
 
 --blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
 plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth

@@ -1,9 +1,10 @@
-"""The configured suite: instructblip evaluate --config C --workdir W [--checkpoint STEP] [--split test] [--json FILE]
+"""Evaluate a run: instructblip evaluate --config C --workdir W [--checkpoint STEP] [--split test] [--json FILE]
 
-One row per set: its metric with a 95 % interval, the paper's number if the model is one of the paper's, and, unless
-config.evaluation.blind is off, its metric with all pictures blanked. Writes W/evaluation.md, .json and .png, the
-predictions in W/predictions/SET.jsonl, and W/submissions/SET.json for sets that have an evaluation server. Continues
-an interrupted evaluation; --again starts over.
+One row per set of the configured suite: its metric with a 95 % interval, the paper's number if the model is one of the
+paper's, and, unless config.evaluation.blind is off, its metric with blank images. Writes W/evaluation.md, .json and
+.png, the predictions in W/predictions/SET.jsonl, a sample of them with their images in W/predictions.html, and
+W/submissions/SET.json for sets that have an evaluation server. Continues an interrupted evaluation; --again starts
+over.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""A Hugging Face directory of a trained model: instructblip export --model M [--workdir W] --out DIR [--push REPO]
+"""Export to a Hugging Face directory: instructblip export --model M [--workdir W] --out DIR [--push REPO]
 
-M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Tensors that
-were not trained, without --workdir all of them, are copied as M stores them. Adapters (LoRA) are merged into tensors of
+M with the trained parameters of the run W, for `transformers` and everything else that reads this layout. Untrained
+tensors (all of them without --workdir) are copied as M stores them. Adapters (LoRA) are merged into tensors of
 M, which keep their type; with --lora=adapter DIR is an adapter of M instead, for the peft library. DIR also holds a
 model card, README.md: the base model and its licence, the training, and the scores of W/evaluation.json.
 

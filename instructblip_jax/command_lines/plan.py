@@ -1,12 +1,13 @@
-"""Memory and speed of a run, before it is paid for:
+"""Memory and step time of a run, before you pay for it:
 
     instructblip plan --config C --topology v5e:4x4 [--batch_size N] [--lengths 64,64] [--sweep] [--json FILE]
 
-Compiles the real train step, prefill and decoding for a slice or a GPU machine ("h100:8") that need not be there. Any
-Linux machine can do it, with libtpu or (pip install -e '.[plan-gpu]') the GPU's compiler. Nothing is downloaded or
-allocated. Three times of a step are told: a bound that no run beats, the sum of each instruction's own bound, and a
-likely time, which ranks the ways of --sweep.
-The last line states whether the run fits; the exit status is 1 if it does not, unless --sweep (if given) finds a way.
+Compiles the real train step, prefill and decoding for a TPU slice or a GPU machine ("h100:8") that need not be present.
+Any Linux machine can do this, with libtpu or (pip install -e '.[plan-gpu]') the GPU's compiler. Nothing is downloaded
+or allocated. Reports three step times: a lower bound, the sum of each instruction's own bound, and a likely time, by
+which --sweep ranks its settings.
+The last line states whether the run fits; the exit status is 1 if it does not, unless --sweep (if given) finds settings
+that fit.
 """
 
 from collections.abc import Sequence

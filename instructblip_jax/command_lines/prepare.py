@@ -1,13 +1,14 @@
-"""A data set into sharded ArrayRecord (a TFDS data set): instructblip prepare NAME --source DIR --out DIR [--json FILE]
+"""Convert a dataset to ArrayRecord (a TFDS dataset): instructblip prepare NAME --source DIR --out DIR [--json FILE]
 
-NAME is digits, the embedded world (all its task sets, drawn from scikit-learn's scans, without a --source); one of the
-known data sets, whose official files are in --source, and their pictures there or in --images; or custom, your own
+NAME is digits, the embedded world (all its task sets, generated from scikit-learn's scans, without a --source); one of
+the known datasets, whose official files are in --source, and their images there or in --images; or custom, your own
 files. A set that exists is kept, and refused if its annotation files or the flags that determine its contents have
 changed; --overwrite prepares it again. The same command continues an interrupted preparation. Rows that cannot be read
 are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
 
-With --make_questions=T5, audiocaps_qa, cap3d_qa, discrn_av and discrn_i3d are first made of the captions in --source,
-by a language model: their files are written to --out, as the --source of a second command that prepares them.
+With --make_questions=T5, a language model generates the questions of audiocaps_qa, cap3d_qa, discrn_av or discrn_i3d
+from the captions in --source. Their files are written to --out, which is the --source of a second command that
+prepares them.
 """
 
 from collections.abc import Sequence

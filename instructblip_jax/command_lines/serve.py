@@ -1,4 +1,4 @@
-"""A page for people and OpenAI's API for programs: instructblip serve --model M [--workdir W] [--port 8000]
+"""Serve a web page and an OpenAI-compatible API: instructblip serve --model M [--workdir W] [--port 8000]
 
 M is a model directory in the Hugging Face layout, a hub id, or the name of an embedded model such as "digits";
 --workdir uses the trained parameters of a run, and the run's model if no --model is given. All programs are compiled
