@@ -1,1 +1,1 @@
-"""Answers judged: metrics without a model, predictions over a set, the table of a suite."""
+"""Evaluation: metrics (no model needed), predictions over a dataset, and the table of a suite's results."""

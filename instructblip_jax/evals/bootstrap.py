@@ -68,7 +68,7 @@ def _drawn(
 
 
 Runs = tuple[Sequence[Callable[[np.ndarray], np.ndarray]], int]
-"""Several runs over the same questions: each run's statistic, weights [B, count] -> scores [B]; and the count."""
+"""Several runs over the same questions: the statistic of each run, weights [B, count] -> scores [B]; and the count."""
 
 
 def mean_of_runs(
@@ -79,10 +79,10 @@ def mean_of_runs(
     level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """The interval of the mean score of several runs over the same questions, such as with other examples in the
-    prompt: runs and questions are both drawn again, each question with its answers in all runs that are drawn.
+    """The interval of the mean score of several runs over the same questions, for example with different examples in
+    the prompt. Runs and questions are both resampled; a resampled question keeps its answers of all resampled runs.
 
-    ``statistics``: of each run, weights [B, count] -> scores [B], as in `interval`.
+    ``statistics``: for each run, weights [B, count] -> scores [B], as in `interval`.
     """
     return mean_of_sets([(statistics, count)], samples=samples, level=level, seed=seed)
 
@@ -90,8 +90,8 @@ def mean_of_runs(
 def mean_of_sets(
     sets: Sequence[Runs], *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The interval of the mean over several sets of what `mean_of_runs` is for one: a run that is drawn counts in all
-    sets, and the questions of each set are drawn independently. None if a set has no questions, or there is no set.
+    """The interval of the mean over several sets, each scored as in `mean_of_runs`. A resampled run counts in all sets;
+    the questions of each set are resampled independently. None if a set has no questions, or there is no set.
 
     Raises ValueError if the sets have different numbers of runs.
     """

@@ -1,7 +1,7 @@
 """Caption metrics against several references per picture: CIDEr-D, BLEU-1 to 4, ROUGE-L.
 
 All functions take sentences as lists of words (`ptb.words`): N ``hypotheses``, and N lists of at least one sentence as
-``references``. The definitions are those of the COCO caption evaluation, computed in float64 for all pictures at once.
+``references``. The definitions are those of the COCO caption evaluation, computed in float64 for all images at once.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Predictions beside their pictures, as a page of HTML that needs no other file or as Markdown: the public `show`.
+"""Predictions with their images, as a self-contained HTML page or as Markdown: the public `show`.
 
-`evaluate` keeps small copies of the pictures of a sample of each set in W/predictions/media, each once, under the
-digest that the lines of W/predictions/SET.jsonl have in "media".
+`evaluate` keeps thumbnails of the images of a sample of each set in W/predictions/media. Each is stored once, named by
+its digest, which the lines of W/predictions/SET.jsonl have in "media".
 """
 
 import base64
@@ -20,11 +20,11 @@ from instructblip_jax.processors.image import open_image
 from instructblip_jax.run.workdir import Workdir
 
 ROWS = 24
-"""Predictions of a set that are shown."""
+"""Number of predictions shown per set."""
 SIDE = 160
-"""The most pixels along a side of a kept picture."""
+"""Largest side of a thumbnail, in pixels."""
 REFERENCES, CHARACTERS = 5, 500
-"""The most references of a row, and characters of a text, that are shown."""
+"""Maximum number of references per row, and of characters per text, that are shown."""
 MEDIA = "predictions/media"
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Predictions</title><style>
@@ -41,7 +41,7 @@ Row = Mapping[str, Any]
 
 
 def keep(workdir: Workdir, asked: Sequence[Record], lines: Sequence[str]) -> list[Row]:
-    """Keep the pictures of a sample of a set's questions, at even distances, and return the lines that answer them."""
+    """Save thumbnails for an evenly spaced sample of a set's questions, and return the lines that answer them."""
     count = min(ROWS, len(asked))
     records = [asked[n * len(asked) // count] for n in range(count)]
     folder = workdir.path / MEDIA
@@ -68,10 +68,10 @@ def _small(data: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Predictions of some sets. A notebook shows them as a table, and `str` gives Markdown.
+    """Predictions of one or more sets. A notebook displays them as a table; `str` returns Markdown.
 
     Attributes:
-      workdir: the run's.
+      workdir: the run's directory.
       sets: set -> its rows.
     """
 
@@ -80,7 +80,7 @@ class Gallery:
 
     @property
     def html(self) -> str:
-        """A whole page, with the pictures in it."""
+        """A complete HTML page with embedded images."""
         return f"{HEAD}{self._repr_html_()}</body></html>\n"
 
     def _repr_html_(self) -> str:
@@ -92,7 +92,7 @@ class Gallery:
         return "".join(parts)
 
     def __str__(self) -> str:
-        """Markdown, whose pictures are the files below the workdir."""
+        """Markdown that links the image files in the workdir."""
         parts = []
         for name, rows in self.sets.items():
             lines = [COLUMNS, ("---",) * len(COLUMNS)]
@@ -104,7 +104,7 @@ class Gallery:
         return "\n".join(parts)
 
     def _paths(self, row: Row) -> list[Any]:
-        """The kept pictures of a row."""
+        """The thumbnails of a row."""
         paths = [self.workdir.path / MEDIA / f"{key}.jpg" for key in row.get("media", ())]
         return [path for path in paths if path.exists()]
 
@@ -125,15 +125,15 @@ def _texts(row: Row) -> tuple[str, str, str]:
 
 
 def _plain(text: str) -> str:
-    """A text as a cell of a Markdown table."""
+    """A text, escaped for a cell of a Markdown table."""
     return " ".join(escape(text, quote=False).replace("|", "\\|").split())
 
 
 def show(workdir: str | Path, set_name: str | None = None, *, rows: int = ROWS) -> Gallery:
-    """Predictions of an evaluated run beside their pictures: at most ``rows`` of each set, or of one.
+    """Predictions of an evaluated run with their images: at most ``rows`` of each set, or of ``set_name`` only.
 
-    Those come first whose pictures `evaluate` kept. Raises FileNotFoundError where nothing was evaluated, ValueError
-    naming the sets that there are for another ``set_name``.
+    Rows whose images `evaluate` kept come first. Raises FileNotFoundError if nothing was evaluated, and ValueError,
+    which lists the evaluated sets, for an unknown ``set_name``.
     """
     run = Workdir(str(workdir))
     files = {path.name.removesuffix(".jsonl"): path for path in sorted((run.path / "predictions").glob("*.jsonl"))}

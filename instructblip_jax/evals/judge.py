@@ -1,4 +1,4 @@
-"""Predictions as self-contained JSON lines, and a set's result computed from them."""
+"""Predictions as self-contained JSON lines, and the result of a set computed from them."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from instructblip_jax.evals.table import SetResult
 def adapted(spec: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tuple[EvalSpec, list[str]]:
     """The spec adapted to the records of the set, and notes about it.
 
-    A set of nothing but captions is judged by CIDEr unless ``changes`` (config.evaluation.settings) name a metric.
+    A set that contains only captions is scored by CIDEr unless ``changes`` (config.evaluation.settings) name a metric.
     """
     notes = []
     if asked.captions and spec.mode != RETRIEVAL:
@@ -35,10 +35,10 @@ def adapted(spec: EvalSpec, asked: Questions, changes: Mapping[str, Any]) -> tup
 
 
 def line(record: Record, instruction: str, seen: Prediction, unseen: Prediction | None, **more: Any) -> str:
-    """A prediction with its question and everything that it is judged by, as JSON.
+    """A prediction with its question and everything needed to score it, as JSON.
 
-    "media" are digests of the encoded media (`record.key_of`). ``seen``: the prediction; ``unseen``: the one with the
-    picture blanked, if there is one; ``more``: further fields.
+    "media" are digests of the encoded media (`record.key_of`). ``seen``: the prediction; ``unseen``: the one with
+    blanked images, if there is one; ``more``: further fields.
     """
     fields: dict[str, Any] = {"uid": record.uid, "instruction": instruction, **more}
     fields |= {"prediction": seen.text, "scores": seen.scores}
@@ -79,8 +79,8 @@ def judged(
 
     Args:
       half: "held_in" or "held_out".
-      paper: the paper's number, times 100.
-      notes: remarks for below the table.
+      paper: the paper's result, times 100.
+      notes: notes to print below the table.
     """
     if spec.mode == RETRIEVAL:
         return recall.result(half, spec.split, answers, paper, notes)

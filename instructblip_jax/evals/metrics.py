@@ -1,4 +1,4 @@
-"""The table of metrics by name. Each is computed from the (prediction, reference) pairs of a whole set, without a
+"""The table of metrics by name. Each metric is computed from all (prediction, reference) pairs of a set, without a
 model."""
 
 import dataclasses
@@ -20,7 +20,8 @@ def _mean(scores: npt.ArrayLike, **details: float | None) -> Result:
 
 
 def _text(prediction: Prediction, reference: Reference) -> str:
-    """The predicted text, or else the text of the best-scored candidate. Raises ValueError if there is neither."""
+    """The predicted text, or else the text of the candidate with the best score. Raises ValueError if there is
+    neither."""
     if prediction.text is not None:
         return prediction.text
     if not reference.candidates:
@@ -156,7 +157,7 @@ def _option(prediction: Prediction, reference: Reference) -> int | None:
 
 
 def _scienceqa(pairs: Sequence[Pair]) -> Result:
-    """``no_letter``: the share of predictions that are there, and choose no option."""
+    """``no_letter``: the share of existing predictions that choose no option."""
     options = [_option(prediction, ref) for prediction, ref in pairs if prediction]
     chosen = iter(options)
     right = [float(prediction is not None and next(chosen) == _label(ref)) for prediction, ref in pairs]
@@ -192,8 +193,9 @@ def _which_side(pairs: Sequence[Pair]) -> Result:
 
 
 def _three_votes(pairs: Sequence[Pair]) -> Result:
-    """VQA accuracy over the votes, which three equal ones only bring to 2/3; ``any_vote``: the share of answers that
-    one annotator gave; ``each_vote``: the mean share of annotators who did; ``ceiling``: the highest value there is."""
+    """VQA accuracy over the votes, where three equal votes give only 2/3; ``any_vote``: the share of answers that at
+    least one annotator gave; ``each_vote``: the mean share of annotators who gave it; ``ceiling``: the highest possible
+    value."""
 
     def of(pair: Pair) -> tuple[float, float, float]:
         prediction, reference = pair

@@ -1,4 +1,4 @@
-"""The class that a written answer names, of a few known ones: an open answer to a question of classification."""
+"""The known class that a generated answer names, for classification by open-ended answers."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ def _form(name: str) -> re.Pattern[str]:
 
 
 def first(text: str, classes: Sequence[str]) -> int | None:
-    """The class whose name comes first in ``text``, of those that begin at one place the longest; None without any.
+    """The class whose name comes first in ``text``, the longest of those that begin at the same place; None if there is
+    none.
 
-    A name of several words counts however they are joined, and so does a plural.
+    A name of several words matches however the words are joined; plurals match too.
     """
     text = text.lower()
     found = [

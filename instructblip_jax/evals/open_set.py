@@ -1,4 +1,4 @@
-"""A set of the suite, opened: its questions, and how they are answered and judged."""
+"""A set of the suite, opened for evaluation: its questions, and how they are answered and scored."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class OpenSet(NamedTuple):
       spec: how it is evaluated.
       identity: a digest of its prepared files.
       asked: its questions.
-      templates: the words around them.
+      templates: the prompts around them.
       vocabulary: candidates that all questions share; empty for most sets.
       notes: remarks for below the table.
     """

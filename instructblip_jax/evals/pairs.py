@@ -30,9 +30,9 @@ class Reference:
       candidates: the choices, in the order of the prediction's scores.
       label: index of the correct candidate; 0 or 1 for a binary task.
       relevance: of each candidate, 0 to 1.
-      groups: the values of `GROUPS`, as many of each as the record has.
+      groups: the record's values of `GROUPS`.
       difficult: A-OKVQA's official score leaves the record out.
-      group: records of the same one are right together or not (NLVR2's consistency); "" if there is none.
+      group: records of the same group count as correct only together (NLVR2's consistency); "" if there is none.
     """
 
     uid: str

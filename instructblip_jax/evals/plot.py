@@ -1,4 +1,4 @@
-"""Plots a suite's scores with their intervals, beside the paper's and those with blanked pictures."""
+"""Plots a suite's scores with their intervals, the paper's results, and the scores with blanked images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from instructblip_jax.evals.table import SetResult
 
 COLOURS = {"held_in": "tab:blue", "held_out": "tab:orange"}
 MARKS = {"the paper's score": ("D", 5), "pictures blanked": ("|", 11)}
-"""A mark beside a set's score -> its form and size."""
+"""Additional marks of a set -> their shape and size."""
 
 
 def draw(rows: Mapping[str, SetResult], path: Path) -> None:
@@ -44,8 +44,8 @@ def draw(rows: Mapping[str, SetResult], path: Path) -> None:
 
 
 def draw_shots(rows: Mapping[str, SetResult], path: Path) -> None:
-    """Write the curves of scores over numbers of examples to ``path`` as PNG: one a set, with its intervals, and broken
-    lines for its controls. Raises ImportError if matplotlib is not installed."""
+    """Write the curves of scores over numbers of examples to ``path`` as PNG: one per set, with its intervals, and
+    dashed lines for its controls. Raises ImportError if matplotlib is not installed."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""A model's answers over a prepared split: texts, or scores of candidates; with the media, and with them blanked."""
+"""A model's answers over a prepared split, with the media and with blanked media: texts, or scores of candidates."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,10 +17,10 @@ from instructblip_jax.systems.protocol import Media
 
 
 def candidates(record: Record, mode: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
-    """The texts that are ranked for a record. Raises ValueError where it has nothing to rank."""
+    """The texts that are ranked for a record. Raises ValueError if there are none."""
     found = {"rank": record.candidates, "vocabulary": tuple(vocabulary), "binary": (*NO, *YES)}[mode]
     if not found:
-        raise ValueError(f"{record.uid}: has no candidates to rank; judge it in another mode than {mode!r}")
+        raise ValueError(f"{record.uid}: has no candidates to rank; evaluate it in another mode than {mode!r}")
     return found
 
 
@@ -52,10 +52,10 @@ def written(
     records: Sequence[Record],
     spec: EvalSpec,
 ) -> list[Prediction]:
-    """Texts that answer the first rows of a batch, one for each record."""
+    """Generated texts for the first rows of a batch, one for each record."""
     penalty = spec.length_penalty
     if penalty is None:
-        # As published: -1 for answers that are sequences of their own, 0 for those that continue the prompt.
+        # As published: -1 for encoder-decoders, whose answer is a separate sequence, 0 where it continues the prompt.
         penalty = -1.0 if model.config.prompt_is_counted else 0.0
     ids = generate_ids(
         model,
@@ -72,7 +72,7 @@ def written(
 
 def candidate_lists(records: Sequence[Record], spec: EvalSpec, vocabulary: Sequence[str]) -> list[tuple[str, ...]]:
     """The texts that are ranked for each record."""
-    mode = "rank" if spec.mode == "classify" else spec.mode  # a system that writes ranks the classes' names
+    mode = "rank" if spec.mode == "classify" else spec.mode  # a system that generates text ranks the class names
     return [candidates(record, mode, vocabulary) for record in records]
 
 
@@ -92,11 +92,11 @@ def scored(
 
 
 def chosen(scores: np.ndarray, lists: Sequence[tuple[str, ...]], spec: EvalSpec) -> list[Prediction]:
-    """The best of each row's candidates, with the scores that metrics read."""
+    """The best candidate of each row, with the scores that metrics read."""
     out = []
     for row, texts in zip(scores, lists, strict=True):
         best = texts[int(np.argmax(row[: len(texts)]))]
-        if spec.mode == "vocabulary":  # nobody reads thousands of scores for each of thousands of questions
+        if spec.mode == "vocabulary":  # thousands of scores per question are of no use
             out.append(Prediction(best))
         elif spec.mode == "binary":
             out.append(Prediction(best, (log_odds(row[: len(texts)].tolist(), texts),)))
@@ -108,7 +108,7 @@ def chosen(scores: np.ndarray, lists: Sequence[tuple[str, ...]], spec: EvalSpec)
 def classified(model: Model, logits: np.ndarray, records: Sequence[Record]) -> list[Prediction]:
     """Logits float32 [B, C] of the system's classes -> one prediction for each record: scores of its candidates.
 
-    Raises ValueError naming a record whose candidates are no classes of the system.
+    Raises ValueError naming a record whose candidates are not classes of the system.
     """
     classes = [name.lower() for name in model.config.classes]
     found = []
@@ -134,9 +134,9 @@ def answered(
     blind: bool,
     blank_image: bool = False,
 ) -> Iterator[list[tuple[Record, Prediction, Prediction | None]]]:
-    """(record, prediction, with ``blind`` also the prediction with the media blanked) of the records of each batch.
+    """(record, prediction, and with ``blind`` also the prediction with blanked media) for the records of each batch.
 
-    ``blank_image``: all media are blanked, as for a model that was trained so.
+    ``blank_image``: all media are blanked, for a model that was trained this way.
     """
     for batch in batches:
         seen = predictions(model, processor, batch, spec, vocabulary, blind=blank_image)

@@ -1,4 +1,4 @@
-"""Reads anybody's predictions and references: JSON lines, or the lists that the official programs read.
+"""Reads predictions and references of any model: JSON lines, or the lists that the official programs read.
 
 docs/metrics.md describes the rows. Errors name the file and the line (in a list: the row).
 """
@@ -28,7 +28,7 @@ CAPTIONS = ("references", "captions", "caption")
 """Reference fields of which several rows may belong to the same picture."""
 CANDIDATES, LABEL_FIELDS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
 INDEX = "answer"
-"""The field that in rows with "choices" and no label is the label, if it is a number (ScienceQA, IconQA)."""
+"""The field that is the label in rows with "choices" and no label, if it is a number (ScienceQA, IconQA)."""
 RELEVANCES = ("relevance", "gt_relevance")
 
 

@@ -1,6 +1,6 @@
-"""Splits captions into words, nearly like Stanford's PTBTokenizer (CoreNLP 3.4.1, -preserveLines -lowerCase).
+"""Splits captions into words, almost like Stanford's PTBTokenizer (CoreNLP 3.4.1, -preserveLines -lowerCase).
 
-COCO's caption evaluation runs that Java program before CIDEr, BLEU and ROUGE. These are our own rules, which agree with
+COCO's caption evaluation runs that Java program before CIDEr, BLEU and ROUGE. The rules here are our own and agree with
 it on ordinary captions and on everything in `tests/evals/test_ptb.py`; scores are therefore called "PTB-like".
 """
 

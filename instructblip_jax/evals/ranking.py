@@ -1,6 +1,6 @@
 """Ranking metrics over scores of candidates: rank of the correct one, NDCG, best choice, ROC AUC, yes or no.
 
-Ties are not resolved by chance: the rank of a candidate is 1 + the number of better ones + half the number of others
+Ties are not broken at random: the rank of a candidate is 1 + the number of better ones + half the number of others
 with the same score. Candidates with the same text, which tie exactly, therefore share their ranks, and giving all
 candidates the same score is not rewarded.
 """

@@ -1,7 +1,7 @@
-"""Recall of image-text retrieval, from the places of a picture's texts and of a text's picture. No jax.
+"""Recall of image-text retrieval, from the ranks of an image's texts and of a text's image. No jax.
 
-A line is a picture: "uid", and the places, counted from 0, of "image_to_text" (its best own text among all texts) and
-of "text_to_image" (the picture, for each of its texts), each [by similarity, ranked again].
+A line describes one image: its "uid", and the ranks, counted from 0, in "image_to_text" (of its best text among all
+texts) and in "text_to_image" (of the image, for each of its texts), each [by similarity, re-ranked].
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ AT = (1, 5, 10)
 
 
 def order(scores: np.ndarray) -> np.ndarray:
-    """Scores [N] -> the candidates' numbers, the highest first, and the first ones among equals."""
+    """Scores [N] -> the candidates' indices, the highest score first; ties keep their order."""
     return np.argsort(-scores, kind="stable")
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """Scores [N] -> int [N]: the place of each candidate, 0 the highest; the first ones among equals."""
+    """Scores [N] -> int [N]: the rank of each candidate, 0 for the highest score; ties keep their order."""
     places = np.empty(len(scores), np.int64)
     places[order(scores)] = np.arange(len(scores))
     return places
 
 
 def recalls(lines: Sequence[Mapping[str, Any]], way: int) -> dict[str, float]:
-    """`RECALLS` of the parsed lines, 0 to 1: by similarity alone (``way`` 0), or ranked again (1)."""
+    """`RECALLS` of the parsed lines, 0 to 1: by similarity only (``way`` 0), or re-ranked (1)."""
     to_text = np.array([line["image_to_text"][way] for line in lines])
     to_image = np.array([one[way] for line in lines for one in line["text_to_image"]])
     return dict(zip(RECALLS, [float((x < k).mean()) for x in (to_text, to_image) for k in AT], strict=True))
@@ -39,8 +39,8 @@ def recalls(lines: Sequence[Mapping[str, Any]], way: int) -> dict[str, float]:
 def result(
     half: str, split: str, lines: Sequence[Mapping[str, Any]], paper: float | None, notes: Sequence[str]
 ) -> SetResult:
-    """The result of a set: the mean of the six recalls, ranked again if that was done, with its interval by bootstrap
-    over the pictures. "details" has the recalls themselves, and those by similarity alone."""
+    """The result of a set: the mean of the six recalls, after re-ranking if there was any, with its bootstrap interval
+    over the images. "details" has the recalls themselves, and those by similarity only."""
     last = len(lines[0]["image_to_text"]) - 1
     found = [recalls(lines, way) for way in range(last + 1)]
     texts = sum(len(line["text_to_image"]) for line in lines)
@@ -65,14 +65,14 @@ def result(
 
 
 def _chance(pictures: int, texts: int) -> float:
-    """The mean of the six recalls of a random order, where every picture has the same number of texts."""
+    """The mean of the six recalls of a random order if every image has the same number of texts."""
     each = texts / pictures
     to_text = [1 - np.prod([max(0.0, 1 - each / (texts - n)) for n in range(min(k, texts))]) for k in AT]
     return float(np.mean([*to_text, *(min(1.0, k / pictures) for k in AT)]))
 
 
 def weighted(lines: Sequence[Mapping[str, Any]], way: int, weights: np.ndarray) -> np.ndarray:
-    """Weights [R, B] of the pictures -> the mean of the six recalls of each resample, [R]."""
+    """Weights [R, B] of the images -> the mean of the six recalls of each resample, [R]."""
     to_text = np.array([line["image_to_text"][way] for line in lines])
     counts = np.array([len(line["text_to_image"]) for line in lines])
     own = [np.array([one[way] for one in line["text_to_image"]]) for line in lines]

@@ -1,8 +1,9 @@
-"""Image-text retrieval: recall both ways, by similarity alone, and with the best candidates ranked again by matching.
+"""Image-text retrieval: recall in both directions, by similarity only, and with the best candidates re-ranked by
+matching.
 
-ALBEF (arXiv 2107.07651), BLIP (arXiv 2201.12086) and BLIP-2 (arXiv 2301.12597) are evaluated so. Every picture and
-every text is embedded once; matching encodes the pictures a second time, a batch at a time, because the encoded
-pictures of a gallery take gigabytes (5,000 of 577 tokens of 768 numbers: 9 GB in float32).
+ALBEF (arXiv 2107.07651), BLIP (arXiv 2201.12086) and BLIP-2 (arXiv 2301.12597) are evaluated this way. Every image and
+every text is embedded once. Matching encodes the images a second time, one batch at a time, because the encoded images
+of a gallery take gigabytes (5,000 of 577 tokens of 768 numbers: 9 GB in float32).
 """
 
 import json
@@ -24,9 +25,9 @@ from instructblip_jax.processors.base import BaseProcessor
 
 
 class Gallery:
-    """The pictures of a set, and their texts in the order of the records: text n is of picture ``owner[n]``.
+    """The images of a set, and their texts in the order of the records: text n belongs to image ``owner[n]``.
 
-    Raises ValueError naming a record without a text, or with other media than one picture.
+    Raises ValueError naming a record without a text, or with media other than a single image.
     """
 
     def __init__(self, records: Sequence[Record]):
@@ -47,10 +48,10 @@ class Gallery:
 def retrieve(
     model: Model, processor: BaseProcessor, records: Sequence[Record], *, batch_size: int, candidates: int
 ) -> list[str]:
-    """One JSON line a picture; see `recall`.
+    """One JSON line per image; see `recall`.
 
-    ``candidates``: how many of the best by similarity are ranked again by matching, both ways; 0 ranks none again.
-    Work is spread over the devices of all hosts, which all get all lines. Ties keep the order of the set.
+    ``candidates``: number of best candidates by similarity that are re-ranked by matching, in both directions; 0 for
+    none. The work is spread over the devices of all hosts; every host gets all lines. Ties keep the order of the set.
     """
     comparing.check(model, processor)
     gallery = Gallery(records)
@@ -73,9 +74,9 @@ def retrieve(
 
 
 def _in_parts(count: int, size: int, compute: Callable[[np.ndarray], np.ndarray], what: str) -> np.ndarray:
-    """``compute`` over the numbers 0 to count - 1, ``size`` at a time; the last part is filled up with number 0."""
+    """``compute`` over the numbers 0 to count - 1, ``size`` at a time; the last part is padded with number 0."""
     found = []
-    quiet = None if is_writer() else True  # None: shown on a terminal alone
+    quiet = None if is_writer() else True  # None: shown only on a terminal
     for start in tqdm(range(0, count, size), desc=what, unit="batch", leave=False, disable=quiet):
         part = np.arange(start, start + size)
         found.append(compute(np.where(part < count, part, 0)))
@@ -83,7 +84,7 @@ def _in_parts(count: int, size: int, compute: Callable[[np.ndarray], np.ndarray]
 
 
 def _encoded(model: Model, processor: BaseProcessor, records: Sequence[Record], part: np.ndarray) -> Any:
-    """The encoded pictures of some records; each host decodes its own."""
+    """The encoded images of some records; each host decodes its own."""
     own = meshes.local_rows(model.mesh, len(part))
     media = processor.stack([media_of(records[int(n)], processor) for n in part[own]])
     return model.encode(media, own=own, rows=len(part))
@@ -99,8 +100,8 @@ def _ranked_again(
     size: int,
     candidates: int,
 ) -> np.ndarray:
-    """Scores float32 [2, B, N] of pictures over texts and of texts over pictures: matching logits, with the similarity
-    added where the system's paper adds it; the lowest number where a pair is no candidate of its row."""
+    """Scores float32 [2, B, N] of images over texts and of texts over images: matching logits, plus the similarity if
+    the system's paper adds it; the lowest number where a pair is not a candidate of its row."""
     asked = [_best(similar, candidates), _best(similar.T, candidates).T]
     logits = np.zeros(similar.shape, np.float32)
     chosen = asked[0] | asked[1]
@@ -123,7 +124,7 @@ def _ranked_again(
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """bool [B, N]: the ``count`` highest of each row, the first ones among equals."""
+    """bool [B, N]: the ``count`` highest of each row; ties keep their order."""
     found = np.zeros(scores.shape, bool)
     for row, own in zip(found, scores, strict=True):
         row[order(own)[:count]] = True
@@ -131,7 +132,7 @@ def _best(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def _lines(gallery: Gallery, ways: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """``ways``: scores [B, N], or [2, B, N] where those of texts over pictures are others."""
+    """``ways``: scores [B, N], or [2, B, N] if those of texts over images differ."""
     lines: list[dict[str, Any]] = [
         {"uid": gallery.records[n].uid, "image_to_text": [], "text_to_image": []} for n in range(len(gallery.records))
     ]

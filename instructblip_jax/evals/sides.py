@@ -1,4 +1,4 @@
-"""The one of two media that a written answer chooses, "first" or "second" (DisCRn)."""
+"""The one of two media that a generated answer chooses, "first" or "second" (DisCRn)."""
 
 import re
 
@@ -17,8 +17,8 @@ _LETTERED = r"\({0}\)|^\W*{0}\W*$|\b(?:option|object|entity|input|image|item|cho
 def chosen(text: str) -> int | None:
     """The side that ``text`` names, 0 or 1, by order, kind or letter; None where it names neither, or both.
 
-    A letter counts in brackets, behind a noun or alone: "a" before a noun is an article. "One" and "two" count where
-    no other word of order is said, as in "the second one".
+    A letter counts in brackets, after a noun or alone: "a" before a noun is an article. "One" and "two" count only if
+    there is no other ordinal, as in "the second one".
     """
     said = text.lower()
     words = set(re.findall(r"[a-z0-9]+", said))
@@ -36,7 +36,9 @@ def chosen(text: str) -> int | None:
 
 def as_published(text: str, side: int) -> bool:
     """True if the text counts for ``side`` by the rule of X-InstructBLIP's evaluation (arXiv 2311.18799), as far as it
-    is known: the normalised answer, or a word of it, is accepted for that side, whatever else it says. Normalising
+    is
+    known: the normalised answer, or a word of it, is accepted for that side, whatever else the text contains.
+      Normalising
     drops brackets and articles, so that "a" and "(a)" never count, and makes "one" a 1, so that "the second one" counts
     for both sides.
     """

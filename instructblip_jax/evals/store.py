@@ -1,18 +1,18 @@
-"""Predictions that were made already, so that an interrupted evaluation goes on and a finished one is not repeated."""
+"""Saved predictions: an interrupted evaluation continues, and a finished one is not repeated."""
 
 from instructblip_jax import distributed
 from instructblip_jax.run.workdir import Workdir
 
 
 class PredictionStore:
-    """The predictions of one set as JSON lines in W/predictions: in parts while they are made, then in one file.
+    """The predictions of one set as JSON lines in W/predictions: first in parts, at the end in one file.
 
     All processes of a job must call its methods together; process 0 writes.
 
     Args:
       name: the set, "NAME" or "NAME:SPLIT".
       key: a digest of everything that determines the predictions; those with another key are dropped.
-      again: drop them in any case.
+      again: drop all of them.
     """
 
     def __init__(self, workdir: Workdir, name: str, key: str, *, again: bool = False):
@@ -60,7 +60,7 @@ class PredictionStore:
 
 
 def finished(workdir: Workdir, name: str) -> list[str]:
-    """All predictions of a set that was evaluated to its end. Raises FileNotFoundError if there are none."""
+    """All predictions of a fully evaluated set. Raises FileNotFoundError if there are none."""
     return (workdir.path / "predictions" / f"{_file_name(name)}.jsonl").read_text().splitlines()
 
 

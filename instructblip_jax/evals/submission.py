@@ -1,4 +1,4 @@
-"""Result files in the formats of the data sets' evaluation servers and of the caption tools."""
+"""Result files in the formats of the datasets' evaluation servers and of the caption tools."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -17,19 +17,19 @@ MODES = ("generate", "rank", "vocabulary", "binary", "classify", RETRIEVAL)
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """The evaluation of one data set.
+    """The evaluation of one dataset.
 
     Attributes:
       split: the split to evaluate, or several joined by "+".
       metric: a name of `metrics.METRICS`.
       mode: "generate" a text, "rank" the record's candidates, rank the set's "vocabulary", or "binary", yes against no;
-        "classify" into the system's own classes, of which the candidates are names; "retrieval" of pictures and texts.
+        "classify" into the system's own classes, which the candidates name; "retrieval" of images and texts.
       prompt: a `str.format` text over the record's slots; None is the set's own, in `datasets.prompts.PROMPTS`.
       length_penalty: None is -1 for an encoder-decoder and 0 for a decoder-only model, as for all short answers.
-      candidate: a `str.format` text in which each candidate is ranked; metrics and predictions have it without.
+      candidate: a `str.format` text around each candidate for ranking; metrics and predictions omit it.
       include_end: count the end token in a candidate's score.
-      rerank: in retrieval, how many of the best by similarity are ranked again by matching, both ways; 0 none.
-      support: the split from which worked examples are taken (config.evaluation.shots), or SET:SPLIT for that of
+      rerank: in retrieval, the number of candidates, best by similarity, that are re-ranked by matching; 0 for none.
+      support: the split that few-shot examples are taken from (config.evaluation.shots), or SET:SPLIT for a split of
         another set.
     """
 
@@ -59,7 +59,7 @@ _CAPTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 80, "min_new_tokens": 10
 _QUESTION: dict[str, Any] = {**_SHORT, "max_new_tokens": 30, "length_penalty": 1.0}
 _SENSED: dict[str, Any] = {**_CAPTION, "repetition_penalty": 1.15}  # X-InstructBLIP's captions (arXiv 2311.18799)
 _SIDE = EvalSpec("val+val_swapped", "which_side", **_SHORT)
-_REASONED: dict[str, Any] = {"max_new_tokens": 1024}  # greedily, as LLaVA's published evaluation of ScienceQA
+_REASONED: dict[str, Any] = {"max_new_tokens": 1024}  # greedy, as in LLaVA's published evaluation of ScienceQA
 
 SUITE: dict[str, EvalSpec] = {
     "coco_caption": EvalSpec("test", "cider", **_CAPTION),
@@ -84,19 +84,19 @@ SUITE: dict[str, EvalSpec] = {
     "msvd_qa": EvalSpec("test", "top1", "vocabulary"),
     "msrvtt_qa": EvalSpec("test", "top1", "vocabulary"),
     "ivqa": EvalSpec("test", "ivqa", **_SHORT),
-    "coco_retrieval": EvalSpec("test", "recall", RETRIEVAL, rerank=256),  # BLIP-2 takes 128 of either set
+    "coco_retrieval": EvalSpec("test", "recall", RETRIEVAL, rerank=256),  # BLIP-2 uses 128 for both sets
     "flickr30k_retrieval": EvalSpec("test", "recall", RETRIEVAL),
     "nlvr2": EvalSpec("test1", "nlvr2", "classify"),
     "snli_ve": EvalSpec("test", "accuracy", "classify"),
     "scienceqa_qcm_a": EvalSpec("test", "scienceqa", max_new_tokens=16),
     "scienceqa_qcm_ale": EvalSpec("test", "scienceqa", **_REASONED),
     "scienceqa_qcm_lea": EvalSpec("test", "scienceqa", **_REASONED),
-    # Frozen (arXiv 2106.13884): a name counts if it and the end of the answer are exact.
+    # Frozen (arXiv 2106.13884): the generated name, up to the end token, must match exactly.
     "open_ended_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
     "real_name_mi": EvalSpec("shots_5_ways_2", "top1", max_new_tokens=10),
     "fast_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
     "guided_vqa": EvalSpec("shots_5_ways_2", max_new_tokens=10),
-    # X-InstructBLIP. Classes can also be written: settings {"mode": "generate", "metric": "named_class"}.
+    # X-InstructBLIP. Classes can also be generated: settings {"mode": "generate", "metric": "named_class"}.
     "audiocaps": EvalSpec("test", "cider", **_SENSED),
     "clotho": EvalSpec("test", "cider", **_SENSED),
     "clotho_aqa": EvalSpec("test", "three_votes", **_SHORT),
@@ -111,7 +111,7 @@ SUITE: dict[str, EvalSpec] = {
     "discrn_av": _SIDE,
     "discrn_i3d": _SIDE,
 }
-"""Set -> how it is evaluated. Web CapFilt and the LLaVA sets serve for training only."""
+"""Set -> its evaluation. Web CapFilt and the LLaVA sets are used for training only."""
 
 
 def eval_spec(name: str, split: str, max_new_tokens: int, changes: Mapping[str, Any]) -> EvalSpec:

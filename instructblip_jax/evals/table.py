@@ -1,4 +1,4 @@
-"""The results of an evaluated suite as a table, for people and for programs."""
+"""The results of an evaluated suite as Markdown tables and as JSON."""
 
 import dataclasses
 import statistics
@@ -17,14 +17,14 @@ class SetResult:
 
     Attributes:
       split: "held_in" or "held_out".
-      value: 0..1, for CIDEr 0..10; None if there is nothing to compare with (a blind test split).
+      value: 0..1, for CIDEr 0..10; None without references (a blind test split).
       count: records.
-      blind: the value with all pictures blanked, if that was evaluated.
+      blind: the value with all images blanked, if that was evaluated.
       interval: 95 % confidence interval of the value, by bootstrap over the records.
       paper: the paper's value for this model.
-      data_split: the split of the data set that was evaluated.
-      details: further figures of the metric, how the answers were made, "notes", and the "reason" for an odd value.
-      shots: number of worked examples -> score; see `few_shot.result`. The value is then that of the most examples.
+      data_split: the split of the dataset that was evaluated.
+      details: further figures of the metric, the generation settings, "notes", and the "reason" for an unusual value.
+      shots: number of few-shot examples -> score; see `few_shot.result`. ``value`` is then that of the most examples.
     """
 
     split: str
@@ -56,7 +56,7 @@ def means(rows: Mapping[str, SetResult]) -> dict[str, float | None]:
 
 
 def as_dict(rows: Mapping[str, SetResult]) -> dict[str, Any]:
-    """The results as `evaluate --json` has them."""
+    """The results in the form of `evaluate --json`."""
     sets = {name: dataclasses.asdict(row) for name, row in rows.items()}
     for one in sets.values():
         if not one["shots"]:
@@ -65,7 +65,7 @@ def as_dict(rows: Mapping[str, SetResult]) -> dict[str, Any]:
 
 
 def notes(rows: Mapping[str, SetResult]) -> list[str]:
-    """Notes about each set for below the table, one line each."""
+    """Notes about each set, to print below the table, one line each."""
     lines = []
     for name, row in rows.items():
         reason = [row.details["reason"]] if "reason" in row.details else []
@@ -102,7 +102,7 @@ def markdown(rows: Mapping[str, SetResult]) -> str:
 
 
 def by_class(rows: Mapping[str, SetResult]) -> str:
-    """ScienceQA's own table, in Markdown and percent: the sets with `CLASSES`, one a row; "" if there is none.
+    """ScienceQA's table by class, in Markdown and percent: one row per set with `CLASSES`; "" if there is none.
 
     The average is the set's score, over all records. A class without records has an empty cell.
     """
@@ -116,8 +116,8 @@ def by_class(rows: Mapping[str, SetResult]) -> str:
 
 
 def recalls(rows: Mapping[str, SetResult], papers: Mapping[str, Sequence[float]]) -> str:
-    """The retrieval sets' own table, in Markdown and percent: by similarity, and ranked again where that was done, and
-    the ``papers`` recalls of a set, in percent; "" if there is no such set."""
+    """The table of the retrieval sets, in Markdown and percent: by similarity, re-ranked (if there was re-ranking), and
+    the paper's recalls from ``papers``, in percent; "" if there is no such set."""
     lines = [["", "", *RECALLS, "mean"], ["---"] * 2 + ["---:"] * (len(RECALLS) + 1)]
     for name, row in rows.items():
         if "by_similarity" not in row.details:

@@ -1,4 +1,5 @@
-"""Metrics of short answers: three variants of VQA accuracy, those of A-OKVQA and iVQA, and several forms of equality.
+"""Metrics for short answers: three variants of VQA accuracy, the scores of A-OKVQA and iVQA, and variants of exact
+match.
 
 The normalisation follows the program of the VQA evaluation (Antol et al. 2015) where that differs from its comments.
 LAVIS, MMF and the server share its steps and differ in the texts to which they apply them.

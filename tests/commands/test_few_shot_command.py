@@ -203,8 +203,8 @@ def test_an_interrupted_evaluation_goes_on(evaluate, run, cli, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ("shots=(4,20)", "vqav2: 20 examples are asked for, and 8 records are there to take them from; lower"),
-        ("settings={'vqav2': {'support': 'val'}}", "settings.vqav2.support is 'val', which is evaluated itself"),
+        ("shots=(4,20)", "vqav2: 20 examples are requested, but only 8 records are available; lower"),
+        ("settings={'vqav2': {'support': 'val'}}", "settings.vqav2.support is 'val', the split that is evaluated"),
         ("settings={'vqav2': {'support': 'dev'}}", "has no split 'dev'; it has train, val; examples are taken from"),
         ("few_shot.form=mine", "few_shot.form is 'mine'; there are flamingo, open_flamingo, idefics, kosmos, frozen"),
         ("few_shot.controls=('blind',)", "few_shot.controls is 'blind', not wrong or blank"),
@@ -223,7 +223,7 @@ def test_a_system_of_one_picture_a_row_shows_no_examples(cli, world, tmp_path):
     flags = (f"--config={world / 'tiny.py'}", f"--workdir={tmp_path}", "--config.evaluation.shots=(0,4)")
     Workdir(str(tmp_path)).claim(resolve(runpy.run_path(str(world / "tiny.py"))["get_config"]()))
     result = cli("evaluate", *flags)
-    assert "config.evaluation.shots: a row of this system shows one picture alone" in result.err
+    assert "config.evaluation.shots: this system takes one picture per row" in result.err
 
 
 @pytest.mark.long

@@ -213,7 +213,7 @@ def test_the_fields_that_evaluate_reads_have_their_effect(cli, assembled, off, w
     monkeypatch.setattr(Workdir, "restore_into", lambda *_: 5)
     given = (f"--config={off}", f"--workdir={tmp_path / 'run'}", "--split=validation")
     refused = cli("evaluate", *given)
-    assert "config.evaluation.shots: a row of this system shows one picture alone" in refused.err
+    assert "config.evaluation.shots: this system takes one picture per row" in refused.err
     result = cli("evaluate", *given, "--config.evaluation.shots=()")
     assert result.err.endswith("evaluate: enough\n"), result.err
     model, processor, _, how, *_ = spy.given["answered"]["args"]

@@ -94,7 +94,7 @@ def test_wrong_examples_are_wrong_in_one_way(examples):
     assert [one.answer for one in misled(examples, [])] == ["blicket", "wug", "blicket", "dax"]
     assert [one.answer for one in misled(examples[:1], ["dax", "wug", "blicket"])] == ["wug"]
     assert [one.pictures for one in misled(examples, [])] == [one.pictures for one in examples]
-    with pytest.raises(ValueError, match="e0: no example has another answer than 'dax'; leave 'wrong' out"):
+    with pytest.raises(ValueError, match="e0: all examples have the answer 'dax'; leave 'wrong' out"):
         misled(examples[:1], ["dax"])
 
 

@@ -110,7 +110,7 @@ def test_yes_against_no_is_a_log_odds(model, asked, scored):
 def test_a_record_with_nothing_to_rank_is_named(model, asked, scored):
     bare = dataclasses.replace(asked.records[1], candidates=())
     broken = dataclasses.replace(asked, records=[asked.records[0], bare])
-    with pytest.raises(ValueError, match="s/t/1: has no candidates to rank; judge it in another mode than 'rank'"):
+    with pytest.raises(ValueError, match="s/t/1: has no candidates to rank; evaluate it in another mode than 'rank'"):
         predict.predictions(model, Processor(), broken, EvalSpec(mode="rank"))
 
 

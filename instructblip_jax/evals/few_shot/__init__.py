@@ -1,1 +1,1 @@
-"""Evaluation with worked examples in the prompt: their choice, the prompts, and the table over numbers of examples."""
+"""Few-shot evaluation: the choice of examples, the prompts that show them, and the table over numbers of examples."""

@@ -1,4 +1,4 @@
-"""A set's questions answered behind worked examples, for each number of examples and each support."""
+"""Answers to a set's questions with few-shot examples, for each number of examples and each support."""
 
 import dataclasses
 import itertools
@@ -27,18 +27,18 @@ from instructblip_jax.systems.protocol import Media
 LENGTH_STEP = 64
 """Texts are padded to a multiple of this many tokens."""
 SLACK = 16
-"""A length leaves room for texts that are longer by this part of it than those that were seen before."""
+"""A static length has room for texts 1/SLACK longer than the longest one so far."""
 SPARES = 64
-"""Examples whose answers may be the wrong ones of others."""
+"""Number of records whose answers can serve as wrong answers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A set, and how it is asked.
+    """A set, and how its questions are asked.
 
     Attributes:
-      source: the training split that examples are taken from; None where the set's own records bring them.
-      open_ended: True if answers are written, and not ranked.
+      source: the training split that examples are taken from; None if the records themselves contain them.
+      open_ended: True if answers are generated, False if candidates are ranked.
     """
 
     opened: OpenSet
@@ -51,37 +51,37 @@ class Task:
         return self.opened.spec.mode == "generate"
 
     def texts(self, shots: int) -> int:
-        """The number of examples that are shown as text alone."""
+        """The number of examples that are shown as text only."""
         if shots or not self.open_ended or self.source is None:
             return 0
         return self.form.texts if self.suite.few_shot.texts < 0 else self.suite.few_shot.texts
 
     def seeds(self, shots: int) -> int:
-        """The number of supports; one where a prompt shows nothing of it."""
+        """The number of supports; one if the prompt shows no example."""
         return self.suite.few_shot.seeds if shots or self.texts(shots) else 1
 
     def controls(self, shots: int) -> tuple[str, ...]:
-        """Other prompts that are answered beside the one with the examples as they are."""
+        """Control prompts, answered in addition to the one with unchanged examples."""
         return tuple(name for name in self.suite.few_shot.controls if shots or name == "blank")
 
 
 class Support:
-    """The examples of a training split, their pictures encoded once; see `support.drawn` and `support.similar`."""
+    """The examples of a training split, with their images encoded once; see `support.drawn` and `support.similar`."""
 
     def __init__(self, model: Model, processor: BaseProcessor, task: Task):
         assert task.source is not None
         few, shots = task.suite.few_shot, task.suite.shots
         self.task = task
-        # Random supports come out of one pool, so that few pictures are encoded; by similarity they would be the same.
+        # All random supports share one pool, so that few images are encoded. Selection by similarity gives one support.
         drawn_by = range(few.seeds) if few.selection == "rices" else [0] * few.seeds
         self.pools = [support.pool(len(task.source), few.pool, seed) for seed in drawn_by]
         most = max(*shots, *map(task.texts, shots)) if shots else 0
         if (least := min(map(len, self.pools))) < most:
             raise ValueError(
-                f"{task.opened.name}: {most} examples are asked for, and {least} records are there to take them from; "
+                f"{task.opened.name}: {most} examples are requested, but only {least} records are available; "
                 "lower config.evaluation.shots, or raise config.evaluation.few_shot.pool"
             )
-        # [seeds, questions, most]; by similarity, any record of a pool may be taken.
+        # [seeds, questions, most]; selection by similarity may take any record of a pool.
         self.draws = np.zeros((few.seeds, 0, most), np.int32)
         if few.selection == "random":
             each = range(len(task.opened.asked))
@@ -101,26 +101,26 @@ class Support:
                 self._similar.append((own, features[[places[n, 0] for n in own.tolist()]]))
 
     def _read(self, used: np.ndarray, seen: Collection[int]) -> Iterator[tuple[int, Record]]:
-        """The records that are used, in order; those that are not ``seen`` without their pictures."""
+        """The records that are used, in order; those not in ``seen`` without their images."""
         source, opened, form = self.task.source, self.task.opened, self.task.form
         assert source is not None
         for n in used.tolist():
             record = source[n]
             record = at_turn(record, 0) if record.turns else record
             if not record.answers:
-                raise ValueError(f"{record.uid}: has no answer, and can be no example; evaluate without shots")
+                raise ValueError(f"{record.uid}: has no answer, so it cannot be an example; evaluate without shots")
             pictures = _pictures(self.bank.processor, record)
             asked = form.asked(opened.templates, record, len(pictures)) + form.answer
             self.texts[n] = Example(record.uid, asked, record.answers[0], pictures)
             yield n, record if n in seen else dataclasses.replace(record, media=())
 
     def chosen(self, question: int, shots: int, seed: int, features: np.ndarray | None) -> list[Example]:
-        """The examples of a question, the nearest to it last, with their pictures' numbers in the bank; ``features``
-        are those of the question's picture."""
+        """The examples of a question, the most similar last, with the indices of their images in the bank; ``features``
+        belong to the question's image."""
         if not self._similar:
             numbers = self.draws[seed, question, :shots][::-1]
         elif features is None:
-            raise ValueError(f"{self.task.opened.name}: a question shows no picture; selection 'rices' compares them")
+            raise ValueError(f"{self.task.opened.name}: a question has no image; selection 'rices' compares images")
         else:
             numbers = support.similar(*self._similar[seed], features, shots)
         places = self.bank.places
@@ -132,26 +132,26 @@ class Support:
 
     @cached_property
     def spare(self) -> list[str]:
-        """Answers of some examples."""
+        """Answers of several examples."""
         return [one.answer for one in itertools.islice(self.texts.values(), SPARES)]
 
 
 @dataclasses.dataclass
 class Shapes:
-    """The static shape of the prompts with some number of examples, which grows where it must."""
+    """The static shape of the prompts with a given number of examples; it grows on demand."""
 
     length: int = 0
     pictures: int = 1
 
     def grow(self, length: int, pictures: int) -> None:
-        """Make room for a text of ``length`` tokens, and for so many pictures."""
+        """Make room for a text of ``length`` tokens and the given number of pictures."""
         self.pictures = max(self.pictures, pictures)
         if length > self.length:
             self.length = -(-(length + length // SLACK) // LENGTH_STEP) * LENGTH_STEP
 
 
 class Asking:
-    """Answers a set. ``encoded``: the pictures that went through the tower, of examples and of questions."""
+    """Answers a set. ``encoded``: the number of images that went through the tower, of examples and of questions."""
 
     def __init__(self, model: Model, processor: BaseProcessor, task: Task):
         self.model, self.processor, self.task = model, processor.holding(()), task
@@ -161,10 +161,9 @@ class Asking:
         self._blank: Media | None = None
 
     def lines(self, done: Mapping[int, int]) -> Iterator[dict[int, list[str]]]:
-        """Number of examples -> lines (`judge.line`) of each batch of questions, one for each question and support.
+        """Number of examples -> lines (`judge.line`) of each batch of questions, one line per question and support.
 
-        ``done``: number of examples -> the questions that are answered already. All hosts of a job go through it
-        together.
+        ``done``: number of examples -> the number of questions already answered. All hosts of a job iterate together.
         """
         asked, size = self.task.opened.asked, self.task.suite.batch_size
         for first in range(min(done.values()), len(asked), size):
@@ -231,15 +230,15 @@ class Asking:
         before: int,
         features: np.ndarray | None,
     ) -> tuple[list[Example], list[str]]:
-        """The examples of a question; and answers of others."""
+        """The examples of a question, and answers of other records."""
         if self.support is None:
             own = own_examples(record)[1][:-1]
             if len(own) < shots:
                 raise ValueError(
-                    f"{record.uid}: brings {len(own)} examples, and config.evaluation.shots asks for {shots}"
+                    f"{record.uid}: contains {len(own)} examples, but config.evaluation.shots asks for {shots}"
                 )
             order = list(range(len(own)))
-            if seed:  # the first support is the release's own order
+            if seed:  # the first support keeps the order of the release
                 order = np.random.default_rng((seed, number)).permutation(len(own)).tolist()
             taken = balanced(own, shots, order)
             return [_placed(one, number, bank, before) for one in taken], [one.answer for one in own]
@@ -260,7 +259,7 @@ class Asking:
         *,
         blank: bool,
     ) -> list[Prediction]:
-        """The predictions of a batch: of the records, behind these examples of each."""
+        """The predictions for the records of a batch, each with its examples in the prompt."""
         task, rows = self.task, list(records.values())
         few, spec = task.suite.few_shot, task.opened.spec
         turns = [
@@ -284,7 +283,7 @@ class Asking:
     def _batch(
         self, shots: int, prompts: Sequence[Prompt], banks: Sequence[Media], *, blank: bool
     ) -> tuple[Media, Mapping[str, np.ndarray]]:
-        """Media and texts of prompts, as many rows as a batch has; those beyond the prompts repeat the first one."""
+        """Media and texts of prompts, padded to the batch size with copies of the first one."""
         size, shape = self.task.suite.batch_size, self.shapes[shots]
         filled = [*prompts, *[prompts[0]] * (size - len(prompts))]
         rows = [self.processor.encode(one.text, pictures=len(one.pictures)) for one in filled]
@@ -315,10 +314,10 @@ class Asking:
 
 
 def _pictures(processor: BaseProcessor, record: Record) -> tuple[int, ...]:
-    """The numbers of a record's pictures."""
+    """The indices of a record's images."""
     return tuple(range(processor.shown(tuple(medium.kind for medium in record.media))))
 
 
 def _placed(example: Example, number: int, bank: Bank, before: int) -> Example:
-    """The example with the numbers that its pictures have behind those of the bank of examples."""
+    """The example with its image indices shifted past those of the bank of examples."""
     return dataclasses.replace(example, pictures=tuple(before + bank.places[number, at] for at in example.pictures))

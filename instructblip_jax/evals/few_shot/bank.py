@@ -1,4 +1,4 @@
-"""Pictures that are encoded once, whatever the number of prompts in which they stand."""
+"""A bank of images, each encoded once however many prompts show it."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ _pooled = jax.jit(pooled)
 
 
 class Bank:
-    """The encoded pictures of records, equal ones once; all hosts of a job make it together, each encodes its share. A
-    video is a picture where its system reads it as one.
+    """The encoded images of records, without duplicates. All hosts of a job build it together; each encodes its share.
+    A video counts as an image if the system reads it as one.
 
-    ``places``: (record number, picture number) -> the picture's number in the bank. ``encoded`` counts the pictures
-    that went through the tower.
+    ``places``: (record number, image number) -> the image's index in the bank. ``encoded`` counts the images that went
+    through the tower.
     """
 
     def __init__(self, model: Model, processor: BaseProcessor, rows: int):
@@ -37,7 +37,7 @@ class Bank:
         return len(self._known)
 
     def fill(self, records: Iterable[tuple[int, Record]]) -> "Bank":
-        """Add the pictures of numbered records. Raises ValueError naming one that cannot be read."""
+        """Add the images of numbered records. Raises ValueError naming one that cannot be read."""
         for number, record in records:
             together = self.processor.shown(tuple(medium.kind for medium in record.media)) == 1
             for place, media in enumerate([record.media] if together else [(medium,) for medium in record.media]):
@@ -57,24 +57,24 @@ class Bank:
 
     @property
     def media(self) -> Media:
-        """{name: [M, 1, Q, D]}, M the number of pictures or more. There must be a picture."""
+        """{name: [M, 1, Q, D]}, where M is at least the number of images. There must be an image."""
         if len(self._parts) > 1:
             self._parts = [self.model.join(self._parts)]
         return self._parts[0]
 
     @property
     def features(self) -> np.ndarray:
-        """Unit vectors of all pictures, float32 [M, D], on every host; see `systems.bank.pooled`."""
+        """Unit vectors of all images, float32 [M, D], on every host; see `systems.bank.pooled`."""
         with jax.set_mesh(self.model.mesh):
             return meshes.fetch(_pooled(self.media))
 
     @property
     def size(self) -> int:
-        """M of `media`: the pictures, and what fills up the last batch."""
+        """M of `media`: the images, and the padding of the last batch."""
         return next(iter(self.media.values())).shape[0] if self._parts else 0
 
     def blank(self) -> Media:
-        """The media of one blank picture, [1, 1, Q, D]."""
+        """The media of one blank image, [1, 1, Q, D]."""
         arrays = media_of(self._shown, self.processor)
         return self.model.encode(self.processor.stack([self.processor.blank(arrays)]))
 

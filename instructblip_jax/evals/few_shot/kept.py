@@ -1,4 +1,4 @@
-"""Predictions behind worked examples, kept while they are made, so that an interrupted evaluation goes on."""
+"""Few-shot predictions, saved while they are made, so that an interrupted evaluation continues."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,9 +12,10 @@ from instructblip_jax.evals.store import PredictionStore
 def keep(
     asking: Callable[[], Asking], task: Task, stores: Mapping[int, PredictionStore], every: int
 ) -> dict[int, list[str]]:
-    """Number of examples -> all lines of its store, those that are missing made now and kept ``every`` few batches.
+    """Number of examples -> all lines of its store. Missing ones are computed now and saved every ``every`` batches.
 
-    ``asking`` encodes the examples' pictures; it is called if anything is missing. All hosts of a job call it together.
+    ``asking`` encodes the examples' images; it is called only if anything is missing. All hosts of a job call this
+    function together.
     """
     missing = {shots: store for shots, store in stores.items() if not store.whole}
     if missing:

@@ -1,4 +1,4 @@
-"""A set of the suite, opened to be asked behind worked examples."""
+"""Opens a set of the suite for few-shot evaluation."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from instructblip_jax.run.evaluation import EvaluationConfig
 
 
 def form_of(processor: BaseProcessor, name: str) -> Form:
-    """The form of that name, or, for "", of the system's paper. Raises ValueError where there is none."""
+    """The prompt form of that name, or, for "", of the system's paper. Raises ValueError if there is none."""
     if not processor.FEW_SHOT:
         raise ValueError(
-            "config.evaluation.shots: a row of this system shows one picture alone, and no examples before it; leave "
+            "config.evaluation.shots: this system takes one picture per row, so it cannot show examples; leave "
             "config.evaluation.shots out"
         )
     if (name or processor.FEW_SHOT) not in FORMS:
@@ -27,11 +27,11 @@ def form_of(processor: BaseProcessor, name: str) -> Form:
 def open_task(
     directory: str, opened: OpenSet, processor: BaseProcessor, suite: EvaluationConfig, changes: Mapping[str, Any]
 ) -> Task:
-    """The set with the source of its examples, decoded as the form's paper does.
+    """The set with the source of its examples, with the generation settings of the form's paper.
 
     Args:
       directory: of the prepared sets.
-      changes: fields of its `EvalSpec` that stay as they are (config.evaluation.settings).
+      changes: fields of its `EvalSpec` set by config.evaluation.settings, which take precedence.
 
     Raises FileNotFoundError or ValueError for a set without a training split of its own.
     """
@@ -40,15 +40,15 @@ def open_task(
     if opened.spec.mode == "generate":
         decoding = {name: x for name, x in form.decoding.get(first.task, {}).items() if name not in changes}
         opened = opened._replace(spec=dataclasses.replace(opened.spec, **decoding))
-    if first.parts:  # it brings its own
+    if first.parts:  # it contains its own
         return Task(opened, form, suite, None)
     name, split = opened.name.partition(":")[0], opened.spec.support
     if ":" in split:
         name, split = prepared.split_of(split, "train")
     where = f"config.evaluation.settings.{opened.name}.support"
     if name == opened.name.partition(":")[0] and set(split.split("+")) & set(opened.spec.split.split("+")):
-        raise ValueError(f"{where} is {split!r}, which is evaluated itself: name another split, or SET:SPLIT")
+        raise ValueError(f"{where} is {split!r}, the split that is evaluated: name another split, or SET:SPLIT")
     try:
         return Task(opened, form, suite, prepared.open_set(directory, name, split))
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{error}; examples are taken from {where}, which may name another") from error
+        raise type(error)(f"{error}; examples are taken from the split in {where}, which may name another") from error

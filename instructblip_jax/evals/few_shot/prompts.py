@@ -1,4 +1,4 @@
-"""Worked examples and a question -> the text of a prompt, and the pictures that stand in it."""
+"""Few-shot examples and a question -> the text of a prompt, and its images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from instructblip_jax.processors.base import MARK
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A worked example, or the question behind them, whose ``answer`` is then not shown.
+    """A few-shot example, or the question after them, whose ``answer`` is not shown.
 
     Attributes:
-      asked: what stands before the answer, with a mark for each of ``pictures``.
-      pictures: their numbers in a bank.
+      asked: the text before the answer, with a mark for each of ``pictures``.
+      pictures: indices of the images in a bank.
     """
 
     uid: str
@@ -23,44 +23,44 @@ class Example:
     pictures: tuple[int, ...]
 
     def without_pictures(self) -> "Example":
-        """The example as text alone."""
+        """The example as text only."""
         return dataclasses.replace(self, asked=self.asked.replace(MARK, ""), pictures=())
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A text with marks, and the numbers of its pictures in their order."""
+    """A text with marks, and the indices of its images in order."""
 
     text: str
     pictures: tuple[int, ...]
 
 
 def prompt(form: Form, heading: str, examples: Sequence[Example], question: Example, repeats: int = 0) -> Prompt:
-    """The prompt that shows ``examples``, all of them ``repeats`` times more, before a question."""
+    """The prompt that shows ``examples``, repeated ``repeats`` more times, before a question."""
     shown = list(examples) * (1 + repeats)
     text = heading + "".join(one.asked + one.answer + form.end for one in shown) + question.asked
     return Prompt(text, tuple(number for one in (*shown, question) for number in one.pictures))
 
 
 def misled(examples: Sequence[Example], spare: Sequence[str]) -> list[Example]:
-    """The examples, each with a wrong answer: that of another one, so that equal answers stay equal.
+    """The examples, each with a wrong answer, taken from another example, so that equal answers stay equal.
 
-    ``spare``: answers of others, of which one is taken where all examples have the same answer. Raises ValueError where
-    there is no other answer.
+    ``spare``: answers of other records, used if all examples have the same answer. Raises ValueError if there is no
+    other answer.
     """
     answers = list(dict.fromkeys(one.answer for one in examples))
     if len(answers) == 1:
         answers.append(next((answer for answer in spare if answer != answers[0]), ""))
         if not answers[1]:
-            raise ValueError(f"{examples[0].uid}: no example has another answer than {answers[0]!r}; leave 'wrong' out")
+            raise ValueError(f"{examples[0].uid}: all examples have the answer {answers[0]!r}; leave 'wrong' out")
     wrong = dict(zip(answers, [*answers[1:], answers[0]], strict=True))
     return [dataclasses.replace(one, answer=wrong[one.answer]) for one in examples]
 
 
 def own_examples(record: Record) -> tuple[str, list[Example]]:
-    """A record whose parts bring its examples -> the text before them, the examples, and last its question.
+    """A record whose parts contain examples -> the text before them, the examples, and finally the question.
 
-    A part of text belongs to the pictures before it; pictures are numbers of the record's media.
+    A text part belongs to the images before it; images are indices of the record's media.
     """
     heading, found = "", []
     pictures: list[int] = []
@@ -77,8 +77,8 @@ def own_examples(record: Record) -> tuple[str, list[Example]]:
 
 
 def balanced(examples: Sequence[Example], count: int, order: Sequence[int]) -> list[Example]:
-    """``count`` of the examples, as many of each answer as can be; those that come first in ``order`` (a permutation of
-    their numbers) are taken first, and shown in that order."""
+    """``count`` of the examples, balanced over the answers; those that come first in ``order`` (a permutation of their
+    indices) are taken first, and shown in that order."""
     groups: dict[str, list[int]] = {}
     for number in order:
         groups.setdefault(examples[number].answer, []).append(number)

@@ -1,4 +1,4 @@
-"""Scores over numbers of examples, from the kept lines of a set's predictions; no model."""
+"""Scores over numbers of examples, computed from a set's saved predictions without a model."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,15 @@ from instructblip_jax.evals.suite import EvalSpec
 from instructblip_jax.evals.table import SetResult
 
 FIELDS = {"wrong": "wrong", "blank": "blind"}
-"""Control -> the field of a line that has its prediction; its scores are in the field with "_scores" behind it."""
+"""Control -> the field of a line that has its prediction; its scores are in the field with the suffix "_scores"."""
 
 
 def score(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "prediction") -> dict[str, Any]:
-    """The score of predictions of several supports, each over the same questions.
+    """The score of predictions with several supports, all over the same questions.
 
     Returns "value", the mean over supports; "low" and "high", its 95 % bootstrap interval over supports and questions;
-    "values", one a support; "seeds", their number, and "count", that of questions. Values are None where undefined.
+    "values", one per support; "seeds", the number of supports; and "count", that of questions. Undefined values are
+    None.
     """
     found = results(spec, lines, field)
     interval = _interval(found)
@@ -36,7 +37,7 @@ def score(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "pred
 
 
 def results(spec: EvalSpec, lines: Sequence[Mapping[str, Any]], field: str = "prediction") -> list[Result]:
-    """The results of the predictions in a ``field`` of the parsed lines, one for each "seed" in ascending order."""
+    """The results of the predictions in ``field`` of the parsed lines, one per "seed" in ascending order."""
     scores = "scores" if field == "prediction" else f"{field}_scores"
     runs: dict[int, list[Pair]] = {}
     for fields in lines:
@@ -55,7 +56,7 @@ def _interval(runs: Sequence[Result]) -> tuple[float, float] | None:
 
 
 def curve(spec: EvalSpec, lines: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Number of examples -> `score`, with "controls" {name: its score} where there are any."""
+    """Number of examples -> `score`, with "controls" {name: its score} if there are any."""
     out = {}
     for shots in sorted(lines):
         own = lines[shots]
@@ -67,7 +68,7 @@ def curve(spec: EvalSpec, lines: Mapping[int, Sequence[Mapping[str, Any]]]) -> d
 def judged(
     half: str, spec: EvalSpec, lines: Mapping[int, Sequence[Mapping[str, Any]]], notes: Sequence[str], how: Any
 ) -> SetResult:
-    """The result of a set: its own score is that of the most examples.
+    """The result of a set, whose score is that with the most examples.
 
     Args:
       half: "held_in" or "held_out".
