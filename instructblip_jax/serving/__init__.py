@@ -1,1 +1,1 @@
-"""A model behind HTTP: OpenAI's API, a page for people, and the rows that are decoded together."""
+"""Serving a model over HTTP: an OpenAI-compatible API, a web page, and continuous batching."""

@@ -1,4 +1,4 @@
-"""The text of an answer that grows token by token, and its end."""
+"""The text of an answer as it is generated token by token, and the detection of its end."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ import numpy as np
 from instructblip_jax.processors.base import BaseProcessor
 
 STOP, LENGTH = "stop", "length"
-"""Reasons for which an answer is over: its end token or a stop text; or as many tokens as were allowed."""
+"""Why an answer ended: with its end token or a stop text, or at the token limit."""
 
 
 class Answer:
-    """Ids in, pieces of text out: joined they are the answer that `generate` gives, up to the first stop text."""
+    """Ids in, pieces of text out. Joined, they are the answer of `generate` up to the first stop text."""
 
     def __init__(self, processor: BaseProcessor, ends: frozenset[int], most: int, stops: Sequence[str] = ()):
         self._processor, self._ends, self._most, self._stops = processor, ends, most, tuple(stops)
@@ -21,7 +21,7 @@ class Answer:
         self.finish: str | None = None
 
     def add(self, token: int) -> str:
-        """Take one more token; returns the text that is certain by now. `finish` is set with the last one."""
+        """Add a token and return the text that is now certain. The last token sets `finish`."""
         self.ids.append(token)
         ended = token in self._ends
         whole = self._processor.decode(np.array([self.ids]))[0]
@@ -42,11 +42,11 @@ class Answer:
 
     @property
     def counted(self) -> list[int]:
-        """The answer's tokens without its end token."""
+        """The answer's tokens without the end token."""
         return self.ids[:-1] if self.ids and self.ids[-1] in self._ends else self.ids
 
     def _held_back(self, text: str) -> int:
-        """Characters at the end that may begin a stop text."""
+        """Number of characters at the end that may be the start of a stop text."""
         longest = max(map(len, self._stops), default=0)
         return next(
             (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self._stops)), 0

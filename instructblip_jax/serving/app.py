@@ -1,4 +1,4 @@
-"""The HTTP face: routes, errors, tokens, streams; see docs/serve.md."""
+"""The HTTP application: routes, errors, tokens, streams; see docs/serve.md."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ from instructblip_jax.serving.prompts import Prompt
 
 PAGE = Path(__file__).parent / "page"
 UNREAD = (401, 408, 413)
-"""Refusals of requests whose bodies are not read to their end: the connection is closed instead."""
+"""Status codes after which the connection is closed, because the request's body was not read to its end."""
 POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; frame-ancestors 'none'"
 
 
 class Answering:
-    """A request in the engine, and its tokens for a handler of asyncio; leaving it frees the request's rows."""
+    """A request in the engine, and its tokens for an asyncio handler. Leaving the context frees the request's rows."""
 
     def __init__(self, face: Face, prompt: Prompt, asked: chat.Question):
         self._face, self._loop = face, asyncio.get_running_loop()
@@ -35,7 +35,7 @@ class Answering:
         self._ticket = face.engine.submit(prompt, asked.wanted, self._deliver)
 
     def _deliver(self, _: Ticket, token: Token | BaseException) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended before the answer
+        with contextlib.suppress(RuntimeError):  # the event loop ended before the answer
             self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
 
     async def next(self) -> Token:
@@ -48,7 +48,7 @@ class Answering:
         return token
 
     def leave(self) -> None:
-        """No more tokens are wanted."""
+        """Stop generating for this request."""
         if not self._ticket.done:
             self._face.metrics.add("hang_ups")
             self._face.engine.cancel(self._ticket)
@@ -61,7 +61,7 @@ async def completions(request: Request) -> Response:
         body = await limits.body(request, face.limits.bytes, held)
         chat.check_model(body, face.name)
         if not face.engine.model.has("prefill"):
-            raise Refusal(400, "this model compares and writes nothing; ask /v1/embeddings or /demo/match", "model")
+            raise Refusal(400, "this model generates no text; use /v1/embeddings or /demo/match", "model")
         asked = chat.question(body, face.processor, face.limits)
         del body
         prompt = await until_gone(request, face.prompt(asked.turns, asked.files))
@@ -116,7 +116,7 @@ async def models(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: 200 while requests are taken. The port opens when all programs are compiled."""
+    """GET /health: 200 while requests are accepted. The port opens once all programs are compiled."""
     stopping = request.app.state.face.stopping
     return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
 
@@ -151,7 +151,7 @@ def _refused(_: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """ASGI middleware: the token, a time limit for clients that do not read, and the count of answers."""
+    """ASGI middleware: authorization, a time limit for clients that do not read, and the count of responses."""
 
     def __init__(self, app: Any, face: Face):
         self.app, self.face = app, face

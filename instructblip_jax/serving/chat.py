@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: what a request may ask for, checked field by field, and what an answer looks like."""
+"""OpenAI's chat completions: validation of a request, field by field, and the form of responses."""
 
 import dataclasses
 import secrets
@@ -16,7 +16,7 @@ from instructblip_jax.serving.slots import MOST_TOP
 
 STOPS, STOP_CHARACTERS = 4, 200
 LEAST_TEMPERATURE = 1e-4
-"""Below it the likeliest token is taken at every step."""
+"""Temperatures below this decode greedily."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "functions": ([],),
@@ -31,12 +31,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
 }
-"""Fields that would change the meaning of an answer -> values with which they do not, beside null."""
+"""Unsupported fields that would change an answer -> the values, besides null, at which they have no effect."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A chat request that was checked. The last turn's answer is None."""
+    """A validated chat request. The last turn's answer is None."""
 
     turns: Turns
     files: Sequence[File]
@@ -47,7 +47,7 @@ class Question:
 
 
 def question(body: Mapping[str, Any], processor: BaseProcessor, limits: Limits) -> Question:
-    """A request's body -> what is to be answered. Raises `Refusal` naming the field."""
+    """A request's body -> the validated request. Raises `Refusal` naming the field."""
     for name, neutral in NEUTRAL.items():
         if body.get(name) is not None and body[name] not in neutral:
             raise wrong(f"{name} is not supported", name, "unsupported_parameter")
@@ -55,11 +55,11 @@ def question(body: Mapping[str, Any], processor: BaseProcessor, limits: Limits) 
     stream = flag(body, "stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict) or (options and not stream):
-        raise wrong("stream_options is an object that goes with stream", "stream_options")
+        raise wrong("stream_options must be an object, and needs stream", "stream_options")
     logprobs = flag(body, "logprobs")
     top = whole(body, "top_logprobs", 0, MOST_TOP, 0)
     if top and not logprobs:
-        raise wrong("top_logprobs goes with logprobs", "top_logprobs")
+        raise wrong("top_logprobs needs logprobs", "top_logprobs")
     if "max_tokens" in body and "max_completion_tokens" in body and body["max_tokens"] is not None:
         raise wrong("give max_tokens or max_completion_tokens, not both", "max_tokens")
     name = "max_tokens" if body.get("max_tokens") is not None else "max_completion_tokens"
@@ -93,19 +93,19 @@ def conversation(messages: Any, processor: BaseProcessor, limits: Limits) -> tup
             raise wrong("role must be system, developer, user or assistant", f"{param}.role")
         parts = pieces(message.get("content"), f"{param}.content")
         if role != "user" and files(parts):
-            raise wrong("only a user's message may hold media", f"{param}.content")
+            raise wrong("only a user message may contain media", f"{param}.content")
         if role in ("system", "developer"):
             if said:
                 raise wrong("a system message must be the first", f"{param}.role")
             system += [part for part in parts if isinstance(part, str)]
             continue
         if role == ("assistant" if len(said) % 2 == 0 else "user"):
-            raise wrong("user and assistant must take turns, the user first", f"{param}.role")
+            raise wrong("user and assistant messages must alternate, beginning with the user", f"{param}.role")
         said.append((role, parts, param))
     if len(said) % 2 == 0:
-        raise wrong("the last message must be a user's", "messages")
+        raise wrong("the last message must have the role user", "messages")
     if len(said) > 1 and not processor.converses:
-        raise wrong("this model answers one message; it holds no conversations", "messages", "unsupported_value")
+        raise wrong("this model answers one message; it has no conversations", "messages", "unsupported_value")
     for _, parts, param in said[1:]:
         if files(parts):
             raise wrong("this model takes media in the first message of a conversation", f"{param}.content")
@@ -118,7 +118,7 @@ def conversation(messages: Any, processor: BaseProcessor, limits: Limits) -> tup
 
 
 def _check_media(media: Sequence[File], processor: BaseProcessor, limits: Limits) -> None:
-    """Raise `Refusal` for media that the model does not read, too many of them, or none where it needs one."""
+    """Raise `Refusal` for media that the model does not accept, too many of them, or missing media."""
     reads = processor.modalities
     for file in media:
         if file.modality not in reads:
@@ -127,14 +127,14 @@ def _check_media(media: Sequence[File], processor: BaseProcessor, limits: Limits
         most = limits.most(processor, name)
         of_it = [file for file in media if file.modality == name]
         if len(of_it) > most:
-            raise wrong(f"{len(of_it)} of {name}; a request may show {most}", of_it[most].param, "too_many_media")
+            raise wrong(f"{len(of_it)} of {name}; a request may have {most}", of_it[most].param, "too_many_media")
     if not processor.several and len(media) != 1:
-        raise wrong(f"this model answers about one {' or '.join(reads)} a request; {len(media)} are given", "messages")
+        raise wrong(f"this model needs one {' or '.join(reads)} per request, not {len(media)}", "messages")
 
 
 def _text(parts: Sequence[Piece], processor: BaseProcessor) -> str:
-    """The text of a message. Where it goes on behind a picture, in a system that reads pictures among words, the mark
-    stands for each picture; otherwise pictures stand where the system's own form puts them."""
+    """The text of a message. If text continues after an image, and the system accepts interleaved images, a mark takes
+    the place of each image; otherwise the system's prompt form decides where images are placed."""
     texts = [n for n, part in enumerate(parts) if isinstance(part, str)]
     among = any(isinstance(part, File) for part in parts[texts[0] : texts[-1]]) if texts else False
     if among and processor.several and not processor.converses and set(processor.modalities) == {"image"}:
@@ -145,43 +145,43 @@ def _text(parts: Sequence[Piece], processor: BaseProcessor) -> str:
 def _stops(given: Any) -> tuple[str, ...]:
     stops = [given] if isinstance(given, str) else given or []
     if not isinstance(stops, list) or len(stops) > STOPS:
-        raise wrong(f"stop is a text, or a list of up to {STOPS}", "stop")
+        raise wrong(f"stop must be a string, or a list of up to {STOPS} strings", "stop")
     for n, stop in enumerate(stops):
         if not text(stop, f"stop[{n}]") or len(stop) > STOP_CHARACTERS:
-            raise wrong(f"a stop text has 1 to {STOP_CHARACTERS} characters", f"stop[{n}]")
+            raise wrong(f"a stop text must have 1 to {STOP_CHARACTERS} characters", f"stop[{n}]")
     return tuple(stops)
 
 
 def flag(body: Mapping[str, Any], name: str) -> bool:
-    """A field that is true or false, false if it is absent or null. Raises `Refusal`."""
+    """A boolean field; false if it is absent or null. Raises `Refusal` for another type."""
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise wrong(f"{name} is true or false", name)
+        raise wrong(f"{name} must be true or false", name)
     return bool(value)
 
 
 def whole(body: Mapping[str, Any], name: str, least: int, most: int, absent: Any) -> Any:
-    """A field that is a whole number. Raises `Refusal` for another one."""
+    """An integer field. Raises `Refusal` for a value of another type or out of range."""
     value = body.get(name)
     if value is None:
         return absent
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise wrong(f"{name} is a whole number from {least} to {most}", name)
+        raise wrong(f"{name} must be an integer from {least} to {most}", name)
     return value
 
 
 def number(body: Mapping[str, Any], name: str, least: float, most: float, absent: float) -> float:
-    """A field that is a number. Raises `Refusal` for another one."""
+    """A numeric field. Raises `Refusal` for a value of another type or out of range."""
     value = body.get(name)
     if value is None:
         return absent
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise wrong(f"{name} is a number from {least} to {most}", name)
+        raise wrong(f"{name} must be a number from {least} to {most}", name)
     return float(value)
 
 
 class Reply:
-    """The answers to a request as they grow, in OpenAI's forms."""
+    """The answers to a request as they are generated, in OpenAI's formats."""
 
     def __init__(self, model: str, asked: Question, prompt_tokens: int, processor: BaseProcessor):
         self.asked, self._processor = asked, processor
@@ -194,11 +194,11 @@ class Reply:
 
     @property
     def done(self) -> bool:
-        """True once all answers are over."""
+        """True once all answers have ended."""
         return all(self._finish)
 
     def add(self, token: Token) -> None:
-        """Take one more token of an answer."""
+        """Add a token to an answer."""
         self._written += 1
         self._texts[token.choice] += token.piece
         self._finish[token.choice] = token.finish
@@ -223,7 +223,7 @@ class Reply:
         return [self._chunk(n, {"role": "assistant", "content": ""}) for n in range(self.asked.wanted.count)]
 
     def chunks(self, token: Token) -> list[dict[str, Any]]:
-        """The chunks of a stream that one more token makes."""
+        """The chunks of a stream for one more token."""
         found = []
         logprobs = None
         if self.asked.logprobs and token.id is not None:
@@ -235,13 +235,13 @@ class Reply:
         return found
 
     def closing(self) -> list[dict[str, Any]]:
-        """The chunks behind the last answer's: the usage, if that was asked for."""
+        """The chunks after the last answer: the usage, if it was requested."""
         if not self.asked.usage:
             return []
         return [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self.usage()}]
 
     def usage(self) -> dict[str, int]:
-        """Tokens of the prompt and of all answers."""
+        """Token counts of the prompt and of all answers."""
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._written,
@@ -268,7 +268,7 @@ class Reply:
 
 
 def check_model(body: Mapping[str, Any], name: str) -> None:
-    """Raise `Refusal` unless the request names the model that is served."""
+    """Raise `Refusal` unless the request names the served model."""
     asked = body.get("model")
     if not isinstance(asked, str):
         raise wrong("model is needed", "model")

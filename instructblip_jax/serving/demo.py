@@ -1,4 +1,4 @@
-"""The routes of the page alone: what the model does, candidates by likelihood, what the queries look at."""
+"""The routes that only the page uses: the model's abilities, candidate likelihoods, attention maps."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ ACCEPTED = {
     "audio": "audio/wav,audio/flac,audio/mpeg",
     "pc": ".ply,.npy,.off,.obj",
 }
-"""Modality -> the files that the page offers to choose."""
+"""Modality -> the file types that the page accepts."""
 
 
 async def about(request: Request) -> Response:
@@ -73,14 +73,14 @@ async def rank(request: Request) -> Response:
         _check(face, "prefill", "writes nothing")
         given = body.get("candidates")
         if not isinstance(given, list) or not 0 < len(given) <= CANDIDATES:
-            raise wrong(f"candidates is a list of 1 to {CANDIDATES} texts", "candidates")
+            raise wrong(f"candidates must be a list of 1 to {CANDIDATES} texts", "candidates")
         tokens = []
         for n, candidate in enumerate(given):
             if not text(candidate, f"candidates[{n}]").strip():
                 raise wrong("a candidate is empty", f"candidates[{n}]")
             tokens.append(face.processor.response(candidate))
             if len(tokens[-1]) > CANDIDATE_TOKENS:
-                raise wrong(f"a candidate has at most {CANDIDATE_TOKENS} tokens", f"candidates[{n}]")
+                raise wrong(f"a candidate may have at most {CANDIDATE_TOKENS} tokens", f"candidates[{n}]")
         turns, media = chat.conversation(body.get("messages"), face.processor, face.limits)
         prompt = await until_gone(request, face.prompt(turns, media))
     engine = face.engine
@@ -101,17 +101,17 @@ async def look(request: Request) -> Response:
     with face.budget.hold() as held:
         body = await limits.body(request, face.limits.bytes, held)
         if not face.engine.looks:
-            raise wrong("this model has no queries that read a picture's patches", "model")
+            raise wrong("this model has no queries that attend to image patches", "model")
         said, pictures = _one_message(body)
         if len(pictures) != 1 or pictures[0].modality != "image":
-            raise wrong("one picture is looked at", "messages[0].content")
+            raise wrong("exactly one picture is needed", "messages[0].content")
         (file,) = pictures
         opened = await until_gone(request, face.read(lambda: _opened(file)))
     processor, engine = face.processor, face.engine
     try:
         count = processor.lengths(processor.encode(said))[0]
         if count > engine.text_length:
-            raise wrong(f"the text has {count} tokens; this server reads {engine.text_length}", "messages[0].content")
+            raise wrong(f"the text has {count} tokens; this server accepts {engine.text_length}", "messages[0].content")
         found = await until_gone(request, face.call(lambda: engine.look(opened, said)))
     except ValueError as error:
         raise wrong(str(error), "messages") from error
@@ -131,7 +131,7 @@ async def match(request: Request) -> Response:
             raise wrong("this model does not compare pictures with texts", "model")
         said, given = _one_message(body)
         if not 0 < len(given) <= face.limits.pictures or any(file.modality != "image" for file in given):
-            raise wrong(f"1 to {face.limits.pictures} pictures are compared with a text", "messages[0].content")
+            raise wrong(f"1 to {face.limits.pictures} pictures are needed beside the text", "messages[0].content")
         rows = comparer.read([said], "messages[0].content")
         shown = await until_gone(request, face.read(lambda: [read_medium(face.processor, file) for file in given]))
 
@@ -158,6 +158,6 @@ def _one_message(body: Mapping[str, Any]) -> tuple[str, list[File]]:
     """The text and the media of a request's only message. Raises `Refusal`."""
     messages = body.get("messages")
     if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
-        raise wrong("one message of the user's is needed", "messages")
+        raise wrong("a single user message is needed", "messages")
     parts = pieces(messages[0].get("content"), "messages[0].content")
     return "\n".join(part for part in parts if isinstance(part, str)), files(parts)

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, of texts and of pictures, by systems that compare them."""
+"""OpenAI's embeddings API, for texts and images, by systems that compare them."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -15,21 +15,21 @@ from instructblip_jax.serving.media_parts import Piece, at_url, pieces, text
 from instructblip_jax.serving.prompts import File, read_medium
 
 MOST = 64
-"""Texts and pictures of a request."""
+"""Maximum number of texts and images per request."""
 
 
 async def embeddings(request: Request) -> Response:
-    """POST /v1/embeddings: a text, a list of texts, pictures as {"image": "data:..."}, or lists of one content part."""
+    """POST /v1/embeddings: a text, a list of texts, images as {"image": "data:..."}, or lists of one content part."""
     face: Face = request.app.state.face
     with face.budget.hold() as held:
         body = await limits.body(request, face.limits.bytes, held)
         chat.check_model(body, face.name)
         comparer = face.comparer
         if comparer is None:
-            raise wrong("this model writes and compares nothing; ask /v1/chat/completions", "model")
+            raise wrong("this model generates text and has no embeddings; use /v1/chat/completions", "model")
         form = body.get("encoding_format") or "float"
         if form not in ("float", "base64"):
-            raise wrong("encoding_format is float or base64", "encoding_format")
+            raise wrong("encoding_format must be float or base64", "encoding_format")
         if body.get("dimensions") is not None:
             raise wrong("dimensions is not supported", "dimensions", "unsupported_parameter")
         items = _items(body.get("input"))
@@ -53,17 +53,17 @@ async def embeddings(request: Request) -> Response:
 
 
 def _written(vector: np.ndarray, form: str) -> Any:
-    """A vector, or a picture's vectors one after the other, as numbers or as base64 of little-endian float32."""
+    """A vector, or an image's vectors concatenated, as numbers or as base64 of little-endian float32."""
     flat = vector.reshape(-1).astype("<f4")
     return flat.tolist() if form == "float" else base64.b64encode(flat.tobytes()).decode()
 
 
 def _items(given: Any) -> list[Piece]:
-    """The texts and pictures of "input". Raises `Refusal` naming the item."""
+    """The texts and images of "input". Raises `Refusal` naming the item."""
     if isinstance(given, str):
         return [text(given, "input")]
     if not isinstance(given, list) or not 0 < len(given) <= MOST:
-        raise wrong(f"input is a text, or a list of 1 to {MOST} texts and pictures", "input")
+        raise wrong(f"input must be a text, or a list of 1 to {MOST} texts and pictures", "input")
     return [_item(item, f"input[{n}]") for n, item in enumerate(given)]
 
 

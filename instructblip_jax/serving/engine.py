@@ -1,7 +1,7 @@
-"""The one thread that owns the device: it admits requests to free rows, and decodes all busy rows together.
+"""The thread that owns the device: it admits requests to free rows, and decodes all busy rows together.
 
-Anything else that needs the device, such as ranking or an embedding, runs on this thread between two tokens (`call`).
-The next step is begun before the last one is read, so that the device does not wait for the host.
+Anything else that needs the device, such as ranking or embedding, runs on this thread between two tokens (`call`).
+The next step is dispatched before the last one is read, so that the device does not wait for the host.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ from instructblip_jax.serving.slots import Slots, Written
 from instructblip_jax.systems.protocol import Looks
 
 CANDIDATES, CANDIDATE_TOKENS = 16, 32
-"""The most candidates of a request, and tokens of each, its end token included."""
+"""Maximum number of candidates per request, and of tokens per candidate, including the end token."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """How a prompt is to be answered. ``temperature`` 0: by the likeliest tokens. ``seed``: that of the first of
-    ``count`` answers; each further one has the next number. ``top``: likeliest tokens wanted beside each."""
+    """How a prompt is answered. ``temperature`` 0 decodes greedily. ``seed`` is for the first of ``count`` answers;
+    each further answer has the next seed. ``top``: number of likeliest tokens to report for each token."""
 
     most: int
     count: int = 1
@@ -51,8 +51,8 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """One more token of an answer: the text that is certain by now, the id (None once the answer's text is over), its
-    log-probability, the likeliest (id, log-probability) pairs beside it, and why the answer is over, if it is."""
+    """A new token of an answer: the text that is now certain, the id (None once the text has ended), its
+    log-probability, the likeliest (id, log-probability) pairs, and the finish reason, if it is the last."""
 
     choice: int
     piece: str
@@ -66,24 +66,24 @@ Deliver = Callable[["Ticket", Token | BaseException], None]
 
 
 class Ticket:
-    """A request that was accepted. ``deliver`` is called on the engine's thread, with each token or an error."""
+    """An accepted request. ``deliver`` is called on the engine's thread with each token or an error."""
 
     def __init__(self, prompt: Prompt, wanted: Wanted, deliver: Deliver):
         self.prompt, self.wanted, self.deliver = prompt, wanted, deliver
         self.begun = time.monotonic()
         self.cancelled = False
-        """True once nobody waits for its tokens."""
+        """True once no client waits for its tokens."""
         self.answers: list[Answer] = []
         self.told_first = False
 
     @property
     def done(self) -> bool:
-        """True once there is nothing more to write."""
+        """True once there is nothing left to generate."""
         return self.cancelled or (bool(self.answers) and all(answer.finish for answer in self.answers))
 
 
 class Engine:
-    """See the module; `warm_up`, then `start`, then any thread may call `submit`, `cancel` and `call`."""
+    """See the module. Call `warm_up`, then `start`; after that any thread may call `submit`, `cancel` and `call`."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Engine:
 
     @property
     def busy(self) -> int:
-        """Rows that hold an answer."""
+        """Number of rows in use."""
         return sum(row is not None for row in self._busy)
 
     @property
@@ -128,15 +128,15 @@ class Engine:
 
     @property
     def slots(self) -> Slots:
-        """The rows on the device. Only after `prepare`, of a model that writes."""
+        """The rows on the device. Available after `prepare`, for a model that generates text."""
         assert self._slots is not None
         return self._slots
 
     # Compiling
 
     def prepare(self) -> None:
-        """Encode blank media, and make the rows. Raises ValueError if prompt and answer are longer than the model's
-        positions, or the longest prompt is too short for the model's own form."""
+        """Encode blank media, and allocate the rows. Raises ValueError if prompt and answer exceed the model's
+        positions, or if the longest prompt is too short for the model's prompt form."""
         if self.comparer or self.looks:
             self.reader.encoded(self.reader.blanks["image"])
         if not self.model.has("prefill"):
@@ -147,7 +147,7 @@ class Engine:
         self._slots = Slots(self.model, largest, self.rows, self.options.capacity, self.options)
 
     def warm_up(self) -> Iterator[str]:
-        """Compile all programs one after the other, after `prepare`; yields what each is, before it is compiled."""
+        """Compile all programs, after `prepare`; yields a description of each before it is compiled."""
         if self.comparer:
             yield from self.comparer.warm_up()
         if self.looks:
@@ -176,7 +176,7 @@ class Engine:
         self._thread.start()
 
     def submit(self, prompt: Prompt, wanted: Wanted, deliver: Deliver) -> Ticket:
-        """Queue a request. Raises `Refusal` with status 429 if the queue is full, 503 while the server stops."""
+        """Queue a request. Raises `Refusal` with status 429 if the queue is full, 503 if the server is stopping."""
         ticket = Ticket(prompt, wanted, deliver)
         with self._changed:
             if self._stopping:
@@ -188,7 +188,7 @@ class Engine:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """The client is gone: its rows are free before the next token."""
+        """Cancel a request whose client has gone: its rows are freed before the next token."""
         with self._changed:
             ticket.cancelled = True
             if ticket in self._queue:
@@ -196,7 +196,7 @@ class Engine:
             self._changed.notify()
 
     def call(self, function: Callable[[], Any]) -> Future:
-        """Run a function on the engine's thread, between two tokens. Raises `Refusal` as `submit` does."""
+        """Run a function on the engine's thread between two tokens. Raises `Refusal` like `submit`."""
         done: Future = Future()
         with self._changed:
             if self._stopping:
@@ -208,7 +208,7 @@ class Engine:
         return done
 
     def stop(self, seconds: float) -> bool:
-        """Refuse what comes, finish what is there, and end the thread; False if it took longer."""
+        """Refuse new requests, finish the current ones, and end the thread; False if the time ran out."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -219,7 +219,7 @@ class Engine:
     # On the engine's thread
 
     def rank(self, context: Any, candidates: Sequence[np.ndarray]) -> np.ndarray:
-        """Tokens of candidates, end token included, behind a widened context -> log-likelihoods float32 [N]."""
+        """Tokens of candidates, including the end token, after a padded context -> log-likelihoods float32 [N]."""
         ids = np.zeros((1, CANDIDATES, CANDIDATE_TOKENS), np.int32)
         counted = np.zeros(ids.shape, bool)
         for n, tokens in enumerate(candidates):
@@ -245,7 +245,7 @@ class Engine:
                 begun = (self.slots.step(), list(self._busy)) if self.busy else None
                 if pending:
                     self._deliver(*pending)
-            except Exception as error:  # memory, say: these requests fail, and the server goes on
+            except Exception as error:  # out of memory, for example: these requests fail, and the server continues
                 self._fail_all(error)
                 begun = None
             pending = begun
@@ -260,7 +260,7 @@ class Engine:
         self.slots.free(row)
 
     def _call_one(self) -> None:
-        """Run one call: the others wait for the next token, so that answers go on."""
+        """Run one call; the others wait until after the next token, so that answers continue."""
         try:
             function, done = self._calls.get_nowait()
         except queue.Empty:
@@ -273,7 +273,7 @@ class Engine:
             done.set_exception(error)
 
     def _admit(self) -> None:
-        """Give free rows to the requests that wait, in their order."""
+        """Assign free rows to the waiting requests, in order of arrival."""
         while True:
             with self._changed:
                 free = [row for row, held in enumerate(self._busy) if held is None]
@@ -299,7 +299,7 @@ class Engine:
                 ticket.deliver(ticket, error)
 
     def _deliver(self, written: Written, rows: list[tuple[Ticket, int] | None]) -> None:
-        """Tell each row's request its token; ``rows`` are those of when the step was begun."""
+        """Deliver each row's token to its request; ``rows`` is their state when the step was dispatched."""
         out = written.fetched()
         for row, held in enumerate(rows):
             if held is None or held[0].cancelled or held[0].answers[held[1]].finish:
@@ -342,6 +342,6 @@ class Engine:
 
 
 def _largest(*shapes: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape that holds all of these."""
+    """The shape that all of these fit into."""
     sizes = zip(*(one.shape for one in shapes), strict=True)
     return jax.ShapeDtypeStruct(tuple(map(max, sizes)), shapes[0].dtype)

@@ -1,13 +1,13 @@
-"""Refusals, as OpenAI's clients read them."""
+"""Errors in OpenAI's format."""
 
 from typing import Any
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-"""Status -> the type of its error, where it is not that of a request which is wrong (4xx) or of a server (5xx)."""
+"""Status -> error type, if it is not the general one of invalid requests (4xx) or of server errors (5xx)."""
 
 
 class Refusal(Exception):
-    """An answer that is an error: its HTTP status, a message of one line, and the request's field that is wrong."""
+    """An error response: its HTTP status, a one-line message, and the request's field that is wrong."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
@@ -20,5 +20,5 @@ class Refusal(Exception):
 
 
 def wrong(message: str, param: str | None = None, code: str | None = None) -> Refusal:
-    """A request that is wrong: status 400."""
+    """The refusal of an invalid request: status 400."""
     return Refusal(400, message, param, code)

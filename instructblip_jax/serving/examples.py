@@ -1,4 +1,4 @@
-"""Instructions and a picture that the page offers to try."""
+"""Sample instructions and a sample image for the page."""
 
 import io
 from collections.abc import Collection
@@ -21,8 +21,8 @@ Instruction = dict[str, str]
 
 
 def instructions(sets: Collection[str] | None) -> list[Instruction]:
-    """Instructions by task. ``sets``: those of the digits world that the model knows, none for all of them; None for
-    any other model."""
+    """Instructions by task. ``sets``: the digits world's sets that the model was trained on, empty for all of them;
+    None for any other model."""
     if sets is None:
         return [{"task": task, "text": text} for task, text in GENERAL]
     rng = np.random.default_rng(SEED)
@@ -34,12 +34,12 @@ def instructions(sets: Collection[str] | None) -> list[Instruction]:
 
 
 def is_digits(sets: Collection[str]) -> bool:
-    """True if these are sets of the digits world."""
+    """True if all of these are sets of the digits world."""
     return bool(sets) and set(sets) <= TEMPLATES.keys()
 
 
 def picture() -> bytes | None:
-    """A scene of the digits world as a PNG file; None where scikit-learn, which has the scans, is not installed."""
+    """A scene of the digits world as a PNG file; None if scikit-learn, which has the scans, is not installed."""
     rng = np.random.default_rng(SEED)
     try:
         pixels = scene.render(scene.draw(rng), "test", rng)

@@ -1,4 +1,4 @@
-"""Things that all routes share: the engine, the limits, the threads that read media, and clients that go away."""
+"""State that all routes share: the engine, the limits, the media threads, and the handling of disconnected clients."""
 
 import asyncio
 import time
@@ -15,11 +15,11 @@ from instructblip_jax.serving.limits import Limits
 from instructblip_jax.serving.prompts import File, Prompt, Turns, read_prompt
 
 READERS = 2
-"""Threads that decode media: each may hold a picture of 50 megapixels."""
+"""Number of threads that decode media; each may hold an image of 50 megapixels."""
 
 
 class Face:
-    """The engine, the model's name, the limits, and the threads that read media."""
+    """The engine, the model's name, the limits, and the threads that decode media."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Face:
         example: bytes | None = None,
     ):
         """``system``: config.json's model_type; ``title``: its usual name. ``instructions`` and ``example``, a PNG
-        file: what the page offers to try."""
+        file: the samples that the page offers."""
         self.engine, self.name, self.limits, self.token = engine, name, bounds, token
         self.system, self.title, self.instructions, self.example = system, title, instructions, example
         self.processor, self.metrics, self.comparer = engine.processor, engine.metrics, engine.comparer
@@ -45,7 +45,7 @@ class Face:
         self._reading = 0
 
     async def read(self, function: Callable[[], Any]) -> Any:
-        """Run a function in a thread of the pool. Raises `Refusal` with status 429 if too much waits for it."""
+        """Run a function in a thread of the pool. Raises `Refusal` with status 429 if too many calls are waiting."""
         if self._reading >= self.limits.queue + self.limits.rows:
             raise Refusal(429, "too many requests at once; try again", code="busy")
         self._reading += 1
@@ -69,7 +69,7 @@ class Face:
 
 
 async def until_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """The result of ``work``, which is cancelled if the client goes away (status 499, which nobody reads)."""
+    """The result of ``work``, which is cancelled if the client disconnects (status 499, which no client sees)."""
     task = asyncio.ensure_future(work)
 
     async def gone() -> None:

@@ -1,4 +1,4 @@
-"""The static shapes of prompts: which media a row has room for, and how long its text is."""
+"""The static shapes of prompts: the media that a row has room for, and the length of its text."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from PIL import Image
 from instructblip_jax.processors.base import BaseProcessor, Medium
 
 SHORT = 4
-"""Prompts of a fourth of the longest length, or less, have programs of their own."""
+"""Prompts of up to a quarter of the longest length have separate, shorter programs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Media that a row has room for, by modality, with their ``kinds`` in reading order, and text of ``length``
-    tokens, those of media not counted."""
+    """The media that a row has room for, by modality, their ``kinds`` in reading order, and a text of ``length``
+    tokens, not counting those of media."""
 
     room: tuple[tuple[str, int], ...]
     kinds: tuple[str, ...]
@@ -31,8 +31,8 @@ class Form:
 
 
 def forms(processor: BaseProcessor, length: int, most: Mapping[str, int]) -> list[Form]:
-    """The forms of a model's prompts, the smallest first: each modality alone, and, where a row may hold ``most`` of
-    each modality, all of them together; each of them with a short text, and with one of ``length`` tokens."""
+    """The forms of a model's prompts, smallest first: each modality alone and, if a row may contain ``most`` of each
+    modality, all of them together; each with a short text, and with a text of ``length`` tokens."""
     alone = {name: media_of(processor, name, blank(name), "blank") for name in processor.modalities}
     kinds = {name: tuple(kind for kind, _ in media) for name, media in alone.items()}
     rooms: list[tuple[tuple[str, int], ...]] = [((name, 1),) for name in kinds]
@@ -46,7 +46,7 @@ def forms(processor: BaseProcessor, length: int, most: Mapping[str, int]) -> lis
 
 
 def blank(modality: str) -> Any:
-    """A medium that shows nothing, as a public call takes it."""
+    """A blank medium, in the form that public functions accept."""
     picture = Image.new("RGB", (64, 64))
     made = {"video": [picture] * 4, "audio": (np.zeros(16_000, np.float32), 16_000), "pc": _cloud()}
     return made.get(modality, picture)
@@ -57,7 +57,7 @@ def _cloud() -> np.ndarray:
 
 
 def media_of(processor: BaseProcessor, modality: str, content: Any, name: str) -> Sequence[Medium]:
-    """One medium as a processor reads it, a video as its frames. Raises ValueError naming what cannot be read."""
+    """One medium in a processor's form; a video as its frames. Raises ValueError naming what cannot be read."""
     if modality == "image":
         return [("image", content)]
     if processor.several:
@@ -66,10 +66,10 @@ def media_of(processor: BaseProcessor, modality: str, content: Any, name: str) -
         (row,) = processor.rows([content], 1)
     media = processor.given(row, name)
     if not media or media[0][0] == "image":
-        raise ValueError(f"{name}: not a {modality} file of a format that is read; see docs/media.md")
+        raise ValueError(f"{name}: not a {modality} file of a supported format; see docs/media.md")
     return media
 
 
 def counted(modalities: Sequence[str]) -> Mapping[str, int]:
-    """How many media of each modality there are."""
+    """The number of media of each modality."""
     return {name: modalities.count(name) for name in dict.fromkeys(modalities)}

@@ -1,4 +1,4 @@
-"""Bounds of a request, checked while it is read."""
+"""Limits of a request, checked while it is read."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from instructblip_jax.serving.errors import Refusal, wrong
 
 RETRY_SECONDS = 1
 BODY_SECONDS = 30
-"""Seconds in which the next piece of a body must arrive."""
+"""Seconds within which the next piece of a body must arrive."""
 BODIES = 16
-"""Bodies of the largest size whose bytes may be held at the same time; more of them answer 429."""
+"""Number of bodies of the largest size that may be in memory at the same time; further ones get 429."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The most that a request may ask for."""
+    """The limits of a request."""
 
     max_tokens: int
     max_prompt: int
@@ -32,19 +32,19 @@ class Limits:
     bytes: int = 20_000_000
 
     def most(self, processor: BaseProcessor, modality: str) -> int:
-        """The most media of a modality that a request may show."""
+        """Maximum number of media of a modality per request."""
         return self.pictures if processor.several and modality == "image" else 1
 
 
 class Budget:
-    """Bytes of all requests that are held at the same time."""
+    """The bytes of all request bodies in memory."""
 
     def __init__(self, most: int):
         self._left = most
 
     @contextlib.contextmanager
     def hold(self) -> Iterator["Held"]:
-        """Bytes of one request; they are given back at the end."""
+        """The bytes of one request, released at the end."""
         held = Held(self)
         try:
             yield held
@@ -52,7 +52,7 @@ class Budget:
             self._left += held.bytes
 
     def take(self, count: int) -> None:
-        """Raises `Refusal` with status 429 if there are not so many left."""
+        """Reserve bytes. Raises `Refusal` with status 429 if too few are left."""
         if count > self._left:
             raise Refusal(429, "too many large requests at once; try again", code="busy")
         self._left -= count
@@ -65,14 +65,14 @@ class Held:
         self._budget, self.bytes = budget, 0
 
     def add(self, count: int) -> None:
-        """Hold more bytes. Raises `Refusal` as `Budget.take` does."""
+        """Reserve more bytes. Raises `Refusal` like `Budget.take`."""
         self._budget.take(count)
         self.bytes += count
 
 
 async def body(request: Request, most: int, held: Held) -> Any:
-    """The JSON of a request's body. Raises `Refusal`: 413 for one of more than ``most`` bytes, which is not read to its
-    end; 408 for one that does not arrive; 400 for anything but an object of JSON."""
+    """The JSON of a request's body. Raises `Refusal`: 413 for a body of more than ``most`` bytes, which is not read to
+    its end; 408 for one that does not arrive in time; 400 for anything but a JSON object."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise wrong("Content-Type must be application/json")
     told = request.headers.get("content-length", "0")
@@ -104,14 +104,14 @@ async def body(request: Request, most: int, held: Held) -> Any:
 
 
 def check_token(request: Request, token: str | None) -> None:
-    """Raise `Refusal` with status 401 unless the request brings the token, if there is one."""
+    """Raise `Refusal` with status 401 unless the request has the token, if the server requires one."""
     if token is None:
         return
     given = request.headers.get("authorization", "")
     scheme, _, value = given.partition(" ")
     same = hmac.compare_digest(value.strip().encode(), token.encode())
     if scheme.lower() != "bearer" or not same:
-        raise Refusal(401, "this server needs a token: Authorization: Bearer TOKEN", code="invalid_api_key")
+        raise Refusal(401, "this server requires a token: Authorization: Bearer TOKEN", code="invalid_api_key")
 
 
 def _too_large(most: int) -> Refusal:

@@ -18,7 +18,7 @@ Piece = str | File
 
 
 def pieces(content: Any, param: str) -> list[Piece]:
-    """The parts of a content, in reading order. Raises `Refusal` naming the field."""
+    """The parts of a message's content, in reading order. Raises `Refusal` naming the field."""
     if isinstance(content, str):
         return [text(content, param)]
     if not isinstance(content, list) or not content:
@@ -27,7 +27,7 @@ def pieces(content: Any, param: str) -> list[Piece]:
 
 
 def text(given: Any, param: str) -> str:
-    """A text. Raises `Refusal` for anything else, also for half of a surrogate pair, which no tokenizer reads."""
+    """A text. Raises `Refusal` for anything else, including an unpaired surrogate, which no tokenizer accepts."""
     if not isinstance(given, str):
         raise wrong("a text is needed", param)
     try:
@@ -69,13 +69,13 @@ def at_url(url: Any, param: str) -> bytes:
 
 
 def decoded(data: Any, param: str) -> bytes:
-    """Bytes out of base64. Raises `Refusal`."""
+    """The bytes of a base64 text. Raises `Refusal` for invalid base64."""
     if not isinstance(data, str) or not data:
         raise wrong("base64 is needed", param)
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise wrong(f"this is not base64 ({error})", param) from error
+        raise wrong(f"invalid base64 ({error})", param) from error
 
 
 def files(parts: Sequence[Piece]) -> list[File]:

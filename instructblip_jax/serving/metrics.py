@@ -1,4 +1,4 @@
-"""Counts and times of the server, as Prometheus reads them."""
+"""Counters and timings of the server, in Prometheus' format."""
 
 import threading
 from collections import Counter
@@ -13,7 +13,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Counters that any thread may raise, and histograms of requests."""
+    """Counters that any thread may increment, and histograms of requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,25 +36,25 @@ class Metrics:
         jax.monitoring.unregister_event_duration_listener(self._heard)
 
     def warm(self) -> None:
-        """Count compilations from here on: there should be none."""
+        """Count compilations from now on; there should be none."""
         self._warm = True
 
     def answered(self, path: str, status: int) -> None:
-        """Count an answered request."""
+        """Record an answered request."""
         with self._lock:
             self._requests[path, str(status)] += 1
 
     def add(self, name: str, count: int = 1) -> None:
-        """Raise one of the counters that `collect` lists."""
+        """Increment one of the counters that `collect` lists."""
         with self._lock:
             self._counts[name] += count
 
     def show(self, name: str, value: Callable[[], float]) -> None:
-        """A gauge, which is asked for its value whenever it is read."""
+        """Add a gauge, whose function is called whenever it is read."""
         self._gauges[name] = value
 
     def count(self, name: str) -> int:
-        """The present value of a counter."""
+        """The current value of a counter."""
         return self._counts[name]
 
     def collect(self) -> Iterator[Metric]:
@@ -74,7 +74,7 @@ class Metrics:
             yield GaugeMetricFamily(f"serve_{name}", name.replace("_", " ").capitalize() + ".", value=value())
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _heard(self, event: str, duration_secs: float, **_: str | int) -> None:

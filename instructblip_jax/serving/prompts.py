@@ -1,4 +1,4 @@
-"""Turns and media of a request -> what the engine reads: arrays of NumPy, made in a thread of the pool."""
+"""Turns and media of a request -> the engine's input: NumPy arrays, computed in a thread of the pool."""
 
 import dataclasses
 import hashlib
@@ -11,12 +11,12 @@ from instructblip_jax.serving.errors import wrong
 from instructblip_jax.serving.forms import Form, counted, media_of
 
 Turns = Sequence[tuple[str, str | None]]
-"""(question, answer) pairs; the last answer is None, to be written."""
+"""(question, answer) pairs; the last answer is None, to be generated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A medium as a request brings it: its modality, its bytes, and the request's field that holds it."""
+    """A medium in a request: its modality, its bytes, and the request's field that contains it."""
 
     modality: str
     content: bytes
@@ -25,7 +25,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A medium that was read: its kinds, its arrays, and a digest by which the same one is known again."""
+    """A decoded medium: its kinds, its arrays, and a digest that identifies it."""
 
     modality: str
     kinds: tuple[str, ...]
@@ -35,7 +35,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt that was read: its media, the token rows of its text, the form that holds it, and its tokens."""
+    """A processed prompt: its media, the token rows of its text, the form that it fits into, and its token count."""
 
     media: tuple[Shown, ...]
     row: Row
@@ -55,8 +55,8 @@ def read_medium(processor: BaseProcessor, file: File) -> Shown:
 
 
 def read_prompt(processor: BaseProcessor, forms: Sequence[Form], turns: Turns, files: Sequence[File]) -> Prompt:
-    """Decode the media and tokenize the text. Raises `Refusal` for a prompt that this model cannot read, or one that
-    is too long."""
+    """Decode the media and tokenize the text. Raises `Refusal` for a prompt that this model cannot process, or that is
+    too long."""
     media = tuple(read_medium(processor, file) for file in files)
     kinds = tuple(kind for one in media for kind in one.kinds)
     try:
@@ -73,7 +73,7 @@ def read_prompt(processor: BaseProcessor, forms: Sequence[Form], turns: Turns, f
     form = next((form for form in forms if form.holds(shown, length)), None)
     if form is None:
         raise wrong(
-            f"the prompt has {length} tokens of text; this server reads {forms[-1].longest} (--max_prompt)",
+            f"the prompt has {length} tokens of text; this server accepts {forms[-1].longest} (--max_prompt)",
             "messages",
             "context_length_exceeded",
         )

@@ -1,4 +1,5 @@
-"""Prompts -> contexts on the device, by few programs: media one by one, some of which are kept, then the text."""
+"""Prompts -> contexts on the device, with few programs: media are encoded one by one and cached, then the text is
+read."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,11 +18,11 @@ from instructblip_jax.systems.build import merge
 from instructblip_jax.systems.protocol import Context, Media
 
 KEPT_BYTES = 256 * 2**20
-"""Encoded media that are kept on the device for later requests."""
+"""Number of encoded media that are cached on the device."""
 
 
 class Reader:
-    """See the module. Not for several threads."""
+    """See the module. Not thread-safe."""
 
     def __init__(self, model: Model, processor: BaseProcessor):
         self.model, self.processor = model, processor
@@ -32,7 +33,7 @@ class Reader:
         return self.model.prefill(self._media(prompt), self._texts(prompt))
 
     def shape(self, form: Form) -> Context:
-        """Shapes of the context of a prompt of this form. Raises ValueError if it is longer than the model reads."""
+        """Shapes of the context of a prompt of this form. Raises ValueError if it exceeds the model's positions."""
 
         def run(train: Any, frozen: Any, media: Media, batch: Any) -> Context:
             return merge(self.model.graph, train, frozen).prefill(media, batch)
@@ -42,9 +43,9 @@ class Reader:
             return jax.eval_shape(run, self.model.train, self.model.frozen, self._media(prompt), self._texts(prompt))
 
     def fits(self, form: Form) -> bool:
-        """True if the system's own words around an instruction leave room for one.
+        """True if the system's prompt form leaves room for an instruction.
 
-        Raises ValueError if the longest text of this server does not.
+        Raises ValueError if even the longest text of this server leaves none.
         """
         needed = self.processor.lengths(self.blank(form).row)[0]
         if needed > form.longest:
@@ -61,7 +62,7 @@ class Reader:
         return self._joined(prompt.form, [self.encoded(one) for one in prompt.media])
 
     def encoded(self, shown: Shown) -> Media:
-        """One medium, encoded, or as it was kept."""
+        """One encoded medium, possibly from the cache."""
         if shown.digest in self._kept:
             self._kept.move_to_end(shown.digest)
             return self._kept[shown.digest]
@@ -72,7 +73,7 @@ class Reader:
         return media
 
     def blank(self, form: Form) -> Prompt:
-        """A prompt of a form, for compiling."""
+        """A prompt of a form, for compilation."""
         modalities = [name for name, count in form.room for _ in range(count)]
         media = tuple(self.blanks[name] for name in modalities)
         if self.processor.converses:
@@ -83,7 +84,7 @@ class Reader:
 
     @cached_property
     def blanks(self) -> dict[str, Shown]:
-        """Modality -> a medium that shows nothing."""
+        """Modality -> a blank medium."""
         found = {}
         for name in self.processor.modalities:
             media = media_of(self.processor, name, blank(name), "blank")
@@ -93,11 +94,11 @@ class Reader:
 
     @cached_property
     def _nothing(self) -> dict[str, Media]:
-        """Modality -> a medium's encoded arrays, all zeros, in place of one that a row does not show."""
+        """Modality -> encoded arrays of zeros, which replace media that a row does not have."""
         return {name: jax.tree.map(jnp.zeros_like, self.encoded(one)) for name, one in self.blanks.items()}
 
     def _joined(self, form: Form, media: list[Media]) -> Media:
-        """The media of a row side by side, with zeros in the room that is left."""
+        """The media of a row, concatenated and padded with zeros."""
         if not self.processor.several:
             (only,) = media
             return only

@@ -1,5 +1,5 @@
-"""uvicorn as this server runs it: a port that is bound before compiling, clients that are waited for only so long, and
-SIGTERM, which finishes what is running."""
+"""The uvicorn server: the port is bound before compilation, slow clients time out, and SIGTERM finishes running
+requests."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from instructblip_jax.serving.app import Face, make
 
 HEAD_SECONDS = 15
-"""Seconds in which a request's head must arrive."""
+"""Seconds within which a request's header must arrive."""
 CONNECTIONS = 1024
 DRAIN_SECONDS = 60
-"""Seconds that SIGTERM gives to the requests that are running."""
+"""Seconds after SIGTERM for running requests to finish."""
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when it holds half a request for too long, or does not take its last answer."""
+    """A connection that is closed if a request stays incomplete for too long, or the client does not read the
+    response."""
 
     _watch: asyncio.TimerHandle | None = None
     _half = False
@@ -73,7 +74,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the server; it does not raise them again, so that the command exits with 0."""
+        """SIGTERM and SIGINT stop the server. They are not raised again, so that the command exits with 0."""
         names = (signal.SIGTERM, signal.SIGINT)
         try:
             before = {name: signal.signal(name, self._end) for name in names}
@@ -90,7 +91,7 @@ class Server(uvicorn.Server):
         self.end()
 
     def end(self) -> None:
-        """Take no more requests, finish those that are there, and return from `serve`."""
+        """Accept no more requests, finish the current ones, and return from `serve`."""
         self._face.stopping = self.should_exit = True
 
     async def _wait_tasks_to_complete(self) -> None:
@@ -99,7 +100,8 @@ class Server(uvicorn.Server):
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, which nobody can reach before the server listens. Raises OSError naming the address."""
+    """A socket bound to an address; clients cannot connect before the server listens. Raises OSError naming the
+    address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         made = socket.socket(family, socket.SOCK_STREAM)
@@ -111,7 +113,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def run(face: Face, place: socket.socket) -> bool:
-    """Serve until a signal ends it; True if every request was answered."""
+    """Serve until a signal arrives; True if every request was answered."""
     server = Server(face)
     face.engine.start()
     asyncio.run(server.serve([place]))

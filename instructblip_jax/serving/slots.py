@@ -1,8 +1,8 @@
 """The rows that are decoded together: their arrays on the device, and the programs that fill and advance them.
 
-A row is a batch of one with its own context, cache and place in its answer, and all rows are one `jax.vmap` of the
-system's `decode`. A row's answer therefore does not depend on the other rows, and a request joins or leaves between any
-two tokens. Contexts of shorter prompts are filled up with zeros, which their masks hide.
+A row is a batch of one with its own context, cache and position in its answer; a step is one `jax.vmap` of the system's
+`decode` over all rows. A row's answer therefore does not depend on the other rows, and a request can join or leave
+between any two tokens. Contexts of shorter prompts are padded with zeros, which their masks hide.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from instructblip_jax.systems.build import merge
 from instructblip_jax.systems.protocol import Context
 
 MOST_TOP = 20
-"""Likeliest tokens that a request may ask for beside each token, OpenAI's limit."""
+"""Maximum number of likeliest tokens reported for each token: OpenAI's limit."""
 Arrays = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """One more token of every row: ids int32 [R], their log-probabilities float32 [R], bool [R], true where the logits
-    were numbers; and the likeliest tokens, int32 and float32 [R, K], zeros if no row wants them."""
+    """The next token of every row: ids int32 [R], log-probabilities float32 [R], bool [R], true where the logits were
+    finite; and the likeliest tokens, int32 and float32 [R, K], zeros if no row needs them."""
 
     ids: Any
     log_probabilities: Any
@@ -38,12 +38,12 @@ class Written:
     top_log_probabilities: Any
 
     def fetched(self) -> "Written":
-        """The same as NumPy arrays; waits for the device."""
+        """The same, as NumPy arrays; waits for the device."""
         return Written(**jax.device_get(dataclasses.asdict(self)))
 
 
 class Slots:
-    """See the module. Not for several threads."""
+    """See the module. Not thread-safe."""
 
     def __init__(self, model: Model, context: Context, rows: int, capacity: int, options: Options):
         """``context``: shapes of the largest context of one row; ``capacity``: tokens of the longest answer;
@@ -55,29 +55,29 @@ class Slots:
         self.clear()
 
     def clear(self) -> None:
-        """Make all rows anew."""
+        """Reset all rows."""
         with jax.set_mesh(self.model.mesh):
             self.held, self.state = self._empty(self.model.train, self.model.frozen)
         self.temperature[:], self.top_p[:], self.wants_top[:] = 0, 1, False
 
     def widen(self, context: Context) -> Context:
-        """The context of one row, filled up to the size of the largest."""
+        """The context of one row, padded to the size of the largest."""
         with jax.set_mesh(self.model.mesh):
             return self._widen(context)
 
     def fill(self, row: int, context: Context, *, seed: int, temperature: float, top_p: float, top: bool) -> None:
-        """Begin an answer in a row, whose ``context`` is `widen`'s. ``temperature`` 0 takes the likeliest token at
-        every step; ``top``: the likeliest tokens are wanted beside each."""
+        """Begin an answer in a row; ``context`` is the result of `widen`. ``temperature`` 0 decodes greedily; ``top``:
+        the likeliest tokens are reported for each token."""
         self.temperature[row], self.top_p[row], self.wants_top[row] = temperature, top_p, top
         with jax.set_mesh(self.model.mesh):
             self.held, self.state = self._fill(self.held, self.state, context, np.int32(row), np.uint32(seed))
 
     def free(self, row: int) -> None:
-        """The row's answer is over: it costs no sampling any more."""
+        """Free a row whose answer has ended: it no longer costs any sampling."""
         self.temperature[row], self.top_p[row], self.wants_top[row] = 0, 1, False
 
     def step(self) -> Written:
-        """Begin to decode one more token of every row; `Written.fetched` waits for it."""
+        """Dispatch the decoding of the next token of every row; `Written.fetched` waits for it."""
         chosen = {"temperature": self.temperature.copy(), "top_p": self.top_p.copy(), "top": self.wants_top.any()}
         with jax.set_mesh(self.model.mesh):
             self.state, out = self._step(self.model.train, self.model.frozen, self.held, self.state, chosen)
@@ -137,7 +137,7 @@ class Slots:
                 logits, cache = system.decode(token[None, None, None], context, cache, index)
                 return logits[0, 0], cache
 
-            index = jnp.minimum(state["index"], self.capacity - 1)  # rows that are free go on, and are not read
+            index = jnp.minimum(state["index"], self.capacity - 1)  # free rows are decoded too, and ignored
             logits, cache = jax.vmap(one)(state["ids"], held, state["cache"], index)  # [R, 1, V]
             none = jnp.zeros((self.rows, 0), jnp.int32)
             scores = adjust(logits, self.options, none, none[:, None], jnp.int32(1))
@@ -153,7 +153,7 @@ class Slots:
                 among = jax.lax.cond(jnp.any(top_p < 1), lambda: warp(scores, narrow), lambda: warp(scores, wide))
                 return jnp.where(temperature[..., 0] > 0, draws.categorical(own, among), likeliest), later
 
-            # A row that samples does so at every step of its answer, and so its key moves on as `generate`'s does.
+            # A sampling row samples at every step of its answer, so its key advances like that of `generate`.
             ids, key = jax.lax.cond(jnp.any(temperature > 0), sampled, lambda: (likeliest, state["key"]))
             ids = ids[:, 0].astype(jnp.int32)
             probabilities = jax.nn.log_softmax(logits[:, 0], axis=-1)

@@ -41,5 +41,5 @@ def test_errors(client):
     assert (caught.value.param, caught.value.code) == ("tools", "unsupported_parameter")
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="other", messages=MESSAGES)
-    with pytest.raises(openai.BadRequestError, match="writes and compares nothing"):
+    with pytest.raises(openai.BadRequestError, match="generates text and has no embeddings"):
         client.embeddings.create(model="toy", input="a")
