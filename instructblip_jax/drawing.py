@@ -1,4 +1,4 @@
-"""Attention drawn over pictures, with Pillow and NumPy alone."""
+"""Draws attention over images, with Pillow and NumPy only."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,37 +7,37 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, SMALL = 240, 80
-"""Pixels along a side of a picture, and of one of many."""
+"""Side of an image, and of one of many small ones, in pixels."""
 GAP, LINE = 8, 20
-"""Pixels between pictures, and of a line of text."""
+"""Gap between images, and height of a line of text, in pixels."""
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 COLD, WARM, BLUE = np.array([20.0, 20.0, 60.0]), np.array([255.0, 190.0, 40.0]), np.array([70.0, 130.0, 255.0])
-"""The colours of little and of much attention, and of less than in another view."""
+"""The colours of low and high attention, and of less attention than in another view."""
 FRAMES = 8
-"""The most frames of a video that are drawn."""
+"""Maximum number of frames of a video that are drawn."""
 
 
 def heated(picture: Image.Image, heat: np.ndarray, side: int) -> Image.Image:
-    """A square picture under a map [grid, grid], its largest value in the warmest colour: [side, side] pixels."""
+    """A square image overlaid with a map [grid, grid], its maximum in the warmest colour: [side, side] pixels."""
     smooth = np.maximum(_smooth(heat, side), 0.0)
     return _tinted(picture, COLD + (WARM - COLD) * smooth)
 
 
 def compared(picture: Image.Image, change: np.ndarray, side: int) -> Image.Image:
-    """The same under the difference of two maps [grid, grid]: warm where it is above 0, blue where below."""
+    """The same, overlaid with the difference of two maps [grid, grid]: warm above 0, blue below."""
     smooth = _smooth(change, side)
     return _tinted(picture, np.maximum(smooth, 0.0) * WARM + np.maximum(-smooth, 0.0) * BLUE)
 
 
 def _smooth(heat: np.ndarray, side: int) -> np.ndarray:
-    """A map between patches, -1 to 1 by its own largest value: float32 [side, side, 1]."""
+    """A map interpolated between patches, scaled by its largest magnitude to -1..1: float32 [side, side, 1]."""
     top = float(np.abs(heat).max())
     share = Image.fromarray((heat / top if top > 0 else heat).astype(np.float32))
     return np.clip(np.asarray(share.resize((side, side), Image.Resampling.BICUBIC)), -1.0, 1.0)[..., None]
 
 
 def _tinted(picture: Image.Image, colour: np.ndarray) -> Image.Image:
-    """A picture in grey under a colour a pixel, float [side, side, 3]."""
+    """A grey image overlaid with a colour per pixel, float [side, side, 3]."""
     grey = np.asarray(picture.convert("L").resize(colour.shape[:2]), np.float32)[..., None]
     return Image.fromarray((0.45 * grey + 0.55 * colour).astype(np.uint8))
 
@@ -45,9 +45,9 @@ def _tinted(picture: Image.Image, colour: np.ndarray) -> Image.Image:
 def sheet(
     pictures: Sequence[Image.Image], named: Mapping[str, np.ndarray], *, each: bool = False, title: str = ""
 ) -> Image.Image:
-    """A row: the picture, and for each name the picture under the mean of its maps [Q, grid, grid]; of two names also
-    the first mean less the second. ``each``: below them all maps. A video, maps [F, Q, grid, grid], has a row a frame,
-    its first ones.
+    """A row with the image, and for each name the image overlaid with the mean of its maps [Q, grid, grid]; for two
+    names also the first mean minus the second. ``each``: all maps below. A video, with maps [F, Q, grid, grid], has one
+    row for each of its first frames.
 
     Raises ValueError for maps of another shape, or for frames and maps of different numbers.
     """
@@ -73,21 +73,21 @@ def _framed(maps: np.ndarray, frames: int) -> np.ndarray:
     found = maps[None] if maps.ndim == 3 else maps
     if found.ndim != 4 or found.shape[0] != frames or found.shape[2] != found.shape[3]:
         raise ValueError(
-            f"maps have the shape {list(maps.shape)}; [Q, grid, grid] of a picture, or [F, Q, grid, grid] of {frames} "
-            "frames is needed, as `look` returns them"
+            f"maps have the shape {list(maps.shape)}; expected [Q, grid, grid] for an image, or [F, Q, grid, grid] for "
+            f"{frames} frames, as returned by `look`"
         )
     return found
 
 
 def _all(picture: Image.Image, maps: np.ndarray, width: int) -> Image.Image:
-    """All maps [Q, grid, grid] of a picture, in rows that are not wider than ``width``."""
+    """All maps [Q, grid, grid] of an image, in rows of at most ``width`` pixels."""
     columns = max(1, (width + GAP) // (SMALL + GAP))
     cells = [heated(picture, heat, SMALL) for heat in maps]
     return below([beside(cells[n * columns : (n + 1) * columns]) for n in range(math.ceil(len(cells) / columns))])
 
 
 def labelled(picture: Image.Image, text: str) -> Image.Image:
-    """A picture below a line of text, which is cut to its width."""
+    """An image below a line of text, which is cut to its width."""
     font = ImageFont.load_default(size=14)
     cut = text
     while cut and font.getlength(cut + ("" if cut == text else "...")) > picture.width:
@@ -99,7 +99,7 @@ def labelled(picture: Image.Image, text: str) -> Image.Image:
 
 
 def beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in a row."""
+    """Images in a row."""
     width = sum(one.width for one in pictures) + GAP * (len(pictures) - 1)
     paper, left = Image.new("RGB", (width, max(one.height for one in pictures)), PAPER), 0
     for one in pictures:
@@ -109,7 +109,7 @@ def beside(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def below(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in a column."""
+    """Images in a column."""
     height = sum(one.height for one in pictures) + GAP * (len(pictures) - 1)
     paper, top = Image.new("RGB", (max(one.width for one in pictures), height), PAPER), 0
     for one in pictures:

@@ -1,4 +1,4 @@
-"""The attention of queries to a picture: the public `look` and `overlay`."""
+"""The attention of queries to an image: the public `look` and `overlay`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,39 +20,40 @@ WITH, WITHOUT, ALWAYS = "with the instruction", "without the instruction", "what
 def look(
     model: Model, processor: BaseProcessor, image: Given, instruction: str | None = None, *, words: bool = False
 ) -> np.ndarray:
-    """The attention that each query pays to each patch of a picture: float32 [Q, grid, grid], or [F, Q, grid, grid] of
-    the F frames of a video.
+    """The attention of each query to each patch of an image: float32 [Q, grid, grid], or [F, Q, grid, grid] for the F
+    frames of a video.
 
-    It is that of the last cross-attention, averaged over its heads. A query's map sums to 1 less its attention to what
-    is no patch: the class token of a tower, and the latents themselves in a resampler.
+    It is the last cross-attention, averaged over its heads. A query's map sums to 1 minus its attention to anything
+    other
+    than patches: the class token of a tower, and the latents themselves in a resampler.
 
     Args:
-      image: a picture (path, bytes, PIL image, uint8 array [H, W, 3]), a video's file, or its frames.
+      image: an image (path, bytes, PIL image, uint8 array [H, W, 3]), a video file, or its frames.
       instruction: read by the queries where the system shows it to them (InstructBLIP, X-InstructBLIP, BLIP-2's first
-        stage). None shows them the picture alone.
-      words: the maps of the instruction's tokens in place of the queries'. BLIP and ALBEF have these alone, and need no
-        ``words``. In Flamingo and Idefics a token reads the picture through the latents, and its map is their maps,
-        each by the attention that the token pays to that latent in the last gated layer; a token that sees no picture
-        has zeros.
+        stage). None shows them the image only.
+      words: return the maps of the instruction's tokens instead of the queries'. BLIP and ALBEF only have token maps,
+        and ignore ``words``. In Flamingo and Idefics a token attends to the image through the latents: its map is the
+        latents' maps, weighted by its attention to each latent in the last gated layer. A token that sees no image has
+        zeros.
 
-    Raises ValueError for a system without such an attention (LLaVA, Frozen), or whose readers are others than those
-    that are asked for; UnusableImageError for a picture that cannot be read.
+    Raises ValueError for a system without such attention (LLaVA, Frozen), or without the requested kind of maps;
+    UnusableImageError for an image that cannot be read.
     """
     found = _found(model, processor, image, instruction)
     wanted = WORDS if words or found.keys() == {WORDS} else QUERIES
     if wanted in found:
         return found[wanted]
     if instruction is None:
-        raise ValueError(f"{model.directory}: the words of a text read the picture here; an instruction is needed")
-    raise ValueError(f"{model.directory}: words: queries alone read the picture in this system")
+        raise ValueError(f"{model.directory}: the tokens of a text read the image here; an instruction is needed")
+    raise ValueError(f"{model.directory}: words: this system has maps of queries only")
 
 
 def views(
     model: Model, processor: BaseProcessor, image: Given, instruction: str, *, length: int = 0
 ) -> dict[str, np.ndarray]:
-    """Name -> the maps of `look`: two views where the queries read the instruction, with it and, by the same weights,
-    without it; otherwise one. ``length``: the instruction is padded to this many tokens at least, so that one program
-    serves all of them. Raises what `look` raises."""
+    """Name -> the maps of `look`. There are two views if the queries read the instruction, with and without it (same
+    weights); otherwise one. ``length``: the instruction is padded to at least this many tokens, so that one program
+    serves all instructions. Raises the errors of `look`."""
     found = _found(model, processor, image, instruction, length)
     if QUERIES not in found:
         return {WITH: found[WORDS]}
@@ -62,25 +63,25 @@ def views(
 
 
 def _config(model: Model) -> Looks:
-    """The configuration of a system that looks at pictures. Raises ValueError for any other."""
+    """The configuration of a system that has attention maps. Raises ValueError for any other."""
     if isinstance(model.config, Looks):
         return model.config
     if model.has("classify"):
-        raise ValueError(f"{model.directory}: forms that classify have no maps; those that compare or write have")
+        raise ValueError(f"{model.directory}: forms that classify have no attention maps")
     raise ValueError(
-        f"{model.directory}: there is no attention to show: no query of this system reads a picture's patches, which "
-        "pass through a projection into the text, or are pooled to a few vectors, the same way for every picture"
+        f"{model.directory}: there is no attention to show: no query of this system attends to image patches, which "
+        "are projected into the text, or pooled to a few vectors in the same way for every image"
     )
 
 
 def _found(
     model: Model, processor: BaseProcessor, image: Given, instruction: str | None, least: int = 0
 ) -> dict[str, np.ndarray]:
-    """The maps of all readers of one picture, words without those of the padding."""
+    """The maps of all queries or tokens for one image, without those of padding."""
     _config(model)
     rows, count = processor.rows([image], 1), 0
     if [kind for kind, _ in processor.given(rows[0], "image")][1:] and processor.FRAMES == 0:
-        raise ValueError("several pictures are given; one is looked at")
+        raise ValueError("several pictures are given; one is needed")
     batch = processor.media_of(rows)
     if instruction is not None:
         texts = processor.checked([instruction], "instructions", 1)
@@ -100,18 +101,18 @@ def overlay(
     each: bool = False,
     title: str = "",
 ) -> Image.Image:
-    """A picture as the model sees it, and beside it the same under the mean of the maps: the brighter, the more
-    attention. A notebook shows it.
+    """An image as the model sees it, next to a copy with the mean of the maps drawn over it: the brighter, the more
+    attention. A notebook displays the result.
 
-    ``maps``: what `look` returns, or several by name, drawn side by side; beside two of them their difference, warm
-    where the first has more, blue where it has less. ``each``: below them all maps one by one,
-    each by its own largest value. ``title``: stands above. Raises ValueError for maps of another shape.
+    ``maps``: the result of `look`, or several results by name, drawn side by side. Two of them are followed by their
+    difference, warm where the first has more, blue where it has less. ``each``: also draw all maps one by one below,
+    each scaled by its own maximum. ``title``: text above the image. Raises ValueError for maps of another shape.
     """
     named: Mapping[str, np.ndarray] = maps if isinstance(maps, Mapping) else {"": maps}
     return drawing.sheet(seen(processor, image), named, each=each, title=title)
 
 
 def seen(processor: BaseProcessor, image: Given) -> Sequence[Image.Image]:
-    """A picture, or the frames of a video, as the model sees them: resized, cut or padded to a square."""
+    """An image, or the frames of a video, as the model sees them: resized, and cropped or padded to a square."""
     (row,) = processor.rows([image], 1)
     return [processor.seen(content) for _, content in processor.given(row, "image")]

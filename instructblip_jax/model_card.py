@@ -15,7 +15,7 @@ from instructblip_jax.run.config import RunConfig
 
 TASK = "image-text-to-text"
 UNSTATED = {"license": "other", "license_name": "license-of-the-base-model"}
-"""The licence fields of a card whose base model names no licence: "other" is the hub's word for one stated in words."""
+"""The licence fields of a card if the base model names no licence: "other" is the hub's value for a custom licence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +39,16 @@ def card(name: str, base: str, source: Path, model: Mapping[str, Any], run: Trai
     """The text of README.md.
 
     Args:
-      name: how the model is loaded: a hub id, or the directory's name.
-      base: the exported model as the user named it: a hub id, a directory or a gs:// path.
+      name: the name to load the model by: a hub id, or the directory's name.
+      base: the base model as the user named it: a hub id, a directory or a gs:// path.
       source: its local directory; its own README.md may name the licence.
       model: its config.json.
-      run: the run that trained it, or None for a model that is written again as it was.
+      run: the run that trained it, or None for a model that is written unchanged.
       adapter: True for an adapter of the peft library.
     """
     licence, scores = licence_of(source), _scores(run)
     title, public = name.rpartition("/")[2], hub.is_hub_id(base)
-    shown = base if public else Path(base).name  # nobody else can follow the path of a directory here
+    shown = base if public else Path(base).name  # a local path means nothing to other people
     data = ModelCardData(
         license=licence["license"],
         license_name=licence.get("license_name"),
@@ -73,19 +73,19 @@ def card(name: str, base: str, source: Path, model: Mapping[str, Any], run: Trai
 def licence_of(source: Path) -> dict[str, str]:
     """The fields license, license_name and license_link of a model directory's own card.
 
-    They are `UNSTATED` if it has no card, or one that names no licence.
+    They are `UNSTATED` if it has no card, or the card names no licence.
     """
     path = source / "README.md"
     try:
         stated = (metadata_load(path) if path.is_file() else None) or {}
-    except (ValueError, YAMLError):  # front matter that is no table of fields
+    except (ValueError, YAMLError):  # front matter that is not a mapping
         stated = {}
     known = {key: str(stated[key]) for key in ("license", "license_name", "license_link") if stated.get(key)}
     return known if "license" in known else UNSTATED
 
 
 def _scores(run: Trained | None) -> dict[str, Mapping[str, Any]]:
-    """Set -> row of the evaluation of the exported step, where there is a score."""
+    """Set -> its row in the evaluation of the exported step, if it has a score."""
     if run is None or run.evaluation is None or run.evaluation.get("step") != run.step:
         return {}
     return {name: row for name, row in run.evaluation["sets"].items() if row["value"] is not None}
@@ -145,7 +145,7 @@ def _batch(config: RunConfig) -> str:
 def _evaluation(run: Trained, scores: Mapping[str, Mapping[str, Any]]) -> str:
     if not scores:
         other = run.evaluation and run.evaluation.get("step")
-        reason = f"Step {other:,} was evaluated, and not this one." if other not in (None, run.step) else ""
+        reason = f"Step {other:,} was evaluated, not this one." if other not in (None, run.step) else ""
         return reason or "This step has not been evaluated."
     lines = [
         "| dataset | split | part | metric | records | score | 95 % interval |",
@@ -179,7 +179,7 @@ def _use(name: str, base: str, model: Mapping[str, Any], adapter: bool) -> str:
 
 
 def _known(form: str) -> bool:
-    """True if `transformers` has a class of this name; its list of names is read without importing any of them."""
+    """True if `transformers` has a class of this name; the list of names is read without importing any class."""
     import transformers
 
     return form in dir(transformers)

@@ -1,1 +1,1 @@
-"""Series of runs, each trained and evaluated in a workdir of its own, and the comparison of several systems by them."""
+"""Series of runs, each trained and evaluated in its own workdir, and comparisons of several systems by such runs."""

@@ -1,4 +1,4 @@
-"""Several systems side by side: the figures of each, as JSON and as Markdown tables."""
+"""The comparison of several systems: the figures of each, as JSON and as Markdown tables."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ class Compared:
 
     Attributes:
       config: FILE.py or FILE.py:VARIANT.
-      seeds: of its runs.
-      shared: role -> letter of its frozen part; see `shared.letters`.
-      lacks: group of sets -> the reason why the system has no score there.
+      seeds: the seeds of its runs.
+      shared: role -> letter of the frozen part; see `shared.letters`.
+      lacks: group of sets -> why the system has no score there.
       sets: set -> score.
     """
 
@@ -39,11 +39,11 @@ class Compared:
 
     @property
     def means(self) -> dict[str, Score]:
-        """Group -> mean over its sets."""
+        """Group -> the mean score over its sets."""
         return means(self.sets)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs."""
+        """The figures as JSON types."""
         return {
             "config": self.config,
             "seeds": list(map(int, self.seeds)),
@@ -59,7 +59,7 @@ class Compared:
 
 
 def lacks(system: tracing.Outline, sets: Mapping[str, Score]) -> dict[str, str]:
-    """Group without a score -> the reason."""
+    """Group without a score -> why."""
     writes, compares = tracing.answers(system), tracing.has(system, "embed_media")
     there = {score.group for score in sets.values()}
     able = {group: (APART if not compares else "") if group == "retrieval" else ("" if writes else SILENT)
@@ -68,7 +68,7 @@ def lacks(system: tracing.Outline, sets: Mapping[str, Score]) -> dict[str, str]:
 
 
 def markdown(systems: Mapping[str, Compared]) -> str:
-    """The comparison: a table with a line a system, its notes, and a table of sets for each group of sets."""
+    """The comparison: a table with one row per system, its notes, and one table of scores for each group of sets."""
     groups = [group for group in HALVES if any(group in one.means for one in systems.values())]
     return "\n".join([_summary(systems, groups), *(_sets(systems, group) for group in groups)])
 
@@ -96,7 +96,7 @@ def _summary(systems: Mapping[str, Compared], groups: Sequence[str]) -> str:
 
 
 def _mark(note: str, notes: list[str]) -> str:
-    """The mark of a note, which is added to ``notes`` if it is new."""
+    """The mark of a note; a new note is added to ``notes``."""
     if note not in notes:
         notes.append(note)
     return MARKS[notes.index(note)]
@@ -109,7 +109,7 @@ def _names(systems: Iterable[Compared], group: str) -> set[str]:
 
 
 def _sets(systems: Mapping[str, Compared], group: str) -> str:
-    """The scores of each set of a group; a column for each system that has one."""
+    """The scores of each set of a group, with one column for each system that has any."""
     shown = {name: one for name, one in systems.items() if any(s.group == group for s in one.sets.values())}
     rows: dict[str, str] = {}
     for one in shown.values():
@@ -129,7 +129,8 @@ def _cell(score: Score) -> str:
 
 
 def _table(columns: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """A Markdown table. Columns that are empty in all lines are left out; ``left``: those that hold words."""
+    """A Markdown table without the columns that are empty in all rows. ``left``: the left-aligned columns, which hold
+    text."""
     kept = [n for n in range(len(columns)) if any(line[n] for line in body)]
     lines = [columns, ["---" if n in left else "---:" for n in range(len(columns))], *body]
     return "".join("| " + " | ".join(line[n] for n in kept) + " |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The configuration files of a series: their variants, and the runs that they describe."""
+"""The configuration files of a series: their variants and runs."""
 
 import runpy
 from collections import Counter
@@ -12,7 +12,7 @@ from instructblip_jax.run.config import RunConfig, complete, resolve
 
 
 def names_in(path: str, field: str) -> list[str]:
-    """The variants that a file lists in a global of the name ``field``; [] if it has none.
+    """The variants that a file lists in its global variable ``field``; [] if it has none.
 
     Raises FileNotFoundError or ValueError naming the file.
     """
@@ -20,10 +20,11 @@ def names_in(path: str, field: str) -> list[str]:
 
 
 def systems(given: Sequence[str]) -> dict[str, str]:
-    """Name -> FILE.py or FILE.py:VARIANT, of all configurations ``given``; a file with SYSTEMS stands for all of these.
+    """Name -> FILE.py or FILE.py:VARIANT, for all ``given`` configurations; a file with SYSTEMS stands for all its
+    variants.
 
-    A configuration is called by its variant, or by its file where it has none. Raises FileNotFoundError, or ValueError
-    for one that is given twice.
+    A configuration is named after its variant, or after its file if it has no variant. Raises FileNotFoundError, or
+    ValueError if one is given twice.
     """
     whole: list[str] = []
     for one in given:
@@ -38,7 +39,7 @@ def systems(given: Sequence[str]) -> dict[str, str]:
         (name if short.count(name) == 1 else other): one for name, other, one in zip(short, long, whole, strict=True)
     }
     if len(found) < len(whole):
-        raise ValueError("--config: two files have the same name and variant; copy one of them under another name")
+        raise ValueError("--config: two files have the same name and variant; copy one of them to another name")
     return found
 
 

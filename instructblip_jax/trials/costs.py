@@ -1,4 +1,4 @@
-"""The costs of a run: trained parameters, and FLOPs and seconds a sample."""
+"""The costs of a run: trainable parameters, and FLOPs and seconds per sample."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from instructblip_jax.train.groups import rows
 from instructblip_jax.train.log import read
 
 BATCHES = 64
-"""Batches of a run whose shapes are looked at."""
+"""Number of batches of a run whose shapes are considered."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Costs:
     """The costs of a configuration.
 
     Attributes:
-      trained: parameters that are trained.
-      samples: rows that a run sees.
-      flops: of training, a sample, in the mean of the first `BATCHES` batches: see `plan.flops`. A frozen tower counts
-        with its forward pass, even if its features are cached.
-      seconds: of training, a sample: the median over the lines of all runs' logs in which nothing was compiled; None if
-        no log has such a line.
+      trained: number of trainable parameters.
+      samples: rows that a run trains on.
+      flops: training FLOPs per sample, the mean over the first `BATCHES` batches: see `plan.flops`. A frozen tower
+        counts with its forward pass, even if its features are cached.
+      seconds: training time per sample, the median over the log lines of all runs without compilation; None if no log
+        has such a line.
     """
 
     trained: int
@@ -42,13 +42,13 @@ class Costs:
 
 
 def outline(run: RunConfig) -> tracing.Outline:
-    """The system of a run as shapes. Its trainable set needs its name (`run.check.with_system`)."""
+    """The system of a run as shapes. ``run.trainable`` must be set (`run.check.with_system`)."""
     config = families.read_config(hub.resolve(run.model)).configured(**run.system_options())
     return tracing.describe(config, trainable=run.trainable, dtype=run.dtype, remat=run.remat, int8=run.int8)
 
 
 def of_runs(workdirs: Sequence[Workdir], system: tracing.Outline) -> Costs:
-    """The costs of one configuration's finished runs, which differ by their seeds; the first is traced."""
+    """The costs of one configuration's finished runs, which differ in their seeds; the first one is traced."""
     run = workdirs[0].saved_config()
     shapes = _shapes(run)
     total = sum(times * flops.of_batch(system, dict(own)) for own, times in shapes.items())
@@ -63,7 +63,7 @@ def of_runs(workdirs: Sequence[Workdir], system: tracing.Outline) -> Costs:
 
 
 def _shapes(run: RunConfig) -> Counter[tuple]:
-    """Shapes of a batch's arrays, by key -> how many of the run's first batches have them."""
+    """Shapes of a batch's arrays, by key -> how many of the run's first batches have these shapes."""
     processor = Processor.from_pretrained(run.model, **run.system_options()).holding(run.data.pictures)
     data = open_data(run, processor.resizing(run.data.resize).augmenting(run.data.augment), single_device_mesh())
     batches, found = data.batches(), Counter[tuple]()
@@ -74,7 +74,7 @@ def _shapes(run: RunConfig) -> Counter[tuple]:
 
 
 def _seconds(workdirs: Sequence[Workdir]) -> float | None:
-    """Lines that compiled are left out, and with them each start of a run."""
+    """Lines with a compilation are left out, and with them the start of each run."""
     warm = [
         1 / entry["samples_per_second"]
         for workdir in workdirs

@@ -1,4 +1,4 @@
-"""The picture of a comparison: scores over what a sample costs."""
+"""The plot of a comparison: scores over cost per sample."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +8,8 @@ from instructblip_jax.trials.scores import HALVES
 
 
 def draw(systems: Mapping[str, Compared], path: Path) -> None:
-    """Write a PNG with a panel for each group of sets: mean score with its interval over FLOPs a sample, the area of a
-    dot by the trained parameters. Raises ImportError if matplotlib is not installed."""
+    """Write a PNG with a panel for each group of sets: mean score with its interval over FLOPs per sample; the area of
+    a dot shows the trainable parameters. Raises ImportError if matplotlib is not installed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -38,7 +38,7 @@ def draw(systems: Mapping[str, Compared], path: Path) -> None:
             axis.plot([at, at], [low, high], color=colour, linewidth=1.5)
             area = 25 + 275 * one.costs.trained / most
             axis.scatter([at], [100 * score.value], s=area, color=colour, edgecolor="black", zorder=3)
-            (shown[name],) = axis.plot([], [], "o", color=colour, markeredgecolor="black")  # all of one size there
+            (shown[name],) = axis.plot([], [], "o", color=colour, markeredgecolor="black")  # one size in the legend
         axis.set_title(HALVES[group], fontsize=10)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -48,7 +48,7 @@ def draw(systems: Mapping[str, Compared], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 100)
     axes[0][0].set_ylabel("mean score in %, with 95 % intervals")
-    figure.supxlabel("GFLOPs a training sample (area of a dot: trained parameters)", fontsize=10)
+    figure.supxlabel("GFLOPs per training sample (area of a dot: trained parameters)", fontsize=10)
     names = [name for name in systems if name in shown]
     figure.legend([shown[name] for name in names], names, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""The scores of a configuration's runs, with intervals over runs and questions, from their kept predictions."""
+"""The scores of a configuration's runs, with intervals over runs and questions, from their saved predictions."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from instructblip_jax.evals.suite import EvalSpec
 from instructblip_jax.run.workdir import Workdir
 
 HALVES = {"held_in": "held-in", "held_out": "held-out", "retrieval": "retrieval", "few_shot": "few-shot"}
-"""Group of sets -> its title. Retrieval sets and those with worked examples have groups of their own."""
+"""Group of sets -> its title. Retrieval sets and few-shot sets form separate groups."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Weights [B, questions] -> scores [B]."""
@@ -28,12 +28,12 @@ class Score:
 
     Attributes:
       group: one of `HALVES`.
-      metric: "" for a mean of several.
+      metric: "" for a mean over several sets.
       value: the mean over the runs; None if it is undefined.
       low, high: 95 % bootstrap interval over runs and questions.
-      values: a run.
-      count: questions, or sets.
-      shots: number of worked examples; None without.
+      values: one per run.
+      count: number of questions, or of sets.
+      shots: number of few-shot examples; None without.
     """
 
     group: str
@@ -47,12 +47,12 @@ class Score:
     drawn: tuple[Statistic, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields for programs."""
+        """The fields as JSON types."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "drawn"}
 
 
 def of_runs(workdirs: Sequence[Workdir], evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
-    """Set -> its score over runs that differ by their seeds; SET@N for a set behind N worked examples."""
+    """Set -> its score over runs that differ in their seeds; SET@N for a set with N few-shot examples."""
     found: dict[str, Score] = {}
     for name, row in evaluations[0]["sets"].items():
         if row["metric"] == recall.METRIC:
@@ -70,7 +70,7 @@ def of_runs(workdirs: Sequence[Workdir], evaluations: Sequence[Mapping[str, Any]
 
 
 def means(sets: Mapping[str, Score]) -> dict[str, Score]:
-    """Group -> the mean over its sets, each with as many questions as it has; few-shot sets with the most examples."""
+    """Group -> the mean over its sets, with equal weights; few-shot sets count with the most examples."""
     found = {}
     for group in HALVES:
         own = [score for score in sets.values() if score.group == group]
@@ -84,7 +84,7 @@ def means(sets: Mapping[str, Score]) -> dict[str, Score]:
 
 
 def _score(group: str, metric: str, runs: Sequence[tuple[float | None, int, Statistic | None]]) -> Score:
-    """``runs``: the value of each, the number of its questions, and its statistic."""
+    """``runs``: for each run its value, number of questions, and statistic."""
     values, counts, drawn = zip(*runs, strict=True)
     known = tuple(statistic for statistic in drawn if statistic is not None)
     score = Score(group, metric, None, None, None, values, counts[0])
@@ -101,13 +101,13 @@ def _with_interval(score: Score, interval: tuple[float, float] | None) -> Score:
 
 def _recalled(workdir: Workdir, name: str) -> tuple[float, int, Statistic]:
     lines = _lines(workdir, name)
-    way = len(lines[0]["image_to_text"]) - 1  # ranked again, if that was done
+    way = len(lines[0]["image_to_text"]) - 1  # re-ranked, if there was re-ranking
     statistic = partial(recall.weighted, lines, way)
     return float(statistic(np.ones((1, len(lines))))[0]), len(lines), statistic
 
 
 def _judged(workdir: Workdir, name: str, spec: EvalSpec) -> tuple[float | None, int, Statistic | None]:
-    """The mean over supports, where there are several."""
+    """The mean over supports, if there are several."""
     found = result.results(spec, [{"seed": 0} | line for line in _lines(workdir, name)])
     values = [one.value for one in found if one.value is not None]
     drawn = [one.statistic for one in found if one.statistic is not None]

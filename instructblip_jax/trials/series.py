@@ -1,4 +1,4 @@
-"""Runs one after the other, each trained and evaluated as by hand; those that are finished are left as they are."""
+"""Trains and evaluates runs one after the other with the ordinary commands; finished runs are left unchanged."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 STOPPED = 143
-"""Exit status of a run that was stopped by SIGTERM, and saved."""
+"""Exit status of a run that was stopped by SIGTERM and saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Trial:
     """One run of a series.
 
     Attributes:
-      name: of its configuration.
+      name: the name of its configuration.
       config: FILE.py or FILE.py:VARIANT.
-      seed: a whole number.
+      seed: the seed of the run.
       root: the directory of the series.
     """
 
@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The contents of evaluation.json, if the last step of the run was evaluated."""
+        """The contents of evaluation.json, if the run's last step was evaluated."""
         evaluation, finished = (self.workdir / name for name in ("evaluation.json", "train.json"))
         if not (evaluation.exists() and finished.exists()):
             return None
@@ -47,17 +47,17 @@ class Trial:
 
 
 def run(trials: Sequence[Trial], overrides: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Train and evaluate what is missing. Returns name -> what evaluation.json holds, a run a seed.
+    """Train and evaluate what is missing. Returns name -> the contents of evaluation.json, one per seed.
 
-    ``overrides``: flags such as --config.steps=500 for all runs. Raises ValueError at a run that fails; the finished
-    ones are kept. Exits with `STOPPED` after a run that was stopped.
+    ``overrides``: flags such as --config.steps=500 for all runs. Raises ValueError if a run fails; finished runs are
+    kept. Exits with `STOPPED` after a run that was stopped.
     """
     for number, trial in enumerate(trials):
         where = f"run {number + 1} of {len(trials)}: {trial.name}, seed {trial.seed}: {trial.workdir}"
         print(where + _left(trials, trials[number:]), flush=True)
         for command in ("train", "evaluate"):
-            # `train` itself returns at once from a finished run, continues one that is to have more steps, and
-            # refuses one that was made with other overrides.
+            # `train` returns at once for a finished run, continues one that is given more steps, and refuses one that
+            # was made with other overrides.
             if command == "evaluate" and trial.evaluation is not None:
                 continue
             given = [f"--config={trial.config}", f"--config.seed={trial.seed}", f"--workdir={trial.workdir}"]
@@ -76,7 +76,7 @@ def run(trials: Sequence[Trial], overrides: Sequence[str]) -> dict[str, list[dic
 
 
 def call(line: Sequence[str]) -> int:
-    """Run a command line and return its exit status. A SIGTERM is passed on to it, so that it saves and ends."""
+    """Run a command line and return its exit status. SIGTERM is forwarded to it, so that it saves and exits."""
     with subprocess.Popen(line) as child:
         before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         try:
@@ -86,7 +86,7 @@ def call(line: Sequence[str]) -> int:
 
 
 def _left(trials: Sequence[Trial], left: Sequence[Trial]) -> str:
-    """The likely time until the end: unfinished runs take as long as those of the same name, or else of any, took."""
+    """The estimated remaining time: unfinished runs count like finished ones of the same name, or else of any name."""
     took: dict[str, list[float]] = {}
     for trial in trials:
         found = trial.evaluation

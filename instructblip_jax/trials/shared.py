@@ -1,4 +1,4 @@
-"""The frozen parts that systems share: the same tower and the same language model, or not."""
+"""Determines which frozen parts systems share: whether they have the same tower and the same language model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from instructblip_jax.systems.protocol import LANGUAGE, TOWER
 
 ROLES = (TOWER, LANGUAGE)
 TRAINED = "trained"
-"""Stands in the place of the letter of a part without a frozen parameter."""
+"""Replaces the letter for a part without frozen parameters."""
 
 Arrays = dict[str, Any]
 Digests = dict[str, int]
@@ -22,16 +22,16 @@ Digests = dict[str, int]
 def letters(runs: Mapping[str, RunConfig], systems: Mapping[str, Outline]) -> dict[str, dict[str, str]]:
     """System -> role -> a letter for each frozen part, `TRAINED`, or "" where the system has no such part.
 
-    Two parts have the same letter if the parameters that both of them have are equal. A system may have fewer layers
-    of a tower, and a language model more tokens: they are compared as far as both go. The models are loaded one after
-    the other, in bfloat16.
+    Two parts have the same letter if their common parameters are equal. One system may have fewer layers of a tower, or
+    a language model with more tokens than another; only what both have is compared. The models are loaded one after the
+    other, in bfloat16.
     """
     least: dict[tuple[str, str], tuple[int, ...]] = {}
     for system in systems.values():
         for role, part in _parts(system):
             for path, x in below(part, system.frozen).items():
                 same = least.get((role, path), x.shape)
-                # Where even the axes differ, nothing is equal, and either shape will do.
+                # If even the axes differ, nothing is equal, and either shape will do.
                 least[role, path] = tuple(map(min, same, x.shape)) if len(same) == len(x.shape) else same
     known: dict[str, list[Digests]] = {role: [] for role in ROLES}
     found: dict[str, dict[str, str]] = {}
@@ -47,7 +47,7 @@ def letters(runs: Mapping[str, RunConfig], systems: Mapping[str, Outline]) -> di
 
 
 def below(part: str, arrays: Mapping[str, Any]) -> Arrays:
-    """The arrays of a part, by their paths below it."""
+    """The arrays of a part, by their paths within it."""
     return {path.removeprefix(f"{part}/"): x for path, x in arrays.items() if path.startswith(f"{part}/")}
 
 
@@ -66,7 +66,7 @@ def _cut(x: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _letter(own: Digests, known: list[Digests]) -> str:
-    """The letter of a part; a new one is added to ``known``."""
+    """The letter of a part; a new part is added to ``known``."""
     for number, other in enumerate(known):
         common = own.keys() & other.keys()
         # A few equal paths may be constants, such as the scales of new norms.

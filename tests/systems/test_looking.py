@@ -122,12 +122,12 @@ def test_a_video_has_maps_of_each_frame_that_share_one_attention(loaded):
 
 @pytest.mark.parametrize("kind", ["llava", "frozen"])
 def test_a_system_without_queries_says_why(kind, loaded):
-    with pytest.raises(ValueError, match="no query of this system reads a picture's patches"):
+    with pytest.raises(ValueError, match="no query of this system attends to image patches"):
         ib.look(*loaded(kind), picture(), QUESTION)
 
 
 def test_readers_that_there_are_not(loaded):
-    with pytest.raises(ValueError, match="queries alone read the picture"):
+    with pytest.raises(ValueError, match="this system has maps of queries only"):
         ib.look(*loaded("instructblip"), picture(), QUESTION, words=True)
     with pytest.raises(ValueError, match="an instruction is needed"):
         ib.look(*loaded("albef"), picture())
