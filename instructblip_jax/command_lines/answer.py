@@ -24,27 +24,27 @@ SAMPLING = ("temperature", "top_k", "top_p")
 def define_flags(argv: Sequence[str]) -> None:
     """Define the flags of this command."""
     flags.DEFINE_string(
-        "model", None, "Model directory in the Hugging Face layout, or a hub id; the default is the one of --workdir."
+        "model", None, "Model directory in the Hugging Face layout, or a hub id; the default is that of --workdir."
     )
     flags.DEFINE_string("workdir", None, "Workdir of a `train` run whose trained parameters are used.")
-    flags.DEFINE_multi_string("image", [], "Picture file; may be repeated.")
-    flags.DEFINE_multi_string("media", [], "MODALITY=FILE of a model that reads several: audio, pc, video.")
+    flags.DEFINE_multi_string("image", [], "Image file; may be repeated.")
+    flags.DEFINE_multi_string("media", [], "MODALITY=FILE, for models that take audio, pc or video; may be repeated.")
     flags.DEFINE_bool(
-        "frames", False, "The pictures belong to one prompt, in order: several of LLaVA, or a video's frames."
+        "frames", False, "The images belong to one prompt, in order: several images (LLaVA), or the frames of a video."
     )
     flags.DEFINE_list("candidates", [], 'Answers to rank by log-likelihood, such as "yes,no".')
     flags.DEFINE_integer("max_new_tokens", 64, "Longest answer, in tokens.")
-    flags.DEFINE_integer("num_beams", 1, "Beams; 1 takes the most likely token at every step.")
+    flags.DEFINE_integer("num_beams", 1, "Number of beams; 1 decodes greedily.")
     flags.DEFINE_float("length_penalty", 1.0, "Beam search: above 0 favours long answers, below 0 short ones.")
-    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 avoids words already used; the original used 1.5.")
+    flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 penalises repeated words; the original used 1.5.")
     flags.DEFINE_bool("do_sample", False, "Sample each token by its probability, as the flags below specify.")
     flags.DEFINE_float("temperature", 1.0, "Below 1 samples likely tokens more often, above 1 less often.")
-    flags.DEFINE_integer("top_k", 50, "Sample among this many of the most likely tokens; 0 is all.")
-    flags.DEFINE_float("top_p", 1.0, "Sample among the most likely tokens that together have this probability.")
-    flags.DEFINE_integer("seed", 0, "Seed of the sampling.", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_integer("top_k", 50, "Sample from this many of the most likely tokens; 0 means all.")
+    flags.DEFINE_float("top_p", 1.0, "Sample from the most likely tokens that together have this probability.")
+    flags.DEFINE_integer("seed", 0, "Seed for sampling.", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("dtype", None, "Compute type; the default is the run's, or bfloat16.")
     flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
-    flags.DEFINE_string("look", None, "Draw the attention of the model's queries over the picture into this PNG.")
+    flags.DEFINE_string("look", None, "Draw the attention of the model's queries over the image to this PNG file.")
     flags.DEFINE_string("json", None, "Also write the answers here as JSON.")
 
 
@@ -53,11 +53,11 @@ def check_flags(args: Sequence[str]) -> None:
     if not (FLAGS.model or FLAGS.workdir) or not (FLAGS.image or FLAGS.media):
         raise ValueError("--model (or --workdir) and --image are needed")
     if FLAGS.look and (len(FLAGS.image) != 1 or FLAGS.media) and not FLAGS.frames:
-        raise ValueError("--look draws one picture: give one --image, and no --media")
+        raise ValueError("--look draws one image: give one --image, and no --media")
     if FLAGS.look and not FLAGS.look.lower().endswith(".png"):
-        raise ValueError(f"--look {FLAGS.look}: it is a PNG file, such as look.png")
+        raise ValueError(f"--look {FLAGS.look}: it must be a PNG file, such as look.png")
     if wrong := next((one for one in FLAGS.media if not all(one.partition("="))), None):
-        raise ValueError(f"--media {wrong}: it is MODALITY=FILE, such as audio=bird.flac")
+        raise ValueError(f"--media {wrong}: it must be MODALITY=FILE, such as audio=bird.flac")
     if not args:
         raise ValueError('at least one instruction is needed; a captioner\'s may be empty, ""')
     if not all(text.strip() for text in FLAGS.candidates):

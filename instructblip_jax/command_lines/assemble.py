@@ -33,24 +33,24 @@ FLAGS = flags.FLAGS
 
 def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
-    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    flags.DEFINE_string("out", None, "Directory to write; it must not exist, or be empty.")
     for part, content in ingredients.PARTS.items():
         systems = ", ".join(ingredients.takers(part)) or "no system yet"
         flags.DEFINE_string(part, None, f"{content} ({systems})")
     flags.DEFINE_enum("projector", None, ingredients.PROJECTORS, "Kind of llava's new projector: 1.5's or 1.0's (mlp).")
     tasks = "; ".join(f"{system}: {', '.join(names)}" for system, names in ingredients.TASKS.items())
-    flags.DEFINE_string("task", None, f"Form to be made of --model ({tasks}).")
+    flags.DEFINE_string("task", None, f"Form to make from --model ({tasks}).")
     flags.DEFINE_integer(
         "queries",
         None,
-        "Number of new query tokens, of blip-2 and instructblip, of flamingo's latents, or of vectors a picture, of "
-        "frozen; the papers' by default.",
+        "Number of new query tokens (blip-2, instructblip), of latents (flamingo), or of vectors per image (frozen); "
+        "default: that of the paper.",
         lower_bound=1,
     )
-    flags.DEFINE_integer("every", None, "Layers between flamingo's blocks; 4 by default.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of everything that no part has.", lower_bound=0)
-    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file that is not linked.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
+    flags.DEFINE_integer("every", None, "Layers between flamingo's blocks. Default: 4.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed for all weights that no part has.", lower_bound=0)
+    flags.DEFINE_float("max_shard_gb", 5.0, "Maximum size in GB of a weight file that is not linked.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:

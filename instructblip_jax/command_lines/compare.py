@@ -16,7 +16,7 @@ from instructblip_jax.command_lines import series_flags
 
 FLAGS = flags.FLAGS
 APART = ("model", "trainable", "system", "image_size")
-"""Fields by which systems differ; an override would be for one of them."""
+"""Fields in which systems differ; an override would suit only one of them."""
 
 
 def define_flags(argv: Sequence[str]) -> None:
@@ -31,4 +31,4 @@ def check_flags(args: Sequence[str]) -> None:
     for arg in args:
         override = re.match(r"--config\.(\w+)", arg)
         if override is None or override[1] in APART:
-            raise ValueError(f"{arg}: after -- only what all systems have, such as --config.steps=500")
+            raise ValueError(f"{arg}: only overrides for all systems may follow --, such as --config.steps=500")

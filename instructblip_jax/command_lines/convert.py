@@ -19,15 +19,15 @@ ORIGINAL = ({"original", "model"}, {"original", "bert"}, {"original"})
 
 def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
-    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
+    flags.DEFINE_string("out", None, "Directory to write; it must not exist, or be empty.")
     flags.DEFINE_string("blip2", None, "BLIP-2 directory, or a hub id.")
     flags.DEFINE_string("bert", None, "BERT directory (bert-base-uncased) with its tokenizer, or a hub id.")
     flags.DEFINE_string("language_model", None, "Plain T5 or LLaMA directory, or a hub id; by default BLIP-2's.")
-    flags.DEFINE_integer("seed", 0, "Seed of rows of new tokens, and of a new projection.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed for the embeddings of new tokens and for a new projection.", lower_bound=0)
     flags.DEFINE_string("original", None, "A .pth file of an original project, or a pytorch_model.bin.")
-    flags.DEFINE_string("model", None, "Directory, or a hub id, whose towers and tokenizers are taken.")
-    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
+    flags.DEFINE_string("model", None, "Model directory, or a hub id, that provides towers and tokenizers.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Maximum size of a weight file, in GB.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:

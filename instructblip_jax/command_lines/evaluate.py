@@ -28,7 +28,7 @@ def define_flags(argv: Sequence[str]) -> None:
         "Split of the sets without an official one. Default: test, or validation if there is no test.",
     )
     flags.DEFINE_bool("int8", False, "Store the language model's matrices as int8: half the memory of bfloat16.")
-    flags.DEFINE_bool("again", False, "Answer again what this checkpoint has answered already.")
+    flags.DEFINE_bool("again", False, "Discard this checkpoint's predictions and start over.")
     flags.DEFINE_string("json", None, "Also write the table here as JSON.")
 
 

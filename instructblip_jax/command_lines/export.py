@@ -22,17 +22,17 @@ def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     flags.DEFINE_string("model", None, "Model directory in the Hugging Face layout, or a hub id.")
     flags.DEFINE_string("workdir", None, "Directory of a run of `train` whose newest trained parameters are used.")
-    flags.DEFINE_string("out", None, "Directory to write, not there yet or empty.")
-    flags.DEFINE_string("push", None, "Model repository of the hub, org/name: list what would be uploaded to it.")
+    flags.DEFINE_string("out", None, "Directory to write; it must not exist, or be empty.")
+    flags.DEFINE_string("push", None, "Model repository on the hub, org/name: list what would be uploaded to it.")
     flags.DEFINE_bool("upload", False, "With --push: upload it.")
     flags.DEFINE_enum(
         "lora",
         "merged",
         ["merged", "adapter"],
-        "What becomes of a run's LoRA: merged into M's tensors, or an adapter beside M.",
+        "How to export a run's LoRA: merged into M's tensors, or as an adapter for M.",
     )
-    flags.DEFINE_float("max_shard_gb", 5.0, "Largest size of a weight file.", lower_bound=1e-9)
-    flags.DEFINE_string("json", None, "Also write the report here, for programs.")
+    flags.DEFINE_float("max_shard_gb", 5.0, "Maximum size of a weight file, in GB.", lower_bound=1e-9)
+    flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:
@@ -44,8 +44,8 @@ def check_flags(args: Sequence[str]) -> None:
     if FLAGS.push and not hub.is_hub_id(FLAGS.push):
         raise ValueError(f"--push {FLAGS.push}: a repository of the hub has the form org/name")
     if FLAGS.upload and not FLAGS.push:
-        raise ValueError("--upload needs --push, the repository")
+        raise ValueError("--upload needs --push, which names the repository")
     if FLAGS.workdir and not FLAGS.model:
-        raise ValueError("--workdir needs --model, the model that the run began with")
+        raise ValueError("--workdir needs --model, the model that the run started from")
     if FLAGS.lora == "adapter" and not FLAGS.workdir:
         raise ValueError("--lora=adapter needs --workdir, the run that trained the adapters")

@@ -24,10 +24,10 @@ def define_flags(argv: Sequence[str]) -> None:
     """This command's flags."""
     run_flags.define_config(argv)
     flags.DEFINE_string("topology", None, "The slice: CHIP:SHAPE, such as v5e:4x4, v4:2x2x4, v5e:4x4*2, h200:8.")
-    flags.DEFINE_integer("batch_size", None, "Rows of a batch, instead of the configuration's.")
-    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens that are timed.")
+    flags.DEFINE_integer("batch_size", None, "Batch size, instead of the configuration's.")
+    flags.DEFINE_list("lengths", ["64", "64"], "Instruction and response tokens to time.")
     flags.DEFINE_bool("sweep", False, "Find the fastest mesh and layout, and the largest batch.")
-    flags.DEFINE_string("json", None, "Also write the plan to this file, for programs.")
+    flags.DEFINE_string("json", None, "Also write the plan here as JSON.")
 
 
 def check_flags(args: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from instructblip_jax.datasets.readers.releases import RELEASES
 
 FLAGS = flags.FLAGS
 MADE = ("audiocaps_qa", "cap3d_qa", "discrn_av", "discrn_i3d")
-"""Sets whose questions a language model makes."""
+"""Datasets whose questions a language model generates."""
 CUSTOM = ("name", "format", "encoding", "validation")
 """Flags that are passed to the reader of the user's own files."""
 
@@ -30,13 +30,15 @@ CUSTOM = ("name", "format", "encoding", "validation")
 def define_flags(argv: Sequence[str]) -> None:
     """Define the flags of this command."""
     flags.DEFINE_string("out", None, "Directory of the prepared sets.")
-    flags.DEFINE_string("source", None, "Directory of the data set's official files; for custom, a file or directory.")
+    flags.DEFINE_string("source", None, "Directory of the dataset's official files; for custom, a file or directory.")
     flags.DEFINE_multi_string(
-        "images", [], "Directory of pictures or videos; may be repeated. Default: the official place."
+        "images", [], "Directory of images or videos; may be repeated. Default: the official location."
     )
-    flags.DEFINE_integer("frames", FRAMES, "Frames taken of a video.", lower_bound=1, upper_bound=256)
-    flags.DEFINE_float("max_skipped", 1.0, "Share of rows that may be skipped; above it, no set is written.", 0.0, 1.0)
-    flags.DEFINE_integer("workers", None, "Processes that read and write. Default: one per core.", lower_bound=1)
+    flags.DEFINE_integer("frames", FRAMES, "Number of frames per video.", lower_bound=1, upper_bound=256)
+    flags.DEFINE_float(
+        "max_skipped", 1.0, "Fraction of rows that may be skipped; above it, no set is written.", 0.0, 1.0
+    )
+    flags.DEFINE_integer("workers", None, "Number of worker processes. Default: one per core.", lower_bound=1)
     flags.DEFINE_string(
         "beam",
         None,
@@ -44,15 +46,15 @@ def define_flags(argv: Sequence[str]) -> None:
         "so anyone with write access there can run code as them: use it only where nobody else has.",
     )
     flags.DEFINE_string("name", None, "custom: the set's name. Default: the source's.")
-    flags.DEFINE_string("format", None, "custom: the format of the files. Default: it is guessed.")
+    flags.DEFINE_string("format", None, "custom: the format of the files. Default: detected.")
     flags.DEFINE_string("encoding", None, "custom: encoding of the text. Default: UTF-8.")
-    flags.DEFINE_float("validation", 0.0, "custom: share of the pictures held out for validation.", 0.0, 0.9)
+    flags.DEFINE_float("validation", 0.0, "custom: fraction of the images held out for validation.", 0.0, 0.9)
     flags.DEFINE_bool("overwrite", False, "Prepare an existing set again; it stays until the new one is complete.")
     flags.DEFINE_bool("inspect", False, "Report what the source holds, and write nothing; --out is not needed.")
     flags.DEFINE_string(
         "make_questions",
         None,
-        "A directory with a T5 or FlanT5, which makes the set's questions of the captions in --source.",
+        "Directory of a T5 or FlanT5, which generates the dataset's questions from the captions in --source.",
     )
     flags.DEFINE_string("json", None, "Also write the report here as JSON.")
 
@@ -69,14 +71,14 @@ def check_flags(args: Sequence[str]) -> None:
     if not FLAGS.out and not FLAGS.inspect:
         raise ValueError("--out is needed")
     if args[0] == "digits" and FLAGS.source:
-        raise ValueError("digits is drawn, and takes no --source")
+        raise ValueError("digits is generated, and takes no --source")
     if args[0] == "digits" and FLAGS.overwrite:
-        raise ValueError("digits is drawn, always the same, and takes no --overwrite")
+        raise ValueError("digits is generated, always the same, and takes no --overwrite")
     files.check_json(FLAGS.json)
     if args[0] != "digits" and not FLAGS.source:
         raise ValueError(f"--source is needed: the directory with the files of {args[0]}")
     if FLAGS.make_questions and (args[0] not in MADE or FLAGS.inspect or FLAGS.beam is not None):
-        raise ValueError(f"--make_questions is for {', '.join(MADE)}, without --inspect and --beam")
+        raise ValueError(f"--make_questions is only for {', '.join(MADE)}, without --inspect and --beam")
     foreign = [name for name in CUSTOM if FLAGS[name].present]
     if args[0] != "custom" and foreign:
-        raise ValueError(f"--{foreign[0]} is for custom sets alone")
+        raise ValueError(f"--{foreign[0]} is only for custom datasets")

@@ -18,10 +18,10 @@ PACKAGE = Path(str(files("instructblip_jax")))
 
 
 def found(path: str) -> str:
-    """FILE.py[:VARIANT] as it is, or, if there is no such file here, the file of that name that ships with the package.
+    """FILE.py[:VARIANT] unchanged or, if the file does not exist, the file of that name that ships with the package.
 
-    The short form is NAME[:VARIANT]: `digits` is configs/digits.py. Such files are in the package or beside it, in a
-    checkout.
+    The short form is NAME[:VARIANT]: `digits` is configs/digits.py. The files are in the package or, in a checkout,
+    next to it.
     """
     file, colon, variant = path.partition(":")
     name = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", file)
@@ -40,19 +40,19 @@ def define(argv: Sequence[str]) -> None:
 
 def define_config(argv: Sequence[str]) -> None:
     """Define --config alone, for a command without a workdir. Raises flags.Error if it is given twice."""
-    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # the overrides of one would be lost
+    if sum(re.match(r"--?config(=|$)", arg) is not None for arg in argv) > 1:  # one file's overrides would be lost
         raise flags.Error("--config is given more than once")
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Configuration file, FILE.py or FILE.py:VARIANT; or NAME, one that ships, such as digits.",
+        "Configuration file, FILE.py or FILE.py:VARIANT; or the NAME of a shipped one, such as digits.",
         sys_argv=["instructblip", *argv],
     )
     FLAGS["config"].parser = _Completed(argv)
 
 
 class _Completed(ConfigFileFlagParser):
-    """Reads a configuration file, and adds the fields that it leaves out before overrides are applied to it."""
+    """Reads a configuration file, and adds the fields that it leaves out, before overrides are applied."""
 
     def __init__(self, argv: Sequence[str]):
         super().__init__(name="config", lock_config=False)  # locking fails on required placeholders

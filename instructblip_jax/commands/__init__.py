@@ -1,1 +1,2 @@
-"""One file a command: ``run(args)``, called once `command_lines` found nothing wrong; it may take seconds to import."""
+"""One file per command: ``run(args)`` is called after `command_lines` has checked the flags. Imports may take
+seconds."""

@@ -1,4 +1,4 @@
-"""`instructblip ablate` behind its command line."""
+"""Runs `instructblip ablate`."""
 
 import statistics
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ COLUMNS = {
 }
 
 Summary = dict[str, dict[str, dict[str, Any]]]
-"""variant -> column -> {mean, deviation (of the sample; 0 for one seed), seeds}"""
+"""variant -> column -> {mean, deviation (sample standard deviation; 0 for one seed), seeds}"""
 
 
 def variants(path: str) -> list[str]:
@@ -35,7 +35,7 @@ def variants(path: str) -> list[str]:
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> Summary:
-    """The means over the runs of each variant, from evaluation.json; None if the suite has no such sets."""
+    """The means over each variant's runs, from evaluation.json; None if the suite has no such sets."""
     table: Summary = {}
     for name, runs in results.items():
         table[name] = {}
@@ -61,7 +61,7 @@ def markdown(table: Summary) -> str:
 
 
 def plot(table: Summary, path: epath.Path) -> None:
-    """Write a PNG with a bar for each variant and column, and the deviation over the seeds."""
+    """Write a PNG with a bar for each variant and column, and the standard deviation over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

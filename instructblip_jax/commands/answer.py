@@ -1,4 +1,4 @@
-"""`instructblip answer` behind its command line."""
+"""Runs `instructblip answer`."""
 
 import itertools
 import sys
@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 
 def load() -> tuple[Model, BaseProcessor]:
-    """The model of the flags, with the trained parameters of a run if they name one, and its processor."""
+    """The model that the flags name, with the trained parameters of --workdir if it is given, and its processor."""
     mesh = make_mesh(data=1, fsdp=-1) if jax.process_count() > 1 else None
     return trained.load(FLAGS.model, FLAGS.workdir, mesh=mesh, dtype=FLAGS.dtype, int8=FLAGS.int8)
 
@@ -36,7 +36,7 @@ def shared(texts: list[str]) -> dict[str, list]:
 def answer(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
     """Print one answer per line, and return them."""
     options = generation() | {"seed": FLAGS.seed, "media": shared(texts)}
-    if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes of a job must do the same
+    if len(texts) == 1 and sys.stdout.isatty() and jax.process_count() == 1:  # all processes must do the same
         pieces = []
         for piece in stream(model, processor, pictures[0] if pictures else None, texts[0], **options):
             print(piece, end="", flush=True)
@@ -49,7 +49,7 @@ def answer(model: Model, processor: BaseProcessor, pictures: list | None, texts:
 
 
 def choose(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
-    """Print each row's candidates with their log-likelihoods, the most likely one first, and return them."""
+    """Print each row's candidates with their log-likelihoods, most likely first, and return them."""
     rows = []
     for scores in rank(model, processor, pictures, texts, FLAGS.candidates, media=shared(texts)):
         order = np.argsort(-scores, kind="stable")
@@ -60,7 +60,7 @@ def choose(model: Model, processor: BaseProcessor, pictures: list | None, texts:
 
 
 def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts: list[str]) -> list[dict[str, Any]]:
-    """Print how much alike each picture and text are, and the probability that they belong together; return both."""
+    """Print the similarity and the match probability of each image and text; return both."""
     cosines = comparing.similarity(model, processor, pictures, texts).diagonal()
     rows = [
         {"similarity": float(cosine), "match": float(probability)}
@@ -72,7 +72,7 @@ def compare(model: Model, processor: BaseProcessor, pictures: list | None, texts
 
 
 def draw(model: Model, processor: BaseProcessor, picture: Any, texts: Sequence[str]) -> None:
-    """Write what the queries read in a picture to the file of --look, a row an instruction."""
+    """Draw the queries' attention over the image to the file of --look, one row per instruction."""
     views = {text: looking.views(model, processor, picture, text) for text in texts}
     if distributed.is_writer():
         rows = [looking.overlay(processor, picture, found, title=text) for text, found in views.items()]
@@ -81,9 +81,9 @@ def draw(model: Model, processor: BaseProcessor, picture: Any, texts: Sequence[s
 
 
 def run(args: Sequence[str]) -> None:
-    """Answer every instruction about every picture; compare them where the model compares alone."""
+    """Answer every instruction about every image; a model that only compares scores the pairs instead."""
     distributed.start()
-    for path in FLAGS.image:  # before the model, so that a bad one is reported at once; not kept, to save memory
+    for path in FLAGS.image:  # before the model, so that a bad file is reported at once; not kept, to save memory
         open_image(path)
     together = FLAGS.frames or bool(FLAGS.media)
     pictures: list[Any] = [FLAGS.image] if together else FLAGS.image
@@ -99,10 +99,10 @@ def run(args: Sequence[str]) -> None:
     writes = model.has("prefill")
     if not writes and FLAGS.candidates:
         raise ValueError(
-            f"{model.directory} compares and writes nothing: --candidates has no effect; give them as texts"
+            f"{model.directory} generates no text: --candidates has no effect; give the candidates as instructions"
         )
     if not writes and FLAGS.media:
-        raise ValueError(f"{model.directory} compares pictures and texts: --media has no effect")
+        raise ValueError(f"{model.directory} only compares pictures with texts: --media has no effect")
     if FLAGS.look:
         draw(model, processor, pictures[0], args)
     found = (choose if FLAGS.candidates else answer if writes else compare)(

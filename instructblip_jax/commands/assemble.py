@@ -1,4 +1,4 @@
-"""`instructblip assemble` behind its command line."""
+"""Runs `instructblip assemble`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from instructblip_jax.convert.write import as_dict, as_table
 
 FLAGS = flags.FLAGS
 CHOICES = ("projector", "task", "queries", "every")
-"""Flags that some systems have."""
+"""Flags that only some systems have."""
 
 
 def run(args: Sequence[str]) -> None:
     """Write the directory."""
     (system,) = args
-    check_free(Path(FLAGS.out))  # before anything is fetched
+    check_free(Path(FLAGS.out))  # before any download
     given = {part: name for part in ingredients.PARTS if (name := FLAGS[part].value)}
     parts = {part: Path(name) if Path(name).is_file() else hub.resolve(name) for part, name in given.items()}
     limit = int(FLAGS.max_shard_gb * 1e9)

@@ -1,4 +1,4 @@
-"""`instructblip capfilt` behind its command line."""
+"""Runs `instructblip capfilt`."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,17 +31,17 @@ from instructblip_jax.run.checkpoint import fingerprint
 
 FLAGS = flags.FLAGS
 PART = 8
-"""Batches of a part: what a kill costs."""
+"""Batches per part, the work that is lost when a process is killed."""
 
 
 def run(args: Sequence[str]) -> None:
-    """Judge all texts, each process those of its parts; then the first one writes the set and the report."""
+    """Score all texts, each process those of its parts; then process 0 writes the set and the report."""
     distributed.start()
     sources, images = ([Path(path).resolve() for path in given] for given in (FLAGS.source, FLAGS.images))
     name = FLAGS.name or "capfilt_" + re.sub(r"\W", "_", sources[0].stem, flags=re.ASCII).lower()
     shards.check_name(name)
     if name in RELEASES or name in SETS:
-        raise ValueError(f"--name {name}: is the name of a known set; choose another name")
+        raise ValueError(f"--name {name}: is the name of a known dataset; choose another name")
     folder = prepared.directory_of(FLAGS.out, name).parent / "texts"
     captioner, judge = hub.resolve(FLAGS.captioner), hub.resolve(FLAGS.filter)
     settings = {
@@ -83,18 +83,18 @@ def _files(sources: Sequence[Path]) -> dict[str, str]:
 
 
 def _check_same(name: str, configuration: Mapping[str, Any]) -> None:
-    """Raise ValueError for a set that was made otherwise."""
+    """Raise ValueError for a set that was made with different inputs."""
     directory = prepared.directory_of(FLAGS.out, name)
     before = there(directory, name).configuration
     changed = [key for key, value in configuration.items() if before.get(key) != value]
     if changed:
         raise ValueError(
-            f"{directory}: was made with another {', '.join(changed)}; --overwrite makes it again, or choose a --name"
+            f"{directory}: was made with a different {', '.join(changed)}; --overwrite makes it again; or choose --name"
         )
 
 
 def _judge(found: Iterator[Part], captioner: Path, judge: Path) -> None:
-    """Have the texts of this process's missing parts written and judged."""
+    """Caption and score the missing parts of this process."""
     missing = (
         part for part in found if part.number % jax.process_count() == distributed.index() and part.read() is None
     )
@@ -114,12 +114,12 @@ def _judge(found: Iterator[Part], captioner: Path, judge: Path) -> None:
 
 
 def _models(captioner: Path, judge: Path) -> Models:
-    """Both, on the devices of this host. Raises ValueError for a system that does not do what it is for."""
+    """Both models, on the devices of this host. Raises ValueError for a system that cannot do its task."""
     mesh = make_mesh(data=-1, fsdp=FLAGS.fsdp, devices=jax.local_devices())
     writes = Model.from_pretrained(captioner, mesh, FLAGS.dtype)
     compares = writes if judge == captioner else Model.from_pretrained(judge, mesh, FLAGS.dtype)
     if not writes.has("prefill"):
-        raise ValueError(f"--captioner {captioner}: this system writes no text")
+        raise ValueError(f"--captioner {captioner}: this system generates no text")
     reads, pairs = Processor.from_pretrained(captioner), Processor.from_pretrained(judge)
     comparing.check(compares, pairs)
     assert isinstance(pairs, PairProcessor)
@@ -133,7 +133,7 @@ def _models(captioner: Path, judge: Path) -> Models:
 
 
 def _write(name: str, again: Any, configuration: Mapping[str, Any]) -> None:
-    """Write the set of the kept texts, as soon as all parts are there; print the report, and write it as JSON."""
+    """Write the set of kept texts once all parts exist; print the report, and write it as JSON."""
     rule = Rule(FLAGS.threshold, FLAGS.keep)
     with tqdm(desc=name, unit="row", unit_scale=True, disable=None) as bar:
         options = shards.Options(
@@ -144,7 +144,7 @@ def _write(name: str, again: Any, configuration: Mapping[str, Any]) -> None:
     counts = counted(again(), rule)
     print("\n".join([*counts.lines(), "", *report.lines()]))
     if report.kept:
-        print(f"{name}: there already, complete, left unchanged; --overwrite makes it again")
+        print(f"{name}: already complete, left unchanged; --overwrite makes it again")
     if FLAGS.json:
         split = report.splits["train"]
         skipped = {"read": split.rows, "written": split.written, "skipped": split.skipped, "reasons": split.reasons}
@@ -152,5 +152,5 @@ def _write(name: str, again: Any, configuration: Mapping[str, Any]) -> None:
 
 
 def _outcomes(part: Part) -> list[Outcome]:
-    """The outcomes of a part, which another host may still be working on."""
+    """The results of a part, which another host may still be computing."""
     return hosts.awaited(part.read)

@@ -1,4 +1,4 @@
-"""`instructblip compare` behind its command line."""
+"""Runs `instructblip compare`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 
 def run(args: Sequence[str]) -> None:
     """Train and evaluate what is missing, then write the comparison."""
-    # The runs, which are processes of their own, have the accelerator; here everything is small.
+    # The runs are separate processes and use the accelerator; the computations here are small.
     jax.config.update("jax_platforms", "cpu")
     systems = configurations.systems([run_flags.found(path) for path in FLAGS.config])
     runs = {name: with_system(configurations.run_of(config))[0] for name, config in systems.items()}
@@ -30,7 +30,7 @@ def run(args: Sequence[str]) -> None:
         print(f"note: {line}", flush=True)
 
     root = Workdir(FLAGS.workdir)
-    # Seed by seed, so that each of them completes a table.
+    # Seed by seed, so that each seed completes a table.
     trials = [Trial(name, systems[name], seed, root.path) for seed in FLAGS.seeds for name in systems]
     evaluations = series.run(trials, args)
     table: dict[str, Compared] = {}
@@ -49,7 +49,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _apart(letters: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """A line for each role in which the systems do not all have the same frozen part."""
+    """A line for each role whose frozen part is not the same in all systems."""
     lines = []
     for role in shared.ROLES:
         found: dict[str, list[str]] = {}
@@ -63,7 +63,7 @@ def _apart(letters: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _report(root: Workdir, table: Mapping[str, Compared]) -> None:
-    """Write and print the table; draw the picture if W is local and matplotlib is installed (the demo extra)."""
+    """Write and print the table; draw the plot if W is local and matplotlib is installed (the demo extra)."""
     markdown = comparison.markdown(table)
     content: dict[str, Any] = {"systems": {name: one.as_json() for name, one in table.items()}}
     written = [root.write_json("compare.json", content), root.write_text("compare.md", markdown)]
@@ -72,7 +72,7 @@ def _report(root: Workdir, table: Mapping[str, Compared]) -> None:
             picture.draw(table, Path(root.path) / "compare.png")
             written.append(root.path / "compare.png")
         except ImportError:
-            print("note: no picture: matplotlib is not installed; pip install -e '.[demo]'")
+            print("note: no plot: matplotlib is not installed; pip install -e '.[demo]'")
     if FLAGS.json:
         files.write_json(FLAGS.json, content)
     print(f"\n{markdown}")

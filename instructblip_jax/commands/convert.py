@@ -1,4 +1,4 @@
-"""`instructblip convert` behind its command line."""
+"""Runs `instructblip convert`."""
 
 import pickle
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ def _report(skipped: Sequence[str]) -> None:
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch file, under "model" or at its top, floating-point ones as float32. No code in the file
-    is run.
+    """The tensors of a PyTorch file, under "model" or at its top level, floating-point ones as float32. No code in the
+    file is run.
 
     Raises FileNotFoundError or ValueError naming the file, or the extra to install.
     """
@@ -70,7 +70,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
             f"{path}: holds more than tensors; reading those could run any code, so it is refused. If you trust the "
             "file, save its tensors alone: torch.save({'model': tensors}, file)"
         ) from error
-    except Exception as error:  # torch fails in many ways on files of other kinds
+    except Exception as error:  # torch raises many kinds of errors on other files
         raise ValueError(f"{path}: truncated, or not a file of torch.save ({type(error).__name__})") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):

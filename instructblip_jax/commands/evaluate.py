@@ -1,4 +1,4 @@
-"""`instructblip evaluate` behind its command line: the suite, answered and judged."""
+"""Runs `instructblip evaluate`: answers and scores the suite."""
 
 import dataclasses
 import hashlib
@@ -43,13 +43,13 @@ from instructblip_jax.run.workdir import Workdir
 
 FLAGS = flags.FLAGS
 PART = 8
-"""Batches after which predictions are written."""
+"""Number of batches after which predictions are saved."""
 QUESTIONS = 2
-"""The version of `data/questions.py`; another version may have asked other questions."""
+"""The version of `data/questions.py`; other versions may have asked different questions."""
 
 
 def run(args: Sequence[str]) -> None:
-    """Evaluate, print the table, write the files. Their ``seconds`` are those of training and evaluation together."""
+    """Evaluate, print the table, and write the files. Their ``seconds`` include training."""
     begun = time.time()
     config = resolve(FLAGS.config)
     distributed.start()
@@ -57,12 +57,12 @@ def run(args: Sequence[str]) -> None:
     workdir.saved_config()
     workdir.check(config)
     config, directory = with_system(config)
-    workdir.check(config)  # again, now that the trainable set has its name
+    workdir.check(config)  # again, now that the trainable set is resolved
     suite = config.evaluation
     halves = halves_of(suite)
     prepare_missing(config.data.directory, tuple(halves))
     sets = {}
-    for name in halves:  # all of them are opened before any is answered
+    for name in halves:  # open all sets before any is answered
         changes = suite.settings.get(name, {})
         sets[name] = open_set(
             config.data.directory, name, changes, split=FLAGS.split, max_new_tokens=suite.max_new_tokens
@@ -81,8 +81,8 @@ def run(args: Sequence[str]) -> None:
     papers = instructblip.PAPER | blip_family.PAPER | x_instructblip_judged.PAPER
     paper = papers.get(Path(config.model).name, {})
     writer = distributed.is_writer()
-    log = writer and not sys.stderr.isatty()  # which has no bar
-    quiet = None if writer else True  # None: shown on a terminal alone
+    log = writer and not sys.stderr.isatty()  # no progress bar there
+    quiet = None if writer else True  # None: shown only on a terminal
     for name, half in tqdm(halves.items(), desc="evaluate", unit="set", dynamic_ncols=True, disable=quiet):
         if log:
             print(f"instructblip evaluate: {name}, {len(sets[name].asked)} questions", file=sys.stderr, flush=True)
@@ -111,13 +111,14 @@ def run(args: Sequence[str]) -> None:
 
 
 def halves_of(suite: EvaluationConfig) -> dict[str, str]:
-    """Set -> "held_in" or "held_out". Raises ValueError if there is no set, or settings of one that is not listed."""
+    """Set -> "held_in" or "held_out". Raises ValueError if there is no set, or there are settings for a set that is not
+    listed."""
     halves = dict.fromkeys(suite.held_in, "held_in") | dict.fromkeys(suite.held_out, "held_out")
     if not halves:
         raise ValueError("config.evaluation names no set: give held_in, held_out or both")
     stray = sorted(set(suite.settings) - set(halves))
     if stray:
-        raise ValueError(f"config.evaluation.settings names {', '.join(stray)}, which is in neither list of sets")
+        raise ValueError(f"config.evaluation.settings names {', '.join(stray)}, in neither held_in nor held_out")
     return halves
 
 
@@ -131,9 +132,9 @@ def load(config: RunConfig, workdir: Workdir, step: int | None) -> tuple[Model, 
 
 def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
     """A digest of everything that determines the predictions on a set."""
-    # EvalSpec.mode was once called "way"; under that name predictions that were made then stay valid.
+    # EvalSpec.mode used to be called "way"; hashing under that name keeps older predictions valid.
     spec = {"way" if name == "mode" else name: value for name, value in vars(opened.spec).items()}
-    if opened.spec.mode != RETRIEVAL:  # so do those of before there was this field
+    if opened.spec.mode != RETRIEVAL:  # keeps predictions from before this field valid
         del spec["rerank"]
     if spec["candidate"] == "{}":  # likewise
         del spec["candidate"]
@@ -154,7 +155,7 @@ def key_of(config: RunConfig, opened: OpenSet, weights: str) -> str:
 def predict(
     config: RunConfig, model: Model, processor: BaseProcessor, opened: OpenSet, store: PredictionStore
 ) -> list[str]:
-    """All predictions on a set, as `judge.line` writes them: those in the store, and the missing ones made now."""
+    """All predictions on a set, as `judge.line` writes them: those in the store, and the missing ones, computed now."""
     spec, templates, suite = opened.spec, opened.templates, config.evaluation
     if spec.mode == RETRIEVAL:
         if store.whole:
@@ -194,10 +195,10 @@ def predict(
 def with_examples(
     config: RunConfig, model: Model, processor: BaseProcessor, task: Task, workdir: Workdir, weights: str
 ) -> dict[int, list[str]]:
-    """Number of worked examples -> all predictions on a set behind them: those in a store, and the missing ones."""
+    """Number of few-shot examples -> all predictions on a set with them: those in a store, and the missing ones."""
     opened, stores = task.opened, {}
     for shots in sorted(config.evaluation.shots):
-        # Neither the other numbers of examples nor the size of a batch change a prompt.
+        # Neither the other numbers of examples nor the batch size affect a prompt.
         examples = {
             "weights": key_of(config, opened, weights),
             "form": dataclasses.asdict(task.form),
@@ -235,8 +236,8 @@ def _report(workdir: Workdir, model: str, results: Mapping[str, SetResult], run:
 
 
 def _draw(workdir: Workdir, results: Mapping[str, SetResult]) -> list[epath.Path]:
-    """Draw W/evaluation.png and W/shots.png, of sets with worked examples, if W is local and matplotlib is installed
-    (the demo extra); the paths of what was drawn."""
+    """Draw W/evaluation.png and, for few-shot sets, W/shots.png if W is local and matplotlib is installed (the demo
+    extra). Returns the paths of the plots."""
     if "://" in str(workdir.path):
         return []
     known = {name: row for name, row in results.items() if row.value is not None}

@@ -1,4 +1,4 @@
-"""`instructblip export` behind its command line."""
+"""Runs `instructblip export`."""
 
 import shlex
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 
 
 def run(args: Sequence[str]) -> None:
-    """Write the directory, then push it; in a job of several processes all of them write, and the first one pushes."""
+    """Write the directory, then push it. In a job of several processes all of them write, and process 0 pushes."""
     if FLAGS.upload:
         hub.check_token()  # before anything is written
     report: dict[str, Any] = {"out": FLAGS.out}
@@ -36,10 +36,10 @@ def run(args: Sequence[str]) -> None:
 
 
 def _export(out: Path) -> dict[str, Any]:
-    """Write the directory; returns what --json says of it."""
+    """Write the directory; returns its entry for --json."""
     with distributed.together():
         if distributed.is_writer() and "://" in FLAGS.model:
-            check_free(out)  # before anything is fetched
+            check_free(out)  # before any download
     directory = hub.resolve(FLAGS.model)
     with distributed.together():
         if distributed.is_writer():
@@ -55,7 +55,7 @@ def _export(out: Path) -> dict[str, Any]:
     if adapter:
         written = families.export_adapter(out, directory, config, tensors, FLAGS.model, card)
         print(as_table(written))
-        print(f"{FLAGS.out}: an adapter of {FLAGS.model}, as step {run and run.step} of {FLAGS.workdir} has it")
+        print(f"{FLAGS.out}: an adapter of {FLAGS.model} from step {run and run.step} of {FLAGS.workdir}")
     else:
         tensors, size = families.merged(directory, config, tensors), int(FLAGS.max_shard_gb * 1e9)
         written = families.export(out, directory, config, tensors, max_shard_bytes=size, card=card)
@@ -66,7 +66,7 @@ def _export(out: Path) -> dict[str, Any]:
 
 
 def _push(out: Path) -> dict[str, Any]:
-    """List the files for the hub, and upload them with --upload; returns what --json says of it."""
+    """List the files for the hub, and upload them with --upload; returns the entry for --json."""
     found = hub.to_upload(out)
     width = max(map(len, found))
     print(f"\n{FLAGS.push} on the hub:")
@@ -75,23 +75,23 @@ def _push(out: Path) -> dict[str, Any]:
     address = None
     if FLAGS.upload:
         address = hub.upload(out, FLAGS.push)
-        print(f"uploaded: {address}; a repository that was made for it is private, until its settings are changed")
+        print(f"uploaded: {address}; a newly created repository is private until its settings are changed")
     else:
         again = shlex.join(["instructblip", "export", "--out", FLAGS.out, "--push", FLAGS.push, "--upload"])
-        print(f"nothing was uploaded. This uploads it, to a private repository unless there is one already:\n  {again}")
+        print(f"nothing was uploaded. To upload it (a new repository will be private):\n  {again}")
     return {"repository": FLAGS.push, "files": found, "uploaded": address}
 
 
 def _trained(
     directory: Path, config: SystemConfig, workdir: Workdir
 ) -> tuple[SystemConfig, dict[str, Lazy], model_card.Trained]:
-    """The run's configuration of the system, the trained tensors of its newest checkpoint by Hugging Face name, and
-    the run for the card. The model is not loaded, and all devices of the job share what was trained."""
+    """The run's system configuration, the trained tensors of its newest checkpoint by Hugging Face name, and the run
+    for the card. The model is not loaded; the trained parameters are sharded over all devices of the job."""
     saved = workdir.saved_config()
     config = config.configured(**saved.system_options())
     mesh = make_mesh(data=1, fsdp=-1)
     _, shapes, _ = abstract(config, mesh=mesh, dtype="float32", trainable=saved.trainable)
-    train = cast(Arrays, dict(shapes))  # restoring asks only for shapes and places
+    train = cast(Arrays, dict(shapes))  # restoring needs only shapes and shardings
     step = workdir.restore_into(train, None, fingerprint(directory))
     rules = families.family_of(directory).rules_for(directory, config)
     tensors = save.lazy(rules, train)

@@ -1,4 +1,4 @@
-"""`instructblip plan` behind its command line."""
+"""Runs `instructblip plan`."""
 
 import dataclasses
 import sys
@@ -24,26 +24,27 @@ FLAGS = flags.FLAGS
 
 
 def model_config(name: str) -> SystemConfig:
-    """The sizes of a model directory, a public model, or one made of such. Raises ValueError for another hub id."""
+    """The sizes of a model directory, a public model, or a model assembled from these. Raises ValueError for another
+    hub id."""
     if (Path(name) / "config.json").is_file():
         return families.read_config(Path(name))
     known = PUBLIC | NEW
     if name not in known:
         raise ValueError(
-            f"config.model {name!r} is no directory with a config.json; the models of the hub that plan knows are "
+            f"config.model {name!r} is not a directory with a config.json; the hub models that plan knows are "
             f"{', '.join(PUBLIC)}"
         )
     return known[name]
 
 
 def bucket(wanted: int, lengths: Sequence[int]) -> int:
-    """The shortest static length that holds this many tokens, or the longest of all."""
+    """The shortest static length for this many tokens, or else the longest one."""
     return min((n for n in lengths if n >= wanted), default=max(lengths))
 
 
 def settings(run: RunConfig, lengths: Sequence[int], batch_size: int | None = None) -> tuple[Setting, Setting]:
-    """The setting that is timed, at the static lengths that hold ``lengths`` tokens of instruction and response; and
-    the one with the run's largest shape, which decides whether it fits."""
+    """The setting to time, at the static lengths for ``lengths`` tokens of instruction and response; and the setting
+    with the run's largest shape, which decides if the run fits."""
     model = model_config(run.model).configured(**run.system_options())
     texts = (run.data.instruction_lengths, run.data.response_lengths)
     kinds = ("image",) * max(run.data.pictures, default=1)
@@ -81,7 +82,7 @@ def _group(run: RunConfig, name: str, group: GroupConfig) -> Group:
 
 
 def run(args: Sequence[str]) -> None:
-    """Plan, print, write. Raises ValueError with the verdict where the run does not fit."""
+    """Plan, print and write. Raises ValueError with the verdict if the run does not fit."""
     config = resolve(FLAGS.config)
     topology = chips.parse(FLAGS.topology)
     timed, longest = settings(config, [int(n) for n in FLAGS.lengths], FLAGS.batch_size)
@@ -89,9 +90,9 @@ def run(args: Sequence[str]) -> None:
         raise ValueError(f"config.steps is {config.steps}; it must be at least 1")
     if timed.groups and (FLAGS.sweep or FLAGS.batch_size):
         raise ValueError(
-            "config.mixture.groups: a step of several batches is planned as it stands, without --sweep and --batch_size"
+            "config.mixture.groups: a step of several batches cannot be planned with --sweep or --batch_size"
         )
-    # Nothing runs here, so an accelerator of this machine is not claimed.
+    # Nothing runs here, so this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
     devices = compiled.devices(topology)
     name = Path(config.model).name
@@ -108,7 +109,7 @@ def run(args: Sequence[str]) -> None:
         out["hours_for_run_likely"] = table.hours(plan.estimate.likely, config.steps)
 
     largest = plan
-    if longest != timed and plan.fits and not timed.groups:  # which are planned at their largest shapes
+    if longest != timed and plan.fits and not timed.groups:  # groups are planned at their largest shapes
         _report(f"compiling the largest shape, {longest.lengths.prompt} + {longest.lengths.response} tokens")
         largest = report.plan(longest, topology, devices)
         out |= {"largest_shape": largest.as_json()}
@@ -131,9 +132,9 @@ def run(args: Sequence[str]) -> None:
     if not largest.fits:
         print("", table.advice(largest), sep="\n")
         if not (tried and tried[0].fits):
-            sys.stdout.flush()  # the error is the last line wherever both go
+            sys.stdout.flush()  # the error comes last even if both streams go to one file
             raise ValueError(verdict)
-        verdict += f"; the sweep's first row does, at {timed.lengths.prompt} + {timed.lengths.response} tokens"
+        verdict += f"; the first row of the sweep does, at {timed.lengths.prompt} + {timed.lengths.response} tokens"
     print("", verdict, sep="\n")
 
 
@@ -147,11 +148,11 @@ def _generation(run: RunConfig, timed: Setting, topology: chips.Topology, device
 
 
 def _sweep(timed: Setting, topology: chips.Topology, devices: list[Any]) -> tuple[list[Plan], dict[str, Any]]:
-    """The settings tried, the best first, and their entry in --json."""
+    """The settings that were tried, best first, and their entry in --json."""
     plans = sweep.fastest(timed, topology, devices, lambda found: tqdm(found, desc="sweep", unit="program"))
     print("", table.compared(plans), sep="\n")
     if not plans or not plans[0].fits:
-        print("\nNothing that was tried fits: take a larger slice, or a smaller batch")
+        print("\nNo setting fits: use a larger slice, or a smaller batch")
         return plans, {"tried": [plan.as_json() for plan in plans]}
     _report("looking for the largest batch")
     largest = sweep.largest_batch(plans[0], devices)

@@ -1,4 +1,4 @@
-"""`instructblip prepare` behind its command line."""
+"""Runs `instructblip prepare`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 
 
 def run(args: Sequence[str]) -> None:
-    """Prepare the data set named in ``args``, print a report, and write it as JSON if asked for."""
+    """Prepare the dataset named in ``args``, print a report, and write it as JSON if --json is given."""
     report = _digits() if args[0] == "digits" else _made(args[0]) if FLAGS.make_questions else _release(args[0])
     if FLAGS.json:
         files.write_json(FLAGS.json, report)
@@ -42,7 +42,7 @@ def _digits() -> dict[str, Any]:
 
 
 def _made(name: str) -> dict[str, Any]:
-    """Make the questions of the set ``name`` of captions, and say how many passed the checks."""
+    """Generate the questions of the set ``name`` from captions, and report how many passed the checks."""
     from instructblip_jax.asking.make import MADE, make
     from instructblip_jax.asking.writer import Writer
     from instructblip_jax.mesh import make_mesh
@@ -59,7 +59,7 @@ def _made(name: str) -> dict[str, Any]:
 
 
 def _release(name: str) -> dict[str, Any]:
-    from_tfds = name == "custom" and FLAGS.source.startswith("tfds:")  # no file of its own
+    from_tfds = name == "custom" and FLAGS.source.startswith("tfds:")  # not a file
     source = Path(FLAGS.source) if from_tfds else Path(FLAGS.source).resolve()
     images = [Path(path).resolve() for path in FLAGS.images]
     for path in images if from_tfds else (source, *images):
@@ -72,7 +72,7 @@ def _release(name: str) -> dict[str, Any]:
 
         name = FLAGS.name or re.sub(r"\W", "_", source.stem, flags=re.ASCII).lower()
         if name in RELEASES or name in SETS:
-            raise ValueError(f"--name {name}: is the name of a known set; choose another name")
+            raise ValueError(f"--name {name}: is the name of a known dataset; choose another name")
         given = {flag: FLAGS[flag].value for flag in CUSTOM} | {"name": name}
         configuration |= given
         release = custom.release(source, images, **given)
@@ -82,7 +82,7 @@ def _release(name: str) -> dict[str, Any]:
         found = inspect.summary(release.splits(source, images))
         print(inspect.report(found))
         return {"splits": found}
-    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)  # fails before anything is read
+    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)  # fail before anything is read
     configuration |= {
         "frames": FLAGS.frames,
         "files": annotations.of_source(source, Path(FLAGS.out).resolve(), custom=own),
@@ -90,14 +90,14 @@ def _release(name: str) -> dict[str, Any]:
     changed, unknown = ([], "") if FLAGS.overwrite else annotations.changes(FLAGS.out, name, configuration)
     if changed:
         raise ValueError(
-            f"{prepared.directory_of(FLAGS.out, name)}: was prepared from something else: {'; '.join(changed)}. "
+            f"{prepared.directory_of(FLAGS.out, name)}: was prepared from different inputs: {'; '.join(changed)}. "
             "--overwrite builds it again"
         )
     report = write(name, release, source, images, configuration)
     print("\n".join(report.lines()))
     notes = list(report.notes())
     if report.kept:
-        print(f"{name}: there already, complete, left unchanged; --overwrite builds it again")
+        print(f"{name}: already complete, left unchanged; --overwrite builds it again")
         notes += [unknown] if unknown else []
         print(f"note: {unknown}" if unknown else "note: its annotation files and flags are still the same")
     return {
@@ -119,7 +119,7 @@ def _release(name: str) -> dict[str, Any]:
 def write(
     name: str, release: Release, source: Path, images: Sequence[Path], configuration: Mapping[str, Any]
 ) -> Report:
-    """Write the release's rows as a prepared set, with a progress bar."""
+    """Write the release's records as a prepared set, with a progress bar."""
     splits = release.splits(source, images)
     known = [release.expected.get(split) for split in splits]
     total = sum(count for count in known if count is not None) if None not in known else None

@@ -1,4 +1,4 @@
-"""`instructblip score` behind its command line."""
+"""Runs `instructblip score`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from instructblip_jax.evals.prediction_files import read_pairs
 
 FLAGS = flags.FLAGS
 PLAIN = {"mean_rank", "difficult_left_out"}
-"""Details that are not fractions of 1, so that they are not shown in percent."""
+"""Details that are not fractions of 1, and so are not shown in percent."""
 
 
 def table(score: Mapping[str, Any]) -> str:
@@ -44,7 +44,7 @@ def reasons(score: Mapping[str, Any]) -> Iterator[str]:
 
 
 def run(args: Sequence[str]) -> None:
-    """Score the predictions, print a table, and write the JSON file if one is asked for."""
+    """Score the predictions, print a table, and write the JSON file if --json is given."""
     score = as_dict(args[0], read_pairs(FLAGS.predictions, FLAGS.references))
     print(table(score))
     if score["missing"]:

@@ -1,4 +1,4 @@
-"""`instructblip serve` behind its command line."""
+"""Runs `instructblip serve`."""
 
 import dataclasses
 import sys
@@ -23,7 +23,7 @@ from instructblip_jax.serving.metrics import Metrics
 
 FLAGS = flags.FLAGS
 LENGTHS = (256, 128, 64, 32, 16)
-"""Tokens of the longest prompt and answer, tried one after the other."""
+"""Lengths of the longest prompt and answer in tokens, tried in this order."""
 EMBEDDED = ("digits", *embedded.MADE)
 TITLES = {
     "instructblip": "InstructBLIP",
@@ -41,11 +41,11 @@ TITLES = {
 }
 """model_type -> its name on the page."""
 CUT = 143
-"""Exit status where SIGTERM had to cut answers."""
+"""Exit status if SIGTERM cut off answers."""
 
 
 def run(args: Sequence[str]) -> None:
-    """Load, compile, serve, until a signal ends it."""
+    """Load, compile, and serve until a signal arrives."""
     place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
     known = FLAGS.model in EMBEDDED and not Path(FLAGS.model).exists()
     directory: str | None = str(embedded.model(FLAGS.model)) if known else FLAGS.model
@@ -53,7 +53,7 @@ def run(args: Sequence[str]) -> None:
     metrics = Metrics()
     engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:
-        raise ValueError(f"{model.directory}: this model classifies; `serve` needs one that writes, or that compares")
+        raise ValueError(f"{model.directory}: this model classifies; `serve` needs one that writes or compares")
     here = FLAGS.model is None or (not known and Path(FLAGS.model).exists())
     name = model.directory.resolve().name if here else FLAGS.model
     sets = _digits_sets(known)
@@ -85,7 +85,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _engine(model: Model, processor: BaseProcessor, metrics: Metrics) -> Engine:
-    """The engine, with the longest prompts and answers that the model has positions for where no flag says it."""
+    """The engine; without flags, with the longest prompts and answers that fit the model's positions."""
     for length in LENGTHS:
         bounds = Limits(
             max_tokens=FLAGS.max_tokens or length,
@@ -105,14 +105,14 @@ def _engine(model: Model, processor: BaseProcessor, metrics: Metrics) -> Engine:
 
 
 def _digits_sets(known: bool) -> tuple[str, ...] | None:
-    """The sets of the digits world that a run trained on; none for an embedded model without a run, and None for a
-    model of another world."""
+    """The digits world's sets that a run trained on; empty for an embedded model without a run, and None for any other
+    model."""
     sets = Workdir(FLAGS.workdir).saved_config().mixture.all_sets if FLAGS.workdir else ()
     return sets if examples.is_digits(sets) else () if known else None
 
 
 def _example(address: str, name: str, writes: bool) -> str:
-    """A request as one line of a shell, of a model that writes, or that compares alone."""
+    """A request as one shell line, for a model that generates text, or for one that only compares."""
     authorization = ' -H "Authorization: Bearer $TOKEN"' if token() else ""
     curl = f"curl {address}/v1/{{}}{authorization} -H 'Content-Type: application/json' -d '{{}}'"
     if not writes:

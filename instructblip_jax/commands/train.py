@@ -1,4 +1,4 @@
-"""`instructblip train` behind its command line: the run, from its configuration to its last checkpoint."""
+"""Runs `instructblip train`: the run, from its configuration to its last checkpoint."""
 
 import dataclasses
 import sys
@@ -47,7 +47,7 @@ def run(args: Sequence[str]) -> None:
     config = resolve(FLAGS.config)
     distributed.start()
 
-    # Everything that can be refused is refused before anything is written or takes long.
+    # Errors are raised before anything is written or takes long.
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh))
     check(config, mesh)
     workdir = Workdir(FLAGS.workdir)
@@ -57,7 +57,7 @@ def run(args: Sequence[str]) -> None:
         _report(workdir, finished, "already trained")
         return
     config, directory = with_system(config)
-    shorter = workdir.check(config, further=True)  # again, now that the trainable set has its name
+    shorter = workdir.check(config, further=True)  # again, now that the trainable set is resolved
     with workdir.held():
         result = _train(config, directory, mesh, workdir, shorter, begun)
     _report(workdir, result, "trained")
@@ -66,8 +66,8 @@ def run(args: Sequence[str]) -> None:
 def _train(
     config: RunConfig, directory: Path, mesh: Mesh, workdir: Workdir, shorter: RunConfig | None, begun: float
 ) -> dict[str, Any]:
-    """Train, and return what train.json holds. ``shorter``: the finished run that this one continues, if any."""
-    # The sets come first: the model takes longer to read.
+    """Train, and return the contents of train.json. ``shorter``: the finished run that this one continues, if any."""
+    # The sets come first, because the model takes longer to load.
     start = Start(workdir, keep=config.checkpoints_kept)
     start.check_sets({name: source.digest for name, source in open_sets(config, prepare=False).items()})
     model, processor = load_model(config, directory, mesh)
@@ -82,7 +82,7 @@ def _train(
     state = init_state(model.train, tx, sets=len(data.mixture), memory=model.memory)
     state = start.restore(meshes.replicate(mesh, state), source, batches, window)
 
-    distributed.barrier("checked")  # no process has refused the run when the first one writes
+    distributed.barrier("checked")  # process 0 writes only after every process has accepted the run
     workdir.claim(config)
     describe.run(config, model, data, start.step)
     if shorter and start.step:
@@ -145,15 +145,15 @@ def _train(
 
 
 def load_model(config: RunConfig, directory: Path, mesh: Mesh) -> tuple[Model, BaseProcessor]:
-    """The model in ``directory`` to be trained, and its processor."""
+    """The model in ``directory``, set up for training, and its processor."""
     model = Model.from_pretrained(str(directory), mesh, **config.model_options())
     return model, Processor.from_pretrained(model.directory, **config.system_options()).holding(config.data.pictures)
 
 
 def open_batches(config: RunConfig, model: Model, processor: BaseProcessor, data: Data) -> Any:
-    """An iterator over the batches of the run. Features that are not cached yet are computed now, if they are used."""
+    """An iterator over the run's batches. If cached features are used, missing ones are computed now."""
     batches = data.batches()
-    # Making a batch shows what no field does: texts longer than the static lengths, a set that cannot be read.
+    # A first batch finds errors that no field shows: texts longer than the static lengths, an unreadable set.
     position = batches.get_state()
     next(batches)
     batches.set_state(position)
@@ -173,7 +173,7 @@ def open_batches(config: RunConfig, model: Model, processor: BaseProcessor, data
 def open_validation(
     config: RunConfig, model: Model, processor: BaseProcessor, data: Data
 ) -> Callable[..., dict[str, float]] | None:
-    """The validation losses of the run; None if there is nothing to validate on."""
+    """The run's validation losses; None if there is no validation data."""
     if not config.validate_every:
         return None
     found = [
@@ -194,7 +194,7 @@ def open_validation(
 
 
 def meter_of(model: Model, begun: float) -> Meter:
-    """The meter of the run. MFU is relative to the peak of all devices of the mesh together."""
+    """The run's meter. MFU is relative to the combined peak of all devices of the mesh."""
     chip = chips.chip_of(model.mesh.devices.flat[0].device_kind)
     return Meter(
         begun=begun,
@@ -204,7 +204,7 @@ def meter_of(model: Model, begun: float) -> Meter:
 
 
 def _ended(train: Any, start: Start, workdir: Workdir) -> TrainState:
-    """The state after ``train()``. If it ends early, the checkpoints that are being written are waited for."""
+    """The state after ``train()``. If it ends early, this waits for the checkpoints that are being written."""
     writer = distributed.is_writer()
     try:
         return train()
@@ -220,7 +220,7 @@ def _ended(train: Any, start: Start, workdir: Workdir) -> TrainState:
             raise DivergedError(f"{error} (the step's examples: {path})", error.record) from None
         raise
     except Exception:
-        # An error in one process of a job must not make it wait for the others, which wait for it.
+        # After an error, a process must not wait for the other processes of the job, which wait for it.
         if jax.process_count() == 1:
             start.checkpoints.close()
         raise

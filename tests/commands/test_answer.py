@@ -75,7 +75,7 @@ def test_what_cannot_be_drawn_is_refused(cli, world, pictures):
     given = ["answer", f"--model={world / 'model'}", f"--image={pictures[0]}"]
     for more, words in (
         (["--look=a.png", f"--image={pictures[1]}"], "one --image"),
-        (["--look=a.jpg"], "it is a PNG file"),
+        (["--look=a.jpg"], "it must be a PNG file"),
     ):
         result = cli(*given, *more, "a ?")
         assert (result.code, result.err.count("\n")) == (2, 1)

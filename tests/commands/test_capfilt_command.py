@@ -42,10 +42,10 @@ def test_the_set_its_report_and_another_threshold(cli, line, tmp_path, monkeypat
     monkeypatch.setattr(capfilt.Model, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
     again = cli(*line("--threshold=0"))
     assert again.code == 0, again.err
-    assert "there already, complete, left unchanged" in again.out
+    assert "already complete, left unchanged" in again.out
     refused = cli(*line())
     assert refused.code == 1
-    assert "was made with another threshold; --overwrite makes it again" in refused.err
+    assert "was made with a different threshold; --overwrite makes it again" in refused.err
     middle = sorted(text["probability"] for row in report["examples"] for text in row["texts"])[5]
     other = cli(*line(f"--threshold={middle!r}", "--keep=1", "--overwrite"))
     assert other.code == 0, other.err
@@ -65,7 +65,7 @@ def test_the_set_its_report_and_another_threshold(cli, line, tmp_path, monkeypat
         ("--filter=", 2, "--filter is needed"),
         ("--top_p=2", 2, "top_p is 2.0; it must be a probability"),
         ("--threshold=2", 2, "threshold"),
-        ("--name=gqa", 1, "--name gqa: is the name of a known set"),
+        ("--name=gqa", 1, "--name gqa: is the name of a known dataset"),
         ("--name=1a", 1, "'1a' cannot be a set's name"),
         ("--filter=nowhere", 1, "nowhere: no such model directory"),
     ],
@@ -95,4 +95,4 @@ def test_train_takes_the_set(cli, line, train, tmp_path):
 def test_a_system_that_writes_nothing_is_no_captioner(cli, line, blips):
     result = cli(*line(f"--captioner={blips[1]}"))
     assert result.code == 1
-    assert result.err == f"instructblip capfilt: --captioner {blips[1]}: this system writes no text\n"
+    assert result.err == f"instructblip capfilt: --captioner {blips[1]}: this system generates no text\n"

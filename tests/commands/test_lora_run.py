@@ -63,7 +63,7 @@ def test_a_run_with_adapters_from_its_start_to_its_exports(cli, world, trained, 
     out = tmp_path / "adapter"
     result = cli("export", f"--model={model}", f"--workdir={workdir}", f"--out={out}", "--lora=adapter")
     assert result.code == 0, result.err
-    assert f"an adapter of {model}, as step 4 of {workdir} has it" in result.out
+    assert f"an adapter of {model} from step 4 of {workdir}" in result.out
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 256.0)
     assert config["base_model_name_or_path"] == str(model)

@@ -54,7 +54,7 @@ def test_the_same_again_is_left_and_said_to_be_the_same(prepare, tmp_path, sourc
     result, told = prepare()
     assert result.code == 0, result.err
     assert told["kept"] is True
-    assert "own: there already, complete, left unchanged; --overwrite builds it again" in result.out
+    assert "own: already complete, left unchanged; --overwrite builds it again" in result.out
     assert "its annotation files and flags are still the same" in result.out
     assert state(tmp_path) == before
     moved = source.rename(tmp_path / "moved")
@@ -77,7 +77,7 @@ def test_changed_files_are_refused_by_name_and_overwritten_on_demand(prepare, tm
     result, _ = prepare()
     assert result.code == 1
     (message,) = result.err.strip().splitlines()
-    assert f"was prepared from something else: {words}. --overwrite builds it again" in message
+    assert f"was prepared from different inputs: {words}. --overwrite builds it again" in message
     assert state(tmp_path) == before
     rows = len(answers(tmp_path))
     result, told = prepare("--overwrite")

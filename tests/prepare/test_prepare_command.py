@@ -75,7 +75,7 @@ def test_what_is_wrong_is_told_in_a_line(command, tmp_path):
         (("tiny", f"--source={source}"), "--out is needed"),
         (("tinny", out), "tiny; not tinny"),
         (("tiny", f"--source={source}", out, "--frames=0"), "frames"),
-        (("tiny", f"--source={source}", out, "--encoding=latin-1"), "--encoding is for custom sets alone"),
+        (("tiny", f"--source={source}", out, "--encoding=latin-1"), "--encoding is only for custom datasets"),
         (("digits", f"--source={source}", out), "takes no --source"),
     ):
         code, _, err = command(*wrong)

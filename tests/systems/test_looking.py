@@ -154,5 +154,5 @@ def test_views_and_their_drawing(kind, names, loaded):
     bright = ib.overlay(processor, picture(), np.eye(GRID, dtype=np.float32)[None])
     pixels = np.asarray(bright)[20:, 248:].astype(int)
     assert pixels[20, 20, 0] - pixels[20, 220, 0] > 60  # the first patch is read, and the last of its row is not
-    with pytest.raises(ValueError, match="as `look` returns them"):
+    with pytest.raises(ValueError, match="as returned by `look`"):
         ib.overlay(processor, picture(), np.zeros((3, 3)))
