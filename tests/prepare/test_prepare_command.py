@@ -60,7 +60,7 @@ def test_a_release_is_written_and_what_was_skipped_is_told(command, tmp_path):
     assert f"report: {tmp_path / 'o' / 'tiny' / '3.0.0'}/report.json" in out
     code, out, err = command(*line, f"--images={source}")
     assert code == 0, err
-    assert "there already" in out
+    assert "already complete" in out
     assert json.loads(report.read_text())["splits"] == told["splits"]
 
 
@@ -73,7 +73,7 @@ def test_what_is_wrong_is_told_in_a_line(command, tmp_path):
     for wrong, said in (
         (("tiny", out), "--source is needed"),
         (("tiny", f"--source={source}"), "--out is needed"),
-        (("tinny", out), "tiny; not tinny"),
+        (("tinny", out), "there is no dataset 'tinny'; tiny?"),
         (("tiny", f"--source={source}", out, "--frames=0"), "frames"),
         (("tiny", f"--source={source}", out, "--encoding=latin-1"), "--encoding is only for custom datasets"),
         (("digits", f"--source={source}", out), "takes no --source"),
