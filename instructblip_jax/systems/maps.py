@@ -3,7 +3,7 @@
 import jax
 
 QUERIES, WORDS = "queries", "words"
-"""What attends to an image: learnt queries or latents, whose number is fixed; or the tokens of a text."""
+"""Kinds of maps. They belong to learnt queries or latents, whose number is fixed, or to the tokens of a text."""
 
 
 def on_grid(found: jax.Array, grid: int) -> jax.Array:

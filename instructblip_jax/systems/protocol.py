@@ -3,7 +3,7 @@
 A system is a frozen configuration (`SystemConfig`), which describes everything without memory, and an `nnx.Module` that
 it builds (`System`), which is merged and called only inside jitted functions. A system that generates text is also
 `Answers`, one that compares images and texts `Compares`, and one that classifies them `Classifies`; a system may be
-several of these. ARCHITECTURE.md has a recipe.
+several of these. CONTRIBUTING.md has a recipe.
 """
 
 from collections.abc import Mapping
