@@ -1,14 +1,15 @@
 """BLIP as its paper trained it (arXiv 2201.12086): configs/blip.py:VARIANT, one of `recipes.blip.TASKS`.
 
-"pretraining" begins from DeiT-B/16 ("pretraining_large" from a ViT-L/16 of ImageNet-21k) and BERT-base; the tasks begin
-from pre-training, an exported run's or the authors':
+"pretraining" starts from DeiT-B/16 ("pretraining_large" from an ImageNet-21k ViT-L/16) and BERT-base. The tasks start
+from a pre-trained model, your own export or the authors':
 
     instructblip assemble blip --vision facebook/deit-base-patch16-224 --bert google-bert/bert-base-uncased \\
         --out blip-new
     instructblip convert --original model_base_14M.pth --bert google-bert/bert-base-uncased --out blip-14m
     instructblip assemble blip --model blip-14m --task retrieval --out blip-retrieval
 
-and so blip-captioning (--task captioning), blip-vqa (question_answering), blip-nlvr2 (reasoning); see docs/blip.md.
+Make blip-captioning (--task captioning), blip-vqa (question_answering) and blip-nlvr2 (reasoning) in the same way; see
+docs/blip.md.
 """
 
 from ml_collections import ConfigDict

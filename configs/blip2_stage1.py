@@ -1,13 +1,13 @@
-"""BLIP-2's first stage with ViT-g as its paper trained it (arXiv 2301.12597): 250,000 steps of 1,680 pictures.
+"""BLIP-2's first stage with ViT-g as its paper trained it (arXiv 2301.12597): 250,000 steps of 1,680 images.
 
-It begins from a new Q-Former over a frozen tower, made by
+It starts from a new Q-Former over a frozen tower, made by
 
     instructblip assemble blip-2 --vision Salesforce/blip2-flan-t5-xl --bert google-bert/bert-base-uncased \\
         --out blip2-stage1-new
 
-The variant "retrieval" is the fine-tuning on COCO that followed, tower included; it begins from what stage 1 exported,
---config.model=DIR, or from the authors' file (instructblip convert --original). Variants that name a slice are stage 1
-on it; docs/plan.md has their time and memory, docs/blip2.md the whole chain.
+The variant "retrieval" is the subsequent fine-tuning on COCO, including the tower. It starts from the export of stage
+1, --config.model=DIR, or from the authors' file (instructblip convert --original). Variants named after a slice run
+stage 1 on it; docs/plan.md has their time and memory, docs/blip2.md the whole procedure.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +24,6 @@ VARIANTS: dict[str, dict] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Stage 1, on one of its slices, or the fine-tuning for retrieval."""
+    """Stage 1 on one of its slices, or the fine-tuning for retrieval."""
     changes = chosen("blip2_stage1", VARIANTS, variant)
     return (retrieval if variant == "retrieval" else first_stage)(MODEL, changes)

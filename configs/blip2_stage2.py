@@ -1,11 +1,11 @@
 """BLIP-2's second stage with ViT-g as its paper trained it (arXiv 2301.12597): 80,000 steps on a frozen language model.
 
-The variant names the language model. The run begins from the first stage's Q-Former beside it, made of what stage 1
-exported by
+The variant names the language model. The run starts from the first stage's Q-Former and this language model, made from
+the export of stage 1 by
 
     instructblip assemble blip-2 --qformer blip2-stage1 --language facebook/opt-2.7b --out blip2-opt-2.7b-new
 
-(google/flan-t5-xl -> blip2-flan-t5-xl-new, and so on). docs/blip2.md has the whole chain.
+(google/flan-t5-xl -> blip2-flan-t5-xl-new, and so on). docs/blip2.md has the whole procedure.
 """
 
 from ml_collections import ConfigDict

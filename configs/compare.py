@@ -1,7 +1,7 @@
-"""Nine systems in the digits world: the same scenes, the same frozen parts and as many samples for each.
+"""Nine systems in the digits world, with the same scenes, frozen parts and number of training samples.
 
-`instructblip compare --config configs/compare.py --workdir W` trains and evaluates all `SYSTEMS`, its variants.
-docs/compare.md says what is equal among them and what is not.
+`instructblip compare --config configs/compare.py --workdir W` trains and evaluates all variants in `SYSTEMS`.
+docs/compare.md lists what is equal among them and what is not.
 """
 
 import runpy
@@ -17,12 +17,12 @@ PRETRAINED = runpy.run_path(str(CONFIGS / "digits_albef.py"))["pretraining"]
 NAMED = runpy.run_path(str(CONFIGS / "digits_frozen.py"))["named"]
 
 SAMPLES = 12_000
-"""Training samples of a run; half as many where a prompt shows up to five pictures."""
+"""Training samples per run; half as many if a prompt shows up to five images."""
 INTERLEAVED = {"data.pictures": (1,)}
 
 SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     # Questions about scenes. Bridges: a Q-Former with and without the instruction, maps of patches, a resampler with
-    # gated cross-attention, a prefix that the trained tower writes, attention pooling before a decoder that is trained.
+    # gated cross-attention, a prefix from a trained tower, attention pooling before a trained decoder.
     "instructblip": (INSTRUCTED, "digits-llama", {}),
     "blip2_stage2": (INSTRUCTED, "digits-blip2-llama", {}),
     "llava_mlp": (INSTRUCTED, "digits-llava", {"optim.learning_rate": 2e-3, "data.instruction_lengths": (56,)}),
@@ -39,7 +39,7 @@ SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"optim.learning_rate": 2e-3, "trainable": "all_but_vision", **INTERLEAVED},
     ),
     "x_instructblip": (INSTRUCTED, "digits-x-scenes", {"trainable": "qformer_image"}),
-    # Captions of the same scenes: pictures are found by texts, and texts by pictures.
+    # Captions of the same scenes, for retrieval of images by texts and of texts by images.
     "blip2_stage1": (CAPTIONED, "digits-stage1", {}),
     "blip": (PRETRAINED, "digits-blip", {}),
     "albef": (PRETRAINED, "digits-albef", {}),
@@ -52,7 +52,7 @@ SYSTEMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"optim.learning_rate": 2e-3, "trainable": "all_but_vision", "data.instruction_lengths": (24,)},
     ),
 }
-"""Variant -> the run that it begins as, its embedded model, and the fields that differ."""
+"""Variant -> its base run, its embedded model, and the fields that differ."""
 
 
 def get_config(variant: str = "instructblip") -> ConfigDict:

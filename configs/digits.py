@@ -1,4 +1,4 @@
-"""The embedded demo: scenes of real handwritten digits, towers that ship with the package, minutes on a laptop.
+"""The embedded demo: scenes of real handwritten digits and shipped towers; it trains in minutes on a laptop.
 
 `configs/digits.py:VARIANT` is one of the paper's ablations (arXiv 2305.06500, table 2 and figure 4), or ``llama``.
 """
@@ -28,16 +28,16 @@ VARIANTS = {
     "": {},
     # Table 2: the Q-Former does not see the instruction; only the language model does.
     "no_instruction_in_qformer": {"system.instruct_qformer": False},
-    # Table 2: all sets equally often, whatever their sizes.
+    # Table 2: all sets equally often, regardless of their sizes.
     "uniform_sampling": {"mixture.exponent": 0.0, "mixture.weights.caption": 1.0, "mixture.weights.describe": 1.0},
-    # Figure 4: trained on the bare inputs, instructed only when tested.
+    # Figure 4: trained on inputs without instructions, which are added only for evaluation.
     "multitask": {"data.templates": "plain"},
-    # What the language model can guess: trained on blanked pictures.
+    # The language model's guesses: trained on blank images.
     "blind": {"data.blank_image": True},
 }
 MODELS = {"llama": "digits-llama"}
-"""Variant that is no ablation -> the embedded model that it tunes: another language model, after the same picture tower
-and Q-Former."""
+"""Variants that are not ablations -> the embedded model that they tune: another language model after the same vision
+tower and Q-Former."""
 
 
 def get_config(variant: str = "", model: str = "digits") -> ConfigDict:

@@ -12,8 +12,8 @@ def pretraining(model: str) -> ConfigDict:
     """The run with an embedded ``model`` that has momentum copies and queues."""
     config = CAPTIONED(model)
     config.steps = 800
-    config.optim.learning_rate = 6e-4  # lower, because the tower trains, too
-    # Queues of 64 batches; the teacher has followed its student for a while before it counts fully.
+    config.optim.learning_rate = 6e-4  # lower, because the tower is trained too
+    # Queues of 64 batches; the teacher's weight rises while it begins to follow the student.
     config.system.queue_size, config.system.ramp_steps = 1024, 200
     return config
 

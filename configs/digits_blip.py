@@ -1,4 +1,4 @@
-"""BLIP's pre-training (arXiv 2201.12086) in the digits world: contrast, matching and captions that are written."""
+"""BLIP's pre-training (arXiv 2201.12086) in the digits world: contrast, matching and caption generation."""
 
 import runpy
 from pathlib import Path

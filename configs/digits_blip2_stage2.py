@@ -1,6 +1,6 @@
 """BLIP-2's second stage (arXiv 2301.12597, section 3.2) in the digits world: the T5 writes captions after the queries.
 
-By itself it begins with a Q-Former that learned nothing yet; `launch/chain.sh` gives it that of stage 1.
+Run on its own, it starts with an untrained Q-Former; `launch/chain.sh` passes it the Q-Former of stage 1.
 """
 
 import runpy

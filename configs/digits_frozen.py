@@ -1,6 +1,6 @@
-"""Frozen (arXiv 2106.13884) in the digits world: a tower writes for a frozen LLaMA that learns from context.
+"""Frozen (arXiv 2106.13884) in the digits world: a trained tower before a frozen LLaMA that learns from its context.
 
-The first variant also trains on prompts with examples; ``captions`` learns from captions alone, as the paper's does.
+The first variant also trains on prompts with examples; ``captions`` learns from captions only, as in the paper.
 """
 
 import runpy
@@ -15,7 +15,7 @@ VARIANTS = {"": {}, "captions": {"mixture.sets": CAPTIONS, "data.pictures": (1,)
 
 
 def named(model: str) -> ConfigDict:
-    """A run on captions of single digits and on prompts with examples; other files have other models."""
+    """A run on captions of single digits and on prompts with examples; other files pass other models."""
     config = DIGITS["get_config"](model=model)
     config.steps, config.batch_size = 500, 8
     config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 50

@@ -1,8 +1,8 @@
-"""KOSMOS-1 (arXiv 2302.14045) in the digits world: a decoder that begins as it is drawn, and a frozen tower.
+"""KOSMOS-1 (arXiv 2302.14045) in the digits world: a decoder trained from scratch, and a frozen tower.
 
-A step has a batch of each of the paper's three corpora: texts and documents of new names, which come again and again,
-and pictures with captions. Each counts by about its share of the tokens, as in configs/kosmos1.py. The model is asked
-for names that only its prompt says; docs/digits.md has how far it gets.
+A step has a batch of each of the paper's three corpora: texts and documents with new names, which are repeated, and
+images with captions. Each is weighted by about its share of the tokens, as in configs/kosmos1.py. Evaluation asks for
+names that only the prompt defines; docs/digits.md has the results.
 """
 
 import runpy

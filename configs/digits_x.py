@@ -1,7 +1,8 @@
-"""X-InstructBLIP (arXiv 2311.18799) in the digits world: each sense learns alone, with a Q-Former of its own.
+"""X-InstructBLIP (arXiv 2311.18799) in the digits world: each modality is trained separately, with its own Q-Former.
 
-A variant is a modality: ``image`` has pictures of digits, ``audio`` voices, ``video`` films of strokes, ``pc`` points.
-`assemble x-instructblip` puts together what four runs have trained; benchmarks/senses.py asks about two of them.
+A variant is a modality: ``image`` has images of digits, ``audio`` voices, ``video`` films of strokes, ``pc`` points.
+`assemble x-instructblip` combines the parts that four runs have trained; benchmarks/senses.py asks about two
+modalities.
 """
 
 import runpy
@@ -12,9 +13,9 @@ from ml_collections import ConfigDict
 DIGITS = runpy.run_path(str(Path(__file__).with_name("digits.py")))
 
 SENSES = {"image": "seen", "audio": "heard", "video": "filmed", "pc": "felt"}
-"""Variant -> the set of its sense."""
+"""Variant -> the set of its modality."""
 STEPS = {"image": 600, "audio": 300, "video": 300, "pc": 600}
-"""Variant -> steps. Those of sounds and films cost more, and learn sooner."""
+"""Variant -> steps. Steps on sounds and films cost more, and fewer are needed."""
 
 
 def get_config(variant: str = "image") -> ConfigDict:

@@ -1,10 +1,10 @@
-"""InstructBLIP fine-tuned on one set, as in the paper's table 3 (arXiv 2305.06500): a variant is a set.
+"""InstructBLIP fine-tuned on one dataset, as in the paper's table 3 (arXiv 2305.06500); the variant is the dataset.
 
     instructblip train --config configs/finetune.py:scienceqa --workdir runs/scienceqa
     instructblip evaluate --config configs/finetune.py:scienceqa --workdir runs/scienceqa
 
 The table has Vicuna-7B, as here, and FlanT5-XXL: --config.model=Salesforce/instructblip-flan-t5-xxl. docs/finetuning.md
-lists what was published, and explains larger pictures and training the tower.
+lists the published results, and explains larger images and training the tower.
 """
 
 from ml_collections import ConfigDict
@@ -25,5 +25,5 @@ def get_config(variant: str = "scienceqa") -> ConfigDict:
     if variant not in SETS:
         raise ValueError(f"configs/finetune.py has no variant {variant!r}; it has {', '.join(SETS)}")
     config = finetune("Salesforce/instructblip-vicuna-7b", **SETS[variant])
-    config.int8 = True  # as in configs/instructblip_vicuna7b.py: the frozen language model fits every chip
+    config.int8 = True  # as in configs/instructblip_vicuna7b.py: the frozen language model fits on every chip
     return config

@@ -1,6 +1,6 @@
 """Frozen as its paper trained it (arXiv 2106.13884), through LLaMA-7B.
 
-It begins from a directory of a language model, a new NF-ResNet-50 and a new linear map, made by
+It starts from a language model, a new NF-ResNet-50 and a new linear map, in a directory made by
 
     instructblip assemble frozen --language huggyllama/llama-7b --out frozen-7b-new
 """
@@ -11,5 +11,5 @@ from instructblip_jax.recipes.frozen import paper
 
 
 def get_config() -> ConfigDict:
-    """The paper's run; docs/frozen.md says where it differs."""
+    """The paper's run; docs/frozen.md lists the differences."""
     return paper("frozen-7b-new")

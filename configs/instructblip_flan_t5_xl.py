@@ -1,4 +1,4 @@
-"""InstructBLIP (FlanT5-XL) as the paper trained it: 60,000 steps of 192 rows. All of it fits on every chip.
+"""InstructBLIP (FlanT5-XL) as the paper trained it: 60,000 steps of 192 rows. The whole model fits on every chip.
 
 The variant after a colon is the slice it runs on; docs/plan.md has the time and memory of each.
 """
@@ -18,5 +18,5 @@ VARIANTS: dict[str, dict] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The run, on one of its slices."""
+    """The run on one of its slices."""
     return paper("Salesforce/instructblip-flan-t5-xl", 192, VARIANTS, variant)

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from instructblip_jax.recipes.instructblip import paper
 
 INT8 = {"int8": True}
-"""22 GB of bfloat16 are too much for most chips, and with four rows a chip, reading them outlasts computing."""
+"""22 GB of bfloat16 are too much for most chips, and with four rows per chip, reading them takes longer than
+computing."""
 VARIANTS: dict[str, dict] = {
     "": INT8,
     "v5e_4x4": INT8 | {"layout.vit": "fsdp", "mesh.data": 1, "mesh.fsdp": -1, "remat": "products:128"},
@@ -20,5 +21,5 @@ VARIANTS: dict[str, dict] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The run, on one of its slices."""
+    """The run on one of its slices."""
     return paper("Salesforce/instructblip-flan-t5-xxl", 64, VARIANTS, variant)

@@ -19,5 +19,5 @@ VARIANTS: dict[str, dict] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The run, on one of its slices."""
+    """The run on one of its slices."""
     return paper("Salesforce/instructblip-vicuna-13b", 64, VARIANTS, variant)

@@ -9,7 +9,7 @@ from instructblip_jax.recipes.instructblip import paper
 
 VARIANTS: dict[str, dict] = {
     "": {"int8": True},
-    # 16 GB hold it in bfloat16 only in shards, and gathering these costs more.
+    # In 16 GB it fits in bfloat16 only in shards, and gathering these costs more.
     "v5e_4x4": {"int8": True, "remat": "products:224"},
     "v6e_4x4": {"remat": "products:288"},
     "v4_2x2x1": {},
@@ -19,5 +19,5 @@ VARIANTS: dict[str, dict] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The run, on one of its slices."""
+    """The run on one of its slices."""
     return paper("Salesforce/instructblip-vicuna-7b", 128, VARIANTS, variant)

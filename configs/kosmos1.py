@@ -1,11 +1,12 @@
-"""KOSMOS-1 as its paper trained it (arXiv 2302.14045): 300,000 steps over texts, pairs and pages with pictures.
+"""KOSMOS-1 as its paper trained it (arXiv 2302.14045): 300,000 steps over texts, image-text pairs and pages with
+images.
 
-It begins from CLIP's tower, a new connector and a new decoder, made by
+It starts from CLIP's tower, a new connector and a new decoder, made by
 
     instructblip assemble kosmos-1 --vision openai/clip-vit-large-patch14 --language DIR --out kosmos-1-new
 
-DIR holds a tokenizer. The variant "instruct" is the language-only tuning that follows, from what the run exported
-(--config.model=DIR); "text", "pairs" and "interleaved" are one corpus alone. docs/kosmos.md has rows and tokens,
+DIR contains a tokenizer. The variant "instruct" is the subsequent language-only tuning, which starts from the run's
+export (--config.model=DIR); "text", "pairs" and "interleaved" use one corpus only. docs/kosmos.md has rows and tokens,
 docs/plan.md time and memory.
 """
 

@@ -1,5 +1,5 @@
-"""LLaVA-1.5-13B as its paper trained it (arXiv 2310.03744): the stages of configs/llava_1_5_7b.py, which says what each
-begins from; stage 1's language model is lmsys/vicuna-13b-v1.5."""
+"""LLaVA-1.5-13B as its paper trained it (arXiv 2310.03744): the stages of configs/llava_1_5_7b.py, which gives the
+starting point of each; stage 1's language model is lmsys/vicuna-13b-v1.5."""
 
 from ml_collections import ConfigDict
 
@@ -14,5 +14,5 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """A stage, on one of its slices."""
+    """A stage on one of its slices."""
     return paper("llava-hf/llava-1.5-13b-hf", "1.5", 576, VARIANTS, variant)

@@ -1,10 +1,10 @@
-"""A model tuned on ScienceQA with lectures and explanations as chains of thought: a variant is a form of the answer.
+"""A model tuned on ScienceQA with lectures and explanations as chains of thought; the variant is the answer format.
 
     instructblip train --config configs/scienceqa.py:lea --workdir runs/scienceqa_lea
     instructblip evaluate --config configs/scienceqa.py:lea --workdir runs/scienceqa_lea
 
---config.model names another model; what trains is the first of its system's sets unless --config.trainable names one.
-docs/scienceqa.md has the forms, the rule of scoring, and what was published.
+--config.model selects another model, and --config.trainable its trainable set (default: the first of its system).
+docs/scienceqa.md has the answer formats, the scoring rule, and the published results.
 """
 
 from ml_collections import ConfigDict
@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 from instructblip_jax.recipes.instructblip import finetune
 
 RECORDS = 12_726
-"""Training problems with and without a picture."""
+"""Number of training problems with and without images."""
 EPOCHS = 12
 """LLaVA's (arXiv 2304.08485, section 5.2)."""
 RESPONSES: dict[str, tuple[int, ...]] = {"a": (16,), "ale": (128, 256, 1024), "lea": (128, 256, 1024)}
-"""Variant -> lengths of the responses in tokens; the largest is how much is written in evaluation."""
+"""Variant -> static response lengths in tokens; the largest is also the limit in evaluation."""
 
 
 def get_config(variant: str = "lea") -> ConfigDict:
-    """The run that answers at once ("a"), with reasons after the answer ("ale"), or before it ("lea")."""
+    """The run that gives the answer only ("a"), with reasons after the answer ("ale"), or before it ("lea")."""
     if variant not in RESPONSES:
         raise ValueError(f"configs/scienceqa.py has no variant {variant!r}; it has {', '.join(RESPONSES)}")
     model, training = "Salesforce/instructblip-vicuna-7b", f"scienceqa_qcm_{variant}:train"
@@ -28,5 +28,5 @@ def get_config(variant: str = "lea") -> ConfigDict:
     config.trainable = ""
     config.data.instruction_lengths = (64, 128, 512)  # a hint may be a page
     config.data.response_lengths = RESPONSES[variant]
-    config.evaluation.batch_size = 16  # a KV cache of a thousand tokens a row
+    config.evaluation.batch_size = 16  # a KV cache of a thousand tokens per row
     return config

@@ -1,7 +1,7 @@
 """Put a finished comparison into docs/compare.md and README.md: python tools/compare_docs.py runs/compare
 
-Takes W/compare.md and W/compare.png as `instructblip compare` wrote them: all tables between the marks of
-docs/compare.md, and the first one with its notes between those of README.md, if it has any.
+Copies W/compare.md and W/compare.png, as `instructblip compare` wrote them: all tables between the marks in
+docs/compare.md, and the first table with its notes between those in README.md, if there are any.
 """
 
 import argparse

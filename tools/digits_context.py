@@ -1,8 +1,8 @@
-"""The digits world's language model that learns from its context: a small LLaMA, trained on text that names things.
+"""The digits world's language model for in-context learning: a small LLaMA, trained on text that names things.
 
-A document gives made-up names to a few things, each shown by one or two vectors in the place of a picture and followed
-by its name, again and again. What is called what is drawn anew for each document, so that only the context tells. A
-thing is a colour and a digit, the sum of their words' embeddings, or a random vector that no word has.
+A document gives made-up names to a few things, and repeatedly shows one of them, by one or two vectors in place of an
+image, followed by its name. The names are drawn anew for each document, so that only the context gives them. A thing
+is a colour and a digit, as the sum of their word embeddings, or a random vector that belongs to no word.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from instructblip_jax.objectives.lm import IGNORE
 
 FORMS = {"": 0.4, "this is a": 0.35, "a": 0.1, "output :": 0.15}
 """Words between a thing and its name -> their share."""
-GAPS, GAP_SHARES = ("", ".", "</s>"), (0.6, 0.25, 0.15)  # behind a name
+GAPS, GAP_SHARES = ("", ".", "</s>"), (0.6, 0.25, 0.15)  # after a name
 WORDS = sorted({*COLOURS, *map(str, range(10)), *NAMES, *" ".join(FORMS).replace(":", "").split()})
 KINDS = {
     "pair": 0.15,
@@ -35,10 +35,10 @@ KINDS = {
 }
 """Things that a document names -> their share: pairs of a colour and a digit; digits, all in one colour or each in any;
 colours; random vectors; and pairs by their ordinary words."""
-ROWS, MOST = 32, 10  # documents of a batch, and the most examples in one
+ROWS, MOST = 32, 10  # documents per batch, and maximum number of examples per document
 LENGTHS = {28: 0.75, 60: 0.25}
 """Tokens of a batch's documents -> its share."""
-SMALL = 0.1  # the weight of tokens that the context does not tell
+SMALL = 0.1  # the weight of tokens that the context does not determine
 
 
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -78,13 +78,13 @@ class Writer:
         self.gaps = [[], ids_of(tokenizer, "."), [END]]
 
     def document(self, kind: str, form: int, gap: int, ways: int, count: int, vectors: int, length: int, rng) -> dict:
-        """``count`` examples of ``ways`` things, as many as there is room for; the last one's name is ``answer``."""
+        """``count`` examples of ``ways`` things, or as many as fit; the last one's name is ``answer``."""
         between, behind = self.forms[form], self.gaps[gap]
         said = 2 if kind == "real" else 1
         count = min(count, (length - 2) // (vectors + len(between) + said + len(behind)))
         classes, shown = things(kind, ways, count, rng)
         called = rng.choice(self.names, ways, replace=False)
-        apart = vectors == 2 and rng.random() < 0.5  # colour and digit, in this order or the other
+        apart = vectors == 2 and rng.random() < 0.5  # colour and digit, in either order
         swap = int(rng.integers(2))
         out = {
             "ids": np.zeros(length, np.int32),
@@ -122,7 +122,7 @@ class Writer:
         return out
 
     def first(self, rng: np.random.Generator) -> dict:
-        """A batch of the plainest documents: one vector, at once its name."""
+        """A batch of the simplest documents: one vector, immediately followed by its name."""
         rows = []
         for kind in rng.choice(["pair", "random"], 2 * ROWS):
             rows.append(self.document(kind, 0, 0, int(rng.integers(2, 6)), 11, 1, 24, rng))
@@ -155,7 +155,7 @@ def stacked(rows: list[dict]) -> dict:
 
 
 def inputs(model, data: dict, key: jax.Array, noise: float) -> jax.Array:
-    """The language model's input [B, T, D]: words, and in the places of pictures what is shown, with noise."""
+    """The language model's input [B, T, D]: words, and vectors with noise in place of images."""
     first, second, third = jax.random.split(key, 3)
     words = model.embed(data["ids"])
     bags = (model.embed(data["bags"]) * (data["bags"] > 0)[..., None]).sum(2)
@@ -178,7 +178,7 @@ def loss(model, data: dict, key: jax.Array) -> jax.Array:
 
 
 def accuracy(graph, params, tokenizer: Tokenizer, rows: int = 200, seed: int = 10**6) -> dict[str, float]:
-    """Share of documents whose last name is right, "kind/form/names x examples", where the thing was named before."""
+    """Share of documents whose last name is right, "kind/form/names x examples", if the thing was named before."""
     writer = Writer(tokenizer)
 
     @jax.jit

@@ -1,8 +1,8 @@
-"""The digits world's second language model: a small decoder-only LLaMA that learns every task from text alone.
+"""The digits world's second language model: a small decoder-only LLaMA that learns every task from text only.
 
-It reads a scene in both places where systems put pictures: before the text, which then begins with ``<s>`` or, as
-InstructBLIP's Vicuna has it, with ``</s>``; and within the first turn of a conversation (LLaVA's template v1), as many
-vectors as the digits' towers have patches. Several questions, which do not see one another, follow each scene.
+A scene is at either of the places where systems put images: before the text, which then begins with ``<s>`` or, as for
+InstructBLIP's Vicuna, with ``</s>``; or within the first turn of a conversation (LLaVA's template v1), with one vector
+for each patch of the digits' towers. Several questions, which do not attend to one another, follow each scene.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ FORMS = {  # name -> its share, text before the scene, vectors of the scene, tex
     "prefix": (0.5, None, SLOTS, "{}"),
     "conversation": (0.5, SYSTEM + "USER: ", PATCHES, "\n{} ASSISTANT:"),
 }
-SCENES, QUESTIONS = 8, 8  # of a batch; of a scene in it
+SCENES, QUESTIONS = 8, 8  # per batch; per scene
 POOL = 4  # batches of the same scenes, over which their questions are sorted by length
 STEP = 20  # rows are padded to a multiple of this: few shapes to compile, few pads
 FIRST = {("caption",): 0.6, **{kinds: 0.4 * share for kinds, share in GROUPS.items()}}
-"""Kinds -> their share in the first third of the steps: a caption asks for every cell, which shows most about finding
-one by its words."""
+"""Kinds -> their share in the first third of the steps: a caption needs every cell, which teaches most about
+finding a cell by its words."""
 Asked = tuple[str, str, tuple[str, ...]]
 """A question about a scene: its text, an answer, all right answers."""
 

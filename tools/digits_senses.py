@@ -1,7 +1,8 @@
-"""Make the digits world's towers of hearing and touch: python tools/digits_senses.py [digits_beats] [digits_point_bert]
+"""Make the digits world's audio and point-cloud towers: python tools/digits_senses.py [digits_beats]
+[digits_point_bert]
 
-A small BEATs and a small PointBERT in the layout of their public files. They are trained as classifiers of digits, on
-training voices and training scans alone: a temporary linear head names the digit from the mean of the tower's tokens.
+A small BEATs and a small PointBERT in the layout of their public files. They are trained as digit classifiers, on
+training voices and training scans only: a temporary linear head predicts the digit from the mean of the tower's tokens.
 """
 
 import dataclasses
@@ -53,9 +54,9 @@ TOUCH = PointBertConfig(
 )
 POOL, BATCH, RATE = 4000, 48, 2e-3  # examples that are drawn once, rows of a step, learning rate
 HEARING_STEPS, TOUCH_STEPS = 700, 900
-BANDS, FRAMES = 4, 8  # by which a clip is moved at the most, in pitch and in time
+BANDS, FRAMES = 4, 8  # maximum shift of a clip in pitch and in time
 STILL = ("mean", "variance")
-"""Statistics of PointBERT's batch norms: taken once, over the first patches of training scans, and kept."""
+"""Statistics of PointBERT's batch norms: computed once, over patches of training scans, and then fixed."""
 
 
 class Namer(nnx.Module):
@@ -85,7 +86,7 @@ def clouds(split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def moved(banks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Filter banks [B, T, M] moved in pitch and time, louder or softer."""
+    """Filter banks [B, T, M] shifted in pitch and time, and scaled in loudness."""
     out = np.stack(
         [np.roll(one, (rng.integers(-FRAMES, FRAMES + 1), rng.integers(-BANDS, BANDS + 1)), (0, 1)) for one in banks]
     )
@@ -104,10 +105,10 @@ def train(
     """Train a tower for ``steps``; returns its parameters as an nnx pure dict.
 
     Args:
-      tower: rngs -> the tower, whose tokens are so ``wide``.
+      tower: rngs -> the tower, whose tokens have the width ``wide``.
       drawn: (split, count, seed) -> media and their digits.
-      change: what each step's media go through.
-      begin: (parameters, media) -> the parameters that it begins with.
+      change: augmentation of each step's media.
+      begin: (parameters, media) -> the initial parameters.
     """
     graph, state = nnx.split(Namer(tower, width, nnx.Rngs(seed)))
     media, digits = drawn("train", POOL, seed)
@@ -176,7 +177,7 @@ def _before_third(encoder, patches: jax.Array) -> jax.Array:
 
 
 def make_beats(out: Path, cache: Path) -> None:
-    """BEATs, and how its filter banks are cut."""
+    """BEATs, and the augmentation of its filter banks."""
     sound = {name: getattr(SOUNDS, name) for name in ("block", "blocks", "mels", "rate")}
     write_json(out / "config.json", dataclasses.asdict(HEARING) | sound)
     arrays = cached(cache / "beats.safetensors", lambda: train_hearing(HEARING_STEPS))
@@ -184,7 +185,7 @@ def make_beats(out: Path, cache: Path) -> None:
 
 
 def make_point_bert(out: Path, cache: Path) -> None:
-    """PointBERT, and how many points it takes."""
+    """PointBERT, and its number of points."""
     write_json(out / "config.json", dataclasses.asdict(TOUCH) | {"count": CLOUDS.count})
     arrays = cached(cache / "point_bert.safetensors", lambda: train_touch(TOUCH_STEPS))
     write_weights(out, {rule.ours: rule for rule in point_bert.rules(TOUCH, "", "")}, arrays)

@@ -1,8 +1,8 @@
-"""The digits world's language model of four senses: a small LLaMA that compares, from text alone, what cue words name.
+"""The digits world's language model for four modalities: a small LLaMA that learns, from text only, to compare things.
 
-A row shows one or two things. Each is a cue (" image: ", say) and one to eight vectors in the place of a Q-Former's:
-the embedding of the word of a digit, scaled and with noise, among vectors that say nothing. No tower's output is ever
-seen, and the cues are drawn without regard to the digits, so that nothing tells senses apart.
+A row shows one or two things. Each is a cue (such as " image: ") and one to eight vectors in place of a Q-Former's
+output: the embedding of a digit's word, scaled and with noise, among uninformative vectors. No tower's output is used,
+and the cues are independent of the digits, so that the model treats all modalities alike.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ from instructblip_jax.objectives.lm import token_cross_entropy
 CUES = (" image: ", " 3d: ", " video: ", " audio: ")
 WORDS = sorted({*words(), *"".join(CUES).replace(":", "").split()})
 SINGLE, PAIRS = ("name", *FACTS), ("larger", "same")
-ROWS, QUESTIONS = 24, 8  # of a batch; of a row
-MOST = 8  # vectors of a thing
+ROWS, QUESTIONS = 24, 8  # per batch; per row
+MOST = 8  # vectors per thing
 CONTEXT, TURN = 2 * (3 + MOST), 16  # tokens: things with their cues; a question with its answer
-NOISE = (0.8, 2.5)  # at the most, times the size of a digit's embedding
-PAIRED = 0.7  # the share of rows with two things
+NOISE = (0.8, 2.5)  # maximum, relative to the size of a digit's embedding
+PAIRED = 0.7  # share of rows with two things
 
 
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -49,18 +49,18 @@ class Writer:
         return self.known[text]
 
     def row(self, kind: str, rng: np.random.Generator, *, plain: bool, questions: int, first: bool) -> dict:
-        """One or two things, and questions about them; those after the first are of any kind that fits, and are about
-        the same things.
+        """One or two things, and questions about them; those after the first are of any suitable kind, and about the
+        same things.
 
-        Arrays: ids, digits (0 to 9; -1 for a vector that says nothing, -2 for a word) and mask [CONTEXT], turns and
-        labels [questions, TURN]. ``plain``: one vector a thing, which names its digit.
+        Arrays: ids, digits (0 to 9; -1 for an uninformative vector, -2 for a word) and mask [CONTEXT], turns and
+        labels [questions, TURN]. ``plain``: one vector per thing, which has its digit.
         """
         asked = [draw(kind, rng, first=first)]
         shown = asked[0].digits
         kinds = SINGLE if len(shown) == 1 else PAIRS if shown[0] != shown[1] else ("same",)
         asked += [about(str(rng.choice(kinds)), shown, rng, first=first) for _ in range(questions - 1)]
         begin = (BEGIN, END)[int(rng.integers(2))]
-        every = rng.random() < 0.5  # a beginning before each cue and the question, or before the first cue alone
+        every = rng.random() < 0.5  # a start token before each cue and the question, or only before the first cue
         ids, digits = [], []
         for n, digit in enumerate(shown):
             cue = [begin] * (every or n == 0) + self.cues[int(rng.integers(len(CUES)))]
@@ -99,11 +99,11 @@ def stacked(rows: list[dict]) -> dict:
 
 
 def inputs(model: Llama, data: dict, words: jax.Array, key: jax.Array, noise: float) -> jax.Array:
-    """The things of a batch as the language model reads them [B, CONTEXT, D]: words, and vectors for digits, at 0.5 to
-    2 times their size.
+    """The things of a batch as the language model's input [B, CONTEXT, D]: words, and vectors for digits, scaled by 0.5
+    to 2.
 
-    To all of them noise is added, up to ``noise`` times the size of an embedding: a vector of a row's own that is the
-    same for all of its vectors, and another one for each. ``words``: the ids of the digits' words [10].
+    Noise of up to ``noise`` times the size of an embedding is added to all of them: one part is the same for all
+    vectors of a row, another is drawn for each vector. ``words``: the ids of the digits' words [10].
     """
     scale, amount, shared, each, empty = jax.random.split(key, 5)
     size = jnp.sqrt(jnp.mean(jnp.square(model.embed(words))))
@@ -126,7 +126,7 @@ def answered(model: Llama, data: dict, words: jax.Array, key: jax.Array, noise: 
 
 
 def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 1.0, rows: int = 500, seed: int = 10**6) -> dict:
-    """Share of right answers of each kind in its first wording, over new rows with up to `MOST` vectors a thing."""
+    """Share of right answers of each kind in its first wording, over new rows with up to `MOST` vectors per thing."""
     writer = Writer(tokenizer)
 
     @jax.jit
@@ -144,8 +144,8 @@ def accuracy(graph, params, tokenizer: Tokenizer, noise: float = 1.0, rows: int 
 
 
 def train(config: LlamaConfig, tokenizer: Tokenizer, steps: int, seed: int = 0) -> dict:
-    """Train a model for ``steps``: a quarter of them with one vector a thing, half with many, and `NOISE[0]` up to
-    here, the rest with `NOISE[1]`. Returns its parameters as an nnx pure dict."""
+    """Train a model for ``steps``: a quarter of them with one vector per thing and half with several, both with
+    `NOISE[0]`, the rest with `NOISE[1]`. Returns its parameters as an nnx pure dict."""
     writer = Writer(tokenizer)
     digits = jnp.asarray(writer.digits)
 

@@ -1,4 +1,4 @@
-"""The digits world's first language model: a small T5 that learns every task from text alone, as FlanT5 has its own."""
+"""The digits world's first language model: a small T5 that learns every task from text only, like FlanT5."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def batch(
     spelling: float = 1.0,
     first_template: bool = False,
 ) -> dict:
-    """Token arrays of one sample per name: scene [B, 16, 3], instruction [B, 28] and its mask, labels [B, 8 or 24]."""
+    """Token arrays, one sample per name: scene [B, 16, 3], instruction [B, 28] and its mask, labels [B, 8 or 24]."""
     scenes, texts, answers, accepted = [], [], [], []
     for name in names:
         scene, (values, right) = question(name, rng)
@@ -97,7 +97,8 @@ def train(config: T5Config, tokenizer: Tokenizer, steps: int, size: int = 128, s
         for n in range(steps):
             kinds = list(GROUPS)[int(rng.choice(len(GROUPS), p=list(GROUPS.values())))]
             names = [kinds[i] for i in rng.integers(len(kinds), size=size)]
-            # Bags first: a cell is found by one of its words sooner if its other words are in the same vector.
+            # Bags first: the model learns sooner to find a cell by one of its words if its other words are in the same
+            # vector.
             data = batch(tokenizer, names, rng, spelling=float(n > steps // 3))
             del data["accepted"]
             yield kinds[0], data

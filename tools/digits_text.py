@@ -1,6 +1,6 @@
-"""Scenes as text, and questions about them: what both of the digits world's language models learn from.
+"""Scenes as text, and questions about them: the training data of both of the digits world's language models.
 
-A scene precedes the instruction as vectors, in the place of the later visual prompt: its cells in any order, each as
+A scene precedes the instruction as vectors, in place of the later visual prompt: its cells in any order, each as
 three word embeddings or as a bag (their sum), mixed with copies of cells and fillers, plus a little noise. The models
 thus learn to rely on the contents of the vectors rather than on their order, and to tolerate deviations.
 """
@@ -30,7 +30,7 @@ GROUPS = {LONG: 0.3, SHORT: 0.7}  # kinds -> their share
 def slots(
     tokenizer: Tokenizer, scene: Scene, rng: np.random.Generator, spelling: float = 1.0, count: int = SLOTS
 ) -> np.ndarray:
-    """A scene as ``count`` bags of up to three word ids, int32 [count, 3], filled up with 0.
+    """A scene as ``count`` bags of up to three word ids, int32 [count, 3], padded with 0.
 
     ``spelling``: 0 for bags only, 1 for a mixture of bags and spelled-out words.
     """
@@ -58,7 +58,7 @@ def embedded(model: Any, bags: jax.Array, key: jax.Array | None) -> jax.Array:
 
 
 def greedy(model: Any, context: Any, first: jax.Array, length: int) -> jax.Array:
-    """The answers int32 [B, length] to prefilled prompts; ``first`` int [B]: the token that the decoder takes first."""
+    """The answers int32 [B, length] to prefilled prompts; ``first`` int [B]: the decoder's first input token."""
     cache = model.init_cache(context, 1, length)
 
     def step(carry, index):
@@ -71,7 +71,7 @@ def greedy(model: Any, context: Any, first: jax.Array, length: int) -> jax.Array
 
 
 def right_share(tokenizer: Tokenizer, answers: np.ndarray, accepted: Sequence[Sequence[str]], end: int) -> float:
-    """Exact match of answers int [B, T] that the token ``end`` ends."""
+    """Exact match of answers int [B, T], which end with the token ``end``."""
     right = 0
     for row, texts in zip(answers, accepted, strict=True):
         text = tokenizer.decode(list(row[: list(row).index(end)] if end in row else row))

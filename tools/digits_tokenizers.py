@@ -16,7 +16,7 @@ CONVERSATION = (
     "a chat between a curious user human and an artificial intelligence assistant the gives helpful detailed polite "
     "answers to user's human's questions"
 )
-"""The words that conversations put around questions and answers (LLaVA's templates v0 and v1)."""
+"""The words around questions and answers in conversations (LLaVA's templates v0 and v1)."""
 
 
 def words() -> list[str]:
@@ -84,8 +84,8 @@ def write_t5(directory: Path) -> Tokenizer:
 def write_llama(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
     """Write a Unigram tokenizer with LLaMA's ``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``<s>`` before every text.
 
-    A line break and ``###``, which end turns in conversations, are tokens, too. ``known``: the words; without any,
-    those of the digits tasks and of conversations.
+    A line break and ``###``, which end turns in conversations, are tokens too. ``known``: the words; by default those
+    of the digits tasks and of conversations.
     """
     known = list(known) or sorted({*words(), *CONVERSATION.split()})
     blanks = pre_tokenizers.Split(Regex("[ \\t]+"), "removed")
@@ -108,7 +108,7 @@ def write_llama(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
 
 def _wordpiece(added: list[str], known: Sequence[str]) -> tuple[Tokenizer, list[str]]:
     """BERT's WordPiece tokenizer over ``known`` words, and its vocabulary in the order of the ids. ``added``: special
-    tokens behind it."""
+    tokens after it."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = {part for word in known for part in word.replace("-", " - ").split()}
     pieces |= set(ascii_lowercase + digits + PUNCTUATION + "-'")
@@ -144,7 +144,7 @@ def _write_wordpiece(directory: Path, added: list[str], more: dict[str, Any], kn
 
 
 def write_bert(directory: Path, known: Sequence[str] = ()) -> Tokenizer:
-    """Write a BERT WordPiece tokenizer over the same words, or over those that are ``known``."""
+    """Write a BERT WordPiece tokenizer over the same words, or over the ``known`` ones."""
     return _write_wordpiece(directory, [], {}, known)
 
 

@@ -1,13 +1,13 @@
 """Make the digits world's models: python tools/digits_towers.py [digits] [digits_llama] [digits_clip] [digits_bert]
 [digits_context] [digits_senses] [digits_senses_bert]
 
-"digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), an untrained Q-Former and
-projection between them; an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`), "digits_clip" a
-CLIP vision model that begins as the vision tower of "digits"; about half an hour. "digits_bert" is a plain BERT
-that nobody trained. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context, and
-"digits_senses" another one (`digits_senses_llama.py`), which compares what cue words name; a quarter of an hour each.
-"digits_senses_bert" is a small BERT over the latter's words that nobody trained. Towers that are in --cache from an
-earlier run are not trained again.
+"digits" is an InstructBLIP directory: two frozen towers (`digits_vit.py`, `digits_t5.py`), and an untrained Q-Former
+and projection between them; it takes an hour on two cores. "digits_llama" is a plain LLaMA (`digits_llama.py`),
+"digits_clip" a CLIP vision model that starts from the vision tower of "digits"; about half an hour. "digits_bert"
+is a plain, untrained BERT. "digits_context" is a smaller LLaMA (`digits_context.py`) that takes names from its context,
+and "digits_senses" another one (`digits_senses_llama.py`) that compares things after cue words; a quarter of an hour
+each. "digits_senses_bert" is a small, untrained BERT over the latter's words. Towers that an earlier run left in
+--cache are not trained again.
 """
 
 import argparse
@@ -54,22 +54,22 @@ PICTURES: dict[str, Any] = {
     "rescale_factor": 1 / 255,
     "resample": 3,
 }
-"""Settings of pictures, as preprocessor_config.json has them, but for their size."""
+"""Image settings of preprocessor_config.json, without the size."""
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
-    """Bytes of pictures -> the towers' pixels."""
+    """Images as bytes -> the towers' pixels."""
     scaled = np.asarray(pixels, np.float32) * np.float32(PICTURES["rescale_factor"])
     return (scaled - np.asarray(CLIP_MEAN, np.float32)) / np.asarray(CLIP_STD, np.float32)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file as the ones that ship are written."""
+    """Write a file in the format of the shipped ones."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_configs(out: Path, words: int, qformer_words: int, image_token: int) -> None:
-    """Write config.json and the files that belong to it, in the public format."""
+    """Write config.json and the accompanying files, in the public format."""
     vision = {
         "model_type": "instructblip_vision_model",
         "hidden_size": WIDTH,
@@ -158,7 +158,7 @@ def write_llama_config(out: Path, config: LlamaConfig) -> None:
 
 
 def write_clip_config(out: Path, config: VitConfig) -> None:
-    """Write the config.json of a CLIP vision model and its pictures' settings, in the public format."""
+    """Write the config.json of a CLIP vision model and its image settings, in the public format."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     write_json(
         out / "config.json",
@@ -194,7 +194,7 @@ def write_bert_config(out: Path, config: BertConfig) -> None:
             "model_type": "bert",
             "architectures": ["BertForMaskedLM"],
             "initializer_range": config.hidden_size
-            ** -0.5,  # as `linear` begins; the usual 0.02 is little for this width
+            ** -0.5,  # the initialisation of `linear`; the usual 0.02 is small for this width
             "layer_norm_eps": config.layer_norm_eps,
             "pad_token_id": 0,
             "type_vocab_size": 2,
@@ -250,7 +250,7 @@ def make_llama(out: Path, cache: Path) -> None:
         num_attention_heads=4,
         head_dim=32,
         rms_norm_eps=1e-5,
-        rope_theta=1e6,  # most of a head's few dimensions then tell words apart, and not places
+        rope_theta=1e6,  # most of a head's few dimensions then distinguish words, not positions
     )
     write_llama_config(out, config)
     arrays = cached(cache / "llama.safetensors", lambda: digits_llama.train(config, tokenizer, 4400))
@@ -281,7 +281,7 @@ def make_context(out: Path, cache: Path) -> None:
 
 
 def make_senses(out: Path, cache: Path) -> None:
-    """A plain LLaMA that compares the things that cue words name."""
+    """A plain LLaMA that compares the things after cue words."""
     tokenizer = write_llama(out, digits_senses_llama.WORDS)
     config = small_llama(tokenizer)
     write_llama_config(out, config)
@@ -290,7 +290,7 @@ def make_senses(out: Path, cache: Path) -> None:
 
 
 def make_clip(out: Path, cache: Path) -> None:
-    """A CLIP vision model, which begins with the vision tower of the "digits" beside it."""
+    """A CLIP vision model, which starts from the vision tower of "digits" in the same directory."""
     first = ib.from_pretrained(out.parent / "digits", dtype="float32")
     arrays = {path: jnp.asarray(x) for path, x in {**first.train, **first.frozen}.items()}
     eva = unflatten_dict(arrays, sep="/")["vit"]
@@ -301,24 +301,24 @@ def make_clip(out: Path, cache: Path) -> None:
 
 
 def make_bert(out: Path, cache: Path) -> None:
-    """A plain BERT with its head, as it is before any training."""
+    """A plain, untrained BERT with its head."""
     begin_bert(out, write_bert(out), WIDTH, 4)
 
 
 def make_senses_bert(out: Path, cache: Path) -> None:
-    """A smaller one, over the words that are asked about single digits and pairs."""
+    """A smaller one, over the words of questions about single digits and pairs."""
     begin_bert(out, write_bert(out, sorted(digits_senses_llama.WORDS)), 64, 2)
 
 
 def begin_bert(out: Path, tokenizer: Tokenizer, width: int, layers: int) -> None:
-    """Write a BERT that nobody trained."""
+    """Write an untrained BERT."""
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        hidden_dropout_prob=0.0,  # as the Q-Former of "digits"
+        hidden_dropout_prob=0.0,  # like the Q-Former of "digits"
         attention_probs_dropout_prob=0.0,
         max_position_embeddings=64,
         token_types=True,
@@ -355,15 +355,16 @@ MAKE = {
 
 
 def main(make: Mapping[str, Callable[[Path, Path], None]], description: str | None) -> None:
-    """Make the folders that the command line names: a name of ``make`` -> what makes it, of its folder and a cache."""
+    """Make the folders that the command line names. ``make``: name -> function of the folder and a cache that makes
+    it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("made", nargs="*", help="folders to make; all without one")
+    parser.add_argument("made", nargs="*", help="folders to make; default: all")
     parser.add_argument("--assets", type=Path, default=Path("instructblip_jax/assets"))
     parser.add_argument("--cache", type=Path, default=Path("build/digits_towers"))
     args = parser.parse_args()
     if unknown := set(args.made) - set(make):
         parser.error(f"nothing to make is called {', '.join(unknown)}; there are {', '.join(make)}")
-    for name in args.made or make:  # argparse refuses its own default where there are choices
+    for name in args.made or make:  # argparse rejects its own default if there are choices
         out = args.assets / name
         out.mkdir(parents=True, exist_ok=True)
         make[name](out, args.cache)

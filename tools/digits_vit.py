@@ -1,4 +1,5 @@
-"""The digits world's vision towers: small ViTs that learn to recognize training scans in scenes, EVA's and CLIP's way.
+"""The digits world's vision towers: small ViTs, like EVA's and CLIP's, that learn to recognize training scans in
+scenes.
 
 Temporary heads predict, for each patch, the row, column, colour and digit of the cell that it belongs to.
 """
@@ -17,11 +18,11 @@ from instructblip_jax.models.layers.primitives import layer_norm, linear
 from instructblip_jax.models.towers.vit import Block, Vit, VitConfig
 
 HEADS = {"digit": 11, "colour": 7, "row": 3, "column": 3}
-"""Question about each patch -> number of answers; empty cells have the last digit and the last colour."""
+"""Prediction for each patch -> number of classes; empty cells have the last digit and the last colour."""
 
 
 def targets(scene: Scene, grid: int) -> np.ndarray:
-    """The answers for each patch, int32 [grid * grid, 4], in the order of `HEADS`."""
+    """The targets for each patch, int32 [grid * grid, 4], in the order of `HEADS`."""
     rows, columns = ROWS[scene.rows], COLUMNS[scene.columns]
     cells = {(cell.row, cell.column): cell for cell in scene.cells}
     out = np.zeros((grid, grid, len(HEADS)), np.int32)
@@ -35,7 +36,7 @@ def targets(scene: Scene, grid: int) -> np.ndarray:
 
 
 class Seer(nnx.Module):
-    """The tower and its temporary heads, linear ones on its tokens."""
+    """The tower and its temporary linear heads on its tokens."""
 
     OUTPUTS = 1
 
@@ -52,12 +53,12 @@ class Seer(nnx.Module):
         return {name: getattr(self, name)(tokens[:, 1:]) for name in HEADS}
 
     def readings(self, pixels: jax.Array) -> list[dict[str, jax.Array]]:
-        """Pixels [B, H, W, 3] -> the heads' logits on each output that is trained."""
+        """Pixels [B, H, W, 3] -> the heads' logits on each trained output."""
         return [self.asked(self.vit(pixels))]
 
 
 class ClipSeer(Seer):
-    """CLIP's tower, asked twice: LLaVA reads the last layer's input, other systems its normalised output."""
+    """CLIP's tower, trained on two outputs: LLaVA reads the last layer's input, other systems its normalised output."""
 
     OUTPUTS = 2
 
@@ -74,7 +75,7 @@ class ClipSeer(Seer):
 
 
 def clip_config(eva: VitConfig) -> VitConfig:
-    """CLIP's tower over EVA's: one layer more, the one whose output LLaVA does not read."""
+    """The configuration of CLIP's tower from EVA's: one more layer, whose output LLaVA does not read."""
     return dataclasses.replace(
         eva,
         num_hidden_layers=eva.num_hidden_layers + 1,
@@ -86,10 +87,10 @@ def clip_config(eva: VitConfig) -> VitConfig:
 
 
 def as_clip(eva: dict, config: VitConfig, pixels: jax.Array) -> dict:
-    """EVA's tower as the beginning of CLIP's, without the last layer; both as nnx pure dicts.
+    """EVA's tower as the initialisation of CLIP's, without the last layer; both as nnx pure dicts.
 
-    The bias of the patches goes into the positions, exactly. The norm of the embeddings, which EVA has not, gets the
-    scale and shift by which it changes those of the pictures ``pixels`` [B, H, W, 3] least.
+    The bias of the patches moves into the positions, exactly. The norm of the embeddings, which EVA does not have, gets
+    the scale and shift that change the embeddings of the images ``pixels`` [B, H, W, 3] least.
     """
     params = {name: value for name, value in eva.items() if name != "post_norm"}
     params["position"] = eva["position"].at[1:].add(eva["patch"]["bias"])
@@ -104,7 +105,7 @@ def as_clip(eva: dict, config: VitConfig, pixels: jax.Array) -> dict:
 
 
 def whole_clip(params: dict) -> dict:
-    """The parameters of a `ClipSeer`'s tower: the last layer on the stack of the others."""
+    """The parameters of a `ClipSeer`'s tower: the last layer added to the stack of the others."""
     layers = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), params["vit"]["layers"], params["last"])
     return params["vit"] | {"layers": layers, "post_norm": params["post_norm"]}
 
@@ -148,7 +149,7 @@ def train(
 ) -> dict:
     """Train a ``seer`` and return its parameters as an nnx pure dict.
 
-    ``normalize``: uint8 pictures -> the tower's pixels. ``start``: what its "vit" begins with.
+    ``normalize``: uint8 images -> the tower's pixels. ``start``: the initial parameters of its "vit".
     """
     graph, state = nnx.split(seer(config, nnx.Rngs(seed)))
     params = nnx.to_pure_dict(state)

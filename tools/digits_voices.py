@@ -1,8 +1,8 @@
 """Make the digits world's spoken digits: python tools/digits_voices.py [--assets instructblip_jax/assets]
 
-espeak-ng says ten digits in ninety voices (variants of formants, each in one accent of English, at speeds and pitches
-drawn by seed). It is needed here alone: `pip install espeakng-loader` (the program is GPL-3, what it says is not). All
-clips lie one behind the other in one Opus file, each in a second of its own; `datasets/digits/voices.py` reads it.
+espeak-ng speaks ten digits in ninety voices (formant variants, each with one English accent, at speeds and pitches
+drawn by seed). Only this tool needs it: `pip install espeakng-loader` (the program is GPL-3, its output is not). All
+clips are concatenated in one Opus file, each in a slot of one second; `datasets/digits/voices.py` reads it.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from instructblip_jax.datasets.digits.voices import FILE, RATE, SECONDS, VOICES
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-us-nyc")
 LEFT_OUT = ("whisper", "whisperf", "croak", "Demonic", "UniRobot", "anikaRobot", "AnxiousAndy", "fast")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SYNCHRONOUS, CHARACTERS, SPEED, PITCH = 2, 1, 1, 3  # of espeak-ng's interface
-SLOWEST, FASTEST, QUICKER = 140, 200, 30  # words a minute; added until a clip fits its second
-SILENCE = 300  # of 32,768, at the ends of a clip
-LEAD = 0.02  # seconds at both ends of a clip's place: Opus moves and smears a little
-BITS = 14_000  # a second
+SYNCHRONOUS, CHARACTERS, SPEED, PITCH = 2, 1, 1, 3  # constants of espeak-ng's interface
+SLOWEST, FASTEST, QUICKER = 140, 200, 30  # words per minute; increment until a clip fits its second
+SILENCE = 300  # of 32,768; threshold at the ends of a clip
+LEAD = 0.02  # seconds at both ends of a clip's slot, because Opus shifts and smears a little
+BITS = 14_000  # per second
 
 
 class Speaker:
@@ -43,8 +43,8 @@ class Speaker:
         self.library.espeak_SetSynthCallback(self.callback)
 
     def say(self, text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-        """The samples int16 [N] at ``self.rate``, without the silence at their ends. Raises ValueError for a voice that
-        there is not."""
+        """The samples int16 [N] at ``self.rate``, without the silence at their ends. Raises ValueError for an unknown
+        voice."""
         if self.library.espeak_SetVoiceByName(voice.encode()):
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         self.library.espeak_SetParameter(SPEED, speed, 0)
@@ -59,7 +59,7 @@ class Speaker:
 
 
 def clips(speaker: Speaker) -> np.ndarray:
-    """All clips one behind the other, int16 [N], at the speaker's rate: voice after voice, digit after digit."""
+    """All clips concatenated, int16 [N], at the speaker's rate: by voice, then by digit."""
     rng = np.random.default_rng(0)
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     names = sorted(path.name for path in folder.iterdir() if path.name not in LEFT_OUT)

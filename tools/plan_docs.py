@@ -1,12 +1,12 @@
 """Make the figures of docs/plan.md: plan the paper's configurations on slices and GPU machines, write each plan as
-JSON, and write the page's tables and its plot from these.
+JSON, and generate the page's tables and plot from these files.
 
     python tools/plan_docs.py --plans DIR [--only NAME ...] [--draw]
     python tools/plan_docs.py --flops [--only NAME ...]
 
-A plan takes some minutes of compiling; one that is in DIR already is not made again. --draw makes no plan: it writes
-the tables between their marks in docs/plan.md, a row for each plan in DIR. --flops makes none either, and prints the
-FLOPs of each case from its trace.
+A plan takes some minutes of compilation; plans that are in DIR already are not made again. --draw makes no plan: it
+writes the tables between their marks in docs/plan.md, with a row for each plan in DIR. --flops makes none either, and
+prints the FLOPs of each case from its trace.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MAIN = {
     "flan_t5_xxl": "v6e_4x4",
     "vicuna13b": "v6e_4x4",
 }
-"""Configuration -> the slice for which its largest shape and generation are planned, too."""
+"""Configuration -> the slice for which its largest shape and generation are planned too."""
 MODELS = {
     "flan_t5_xl": "FlanT5-XL",
     "vicuna7b": "Vicuna-7B",
@@ -46,8 +46,8 @@ LLAVA = {
     "lora_v5e_1x1": ("v5e:1x1", (128, 512)),
     "lora_gpu_1": ("h100:1", (128, 512)),
 }
-"""Variants of configs/llava_1_5_7b.py: where they are planned, with how many tokens of instruction and response, and at
-their largest shape."""
+"""Variants of configs/llava_1_5_7b.py: their machines and tokens of instruction and response; also planned at their
+largest shape."""
 GPUS = {"gpu_8": "h100:8"}
 """Variant -> the machine that it is planned for, with generation."""
 SMALLEST = ("v4_2x2x1", "v5p_2x2x1")
@@ -117,12 +117,12 @@ def counted(setting: compiled.Setting) -> float:
 
 
 def model(name: str) -> str:
-    """A case's model, as the page calls it."""
+    """The name of a case's model on the page."""
     return MODELS[name.partition("-")[0]]
 
 
 def runs(plans: dict[str, dict]) -> str:
-    """The main table: a row for each plan of a configuration."""
+    """The main table, with a row for each plan of a configuration."""
     lines = [
         "| model | on | batch | language model | `remat` | peak GiB a chip | ms: bound | per op | likely "
         "| MFU: bound | per op | likely | samples/s | hours |",
@@ -144,7 +144,7 @@ def runs(plans: dict[str, dict]) -> str:
 
 
 def lost(plans: dict[str, dict], least: float = 0.02) -> str:
-    """Where the likely time of the main configurations goes, in percent: a column for each, a row for each loss."""
+    """The breakdown of the main configurations' likely time, in percent: a column for each, a row for each loss."""
     names = [f"{name}-{variant}" for name, main in MAIN.items() for variant in (main, *GPUS)]
     shares: dict[str, dict[str, float]] = {}
     for name in (name for name in names if name in plans):
@@ -169,7 +169,7 @@ def lost(plans: dict[str, dict], least: float = 0.02) -> str:
 
 
 def answering(plans: dict[str, dict]) -> str:
-    """Generation: the rows of the plans that have one."""
+    """The table of generation, with a row for each plan that has it."""
     lines = [
         "| model | on | rows | prefill ms: bound | likely | a token, ms: bound | likely | tokens/s, likely "
         "| GB a token and chip | times the weights |",
@@ -190,7 +190,7 @@ def answering(plans: dict[str, dict]) -> str:
 
 
 def layouts(plans: dict[str, dict]) -> str:
-    """The layouts of one model, and what each sends most."""
+    """The layouts of one model, and the main traffic of each."""
     lines = [
         "| language model | mesh (data, fsdp, tensor) | peak GiB | ms: arithmetic | memory | links | likely "
         "| sent a chip, GB | most of it |",
@@ -215,7 +215,7 @@ def layouts(plans: dict[str, dict]) -> str:
 
 
 def conversations(plans: dict[str, dict]) -> str:
-    """LLaVA's runs: memory by kind, time and hours, at typical lengths and at the largest."""
+    """LLaVA's runs: memory by kind, time and hours, at typical and at the largest lengths."""
     lines = [
         "| run | on | batch | text tokens | `remat` | frozen GiB a chip | masters | moments | rest | peak "
         "| ms: bound | likely | MFU: likely | hours |",
@@ -248,7 +248,7 @@ TABLES = {"llava": conversations, "runs": runs, "losses": lost, "answering": ans
 
 
 def write(plans: dict[str, dict], page: str) -> str:
-    """The page with each table between its marks, ``<!-- NAME -->`` and ``<!-- /NAME -->``, made anew."""
+    """The page with each table between its marks, ``<!-- NAME -->`` and ``<!-- /NAME -->``, regenerated."""
     for mark, made in TABLES.items():
         begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         before, _, rest = page.partition(begin)
