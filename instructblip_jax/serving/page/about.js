@@ -1,4 +1,4 @@
-// What the server says of its model, once it has said it.
+// The server's description of its model, once it has been loaded.
 
 export let about
 
@@ -6,5 +6,5 @@ export function setAbout(given) {
   about = given
 }
 
-/** Whether the model writes answers; if not, it compares pictures with texts. */
+/** True if the model generates text; otherwise it compares pictures with texts. */
 export const writes = () => about.does.includes("write")

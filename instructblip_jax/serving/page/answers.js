@@ -1,4 +1,4 @@
-// Answers, rankings and comparisons: asked for, shown, remembered.
+// Requests, displays and records answers, rankings and comparisons.
 
 import { about } from "./about.js"
 import { events, hasToken, json, send } from "./api.js"

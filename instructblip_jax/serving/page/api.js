@@ -1,4 +1,4 @@
-// The server's HTTP face: requests with the bearer token, its errors in words, and streams of events.
+// The client of the server's API: requests with the bearer token, readable errors, and event streams.
 
 let token = "" // in memory only: it is gone when the page is reloaded
 let askForToken = async () => ""
@@ -8,7 +8,7 @@ export function onToken(ask) {
   askForToken = ask
 }
 
-/** An error that can be shown to people as it is; `wait` is the number of seconds before trying again is of use. */
+/** An error with a message for users; `wait` is the number of seconds before a retry is useful. */
 export class Problem extends Error {
   constructor(message, wait = 0) {
     super(message)
@@ -16,7 +16,7 @@ export class Problem extends Error {
   }
 }
 
-/** The response to a request whose status is 200; anything else is thrown as a `Problem`. */
+/** The response to a request whose status is 200; any other status throws a `Problem`. */
 export async function send(path, body, signal) {
   for (let tries = 0; ; tries++) {
     const headers = {}
@@ -76,7 +76,7 @@ async function problem(response) {
   try {
     error = JSON.parse(text).error ?? {}
   } catch {
-    // A proxy between here and the server may answer with a page of its own.
+    // A proxy in front of the server may answer with its own page.
   }
   const said = error.message ? sentence(error.message) : `It answered with status ${response.status}.`
   switch (response.status) {

@@ -1,4 +1,4 @@
-// What is asked: the files, the text and the options; one request at a time, which can be stopped.
+// The input of a request: files, text and options. Only one request runs at a time, and it can be stopped.
 
 import { writes } from "./about.js"
 import { $ } from "./dom.js"
@@ -16,7 +16,7 @@ export function message(text, files = media.files()) {
   return [{ role: "user", content: [...media.parts(files), { type: "text", text }] }]
 }
 
-/** Whether there is something to ask; says what is missing. */
+/** True if the input is complete; otherwise reports what is missing. */
 export function complete() {
   if (!media.files().length) return missing($("pick"), `${$("drop-label").textContent} first.`)
   if (!instruction()) {

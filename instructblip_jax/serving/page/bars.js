@@ -1,8 +1,8 @@
-// Bars: one for each candidate, text or picture, with its number beside it.
+// Bars: one for each candidate, text or picture, with its value.
 
 import { el } from "./dom.js"
 
-/** A list of bars from `rows` of { name, share from 0 to 1, value: the number as people read it, note }. */
+/** A list of bars from `rows` of { name, share from 0 to 1, value: the formatted number, note }. */
 export function bars(rows) {
   const best = Math.max(...rows.map((row) => row.share))
   const list = el("ol", { className: "bars" })

@@ -1,6 +1,6 @@
 // A request as a shell command.
 
-/** `files` have their data URIs in `body`: a file on the user's disk is named instead, any other is written out. */
+/** `files` have their data URIs in `body`: a file from the user's disk is named, any other stays inline. */
 export function curlCommand(path, body, files, withToken) {
   let text = escaped(JSON.stringify(body, null, 2))
   const lines = []
@@ -17,5 +17,5 @@ export function curlCommand(path, body, files, withToken) {
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`
 
-/** For a here-document that reads variables: the shell reads $, ` and \ in it. */
+/** Escapes $, ` and \, which the shell interprets in a here-document with variables. */
 const escaped = (text) => text.replace(/[\\$`]/g, "\\$&")

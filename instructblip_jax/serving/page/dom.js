@@ -1,4 +1,4 @@
-// Shorthands for the document.
+// Helpers for the DOM.
 
 const DONE = "Copied"
 const COPIED = 1200 // milliseconds that a button says so
@@ -12,12 +12,12 @@ export function el(name, properties = {}, ...children) {
   return element
 }
 
-/** Tells a screen reader, and nobody else. */
+/** Announces a text to screen readers only. */
 export function say(text) {
   $("said").textContent = text
 }
 
-/** Puts a text on the clipboard, and says so on the button that was pressed. */
+/** Copies a text to the clipboard, and confirms it on the button. */
 export async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text)

@@ -1,6 +1,6 @@
 // Attention as heat: maps [rows][columns] whose entries sum to 1, drawn over a picture.
 
-// Share of the largest value; red, green, blue; opacity. The more attention, the brighter, whatever eyes see of hues.
+// Share of the largest value; red, green, blue; opacity. More attention is brighter, independent of hue.
 const STOPS = [
   [0, 70, 20, 120, 0],
   [0.25, 120, 36, 140, 0.5],
@@ -26,7 +26,7 @@ export function mean(maps) {
 
 export const largest = (map) => Math.max(...map.flat())
 
-/** Half the sum of absolute differences: the share of the attention that lies elsewhere. */
+/** Half the sum of absolute differences: the share of the attention that differs. */
 export function moved(one, other) {
   return one.flat().reduce((sum, value, n) => sum + Math.abs(value - other.flat()[n]), 0) / 2
 }
@@ -50,7 +50,7 @@ export function draw(canvas, picture, map, most) {
   if (picture) {
     context.imageSmoothingQuality = "high"
     context.drawImage(picture, 0, 0, width, height)
-    // Less colour and less light, so that those of the heat are told from the picture's own.
+    // Less colour and less light, so that the heat stands out from the picture.
     for (const [mode, colour] of [["saturation", "rgb(128 128 128 / 70%)"], ["source-over", "rgb(0 0 0 / 10%)"]]) {
       context.globalCompositeOperation = mode
       context.fillStyle = colour
@@ -84,7 +84,7 @@ function upsampled(map, width, height, most) {
   return image
 }
 
-/** For every pixel of a side: the patches whose centres it lies between, and how far it is from the first. */
+/** For every pixel of a side: the two patches whose centres enclose it, and its distance from the first. */
 function places(patches, pixels) {
   return Array.from({ length: pixels }, (_, n) => {
     const place = Math.min(patches - 1, Math.max(0, ((n + 0.5) * patches) / pixels - 0.5))
@@ -93,7 +93,7 @@ function places(patches, pixels) {
   })
 }
 
-/** The scale from none to the strongest colour, on the ground that pictures have. */
+/** The scale from none to the strongest colour, on the background of pictures. */
 export function drawScale(canvas) {
   const context = canvas.getContext("2d")
   context.fillStyle = "rgb(40 40 40)"

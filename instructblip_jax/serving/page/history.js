@@ -1,4 +1,4 @@
-// What was asked and answered since the page was loaded; a click brings it back.
+// The requests and answers since the page was loaded; a click restores one.
 
 import { $, el } from "./dom.js"
 import { preview } from "./media.js"
@@ -6,7 +6,7 @@ import { preview } from "./media.js"
 const MOST = 50
 let entries = []
 
-/** An entry is { files, text, result: a short text, restore: what a click does }. */
+/** An entry is { files, text, result: a short text, restore: the click handler }. */
 export function remember(entry) {
   entries = [entry, ...entries].slice(0, MOST)
   $("history-card").hidden = false

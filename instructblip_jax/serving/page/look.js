@@ -1,4 +1,4 @@
-// The panel of "What each query looks at": shown or not, and up to date with the picture and the instruction.
+// The panel of "What each query looks at": its visibility, and its updates when the picture or the instruction changes.
 
 import { about, writes } from "./about.js"
 import { json } from "./api.js"
@@ -20,7 +20,7 @@ export function toggleLook() {
   if (on) look()
 }
 
-/** Looks again, once nothing has changed for so many milliseconds; only while the panel is shown. */
+/** Requests new maps once nothing has changed for this many milliseconds; only while the panel is shown. */
 export function lookSoon(delay) {
   clearTimeout(timer)
   if (about && lookIsOn()) timer = setTimeout(look, delay)

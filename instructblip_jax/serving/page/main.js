@@ -1,4 +1,4 @@
-// The page: it asks the server about its model, and then does what people press.
+// The page's entry point: loads the server's description of its model, and then handles user input.
 
 import { about, setAbout, writes } from "./about.js"
 import { json, onToken, send } from "./api.js"

@@ -1,4 +1,4 @@
-// Files to ask about: dropped, pasted, picked or photographed; shown as thumbnails; sent as parts of a message.
+// The files of a request: dropped, pasted, chosen or photographed; shown as thumbnails; sent as parts of a message.
 
 import { $, el, say } from "./dom.js"
 
@@ -10,7 +10,7 @@ let chosen = [] // { kind, name, url: data URI, view: blob URI, onDisk }
 let changed = () => {}
 let refused = () => {}
 
-/** `about` is what the server says of its model; `onChange` follows each change, `onRefuse(text)` a file left out. */
+/** `about`: the server's description of its model. `onChange` follows each change, `onRefuse(text)` a refusal. */
 export function setUp(about, onChange, onRefuse) {
   accepted = about.media
   most = about.limits
@@ -122,7 +122,7 @@ function item(one) {
   return el("li", { className: one.kind }, preview(one), remove)
 }
 
-/** What stands for a file: the picture itself, a player, or its name. */
+/** The preview of a file: the picture itself, a player, or its name. */
 export function preview(one, controls = true) {
   if (one.kind === "image") return el("img", { src: one.view, alt: one.name })
   if (controls && one.kind !== "pc") {
@@ -147,7 +147,7 @@ function listen() {
       input.value = "" // the same file can be chosen again
     })
   }
-  // A file may be dropped anywhere: a browser would otherwise leave the page and open it.
+  // A file may be dropped anywhere: otherwise the browser would leave the page and open it.
   document.addEventListener("dragover", (event) => {
     if (!event.dataTransfer.types.includes("Files")) return
     event.preventDefault()
@@ -162,7 +162,7 @@ function listen() {
   })
   document.addEventListener("paste", (event) => {
     const data = event.clipboardData
-    // Programs that copy cells or pages put a picture of them beside the text, and the text is wanted in a field.
+    // Programs that copy cells or pages add a picture of them to the text; in a text field, the text is wanted.
     if (!data.files.length || (data.types.includes("text/plain") && event.target.matches?.("textarea, input"))) return
     event.preventDefault()
     add([...data.files], false)

@@ -1,4 +1,4 @@
-// What went wrong, in words, above the results.
+// Error messages above the results.
 
 import { about, writes } from "./about.js"
 import { Problem } from "./api.js"
@@ -9,7 +9,7 @@ let countdown
 export function notice(text, ...more) {
   clearInterval(countdown)
   const box = $("notice")
-  // Systems that compare have no card of answers, where the box is at first.
+  // Systems that compare have no answer card, which contains the box at first.
   if (about && !writes()) $("compare-card").querySelector("h2").after(box)
   box.replaceChildren(el("p", {}, text), ...more)
   box.hidden = false
@@ -21,7 +21,7 @@ export function hideNotice() {
   $("notice").replaceChildren()
 }
 
-/** Shows an error, with a button that does `again`; not before the server's wait is over. */
+/** Shows an error, with a button that calls `again`, enabled once the server's wait is over. */
 export function complain(error, again) {
   if (!(error instanceof Problem)) console.error(error)
   const text = error instanceof Problem ? error.message : `The page could not show this: ${error.message}`

@@ -6,12 +6,12 @@ import { draw, drawScale, largest, mean, moved, peak, percentage } from "./heat.
 const MEAN = -1
 let query = MEAN // stays chosen when the instruction changes
 
-/** Who reads the picture: queries, or the tokens of the text, which have no view without it. */
+/** What attends to the picture: queries, or the tokens of the text, which have no view without the text. */
 export function readers(views) {
   return views.length === 1 && views[0].name === "with the instruction" ? "token" : "query"
 }
 
-/** Fills `panel` with what the server answered: { views: [{ name, maps }], picture }. */
+/** Fills `panel` with the server's response: { views: [{ name, maps }], picture }. */
 export async function showViews(panel, { views, picture }) {
   const image = await loaded(picture)
   const figures = views.map((view) => {
