@@ -1,4 +1,4 @@
-"""BLIP-2's first stage (arXiv 2301.12597, section 3.1) in the digits world: the Q-Former learns from captions alone.
+"""BLIP-2's first stage (arXiv 2301.12597, section 3.1) in the digits world: the Q-Former learns from captions only.
 
 `launch/chain.sh` runs this file, configs/digits_blip2_stage2.py and configs/digits.py one after the other.
 """

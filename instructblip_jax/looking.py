@@ -29,7 +29,7 @@ def look(
 
     Args:
       image: an image (path, bytes, PIL image, uint8 array [H, W, 3]), a video file, or its frames.
-      instruction: read by the queries where the system shows it to them (InstructBLIP, X-InstructBLIP, BLIP-2's first
+      instruction: read by the queries, if the system shows it to them (InstructBLIP, X-InstructBLIP, BLIP-2's first
         stage). None shows them the image only.
       words: return the maps of the instruction's tokens instead of the queries'. BLIP and ALBEF only have token maps,
         and ignore ``words``. In Flamingo and Idefics a token attends to the image through the latents: its map is the

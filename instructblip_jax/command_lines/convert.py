@@ -1,11 +1,12 @@
 """Convert files to a model directory: instructblip convert --out DIR (--blip2 DIR --bert DIR | --original FILE ...)
 
---blip2 and --bert (bert-base-uncased): InstructBLIP as it is before instruction tuning; with --language_model, over a
-plain T5 or LLaMA (Vicuna) in place of BLIP-2's. `instructblip assemble` makes the same, and more. --original: a .pth
-file of the original project (LAVIS), whose trained parts replace those of the directory --model, InstructBLIP's or
-BLIP-2's of the first stage (Blip2ForImageTextRetrieval), which then also has the file's temperature and head; with
---bert (bert-base-uncased, whose tokenizer is taken) a .pth file of BLIP's or ALBEF's authors, which holds a whole
-model; alone a pytorch_model.bin, with the files beside it.
+--blip2 and --bert (bert-base-uncased) make an InstructBLIP before instruction tuning; with --language_model, a plain T5
+or LLaMA (Vicuna) replaces BLIP-2's language model. `instructblip assemble` makes the same, and more.
+
+--original converts a file of an original project. With --model, it is a .pth file of LAVIS, whose trained parts replace
+those of the model: an InstructBLIP, or a first stage of BLIP-2 (Blip2ForImageTextRetrieval), which then also gets the
+file's temperature and head. With --bert (bert-base-uncased, for its tokenizer), it is a .pth file of BLIP's or ALBEF's
+authors, which contains a whole model. Alone, it is a pytorch_model.bin with the accompanying files in its directory.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ NAME is digits, the embedded world (all its task sets, generated from scikit-lea
 the known datasets, whose official files are in --source, and their images there or in --images; or custom, your own
 files. A set that exists is kept, and refused if its annotation files or the flags that determine its contents have
 changed; --overwrite prepares it again. The same command continues an interrupted preparation. Rows that cannot be read
-are left out and reported: in a table, in report.json and skipped.jsonl beside the records, and with --json.
+are left out and reported: in a table, in report.json and skipped.jsonl next to the records, and with --json.
 
 With --make_questions=T5, a language model generates the questions of audiocaps_qa, cap3d_qa, discrn_av or discrn_i3d
 from the captions in --source. Their files are written to --out, which is the --source of a second command that

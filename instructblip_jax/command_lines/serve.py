@@ -25,7 +25,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("port", 8000, "Port; 0 takes any free port.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 is reachable from other machines.")
     flags.DEFINE_integer("rows", 16, "Number of answers that are decoded together.", lower_bound=1, upper_bound=1024)
-    longest = "256, or less where the model has fewer positions."
+    longest = "256, or less if the model has fewer positions."
     flags.DEFINE_integer("max_tokens", None, f"Longest answer, in tokens; {longest}", lower_bound=1, upper_bound=65536)
     flags.DEFINE_integer(
         "max_prompt", None, f"Longest text asked, in tokens; {longest}", lower_bound=4, upper_bound=65536
@@ -41,7 +41,7 @@ def define_flags(argv: Sequence[str]) -> None:
 
 
 def check_flags(args: Sequence[str]) -> None:
-    """Raise ValueError for a wrong command line, or where the extra is not installed."""
+    """Raise ValueError for a wrong command line, or if the extra is not installed."""
     if not FLAGS.model and not FLAGS.workdir:
         raise ValueError("--model is needed, such as --model digits; or --workdir, for the model of a run")
     if args:

@@ -68,13 +68,13 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: holds more than tensors; reading those could run any code, so it is refused. If you trust the "
-            "file, save its tensors alone: torch.save({'model': tensors}, file)"
+            "file, save only its tensors: torch.save({'model': tensors}, file)"
         ) from error
     except Exception as error:  # torch raises many kinds of errors on other files
         raise ValueError(f"{path}: truncated, or not a file of torch.save ({type(error).__name__})") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
         raise ValueError(
-            f'{path}: has no tensors under "model", where the original projects keep them, nor tensors alone'
+            f'{path}: has no tensors under "model", where the original projects keep them, nor tensors at the top level'
         )
     return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()}

@@ -182,7 +182,7 @@ def open_validation(
             processor.holding(group.pictures) if group.pictures else processor,
             validation.held_out(data.directory, group.mixture),
             data.templates,
-            rows=group.rows // config.optim.accumulation,  # as many as a step computes at once
+            rows=group.rows // config.optim.accumulation,  # the rows that a step computes at once
             shapes=group.shapes,
             seed=config.seed,
             blank_image=config.data.blank_image,

@@ -25,7 +25,7 @@ PICTURE = "image_id"
 TEXTS = ("prediction", "answer", "caption")
 ANSWERS = ("answers", "references", "captions", "direct_answers", "answer", "caption")
 CAPTIONS = ("references", "captions", "caption")
-"""Reference fields of which several rows may belong to the same picture."""
+"""Reference fields that several rows of the same image may have."""
 CANDIDATES, LABEL_FIELDS = ("candidates", "choices"), ("label", "correct_choice_idx", "gt_index")
 INDEX = "answer"
 """The field that is the label in rows with "choices" and no label, if it is a number (ScienceQA, IconQA)."""

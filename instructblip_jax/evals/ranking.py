@@ -94,7 +94,7 @@ def verbalised(text: str) -> int | None:
 
 
 def log_odds(scores: Sequence[float], candidates: Sequence[str]) -> float:
-    """ln P(positive) − ln P(negative), from the log-likelihoods of verbalisers, of which a class may have several.
+    """ln P(positive) − ln P(negative), from the log-likelihoods of verbalisers; a class may have several.
 
     Raises ValueError unless every candidate is yes, true, no or false, and both classes are present.
     """

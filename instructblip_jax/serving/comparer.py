@@ -54,7 +54,7 @@ class Comparer:
         return np.concatenate(found)[: len(rows)]
 
     def pictures(self, shown: Sequence[Shown]) -> np.ndarray:
-        """Images -> unit vectors float32 [N, E], or [N, Q, E] where the system has Q query embeddings."""
+        """Images -> unit vectors float32 [N, E], or [N, Q, E] if the system has Q query embeddings."""
         found = [self.model.embed_media(self._encoded(part)) for part in _parts(shown)]
         return np.concatenate(found)[: len(shown)]
 

@@ -20,7 +20,7 @@ Digests = dict[str, int]
 
 
 def letters(runs: Mapping[str, RunConfig], systems: Mapping[str, Outline]) -> dict[str, dict[str, str]]:
-    """System -> role -> a letter for each frozen part, `TRAINED`, or "" where the system has no such part.
+    """System -> role -> a letter for each frozen part, `TRAINED`, or "" if the system has no such part.
 
     Two parts have the same letter if their common parameters are equal. One system may have fewer layers of a tower, or
     a language model with more tokens than another; only what both have is compared. The models are loaded one after the
