@@ -95,7 +95,7 @@ setup(
         "plan-gpu": [f"jax[cuda12-local]{JAX}", "nvidia-cuda-nvcc-cu12>=12.6.85"],
         "gcs": GCS,
         "serve": SERVE,  # `instructblip serve`
-        "demo": ["scikit-learn>=1.5", "matplotlib>=3.9"],
+        "demo": ["scikit-learn>=1.5", "matplotlib>=3.9", *SERVE],
         "original": ["torch>=2.6"],  # reads the original project's .pth files, in `instructblip convert` alone
         "docs": DOCS,
         "fast": ["cykooz-resizer>=4.0.1"],  # config.data.resize = "fast"

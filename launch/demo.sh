@@ -37,3 +37,5 @@ call .venv/bin/python -m instructblip_jax.datasets.digits "$W/scene.png"
 questions=("list all digits with place and colour" "how many digits are there ?" "which digit is the largest ?")
 printf '   %s\n' "${questions[@]}"
 call .venv/bin/instructblip answer --model "$MODEL" --workdir "$W" --image "$W/scene.png" "${questions[@]}"
+
+echo "== to ask it in a browser: .venv/bin/instructblip serve --model $MODEL --workdir $W"

@@ -52,6 +52,7 @@ def write_beats(path, torch):
     return path
 
 
+@pytest.mark.long
 def test_from_a_public_file_and_a_list_of_recordings_to_answers(cli, tmp_path):
     torch = pytest.importorskip("torch")
     language = ingredients.write_plain_llama(tmp_path / "llama")

@@ -6,6 +6,7 @@ import json
 import pytest
 from own_files import drafts, json_file, json_lines, only, picture, png, read, reasons, rows
 
+from instructblip_jax.data.record import AUDIO, POINTS
 from instructblip_jax.datasets.draft import Media, Skip
 from instructblip_jax.datasets.readers.custom.own_row import COLUMNS
 
@@ -44,6 +45,15 @@ def test_every_column_goes_where_it_belongs(folder):
     assert (record.task, record.candidates, record.label) == ("rank", ("a drum", "a box"), 1)
     assert (record.image_id, record.question_id) == (12, "s-3")
     assert record.meta == {"source": {"site": "attic", "shelf": 3}}
+
+
+def test_recordings_and_point_clouds_follow_the_pictures_of_a_row(folder):
+    for name in ("hum.wav", "b.npy"):
+        (folder / name).write_bytes(b"any")
+    row = {"pc": ["b.npy"], "audio": "hum.wav", "image": "a.png", "instruction": "Which is it?", "answer": "a box"}
+    hum, cloud = (Media(path=folder / name, kind=kind) for name, kind in (("hum.wav", AUDIO), ("b.npy", POINTS)))
+    assert only(json_lines(folder / "rows.jsonl", row)).media == (Media(path=folder / "a.png"), hum, cloud)
+    assert only(json_lines(folder / "alone.jsonl", {"audio": "hum.wav", "answer": "a hum"})).media == (hum,)
 
 
 @pytest.mark.parametrize(
