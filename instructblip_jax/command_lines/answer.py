@@ -34,7 +34,7 @@ def define_flags(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_list("candidates", [], 'Answers to rank by log-likelihood, such as "yes,no".')
     flags.DEFINE_integer("max_new_tokens", 64, "Longest answer, in tokens.")
-    flags.DEFINE_integer("num_beams", 1, "Number of beams; 1 decodes greedily.")
+    flags.DEFINE_integer("num_beams", 1, "Number of beams; 1 means no beam search.")
     flags.DEFINE_float("length_penalty", 1.0, "Beam search: above 0 favours long answers, below 0 short ones.")
     flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 penalises repeated words; the original used 1.5.")
     flags.DEFINE_bool("do_sample", False, "Sample each token by its probability, as the flags below specify.")
