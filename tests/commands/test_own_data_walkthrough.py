@@ -36,6 +36,7 @@ def walk(place, script, **variables):
     return done.stdout
 
 
+@pytest.mark.long
 def test_every_command_of_the_page_ends_well(tmp_path, environment):
     script = SCRIPT
     for full, fewer in FEWER.items():

@@ -35,6 +35,7 @@ def same_as(alone: dict[str, bytes], out: Path, results) -> None:
     assert tree(out) == alone
 
 
+@pytest.mark.long
 def test_two_hosts_that_are_killed_go_on_and_write_what_one_writes(start, blips, web, alone, tmp_path):
     out = tmp_path / "out"
     start(2, *command(blips, web, out)).kill(0, lambda: any(out.glob("*/texts/*.jsonl")))

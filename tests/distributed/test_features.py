@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.long
 def test_two_processes_compute_features_that_one_finds(start, train, world, tmp_path):
     steps, features = "--config.steps=5", f"--config.data.features={tmp_path / 'features'}"
     own = [f"--config={world}/tiny.py", f"--workdir={tmp_path}/two", f"--json={tmp_path}/two.json"]

@@ -117,7 +117,7 @@ def test_every_token_may_be_a_label(tmp_path):
         assert abs(float(value) / float(want["loss"]) - 1) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["t5", "llama"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("llama", marks=pytest.mark.reference)])
 def test_bfloat16_is_as_good_as_the_references_own(family, tmp_path):
     """Within a fifth: it holds that weights, activations and gradients are rounded where theirs are. A softmax or a
     score in bfloat16 costs less than that; `test_half_precision.py` reads these from the program."""

@@ -30,7 +30,7 @@ MINIS = (
     *FORMS,
 )
 """model_type of each, or a name of a form of one; their language model is T5 unless `LANGUAGE` names another."""
-LONG = ("idefics", "x-instructblip")
+LONG = ("instructblipvideo", "idefics", "x-instructblip")
 """Those whose code is another's, as a Q-Former a modality is InstructBLIP's: CI leaves them out."""
 PAIRS = ("blip-2-stage-1", "albef", "blip")
 """Those that compare."""

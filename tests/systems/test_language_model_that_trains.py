@@ -68,6 +68,7 @@ def alone(directory, batches):
     return run.losses(batches, 0, STEPS), checkpoints.host(run.state["train"])
 
 
+@pytest.mark.long
 def test_killed_on_eight_devices_and_resumed_on_four_it_ends_as_on_one(directory, batches, alone, tmp_path):
     want, weights = alone
     eight = Run(directory, make_mesh(data=2, fsdp=4))
