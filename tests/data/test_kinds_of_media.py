@@ -146,7 +146,7 @@ def test_rows_of_an_evaluation_batch_show_the_same_kinds(out, processor):
 
 def test_media_that_a_system_does_not_read_are_named(out, processor):
     source = prepared.open_set(out, "own", "points")
-    with pytest.raises(ValueError, match="own/points: holds points; this system reads image, frame"):
+    with pytest.raises(ValueError, match="own/points: has points; this system reads image, frame"):
         next(training_batches({"own": source}, {"own": 1.0}, processor, {}, batch_size=2, seed=0, **LENGTHS))
 
 
