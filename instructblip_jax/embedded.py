@@ -52,6 +52,8 @@ MADE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
 }
 """Model -> its system with flags, and part -> folder in `ASSETS` or a model above it, as `assemble` takes them."""
+NAMES = ("digits", *MADE)
+"""The names of all embedded models."""
 
 
 def model(name: str) -> Path:
@@ -63,7 +65,7 @@ def model(name: str) -> Path:
     if name == "digits":
         return ASSETS / name
     if name not in MADE:
-        raise ValueError(f"there is no embedded model {name!r}; expected one of digits, {', '.join(MADE)}")
+        raise ValueError(f"there is no embedded model {name!r}; expected one of {', '.join(NAMES)}")
     system, folders = MADE[name]
     parts = {part: model(folder) if folder in MADE else ASSETS / folder for part, folder in folders.items()}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instructblip_jax" / "models"

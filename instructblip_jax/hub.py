@@ -32,7 +32,7 @@ def resolve(model: str | Path) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
-    if not path.exists() and str(model) in ("digits", *embedded.MADE):
+    if not path.exists() and str(model) in embedded.NAMES:
         return embedded.model(str(model))
     if path.exists() or not is_hub_id(str(model)):
         raise FileNotFoundError(f"{model}: no such model directory")

@@ -57,8 +57,8 @@ def _apart(letters: Mapping[str, Mapping[str, str]]) -> list[str]:
             if own[role]:
                 found.setdefault(own[role], []).append(name)
         if len(found) > 1:
-            lines.append(f"{role}: not the same in all systems: " + "; ".join(
-                f"{letter} in {', '.join(names)}" for letter, names in found.items()))  # fmt: skip
+            shown = "; ".join(f"{letter} in {', '.join(names)}" for letter, names in found.items())
+            lines.append(f"{role}: not the same in all systems: {shown}")
     return lines
 
 

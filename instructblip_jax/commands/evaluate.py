@@ -92,7 +92,7 @@ def run(args: Sequence[str]) -> None:
                 answered_by = {shots: list(map(json.loads, lines)) for shots, lines in found.items()}
                 spec, how = tasks[name].opened.spec, dataclasses.asdict(suite.few_shot)
                 results[name] = result.judged(half, spec, answered_by, sets[name].notes, how)
-                shown[name] = gallery.keep(workdir, sets[name].asked, found[max(found)])
+                shown[name] = gallery.keep(workdir, sets[name].asked, answered_by[max(answered_by)])
             continue
         key = key_of(config, sets[name], weights)
         lines = predict(config, model, processor, sets[name], PredictionStore(workdir, name, key, again=FLAGS.again))
@@ -100,7 +100,7 @@ def run(args: Sequence[str]) -> None:
             answers = list(map(json.loads, lines))
             results[name] = judged(half, sets[name].spec, answers, paper.get(name), sets[name].notes)
             if sets[name].spec.mode != RETRIEVAL:
-                shown[name] = gallery.keep(workdir, sets[name].asked, lines)
+                shown[name] = gallery.keep(workdir, sets[name].asked, answers)
             if name in submission.FORMATS:
                 content = json.dumps(submission.FORMATS[name](answers)) + "\n"
                 workdir.write_text(f"submissions/{name}.json", content)

@@ -24,7 +24,6 @@ from instructblip_jax.serving.metrics import Metrics
 FLAGS = flags.FLAGS
 LENGTHS = (256, 128, 64, 32, 16)
 """Lengths of the longest prompt and answer in tokens, tried in this order."""
-EMBEDDED = ("digits", *embedded.MADE)
 TITLES = {
     "instructblip": "InstructBLIP",
     "instructblipvideo": "InstructBLIP",
@@ -47,9 +46,8 @@ CUT = 143
 def run(args: Sequence[str]) -> None:
     """Load, compile, and serve until a signal arrives."""
     place = server.bound(FLAGS.host, FLAGS.port)  # before the model, so that a port in use is reported at once
-    known = FLAGS.model in EMBEDDED and not Path(FLAGS.model).exists()
-    directory: str | None = str(embedded.model(FLAGS.model)) if known else FLAGS.model
-    model, processor = trained.load(directory, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
+    known = FLAGS.model in embedded.NAMES and not Path(FLAGS.model).exists()
+    model, processor = trained.load(FLAGS.model, FLAGS.workdir, dtype=FLAGS.dtype, int8=FLAGS.int8)
     metrics = Metrics()
     engine = _engine(model, processor, metrics)
     if not model.has("prefill") and engine.comparer is None:

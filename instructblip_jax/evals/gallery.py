@@ -40,8 +40,8 @@ Row = Mapping[str, Any]
 """A parsed line of W/predictions/SET.jsonl (`judge.line`)."""
 
 
-def keep(workdir: Workdir, asked: Sequence[Record], lines: Sequence[str]) -> list[Row]:
-    """Save thumbnails for an evenly spaced sample of a set's questions, and return the lines that answer them."""
+def keep(workdir: Workdir, asked: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
+    """Save thumbnails for an evenly spaced sample of a set's questions, and return the rows that answer them."""
     count = min(ROWS, len(asked))
     records = [asked[n * len(asked) // count] for n in range(count)]
     folder = workdir.path / MEDIA
@@ -52,8 +52,7 @@ def keep(workdir: Workdir, asked: Sequence[Record], lines: Sequence[str]) -> lis
             path.write_bytes(_small(medium.data))
     wanted = {record.uid for record in records}
     found: dict[str, Row] = {}
-    for line in lines:
-        row = json.loads(line)
+    for row in rows:
         if row["uid"] in wanted:
             found.setdefault(row["uid"], row)
     return list(found.values())

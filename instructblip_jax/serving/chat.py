@@ -202,7 +202,7 @@ class Reply:
         self._written += 1
         self._texts[token.choice] += token.piece
         self._finish[token.choice] = token.finish
-        if token.id is not None:
+        if self.asked.logprobs and token.id is not None:
             self._logprobs[token.choice].append(self._logprob(token))
 
     def whole(self) -> dict[str, Any]:
@@ -223,11 +223,11 @@ class Reply:
         return [self._chunk(n, {"role": "assistant", "content": ""}) for n in range(self.asked.wanted.count)]
 
     def chunks(self, token: Token) -> list[dict[str, Any]]:
-        """The chunks of a stream for one more token."""
+        """The chunks of a stream for the token that was just added."""
         found = []
         logprobs = None
         if self.asked.logprobs and token.id is not None:
-            logprobs = {"content": [self._logprob(token)], "refusal": None}
+            logprobs = {"content": self._logprobs[token.choice][-1:], "refusal": None}
         if token.piece or logprobs:
             found.append(self._chunk(token.choice, {"content": token.piece}, logprobs=logprobs))
         if token.finish:

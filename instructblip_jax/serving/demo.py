@@ -33,7 +33,7 @@ async def about(request: Request) -> Response:
     """GET /demo/about."""
     face: Face = request.app.state.face
     model, bounds = face.engine.model, face.limits
-    does = [name for name, method in (("write", "prefill"), ("rank", "prefill")) if model.has(method)]
+    does = ["write", "rank"] if model.has("prefill") else []
     does += ["look"] if face.engine.looks else []
     does += ["embed", "match"] if face.comparer else []
     return JSONResponse(
@@ -70,7 +70,8 @@ async def rank(request: Request) -> Response:
     face: Face = request.app.state.face
     with face.budget.hold() as held:
         body = await limits.body(request, face.limits.bytes, held)
-        _check(face, "prefill", "writes nothing")
+        if not face.engine.model.has("prefill"):
+            raise wrong("this model writes nothing", "model")
         given = body.get("candidates")
         if not isinstance(given, list) or not 0 < len(given) <= CANDIDATES:
             raise wrong(f"candidates must be a list of 1 to {CANDIDATES} texts", "candidates")
@@ -140,11 +141,6 @@ async def match(request: Request) -> Response:
 
     similarity, probability = await until_gone(request, face.call(compared))
     return JSONResponse({"similarity": similarity.tolist(), "match": probability[:, 0].tolist()})
-
-
-def _check(face: Face, method: str, lacks: str) -> None:
-    if not face.engine.model.has(method):
-        raise wrong(f"this model {lacks}", "model")
 
 
 def _opened(file: File) -> Any:

@@ -37,7 +37,7 @@ CANDIDATES, CANDIDATE_TOKENS = 16, 32
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """How a prompt is answered. ``temperature`` 0 decodes greedily. ``seed`` is for the first of ``count`` answers;
+    """The options of an answer. ``temperature`` 0 decodes greedily. ``seed`` is for the first of ``count`` answers;
     each further answer has the next seed. ``top``: number of likeliest tokens to report for each token."""
 
     most: int

@@ -18,7 +18,7 @@ from instructblip_jax.systems.build import merge
 from instructblip_jax.systems.protocol import Context, Media
 
 KEPT_BYTES = 256 * 2**20
-"""Number of encoded media that are cached on the device."""
+"""Maximum size of the encoded media that are cached on the device."""
 
 
 class Reader:

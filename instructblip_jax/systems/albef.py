@@ -16,9 +16,7 @@ from instructblip_jax.models.layers.attention import mask_bias
 from instructblip_jax.models.towers.vit import VitConfig
 from instructblip_jax.objectives.lm import IGNORE, token_log_likelihood
 from instructblip_jax.sharding import Layout
-from instructblip_jax.systems.maps import WORDS, on_grid
-from instructblip_jax.systems.picture_text import PictureTextConfig, PictureTextSystem, first, split
-from instructblip_jax.systems.protocol import Batch
+from instructblip_jax.systems.picture_text import PictureTextConfig, PictureTextSystem, split
 
 ENCODER = ("vit", "embeddings", "text", "fusion")
 """Modules that encode an image and a text."""
@@ -87,13 +85,9 @@ class AlbefSystem(PictureTextSystem):
         keys = split(key, 2)
         return self.fusion(self.read(ids, mask, keys[0]), mask_bias(mask), image, key=keys[1])
 
-    def looked(self, batch: Batch) -> dict[str, jax.Array]:
-        """`protocol.Watches.look` of a form that reads one picture with a text."""
-        if "input_ids" not in batch:
-            return {}
-        mask, ids = first(batch)
-        found = self.fusion.look(self.read(ids, mask), mask_bias(mask), self.image(batch))
-        return {WORDS: on_grid(found, self.config.vision.grid)}
+    def attention(self, ids: jax.Array, mask: jax.Array, image: jax.Array) -> jax.Array:
+        """Texts int [B, T] and image tokens [B, P, V] -> the attention of the texts to the images, [B, T, P]."""
+        return self.fusion.look(self.read(ids, mask), mask_bias(mask), image)
 
 
 def distilled(

@@ -74,7 +74,7 @@ class AlbefAnswers(AlbefSystem, AnsweringSystem):
     @in_layout_of("trained")
     def look(self, batch: Batch) -> dict[str, jax.Array]:
         """See `protocol.Watches`."""
-        return self.looked(batch)
+        return self.looked(batch, self.attention)
 
     @in_layout_of("trained")
     def loss(

@@ -11,7 +11,6 @@ from instructblip_jax.models.language.bert import Writer
 from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
-from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.picture_text import first, split, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of, picture_shapes
 from instructblip_jax.systems.protocol import Batch, Media, Memory, Shapes
@@ -77,10 +76,7 @@ class BlipAnswers(BlipSystem, AnsweringSystem):
     @in_layout_of("trained")
     def look(self, batch: Batch) -> dict[str, jax.Array]:
         """See `protocol.Watches`: the question."""
-        if "input_ids" not in batch:
-            return {}
-        mask, ids = first(batch)
-        return {WORDS: on_grid(self.med.look(ids, mask, self.image(batch)), self.config.vision.grid)}
+        return self.looked(batch, self.med.look)
 
     @in_layout_of("trained")
     def loss(

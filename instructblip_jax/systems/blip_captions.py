@@ -11,7 +11,6 @@ from instructblip_jax.models.language.bert import Writer
 from instructblip_jax.objectives.lm import chunked_cross_entropy
 from instructblip_jax.objectives.term import Term
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem
-from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.picture_text import first, text_shapes
 from instructblip_jax.systems.prefix import in_layout_of, picture_shapes, tokens_first
 from instructblip_jax.systems.protocol import Batch, Context, Media, Memory, Shapes
@@ -88,10 +87,7 @@ class BlipCaptions(BlipSystem, WritingSystem):
     @in_layout_of("trained")
     def look(self, batch: Batch) -> dict[str, jax.Array]:
         """See `protocol.Watches`: the tokens of the prompt, and of a caption that follows it."""
-        if "input_ids" not in batch:
-            return {}
-        mask, ids = first(batch)
-        return {WORDS: on_grid(self.writer.look(ids, mask, self.image(batch)), self.config.vision.grid)}
+        return self.looked(batch, self.writer.look)
 
     @in_layout_of("trained")
     def prefill(self, media: Media, batch: Batch) -> Context:

@@ -15,7 +15,6 @@ from instructblip_jax.objectives.term import Term
 from instructblip_jax.sharding import constrain
 from instructblip_jax.systems import momentum
 from instructblip_jax.systems.blip import BlipConfig, BlipSystem, Encoder
-from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.pairs import PICTURE, TEMPERATURE, PairConfig, interleaved, rows_of, within_bounds
 from instructblip_jax.systems.picture_text import first, split
 from instructblip_jax.systems.prefix import in_layout_of
@@ -115,11 +114,7 @@ class BlipPairs(BlipSystem):
     @in_layout_of("trained")
     def look(self, batch: Batch) -> dict[str, jax.Array]:
         """See `protocol.Watches`: a text as `match` reads it."""
-        if "input_ids" not in batch:
-            return {}
-        mask, ids = first(batch)
-        found = self.med.look(ids.at[:, 0].set(self.config.enc_id), mask, self.image(batch))
-        return {WORDS: on_grid(found, self.config.vision.grid)}
+        return self.looked(batch, lambda ids, *read: self.med.look(ids.at[:, 0].set(self.config.enc_id), *read))
 
     # Training
 

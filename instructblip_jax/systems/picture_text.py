@@ -1,7 +1,7 @@
 """Base of ALBEF and BLIP: a ViT, a BERT with cross-attention to its tokens, and momentum copies of both."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -14,6 +14,7 @@ from instructblip_jax.models.towers.vit import Vit, VitConfig
 from instructblip_jax.pixels import numbers
 from instructblip_jax.sharding import SHARDED, Layout
 from instructblip_jax.systems import momentum
+from instructblip_jax.systems.maps import WORDS, on_grid
 from instructblip_jax.systems.prefix import at_size, in_layout_of, tokens_first
 from instructblip_jax.systems.protocol import TOWER, Batch, Media, Memory, Shapes
 from instructblip_jax.systems.trainable import trains
@@ -175,6 +176,16 @@ class PictureTextSystem(nnx.Module):
         pixels = numbers(batch, "pixel_values")
         tokens = self.vit(pixels.reshape(-1, *pixels.shape[-3:]), key=key)
         return tokens.reshape(*pixels.shape[:-3], *tokens.shape[1:])
+
+    def looked(
+        self, batch: Batch, read: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    ) -> dict[str, jax.Array]:
+        """`protocol.Watches.look` of a form that reads one image with a text, real tokens first. ``read``: its ids and
+        mask, int [B, T] each, and the image tokens [B, P, V] -> the attention of the text to the image, [B, T, P]."""
+        if "input_ids" not in batch:
+            return {}
+        mask, ids = first(batch)
+        return {WORDS: on_grid(read(ids, mask, self.image(batch)), self.config.vision.grid)}
 
     def teacher(self, memory: Memory) -> Self:
         """This system with momentum copies instead of the parameters that have one."""

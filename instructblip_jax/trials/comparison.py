@@ -62,8 +62,7 @@ def lacks(system: tracing.Outline, sets: Mapping[str, Score]) -> dict[str, str]:
     """Group without a score -> why."""
     writes, compares = tracing.answers(system), tracing.has(system, "embed_media")
     there = {score.group for score in sets.values()}
-    able = {group: (APART if not compares else "") if group == "retrieval" else ("" if writes else SILENT)
-            for group in HALVES}  # fmt: skip
+    able = dict.fromkeys(HALVES, "" if writes else SILENT) | {"retrieval": "" if compares else APART}
     return {group: able[group] or UNASKED for group in HALVES if group not in there}
 
 

@@ -1,4 +1,4 @@
-"""The Colab notebook from top to bottom: in CI over stand-ins for its commands; long, over few steps and scenes."""
+"""The demo's notebook over stand-ins for its commands; `test_notebooks` runs all notebooks."""
 
 import importlib
 import json
@@ -12,10 +12,8 @@ import nbformat
 import pytest
 import toys
 from absl import flags
-from nbclient import NotebookClient
 from PIL import Image
 
-from instructblip_jax.datasets.digits.tasks import HELD_IN
 from instructblip_jax.run.config import resolve
 
 STEPS = 20
@@ -103,40 +101,3 @@ def test_each_command_of_the_notebook_is_taken_as_it_stands_there(cells, cli, mo
 def test_a_command_that_fails_ends_the_notebook_there(cells):
     with pytest.raises(RuntimeError, match="its last line says why"):
         cells(lambda words: 1 if "train" in words else Image.new("RGB", (9, 9)).save("scene.png"))
-
-
-@pytest.fixture
-def executed(notebook, environment, tmp_path, monkeypatch):
-    """The notebook after its run in an empty directory, and that directory."""
-    data = toys.write_sets(tmp_path / "sets", dict.fromkeys([*HELD_IN, "digit_of"], 8))
-    for name, value in environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("STEPS", str(STEPS))
-    monkeypatch.setenv("DATA", str(data))
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    (tmp_path / "there").mkdir()
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "there")}})
-    return client.execute(), tmp_path / "there"
-
-
-def shown(cell) -> str:
-    """What a cell printed, and the kinds of what it displayed."""
-    texts = [output.get("text", "") + " ".join(output.get("data", {})) for output in cell["outputs"]]
-    return "\n".join(texts)
-
-
-@pytest.mark.long
-def test_the_notebook_runs_from_top_to_bottom(executed):
-    notebook, directory = executed
-    code = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
-    assert all(cell["execution_count"] for cell in code)
-    _, devices, scene, tuning, plot, judged, asked, _ = map(shown, code)
-    assert "cpu" in devices.lower()
-    assert "scene.png: " in scene
-    assert "image/png" in scene
-    assert f"trained to step {STEPS}" in tuning
-    assert "image/png" in plot
-    assert "text/markdown" in judged
-    assert "image/png" in asked
-    report = json.loads((directory / "runs" / "notebook" / "evaluation.json").read_text())
-    assert report["step"] == STEPS

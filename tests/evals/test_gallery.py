@@ -39,7 +39,7 @@ def evaluated(tmp_path):
         for n, one in enumerate(asked)
     ]
     workdir.write_text("predictions/set.jsonl", "\n".join(lines) + "\n")
-    return workdir, asked, gallery.keep(workdir, asked, lines)
+    return workdir, asked, gallery.keep(workdir, asked, list(map(json.loads, lines)))
 
 
 def test_a_sample_of_the_whole_set_is_kept_each_picture_once_and_small(evaluated):
@@ -93,7 +93,7 @@ def test_a_row_without_a_kept_picture_is_shown_all_the_same(tmp_path):
     workdir = Workdir(str(tmp_path))
     one = record(0, ("audio", b"RIFF"))
     line = judge.line(one, one.instruction, Prediction("a bell"), None)
-    rows = gallery.keep(workdir, [one], [line])
+    rows = gallery.keep(workdir, [one], [json.loads(line)])
     assert "a bell" in gallery.Gallery(workdir, {"set": rows}).html
     assert not list((workdir.path / gallery.MEDIA).iterdir())
     with pytest.raises(FileNotFoundError, match="instructblip evaluate"):

@@ -1,4 +1,4 @@
-"""What tests send to a server."""
+"""Requests that tests send to a server."""
 
 import base64
 import io

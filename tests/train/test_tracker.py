@@ -16,7 +16,7 @@ from instructblip_jax.train import log, tracker
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """What was asked of the package: arguments of `init`, and (step, values) of `log`."""
+    """The calls of the package: arguments of `init`, and (step, values) of `log`."""
     calls = types.SimpleNamespace(init=[], logged=[], finished=0)
 
     class Run:
